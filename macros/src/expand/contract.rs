@@ -1,0 +1,102 @@
+//! The trait: as written, with `Send` futures.
+
+use crate::ast::Contract;
+use crate::names::Kind;
+use proc_macro2::TokenStream;
+use quote::{ToTokens as _, quote};
+use syn::{FnArg, ItemTrait, Pat, ReturnType, TraitItem, TraitItemFn, parse_quote};
+
+/// The trait of a contract without mistakes.
+pub(super) fn definition(contract: &Contract<'_>) -> TokenStream {
+    let mut definition = contract.original.clone();
+    rewrite(&mut definition);
+    definition.into_token_stream()
+}
+
+/// The trait of a contract with mistakes. What rustc would report again is smoothed out.
+pub(super) fn fallback(contract: &Contract<'_>) -> TokenStream {
+    let mut definition = contract.original.clone();
+    for item in &mut definition.items {
+        if let TraitItem::Fn(method) = item
+            && method.default.is_none()
+        {
+            unname_patterns(method);
+        }
+    }
+    rewrite(&mut definition);
+    definition.into_token_stream()
+}
+
+fn rewrite(definition: &mut ItemTrait) {
+    definition
+        .supertraits
+        .push(parse_quote!(::core::marker::Send));
+    definition
+        .supertraits
+        .push(parse_quote!(::core::marker::Sync));
+    definition.supertraits.push(parse_quote!('static));
+    definition.colon_token.get_or_insert_default();
+    // With the client alone, nothing calls the methods; default bodies are async blocks by need.
+    definition
+        .attrs
+        .push(parse_quote!(#[allow(dead_code, clippy::manual_async_fn)]));
+    for item in &mut definition.items {
+        if let TraitItem::Fn(method) = item {
+            rewrite_method(method);
+        }
+    }
+}
+
+/// `async fn` becomes a function that returns a `Send` future.
+fn rewrite_method(method: &mut TraitItemFn) {
+    let is_ours = |path: &syn::Path| {
+        [Kind::Service, Kind::Tasks]
+            .iter()
+            .any(|kind| path.is_ident(kind.method_attribute()))
+    };
+    method.attrs.retain(|attribute| !is_ours(attribute.path()));
+    for input in &mut method.sig.inputs {
+        if let FnArg::Typed(input) = input {
+            input.attrs.clear();
+        }
+    }
+    if method.sig.asyncness.take().is_none() {
+        return;
+    }
+    let output = match &method.sig.output {
+        ReturnType::Default => quote!(()),
+        ReturnType::Type(_, output) => output.to_token_stream(),
+    };
+    method.sig.output = parse_quote! {
+        -> impl ::core::future::Future<Output = #output> + ::core::marker::Send
+    };
+    if let Some(body) = &method.default {
+        // An async function owns all its arguments until it ends, used or not.
+        let held = method.sig.inputs.iter().filter_map(|input| match input {
+            FnArg::Typed(input) => match &*input.pat {
+                Pat::Ident(pat) => Some(&pat.ident),
+                _ => None,
+            },
+            FnArg::Receiver(_) => None,
+        });
+        method.default = Some(parse_quote!({
+            async move {
+                #(let _ = &#held;)*
+                #body
+            }
+        }));
+        method.semi_token = None;
+    }
+}
+
+fn unname_patterns(method: &mut TraitItemFn) {
+    for input in &mut method.sig.inputs {
+        if let FnArg::Typed(input) = input {
+            let is_name = matches!(&*input.pat, Pat::Ident(pat)
+                if pat.by_ref.is_none() && pat.mutability.is_none() && pat.subpat.is_none());
+            if !is_name {
+                *input.pat = parse_quote!(_);
+            }
+        }
+    }
+}
