@@ -3,7 +3,7 @@
 use crate::attr::{MethodOptions, ServiceOptions};
 use crate::ctxt::Ctxt;
 use crate::names::{Kind, kebab_case, wire_name};
-use proc_macro2::{Ident, TokenStream};
+use proc_macro2::{Ident, TokenStream, TokenTree};
 use syn::{
     Attribute, Expr, ExprLit, FnArg, GenericArgument, ItemTrait, Lit, Meta, Pat, PatType,
     PathArguments, ReturnType, TraitItem, TraitItemFn, Type,
@@ -201,6 +201,31 @@ pub(crate) fn without_groups(mut ty: &Type) -> &Type {
             ty => return ty,
         };
     }
+}
+
+/// Whether `attribute` is `#[async_trait]`, by whatever path.
+pub(crate) fn is_async_trait(attribute: &Attribute) -> bool {
+    attribute
+        .path()
+        .segments
+        .last()
+        .is_some_and(|last| last.ident == "async_trait")
+}
+
+/// Whether `attribute` is a `#[cfg_attr(…, ours)]`.
+pub(crate) fn is_conditional(attribute: &Attribute, ours: &str) -> bool {
+    let Meta::List(list) = &attribute.meta else {
+        return false;
+    };
+    let is_comma =
+        |token: &TokenTree| matches!(token, TokenTree::Punct(comma) if comma.as_char() == ',');
+    list.path.is_ident("cfg_attr")
+        && list
+            .tokens
+            .clone()
+            .into_iter()
+            .skip_while(|token| !is_comma(token))
+            .any(|token| matches!(token, TokenTree::Ident(word) if word == ours))
 }
 
 /// The `#[cfg]`s among `attributes`.

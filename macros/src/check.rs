@@ -4,13 +4,14 @@ mod method;
 mod names;
 mod types;
 
-use crate::ast::Contract;
+use crate::ast::{Contract, is_async_trait};
 use crate::attr::Codec;
 use crate::ctxt::Ctxt;
 
 /// Reports every breach of every rule.
 pub(crate) fn check(ctxt: &Ctxt, contract: &Contract<'_>) {
     plain_trait(ctxt, contract);
+    no_async_trait(ctxt, contract);
     durable_quorum(ctxt, contract);
     one_default(ctxt, contract);
     names::check(ctxt, contract);
@@ -34,6 +35,18 @@ fn plain_trait(ctxt: &Ctxt, contract: &Contract<'_>) {
     }
     if let Some(token) = original.auto_token {
         ctxt.error_on(token, "a contract cannot be an auto trait: remove `auto`");
+    }
+}
+
+// Async methods need no other macro, and another one would box what this one generates.
+fn no_async_trait(ctxt: &Ctxt, contract: &Contract<'_>) {
+    for attribute in &contract.original.attrs {
+        if is_async_trait(attribute) {
+            ctxt.error_on(
+                attribute,
+                "a contract is async by itself: remove `#[async_trait]`, here and above its impls",
+            );
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Methods: their signatures, and which options go together.
 
 use super::unstructured;
-use crate::ast::{Contract, Method, Returns, without_groups};
+use crate::ast::{Contract, Method, Returns, is_conditional, without_groups};
 use crate::ctxt::Ctxt;
 use crate::names::Kind;
 use quote::ToTokens;
@@ -41,18 +41,7 @@ fn own_attribute(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>) {
 fn conditional_attribute(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>) {
     let ours = contract.kind.method_attribute();
     for attribute in &method.original.attrs {
-        let syn::Meta::List(list) = &attribute.meta else {
-            continue;
-        };
-        let names_ours = || {
-            let words = list.tokens.clone().into_iter().skip_while(
-                |token| !matches!(token, proc_macro2::TokenTree::Punct(comma) if comma.as_char() == ','),
-            );
-            words
-                .into_iter()
-                .any(|token| matches!(token, proc_macro2::TokenTree::Ident(word) if word == ours))
-        };
-        if list.path.is_ident("cfg_attr") && names_ours() {
+        if is_conditional(attribute, ours) {
             let message = format!(
                 "`#[{ours}]` cannot stand in a `cfg_attr`: write the method twice, each under its \
                  own `#[cfg]`"

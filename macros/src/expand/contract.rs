@@ -1,10 +1,10 @@
 //! The trait: as written, with `Send` futures.
 
-use crate::ast::Contract;
+use crate::ast::{Contract, is_async_trait, is_conditional};
 use crate::names::Kind;
 use proc_macro2::TokenStream;
 use quote::{ToTokens as _, quote};
-use syn::{FnArg, ItemTrait, Pat, ReturnType, TraitItem, TraitItemFn, parse_quote};
+use syn::{Attribute, FnArg, ItemTrait, Pat, ReturnType, TraitItem, TraitItemFn, parse_quote};
 
 /// The trait of a contract without mistakes.
 pub(super) fn definition(contract: &Contract<'_>) -> TokenStream {
@@ -16,6 +16,9 @@ pub(super) fn definition(contract: &Contract<'_>) -> TokenStream {
 /// The trait of a contract with mistakes. What rustc would report again is smoothed out.
 pub(super) fn fallback(contract: &Contract<'_>) -> TokenStream {
     let mut definition = contract.original.clone();
+    definition
+        .attrs
+        .retain(|attribute| !is_async_trait(attribute));
     for item in &mut definition.items {
         if let TraitItem::Fn(method) = item
             && method.default.is_none()
@@ -49,12 +52,13 @@ fn rewrite(definition: &mut ItemTrait) {
 
 /// `async fn` becomes a function that returns a `Send` future.
 fn rewrite_method(method: &mut TraitItemFn) {
-    let is_ours = |path: &syn::Path| {
+    let is_ours = |attribute: &Attribute| {
         [Kind::Service, Kind::Tasks]
+            .map(Kind::method_attribute)
             .iter()
-            .any(|kind| path.is_ident(kind.method_attribute()))
+            .any(|ours| attribute.path().is_ident(ours) || is_conditional(attribute, ours))
     };
-    method.attrs.retain(|attribute| !is_ours(attribute.path()));
+    method.attrs.retain(|attribute| !is_ours(attribute));
     for input in &mut method.sig.inputs {
         if let FnArg::Typed(input) = input {
             input.attrs.clear();

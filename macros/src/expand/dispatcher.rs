@@ -1,12 +1,11 @@
 //! The receiving half: `…Server` for a service, `…Worker` for tasks.
 
 use super::arguments::{self, Way};
-use super::{descriptor, dispatcher_ident, item_attributes};
+use super::{descriptor, dispatcher_ident, item_attributes, link};
 use crate::ast::{Contract, Method, Returns};
 use crate::names::Kind;
 use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{ToTokens as _, format_ident, quote, quote_spanned};
-use syn::ext::IdentExt as _;
 use syn::spanned::Spanned as _;
 
 pub(super) fn expand(contract: &Contract<'_>) -> TokenStream {
@@ -14,10 +13,10 @@ pub(super) fn expand(contract: &Contract<'_>) -> TokenStream {
     let attributes = item_attributes(contract);
     let dispatcher = dispatcher_ident(contract);
     let shown = dispatcher.to_string();
-    let name = contract.original.ident.unraw();
+    let name = link(contract);
     let doc = match contract.kind {
-        Kind::Service => format!("Serves an implementation of [`{name}`] to its callers."),
-        Kind::Tasks => format!("Hands jobs to an implementation of [`{name}`]."),
+        Kind::Service => format!("Serves an implementation of {name} to its callers."),
+        Kind::Tasks => format!("Hands jobs to an implementation of {name}."),
     };
     let descriptor = descriptor::of_dispatcher(contract);
     let implementation = implementation(contract);
@@ -126,9 +125,13 @@ fn arm(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
             (Some(declaration), ty, quote!(#(#arguments.#names),*))
         }
     };
+    let at_type = method
+        .bare_argument()
+        .map_or(ident.span(), |argument| argument.ty().span());
+    let at_type = Span::call_site().located_at(at_type);
     let decode = match contract.kind {
-        Kind::Service => quote!(decode),
-        Kind::Tasks => quote!(decode_task),
+        Kind::Service => quote_spanned!(at_type=> decode),
+        Kind::Tasks => quote_spanned!(at_type=> decode_task),
     };
     // A method that takes nothing accepts whatever comes.
     let (declaration, decoded) = if method.arguments.is_empty() {

@@ -1,13 +1,12 @@
 //! The sending half: `…Client` for a service, `…Producer` for tasks.
 
 use super::arguments::{self, Way};
-use super::{descriptor, dispatcher_ident, item_attributes, stub_ident};
+use super::{descriptor, dispatcher_ident, item_attributes, link, stub_ident};
 use crate::ast::{Contract, Method, Returns, docs};
 use crate::attr::Halves;
 use crate::names::{Kind, wire_name};
 use proc_macro2::{Ident, Span, TokenStream};
-use quote::quote;
-use syn::ext::IdentExt as _;
+use quote::{quote, quote_spanned};
 use syn::spanned::Spanned as _;
 
 pub(super) fn expand(contract: &Contract<'_>) -> TokenStream {
@@ -15,19 +14,19 @@ pub(super) fn expand(contract: &Contract<'_>) -> TokenStream {
     let vis = &contract.original.vis;
     let attributes = item_attributes(contract);
     let stub = stub_ident(contract);
-    let name = contract.original.ident.unraw();
+    let name = link(contract);
     let (inner, doc) = match contract.kind {
         Kind::Service => (
             quote!(client: #krate::__rt::Client),
             format!(
-                "The client of [`{name}`]: its methods as calls.\n\nA call is sent when it is \
+                "The client of {name}: its methods as calls.\n\nA call is sent when it is \
                  awaited. Cloning is cheap, and the clones share one connection."
             ),
         ),
         Kind::Tasks => (
             quote!(producer: #krate::__rt::TaskProducer),
             format!(
-                "The producer of [`{name}`]: its methods as jobs for a queue.\n\nA job is sent \
+                "The producer of {name}: its methods as jobs for a queue.\n\nA job is sent \
                  when it is awaited. Cloning is cheap, and the clones share one connection."
             ),
         ),
@@ -125,13 +124,15 @@ fn method(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
     let (declaration, value) = match method.bare_argument() {
         Some(argument) => {
             let name = argument.name;
-            (None, quote!(#name))
+            // At the type's place, so that rustc points there when it cannot be encoded.
+            let span = Span::call_site().located_at(argument.ty().span());
+            (None, quote_spanned!(span=> &#name))
         }
         None => {
             let arguments = arguments::ident();
             let names = method.arguments.iter().map(|argument| argument.name);
             let declaration = arguments::declaration(krate, method, Way::Out);
-            (Some(declaration), quote!(#arguments { #(#names),* }))
+            (Some(declaration), quote!(&#arguments { #(#names),* }))
         }
     };
     let (returns, send) = match contract.kind {
@@ -148,7 +149,7 @@ fn method(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
         #vis fn #ident(&self, #(#names: #types),*) -> #returns {
             #declaration
             const __LEPUS_METHOD: &#krate::__rt::MethodDescriptor = &#description;
-            self.#send(__LEPUS_METHOD, &#value)
+            self.#send(__LEPUS_METHOD, #value)
         }
     }
 }
