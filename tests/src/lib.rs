@@ -1,1 +1,21 @@
-//! Lepus.
+//! What the suites stand on: brokers to test against, faults to put between, and
+//! peers to talk to.
+//!
+//! A conformance test is an `async fn(Env)`; [`conformance!`] runs it on the
+//! embedded broker and on RabbitMQ. `tests/run` provides RabbitMQ and says at the
+//! end what was covered.
+
+pub mod deadline;
+pub mod env;
+pub mod eventually;
+pub mod frames;
+pub mod greeting;
+pub mod node;
+pub mod process;
+pub mod proxy;
+pub mod raw;
+pub mod report;
+pub mod source;
+
+pub use env::{Env, Feature};
+pub use eventually::eventually;

@@ -1,0 +1,231 @@
+//! A broker to test against. One conformance test runs on each.
+//!
+//! ```
+//! use lepus_tests::{Env, conformance};
+//!
+//! async fn a_queue_has_a_name(env: Env) {
+//!     let queue = env.name("jobs"); // nobody else's
+//!     assert!(env.uri.starts_with("amqp"));
+//! #   let _ = queue;
+//! }
+//!
+//! conformance!(a_queue_has_a_name);
+//! // gives the tests embedded::a_queue_has_a_name and rabbitmq::a_queue_has_a_name
+//! ```
+
+use crate::deadline::{TEST_LIMIT, within};
+use crate::greeting::{Greeting, greeting};
+use crate::report;
+use lepus_broker::Broker;
+use std::future::Future;
+use uuid::Uuid;
+
+/// The broker of one test, and what it can do.
+#[derive(Debug)]
+pub struct Env {
+    pub uri: String,
+    pub features: &'static [Feature],
+    pub server: Greeting,
+    test: &'static str,
+    prefix: String,
+    embedded: Option<Broker>,
+}
+
+/// Which broker a test asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum On {
+    Embedded,
+    RabbitMq,
+}
+
+/// What one broker has and the other has not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feature {
+    /// Faults on demand, through [`Env::embedded`].
+    Faults,
+    /// Real quorum queues, whose limits and counts are RabbitMQ's own.
+    QuorumQueues,
+}
+
+impl Env {
+    pub fn has(&self, feature: Feature) -> bool {
+        self.features.contains(&feature)
+    }
+
+    /// A name for a queue or exchange that no other test and no other run uses.
+    pub fn name(&self, what: &str) -> String {
+        format!("{}.{what}", self.prefix)
+    }
+
+    /// The prefix of all those names: a `namespace` for a connection.
+    pub fn namespace(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The embedded broker itself, where this is one: it has faults on demand.
+    pub fn embedded(&self) -> Option<&Broker> {
+        self.embedded.as_ref()
+    }
+
+    /// Says that a part of this test does not apply here. It is printed at the end
+    /// of a run: what was not run is never silently green.
+    pub fn leave_out(&self, why: &str) {
+        report::left_out(self.test, why);
+    }
+}
+
+/// Instantiates each `async fn(Env)` for both brokers: `embedded::name` and
+/// `rabbitmq::name`. A second list in one file takes a module's name first:
+/// `conformance!(faults: a, b)`.
+#[macro_export]
+macro_rules! conformance {
+    ($module:ident: $($test:ident),+ $(,)?) => {
+        mod $module {
+            use super::*;
+            $crate::conformance!($($test),+);
+        }
+    };
+    ($($test:ident),+ $(,)?) => {
+        mod embedded {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                let name = concat!(module_path!(), "::", stringify!($test));
+                $crate::env::run($crate::env::On::Embedded, name, super::$test).await;
+            })+
+        }
+        mod rabbitmq {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                let name = concat!(module_path!(), "::", stringify!($test));
+                $crate::env::run($crate::env::On::RabbitMq, name, super::$test).await;
+            })+
+        }
+    };
+}
+
+/// Runs one test on one broker, under the time limit of a test.
+pub async fn run<F, T>(on: On, name: &'static str, test: F)
+where
+    F: FnOnce(Env) -> T,
+    T: Future<Output = ()>,
+{
+    within(name, TEST_LIMIT, async {
+        if let Some(env) = open(on, name).await {
+            test(env).await;
+        }
+    })
+    .await;
+}
+
+async fn open(on: On, test: &'static str) -> Option<Env> {
+    let (uri, embedded, features): (_, _, &[Feature]) = match on {
+        On::Embedded => {
+            let broker = Broker::start().await.expect("the embedded broker starts");
+            (broker.uri().to_string(), Some(broker), &[Feature::Faults])
+        }
+        On::RabbitMq => {
+            let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+            let chosen = rabbitmq(
+                variable("AMQP_URL"),
+                variable("LEPUS_BROKERS").as_deref(),
+                report::is_ci(),
+            );
+            match chosen {
+                Rabbit::At(uri) => (uri, None, &[Feature::QuorumQueues]),
+                Rabbit::LeftOut => {
+                    report::left_out(test, "LEPUS_BROKERS=embedded");
+                    return None;
+                }
+                Rabbit::Missing(instruction) => panic!("{test}: {instruction}"),
+            }
+        }
+    };
+    let server = match greeting(&uri).await {
+        Ok(server) => server,
+        Err(error) => panic!("{test}: no broker answers on {on:?}: {error}"),
+    };
+    let key = match on {
+        On::Embedded => "embedded",
+        On::RabbitMq => "rabbitmq",
+    };
+    report::covered(key, &format!("{} {}", server.product, server.version), test);
+    Some(Env {
+        uri,
+        features,
+        server,
+        test,
+        prefix: prefix(test),
+        embedded,
+    })
+}
+
+fn prefix(test: &str) -> String {
+    let id = Uuid::new_v4().simple().to_string();
+    let name = test.rsplit("::").next().unwrap_or(test);
+    // A queue's name has 255 bytes; leave most of them to the test.
+    format!("lepus-test.{name:.60}.{}", &id[..12])
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Rabbit {
+    At(String),
+    LeftOut,
+    Missing(&'static str),
+}
+
+fn rabbitmq(url: Option<String>, brokers: Option<&str>, ci: bool) -> Rabbit {
+    match (url, brokers, ci) {
+        (_, Some("embedded"), false) => Rabbit::LeftOut,
+        (_, Some("embedded"), true) => Rabbit::Missing(
+            "LEPUS_BROKERS=embedded is refused when CI is set: RabbitMQ is part of it",
+        ),
+        (_, Some(_), _) => Rabbit::Missing("LEPUS_BROKERS knows one value: embedded"),
+        (Some(uri), None, _) => Rabbit::At(uri),
+        (None, None, _) => Rabbit::Missing(
+            "no RabbitMQ: run tests/run, set AMQP_URL, or set LEPUS_BROKERS=embedded to leave it out",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rabbitmq_is_never_left_out_in_silence() {
+        let uri = || Some("amqp://there".to_owned());
+        assert_eq!(
+            rabbitmq(uri(), None, true),
+            Rabbit::At("amqp://there".into())
+        );
+        assert_eq!(rabbitmq(uri(), Some("embedded"), false), Rabbit::LeftOut);
+        assert!(
+            matches!(rabbitmq(None, None, false), Rabbit::Missing(text) if text.contains("AMQP_URL"))
+        );
+        assert!(matches!(
+            rabbitmq(uri(), Some("embedded"), true),
+            Rabbit::Missing(_)
+        ));
+        assert!(matches!(
+            rabbitmq(uri(), Some("rabitmq"), false),
+            Rabbit::Missing(_)
+        ));
+    }
+
+    #[test]
+    fn names_are_unique_and_short() {
+        let long = format!("a::b::{}", "c".repeat(200));
+        assert_ne!(prefix(&long), prefix(&long));
+        assert!(prefix(&long).len() < 100);
+    }
+
+    async fn broken(env: Env) {
+        assert_eq!(env.uri, "", "a broker has an address");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[should_panic(expected = "a broker has an address")]
+    async fn a_test_that_fails_fails() {
+        run(On::Embedded, "broken", broken).await;
+    }
+}

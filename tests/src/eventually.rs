@@ -1,0 +1,105 @@
+//! Waiting for a condition: polled, with a deadline, and with words for what was
+//! awaited and what was seen instead. The only place where a test waits for time.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long [`eventually`] polls.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Polls `probe` until it holds, for at most [`PATIENCE`]; panics with `what` and
+/// the last observation otherwise. A probe gives a `bool`, an `Option` or a
+/// `Result` whose error says what is there instead.
+pub async fn eventually<V, F>(what: &str, probe: impl FnMut() -> F) -> V::Value
+where
+    F: Future<Output = V>,
+    V: Verdict,
+{
+    within(what, PATIENCE, probe).await
+}
+
+/// [`eventually`] with a limit of its own.
+pub async fn within<V, F>(what: &str, limit: Duration, mut probe: impl FnMut() -> F) -> V::Value
+where
+    F: Future<Output = V>,
+    V: Verdict,
+{
+    let deadline = Instant::now() + limit;
+    let mut seen = String::new();
+    loop {
+        // A probe that hangs is no better than one that says no.
+        match tokio::time::timeout_at(deadline, probe())
+            .await
+            .map(V::verdict)
+        {
+            Ok(Ok(value)) => return value,
+            Ok(Err(other)) => seen = other,
+            Err(_) => seen = format!("{seen} (the last look did not end)"),
+        }
+        assert!(
+            Instant::now() + PAUSE < deadline,
+            "not within {limit:?}: {what}; last seen: {seen}"
+        );
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// What a probe may answer.
+pub trait Verdict {
+    /// What is handed on once the condition holds.
+    type Value;
+    /// The value, or what was seen instead.
+    fn verdict(self) -> Result<Self::Value, String>;
+}
+
+impl Verdict for bool {
+    type Value = ();
+    fn verdict(self) -> Result<(), String> {
+        self.then_some(()).ok_or_else(|| "no".to_owned())
+    }
+}
+
+impl<T> Verdict for Option<T> {
+    type Value = T;
+    fn verdict(self) -> Result<T, String> {
+        self.ok_or_else(|| "nothing".to_owned())
+    }
+}
+
+impl<T, E: Display> Verdict for Result<T, E> {
+    type Value = T;
+    fn verdict(self) -> Result<T, String> {
+        self.map_err(|other| other.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_polls_until_the_condition_holds() {
+        let mut looks = 0;
+        let value = eventually("three looks", || {
+            looks += 1;
+            std::future::ready((looks == 3).then_some(looks))
+        })
+        .await;
+        assert_eq!(value, 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[should_panic(expected = "not within 10s: an empty queue; last seen: 2 messages")]
+    async fn it_says_what_it_saw_instead() {
+        eventually("an empty queue", || async { Err::<(), _>("2 messages") }).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[should_panic(expected = "the last look did not end")]
+    async fn a_probe_that_hangs_is_cut_off() {
+        eventually("an answer", std::future::pending::<bool>).await;
+    }
+}

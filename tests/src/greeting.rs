@@ -1,0 +1,90 @@
+//! Who a broker says it is: product and version from its `connection.start`.
+
+use crate::frames::{CONNECTION_START, Frame, frames};
+use amq_protocol::frame::{AMQPFrame, parse_frame};
+use amq_protocol::protocol::{AMQPClass, connection::AMQPMethod};
+use amq_protocol::types::AMQPValue;
+use lapin::uri::{AMQPScheme, AMQPUri};
+use std::io;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// A broker's own words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Greeting {
+    pub product: String,
+    pub version: String,
+}
+
+/// Asks the broker at `uri`, within five seconds. Nobody logs in.
+pub async fn greeting(uri: &str) -> io::Result<Greeting> {
+    let uri: AMQPUri = uri.parse().map_err(io::Error::other)?;
+    if uri.scheme == AMQPScheme::AMQPS {
+        return Ok(Greeting {
+            product: "RabbitMQ".into(),
+            version: "(not asked over TLS)".into(),
+        });
+    }
+    let start = tokio::time::timeout(Duration::from_secs(5), first_frame(&uri)).await??;
+    let bytes = start.encode();
+    let Ok((_, AMQPFrame::Method(_, AMQPClass::Connection(AMQPMethod::Start(start))))) =
+        parse_frame(&bytes[..])
+    else {
+        return Err(io::Error::other(
+            "the broker's connection.start does not parse",
+        ));
+    };
+    let text = |key: &str| match start.server_properties.inner().get(key) {
+        Some(AMQPValue::LongString(value)) => value.to_string(),
+        other => format!("({key}: {other:?})"),
+    };
+    Ok(Greeting {
+        product: text("product"),
+        version: text("version"),
+    })
+}
+
+async fn first_frame(uri: &AMQPUri) -> io::Result<Frame> {
+    let mut stream = TcpStream::connect((uri.authority.host.as_str(), uri.authority.port)).await?;
+    stream.write_all(b"AMQP\0\0\x09\x01").await?;
+    let mut bytes = Vec::new();
+    loop {
+        if let Some(frame) = frames(&bytes).into_iter().next() {
+            if frame.method() == Some(CONNECTION_START) {
+                return Ok(frame);
+            }
+            return Err(io::Error::other(
+                "the broker did not begin with connection.start",
+            ));
+        }
+        if stream.read_buf(&mut bytes).await? == 0 {
+            return Err(io::Error::other(
+                "the broker hung up on the protocol header",
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn what_is_no_broker_is_an_error() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("amqp://{}", listener.local_addr().unwrap());
+        let http = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream
+                .write_all(b"\x01\0\0\0\0\0\x04\0\x0a\0\x0b\xCE")
+                .await
+                .unwrap();
+        });
+        let error = greeting(&uri).await.unwrap_err();
+        assert!(error.to_string().contains("did not begin with"), "{error}");
+        http.await.unwrap();
+        greeting("amqp://127.0.0.1:1").await.unwrap_err();
+    }
+}

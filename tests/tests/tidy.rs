@@ -1,0 +1,325 @@
+//! The house keeps its order by itself: rules about the source, as tests.
+//!
+//! Each rule is a function from sources to complaints, and is tried on a mistake
+//! too, so that it is known to see one.
+
+use lepus_tests::source::{Source, workspace};
+use std::fs;
+use std::process::Command;
+
+/// The rooms of `runtime/src`, from the ground up. A room is a file or a folder.
+/// It may use the rooms of lower floors, and those named before it on its own.
+const FLOORS: &[&[&str]] = &[
+    &["name", "value", "status", "retry"],
+    &["error", "context", "descriptor"],
+    &["codec", "envelope", "topology", "pending", "settle"],
+    &["link"],
+    &["service"],
+    &["worker"],
+    &["client", "server", "queue", "pubsub"],
+    &["__rt", "lib"],
+];
+
+/// The only room that may name lapin.
+const LINK: &str = "link";
+
+const LIBRARIES: &[&str] = &["macros", "runtime", "broker"];
+
+#[test]
+fn every_file_begins_with_what_it_is_for() {
+    for member in ["macros", "runtime", "broker", "examples", "tests"] {
+        let sources = Source::all(&workspace().join(member).join("src"));
+        clean(heads(&sources));
+    }
+}
+
+#[test]
+fn only_the_link_names_lapin() {
+    clean(lapins(&runtime()));
+}
+
+#[test]
+fn no_floor_uses_a_higher_one() {
+    clean(floors(&runtime()));
+}
+
+#[test]
+fn the_changelog_speaks_of_this_version() {
+    clean(changelog(&read("CHANGELOG.md"), env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn no_text_names_a_package_registry() {
+    for path in project_files() {
+        let bytes = fs::read(workspace().join(&path)).unwrap_or_else(|e| panic!("{path}: {e}"));
+        clean(registries(&path, &String::from_utf8_lossy(&bytes)));
+    }
+}
+
+#[test]
+fn libraries_do_not_print() {
+    for library in LIBRARIES {
+        clean(prints(&Source::all(&workspace().join(library).join("src"))));
+    }
+}
+
+#[test]
+fn the_readme_names_every_example() {
+    let examples: Vec<String> = project_files()
+        .iter()
+        .filter_map(|path| path.strip_prefix("examples/examples/")?.strip_suffix(".rs"))
+        .map(str::to_owned)
+        .collect();
+    if !examples.is_empty() {
+        clean(unmentioned(&examples, &read("README.md")));
+    }
+}
+
+fn heads(sources: &[Source]) -> Vec<String> {
+    let headless = sources
+        .iter()
+        .filter(|source| !source.text.starts_with("//! "));
+    headless
+        .map(|source| format!("{}: begin it with `//!`, what it is for", source.path))
+        .collect()
+}
+
+fn lapins(sources: &[Source]) -> Vec<String> {
+    let outside = sources
+        .iter()
+        .filter(|source| room(source) != LINK && source.names("lapin"));
+    outside
+        .map(|source| format!("{}: only {LINK}/ names lapin", source.path))
+        .collect()
+}
+
+fn floors(sources: &[Source]) -> Vec<String> {
+    let rooms: Vec<&str> = FLOORS.concat();
+    let height = |name: &str| rooms.iter().position(|room| *room == name);
+    let mut complaints = Vec::new();
+    for source in sources {
+        let Some(own) = height(room(source)) else {
+            complaints.push(format!(
+                "{}: no such room: give it a place in FLOORS of tests/tests/tidy.rs, and in ARCHITECTURE.md",
+                source.path
+            ));
+            continue;
+        };
+        for path in source.paths() {
+            let Some(first) = path.first() else { continue };
+            match height(first) {
+                Some(other) if other <= own => {}
+                Some(_) => complaints.push(format!(
+                    "{}: crate::{} is above it: see FLOORS in tests/tests/tidy.rs",
+                    source.path,
+                    path.join("::")
+                )),
+                // The crate's root may re-export; nobody below may lean on that.
+                None if own == rooms.len() - 1 => {}
+                None => complaints.push(format!(
+                    "{}: crate::{}: name the file it comes from",
+                    source.path,
+                    path.join("::")
+                )),
+            }
+        }
+    }
+    complaints
+}
+
+fn room(source: &Source) -> &str {
+    source
+        .path
+        .split('/')
+        .next()
+        .unwrap_or_default()
+        .trim_end_matches(".rs")
+}
+
+fn changelog(text: &str, version: &str) -> Vec<String> {
+    let heading = format!("## {version}");
+    let is_there = text.lines().any(|line| {
+        line.strip_prefix(&heading)
+            .is_some_and(|rest| !rest.starts_with(['.', '-']))
+    });
+    if is_there {
+        vec![]
+    } else {
+        vec![format!("CHANGELOG.md: no section {heading:?}")]
+    }
+}
+
+fn registries(path: &str, text: &str) -> Vec<String> {
+    // In two parts, so that this file does not name them either.
+    let hosts = [
+        ("crates", "io"),
+        ("pypi", "org"),
+        ("pythonhosted", "org"),
+        ("npmjs", "org"),
+        ("npmjs", "com"),
+        ("rubygems", "org"),
+        ("proxy.golang", "org"),
+        ("docker", "io"),
+    ];
+    let named = hosts.map(|(name, domain)| format!("{name}.{domain}"));
+    let named = named.iter().filter(|host| text.contains(host.as_str()));
+    named.map(|host| format!("{path}: names {host}")).collect()
+}
+
+fn prints(sources: &[Source]) -> Vec<String> {
+    let macros = ["print", "println", "eprint", "eprintln", "dbg"];
+    let calls = sources.iter().flat_map(|source| {
+        let called = macros.iter().filter(|name| source.calls(name));
+        called.map(|name| format!("{}: a library does not {name}!", source.path))
+    });
+    calls.collect()
+}
+
+fn unmentioned(examples: &[String], readme: &str) -> Vec<String> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let missing = examples
+        .iter()
+        .filter(|example| !readme.split(|c| !is_word(c)).any(|word| word == **example));
+    missing
+        .map(|example| format!("README.md does not mention the example {example}"))
+        .collect()
+}
+
+fn runtime() -> Vec<Source> {
+    Source::all(&workspace().join("runtime/src"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(workspace().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// What is in the repository, or would be with the next commit.
+fn project_files() -> Vec<String> {
+    let listed = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(workspace())
+        .output()
+        .expect("git lists the files");
+    assert!(
+        listed.status.success(),
+        "{}",
+        String::from_utf8_lossy(&listed.stderr)
+    );
+    let files: Vec<String> = String::from_utf8_lossy(&listed.stdout)
+        .lines()
+        .filter(|path| workspace().join(path).is_file())
+        .map(str::to_owned)
+        .collect();
+    assert!(
+        files.iter().any(|file| file == "Cargo.toml"),
+        "git lists the workspace"
+    );
+    files
+}
+
+#[track_caller]
+fn clean(complaints: Vec<String>) {
+    assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+}
+
+mod each_rule_sees_a_mistake {
+    use super::*;
+
+    fn complaints(rule: fn(&[Source]) -> Vec<String>, path: &str, text: &str) -> usize {
+        rule(&[Source::new(path, text)]).len()
+    }
+
+    #[test]
+    fn a_missing_head() {
+        assert_eq!(complaints(heads, "a.rs", "// a comment\nfn f() {}"), 1);
+        assert_eq!(complaints(heads, "a.rs", "//! A head.\nfn f() {}"), 0);
+    }
+
+    #[test]
+    fn lapin_upstairs() {
+        assert_eq!(complaints(lapins, "worker.rs", "use lapin::Channel;"), 1);
+        assert_eq!(
+            complaints(lapins, "link/publish.rs", "use lapin::Channel;"),
+            0
+        );
+        assert_eq!(
+            complaints(lapins, "worker.rs", "// lapin\n/// lapin\nfn f() {}"),
+            0
+        );
+    }
+
+    #[test]
+    fn a_floor_that_leans_on_a_higher_one() {
+        assert_eq!(
+            complaints(floors, "codec.rs", "use crate::worker::Worker;"),
+            1
+        );
+        assert_eq!(
+            complaints(floors, "codec.rs", "use crate::{status::Status, pending};"),
+            1
+        );
+        assert_eq!(
+            complaints(
+                floors,
+                "link/consume.rs",
+                "use super::super::client::Client;"
+            ),
+            1
+        );
+        assert_eq!(
+            complaints(floors, "worker.rs", "use crate::codec::Codec;"),
+            0
+        );
+        assert_eq!(
+            complaints(floors, "client/call.rs", "use super::reply::Reply;"),
+            0
+        );
+        assert_eq!(
+            complaints(floors, "client/call.rs", "use crate::Status;"),
+            1,
+            "by the root"
+        );
+        assert_eq!(
+            complaints(floors, "lib.rs", "pub use crate::pubsub::Topic;"),
+            0
+        );
+        assert_eq!(
+            complaints(floors, "attic.rs", ""),
+            1,
+            "a room that is not in the table"
+        );
+    }
+
+    #[test]
+    fn a_changelog_that_is_behind() {
+        assert_eq!(
+            changelog("# Changelog\n\n## 0.1.0 (unreleased)\n", "0.1.0"),
+            [""; 0]
+        );
+        assert_eq!(changelog("## 0.1.0\n", "0.2.0").len(), 1);
+        assert_eq!(changelog("## 0.1.0-rc.1\n", "0.1.0").len(), 1);
+    }
+
+    #[test]
+    fn a_registry_by_name() {
+        let host = ["crates", "io"].join(".");
+        assert_eq!(
+            registries("README.md", &format!("see https://{host}/x")).len(),
+            1
+        );
+        assert_eq!(registries("README.md", "see the registry").len(), 0);
+    }
+
+    #[test]
+    fn a_library_that_prints() {
+        assert_eq!(complaints(prints, "a.rs", "fn f() { println!(\"x\") }"), 1);
+        assert_eq!(complaints(prints, "a.rs", "/// println!()\nfn f() {}"), 0);
+    }
+
+    #[test]
+    fn an_example_the_readme_forgot() {
+        let examples = ["fib".to_owned(), "fib_server".to_owned()];
+        assert_eq!(unmentioned(&examples, "`--example fib_server`").len(), 1);
+        assert_eq!(unmentioned(&examples, "`fib`, `fib_server`").len(), 0);
+    }
+}
