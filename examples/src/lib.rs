@@ -1,6 +1,10 @@
 //! What the examples share: the broker they talk to, and the contract of the Fibonacci service.
 
+mod try_out;
+
 use std::env;
+
+pub use try_out::TryOut;
 
 /// The tutorial's RPC server, as a contract: the queue `rpc_queue`, the number itself as the body.
 ///
@@ -36,7 +40,7 @@ pub fn shared_uri() -> String {
 /// Shows warnings of the library on stderr, or what `RUST_LOG` asks for.
 pub fn logs() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| "warn,lapin=error".into());
+        .unwrap_or_else(|_| "warn,lapin=off".into());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
