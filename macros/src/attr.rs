@@ -14,7 +14,7 @@ pub(crate) struct ServiceOptions {
     pub(crate) name: Option<LitStr>,
     pub(crate) version: Option<LitStr>,
     pub(crate) queue: Option<LitStr>,
-    pub(crate) codec: Option<(Codec, Span)>,
+    pub(crate) codec: Option<Codec>,
     /// Where `durable = false` stands.
     pub(crate) transient: Option<Span>,
     pub(crate) quorum: Option<Span>,
@@ -54,7 +54,23 @@ pub(crate) enum Halves {
     Dispatcher,
 }
 
+impl Codec {
+    /// The name of a codec that carries one value without a structure around it.
+    pub(crate) fn unstructured(self) -> Option<&'static str> {
+        match self {
+            Self::Text => Some("text"),
+            Self::Bytes => Some("bytes"),
+            Self::MsgPack | Self::Json => None,
+        }
+    }
+}
+
 impl ServiceOptions {
+    /// The codec's name, if it carries one value without a structure around it.
+    pub(crate) fn unstructured_codec(&self) -> Option<&'static str> {
+        self.codec.and_then(Codec::unstructured)
+    }
+
     pub(crate) fn parse(ctxt: &Ctxt, kind: Kind, tokens: TokenStream) -> Self {
         let mut options = Self {
             name: None,
@@ -328,7 +344,7 @@ impl Argument {
         }
     }
 
-    fn codec(&self, ctxt: &Ctxt) -> Option<(Codec, Span)> {
+    fn codec(&self, ctxt: &Ctxt) -> Option<Codec> {
         let codec = match self.literal() {
             Some(Lit::Str(text)) => match text.value().as_str() {
                 "msgpack" => Codec::MsgPack,
@@ -344,7 +360,7 @@ impl Argument {
             },
             _ => return self.wrong(ctxt, "a string", "\"json\""),
         };
-        Some((codec, self.span()))
+        Some(codec)
     }
 
     fn bare(&self, ctxt: &Ctxt) -> Option<Span> {

@@ -422,6 +422,72 @@ mod surroundings {
     }
 }
 
+/// The codecs without a map, and methods that take nothing under each.
+mod codecs {
+    #[lepus::service(codec = "text")]
+    trait Text {
+        #[rpc(params = "bare")]
+        async fn double(&self, n: u64) -> u64;
+        async fn nothing(&self);
+    }
+
+    #[lepus::service(codec = "bytes")]
+    trait Bytes {
+        #[rpc(params = "bare")]
+        async fn reverse(&self, bytes: Vec<u8>) -> Vec<u8>;
+        async fn nothing(&self);
+    }
+
+    #[lepus::service(codec = "json")]
+    trait Json {
+        async fn nothing(&self);
+    }
+
+    #[lepus::service]
+    trait MsgPack {
+        async fn nothing(&self) -> Option<u64>;
+    }
+
+    struct It;
+
+    impl Text for It {
+        async fn double(&self, n: u64) -> u64 {
+            n * 2
+        }
+        async fn nothing(&self) {}
+    }
+
+    impl Bytes for It {
+        async fn reverse(&self, bytes: Vec<u8>) -> Vec<u8> {
+            bytes.into_iter().rev().collect()
+        }
+        async fn nothing(&self) {}
+    }
+
+    impl Json for It {
+        async fn nothing(&self) {}
+    }
+
+    impl MsgPack for It {
+        async fn nothing(&self) -> Option<u64> {
+            None
+        }
+    }
+
+    #[tokio::test]
+    async fn it_works() {
+        assert_eq!(TextClient::local(It).double(21).await.unwrap(), 42);
+        TextClient::local(It).nothing().await.unwrap();
+        assert_eq!(
+            BytesClient::local(It).reverse(vec![1, 2]).await.unwrap(),
+            [2, 1]
+        );
+        BytesClient::local(It).nothing().await.unwrap();
+        JsonClient::local(It).nothing().await.unwrap();
+        assert_eq!(MsgPackClient::local(It).nothing().await.unwrap(), None);
+    }
+}
+
 /// What a default body may do.
 mod bodies {
     #[lepus::service]
