@@ -263,7 +263,7 @@ fn arguments_of_the_trait() {
     );
     assert_eq!(
         arguments("codec = json"),
-        "expected a string: write `codec = \"json\"`"
+        "expected a string: write `codec = \"msgpack\"`"
     );
     assert_eq!(
         arguments("codec = \"xml\""),
@@ -298,7 +298,7 @@ fn arguments_of_a_method() {
     assert!(rpc("timeout = \"1000000h\"").contains("too long"));
     assert_eq!(
         rpc("params = \"x\""),
-        "unknown params `x`, expected `bare` or `named`"
+        "unknown params `x`, expected one of `bare`, `named`"
     );
     assert_eq!(
         rpc("params"),
