@@ -23,7 +23,7 @@ mod no_prelude {
         }
     }
 
-    #[::lepus::tasks]
+    #[::lepus::tasks(worker)]
     pub(super) trait BareTasks {
         async fn work(&self, n: u64);
         #[task(params = "bare")]
@@ -51,7 +51,7 @@ mod no_prelude {
 }
 
 mod no_prelude_runs {
-    use super::no_prelude::{BareClient, BareTasksProducer, BareTasksWorker, It};
+    use super::no_prelude::{BareClient, BareTasksWorker, It};
 
     #[tokio::test]
     async fn it_works() {
@@ -60,7 +60,7 @@ mod no_prelude_runs {
         assert_eq!(client.check(1).await.unwrap(), 1);
         assert_eq!(client.echo("x".to_owned()).await.unwrap(), "x");
         assert_eq!(client.preset(4).await.unwrap(), 4);
-        assert_eq!(BareTasksProducer::DESCRIPTOR.name(), "bare-tasks");
+        assert_eq!(BareTasksWorker::<It>::DESCRIPTOR.name(), "bare-tasks");
         assert_eq!(
             format!("{:?}", BareTasksWorker::new(It)),
             "BareTasksWorker { .. }"
@@ -265,7 +265,7 @@ mod renamed {
         async fn it(&self, n: u8) -> u8;
     }
 
-    #[hare::tasks(crate = crate::renamed::hare)]
+    #[hare::tasks(crate = crate::renamed::hare, worker)]
     trait Jobs {
         async fn it(&self, n: u8);
     }
@@ -296,7 +296,7 @@ mod renamed {
     async fn it_works() {
         assert_eq!(PathClient::DESCRIPTOR.name(), "path");
         assert_eq!(TextClient::DESCRIPTOR.name(), "text");
-        assert_eq!(JobsProducer::DESCRIPTOR.name(), "jobs");
+        assert_eq!(JobsWorker::<It>::DESCRIPTOR.name(), "jobs");
         assert_eq!(ByMacroClient::DESCRIPTOR.name(), "by-macro");
         assert_eq!(ByMacroClient::local(It).it(5).await.unwrap(), 5);
     }
@@ -368,7 +368,7 @@ mod surroundings {
         async fn it(&self);
     }
 
-    #[lepus::tasks]
+    #[lepus::tasks(worker)]
     trait NeverUsedEither {
         async fn it(&self);
     }

@@ -10,11 +10,6 @@ pub trait Served {
     async fn call(&self);
 }
 
-#[lepus::tasks(producer)]
-pub trait Pushed {
-    async fn run(&self);
-}
-
 #[lepus::tasks(worker)]
 pub trait Worked {
     async fn run(&self);
@@ -25,13 +20,10 @@ struct CalledServer;
 #[allow(dead_code)]
 struct ServedClient;
 #[allow(dead_code)]
-struct PushedWorker;
-#[allow(dead_code)]
 struct WorkedProducer;
 
 fn main() {
     let _ = CalledClient::DESCRIPTOR;
     let _ = ServedServer::<()>::DESCRIPTOR;
-    let _ = PushedProducer::DESCRIPTOR;
     let _ = WorkedWorker::<()>::DESCRIPTOR;
 }
