@@ -10,7 +10,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     logs();
     let connection = lepus::Connection::open(&shared_uri()).await?;
     let print = async |job: Job<String>| println!(" [x] Received {}", job.payload());
-    let running = WorkQueue::text("hello").transient().worker(&connection).start(print).await?;
+    let running = WorkQueue::text("hello")
+        .transient()
+        .worker(&connection)
+        .start(print)
+        .await?;
     println!(" [*] Waiting for messages. To exit press CTRL+C");
     running.until(lepus::shutdown_signal()).await?;
     connection.close().await;

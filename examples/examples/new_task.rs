@@ -10,7 +10,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     logs();
     let connection = lepus::Connection::open(&shared_uri()).await?;
     let text = arguments_or("Hello World!");
-    WorkQueue::text("task_queue").producer(&connection).push(&text).await?;
+    WorkQueue::text("task_queue")
+        .producer(&connection)
+        .push(&text)
+        .await?;
     println!(" [x] Sent {text}");
     connection.close().await;
     Ok(())

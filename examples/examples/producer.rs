@@ -10,7 +10,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     logs();
     let connection = lepus::Connection::open(&shared_uri()).await?;
     let text = arguments_or("Hello World!");
-    WorkQueue::text("hello").transient().producer(&connection).push(&text).await?;
+    WorkQueue::text("hello")
+        .transient()
+        .producer(&connection)
+        .push(&text)
+        .await?;
     println!(" [x] Sent '{text}'");
     connection.close().await;
     Ok(())

@@ -71,7 +71,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let policy = RetryPolicy::default()
         .attempts(4)
         .backoff(Duration::from_millis(200), Duration::from_secs(1));
-    let queue = WorkQueue::<String>::new("thumbnails").codec(lepus::Codec::Json).retry(policy);
+    let queue = WorkQueue::<String>::new("thumbnails")
+        .codec(lepus::Codec::Json)
+        .retry(policy);
 
     let producer = TaskProducer::on(&connection, ThumbnailsProducer::DESCRIPTOR, &queue);
     let producer = ThumbnailsProducer::with_producer(producer);
@@ -79,12 +81,19 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         producer.make(image.to_owned(), width).await?;
         println!("producer: {image} is stored");
     }
-    producer.make("owl.png".to_owned(), 64).delay(Duration::from_millis(300)).await?;
+    producer
+        .make("owl.png".to_owned(), 64)
+        .delay(Duration::from_millis(300))
+        .await?;
     println!("producer: owl.png is stored, for later");
 
     let (done, mut finished) = tokio::sync::mpsc::unbounded_channel();
     let studio = ThumbnailsWorker::new(Studio { done });
-    let running = TaskPool::new(&connection, studio).queue(&queue).concurrency(2).start().await?;
+    let running = TaskPool::new(&connection, studio)
+        .queue(&queue)
+        .concurrency(2)
+        .start()
+        .await?;
     for _ in 0..4 {
         finished.recv().await;
     }

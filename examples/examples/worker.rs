@@ -19,7 +19,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!(" [x] Done");
     };
     // One job at a time, acknowledged when it is done: a worker that dies gives its job to another.
-    let running = WorkQueue::text("task_queue").worker(&connection).start(work).await?;
+    let running = WorkQueue::text("task_queue")
+        .worker(&connection)
+        .start(work)
+        .await?;
     println!(" [*] Waiting for messages. To exit press CTRL+C");
     running.until(lepus::shutdown_signal()).await?;
     connection.close().await;

@@ -50,5 +50,9 @@ pub fn logs() {
 /// The program's arguments as one text, or this one.
 pub fn arguments_or(text: &str) -> String {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    if arguments.is_empty() { text.to_owned() } else { arguments.join(" ") }
+    if arguments.is_empty() {
+        text.to_owned()
+    } else {
+        arguments.join(" ")
+    }
 }

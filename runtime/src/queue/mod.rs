@@ -54,7 +54,7 @@ use crate::topology::QueueKind;
 /// queue.producer(&connection).push(&Resize { id: 7, width: 640 }).await?;
 ///
 /// let resize = async |job: Job<Resize>| -> Result<(), std::io::Error> {
-///     tokio::fs::metadata(format!("{}.png", job.payload().id)).await?;
+///     println!("{} to {} pixels", job.payload().id, job.payload().width);
 ///     Ok(())
 /// };
 /// queue.worker(&connection).concurrency(4).run(resize, lepus::shutdown_signal()).await

@@ -84,7 +84,8 @@ impl fmt::Debug for TaskProducer {
 ///
 /// impl Images for Disk {
 ///     async fn resize(&self, id: u64, width: u32) -> Result<(), std::io::Error> {
-///         tokio::fs::write(format!("{id}-{width}.png"), []).await
+///         println!("{id} to {width} pixels");
+///         Ok(())
 ///     }
 /// }
 ///
