@@ -1,0 +1,275 @@
+//! The broker as its user holds it.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use tokio::{runtime, sync::oneshot};
+
+use crate::{
+    builder::Builder,
+    config::Config,
+    core::{Command, ConnectionInfo, ConsumerInfo, ExchangeInfo, Operator, QueueInfo},
+    fault::{Faults, Target},
+    hub::Hub,
+    listen::{Gate, accept, listen},
+    net::keep_time,
+};
+
+/// How long clients may take to say goodbye when the broker shuts down.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// A broker that runs until it is dropped or [shut down](Self::shutdown).
+///
+/// It has a thread of its own, so that it serves whatever the caller's runtime does.
+#[derive(Debug)]
+pub struct Broker {
+    address: SocketAddr,
+    hub: Arc<Hub>,
+    gate: Arc<Gate>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Why a broker did not start.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start the broker on {address}")]
+pub struct StartError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+impl StartError {
+    /// Whether the address is in use already.
+    pub fn is_address_in_use(&self) -> bool {
+        self.source.kind() == io::ErrorKind::AddrInUse
+    }
+}
+
+impl Broker {
+    /// Starts a broker on a free port of 127.0.0.1, with the virtual host `/` and the user
+    /// `guest` (password `guest`).
+    ///
+    /// # Errors
+    ///
+    /// If no port can be listened on, or the broker's thread cannot be started.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future stops what was started.
+    pub async fn start() -> Result<Self, StartError> {
+        Self::builder().start().await
+    }
+
+    /// Settings to start a broker with.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The URI to connect to, with the first user and the first virtual host.
+    pub fn uri(&self) -> String {
+        let config = &self.hub.config;
+        let (user, password) = config
+            .users
+            .iter()
+            .next()
+            .map(|(name, user)| (name.as_str(), user.password.as_str()))
+            .unwrap_or_default();
+        let vhost = config.vhosts.first().map(|name| &**name).unwrap_or("/");
+        self.uri_for(user, password, vhost)
+    }
+
+    /// The URI for a certain user and virtual host, which need not exist.
+    pub fn uri_for(&self, user: &str, password: &str, vhost: &str) -> String {
+        format!(
+            "amqp://{}:{}@{}/{}",
+            escape(user),
+            escape(password),
+            self.address,
+            escape(vhost)
+        )
+    }
+
+    /// The address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The faults it can be made to show.
+    pub fn faults(&self) -> Faults {
+        Faults {
+            hub: self.hub.clone(),
+            gate: self.gate.clone(),
+        }
+    }
+
+    /// All queues, by virtual host and name.
+    pub fn queues(&self) -> Vec<QueueInfo> {
+        self.hub.lock().core.queue_infos()
+    }
+
+    /// The queue of this name in the first virtual host that has it.
+    pub fn queue(&self, name: &str) -> Option<QueueInfo> {
+        self.queues().into_iter().find(|queue| queue.name == name)
+    }
+
+    /// All exchanges but the default one, by virtual host and name.
+    pub fn exchanges(&self) -> Vec<ExchangeInfo> {
+        self.hub.lock().core.exchange_infos()
+    }
+
+    /// All open connections, the oldest first.
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        self.hub.lock().core.connection_infos()
+    }
+
+    /// All consumers, the oldest first. Those of direct reply-to are not among them.
+    pub fn consumers(&self) -> Vec<ConsumerInfo> {
+        self.hub.lock().core.consumer_infos()
+    }
+
+    /// Bytes that messages take, in queues and on their way to clients.
+    pub fn memory(&self) -> usize {
+        self.hub.lock().core.memory()
+    }
+
+    /// Deletes a queue as an operator does: consumers get `basic.cancel`, messages are
+    /// dropped. Tells whether there was one.
+    pub fn delete_queue(&self, vhost: &str, name: &str) -> bool {
+        let found = self.has_queue(vhost, name);
+        let operator = Operator::DeleteQueue {
+            vhost: vhost.into(),
+            name: name.into(),
+        };
+        self.hub.apply([Command::Operator(operator)]);
+        found
+    }
+
+    /// Drops the messages that wait in a queue. Tells whether there is such a queue.
+    pub fn purge_queue(&self, vhost: &str, name: &str) -> bool {
+        let found = self.has_queue(vhost, name);
+        let operator = Operator::PurgeQueue {
+            vhost: vhost.into(),
+            name: name.into(),
+        };
+        self.hub.apply([Command::Operator(operator)]);
+        found
+    }
+
+    /// Closes every connection with code 320, waits up to 2 s for the clients to agree,
+    /// and stops.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future stops the broker at once.
+    pub async fn shutdown(self) {
+        self.gate.set(crate::Accept::Refuse);
+        self.faults().close(
+            Target::All,
+            "broker forced connection closure with reason 'shutdown'",
+        );
+        let farewell = async {
+            while !self.hub.lock().links.is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
+            tracing::debug!("some clients did not close in time");
+        }
+    }
+
+    pub(crate) async fn run(address: SocketAddr, config: Config) -> Result<Self, StartError> {
+        let failed = |source| StartError { address, source };
+        let hub = Arc::new(Hub::new(Arc::new(config)));
+        let gate = Arc::new(Gate::default());
+        let (stop, stopped) = oneshot::channel();
+        let (started, start) = oneshot::channel();
+        let (thread_hub, thread_gate) = (hub.clone(), gate.clone());
+        let thread = thread::Builder::new()
+            .name("lepus-broker".into())
+            .spawn(move || live(address, thread_hub, thread_gate, started, stopped))
+            .map_err(failed)?;
+        let mut broker = Self {
+            address,
+            hub,
+            gate,
+            stop: Some(stop),
+            thread: Some(thread),
+        };
+        match start.await {
+            Ok(Ok(bound)) => {
+                broker.address = bound;
+                Ok(broker)
+            }
+            Ok(Err(error)) => Err(failed(error)),
+            Err(_) => Err(failed(io::Error::other("the broker's thread ended"))),
+        }
+    }
+
+    fn has_queue(&self, vhost: &str, name: &str) -> bool {
+        self.queues()
+            .iter()
+            .any(|queue| queue.vhost == vhost && queue.name == name)
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the broker's thread panicked");
+        }
+    }
+}
+
+/// The broker's thread: everything it does happens here.
+fn live(
+    address: SocketAddr,
+    hub: Arc<Hub>,
+    gate: Arc<Gate>,
+    started: oneshot::Sender<io::Result<SocketAddr>>,
+    stopped: oneshot::Receiver<()>,
+) {
+    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            // Nobody waits if the caller has been dropped, and then nothing is to be said.
+            started.send(Err(error)).ok();
+            return;
+        }
+    };
+    runtime.block_on(async move {
+        let (listener, address) = match listen(address).and_then(|l| Ok((l.local_addr()?, l))) {
+            Ok((address, listener)) => (listener, address),
+            Err(error) => {
+                started.send(Err(error)).ok();
+                return;
+            }
+        };
+        if started.send(Ok(address)).is_err() {
+            return;
+        }
+        tokio::spawn(keep_time(hub.clone()));
+        tokio::spawn(accept(hub, gate, listener, address));
+        // An error means that the sender is gone, which is how the broker is stopped.
+        stopped.await.ok();
+    });
+}
+
+/// Percent-encodes what may not stand in a part of a URI.
+fn escape(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                char::from(byte).to_string()
+            }
+            byte => format!("%{byte:02X}"),
+        })
+        .collect()
+}

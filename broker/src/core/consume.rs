@@ -1,0 +1,276 @@
+//! Consumers come and go.
+
+use amq_protocol::protocol::{AMQPClass, basic};
+
+use crate::{
+    arguments::{integer, short, type_name},
+    core::{
+        Core, Now,
+        connection::{Consumer, ReplyConsumer},
+        queues::REPLY_TO,
+    },
+    exception::{Exception, access_refused, not_allowed, not_implemented, precondition_failed},
+    id::{ConnectionId, ConsumerId, Name, QueueId},
+    queue::Subscriber,
+};
+
+impl Core {
+    pub(super) fn qos(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        number: u16,
+        qos: &basic::Qos,
+    ) -> Result<(), Exception> {
+        let Some(channel) = self.channel_mut(id, number) else {
+            return Ok(());
+        };
+        let mut queues = Vec::new();
+        if qos.global {
+            channel.shared_prefetch = qos.prefetch_count;
+            queues = self.queues_of_channel(id, number);
+        } else {
+            channel.prefetch = qos.prefetch_count;
+        }
+        self.send(
+            id,
+            number,
+            AMQPClass::Basic(basic::AMQPMethod::QosOk(basic::QosOk {})),
+        );
+        for queue in queues {
+            self.dispatch(now, queue);
+        }
+        Ok(())
+    }
+
+    pub(super) fn consume(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        number: u16,
+        consume: basic::Consume,
+    ) -> Result<(), Exception> {
+        let given = consume.consumer_tag.as_str();
+        let tag: Name = if given.is_empty() {
+            format!("amq.ctag-{}", self.names.token()).into()
+        } else {
+            given.into()
+        };
+        let taken = self.channel(id, number).is_some_and(|channel| {
+            channel.consumers.contains_key(&tag)
+                || channel.reply.as_ref().is_some_and(|reply| reply.tag == tag)
+        });
+        if taken {
+            return Err(not_allowed(format!(
+                "attempt to reuse consumer tag '{tag}'"
+            )));
+        }
+        if consume.queue.as_str() == REPLY_TO {
+            return self.consume_replies(id, number, tag, &consume);
+        }
+        let name = self.queue_name(id, number, consume.queue.as_str())?;
+        let queue_id = self.find_queue(id, &name)?;
+        let priority = match consume.arguments.inner().get("x-priority") {
+            None => 0,
+            Some(value) => integer(value).ok_or_else(|| {
+                precondition_failed(format!(
+                    "invalid arg 'x-priority' for queue '{name}' in vhost '{}': {{unacceptable_type,{}}}",
+                    self.vhost_of(id).map(|v| v.name.clone()).unwrap_or_default(),
+                    type_name(value)
+                ))
+            })?,
+        };
+        self.check_not_taken(queue_id, Some(consume.exclusive))?;
+        let consumer_id = ConsumerId(self.next_id());
+        let Some(channel) = self
+            .connections
+            .get_mut(&id)
+            .and_then(|c| c.channels.get_mut(&number))
+        else {
+            return Ok(());
+        };
+        channel.consumers.insert(tag.clone(), consumer_id);
+        self.consumers.insert(
+            consumer_id,
+            Consumer {
+                connection: id,
+                channel: number,
+                tag: tag.clone(),
+                queue: queue_id,
+                no_ack: consume.no_ack,
+                exclusive: consume.exclusive,
+                prefetch: channel.prefetch,
+                unacked: 0,
+                priority,
+                arguments: consume.arguments,
+            },
+        );
+        if let Some(queue) = self.queues.get_mut(&queue_id) {
+            queue.subscribe(Subscriber {
+                id: consumer_id,
+                priority,
+            });
+            queue.used = now.instant;
+            if consume.exclusive {
+                queue.exclusive_consumer = Some(consumer_id);
+            }
+        }
+        if !consume.nowait {
+            self.send_consume_ok(id, number, &tag);
+        }
+        self.dispatch(now, queue_id);
+        Ok(())
+    }
+
+    fn consume_replies(
+        &mut self,
+        id: ConnectionId,
+        number: u16,
+        tag: Name,
+        consume: &basic::Consume,
+    ) -> Result<(), Exception> {
+        if !consume.no_ack {
+            return Err(precondition_failed("reply consumer cannot acknowledge"));
+        }
+        let token = self.names.token();
+        let Some(channel) = self.channel_mut(id, number) else {
+            return Ok(());
+        };
+        if channel.reply.is_some() {
+            return Err(precondition_failed("reply consumer already set"));
+        }
+        channel.reply = Some(ReplyConsumer {
+            tag: tag.clone(),
+            token: token.clone(),
+        });
+        self.replies.insert(token, (id, number));
+        if !consume.nowait {
+            self.send_consume_ok(id, number, &tag);
+        }
+        Ok(())
+    }
+
+    pub(super) fn cancel(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        number: u16,
+        cancel: basic::Cancel,
+    ) {
+        let Some(channel) = self.channel_mut(id, number) else {
+            return;
+        };
+        let tag = cancel.consumer_tag.as_str();
+        let consumer = channel.consumers.remove(tag);
+        let reply = channel.reply.take_if(|reply| *reply.tag == *tag);
+        if let Some(reply) = reply {
+            self.replies.remove(&reply.token);
+        }
+        if !cancel.nowait {
+            let ok = basic::CancelOk {
+                consumer_tag: cancel.consumer_tag,
+            };
+            self.send(
+                id,
+                number,
+                AMQPClass::Basic(basic::AMQPMethod::CancelOk(ok)),
+            );
+        }
+        if let Some(queue) = consumer.and_then(|consumer| self.detach(now, consumer)) {
+            self.dispatch(now, queue);
+            self.delete_if_unused(now, queue);
+        }
+    }
+
+    /// Ends a consumer whose queue is gone or who was cancelled by the broker, and
+    /// tells the client if it understands.
+    pub(super) fn end_consumer(&mut self, now: Now, consumer: ConsumerId) {
+        let Some(found) = self.consumers.get(&consumer) else {
+            return;
+        };
+        let (id, number, tag) = (found.connection, found.channel, found.tag.clone());
+        let queue = self.detach(now, consumer);
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        if let Some(channel) = connection.channels.get_mut(&number) {
+            channel.consumers.remove(&tag);
+        }
+        if connection.client.takes_cancel {
+            let cancel = basic::Cancel {
+                consumer_tag: short(&tag),
+                nowait: true,
+            };
+            self.send(
+                id,
+                number,
+                AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)),
+            );
+        }
+        if let Some(queue) = queue {
+            self.dispatch(now, queue);
+            self.delete_if_unused(now, queue);
+        }
+    }
+
+    /// Takes a consumer off its queue, which it returns. Its unsettled deliveries stay
+    /// with the channel.
+    pub(super) fn detach(&mut self, now: Now, id: ConsumerId) -> Option<QueueId> {
+        let consumer = self.consumers.remove(&id)?;
+        let queue = self.queues.get_mut(&consumer.queue)?;
+        queue.unsubscribe(id);
+        queue.used = now.instant;
+        Some(queue.id)
+    }
+
+    /// The queues that the consumers of a channel are on, each once.
+    pub(super) fn queues_of_channel(&self, id: ConnectionId, number: u16) -> Vec<QueueId> {
+        let Some(channel) = self.channel(id, number) else {
+            return Vec::new();
+        };
+        let mut queues: Vec<_> = channel
+            .consumers
+            .values()
+            .filter_map(|consumer| self.consumers.get(consumer).map(|c| c.queue))
+            .collect();
+        queues.sort_unstable();
+        queues.dedup();
+        queues
+    }
+
+    /// Refuses a queue that an exclusive consumer holds, and an exclusive consumer
+    /// where there are others. `exclusive` is absent for `basic.get`.
+    pub(super) fn check_not_taken(
+        &self,
+        id: QueueId,
+        exclusive: Option<bool>,
+    ) -> Result<(), Exception> {
+        let Some(queue) = self.queues.get(&id) else {
+            return Ok(());
+        };
+        if exclusive == Some(true) && queue.settings.single_active {
+            return Err(not_implemented(
+                "an exclusive consumer on a queue with a single active consumer",
+            ));
+        }
+        let wants_alone = exclusive == Some(true) && !queue.consumers.is_empty();
+        if queue.exclusive_consumer.is_some() && exclusive.is_some() || wants_alone {
+            return Err(access_refused(format!(
+                "queue '{}' in vhost '{}' in exclusive use",
+                queue.name, queue.vhost
+            )));
+        }
+        Ok(())
+    }
+
+    fn send_consume_ok(&mut self, id: ConnectionId, number: u16, tag: &str) {
+        let ok = basic::ConsumeOk {
+            consumer_tag: short(tag),
+        };
+        self.send(
+            id,
+            number,
+            AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(ok)),
+        );
+    }
+}

@@ -1,0 +1,206 @@
+//! Messages that die are published on, with their history in `x-death`.
+
+use std::sync::Arc;
+
+use amq_protocol::types::{AMQPValue, FieldArray, FieldTable};
+
+use crate::{
+    arguments::{integer, long, text},
+    core::{
+        Core, Now,
+        publish::{copy_keys, route_all, without},
+    },
+    id::{Name, QueueId},
+    message::Message,
+    properties::Property,
+};
+
+/// Why a message died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    Expired,
+    Rejected,
+    MaxLength,
+    DeliveryLimit,
+}
+
+impl Reason {
+    fn name(self) -> &'static str {
+        match self {
+            Reason::Expired => "expired",
+            Reason::Rejected => "rejected",
+            Reason::MaxLength => "maxlen",
+            Reason::DeliveryLimit => "delivery_limit",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct DeadLetter {
+    message: Arc<Message>,
+    reason: Reason,
+    vhost: Name,
+    queue: Name,
+    exchange: Name,
+    key: Option<String>,
+}
+
+impl Core {
+    /// Notes a dead message, if its queue sends such on. It is routed when the command
+    /// at hand is done: a chain of queues then needs no recursion.
+    pub(super) fn dead_letter(&mut self, queue: QueueId, message: Arc<Message>, reason: Reason) {
+        let Some(queue) = self.queues.get(&queue) else {
+            return;
+        };
+        let Some(exchange) = &queue.settings.dead_letter_exchange else {
+            return;
+        };
+        self.dead.push_back(DeadLetter {
+            message,
+            reason,
+            vhost: queue.vhost.clone(),
+            queue: queue.name.clone(),
+            exchange: exchange.as_str().into(),
+            key: queue.settings.dead_letter_key.clone(),
+        });
+    }
+
+    /// Routes the dead messages on.
+    pub(super) fn bury(&mut self, now: Now) {
+        while let Some(dead) = self.dead.pop_front() {
+            let Some(vhost) = self.vhosts.get(&dead.vhost) else {
+                continue;
+            };
+            if !dead.exchange.is_empty() && !vhost.exchanges.contains_key(&dead.exchange) {
+                continue;
+            }
+            let original = dead.message.properties.headers().unwrap_or_default();
+            let headers = record(&dead, &original, now.unix);
+            let key = dead.key.as_ref().unwrap_or(&dead.message.routing_key);
+            let routed = route_all(vhost, &dead.exchange, key, Some(&headers));
+            let queues = routed
+                .into_iter()
+                .filter(|queue| {
+                    dead.reason == Reason::Rejected
+                        || self
+                            .queues
+                            .get(queue)
+                            .is_some_and(|q| !closes_cycle(&headers, &q.name))
+                })
+                .collect();
+            let message = Message::new(
+                dead.exchange.clone(),
+                key.clone(),
+                dead.message
+                    .properties
+                    .with_headers(&headers)
+                    .without(Property::Expiration),
+                dead.message.body.clone(),
+                &self.gauge,
+            );
+            self.republish(now, message, queues);
+        }
+    }
+}
+
+/// The headers of a dead message: the event at the front of `x-death`, where another of
+/// the same queue and reason is counted up instead of repeated.
+fn record(dead: &DeadLetter, headers: &FieldTable, unix: u64) -> FieldTable {
+    let mut headers = match dead.key {
+        Some(_) => without(headers, "CC"),
+        None => headers.clone(),
+    };
+    let mut deaths = deaths(&headers);
+    let first = deaths.is_empty();
+    let queue = long(&dead.queue);
+    let reason = long(dead.reason.name());
+    let before = deaths
+        .iter()
+        .position(|death| {
+            death.inner().get("queue") == Some(&queue)
+                && death.inner().get("reason") == Some(&reason)
+        })
+        .map(|at| deaths.remove(at));
+    let event = match before {
+        Some(mut event) => {
+            let count = event.inner().get("count").and_then(integer).unwrap_or(1);
+            event.insert(
+                "count".into(),
+                AMQPValue::LongLongInt(count.saturating_add(1)),
+            );
+            event
+        }
+        None => event(dead, &headers, unix),
+    };
+    deaths.insert(0, event);
+    let deaths = deaths
+        .into_iter()
+        .map(AMQPValue::FieldTable)
+        .collect::<Vec<_>>();
+    headers.insert(
+        "x-death".into(),
+        AMQPValue::FieldArray(FieldArray::from(deaths)),
+    );
+    if first {
+        headers.insert(
+            "x-first-death-exchange".into(),
+            long(&dead.message.exchange),
+        );
+        headers.insert("x-first-death-queue".into(), queue);
+        headers.insert("x-first-death-reason".into(), reason);
+    }
+    headers
+}
+
+fn event(dead: &DeadLetter, headers: &FieldTable, unix: u64) -> FieldTable {
+    let keys = std::iter::once(dead.message.routing_key.clone())
+        .chain(copy_keys(headers, "CC"))
+        .map(|key| long(&key))
+        .collect::<Vec<_>>();
+    let mut event = FieldTable::default();
+    event.insert("count".into(), AMQPValue::LongLongInt(1));
+    event.insert("reason".into(), long(dead.reason.name()));
+    event.insert("queue".into(), long(&dead.queue));
+    event.insert("time".into(), AMQPValue::Timestamp(unix));
+    event.insert("exchange".into(), long(&dead.message.exchange));
+    event.insert(
+        "routing-keys".into(),
+        AMQPValue::FieldArray(FieldArray::from(keys)),
+    );
+    if let Some(expiration) = dead.message.properties.value(Property::Expiration) {
+        event.insert(
+            "original-expiration".into(),
+            AMQPValue::LongString(expiration.to_vec().into()),
+        );
+    }
+    event
+}
+
+fn deaths(headers: &FieldTable) -> Vec<FieldTable> {
+    match headers.inner().get("x-death") {
+        Some(AMQPValue::FieldArray(deaths)) => deaths
+            .as_slice()
+            .iter()
+            .filter_map(AMQPValue::as_field_table)
+            .cloned()
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Whether a message has been in this queue before and came back without any consumer
+/// having rejected it since: RabbitMQ drops it then, or it would go round for ever.
+fn closes_cycle(headers: &FieldTable, queue: &str) -> bool {
+    let deaths = deaths(headers);
+    let field = |death: &FieldTable, name: &str| death.inner().get(name).and_then(text);
+    match deaths
+        .iter()
+        .position(|death| field(death, "queue").as_deref() == Some(queue))
+    {
+        Some(at) => deaths
+            .iter()
+            .take(at + 1)
+            .all(|death| field(death, "reason").as_deref() != Some("rejected")),
+        None => false,
+    }
+}

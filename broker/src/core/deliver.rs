@@ -1,0 +1,204 @@
+//! Messages go out: to consumers in turn, or to `basic.get`.
+
+use amq_protocol::protocol::{AMQPClass, basic};
+
+use crate::{
+    core::{
+        Action, Content, Core, Head, Now,
+        connection::{Connection, Consumer, DELIVERY_WINDOW, Delivered},
+        deadletter::Reason,
+        queues::count,
+    },
+    exception::Exception,
+    id::{ConnectionId, ConsumerId, QueueId},
+    queue::Entry,
+};
+use std::collections::HashMap;
+
+impl Core {
+    /// Delivers from a queue for as long as it has messages and somebody takes them,
+    /// then drops what is past its time or beyond its length.
+    pub(super) fn dispatch(&mut self, now: Now, id: QueueId) {
+        loop {
+            self.expire(now, id);
+            let Some(queue) = self.queues.get_mut(&id) else {
+                return;
+            };
+            if queue.ready() == 0 || queue.consumers.is_empty() {
+                break;
+            }
+            let (consumers, connections) = (&self.consumers, &self.connections);
+            let Some(consumer) = queue.next_consumer(|c| can_take(consumers, connections, c))
+            else {
+                break;
+            };
+            let Some(entry) = queue.pop() else { break };
+            self.entries -= 1;
+            self.deliver(id, consumer, entry);
+        }
+        self.trim(id);
+        self.arm(id);
+    }
+
+    fn deliver(&mut self, queue: QueueId, id: ConsumerId, entry: Entry) {
+        let Some(consumer) = self.consumers.get_mut(&id) else {
+            return;
+        };
+        let Some(connection) = self.connections.get_mut(&consumer.connection) else {
+            return;
+        };
+        let Some(channel) = connection.channels.get_mut(&consumer.channel) else {
+            return;
+        };
+        channel.last_tag += 1;
+        let quorum = self.queues.get_mut(&queue).is_some_and(|queue| {
+            queue.unacked += usize::from(!consumer.no_ack);
+            queue.settings.quorum
+        });
+        let content = Content {
+            head: Head::Deliver {
+                consumer: consumer.tag.clone(),
+                tag: channel.last_tag,
+                redelivered: entry.redelivered,
+            },
+            message: entry.message.clone(),
+            returns: (quorum && entry.returns > 0).then_some(entry.returns),
+        };
+        if !consumer.no_ack {
+            consumer.unacked += 1;
+            let tag = channel.last_tag;
+            channel.unacked.push(Delivered {
+                tag,
+                queue,
+                consumer: Some(id),
+                entry,
+            });
+        }
+        let (connection, channel) = (consumer.connection, consumer.channel);
+        self.deliver_content(connection, channel, content);
+    }
+
+    pub(super) fn deliver_content(&mut self, id: ConnectionId, channel: u16, content: Content) {
+        let action = Action::Content(channel, content);
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.in_flight += action.cost();
+        }
+        self.act(id, action);
+    }
+
+    pub(super) fn get(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        number: u16,
+        get: &basic::Get,
+    ) -> Result<(), Exception> {
+        let name = self.queue_name(id, number, get.queue.as_str())?;
+        let queue_id = self.find_queue(id, &name)?;
+        self.check_not_taken(queue_id, None)?;
+        self.expire(now, queue_id);
+        let Some(queue) = self.queues.get_mut(&queue_id) else {
+            return Ok(());
+        };
+        queue.used = now.instant;
+        let Some(entry) = queue.pop() else {
+            self.send(
+                id,
+                number,
+                AMQPClass::Basic(basic::AMQPMethod::GetEmpty(basic::GetEmpty {})),
+            );
+            return Ok(());
+        };
+        self.entries -= 1;
+        let left = count(queue.ready());
+        let returns = (queue.settings.quorum && entry.returns > 0).then_some(entry.returns);
+        queue.unacked += usize::from(!get.no_ack);
+        let Some(channel) = self
+            .connections
+            .get_mut(&id)
+            .and_then(|c| c.channels.get_mut(&number))
+        else {
+            return Ok(());
+        };
+        channel.last_tag += 1;
+        let tag = channel.last_tag;
+        let head = Head::GetOk {
+            tag,
+            redelivered: entry.redelivered,
+            left,
+        };
+        let content = Content {
+            head,
+            message: entry.message.clone(),
+            returns,
+        };
+        if !get.no_ack {
+            channel.unacked.push(Delivered {
+                tag,
+                queue: queue_id,
+                consumer: None,
+                entry,
+            });
+        }
+        self.act(id, Action::Content(number, content));
+        self.arm(queue_id);
+        Ok(())
+    }
+
+    /// Drops messages that are past their time.
+    pub(super) fn expire(&mut self, now: Now, id: QueueId) {
+        while let Some(entry) = self
+            .queues
+            .get_mut(&id)
+            .and_then(|q| q.pop_expired(now.instant))
+        {
+            self.entries -= 1;
+            self.dead_letter(id, entry.message, Reason::Expired);
+        }
+    }
+
+    /// Drops messages beyond the queue's length.
+    fn trim(&mut self, id: QueueId) {
+        while let Some(queue) = self
+            .queues
+            .get_mut(&id)
+            .filter(|queue| queue.is_over_length())
+        {
+            let Some(entry) = queue.pop_overflow() else {
+                break;
+            };
+            self.entries -= 1;
+            self.dead_letter(id, entry.message, Reason::MaxLength);
+        }
+    }
+}
+
+/// Whether a consumer may have one more message.
+fn can_take(
+    consumers: &HashMap<ConsumerId, Consumer>,
+    connections: &HashMap<ConnectionId, Connection>,
+    id: ConsumerId,
+) -> bool {
+    let Some(consumer) = consumers.get(&id) else {
+        return false;
+    };
+    let Some(connection) = connections.get(&consumer.connection) else {
+        return false;
+    };
+    if connection.in_flight >= DELIVERY_WINDOW {
+        return false;
+    }
+    if consumer.no_ack {
+        return true;
+    }
+    if consumer.prefetch > 0 && consumer.unacked >= usize::from(consumer.prefetch) {
+        return false;
+    }
+    connection
+        .channels
+        .get(&consumer.channel)
+        .is_some_and(|channel| {
+            channel.shared_prefetch == 0
+                || channel.unacked.consumed() < usize::from(channel.shared_prefetch)
+        })
+}

@@ -1,0 +1,181 @@
+//! Which method does what.
+
+use amq_protocol::protocol::{AMQPClass, access, basic, channel, confirm, exchange, queue, tx};
+
+use crate::{
+    core::{Core, Now, connection::Confirm},
+    exception::{Code, Exception, not_implemented},
+    id::ConnectionId,
+};
+
+impl Core {
+    pub(super) fn method(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        number: u16,
+        method: AMQPClass,
+    ) -> Result<(), Exception> {
+        if !self.connections.contains_key(&id) {
+            return Ok(());
+        }
+        match &method {
+            AMQPClass::Channel(channel::AMQPMethod::Open(_)) => {
+                self.open_channel(id, number);
+                return Ok(());
+            }
+            AMQPClass::Channel(channel::AMQPMethod::Close(_)) => {
+                self.close_channel(now, id, number);
+                self.send(
+                    id,
+                    number,
+                    AMQPClass::Channel(channel::AMQPMethod::CloseOk(channel::CloseOk {})),
+                );
+                return Ok(());
+            }
+            AMQPClass::Channel(channel::AMQPMethod::CloseOk(_)) => {
+                self.close_channel(now, id, number);
+                return Ok(());
+            }
+            _ => {}
+        }
+        // Closed by us, and the client does not know yet.
+        if self
+            .channel(id, number)
+            .is_none_or(|channel| channel.closing)
+        {
+            return Ok(());
+        }
+        match method {
+            AMQPClass::Basic(method) => self.basic(now, id, number, method),
+            AMQPClass::Queue(method) => self.queue_method(now, id, number, method),
+            AMQPClass::Exchange(method) => self.exchange_method(now, id, number, method),
+            AMQPClass::Channel(channel::AMQPMethod::Flow(flow)) => {
+                if !flow.active {
+                    return Err(not_implemented("active=false"));
+                }
+                let ok = channel::FlowOk { active: true };
+                self.send(
+                    id,
+                    number,
+                    AMQPClass::Channel(channel::AMQPMethod::FlowOk(ok)),
+                );
+                Ok(())
+            }
+            AMQPClass::Channel(channel::AMQPMethod::FlowOk(_)) => Ok(()),
+            AMQPClass::Confirm(confirm::AMQPMethod::Select(select)) => {
+                if let Some(channel) = self.channel_mut(id, number) {
+                    channel.confirm.get_or_insert_with(Confirm::default);
+                }
+                if !select.nowait {
+                    let ok = confirm::SelectOk {};
+                    self.send(
+                        id,
+                        number,
+                        AMQPClass::Confirm(confirm::AMQPMethod::SelectOk(ok)),
+                    );
+                }
+                Ok(())
+            }
+            AMQPClass::Access(access::AMQPMethod::Request(_)) => {
+                let ok = access::RequestOk {};
+                self.send(
+                    id,
+                    number,
+                    AMQPClass::Access(access::AMQPMethod::RequestOk(ok)),
+                );
+                Ok(())
+            }
+            AMQPClass::Tx(
+                tx::AMQPMethod::Select(_) | tx::AMQPMethod::Commit(_) | tx::AMQPMethod::Rollback(_),
+            ) => Err(not_implemented(
+                "this broker has no transactions: use publisher confirms",
+            )),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn basic(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        number: u16,
+        method: basic::AMQPMethod,
+    ) -> Result<(), Exception> {
+        use basic::AMQPMethod as M;
+        match method {
+            M::Qos(qos) => self.qos(now, id, number, &qos),
+            M::Consume(consume) => self.consume(now, id, number, consume),
+            M::Cancel(cancel) => {
+                self.cancel(now, id, number, cancel);
+                Ok(())
+            }
+            M::Get(get) => self.get(now, id, number, &get),
+            M::Ack(ack) => self.ack(now, id, number, ack.delivery_tag, ack.multiple),
+            M::Nack(nack) => self.reject(
+                now,
+                id,
+                number,
+                nack.delivery_tag,
+                nack.multiple,
+                nack.requeue,
+            ),
+            M::Reject(reject) => {
+                self.reject(now, id, number, reject.delivery_tag, false, reject.requeue)
+            }
+            M::Recover(recover) => {
+                self.recover(now, id, number, recover.requeue)?;
+                self.send(
+                    id,
+                    number,
+                    AMQPClass::Basic(M::RecoverOk(basic::RecoverOk {})),
+                );
+                Ok(())
+            }
+            M::RecoverAsync(recover) => self.recover(now, id, number, recover.requeue),
+            // The answer to a consumer cancelled by the broker.
+            M::CancelOk(_) => Ok(()),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn queue_method(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        number: u16,
+        method: queue::AMQPMethod,
+    ) -> Result<(), Exception> {
+        use queue::AMQPMethod as M;
+        match method {
+            M::Declare(declare) => self.declare_queue(now, id, number, declare),
+            M::Bind(bind) => self.bind_queue(id, number, bind),
+            M::Unbind(unbind) => self.unbind_queue(id, number, &unbind),
+            M::Purge(purge) => self.purge(id, number, &purge),
+            M::Delete(delete) => self.delete_queue(now, id, number, &delete),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn exchange_method(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        number: u16,
+        method: exchange::AMQPMethod,
+    ) -> Result<(), Exception> {
+        use exchange::AMQPMethod as M;
+        match method {
+            M::Declare(declare) => self.declare_exchange(id, number, declare),
+            M::Delete(delete) => self.delete_exchange(now, id, number, &delete),
+            M::Bind(bind) => self.bind_exchange(id, number, bind),
+            M::Unbind(unbind) => self.unbind_exchange(id, number, &unbind),
+            _ => Err(unexpected()),
+        }
+    }
+}
+
+/// A method that only the broker sends, or that belongs to another state.
+fn unexpected() -> Exception {
+    Exception::new(Code::CommandInvalid, "unimplemented method")
+}

@@ -1,0 +1,99 @@
+//! What tests and operators do behind the clients' backs.
+
+use crate::{
+    core::{Action, Core, Now, command::Operator},
+    id::{ConnectionId, Name, QueueId},
+};
+
+impl Core {
+    pub(super) fn operate(&mut self, now: Now, operator: Operator) {
+        match operator {
+            Operator::DeleteQueue { vhost, name } => {
+                if let Some(queue) = self.lookup(&vhost, &name) {
+                    self.remove_queue(now, queue);
+                }
+            }
+            Operator::PurgeQueue { vhost, name } => {
+                if let Some(queue) = self.lookup(&vhost, &name) {
+                    self.purge_ready(queue);
+                }
+            }
+            Operator::CancelConsumers { vhost, queue } => {
+                let found = self
+                    .lookup(&vhost, &queue)
+                    .and_then(|queue| self.queues.get(&queue));
+                let consumers: Vec<_> = found
+                    .iter()
+                    .flat_map(|queue| &queue.consumers)
+                    .map(|c| c.id)
+                    .collect();
+                for consumer in consumers {
+                    self.end_consumer(now, consumer);
+                }
+            }
+            Operator::CancelConsumer {
+                connection,
+                channel,
+                tag,
+            } => {
+                let consumer = self
+                    .channel(connection, channel)
+                    .and_then(|channel| channel.consumers.get(&tag).copied());
+                if let Some(consumer) = consumer {
+                    self.end_consumer(now, consumer);
+                }
+            }
+            Operator::Close(id, exception) => self.fail(now, id, 0, exception),
+            Operator::WithholdConfirms(id) => {
+                if let Some(connection) = self.connections.get_mut(&id) {
+                    connection.confirms.withheld = true;
+                }
+            }
+            Operator::ReleaseConfirms(id) => self.release_confirms(id),
+            Operator::NackNext(id, count) => {
+                if let Some(connection) = self.connections.get_mut(&id) {
+                    connection.confirms.nacks = count;
+                }
+            }
+            Operator::Block(id, reason) => {
+                if let Some(connection) = self.connections.get_mut(&id) {
+                    connection.block.fault = Some(reason.clone());
+                    self.tell_blocked(id, &reason);
+                }
+            }
+            Operator::Unblock(id) => self.unblock(id),
+        }
+    }
+
+    fn release_confirms(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        connection.confirms.withheld = false;
+        let mut held = Vec::new();
+        for (number, channel) in &mut connection.channels {
+            if let Some(confirm) = &mut channel.confirm {
+                held.extend(
+                    confirm
+                        .withheld
+                        .drain(..)
+                        .map(|(tag, outcome)| (*number, tag, outcome)),
+                );
+            }
+        }
+        for (channel, tag, outcome) in held {
+            self.act(
+                id,
+                Action::Confirm {
+                    channel,
+                    tag,
+                    outcome,
+                },
+            );
+        }
+    }
+
+    fn lookup(&self, vhost: &Name, name: &Name) -> Option<QueueId> {
+        self.vhosts.get(vhost)?.queues.get(name).copied()
+    }
+}

@@ -1,0 +1,361 @@
+//! Queues are declared, bound, purged and deleted.
+
+use amq_protocol::protocol::{AMQPClass, queue};
+
+use crate::{
+    arguments::short,
+    core::{Core, Now, exchanges::refuse_default},
+    exception::{Code, Exception, access_refused, locked_queue, no_queue, precondition_failed},
+    exchange::Destination,
+    id::{ConnectionId, Name, QueueId},
+    queue::Queue,
+    settings::{Settings, check_equivalent},
+};
+
+/// The pseudo-queue of direct reply-to, and the addresses made from it.
+pub(super) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
+
+impl Core {
+    pub(super) fn declare_queue(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        number: u16,
+        declare: queue::Declare,
+    ) -> Result<(), Exception> {
+        let name = declare.queue.as_str();
+        if name.starts_with(REPLY_TO) {
+            return self.declare_reply_queue(id, number, &declare);
+        }
+        let queue = if declare.passive {
+            let name = self.queue_name(id, number, name)?;
+            self.find_queue(id, &name)?
+        } else {
+            self.create_queue(now, id, &declare)?
+        };
+        let Some(queue) = self.queues.get_mut(&queue) else {
+            return Ok(());
+        };
+        queue.used = now.instant;
+        let (name, queue_id) = (queue.name.clone(), queue.id);
+        let ok = queue::DeclareOk {
+            queue: short(&name),
+            message_count: count(queue.ready()),
+            consumer_count: count(queue.consumers.len()),
+        };
+        if let Some(channel) = self.channel_mut(id, number) {
+            channel.last_queue = Some(name);
+        }
+        if !declare.nowait {
+            self.send(
+                id,
+                number,
+                AMQPClass::Queue(queue::AMQPMethod::DeclareOk(ok)),
+            );
+        }
+        self.arm(queue_id);
+        Ok(())
+    }
+
+    fn create_queue(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        declare: &queue::Declare,
+    ) -> Result<QueueId, Exception> {
+        let vhost = self.vhost_of(id)?;
+        let given = declare.queue.as_str();
+        let place = format!("queue '{given}' in vhost '{}'", vhost.name);
+        if let Some(found) = vhost
+            .queues
+            .get(given)
+            .and_then(|found| self.queues.get(found))
+        {
+            self.check_owner(id, found)?;
+            check_redeclared(found, id, declare, &place)?;
+            return Ok(found.id);
+        }
+        if given.starts_with("amq.") {
+            return Err(access_refused(format!(
+                "queue name '{given}' contains reserved prefix 'amq.*'"
+            )));
+        }
+        let settings = Settings::parse(&declare.arguments, &place)?;
+        if settings.quorum && (!declare.durable || declare.exclusive || declare.auto_delete) {
+            let property = if !declare.durable {
+                "non-durable"
+            } else if declare.exclusive {
+                "exclusive"
+            } else {
+                "auto-delete"
+            };
+            return Err(precondition_failed(format!(
+                "invalid property '{property}' for {place}"
+            )));
+        }
+        let limit = self.config.limits.queues;
+        if self.queues.len() >= limit {
+            return Err(precondition_failed(format!(
+                "cannot declare {place}: queue limit ({limit}) is reached"
+            )));
+        }
+        let vhost_name = vhost.name.clone();
+        let name: Name = if given.is_empty() {
+            format!("amq.gen-{}", self.names.token()).into()
+        } else {
+            given.into()
+        };
+        let queue_id = QueueId(self.next_id());
+        let mut queue = Queue::new(queue_id, vhost_name, name.clone(), settings, now.instant);
+        queue.durable = declare.durable;
+        queue.auto_delete = declare.auto_delete;
+        queue.owner = declare.exclusive.then_some(id);
+        queue.arguments = declare.arguments.clone();
+        self.vhost_mut(id)?.queues.insert(name, queue_id);
+        self.queues.insert(queue_id, queue);
+        Ok(queue_id)
+    }
+
+    /// Declaring an address of direct reply-to asks whether its consumer still lives.
+    fn declare_reply_queue(
+        &mut self,
+        id: ConnectionId,
+        number: u16,
+        declare: &queue::Declare,
+    ) -> Result<(), Exception> {
+        let name = declare.queue.as_str();
+        let alive =
+            name == REPLY_TO || reply_token(name).is_some_and(|t| self.replies.contains_key(t));
+        if !alive {
+            return Err(no_queue(name, &self.vhost_of(id)?.name));
+        }
+        if !declare.nowait {
+            let ok = queue::DeclareOk {
+                queue: short(name),
+                message_count: 0,
+                consumer_count: 1,
+            };
+            self.send(
+                id,
+                number,
+                AMQPClass::Queue(queue::AMQPMethod::DeclareOk(ok)),
+            );
+        }
+        Ok(())
+    }
+
+    pub(super) fn bind_queue(
+        &mut self,
+        id: ConnectionId,
+        number: u16,
+        bind: queue::Bind,
+    ) -> Result<(), Exception> {
+        let name = self.queue_name(id, number, bind.queue.as_str())?;
+        let queue = self.find_queue(id, &name)?;
+        refuse_default(bind.exchange.as_str())?;
+        // Without a queue name an empty key stands for the name too, as the standard has it.
+        let key = if bind.queue.as_str().is_empty() && bind.routing_key.as_str().is_empty() {
+            name.to_string()
+        } else {
+            bind.routing_key.as_str().to_owned()
+        };
+        let vhost = self.vhost_mut(id)?;
+        vhost.bind(
+            bind.exchange.as_str(),
+            Destination::Queue(queue),
+            &key,
+            bind.arguments,
+        )?;
+        if let Some(queue) = self.queues.get_mut(&queue) {
+            queue.bound = true;
+        }
+        if !bind.nowait {
+            self.send(
+                id,
+                number,
+                AMQPClass::Queue(queue::AMQPMethod::BindOk(queue::BindOk {})),
+            );
+        }
+        Ok(())
+    }
+
+    pub(super) fn unbind_queue(
+        &mut self,
+        id: ConnectionId,
+        number: u16,
+        unbind: &queue::Unbind,
+    ) -> Result<(), Exception> {
+        let name = self.queue_name(id, number, unbind.queue.as_str())?;
+        refuse_default(unbind.exchange.as_str())?;
+        let queue = self.find_queue(id, &name)?;
+        self.vhost_mut(id)?.unbind(
+            unbind.exchange.as_str(),
+            &Destination::Queue(queue),
+            unbind.routing_key.as_str(),
+            &unbind.arguments,
+        )?;
+        self.send(
+            id,
+            number,
+            AMQPClass::Queue(queue::AMQPMethod::UnbindOk(queue::UnbindOk {})),
+        );
+        Ok(())
+    }
+
+    pub(super) fn purge(
+        &mut self,
+        id: ConnectionId,
+        number: u16,
+        purge: &queue::Purge,
+    ) -> Result<(), Exception> {
+        let name = self.queue_name(id, number, purge.queue.as_str())?;
+        let queue = self.find_queue(id, &name)?;
+        let purged = self.purge_ready(queue);
+        if !purge.nowait {
+            let ok = queue::PurgeOk {
+                message_count: count(purged),
+            };
+            self.send(id, number, AMQPClass::Queue(queue::AMQPMethod::PurgeOk(ok)));
+        }
+        Ok(())
+    }
+
+    pub(super) fn purge_ready(&mut self, queue: QueueId) -> usize {
+        let purged = self.queues.get_mut(&queue).map_or(0, Queue::purge);
+        self.entries -= purged;
+        purged
+    }
+
+    pub(super) fn delete_queue(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        number: u16,
+        delete: &queue::Delete,
+    ) -> Result<(), Exception> {
+        let name = self.queue_name(id, number, delete.queue.as_str())?;
+        let found = match self.find_queue(id, &name) {
+            Ok(found) => Some(found),
+            Err(exception) if exception.code == Code::NotFound => None,
+            Err(exception) => return Err(exception),
+        };
+        let mut deleted = 0;
+        if let Some(queue) = found.and_then(|found| self.queues.get(&found)) {
+            let place = format!("queue '{}' in vhost '{}'", queue.name, queue.vhost);
+            if delete.if_unused && !queue.consumers.is_empty() {
+                return Err(precondition_failed(format!("{place} in use")));
+            }
+            if delete.if_empty && queue.ready() > 0 {
+                return Err(precondition_failed(format!("{place} is not empty")));
+            }
+            deleted = queue.ready();
+            let queue = queue.id;
+            self.remove_queue(now, queue);
+        }
+        if !delete.nowait {
+            let ok = queue::DeleteOk {
+                message_count: count(deleted),
+            };
+            self.send(
+                id,
+                number,
+                AMQPClass::Queue(queue::AMQPMethod::DeleteOk(ok)),
+            );
+        }
+        Ok(())
+    }
+
+    /// Takes a queue away from everybody. Its messages are dropped, not dead-lettered;
+    /// its consumers are told.
+    pub(super) fn remove_queue(&mut self, now: Now, id: QueueId) {
+        self.purge_ready(id);
+        let Some(queue) = self.queues.remove(&id) else {
+            return;
+        };
+        if let Some(vhost) = self.vhosts.get_mut(&queue.vhost) {
+            vhost.queues.remove(&queue.name);
+            if queue.bound {
+                vhost.forget_queue(id);
+            }
+        }
+        for subscriber in &queue.consumers {
+            self.end_consumer(now, subscriber.id);
+        }
+    }
+
+    /// Deletes an auto-delete queue that has lost its last consumer.
+    pub(super) fn delete_if_unused(&mut self, now: Now, id: QueueId) {
+        if self
+            .queues
+            .get(&id)
+            .is_some_and(|queue| queue.auto_delete && queue.consumers.is_empty())
+        {
+            self.remove_queue(now, id);
+        }
+    }
+
+    /// The name a command means: the empty one stands for the queue declared last.
+    pub(super) fn queue_name(
+        &self,
+        id: ConnectionId,
+        number: u16,
+        name: &str,
+    ) -> Result<Name, Exception> {
+        if !name.is_empty() {
+            return Ok(name.into());
+        }
+        self.channel(id, number)
+            .and_then(|channel| channel.last_queue.clone())
+            .ok_or_else(|| Exception::new(Code::NotFound, "no previously declared queue"))
+    }
+
+    /// Finds a queue that this connection may use.
+    pub(super) fn find_queue(&self, id: ConnectionId, name: &str) -> Result<QueueId, Exception> {
+        let vhost = self.vhost_of(id)?;
+        let queue = vhost
+            .queues
+            .get(name)
+            .and_then(|found| self.queues.get(found))
+            .ok_or_else(|| no_queue(name, &vhost.name))?;
+        self.check_owner(id, queue)?;
+        Ok(queue.id)
+    }
+
+    fn check_owner(&self, id: ConnectionId, queue: &Queue) -> Result<(), Exception> {
+        match queue.owner {
+            Some(owner) if owner != id => Err(locked_queue(&queue.name, &queue.vhost)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The part of a direct reply-to address that names its consumer.
+pub(super) fn reply_token(address: &str) -> Option<&str> {
+    address.strip_prefix(REPLY_TO)?.strip_prefix('.')
+}
+
+pub(super) fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+fn check_redeclared(
+    queue: &Queue,
+    id: ConnectionId,
+    declare: &queue::Declare,
+    place: &str,
+) -> Result<(), Exception> {
+    if queue.owner.is_none() && declare.exclusive || queue.owner == Some(id) && !declare.exclusive {
+        return Err(locked_queue(&queue.name, &queue.vhost));
+    }
+    for (name, received, current) in [
+        ("durable", declare.durable, queue.durable),
+        ("auto_delete", declare.auto_delete, queue.auto_delete),
+    ] {
+        if received != current {
+            return Err(precondition_failed(format!(
+                "inequivalent arg '{name}' for {place}: received '{received}' but current is '{current}'"
+            )));
+        }
+    }
+    check_equivalent(&queue.arguments, &declare.arguments, place)
+}

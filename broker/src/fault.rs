@@ -1,0 +1,185 @@
+//! Faults on demand: what goes wrong with a broker, a network or a client in earnest,
+//! at a test's word.
+
+use std::sync::Arc;
+
+use crate::{
+    core::{Command, Operator},
+    exception::{Code, Exception},
+    hub::Hub,
+    id::ConnectionId,
+    link::{Cut, Link, Stall},
+    listen::{Accept, Gate},
+};
+
+/// Which connections a fault is laid on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Target {
+    /// All connections that are open now.
+    All,
+    /// One connection, as [`connections`](crate::Broker::connections) lists it.
+    Connection(ConnectionId),
+    /// The connections whose client gave this `connection_name`.
+    Named(String),
+}
+
+impl From<ConnectionId> for Target {
+    fn from(id: ConnectionId) -> Self {
+        Target::Connection(id)
+    }
+}
+
+/// A handle that breaks things. Cheap to clone; obtained from
+/// [`Broker::faults`](crate::Broker::faults).
+///
+/// Faults take effect in the order given, and each method returns how many connections
+/// (or consumers) it met, so that a test can tell a fault from a miss.
+#[derive(Clone, Debug)]
+pub struct Faults {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) gate: Arc<Gate>,
+}
+
+impl Faults {
+    /// Closes sockets at once, without a word of AMQP.
+    pub fn cut(&self, target: impl Into<Target>, how: Cut) -> usize {
+        self.each_link(target, |link| link.cut(how))
+    }
+
+    /// Stops reading, writing or both, with the sockets left open: a half-open
+    /// connection. The broker gives up on nobody meanwhile.
+    pub fn stall(&self, target: impl Into<Target>, how: Stall) -> usize {
+        self.each_link(target, |link| link.stall(how))
+    }
+
+    /// Ends what [`stall`](Self::stall) began; bytes held up flow on.
+    pub fn resume(&self, target: impl Into<Target>) -> usize {
+        self.each_link(target, Link::resume)
+    }
+
+    /// Closes connections as an operator does (`rabbitmqctl close_connection`):
+    /// `connection.close` with code 320.
+    pub fn close(&self, target: impl Into<Target>, reason: &str) -> usize {
+        self.each(target, |id| {
+            Operator::Close(id, Exception::new(Code::ConnectionForced, reason))
+        })
+    }
+
+    /// Takes messages but says nothing of them: publisher confirms are held back until
+    /// [`release_confirms`](Self::release_confirms).
+    pub fn withhold_confirms(&self, target: impl Into<Target>) -> usize {
+        self.each(target, Operator::WithholdConfirms)
+    }
+
+    /// Sends the confirms held back, in order, and holds back no more.
+    pub fn release_confirms(&self, target: impl Into<Target>) -> usize {
+        self.each(target, Operator::ReleaseConfirms)
+    }
+
+    /// Answers the next `count` messages published in confirm mode with `basic.nack`. They
+    /// are routed all the same, which a real nack does not rule out either.
+    pub fn nack_next(&self, target: impl Into<Target>, count: u32) -> usize {
+        self.each(target, |id| Operator::NackNext(id, count))
+    }
+
+    /// Blocks publishers as a memory alarm does: `connection.blocked` goes out now to
+    /// clients that understand it, and a client that publishes is no longer read from.
+    pub fn block(&self, target: impl Into<Target>, reason: &str) -> usize {
+        self.each(target, |id| Operator::Block(id, reason.to_owned()))
+    }
+
+    /// Ends what [`block`](Self::block) began.
+    pub fn unblock(&self, target: impl Into<Target>) -> usize {
+        self.each(target, Operator::Unblock)
+    }
+
+    /// Cancels every consumer of a queue with `basic.cancel`, as a queue does that moves
+    /// to another node. The queue stays, unless it is auto-delete.
+    pub fn cancel_consumers(&self, vhost: &str, queue: &str) -> usize {
+        let count = self
+            .hub
+            .lock()
+            .core
+            .consumer_infos()
+            .iter()
+            .filter(|consumer| consumer.vhost == vhost && consumer.queue == queue)
+            .count();
+        self.hub
+            .apply([Command::Operator(Operator::CancelConsumers {
+                vhost: vhost.into(),
+                queue: queue.into(),
+            })]);
+        count
+    }
+
+    /// Cancels the consumers with this tag, wherever they are.
+    pub fn cancel_consumer(&self, tag: &str) -> usize {
+        let found: Vec<_> = self
+            .hub
+            .lock()
+            .core
+            .consumer_infos()
+            .into_iter()
+            .filter(|consumer| consumer.tag == tag)
+            .map(|consumer| {
+                Command::Operator(Operator::CancelConsumer {
+                    connection: consumer.connection,
+                    channel: consumer.channel,
+                    tag: tag.into(),
+                })
+            })
+            .collect();
+        let count = found.len();
+        self.hub.apply(found);
+        count
+    }
+
+    /// Decides how clients that connect from now on are met. Those connected stay.
+    pub fn accept(&self, how: Accept) {
+        self.gate.set(how);
+    }
+
+    fn each(
+        &self,
+        target: impl Into<Target>,
+        operator: impl Fn(ConnectionId) -> Operator,
+    ) -> usize {
+        let ids = self.open(&target.into());
+        self.hub
+            .apply(ids.iter().map(|id| Command::Operator(operator(*id))));
+        ids.len()
+    }
+
+    fn each_link(&self, target: impl Into<Target>, fault: impl Fn(&Link)) -> usize {
+        let target = target.into();
+        let ids = self.open(&target);
+        let state = self.hub.lock();
+        // Sockets that have not come as far as opening a virtual host count among all.
+        let links: Vec<_> = match target {
+            Target::All => state.links.values().cloned().collect(),
+            _ => ids
+                .iter()
+                .filter_map(|id| state.links.get(id).cloned())
+                .collect(),
+        };
+        drop(state);
+        links.iter().for_each(|link| fault(link));
+        links.len()
+    }
+
+    fn open(&self, target: &Target) -> Vec<ConnectionId> {
+        self.hub
+            .lock()
+            .core
+            .connection_infos()
+            .into_iter()
+            .filter(|info| match target {
+                Target::All => true,
+                Target::Connection(id) => info.id == *id,
+                Target::Named(name) => info.name.as_deref() == Some(name),
+            })
+            .map(|info| info.id)
+            .collect()
+    }
+}

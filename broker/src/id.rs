@@ -1,0 +1,79 @@
+//! Identities that are never used twice, so that a late reference to something
+//! deleted can only miss.
+
+use std::{fmt, sync::Arc};
+
+/// Names the broker shares between many places: queues, exchanges, tags.
+pub(crate) type Name = Arc<str>;
+
+/// One client connection, for as long as the broker runs.
+///
+/// Numbers grow and are never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub(crate) u64);
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.0)
+    }
+}
+
+/// One queue from its declaration to its deletion; a queue declared again under
+/// the same name is another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct QueueId(pub(crate) u64);
+
+/// One consumer from `basic.consume` to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ConsumerId(pub(crate) u64);
+
+/// Makes the names that RabbitMQ makes up for clients (`amq.gen-…`, `amq.ctag-…`).
+#[derive(Debug)]
+pub(crate) struct NameSource(u64);
+
+impl NameSource {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// 22 characters of URL-safe base 64, as RabbitMQ's own names have.
+    pub(crate) fn token(&mut self) -> String {
+        const ALPHABET: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let mut token = String::with_capacity(22);
+        let mut bits = 0;
+        for position in 0..22 {
+            if position % 10 == 0 {
+                bits = self.next();
+            }
+            let index = (bits & 63) as usize;
+            token.push(char::from(*ALPHABET.get(index).unwrap_or(&b'A')));
+            bits >>= 6;
+        }
+        token
+    }
+
+    /// SplitMix64: small, and every seed gives a full period.
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_differ_and_follow_the_seed() {
+        let mut one = NameSource::new(7);
+        let mut two = NameSource::new(7);
+        let first = one.token();
+        assert_eq!(first.len(), 22);
+        assert_eq!(first, two.token());
+        assert_ne!(first, one.token());
+    }
+}

@@ -1,0 +1,269 @@
+//! One queue: its messages in order, and who consumes from it.
+
+use std::{collections::VecDeque, sync::Arc, time::Instant};
+
+use amq_protocol::types::FieldTable;
+
+use crate::{
+    id::{ConnectionId, ConsumerId, Name, QueueId},
+    message::Message,
+    settings::{Overflow, Settings},
+};
+
+/// One message in one queue.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    /// Where it stands among all the queue ever held; kept when it is given back.
+    pub(crate) position: u64,
+    pub(crate) message: Arc<Message>,
+    pub(crate) expires: Option<Instant>,
+    pub(crate) redelivered: bool,
+    /// How often it was given back, which quorum queues count.
+    pub(crate) returns: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub(crate) id: QueueId,
+    pub(crate) vhost: Name,
+    pub(crate) name: Name,
+    pub(crate) durable: bool,
+    pub(crate) auto_delete: bool,
+    /// The connection that an exclusive queue belongs to.
+    pub(crate) owner: Option<ConnectionId>,
+    pub(crate) arguments: FieldTable,
+    pub(crate) settings: Settings,
+    pub(crate) consumers: Vec<Subscriber>,
+    /// The one that receives, on a queue with a single active consumer.
+    pub(crate) active: Option<ConsumerId>,
+    /// The consumer that asked to be the only one.
+    pub(crate) exclusive_consumer: Option<ConsumerId>,
+    pub(crate) unacked: usize,
+    /// When it was last used, for `x-expires`.
+    pub(crate) used: Instant,
+    /// The earliest timer set for it.
+    pub(crate) armed: Option<Instant>,
+    /// Whether any exchange was ever bound to it.
+    pub(crate) bound: bool,
+    /// One lane a priority, the lowest first.
+    lanes: Vec<VecDeque<Entry>>,
+    next_position: u64,
+    ready: usize,
+    ready_bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Subscriber {
+    pub(crate) id: ConsumerId,
+    pub(crate) priority: i64,
+}
+
+impl Queue {
+    pub(crate) fn new(
+        id: QueueId,
+        vhost: Name,
+        name: Name,
+        settings: Settings,
+        now: Instant,
+    ) -> Self {
+        let lanes = usize::from(settings.max_priority.unwrap_or(0)) + 1;
+        Self {
+            id,
+            vhost,
+            name,
+            durable: false,
+            auto_delete: false,
+            owner: None,
+            arguments: FieldTable::default(),
+            settings,
+            consumers: Vec::new(),
+            active: None,
+            exclusive_consumer: None,
+            unacked: 0,
+            used: now,
+            armed: None,
+            bound: false,
+            lanes: (0..lanes).map(|_| VecDeque::new()).collect(),
+            next_position: 0,
+            ready: 0,
+            ready_bytes: 0,
+        }
+    }
+
+    pub(crate) fn ready(&self) -> usize {
+        self.ready
+    }
+
+    pub(crate) fn ready_bytes(&self) -> usize {
+        self.ready_bytes
+    }
+
+    /// Appends a message that came in now.
+    pub(crate) fn push(&mut self, message: Arc<Message>, now: Instant) {
+        let ttl = match (self.settings.message_ttl, message.expiration) {
+            (Some(queue), Some(own)) => Some(queue.min(own)),
+            (queue, own) => queue.or(own),
+        };
+        let entry = Entry {
+            position: self.next_position,
+            expires: ttl.and_then(|ttl| now.checked_add(ttl)),
+            redelivered: false,
+            returns: 0,
+            message,
+        };
+        self.next_position += 1;
+        self.count(&entry);
+        if let Some(lane) = self.lane(entry.message.priority) {
+            lane.push_back(entry);
+        }
+    }
+
+    /// Puts a message back to where it stood.
+    pub(crate) fn give_back(&mut self, entry: Entry) {
+        self.count(&entry);
+        if let Some(lane) = self.lane(entry.message.priority) {
+            let at = lane.partition_point(|other| other.position < entry.position);
+            lane.insert(at, entry);
+        }
+    }
+
+    /// Takes the next message: the oldest of the highest priority.
+    pub(crate) fn pop(&mut self) -> Option<Entry> {
+        let entry = self.lanes.iter_mut().rev().find_map(VecDeque::pop_front)?;
+        self.discount(&entry);
+        Some(entry)
+    }
+
+    /// Takes the message that a limit on length drops first: the oldest of the lowest priority.
+    pub(crate) fn pop_overflow(&mut self) -> Option<Entry> {
+        let entry = self.lanes.iter_mut().find_map(VecDeque::pop_front)?;
+        self.discount(&entry);
+        Some(entry)
+    }
+
+    /// Takes a message that stands first in its lane and is past its time.
+    pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<Entry> {
+        let lane = self.lanes.iter_mut().find(|lane| {
+            lane.front()
+                .is_some_and(|entry| entry.expires.is_some_and(|at| at <= now))
+        })?;
+        let entry = lane.pop_front()?;
+        self.discount(&entry);
+        Some(entry)
+    }
+
+    /// Drops all that is ready, and tells how many that were.
+    pub(crate) fn purge(&mut self) -> usize {
+        self.lanes.iter_mut().for_each(VecDeque::clear);
+        self.ready_bytes = 0;
+        std::mem::take(&mut self.ready)
+    }
+
+    /// Whether the limits on length are exceeded.
+    pub(crate) fn is_over_length(&self) -> bool {
+        self.settings.max_length.is_some_and(|max| self.ready > max)
+            || self
+                .settings
+                .max_bytes
+                .is_some_and(|max| self.ready_bytes > max)
+    }
+
+    /// Whether a new message must be turned away.
+    pub(crate) fn refuses(&self) -> bool {
+        self.settings.overflow != Overflow::DropHead
+            && (self
+                .settings
+                .max_length
+                .is_some_and(|max| self.ready >= max)
+                || self
+                    .settings
+                    .max_bytes
+                    .is_some_and(|max| self.ready_bytes >= max))
+    }
+
+    /// When something here next happens by itself.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let head = self
+            .lanes
+            .iter()
+            .filter_map(|lane| lane.front()?.expires)
+            .min();
+        let unused = match self.settings.expires {
+            Some(after) if self.consumers.is_empty() => self.used.checked_add(after),
+            _ => None,
+        };
+        match (head, unused) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Whether it has been unused for as long as it may be.
+    pub(crate) fn is_abandoned(&self, now: Instant) -> bool {
+        self.consumers.is_empty()
+            && self
+                .settings
+                .expires
+                .and_then(|after| self.used.checked_add(after))
+                .is_some_and(|at| at <= now)
+    }
+
+    /// Adds a consumer behind those of its priority.
+    pub(crate) fn subscribe(&mut self, consumer: Subscriber) {
+        let at = self
+            .consumers
+            .partition_point(|other| other.priority >= consumer.priority);
+        self.consumers.insert(at, consumer);
+        if self.settings.single_active && self.active.is_none() {
+            self.active = Some(consumer.id);
+        }
+    }
+
+    pub(crate) fn unsubscribe(&mut self, consumer: ConsumerId) {
+        self.consumers.retain(|other| other.id != consumer);
+        if self.exclusive_consumer == Some(consumer) {
+            self.exclusive_consumer = None;
+        }
+        if self.active == Some(consumer) {
+            // The longest-standing of those left: numbers grow.
+            self.active = self.consumers.iter().map(|other| other.id).min();
+        }
+    }
+
+    /// Picks who receives next, and moves it behind its equals.
+    pub(crate) fn next_consumer(
+        &mut self,
+        can_take: impl Fn(ConsumerId) -> bool,
+    ) -> Option<ConsumerId> {
+        if self.settings.single_active {
+            return self.active.filter(|id| can_take(*id));
+        }
+        let at = self
+            .consumers
+            .iter()
+            .position(|consumer| can_take(consumer.id))?;
+        let chosen = *self.consumers.get(at)?;
+        let end = self
+            .consumers
+            .partition_point(|other| other.priority >= chosen.priority);
+        if let Some(equals) = self.consumers.get_mut(at..end) {
+            equals.rotate_left(1);
+        }
+        Some(chosen.id)
+    }
+
+    fn lane(&mut self, priority: u8) -> Option<&mut VecDeque<Entry>> {
+        let at = usize::from(priority).min(self.lanes.len() - 1);
+        self.lanes.get_mut(at)
+    }
+
+    fn count(&mut self, entry: &Entry) {
+        self.ready += 1;
+        self.ready_bytes += entry.message.body.len();
+    }
+
+    fn discount(&mut self, entry: &Entry) {
+        self.ready -= 1;
+        self.ready_bytes -= entry.message.body.len();
+    }
+}

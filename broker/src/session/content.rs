@@ -1,0 +1,303 @@
+//! Channels as the wire sees them: methods, and content gathered from its frames.
+
+use amq_protocol::protocol::{AMQPClass, basic, channel};
+use bytes::Bytes;
+
+use crate::{
+    core::{Command, Publish},
+    exception::{Code, Exception, not_allowed, precondition_failed},
+    framing::{self, Frame, Kind},
+    id::ConnectionId,
+    properties::Properties,
+    session::{Event, Session},
+};
+
+/// What a channel expects to come in.
+#[derive(Debug, Default)]
+pub(super) enum Inbound {
+    #[default]
+    Method,
+    /// A content header for this message.
+    Header(basic::Publish),
+    Body(Partial),
+    /// The rest of a body that is too large: so many octets.
+    Skip(u64),
+    /// Closed by the broker; everything but the closing is ignored.
+    Closing,
+}
+
+/// A message that is not all there.
+#[derive(Debug)]
+pub(super) struct Partial {
+    publish: basic::Publish,
+    properties: Properties,
+    size: usize,
+    body: Vec<u8>,
+}
+
+impl Inbound {
+    /// Turns to waiting for the channel's end; tells how many octets are given up.
+    pub(super) fn discard(&mut self) -> usize {
+        match std::mem::replace(self, Inbound::Closing) {
+            Inbound::Body(partial) => partial.body.len(),
+            _ => 0,
+        }
+    }
+}
+
+impl Session {
+    pub(super) fn channel_frame(
+        &mut self,
+        frame: &Frame<'_>,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Exception> {
+        match frame.kind {
+            Kind::Method => self.channel_method(frame, events),
+            Kind::Header => self.content_header(frame, events),
+            Kind::Body => self.content_body(frame, events),
+            Kind::Heartbeat => Ok(()),
+        }
+    }
+
+    fn channel_method(
+        &mut self,
+        frame: &Frame<'_>,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Exception> {
+        let method = framing::method(frame.payload)?;
+        let number = frame.channel;
+        let ids = (method.get_amqp_class_id(), method.get_amqp_method_id());
+        let open = self.channels.len();
+        match (self.channels.get_mut(&number), &method) {
+            (None, AMQPClass::Channel(channel::AMQPMethod::Open(_))) => {
+                if open >= usize::from(self.channel_max) {
+                    return Err(not_allowed(format!(
+                        "number of channels opened ({open}) has reached the negotiated channel_max ({})",
+                        self.channel_max
+                    ))
+                    .of(ids.0, ids.1));
+                }
+                self.channels.insert(number, Inbound::Method);
+            }
+            (None, _) => {
+                return Err(
+                    Exception::new(Code::ChannelError, "expected 'channel.open'").of(ids.0, ids.1),
+                );
+            }
+            (Some(inbound), AMQPClass::Channel(channel::AMQPMethod::Close(_))) => {
+                self.assembling -= inbound.discard();
+                self.channels.remove(&number);
+            }
+            (Some(Inbound::Closing), AMQPClass::Channel(channel::AMQPMethod::CloseOk(_))) => {
+                self.channels.remove(&number);
+            }
+            (Some(Inbound::Closing), _) => return Ok(()),
+            (Some(Inbound::Method), AMQPClass::Channel(channel::AMQPMethod::Open(_))) => {
+                return Err(
+                    Exception::new(Code::ChannelError, "second 'channel.open' seen")
+                        .of(ids.0, ids.1),
+                );
+            }
+            (Some(Inbound::Method), AMQPClass::Connection(_)) => {
+                return Err(
+                    Exception::new(Code::CommandInvalid, "not a method for a channel")
+                        .of(ids.0, ids.1),
+                );
+            }
+            (
+                Some(inbound @ Inbound::Method),
+                AMQPClass::Basic(basic::AMQPMethod::Publish(publish)),
+            ) => {
+                *inbound = Inbound::Header(publish.clone());
+                return Ok(());
+            }
+            (Some(Inbound::Method), _) => {}
+            (Some(Inbound::Header(_)), _) => {
+                return Err(Exception::new(
+                    Code::UnexpectedFrame,
+                    "expected content header for class 60, got non content header frame instead",
+                )
+                .of(ids.0, ids.1));
+            }
+            (Some(Inbound::Body(_) | Inbound::Skip(_)), _) => {
+                return Err(Exception::new(
+                    Code::UnexpectedFrame,
+                    "expected content body, got non content body frame instead",
+                )
+                .of(ids.0, ids.1));
+            }
+        }
+        events.push(Event::Core(Command::Method(self.id, number, method)));
+        Ok(())
+    }
+
+    fn content_header(
+        &mut self,
+        frame: &Frame<'_>,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Exception> {
+        let number = frame.channel;
+        let Some(inbound) = self.channels.get_mut(&number) else {
+            return Err(Exception::new(
+                Code::ChannelError,
+                "expected 'channel.open'",
+            ));
+        };
+        let publish = match std::mem::take(inbound) {
+            Inbound::Header(publish) => publish,
+            Inbound::Closing => {
+                *inbound = Inbound::Closing;
+                return Ok(());
+            }
+            Inbound::Method => {
+                return Err(Exception::new(
+                    Code::UnexpectedFrame,
+                    "expected method frame, got non method frame instead",
+                ));
+            }
+            Inbound::Body(_) | Inbound::Skip(_) => {
+                return Err(Exception::new(
+                    Code::UnexpectedFrame,
+                    "expected content body, got non content body frame instead",
+                )
+                .of(60, 40));
+            }
+        };
+        let malformed = || Exception::new(Code::SyntaxError, "malformed content header").of(60, 40);
+        let (head, block) = frame
+            .payload
+            .split_first_chunk::<12>()
+            .ok_or_else(malformed)?;
+        let [c0, c1, _, _, size @ ..] = *head;
+        if u16::from_be_bytes([c0, c1]) != 60 {
+            return Err(Exception::new(
+                Code::UnexpectedFrame,
+                format!(
+                    "expected content header for class 60, got one for class {} instead",
+                    u16::from_be_bytes([c0, c1])
+                ),
+            )
+            .of(60, 40));
+        }
+        let properties = Properties::parse(block).map_err(|_| malformed())?;
+        let size = u64::from_be_bytes(size);
+        let limit = self.config.limits.message;
+        match usize::try_from(size) {
+            Ok(0) => {
+                *inbound = Inbound::Method;
+                let partial = Partial {
+                    publish,
+                    properties,
+                    size: 0,
+                    body: Vec::new(),
+                };
+                events.push(Event::Core(partial.finish(self.id, number, Bytes::new())));
+            }
+            Ok(size) if size <= limit => {
+                // What is announced is not there yet, so no room is made for it.
+                *inbound = Inbound::Body(Partial {
+                    publish,
+                    properties,
+                    size,
+                    body: Vec::new(),
+                });
+            }
+            _ => {
+                *inbound = Inbound::Skip(size);
+                let exception = precondition_failed(format!(
+                    "message size {size} is larger than configured max size {limit}"
+                ))
+                .of(60, 40);
+                events.push(Event::Core(Command::Fail(self.id, number, exception)));
+            }
+        }
+        Ok(())
+    }
+
+    fn content_body(
+        &mut self,
+        frame: &Frame<'_>,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Exception> {
+        let number = frame.channel;
+        let too_much = || {
+            Exception::new(Code::FrameError, "more content than the header announced").of(60, 40)
+        };
+        match self.channels.get_mut(&number) {
+            None => Err(Exception::new(
+                Code::ChannelError,
+                "expected 'channel.open'",
+            )),
+            Some(Inbound::Closing) => Ok(()),
+            Some(Inbound::Method) => Err(Exception::new(
+                Code::UnexpectedFrame,
+                "expected method frame, got non method frame instead",
+            )),
+            Some(Inbound::Header(_)) => Err(Exception::new(
+                Code::UnexpectedFrame,
+                "expected content header for class 60, got non content header frame instead",
+            )
+            .of(60, 40)),
+            Some(inbound @ Inbound::Skip(_)) => {
+                if let Inbound::Skip(left) = inbound {
+                    *left = left
+                        .checked_sub(frame.payload.len() as u64)
+                        .ok_or_else(too_much)?;
+                    if *left == 0 {
+                        *inbound = Inbound::Method;
+                    }
+                }
+                Ok(())
+            }
+            Some(Inbound::Body(partial)) => {
+                if partial.body.len() + frame.payload.len() > partial.size {
+                    return Err(too_much());
+                }
+                if frame.payload.len() == partial.size {
+                    let body = Bytes::copy_from_slice(frame.payload);
+                    if let Some(Inbound::Body(partial)) =
+                        self.channels.insert(number, Inbound::Method)
+                    {
+                        events.push(Event::Core(partial.finish(self.id, number, body)));
+                    }
+                    return Ok(());
+                }
+                partial.body.extend_from_slice(frame.payload);
+                self.assembling += frame.payload.len();
+                if self.assembling > self.config.limits.message.saturating_mul(2) {
+                    return Err(Exception::new(
+                        Code::ResourceError,
+                        "too many unfinished messages on one connection",
+                    ));
+                }
+                if partial.body.len() == partial.size {
+                    self.assembling -= partial.size;
+                    let body = std::mem::take(&mut partial.body).into();
+                    if let Some(Inbound::Body(partial)) =
+                        self.channels.insert(number, Inbound::Method)
+                    {
+                        events.push(Event::Core(partial.finish(self.id, number, body)));
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Partial {
+    fn finish(self, id: ConnectionId, number: u16, body: Bytes) -> Command {
+        Command::Publish(
+            id,
+            number,
+            Publish {
+                exchange: self.publish.exchange.into(),
+                routing_key: self.publish.routing_key.into(),
+                mandatory: self.publish.mandatory,
+                immediate: self.publish.immediate,
+                properties: self.properties,
+                body,
+            },
+        )
+    }
+}
