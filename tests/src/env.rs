@@ -121,7 +121,7 @@ async fn open(on: On, test: &'static str) -> Option<Env> {
     let (uri, embedded, features): (_, _, &[Feature]) = match on {
         On::Embedded => {
             let broker = Broker::start().await.expect("the embedded broker starts");
-            (broker.uri().to_string(), Some(broker), &[Feature::Faults])
+            (broker.uri(), Some(broker), &[Feature::Faults])
         }
         On::RabbitMq => {
             let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());

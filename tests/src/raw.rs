@@ -203,7 +203,9 @@ impl Raw {
     pub async fn delete_exchange(&self, exchange: &str) {
         let options = ExchangeDeleteOptions::default();
         let deleted = self.channel.exchange_delete(exchange.into(), options);
-        deleted.await.unwrap_or_else(|error| panic!("{exchange}: {error}"));
+        deleted
+            .await
+            .unwrap_or_else(|error| panic!("{exchange}: {error}"));
     }
 
     pub async fn close(self) {
