@@ -4,6 +4,7 @@
 use lepus_tests::process::{Program, Signal, python};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance};
+use std::os::unix::process::ExitStatusExt;
 
 conformance!(
     hello,
@@ -51,9 +52,12 @@ async fn forget(env: &Env, queue: &str, exchange: &str) {
     }
 }
 
+/// A peer that waits goes on until it is told. Not by `INT`, which a child of a
+/// background job ignores.
 async fn stop(program: Program) {
-    program.signal(Signal::INT);
-    program.succeeded().await;
+    program.signal(Signal::TERM);
+    let ended = program.ended().await;
+    assert_eq!(ended.status.signal(), Some(15), "{}", ended.printed);
 }
 
 async fn hello(env: Env) {
