@@ -1,0 +1,18 @@
+//! Serves `fib` on the queue `rpc_queue`, as the RabbitMQ tutorial's `rpc_server.py` does.
+//!
+//! Its counterpart is `fib_client`, or the tutorial's `rpc_client.py`. Ctrl-C stops it.
+
+use lepus_examples::{FibonacciServer, Iterative, logs, shared_uri};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    logs();
+    let connection = lepus::Connection::open(&shared_uri()).await?;
+    let server = lepus::Server::new(&connection).serve(FibonacciServer::new(Iterative));
+    let server = server.start().await?;
+    println!(" [x] Awaiting RPC requests");
+    server.until(lepus::shutdown_signal()).await?;
+    connection.close().await;
+    println!(" [x] Stopped");
+    Ok(())
+}

@@ -1,0 +1,261 @@
+//! The contract as the later stages see it. Every node keeps its original syntax for its spans.
+
+use crate::attr::{MethodOptions, ServiceOptions};
+use crate::ctxt::Ctxt;
+use crate::names::{Kind, kebab_case, wire_name};
+use proc_macro2::{Ident, TokenStream, TokenTree};
+use syn::{
+    Attribute, Expr, ExprLit, FnArg, GenericArgument, ItemTrait, Lit, Meta, Pat, PatType,
+    PathArguments, ReturnType, TraitItem, TraitItemFn, Type,
+};
+
+/// An annotated trait.
+#[derive(Debug)]
+pub(crate) struct Contract<'a> {
+    pub(crate) kind: Kind,
+    pub(crate) original: &'a ItemTrait,
+    pub(crate) options: ServiceOptions,
+    pub(crate) methods: Vec<Method<'a>>,
+}
+
+/// One method of the trait.
+#[derive(Debug)]
+pub(crate) struct Method<'a> {
+    pub(crate) original: &'a TraitItemFn,
+    pub(crate) options: MethodOptions,
+    /// Its position among all methods of the trait: a `#[cfg]` leaves a gap and moves no other.
+    pub(crate) id: usize,
+    pub(crate) arguments: Vec<Argument<'a>>,
+    pub(crate) returns: Returns<'a>,
+}
+
+/// One argument, `self` excepted.
+#[derive(Debug)]
+pub(crate) struct Argument<'a> {
+    pub(crate) original: &'a PatType,
+    pub(crate) name: &'a Ident,
+}
+
+/// What a method returns.
+#[derive(Debug)]
+pub(crate) enum Returns<'a> {
+    /// Nothing written, or `()`.
+    Nothing,
+    Value(&'a Type),
+    Result {
+        whole: &'a Type,
+        ok: &'a Type,
+        err: &'a Type,
+    },
+    /// A `Result` with one type: the other one is hidden in an alias.
+    HalfResult(&'a Type),
+}
+
+impl<'a> Contract<'a> {
+    /// Builds the tree, reporting what no node can be made of.
+    pub(crate) fn parse(
+        ctxt: &Ctxt,
+        kind: Kind,
+        arguments: TokenStream,
+        original: &'a ItemTrait,
+    ) -> Self {
+        let options = ServiceOptions::parse(ctxt, kind, arguments);
+        let mut methods = Vec::new();
+        for item in &original.items {
+            match item {
+                TraitItem::Fn(method) => {
+                    methods.push(Method::parse(ctxt, kind, methods.len(), method));
+                }
+                TraitItem::Type(item) => ctxt.error_on(
+                    item,
+                    "a contract has no associated types: write the type in the methods themselves",
+                ),
+                TraitItem::Const(item) => ctxt.error_on(
+                    item,
+                    "a contract has no associated constants: move it out of the trait",
+                ),
+                item => ctxt.error_on(item, "a contract holds methods and nothing else"),
+            }
+        }
+        Self {
+            kind,
+            original,
+            options,
+            methods,
+        }
+    }
+
+    /// The name on the wire.
+    pub(crate) fn name(&self) -> String {
+        let chosen = self.options.name.as_ref().map(|name| name.value());
+        chosen.unwrap_or_else(|| kebab_case(&self.original.ident))
+    }
+}
+
+impl<'a> Method<'a> {
+    fn parse(ctxt: &Ctxt, kind: Kind, id: usize, original: &'a TraitItemFn) -> Self {
+        let options = MethodOptions::parse(ctxt, kind, &original.attrs);
+        let mut arguments = Vec::new();
+        for input in &original.sig.inputs {
+            if let FnArg::Typed(input) = input {
+                arguments.extend(Argument::parse(ctxt, input));
+            }
+        }
+        let returns = Returns::parse(&original.sig.output);
+        Self {
+            original,
+            options,
+            id,
+            arguments,
+            returns,
+        }
+    }
+
+    pub(crate) fn ident(&self) -> &'a Ident {
+        &self.original.sig.ident
+    }
+
+    /// The name on the wire.
+    pub(crate) fn name(&self) -> String {
+        let chosen = self.options.name.as_ref().map(|name| name.value());
+        chosen.unwrap_or_else(|| wire_name(self.ident()))
+    }
+
+    /// The argument that is sent by itself, with `params = "bare"`.
+    pub(crate) fn bare_argument(&self) -> Option<&Argument<'a>> {
+        self.options.bare.and_then(|_| self.arguments.first())
+    }
+
+    pub(crate) fn cfgs(&self) -> impl Iterator<Item = &'a Attribute> {
+        cfgs(&self.original.attrs)
+    }
+}
+
+impl<'a> Argument<'a> {
+    fn parse(ctxt: &Ctxt, original: &'a PatType) -> Option<Self> {
+        if let Some(attribute) = original.attrs.first() {
+            ctxt.error_on(attribute, "an argument carries no attributes: remove it");
+        }
+        match &*original.pat {
+            Pat::Ident(pat) if pat.by_ref.is_none() && pat.subpat.is_none() => {
+                if pat.mutability.is_some() {
+                    let name = &pat.ident;
+                    ctxt.error_on(pat, format!("an argument is no pattern: write `{name}: …`"));
+                }
+                Some(Self {
+                    original,
+                    name: &pat.ident,
+                })
+            }
+            Pat::Wild(pat) => {
+                ctxt.error_on(pat, "an argument is sent by its name: give it one");
+                None
+            }
+            pat => {
+                ctxt.error_on(pat, "an argument is no pattern: give it one name");
+                None
+            }
+        }
+    }
+
+    pub(crate) fn ty(&self) -> &'a Type {
+        &self.original.ty
+    }
+}
+
+impl<'a> Returns<'a> {
+    fn parse(output: &'a ReturnType) -> Self {
+        let ReturnType::Type(_, whole) = output else {
+            return Self::Nothing;
+        };
+        let whole = &**whole;
+        let path = match without_groups(whole) {
+            Type::Tuple(tuple) if tuple.elems.is_empty() => return Self::Nothing,
+            Type::Path(path) => &path.path,
+            _ => return Self::Value(whole),
+        };
+        let Some(last) = path.segments.last().filter(|last| last.ident == "Result") else {
+            return Self::Value(whole);
+        };
+        let PathArguments::AngleBracketed(arguments) = &last.arguments else {
+            return Self::Value(whole);
+        };
+        let mut types = arguments.args.iter().filter_map(|argument| match argument {
+            GenericArgument::Type(ty) => Some(ty),
+            _ => None,
+        });
+        match (types.next(), types.next(), types.next()) {
+            (Some(_), None, None) => Self::HalfResult(whole),
+            (Some(ok), Some(err), None) => Self::Result { whole, ok, err },
+            _ => Self::Value(whole),
+        }
+    }
+}
+
+/// `ty` without parentheses and the invisible groups that `macro_rules` puts around it.
+pub(crate) fn without_groups(mut ty: &Type) -> &Type {
+    loop {
+        ty = match ty {
+            Type::Group(group) => &group.elem,
+            Type::Paren(paren) => &paren.elem,
+            ty => return ty,
+        };
+    }
+}
+
+/// Whether `attribute` is `#[async_trait]`, by whatever path.
+pub(crate) fn is_async_trait(attribute: &Attribute) -> bool {
+    attribute
+        .path()
+        .segments
+        .last()
+        .is_some_and(|last| last.ident == "async_trait")
+}
+
+/// Whether `attribute` is a `#[cfg_attr(…, ours)]`.
+pub(crate) fn is_conditional(attribute: &Attribute, ours: &str) -> bool {
+    let Meta::List(list) = &attribute.meta else {
+        return false;
+    };
+    let is_comma =
+        |token: &TokenTree| matches!(token, TokenTree::Punct(comma) if comma.as_char() == ',');
+    list.path.is_ident("cfg_attr")
+        && list
+            .tokens
+            .clone()
+            .into_iter()
+            .skip_while(|token| !is_comma(token))
+            .any(|token| matches!(token, TokenTree::Ident(word) if word == ours))
+}
+
+/// The `#[cfg]`s among `attributes`.
+pub(crate) fn cfgs(attributes: &[Attribute]) -> impl Iterator<Item = &Attribute> {
+    attributes
+        .iter()
+        .filter(|attribute| attribute.path().is_ident("cfg"))
+}
+
+/// The text of the doc comments among `attributes`, one line a comment.
+pub(crate) fn docs(attributes: &[Attribute]) -> String {
+    let mut lines = Vec::new();
+    for attribute in attributes
+        .iter()
+        .filter(|attribute| attribute.path().is_ident("doc"))
+    {
+        if let Meta::NameValue(doc) = &attribute.meta
+            && let Expr::Lit(ExprLit {
+                lit: Lit::Str(text),
+                ..
+            }) = &doc.value
+        {
+            let text = text.value();
+            lines.push(
+                text.strip_prefix(' ')
+                    .unwrap_or(&text)
+                    .trim_end()
+                    .to_owned(),
+            );
+        }
+    }
+    lines.join("\n").trim().to_owned()
+}

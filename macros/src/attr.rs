@@ -1,0 +1,172 @@
+//! The options that the attributes give: `#[service(…)]`, `#[tasks(…)]`, `#[rpc(…)]`, `#[task(…)]`.
+
+use crate::argument::{Argument, Reader};
+use crate::ctxt::Ctxt;
+use crate::names::Kind;
+use proc_macro2::{Span, TokenStream};
+use syn::{Attribute, LitStr, Meta, Path, parse_quote};
+
+/// What the attribute above the trait says.
+#[derive(Debug)]
+pub(crate) struct ServiceOptions {
+    pub(crate) name: Option<LitStr>,
+    pub(crate) version: Option<LitStr>,
+    pub(crate) queue: Option<LitStr>,
+    pub(crate) codec: Option<Codec>,
+    /// Where `durable = false` stands.
+    pub(crate) transient: Option<Span>,
+    pub(crate) quorum: Option<Span>,
+    /// The path of the crate `lepus`.
+    pub(crate) krate: Path,
+    pub(crate) halves: Halves,
+}
+
+/// What the attribute above a method says.
+#[derive(Debug, Default)]
+pub(crate) struct MethodOptions {
+    pub(crate) name: Option<LitStr>,
+    pub(crate) queue: Option<LitStr>,
+    pub(crate) timeout_millis: Option<u64>,
+    pub(crate) idempotent: Option<Span>,
+    pub(crate) oneway: Option<Span>,
+    pub(crate) at_most_once: Option<Span>,
+    pub(crate) default: Option<Span>,
+    /// Where `params = "bare"` stands.
+    pub(crate) bare: Option<Span>,
+}
+
+/// How values are encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Codec {
+    MsgPack,
+    Json,
+    Text,
+    Bytes,
+}
+
+/// Which of the two types are generated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Halves {
+    Both,
+    Stub,
+    Dispatcher,
+}
+
+impl Codec {
+    fn read(ctxt: &Ctxt, argument: &Argument) -> Option<Self> {
+        const NAMED: [(&str, Codec); 4] = [
+            ("msgpack", Codec::MsgPack),
+            ("json", Codec::Json),
+            ("text", Codec::Text),
+            ("bytes", Codec::Bytes),
+        ];
+        let (word, _) = argument.word(ctxt, &NAMED.map(|(name, _)| name))?;
+        NAMED
+            .iter()
+            .find(|(name, _)| *name == word)
+            .map(|(_, codec)| *codec)
+    }
+
+    /// The name of a codec that carries one value without a structure around it.
+    pub(crate) fn unstructured(self) -> Option<&'static str> {
+        match self {
+            Self::Text => Some("text"),
+            Self::Bytes => Some("bytes"),
+            Self::MsgPack | Self::Json => None,
+        }
+    }
+}
+
+impl ServiceOptions {
+    /// The codec's name, if it carries one value without a structure around it.
+    pub(crate) fn unstructured_codec(&self) -> Option<&'static str> {
+        self.codec.and_then(Codec::unstructured)
+    }
+
+    pub(crate) fn parse(ctxt: &Ctxt, kind: Kind, tokens: TokenStream) -> Self {
+        let mut options = Self {
+            name: None,
+            version: None,
+            queue: None,
+            codec: None,
+            transient: None,
+            quorum: None,
+            krate: parse_quote!(::lepus),
+            halves: Halves::Both,
+        };
+        let (mut stub, mut dispatcher) = (false, false);
+        for argument in Reader::of_trait(kind).read(ctxt, tokens) {
+            match argument.key().as_str() {
+                "name" => options.name = argument.string(ctxt),
+                "version" => options.version = argument.string(ctxt),
+                "queue" => options.queue = argument.string(ctxt),
+                "codec" => options.codec = Codec::read(ctxt, &argument),
+                "durable" => {
+                    options.transient = argument
+                        .bool(ctxt)
+                        .filter(|durable| !durable.value)
+                        .map(|no| no.span);
+                }
+                "quorum" => options.quorum = argument.flag(ctxt),
+                "crate" => {
+                    if let Some(path) = argument.path(ctxt) {
+                        options.krate = path;
+                    }
+                }
+                half if half == kind.stub() => stub = argument.flag(ctxt).is_some(),
+                _ => dispatcher = argument.flag(ctxt).is_some(),
+            }
+        }
+        options.halves = match (stub, dispatcher) {
+            (true, false) => Halves::Stub,
+            (false, true) => Halves::Dispatcher,
+            _ => Halves::Both,
+        };
+        options
+    }
+}
+
+impl MethodOptions {
+    /// Reads every `#[rpc]` or `#[task]` among a method's attributes.
+    pub(crate) fn parse(ctxt: &Ctxt, kind: Kind, attributes: &[Attribute]) -> Self {
+        let mut options = Self::default();
+        let mut reader = Reader::of_method(kind);
+        let ours = kind.method_attribute();
+        for attribute in attributes
+            .iter()
+            .filter(|attribute| attribute.path().is_ident(ours))
+        {
+            let tokens = match &attribute.meta {
+                Meta::Path(_) => continue,
+                Meta::List(list) => list.tokens.clone(),
+                Meta::NameValue(_) => {
+                    let instead = format!("write the arguments in parentheses: `#[{ours}(…)]`");
+                    ctxt.error_on(attribute, instead);
+                    continue;
+                }
+            };
+            for argument in reader.read(ctxt, tokens) {
+                options.read(ctxt, &argument);
+            }
+        }
+        options
+    }
+
+    fn read(&mut self, ctxt: &Ctxt, argument: &Argument) {
+        match argument.key().as_str() {
+            "name" => self.name = argument.string(ctxt),
+            "queue" => self.queue = argument.string(ctxt),
+            "timeout" => self.timeout_millis = argument.duration(ctxt),
+            "idempotent" => self.idempotent = argument.flag(ctxt),
+            "oneway" => self.oneway = argument.flag(ctxt),
+            "at_most_once" => self.at_most_once = argument.flag(ctxt),
+            "default" => self.default = argument.flag(ctxt),
+            _ => {
+                let params = argument.word(ctxt, &["bare", "named"]);
+                self.bare = params
+                    .filter(|(word, _)| *word == "bare")
+                    .map(|(_, span)| span);
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Types: what travels is owned, and both ends can name it.
+
+use crate::ast::{Method, Returns, without_groups};
+use crate::ctxt::Ctxt;
+use quote::ToTokens;
+use syn::visit::{self, Visit};
+use syn::{Lifetime, ReturnType, Type, TypeImplTrait, TypePath, TypeReference};
+
+pub(super) fn check(ctxt: &Ctxt, method: &Method<'_>) {
+    for input in &method.original.sig.inputs {
+        if let syn::FnArg::Typed(input) = input {
+            sized(ctxt, &input.ty);
+            Travels { ctxt }.visit_type(&input.ty);
+        }
+    }
+    if let ReturnType::Type(_, output) = &method.original.sig.output {
+        sized(ctxt, output);
+        Travels { ctxt }.visit_type(output);
+    }
+    whole_result(ctxt, method);
+}
+
+// An argument or a result is a value of known size.
+fn sized(ctxt: &Ctxt, ty: &Type) {
+    match without_groups(ty) {
+        Type::Slice(slice) => {
+            let element = display(&slice.elem);
+            ctxt.error_on(ty, format!("a slice cannot travel: write `Vec<{element}>`"));
+        }
+        Type::Path(path) if path.path.is_ident("str") => {
+            ctxt.error_on(ty, "`str` cannot travel: write `String`");
+        }
+        Type::TraitObject(_) => {
+            ctxt.error_on(ty, "a trait object cannot travel: write a concrete type");
+        }
+        Type::Never(_) => ctxt.error_on(ty, "`!` cannot travel: write a concrete type"),
+        _ => {}
+    }
+}
+
+// The method's own error travels, so its type has to be in sight.
+fn whole_result(ctxt: &Ctxt, method: &Method<'_>) {
+    if let Returns::HalfResult(ty) = &method.returns {
+        ctxt.error_on(
+            ty,
+            "the error's type travels too: write both, as in `Result<T, E>`",
+        );
+    }
+}
+
+// Nothing borrowed and nothing opaque travels, at whatever depth of the type it stands.
+struct Travels<'c> {
+    ctxt: &'c Ctxt,
+}
+
+impl<'ast> Visit<'ast> for Travels<'_> {
+    fn visit_type_reference(&mut self, reference: &'ast TypeReference) {
+        let instead = match without_groups(&reference.elem) {
+            Type::Path(path) if path.path.is_ident("str") => "write `String`".to_owned(),
+            Type::Slice(slice) => format!("write `Vec<{}>`", display(&slice.elem)),
+            owned => format!("pass it by value: write `{}`", display(owned)),
+        };
+        self.ctxt
+            .error_on(reference, format!("a reference cannot travel: {instead}"));
+    }
+
+    fn visit_type_impl_trait(&mut self, opaque: &'ast TypeImplTrait) {
+        self.ctxt
+            .error_on(opaque, "`impl Trait` cannot travel: write a concrete type");
+    }
+
+    fn visit_type_path(&mut self, path: &'ast TypePath) {
+        if path
+            .path
+            .segments
+            .first()
+            .is_some_and(|first| first.ident == "Self")
+        {
+            self.ctxt.error_on(
+                path,
+                "`Self` is unknown to the client: write a concrete type",
+            );
+        } else {
+            visit::visit_type_path(self, path);
+        }
+    }
+
+    fn visit_lifetime(&mut self, lifetime: &'ast Lifetime) {
+        if lifetime.ident != "static" {
+            let message = format!("nothing borrowed can travel: write `'static` for `{lifetime}`");
+            self.ctxt.error_on(lifetime, message);
+        }
+    }
+}
+
+/// Tokens as one would write them, near enough for a message.
+fn display(tokens: &impl ToTokens) -> String {
+    let spaced = tokens.to_token_stream().to_string();
+    [
+        (" < ", "<"),
+        (" >", ">"),
+        ("> ", ">"),
+        (" :: ", "::"),
+        (" ,", ","),
+        ("< ", "<"),
+    ]
+    .iter()
+    .fold(spaced, |text, (from, to)| text.replace(from, to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_read_as_written() {
+        let ty: Type = syn::parse_quote!(std::collections::HashMap<String, Vec<u8>>);
+        assert_eq!(display(&ty), "std::collections::HashMap<String, Vec<u8>>");
+    }
+}

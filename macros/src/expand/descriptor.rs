@@ -1,0 +1,105 @@
+//! The static description of a contract and of each method.
+
+use super::{dispatcher_ident, stub_ident};
+use crate::ast::{Contract, Method, docs};
+use crate::attr::{Codec, Halves};
+use crate::names::wire_name;
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::Path;
+
+/// `DESCRIPTOR` of the sending half.
+pub(super) fn of_stub(contract: &Contract<'_>) -> TokenStream {
+    constant(contract, &service(contract))
+}
+
+/// `DESCRIPTOR` of the receiving half: the other half's, where there is one.
+pub(super) fn of_dispatcher(contract: &Contract<'_>) -> TokenStream {
+    match contract.options.halves {
+        Halves::Both => {
+            let stub = stub_ident(contract);
+            constant(contract, &quote!(#stub::DESCRIPTOR))
+        }
+        Halves::Stub | Halves::Dispatcher => constant(contract, &service(contract)),
+    }
+}
+
+/// An expression for one method's description.
+pub(super) fn method(krate: &Path, method: &Method<'_>) -> TokenStream {
+    let id = method.id;
+    let name = method.name();
+    let options = &method.options;
+    let arguments = (!method.arguments.is_empty()).then(|| {
+        let names = method
+            .arguments
+            .iter()
+            .map(|argument| wire_name(argument.name));
+        quote!(.arguments(&[#(#names),*]))
+    });
+    let docs = docs(&method.original.attrs);
+    let doc = (!docs.is_empty()).then(|| quote!(.doc(#docs)));
+    let timeout = options
+        .timeout_millis
+        .map(|millis| quote!(.timeout_millis(#millis)));
+    let idempotent = options.idempotent.map(|_| quote!(.idempotent()));
+    let oneway = options.oneway.map(|_| quote!(.oneway()));
+    let at_most_once = options.at_most_once.map(|_| quote!(.at_most_once()));
+    let queue = options.queue.as_ref().map(|queue| quote!(.queue(#queue)));
+    let default = options.default.map(|_| quote!(.default_method()));
+    let bare = options.bare.map(|_| quote!(.bare()));
+    quote! {
+        #krate::__rt::MethodDescriptor::new(#id, #name)
+            #arguments #doc #timeout #idempotent #oneway #at_most_once #queue #default #bare
+    }
+}
+
+fn constant(contract: &Contract<'_>, value: &TokenStream) -> TokenStream {
+    let krate = &contract.options.krate;
+    let vis = &contract.original.vis;
+    let (stub, dispatcher) = (stub_ident(contract), dispatcher_ident(contract));
+    let doc = match contract.options.halves {
+        Halves::Both => format!("What `{stub}` and `{dispatcher}` agree on."),
+        Halves::Stub | Halves::Dispatcher => "What both ends agree on.".to_owned(),
+    };
+    quote! {
+        #[doc = #doc]
+        #vis const DESCRIPTOR: &'static #krate::__rt::ServiceDescriptor = #value;
+    }
+}
+
+/// An expression for the whole description.
+fn service(contract: &Contract<'_>) -> TokenStream {
+    let options = &contract.options;
+    let krate = &options.krate;
+    let name = contract.name();
+    let methods = contract.methods.iter().map(|it| {
+        let cfgs = it.cfgs();
+        let method = method(krate, it);
+        quote!(#(#cfgs)* #method)
+    });
+    let version = options
+        .version
+        .as_ref()
+        .map(|version| quote!(.version(#version)));
+    let queue = options.queue.as_ref().map(|queue| quote!(.queue(#queue)));
+    let codec = options.codec.map(|codec| {
+        let codec = match codec {
+            Codec::MsgPack => quote!(MsgPack),
+            Codec::Json => quote!(Json),
+            Codec::Text => quote!(Text),
+            Codec::Bytes => quote!(Bytes),
+        };
+        quote!(.codec(#krate::__rt::Codec::#codec))
+    });
+    let docs = docs(&contract.original.attrs);
+    let doc = (!docs.is_empty()).then(|| quote!(.doc(#docs)));
+    let transient = options.transient.map(|_| quote!(.transient()));
+    let quorum = options.quorum.map(|_| quote!(.quorum()));
+    quote! {{
+        const METHODS: &[#krate::__rt::MethodDescriptor] = &[#(#methods),*];
+        const SERVICE: #krate::__rt::ServiceDescriptor =
+            #krate::__rt::ServiceDescriptor::new(#name, METHODS)
+                #version #queue #codec #doc #transient #quorum;
+        &SERVICE
+    }}
+}

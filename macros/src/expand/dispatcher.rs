@@ -1,0 +1,193 @@
+//! The receiving half: `…Server` for a service, `…Worker` for tasks.
+
+use super::arguments::{self, Way};
+use super::{descriptor, dispatcher_ident, item_attributes, link};
+use crate::ast::{Contract, Method, Returns};
+use crate::names::Kind;
+use proc_macro2::{Ident, Literal, Span, TokenStream};
+use quote::{ToTokens as _, format_ident, quote, quote_spanned};
+use syn::spanned::Spanned as _;
+
+pub(super) fn expand(contract: &Contract<'_>) -> TokenStream {
+    let vis = &contract.original.vis;
+    let attributes = item_attributes(contract);
+    let dispatcher = dispatcher_ident(contract);
+    let shown = dispatcher.to_string();
+    let name = link(contract);
+    let doc = match contract.kind {
+        Kind::Service => format!("Serves an implementation of {name} to its callers."),
+        Kind::Tasks => format!("Hands jobs to an implementation of {name}."),
+    };
+    let descriptor = descriptor::of_dispatcher(contract);
+    let implementation = implementation(contract);
+    quote! {
+        #attributes
+        #[doc = #doc]
+        #vis struct #dispatcher<S> {
+            service: ::std::sync::Arc<S>,
+        }
+
+        #attributes
+        impl<S> #dispatcher<S> {
+            #descriptor
+
+            /// Takes the implementation.
+            #[must_use]
+            #vis fn new(service: S) -> Self {
+                Self { service: ::std::sync::Arc::new(service) }
+            }
+
+            /// Shares an implementation that is used elsewhere too.
+            #[must_use]
+            #vis fn from_arc(service: ::std::sync::Arc<S>) -> Self {
+                Self { service }
+            }
+        }
+
+        #attributes
+        impl<S> ::core::clone::Clone for #dispatcher<S> {
+            fn clone(&self) -> Self {
+                Self { service: ::core::clone::Clone::clone(&self.service) }
+            }
+        }
+
+        #attributes
+        impl<S> ::core::fmt::Debug for #dispatcher<S> {
+            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                f.debug_struct(#shown).finish_non_exhaustive()
+            }
+        }
+
+        #implementation
+    }
+}
+
+/// The runtime's trait, for every implementation of the user's.
+fn implementation(contract: &Contract<'_>) -> TokenStream {
+    let krate = &contract.options.krate;
+    let attributes = item_attributes(contract);
+    let dispatcher = dispatcher_ident(contract);
+    let definition = &contract.original.ident;
+    let service = service_parameter();
+    let request = local("request");
+    let (runtime, run, outcome, unknown) = match contract.kind {
+        Kind::Service => (
+            quote!(Service),
+            quote!(call),
+            quote!(Reply),
+            quote!(unimplemented),
+        ),
+        Kind::Tasks => (
+            quote!(Tasks),
+            quote!(run),
+            quote!(Verdict),
+            quote!(unknown_task),
+        ),
+    };
+    let arms = contract.methods.iter().map(|it| arm(contract, it));
+    quote! {
+        #attributes
+        impl<#service: #definition> #krate::__rt::#runtime for #dispatcher<#service> {
+            fn descriptor(&self) -> &'static #krate::__rt::ServiceDescriptor {
+                Self::DESCRIPTOR
+            }
+
+            fn #run(
+                &self,
+                #request: #krate::__rt::Request,
+            ) -> #krate::__rt::BoxFuture<#krate::__rt::#outcome> {
+                match #request.method() {
+                    #(#arms)*
+                    _ => ::std::boxed::Box::pin(async move { #request.#unknown() }),
+                }
+            }
+        }
+    }
+}
+
+/// The arm that handles one method, boxed by itself: a small method does not pay for a large one.
+fn arm(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
+    let krate = &contract.options.krate;
+    let cfgs = method.cfgs();
+    let id = Literal::usize_unsuffixed(method.id);
+    let definition = &contract.original.ident;
+    let parameter = service_parameter();
+    let ident = method.ident();
+    let (service, request) = (local("service"), local("request"));
+    let (arguments, refused, value) = (local("arguments"), local("refused"), local("value"));
+
+    let (declaration, ty, passed) = match method.bare_argument() {
+        Some(argument) => (None, argument.ty().to_token_stream(), quote!(#arguments)),
+        None => {
+            let names = method.arguments.iter().map(|argument| argument.name);
+            let declaration = arguments::declaration(krate, method, Way::In);
+            let ty = arguments::ident().to_token_stream();
+            (Some(declaration), ty, quote!(#(#arguments.#names),*))
+        }
+    };
+    let at_type = method
+        .bare_argument()
+        .map_or(ident.span(), |argument| argument.ty().span());
+    let at_type = Span::call_site().located_at(at_type);
+    let decode = match contract.kind {
+        Kind::Service => quote_spanned!(at_type=> decode),
+        Kind::Tasks => quote_spanned!(at_type=> decode_task),
+    };
+    // A method that takes nothing accepts whatever comes.
+    let (declaration, decoded) = if method.arguments.is_empty() {
+        (None, None)
+    } else {
+        let decoded = quote! {
+            let #arguments = match #request.#decode::<#ty>() {
+                ::core::result::Result::Ok(#arguments) => #arguments,
+                ::core::result::Result::Err(#refused) => return #refused,
+            };
+        };
+        (declaration, Some(decoded))
+    };
+    let span = match &method.returns {
+        Returns::Nothing => ident.span(),
+        Returns::Value(ty) | Returns::HalfResult(ty) | Returns::Result { whole: ty, .. } => {
+            ty.span()
+        }
+    };
+    // At the type's place, so that rustc points there when it cannot be encoded.
+    let value_there = Ident::new("value", Span::mixed_site().located_at(span));
+    let span = Span::call_site().located_at(span);
+    let answer = match (contract.kind, &method.returns) {
+        (Kind::Tasks, _) => {
+            let into_verdict = quote_spanned!(span=> into_verdict(#value_there));
+            quote!(#krate::__rt::IntoVerdict::#into_verdict)
+        }
+        (Kind::Service, Returns::Result { .. }) => {
+            let result = quote_spanned!(span=> result(&#value_there));
+            quote!(#request.#result)
+        }
+        (Kind::Service, _) => {
+            let as_value = quote_spanned!(span=> value(&#value_there));
+            quote!(#request.#as_value)
+        }
+    };
+    quote! {
+        #(#cfgs)*
+        #id => {
+            #declaration
+            let #service = ::core::clone::Clone::clone(&self.service);
+            ::std::boxed::Box::pin(async move {
+                #decoded
+                let #value = <#parameter as #definition>::#ident(&*#service, #passed).await;
+                #answer
+            })
+        }
+    }
+}
+
+/// A local variable that no user's name can meet.
+fn local(name: &str) -> Ident {
+    Ident::new(name, Span::mixed_site())
+}
+
+/// The type parameter of the implementation, among types that the user wrote.
+fn service_parameter() -> Ident {
+    format_ident!("__LepusService")
+}

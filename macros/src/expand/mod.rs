@@ -1,0 +1,111 @@
+//! The whole way from an annotated trait to what is generated: the trait, its sending half and its
+//! receiving half.
+
+mod arguments;
+mod contract;
+mod descriptor;
+mod dispatcher;
+mod stub;
+
+use crate::ast::{Contract, cfgs};
+use crate::attr::Halves;
+use crate::check::check;
+use crate::ctxt::Ctxt;
+use crate::names::Kind;
+use proc_macro2::{Ident, TokenStream};
+use quote::{format_ident, quote};
+use syn::ext::IdentExt as _;
+use syn::{Item, ItemTrait};
+
+/// Parses, checks, expands.
+pub(crate) fn compile(kind: Kind, arguments: TokenStream, item: TokenStream) -> TokenStream {
+    let original = match parse(kind, item.clone()) {
+        Ok(original) => original,
+        Err(mistake) => {
+            let mistake = mistake.to_compile_error();
+            return quote! { #mistake #item };
+        }
+    };
+    let ctxt = Ctxt::new();
+    let contract = Contract::parse(&ctxt, kind, arguments, &original);
+    check(&ctxt, &contract);
+    match ctxt.finish() {
+        Ok(()) => expand(&contract),
+        Err(mistakes) => fallback(&contract, &mistakes),
+    }
+}
+
+fn parse(kind: Kind, item: TokenStream) -> syn::Result<ItemTrait> {
+    match syn::parse2(item)? {
+        Item::Trait(original) => Ok(original),
+        other => {
+            let attribute = kind.attribute();
+            let message = format!("`#[lepus::{attribute}]` goes above a trait");
+            Err(syn::Error::new_spanned(other, message))
+        }
+    }
+}
+
+/// A contract without mistakes.
+fn expand(contract: &Contract<'_>) -> TokenStream {
+    let definition = contract::definition(contract);
+    let halves = contract.options.halves;
+    let stub = (halves != Halves::Dispatcher).then(|| stub::expand(contract));
+    let dispatcher = (halves != Halves::Stub).then(|| dispatcher::expand(contract));
+    quote! { #definition #stub #dispatcher }
+}
+
+/// A contract with mistakes: they, and the trait, so that its implementations stay as good as
+/// they are and the user sees the mistakes alone.
+fn fallback(contract: &Contract<'_>, mistakes: &syn::Error) -> TokenStream {
+    let mistakes = mistakes.to_compile_error();
+    let definition = contract::fallback(contract);
+    quote! { #mistakes #definition }
+}
+
+/// The sending half's type.
+fn stub_ident(contract: &Contract<'_>) -> Ident {
+    format_ident!(
+        "{}{}",
+        contract.original.ident.unraw(),
+        contract.kind.stub_suffix()
+    )
+}
+
+/// The receiving half's type.
+fn dispatcher_ident(contract: &Contract<'_>) -> Ident {
+    format_ident!(
+        "{}{}",
+        contract.original.ident.unraw(),
+        contract.kind.dispatcher_suffix()
+    )
+}
+
+/// The attributes of every generated item: the trait's `#[cfg]`s, and silence for lints that
+/// nobody can heed in code that nobody wrote.
+fn item_attributes(contract: &Contract<'_>) -> TokenStream {
+    let cfgs = cfgs(&contract.original.attrs);
+    quote! {
+        #(#cfgs)*
+        #[allow(
+            dead_code,
+            deprecated,
+            nonstandard_style,
+            unused_qualifications,
+            clippy::all,
+            clippy::pedantic,
+            clippy::nursery
+        )]
+    }
+}
+
+/// The trait's name for generated docs: a link, unless rustdoc could not follow it.
+fn link(contract: &Contract<'_>) -> String {
+    let ident = &contract.original.ident;
+    let name = ident.unraw();
+    if name == *ident {
+        format!("[`{name}`]")
+    } else {
+        format!("`{name}`")
+    }
+}

@@ -1,0 +1,171 @@
+//! The sending half: `…Client` for a service, `…Producer` for tasks.
+
+use super::arguments::{self, Way};
+use super::{descriptor, dispatcher_ident, item_attributes, link, stub_ident};
+use crate::ast::{Contract, Method, Returns, docs};
+use crate::attr::Halves;
+use crate::names::{Kind, wire_name};
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{quote, quote_spanned};
+use syn::spanned::Spanned as _;
+
+pub(super) fn expand(contract: &Contract<'_>) -> TokenStream {
+    let krate = &contract.options.krate;
+    let vis = &contract.original.vis;
+    let attributes = item_attributes(contract);
+    let stub = stub_ident(contract);
+    let name = link(contract);
+    let (inner, doc) = match contract.kind {
+        Kind::Service => (
+            quote!(client: #krate::__rt::Client),
+            format!(
+                "The client of {name}: its methods as calls.\n\nA call is sent when it is \
+                 awaited. Cloning is cheap, and the clones share one connection."
+            ),
+        ),
+        Kind::Tasks => (
+            quote!(producer: #krate::__rt::TaskProducer),
+            format!(
+                "The producer of {name}: its methods as jobs for a queue.\n\nA job is sent \
+                 when it is awaited. Cloning is cheap, and the clones share one connection."
+            ),
+        ),
+    };
+    let descriptor = descriptor::of_stub(contract);
+    let constructors = constructors(contract);
+    let methods = contract.methods.iter().map(|it| method(contract, it));
+    quote! {
+        #attributes
+        #[doc = #doc]
+        #[derive(::core::clone::Clone, ::core::fmt::Debug)]
+        #vis struct #stub {
+            #inner,
+        }
+
+        #attributes
+        impl #stub {
+            #descriptor
+            #constructors
+            #(#methods)*
+        }
+    }
+}
+
+fn constructors(contract: &Contract<'_>) -> TokenStream {
+    let krate = &contract.options.krate;
+    let vis = &contract.original.vis;
+    let definition = &contract.original.ident;
+    match contract.kind {
+        Kind::Service => {
+            let local = (contract.options.halves == Halves::Both).then(|| {
+                let dispatcher = dispatcher_ident(contract);
+                quote! {
+                    /// A client that calls `service` in this process, without a broker.
+                    #[must_use]
+                    #vis fn local(service: impl #definition) -> Self {
+                        Self { client: #krate::__rt::Client::local(#dispatcher::new(service)) }
+                    }
+                }
+            });
+            quote! {
+                /// A client that calls over `connection`.
+                #[must_use]
+                #vis fn new(connection: &#krate::__rt::Connection) -> Self {
+                    Self { client: #krate::__rt::Client::new(connection, Self::DESCRIPTOR) }
+                }
+
+                #local
+
+                /// A client with settings of its own.
+                #[must_use]
+                #vis fn with_client(client: #krate::__rt::Client) -> Self {
+                    Self { client }
+                }
+            }
+        }
+        Kind::Tasks => quote! {
+            /// A producer that pushes over `connection`.
+            #[must_use]
+            #vis fn new(connection: &#krate::__rt::Connection) -> Self {
+                Self { producer: #krate::__rt::TaskProducer::new(connection, Self::DESCRIPTOR) }
+            }
+
+            /// A producer with settings of its own.
+            #[must_use]
+            #vis fn with_producer(producer: #krate::__rt::TaskProducer) -> Self {
+                Self { producer }
+            }
+        },
+    }
+}
+
+fn method(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
+    let krate = &contract.options.krate;
+    let vis = &contract.original.vis;
+    let ident = method.ident();
+    let carried = method.original.attrs.iter().filter(|attribute| {
+        ["doc", "cfg", "cfg_attr", "deprecated"]
+            .iter()
+            .any(|name| attribute.path().is_ident(name))
+    });
+    let documented = docs(&method.original.attrs);
+    let doc = documented.is_empty().then(|| {
+        let verb = if contract.kind == Kind::Service {
+            "Calls"
+        } else {
+            "Pushes"
+        };
+        let doc = format!("{verb} `{}`.", wire_name(ident));
+        quote!(#[doc = #doc])
+    });
+    let names = method.arguments.iter().map(|argument| argument.name);
+    let types = method.arguments.iter().map(|argument| argument.ty());
+    let description = descriptor::method(krate, method);
+    let (declaration, value) = match method.bare_argument() {
+        Some(argument) => {
+            let name = argument.name;
+            // At the type's place, so that rustc points there when it cannot be encoded.
+            let span = Span::call_site().located_at(argument.ty().span());
+            (None, quote_spanned!(span=> &#name))
+        }
+        // No map either, where the codec has none.
+        None if method.arguments.is_empty() && contract.options.unstructured_codec().is_some() => {
+            (None, quote!(&()))
+        }
+        None => {
+            let arguments = arguments::ident();
+            let names = method.arguments.iter().map(|argument| argument.name);
+            let declaration = arguments::declaration(krate, method, Way::Out);
+            (Some(declaration), quote!(&#arguments { #(#names),* }))
+        }
+    };
+    let (returns, send) = match contract.kind {
+        Kind::Service => {
+            let (call, span) = call(contract, method);
+            let send = Ident::new("call", Span::call_site().located_at(span));
+            (call, quote!(client.#send))
+        }
+        Kind::Tasks => (quote!(#krate::__rt::Push), quote!(producer.push)),
+    };
+    quote! {
+        #(#carried)*
+        #doc
+        #vis fn #ident(&self, #(#names: #types),*) -> #returns {
+            #declaration
+            const __LEPUS_METHOD: &#krate::__rt::MethodDescriptor = &#description;
+            self.#send(__LEPUS_METHOD, #value)
+        }
+    }
+}
+
+/// The type of a call, and where to point when what it returns cannot be decoded.
+fn call(contract: &Contract<'_>, method: &Method<'_>) -> (TokenStream, Span) {
+    let krate = &contract.options.krate;
+    match &method.returns {
+        Returns::Nothing => (quote!(#krate::__rt::Call<()>), method.ident().span()),
+        Returns::Value(ty) | Returns::HalfResult(ty) => {
+            (quote!(#krate::__rt::Call<#ty>), ty.span())
+        }
+        Returns::Result { whole, ok, err } => (quote!(#krate::__rt::Call<#ok, #err>), whole.span()),
+    }
+}

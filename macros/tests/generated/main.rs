@@ -1,0 +1,18 @@
+//! What the macros generate, run over a stub of the runtime: the macros are tested by themselves.
+
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    reason = "a test"
+)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::todo,
+    reason = "a test may fail loudly"
+)]
+
+mod service;
+mod stub;
+mod tasks;

@@ -1,0 +1,263 @@
+//! What `#[service]` generates, end to end.
+
+use crate::stub::{CallError, Client, Codec, Connection, Reply, Request, Service, run};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DivideByZero;
+
+/// Arithmetic.
+///
+/// Of whole numbers.
+#[lepus_macros::service(crate = crate::stub, version = "1.0.0", queue = "sums", codec = "json")]
+pub trait PocketCalculator {
+    /// The n-th Fibonacci number.
+    #[rpc(default, params = "bare")]
+    async fn fib(&self, n: u64) -> u64;
+
+    #[rpc(name = "div", timeout = "2s", idempotent, queue = "slow")]
+    async fn divide(&self, dividend: i64, divisor: i64) -> Result<i64, DivideByZero>;
+
+    #[rpc(oneway)]
+    #[rpc(at_most_once)]
+    async fn note(&self, line: String);
+
+    #[cfg(any())]
+    async fn never(&self, n: Missing) -> Missing;
+
+    async fn r#type(&self, r#in: u8, request: u8, service: u8, client: u8, arguments: u8) -> u32;
+
+    async fn twice(&self, n: u64) -> Result<u64, DivideByZero> {
+        if n == 0 {
+            return Err(DivideByZero);
+        }
+        self.divide(1, 1).await?;
+        Ok(2 * n)
+    }
+
+    async fn todo(&self, _unused: u64) -> u64 {
+        todo!()
+    }
+}
+
+struct Pocket;
+
+impl PocketCalculator for Pocket {
+    async fn fib(&self, n: u64) -> u64 {
+        (0..n).fold((0, 1), |(a, b), _| (b, a + b)).0
+    }
+    async fn divide(&self, dividend: i64, divisor: i64) -> Result<i64, DivideByZero> {
+        dividend.checked_div(divisor).ok_or(DivideByZero)
+    }
+    async fn note(&self, _line: String) {}
+    async fn r#type(&self, r#in: u8, request: u8, service: u8, client: u8, arguments: u8) -> u32 {
+        [r#in, request, service, client, arguments]
+            .iter()
+            .map(|&n| u32::from(n))
+            .sum()
+    }
+}
+
+#[test]
+fn a_call_reaches_its_method_and_returns() {
+    let client = PocketCalculatorClient::local(Pocket);
+    assert_eq!(run(client.fib(30)), Ok(832_040));
+    assert_eq!(run(client.divide(6, 3)), Ok(2));
+    assert_eq!(
+        run(client.divide(6, 0)),
+        Err(CallError::Service(DivideByZero))
+    );
+    assert_eq!(run(client.note("x".to_owned())), Ok(()));
+    assert_eq!(run(client.r#type(1, 2, 3, 4, 5)), Ok(15));
+    assert_eq!(run(client.twice(4)), Ok(8));
+    assert_eq!(run(client.twice(0)), Err(CallError::Service(DivideByZero)));
+}
+
+#[test]
+fn arguments_go_by_name_and_bare_ones_by_themselves() {
+    let connection = Connection::default();
+    let client = PocketCalculatorClient::new(&connection);
+    assert_eq!(run(client.fib(30)), Err(CallError::Rpc(None)));
+    assert_eq!(run(client.divide(6, 3)), Err(CallError::Rpc(None)));
+    assert_eq!(run(client.r#type(1, 2, 3, 4, 5)), Err(CallError::Rpc(None)));
+    let sent = connection.sent.lock().unwrap();
+    let sent: Vec<_> = sent
+        .iter()
+        .map(|(name, body)| (*name, body.as_str()))
+        .collect();
+    assert_eq!(
+        sent,
+        [
+            ("fib", "30"),
+            ("div", r#"{"dividend":6,"divisor":3}"#),
+            (
+                "type",
+                r#"{"in":1,"request":2,"service":3,"client":4,"arguments":5}"#
+            ),
+        ]
+    );
+}
+
+#[test]
+fn what_cannot_be_dispatched_is_answered() {
+    let server = PocketCalculatorServer::new(Pocket);
+    let call = |method, body: &str| {
+        run(server.call(Request {
+            method,
+            body: body.to_owned(),
+        }))
+    };
+    assert_eq!(call(0, "7"), Reply::Value("13".to_owned()));
+    assert_eq!(call(0, "no number"), Reply::Undecodable);
+    assert_eq!(call(1, r#"{"dividend":6}"#), Reply::Undecodable);
+    assert_eq!(
+        call(1, r#"{"dividend":6,"divisor":3,"more":0}"#),
+        Reply::Value("2".to_owned())
+    );
+    assert_eq!(call(1, "[6,3]"), Reply::Value("2".to_owned()));
+    assert_eq!(call(3, "{}"), Reply::Unimplemented, "compiled out");
+    assert_eq!(call(99, "{}"), Reply::Unimplemented);
+}
+
+#[test]
+fn the_descriptor_says_it_all() {
+    let service = PocketCalculatorClient::DESCRIPTOR;
+    assert_eq!(service.name, "pocket-calculator");
+    assert_eq!(service.version, Some("1.0.0"));
+    assert_eq!(service.queue, Some("sums"));
+    assert_eq!(service.codec, Codec::Json);
+    assert_eq!(service.doc, "Arithmetic.\n\nOf whole numbers.");
+    assert!(!service.transient && !service.quorum);
+
+    let ids: Vec<_> = service.methods.iter().map(|it| (it.id, it.name)).collect();
+    let expected = [
+        (0, "fib"),
+        (1, "div"),
+        (2, "note"),
+        (4, "type"),
+        (5, "twice"),
+        (6, "todo"),
+    ];
+    assert_eq!(ids, expected, "a compiled-out method leaves a gap");
+
+    let method = |name| service.methods.iter().find(|it| it.name == name).unwrap();
+    let fib = method("fib");
+    assert_eq!(fib.doc, "The n-th Fibonacci number.");
+    assert!(fib.default && fib.bare && !fib.oneway && !fib.idempotent && !fib.at_most_once);
+    assert_eq!(fib.arguments, ["n"]);
+    let divide = method("div");
+    assert!(divide.idempotent && !divide.default && !divide.bare);
+    assert_eq!(divide.timeout_millis, Some(2_000));
+    assert_eq!(divide.queue, Some("slow"));
+    assert_eq!(divide.arguments, ["dividend", "divisor"]);
+    let note = method("note");
+    assert!(note.oneway && note.at_most_once);
+    assert_eq!(
+        method("type").arguments,
+        ["in", "request", "service", "client", "arguments"]
+    );
+
+    let server = PocketCalculatorServer::new(Pocket);
+    assert_eq!(server.descriptor().methods, service.methods);
+    assert_eq!(
+        PocketCalculatorServer::<Pocket>::DESCRIPTOR.name,
+        service.name
+    );
+}
+
+#[test]
+fn both_halves_clone_and_show_themselves() {
+    struct Plain;
+    impl PocketCalculator for Plain {
+        async fn fib(&self, n: u64) -> u64 {
+            n
+        }
+        async fn divide(&self, _: i64, _: i64) -> Result<i64, DivideByZero> {
+            Err(DivideByZero)
+        }
+        async fn note(&self, _: String) {}
+        async fn r#type(&self, _: u8, _: u8, _: u8, _: u8, _: u8) -> u32 {
+            0
+        }
+    }
+    let server = PocketCalculatorServer::from_arc(std::sync::Arc::new(Plain)).clone();
+    assert_eq!(format!("{server:?}"), "PocketCalculatorServer { .. }");
+    let client = PocketCalculatorClient::with_client(Client::local(server)).clone();
+    assert_eq!(
+        format!("{client:?}"),
+        "PocketCalculatorClient { client: Client { .. } }"
+    );
+    assert_eq!(run(client.fib(5)), Ok(5));
+}
+
+mod halves {
+    #[lepus_macros::service(crate = "crate::stub", client, name = "one", durable = false)]
+    pub trait OnlyClient {
+        async fn ping(&self);
+    }
+
+    #[lepus_macros::service(crate = crate::stub, server, name = "two", quorum)]
+    pub trait OnlyServer {
+        async fn ping(&self);
+    }
+
+    // Would clash if the halves that were not asked for were generated.
+    #[expect(dead_code, reason = "only its name matters")]
+    pub struct OnlyClientServer;
+    #[expect(dead_code, reason = "only its name matters")]
+    pub struct OnlyServerClient;
+
+    #[test]
+    fn each_half_stands_alone() {
+        assert_eq!(OnlyClientClient::DESCRIPTOR.name, "one");
+        assert!(OnlyClientClient::DESCRIPTOR.transient);
+        assert_eq!(OnlyServerServer::<()>::DESCRIPTOR.name, "two");
+        assert!(OnlyServerServer::<()>::DESCRIPTOR.quorum);
+    }
+}
+
+mod codecs {
+    #[lepus_macros::service(crate = crate::stub, codec = "text")]
+    pub trait Plain {
+        #[rpc(params = "bare")]
+        async fn echo(&self, line: String) -> String;
+        async fn nothing(&self);
+    }
+
+    #[lepus_macros::service(crate = crate::stub, codec = "bytes")]
+    pub trait Raw {
+        #[rpc(params = "bare")]
+        async fn echo(&self, bytes: Vec<u8>) -> Vec<u8>;
+    }
+
+    #[lepus_macros::service(crate = crate::stub, codec = "msgpack", durable = true)]
+    pub trait Packed {
+        #[rpc(params = "named")]
+        async fn echo(&self, n: u8) -> u8;
+    }
+
+    #[test]
+    fn nothing_is_no_map_where_the_codec_has_none() {
+        let connection = crate::stub::Connection::default();
+        assert!(crate::stub::run(PlainClient::new(&connection).nothing()).is_err());
+        assert_eq!(
+            *connection.sent.lock().unwrap(),
+            [("nothing", "null".to_owned())]
+        );
+    }
+
+    #[test]
+    fn each_codec_has_its_name() {
+        use crate::stub::Codec;
+        assert_eq!(PlainClient::DESCRIPTOR.codec, Codec::Text);
+        assert_eq!(RawClient::DESCRIPTOR.codec, Codec::Bytes);
+        assert_eq!(PackedClient::DESCRIPTOR.codec, Codec::MsgPack);
+        assert!(!PackedClient::DESCRIPTOR.transient);
+        assert!(
+            PackedClient::DESCRIPTOR
+                .methods
+                .iter()
+                .all(|method| !method.bare)
+        );
+    }
+}

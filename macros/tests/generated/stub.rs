@@ -1,0 +1,366 @@
+//! The runtime's face as generated code sees it, in one process and without a broker: enough to
+//! run what the macros generate and to look at what they say.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::marker::PhantomData;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+/// What generated code names.
+pub mod __rt {
+    pub use super::{
+        BoxFuture, Call, Client, Codec, Connection, IntoVerdict, MethodDescriptor, Push, Reply,
+        Request, Service, ServiceDescriptor, TaskProducer, Tasks, Verdict,
+    };
+    pub use serde;
+}
+
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
+
+/// Runs what never waits for anything but itself.
+pub fn run<F: IntoFuture>(future: F) -> F::Output {
+    let mut future = pin!(future.into_future());
+    match future
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("the stub waits for nothing"),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codec {
+    MsgPack,
+    Json,
+    Text,
+    Bytes,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct ServiceDescriptor {
+    pub name: &'static str,
+    pub methods: &'static [MethodDescriptor],
+    pub version: Option<&'static str>,
+    pub queue: Option<&'static str>,
+    pub codec: Codec,
+    pub doc: &'static str,
+    pub transient: bool,
+    pub quorum: bool,
+}
+
+impl ServiceDescriptor {
+    pub const fn new(name: &'static str, methods: &'static [MethodDescriptor]) -> Self {
+        Self {
+            name,
+            methods,
+            version: None,
+            queue: None,
+            codec: Codec::MsgPack,
+            doc: "",
+            transient: false,
+            quorum: false,
+        }
+    }
+    pub const fn version(mut self, version: &'static str) -> Self {
+        self.version = Some(version);
+        self
+    }
+    pub const fn queue(mut self, queue: &'static str) -> Self {
+        self.queue = Some(queue);
+        self
+    }
+    pub const fn codec(mut self, codec: Codec) -> Self {
+        self.codec = codec;
+        self
+    }
+    pub const fn doc(mut self, doc: &'static str) -> Self {
+        self.doc = doc;
+        self
+    }
+    pub const fn transient(mut self) -> Self {
+        self.transient = true;
+        self
+    }
+    pub const fn quorum(mut self) -> Self {
+        self.quorum = true;
+        self
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MethodDescriptor {
+    pub id: usize,
+    pub name: &'static str,
+    pub arguments: &'static [&'static str],
+    pub doc: &'static str,
+    pub timeout_millis: Option<u64>,
+    pub idempotent: bool,
+    pub oneway: bool,
+    pub at_most_once: bool,
+    pub queue: Option<&'static str>,
+    pub default: bool,
+    pub bare: bool,
+}
+
+impl MethodDescriptor {
+    pub const fn new(id: usize, name: &'static str) -> Self {
+        Self {
+            id,
+            name,
+            arguments: &[],
+            doc: "",
+            timeout_millis: None,
+            idempotent: false,
+            oneway: false,
+            at_most_once: false,
+            queue: None,
+            default: false,
+            bare: false,
+        }
+    }
+    pub const fn arguments(mut self, arguments: &'static [&'static str]) -> Self {
+        self.arguments = arguments;
+        self
+    }
+    pub const fn doc(mut self, doc: &'static str) -> Self {
+        self.doc = doc;
+        self
+    }
+    pub const fn timeout_millis(mut self, millis: u64) -> Self {
+        self.timeout_millis = Some(millis);
+        self
+    }
+    pub const fn idempotent(mut self) -> Self {
+        self.idempotent = true;
+        self
+    }
+    pub const fn oneway(mut self) -> Self {
+        self.oneway = true;
+        self
+    }
+    pub const fn at_most_once(mut self) -> Self {
+        self.at_most_once = true;
+        self
+    }
+    pub const fn queue(mut self, queue: &'static str) -> Self {
+        self.queue = Some(queue);
+        self
+    }
+    pub const fn default_method(mut self) -> Self {
+        self.default = true;
+        self
+    }
+    pub const fn bare(mut self) -> Self {
+        self.bare = true;
+        self
+    }
+}
+
+pub trait Service: Send + Sync + 'static {
+    fn descriptor(&self) -> &'static ServiceDescriptor;
+    fn call(&self, request: Request) -> BoxFuture<Reply>;
+}
+
+pub trait Tasks: Send + Sync + 'static {
+    fn descriptor(&self) -> &'static ServiceDescriptor;
+    fn run(&self, request: Request) -> BoxFuture<Verdict>;
+}
+
+/// A request whose body is JSON.
+#[derive(Debug)]
+pub struct Request {
+    pub method: usize,
+    pub body: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    Value(String),
+    Application(String),
+    Undecodable,
+    Unimplemented,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Done,
+    Failed(String),
+    Undecodable,
+    Unknown,
+}
+
+impl Request {
+    pub fn method(&self) -> usize {
+        self.method
+    }
+    pub fn decode<A: DeserializeOwned>(&self) -> Result<A, Reply> {
+        serde_json::from_str(&self.body).map_err(|_| Reply::Undecodable)
+    }
+    pub fn decode_task<A: DeserializeOwned>(&self) -> Result<A, Verdict> {
+        serde_json::from_str(&self.body).map_err(|_| Verdict::Undecodable)
+    }
+    pub fn value<T: Serialize>(&self, value: &T) -> Reply {
+        Reply::Value(serde_json::to_string(value).unwrap())
+    }
+    pub fn result<T: Serialize, E: Serialize>(&self, result: &Result<T, E>) -> Reply {
+        match result {
+            Ok(value) => self.value(value),
+            Err(error) => Reply::Application(serde_json::to_string(error).unwrap()),
+        }
+    }
+    pub fn unimplemented(&self) -> Reply {
+        Reply::Unimplemented
+    }
+    pub fn unknown_task(&self) -> Verdict {
+        Verdict::Unknown
+    }
+}
+
+pub trait IntoVerdict {
+    fn into_verdict(self) -> Verdict;
+}
+
+impl IntoVerdict for () {
+    fn into_verdict(self) -> Verdict {
+        Verdict::Done
+    }
+}
+
+impl<E: fmt::Display> IntoVerdict for Result<(), E> {
+    fn into_verdict(self) -> Verdict {
+        self.map_or_else(
+            |error| Verdict::Failed(error.to_string()),
+            |()| Verdict::Done,
+        )
+    }
+}
+
+/// Keeps what was pushed.
+#[derive(Clone, Debug, Default)]
+pub struct Connection {
+    pub sent: Arc<Mutex<Vec<(&'static str, String)>>>,
+}
+
+#[derive(Clone)]
+pub struct Client {
+    connection: Connection,
+    service: Option<Arc<dyn Service>>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    pub fn new(connection: &Connection, _: &'static ServiceDescriptor) -> Self {
+        Self {
+            connection: connection.clone(),
+            service: None,
+        }
+    }
+    pub fn local(service: impl Service) -> Self {
+        Self {
+            connection: Connection::default(),
+            service: Some(Arc::new(service)),
+        }
+    }
+    pub fn call<A: Serialize, T: DeserializeOwned, E: DeserializeOwned>(
+        &self,
+        method: &'static MethodDescriptor,
+        arguments: &A,
+    ) -> Call<T, E> {
+        let body = serde_json::to_string(arguments).unwrap();
+        self.connection
+            .sent
+            .lock()
+            .unwrap()
+            .push((method.name, body.clone()));
+        let reply = self.service.as_ref().map(|service| {
+            service.call(Request {
+                method: method.id,
+                body,
+            })
+        });
+        Call {
+            reply,
+            types: PhantomData,
+        }
+    }
+}
+
+/// The error of a method that has none.
+#[derive(Debug, PartialEq, Eq, serde::Deserialize)]
+pub enum Never {}
+
+#[must_use]
+pub struct Call<T, E = Never> {
+    reply: Option<BoxFuture<Reply>>,
+    types: PhantomData<fn() -> Result<T, E>>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum CallError<E> {
+    Service(E),
+    Rpc(Option<Reply>),
+}
+
+impl<T: DeserializeOwned, E: DeserializeOwned> IntoFuture for Call<T, E> {
+    type Output = Result<T, CallError<E>>;
+    type IntoFuture = BoxFuture<Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let Some(reply) = self.reply else {
+                return Err(CallError::Rpc(None));
+            };
+            match reply.await {
+                Reply::Value(value) => Ok(serde_json::from_str(&value).unwrap()),
+                Reply::Application(error) => {
+                    Err(CallError::Service(serde_json::from_str(&error).unwrap()))
+                }
+                other => Err(CallError::Rpc(Some(other))),
+            }
+        })
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct TaskProducer {
+    connection: Connection,
+}
+
+impl TaskProducer {
+    pub fn new(connection: &Connection, _: &'static ServiceDescriptor) -> Self {
+        Self {
+            connection: connection.clone(),
+        }
+    }
+    pub fn push<A: Serialize>(&self, method: &'static MethodDescriptor, arguments: &A) -> Push {
+        let body = serde_json::to_string(arguments).unwrap();
+        self.connection
+            .sent
+            .lock()
+            .unwrap()
+            .push((method.name, body));
+        Push
+    }
+}
+
+#[must_use]
+pub struct Push;
+
+impl IntoFuture for Push {
+    type Output = Result<(), ()>;
+    type IntoFuture = std::future::Ready<Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        std::future::ready(Ok(()))
+    }
+}

@@ -1,0 +1,98 @@
+//! What `#[tasks]` generates, end to end.
+
+use crate::stub::{Connection, Request, TaskProducer, Tasks, Verdict, run};
+use std::fmt;
+
+#[derive(Debug)]
+pub struct TooLarge;
+
+impl fmt::Display for TooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("too large")
+    }
+}
+
+/// Pictures.
+#[lepus_macros::tasks(crate = crate::stub, version = "1.0.0")]
+pub trait Images {
+    /// Makes one smaller.
+    #[task(timeout = "5m")]
+    async fn resize(&self, id: u64, width: u32) -> Result<(), TooLarge>;
+
+    #[task(name = "drop", params = "bare")]
+    async fn forget(&self, id: u64);
+
+    async fn sweep(&self);
+}
+
+struct Shop;
+
+impl Images for Shop {
+    async fn resize(&self, _id: u64, width: u32) -> Result<(), TooLarge> {
+        if width > 1_000 { Err(TooLarge) } else { Ok(()) }
+    }
+    async fn forget(&self, _id: u64) {}
+    async fn sweep(&self) {}
+}
+
+#[test]
+fn a_job_is_pushed_with_its_arguments() {
+    let connection = Connection::default();
+    let producer = ImagesProducer::new(&connection).clone();
+    assert_eq!(run(producer.resize(7, 640)), Ok(()));
+    assert_eq!(run(producer.forget(7)), Ok(()));
+    let other = TaskProducer::new(&connection, ImagesProducer::DESCRIPTOR);
+    assert_eq!(run(ImagesProducer::with_producer(other).sweep()), Ok(()));
+    let sent = connection.sent.lock().unwrap();
+    let sent: Vec<_> = sent
+        .iter()
+        .map(|(name, body)| (*name, body.as_str()))
+        .collect();
+    assert_eq!(
+        sent,
+        [
+            ("resize", r#"{"id":7,"width":640}"#),
+            ("drop", "7"),
+            ("sweep", "{}")
+        ]
+    );
+}
+
+#[test]
+fn a_worker_gives_verdicts() {
+    let worker = ImagesWorker::new(Shop).clone();
+    let work = |method, body: &str| {
+        run(worker.run(Request {
+            method,
+            body: body.to_owned(),
+        }))
+    };
+    assert_eq!(work(0, r#"{"id":7,"width":640}"#), Verdict::Done);
+    assert_eq!(
+        work(0, r#"{"id":7,"width":6400}"#),
+        Verdict::Failed("too large".to_owned())
+    );
+    assert_eq!(work(0, "{}"), Verdict::Undecodable);
+    assert_eq!(work(1, "7"), Verdict::Done);
+    assert_eq!(work(2, "whatever"), Verdict::Done);
+    assert_eq!(work(3, "{}"), Verdict::Unknown);
+    assert_eq!(format!("{worker:?}"), "ImagesWorker { .. }");
+}
+
+#[test]
+fn the_descriptor_says_it_all() {
+    let tasks = ImagesWorker::<Shop>::DESCRIPTOR;
+    assert_eq!(tasks.name, "images");
+    assert_eq!(tasks.doc, "Pictures.");
+    let names: Vec<_> = tasks.methods.iter().map(|it| it.name).collect();
+    assert_eq!(names, ["resize", "drop", "sweep"]);
+    let resize = tasks.methods.first().unwrap();
+    assert_eq!(resize.timeout_millis, Some(300_000));
+    assert_eq!(resize.arguments, ["id", "width"]);
+    assert_eq!(
+        ImagesWorker::from_arc(std::sync::Arc::new(Shop))
+            .descriptor()
+            .name,
+        "images"
+    );
+}

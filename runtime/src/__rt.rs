@@ -1,0 +1,11 @@
+//! What generated code is made of. Not stable: it changes together with the macros.
+
+pub use serde;
+
+pub use crate::client::{Call, Client};
+pub use crate::codec::Codec;
+pub use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
+pub use crate::link::Connection;
+pub use crate::queue::{Push, TaskProducer};
+pub use crate::service::{BoxFuture, Reply, Request, Service, Tasks};
+pub use crate::verdict::{IntoVerdict, Verdict};

@@ -1,0 +1,167 @@
+//! A call as its user writes it: options, then `await`, or `send` now and await later.
+
+use std::fmt;
+use std::future::IntoFuture;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use super::Client;
+use super::flight::{Answered, Flight};
+use crate::descriptor::MethodDescriptor;
+use crate::envelope::ReplyStatus;
+use crate::error::{CallError, Error, Never};
+use crate::value::{Table, Value};
+
+/// A call that is not made yet: await it, or [`send`](Self::send) it.
+///
+/// Dropping the future, at whatever moment, frees its slot at once; a request that has left by
+/// then may still be executed.
+#[must_use = "a call is made when it is awaited or sent"]
+pub struct Call<T, E = Never> {
+    plan: Plan,
+    returns: PhantomData<fn() -> (T, E)>,
+}
+
+/// A call with all its options.
+pub(super) struct Plan {
+    pub(super) client: Client,
+    pub(super) method: &'static MethodDescriptor,
+    pub(super) body: Result<Bytes, Error>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) priority: Option<u8>,
+    pub(super) headers: Table,
+}
+
+type Outcome<T, E> = Result<T, CallError<E>>;
+type Boxed<T, E> = Pin<Box<dyn Future<Output = Outcome<T, E>> + Send>>;
+
+impl<T, E> Call<T, E> {
+    pub(super) fn new(
+        client: Client,
+        method: &'static MethodDescriptor,
+        body: Result<Bytes, Error>,
+    ) -> Self {
+        let (timeout, priority, headers) = (None, None, Table::new());
+        let plan = Plan {
+            client,
+            method,
+            body,
+            timeout,
+            priority,
+            headers,
+        };
+        Self {
+            plan,
+            returns: PhantomData,
+        }
+    }
+
+    /// How long the call may take, from now to the reply. It goes along: the broker drops a
+    /// request that nobody waits for any more, and the server stops its handler then. Inside a
+    /// handler the time left of its own request bounds it as well.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.plan.timeout = Some(limit);
+        self
+    }
+
+    /// The request's priority, where the service's queue has priorities (`x-max-priority`).
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.plan.priority = Some(priority);
+        self
+    }
+
+    /// A header for the handler to read with [`Context::header`](crate::Context::header). A
+    /// header table costs the broker 3 to 20 % of a call.
+    pub fn header(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.plan.headers.insert(name.to_owned(), value.into());
+        self
+    }
+}
+
+impl<T: DeserializeOwned + 'static, E: DeserializeOwned + 'static> Call<T, E> {
+    /// Sends the request and gives the reply to come.
+    ///
+    /// # Errors
+    /// What keeps the request from being sent: too large, not encodable, no connection in time.
+    ///
+    /// Cancel-safe: a dropped `send` frees its slot.
+    pub async fn send(self) -> Result<PendingReply<T, E>, CallError<E>> {
+        let flight = Flight::launch(self.plan).await?;
+        Ok(PendingReply {
+            reply: Box::pin(land(flight)),
+        })
+    }
+}
+
+impl<T: DeserializeOwned + 'static, E: DeserializeOwned + 'static> IntoFuture for Call<T, E> {
+    type Output = Outcome<T, E>;
+    type IntoFuture = Boxed<T, E>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { land(Flight::launch(self.plan).await?).await })
+    }
+}
+
+async fn land<T: DeserializeOwned, E: DeserializeOwned>(flight: Flight) -> Outcome<T, E> {
+    let answered = flight.land().await?;
+    let Answered {
+        status,
+        codec,
+        body,
+        ..
+    } = &answered;
+    match status {
+        ReplyStatus::Success => codec
+            .decode(body)
+            .map_err(|error| answered.undecodable(error)),
+        ReplyStatus::Application => match codec.decode(body) {
+            Ok(error) => return Err(CallError::Service(error)),
+            Err(error) => Err(answered.undecodable(error)),
+        },
+        ReplyStatus::Failed(status) => Err(answered.failed(status.clone())),
+    }
+    .map_err(CallError::Rpc)
+}
+
+impl<T, E> fmt::Debug for Call<T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("service", &self.plan.client.descriptor.name())
+            .field("method", &self.plan.method.name())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A call that is on its way: await it for the reply. Dropping it frees its slot at once.
+#[must_use = "the reply comes when this is awaited"]
+pub struct PendingReply<T, E = Never> {
+    reply: Boxed<T, E>,
+}
+
+impl<T, E> Future for PendingReply<T, E> {
+    type Output = Outcome<T, E>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.reply.as_mut().poll(cx)
+    }
+}
+
+impl<T, E> fmt::Debug for PendingReply<T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PendingReply").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static_assertions::assert_impl_all!(Call<u64>: Send);
+    static_assertions::assert_impl_all!(PendingReply<u64>: Send, Unpin);
+    static_assertions::assert_impl_all!(Boxed<u64, String>: Send);
+}

@@ -1,0 +1,145 @@
+//! What a handler knows about the request it works on, and what nested calls inherit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::value::{Table, Value};
+
+tokio::task_local! {
+    static CURRENT: Context;
+}
+
+/// The request or job that a handler works on: its deadline, headers, caller and delivery facts.
+///
+/// Calls made while it is current inherit the remaining deadline and the trace by themselves. It
+/// is task-local: for work moved to another task, take [`Context::current`] along and enter it
+/// there with [`Context::scope`].
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    facts: Arc<Facts>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Facts {
+    pub(crate) service: String,
+    pub(crate) method: String,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) headers: Table,
+    pub(crate) trace: Table,
+    pub(crate) caller: Option<String>,
+    pub(crate) message_id: Option<String>,
+    pub(crate) redelivered: bool,
+    pub(crate) attempt: u32,
+}
+
+impl Context {
+    pub(crate) fn new(facts: Facts) -> Self {
+        Self {
+            facts: Arc::new(facts),
+        }
+    }
+
+    /// The context of the handler this runs in; an empty one outside of handlers.
+    #[must_use]
+    pub fn current() -> Self {
+        CURRENT.try_with(Clone::clone).unwrap_or_default()
+    }
+
+    /// Runs a future with this context current, for instance in a task of its own.
+    pub async fn scope<F: Future>(self, future: F) -> F::Output {
+        CURRENT.scope(self, future).await
+    }
+
+    /// The service that was called; empty outside of handlers.
+    #[must_use]
+    pub fn service(&self) -> &str {
+        &self.facts.service
+    }
+
+    /// The method that was called, by its name on the wire.
+    #[must_use]
+    pub fn method(&self) -> &str {
+        &self.facts.method
+    }
+
+    /// When the caller stops waiting; the handler is stopped then. `None`: never.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.facts.deadline
+    }
+
+    /// The time left until the deadline; zero once it has passed.
+    #[must_use]
+    pub fn time_left(&self) -> Option<Duration> {
+        self.facts
+            .deadline
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// The message's headers that Lepus does not use itself, as the caller sent them.
+    #[must_use]
+    pub fn headers(&self) -> &Table {
+        &self.facts.headers
+    }
+
+    /// One of the headers.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&Value> {
+        self.facts.headers.get(name)
+    }
+
+    /// The W3C trace headers that came along: `traceparent`, `tracestate`, `baggage`.
+    #[must_use]
+    pub fn trace(&self) -> &Table {
+        &self.facts.trace
+    }
+
+    /// The caller's name (`app_id`), if it gave one.
+    #[must_use]
+    pub fn caller(&self) -> Option<&str> {
+        self.facts.caller.as_deref()
+    }
+
+    /// The idempotency key: the same for every delivery of the same call or job.
+    #[must_use]
+    pub fn message_id(&self) -> Option<&str> {
+        self.facts.message_id.as_deref()
+    }
+
+    /// Whether the broker had delivered the message before: a handler may have seen it already.
+    #[must_use]
+    pub fn redelivered(&self) -> bool {
+        self.facts.redelivered
+    }
+
+    /// Which attempt this is; the first is 1. Only jobs are attempted more than once. 0 outside
+    /// of handlers.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.facts.attempt
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_current_inside_its_scope_only() {
+        let deadline = Some(Instant::now() + Duration::from_secs(2));
+        let facts = Facts {
+            service: "calculator".into(),
+            deadline,
+            ..Facts::default()
+        };
+        let left = Context::new(facts).scope(async {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            assert_eq!(Context::current().service(), "calculator");
+            Context::current().time_left()
+        });
+        assert_eq!(left.await, Some(Duration::from_secs(1)));
+        assert_eq!(Context::current().deadline(), None);
+    }
+}

@@ -1,0 +1,290 @@
+//! The static description of a service, written by the macro and read by client and server.
+
+use std::time::Duration;
+
+use crate::codec::Codec;
+
+/// What a service is called, where it listens, and which methods it has.
+#[derive(Clone, Copy, Debug)]
+pub struct ServiceDescriptor {
+    name: &'static str,
+    version: Option<&'static str>,
+    doc: &'static str,
+    queue: &'static str,
+    codec: Codec,
+    durable: bool,
+    quorum: bool,
+    methods: &'static [MethodDescriptor],
+}
+
+impl ServiceDescriptor {
+    /// A service of this name, listening on the queue of the same name, in MessagePack.
+    #[must_use]
+    pub const fn new(name: &'static str, methods: &'static [MethodDescriptor]) -> Self {
+        Self {
+            name,
+            version: None,
+            doc: "",
+            queue: name,
+            codec: Codec::MsgPack,
+            durable: true,
+            quorum: false,
+            methods,
+        }
+    }
+
+    /// Sets the version.
+    #[must_use]
+    pub const fn version(mut self, version: &'static str) -> Self {
+        self.version = Some(version);
+        self
+    }
+
+    /// Sets the documentation.
+    #[must_use]
+    pub const fn doc(mut self, doc: &'static str) -> Self {
+        self.doc = doc;
+        self
+    }
+
+    /// Sets the queue. Default: the service's name.
+    #[must_use]
+    pub const fn queue(mut self, queue: &'static str) -> Self {
+        self.queue = queue;
+        self
+    }
+
+    /// Sets the codec of requests, and of those that name no content type.
+    #[must_use]
+    pub const fn codec(mut self, codec: Codec) -> Self {
+        self.codec = codec;
+        self
+    }
+
+    /// The queue is not durable: it goes with a restart of the broker.
+    #[must_use]
+    pub const fn transient(mut self) -> Self {
+        self.durable = false;
+        self
+    }
+
+    /// The queue is a quorum queue.
+    #[must_use]
+    pub const fn quorum(mut self) -> Self {
+        self.quorum = true;
+        self
+    }
+
+    /// The service's name.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The service's version, if it has one.
+    #[must_use]
+    pub const fn service_version(&self) -> Option<&'static str> {
+        self.version
+    }
+
+    /// The trait's documentation.
+    #[must_use]
+    pub const fn documentation(&self) -> &'static str {
+        self.doc
+    }
+
+    /// The queue the service listens on.
+    #[must_use]
+    pub const fn queue_name(&self) -> &'static str {
+        self.queue
+    }
+
+    /// The codec of requests that name no content type.
+    #[must_use]
+    pub const fn default_codec(&self) -> Codec {
+        self.codec
+    }
+
+    /// Whether the queue survives a restart of the broker.
+    #[must_use]
+    pub const fn is_durable(&self) -> bool {
+        self.durable
+    }
+
+    /// Whether the queue is a quorum queue.
+    #[must_use]
+    pub const fn is_quorum(&self) -> bool {
+        self.quorum
+    }
+
+    /// The methods.
+    #[must_use]
+    pub const fn methods(&self) -> &'static [MethodDescriptor] {
+        self.methods
+    }
+
+    /// The method that requests without a `type` go to, if there is one.
+    #[must_use]
+    pub fn default_target(&self) -> Option<&'static MethodDescriptor> {
+        self.methods.iter().find(|method| method.default)
+    }
+}
+
+/// One method of a service.
+#[derive(Clone, Copy, Debug)]
+pub struct MethodDescriptor {
+    id: usize,
+    name: &'static str,
+    doc: &'static str,
+    arguments: &'static [&'static str],
+    timeout: Option<Duration>,
+    queue: Option<&'static str>,
+    idempotent: bool,
+    oneway: bool,
+    at_most_once: bool,
+    default: bool,
+    bare: bool,
+}
+
+impl MethodDescriptor {
+    /// A method with its number in the trait and its name on the wire.
+    #[must_use]
+    pub const fn new(id: usize, name: &'static str) -> Self {
+        Self {
+            id,
+            name,
+            doc: "",
+            arguments: &[],
+            timeout: None,
+            queue: None,
+            idempotent: false,
+            oneway: false,
+            at_most_once: false,
+            default: false,
+            bare: false,
+        }
+    }
+
+    /// Sets the documentation.
+    #[must_use]
+    pub const fn doc(mut self, doc: &'static str) -> Self {
+        self.doc = doc;
+        self
+    }
+
+    /// Sets the names of the arguments.
+    #[must_use]
+    pub const fn arguments(mut self, arguments: &'static [&'static str]) -> Self {
+        self.arguments = arguments;
+        self
+    }
+
+    /// Sets the time a call may take, in milliseconds.
+    #[must_use]
+    pub const fn timeout_millis(mut self, millis: u64) -> Self {
+        self.timeout = Some(Duration::from_millis(millis));
+        self
+    }
+
+    /// The method has a queue of its own.
+    #[must_use]
+    pub const fn queue(mut self, queue: &'static str) -> Self {
+        self.queue = Some(queue);
+        self
+    }
+
+    /// The method may run twice: a call whose connection is lost is sent again.
+    #[must_use]
+    pub const fn idempotent(mut self) -> Self {
+        self.idempotent = true;
+        self
+    }
+
+    /// The method has no reply.
+    #[must_use]
+    pub const fn oneway(mut self) -> Self {
+        self.oneway = true;
+        self
+    }
+
+    /// The request is acknowledged before the handler runs.
+    #[must_use]
+    pub const fn at_most_once(mut self) -> Self {
+        self.at_most_once = true;
+        self
+    }
+
+    /// Requests that name no method go here.
+    #[must_use]
+    pub const fn default_method(mut self) -> Self {
+        self.default = true;
+        self
+    }
+
+    /// The one argument is the body itself, not a map of arguments.
+    #[must_use]
+    pub const fn bare(mut self) -> Self {
+        self.bare = true;
+        self
+    }
+
+    /// The method's number: what generated code dispatches on.
+    #[must_use]
+    pub const fn id(&self) -> usize {
+        self.id
+    }
+
+    /// The method's name on the wire.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The method's documentation.
+    #[must_use]
+    pub const fn documentation(&self) -> &'static str {
+        self.doc
+    }
+
+    /// The names of the arguments.
+    #[must_use]
+    pub const fn argument_names(&self) -> &'static [&'static str] {
+        self.arguments
+    }
+
+    /// The time a call may take, if the method has its own.
+    #[must_use]
+    pub const fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+
+    /// The method's own queue, if it has one.
+    #[must_use]
+    pub const fn own_queue(&self) -> Option<&'static str> {
+        self.queue
+    }
+
+    /// Whether a call whose connection is lost is sent again.
+    #[must_use]
+    pub const fn is_idempotent(&self) -> bool {
+        self.idempotent
+    }
+
+    /// Whether the method has no reply.
+    #[must_use]
+    pub const fn is_oneway(&self) -> bool {
+        self.oneway
+    }
+
+    /// Whether the request is acknowledged before the handler runs.
+    #[must_use]
+    pub const fn is_at_most_once(&self) -> bool {
+        self.at_most_once
+    }
+
+    /// Whether the one argument is the body itself.
+    #[must_use]
+    pub const fn is_bare(&self) -> bool {
+        self.bare
+    }
+}

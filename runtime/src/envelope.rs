@@ -1,0 +1,503 @@
+//! The heads of requests, replies and jobs, as AMQP properties and back.
+//!
+//! The only file that knows a header's name: protocol 1 is written down here.
+
+use std::time::Duration;
+
+use crate::message::Properties;
+use crate::status::{Code, Status};
+use crate::value::{Table, Value};
+
+/// Header of a reply that is no success: a status code, or [`APPLICATION`].
+const STATUS: &str = "rpc-status";
+/// Header beside it: a text for people.
+const MESSAGE: &str = "rpc-message";
+/// The status of a reply whose body is the method's own error.
+const APPLICATION: &str = "application";
+/// The W3C headers, passed on from call to call.
+const TRACE: [&str; 3] = ["traceparent", "tracestate", "baggage"];
+/// The longest per-message TTL RabbitMQ takes, in milliseconds.
+const EXPIRATION_MAX: u128 = u32::MAX as u128;
+
+/// What a request says besides its arguments.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct RequestHead {
+    pub(crate) method: Option<String>,
+    pub(crate) reply_to: Option<String>,
+    pub(crate) correlation_id: Option<String>,
+    pub(crate) message_id: Option<String>,
+    pub(crate) content_type: Option<String>,
+    /// The time left until the caller stops waiting.
+    pub(crate) time_left: Option<Duration>,
+    pub(crate) priority: Option<u8>,
+    pub(crate) caller: Option<String>,
+    pub(crate) headers: Table,
+    pub(crate) trace: Table,
+    pub(crate) persistent: bool,
+}
+
+impl RequestHead {
+    pub(crate) fn into_properties(self) -> Properties {
+        let mut headers = self.headers;
+        headers.extend(self.trace);
+        Properties {
+            content_type: self.content_type,
+            headers,
+            persistent: self.persistent,
+            priority: self.priority,
+            correlation_id: self.correlation_id,
+            reply_to: self.reply_to,
+            expiration: self.time_left.map(expiration),
+            message_id: self.message_id,
+            kind: self.method,
+            app_id: self.caller,
+            timestamp: None,
+        }
+    }
+
+    /// Reads a request. Nothing in it can be wrong enough to refuse it here: what is missing is
+    /// `None`, and an expiration that is no number is none.
+    pub(crate) fn from_properties(properties: Properties) -> Self {
+        let mut headers = properties.headers;
+        Self {
+            method: properties.kind.filter(|method| !method.is_empty()),
+            reply_to: properties.reply_to.filter(|queue| !queue.is_empty()),
+            correlation_id: properties.correlation_id,
+            message_id: properties.message_id,
+            content_type: properties.content_type.filter(|name| !name.is_empty()),
+            time_left: properties.expiration.as_deref().and_then(duration),
+            priority: properties.priority,
+            caller: properties.app_id,
+            trace: take_trace(&mut headers),
+            headers,
+            persistent: properties.persistent,
+        }
+    }
+}
+
+/// How a reply ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ReplyStatus {
+    /// The body is the value.
+    Success,
+    /// The body is the method's own error.
+    Application,
+    /// No body; the status says why.
+    Failed(Status),
+}
+
+/// What a reply says besides its body.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ReplyHead {
+    pub(crate) status: ReplyStatus,
+    pub(crate) correlation_id: Option<String>,
+    pub(crate) content_type: Option<String>,
+    pub(crate) server: Option<String>,
+}
+
+impl ReplyHead {
+    pub(crate) fn into_properties(self) -> Properties {
+        let mut headers = Table::new();
+        match self.status {
+            ReplyStatus::Success => {}
+            ReplyStatus::Application => {
+                headers.insert(STATUS.into(), APPLICATION.into());
+            }
+            ReplyStatus::Failed(status) => {
+                headers.insert(STATUS.into(), status.code().as_str().into());
+                headers.insert(MESSAGE.into(), status.message().into());
+            }
+        }
+        Properties {
+            content_type: self.content_type,
+            headers,
+            correlation_id: self.correlation_id,
+            app_id: self.server,
+            ..Properties::default()
+        }
+    }
+
+    /// Reads a reply; a status nobody knows is [`Code::Unknown`], with its name in the message.
+    pub(crate) fn from_properties(properties: Properties) -> Self {
+        let text = |name| properties.headers.get(name).and_then(Value::as_str);
+        let status = match text(STATUS) {
+            None | Some("ok") => ReplyStatus::Success,
+            Some(APPLICATION) => ReplyStatus::Application,
+            Some(code) => {
+                let message = text(MESSAGE).unwrap_or_default();
+                ReplyStatus::Failed(match code.parse::<Code>() {
+                    Ok(code) => Status::new(code, message),
+                    Err(_) => Status::new(Code::Unknown, format!("{code}: {message}")),
+                })
+            }
+        };
+        Self {
+            status,
+            correlation_id: properties.correlation_id,
+            content_type: properties.content_type.filter(|name| !name.is_empty()),
+            server: properties.app_id,
+        }
+    }
+}
+
+/// Header of a job: which attempt this is, from 1.
+const ATTEMPT: &str = "attempt";
+/// Headers of a job that failed: its first error and its last one.
+const FIRST_ERROR: &str = "first-error";
+const ERROR: &str = "error";
+/// Headers of a dead letter.
+const REASON: &str = "reason";
+const FAILED_AT: &str = "failed-at";
+const ATTEMPTS: &str = "attempts";
+const SOURCE_QUEUE: &str = "source-queue";
+/// How often a quorum queue has delivered the message before.
+const DELIVERY_COUNT: &str = "x-delivery-count";
+/// What RabbitMQ writes on dead-lettering.
+const DEATH: &str = "x-death";
+/// RabbitMQ's notes on a message's way. A copy begins its own: with the old ones the broker would
+/// take a retry for a cycle of dead letters and drop it.
+const BROKER_NOTES: [&str; 10] = [
+    DEATH,
+    DELIVERY_COUNT,
+    "x-acquired-count",
+    "x-first-death-exchange",
+    "x-first-death-queue",
+    "x-first-death-reason",
+    "x-last-death-exchange",
+    "x-last-death-queue",
+    "x-last-death-reason",
+    "x-opt-rabbitmq-delivery-count",
+];
+
+/// What a job says besides its payload.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct JobHead {
+    pub(crate) task: Option<String>,
+    pub(crate) message_id: Option<String>,
+    pub(crate) content_type: Option<String>,
+    /// The attempt this delivery was published for.
+    pub(crate) attempt: u32,
+    /// Deliveries before this one that nobody settled, where the broker counts them.
+    pub(crate) unsettled: u32,
+    /// When it was pushed, in seconds since the Unix epoch.
+    pub(crate) pushed_at: Option<u64>,
+    pub(crate) caller: Option<String>,
+    pub(crate) headers: Table,
+    pub(crate) trace: Table,
+}
+
+impl JobHead {
+    pub(crate) fn read(properties: &Properties) -> Self {
+        let mut headers = properties.headers.clone();
+        let attempt = headers.remove(ATTEMPT);
+        let count = headers.remove(DELIVERY_COUNT);
+        for note in BROKER_NOTES.iter().chain(&[FIRST_ERROR, ERROR]) {
+            headers.remove(*note);
+        }
+        Self {
+            task: properties.kind.clone().filter(|name| !name.is_empty()),
+            message_id: properties.message_id.clone(),
+            content_type: properties
+                .content_type
+                .clone()
+                .filter(|name| !name.is_empty()),
+            attempt: counted(attempt.as_ref()).unwrap_or(1).max(1),
+            unsettled: counted(count.as_ref()).unwrap_or(0),
+            pushed_at: properties.timestamp,
+            caller: properties.app_id.clone(),
+            trace: take_trace(&mut headers),
+            headers,
+        }
+    }
+}
+
+fn counted(value: Option<&Value>) -> Option<u32> {
+    value
+        .and_then(Value::as_int)
+        .and_then(|count| u32::try_from(count).ok())
+}
+
+/// The properties of a job's next attempt.
+pub(crate) fn retried(mut job: Properties, attempt: u32, error: &str) -> Properties {
+    forget_the_way(&mut job);
+    let error = Value::from(error);
+    job.headers
+        .entry(FIRST_ERROR.into())
+        .or_insert_with(|| error.clone());
+    job.headers.insert(ERROR.into(), error);
+    job.headers.insert(ATTEMPT.into(), attempt.into());
+    job
+}
+
+/// Why and whence a job was given up.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Obituary {
+    pub(crate) reason: String,
+    pub(crate) error: String,
+    pub(crate) first_error: Option<String>,
+    pub(crate) attempts: u32,
+    pub(crate) source_queue: String,
+    /// Seconds since the Unix epoch.
+    pub(crate) failed_at: Option<u64>,
+}
+
+impl Obituary {
+    /// The properties of the dead letter: the job's own and why it died.
+    pub(crate) fn write(&self, mut job: Properties) -> Properties {
+        forget_the_way(&mut job);
+        let error = Value::from(self.error.as_str());
+        job.headers
+            .entry(FIRST_ERROR.into())
+            .or_insert_with(|| error.clone());
+        job.headers.insert(ERROR.into(), error);
+        job.headers.remove(ATTEMPT);
+        job.headers
+            .insert(REASON.into(), self.reason.as_str().into());
+        job.headers.insert(ATTEMPTS.into(), self.attempts.into());
+        job.headers
+            .insert(SOURCE_QUEUE.into(), self.source_queue.as_str().into());
+        if let Some(seconds) = self.failed_at {
+            job.headers
+                .insert(FAILED_AT.into(), Value::Timestamp(seconds));
+        }
+        job
+    }
+
+    /// Reads a dead letter: ours, or one the broker made (expired, over the delivery limit).
+    pub(crate) fn read(properties: &Properties) -> Self {
+        let headers = &properties.headers;
+        let text = |name| headers.get(name).and_then(Value::as_str).map(str::to_owned);
+        let death = first_death(headers);
+        let of_death = |name| death.and_then(|death| death.get(name));
+        let reason = text(REASON).or_else(|| {
+            of_death("reason")
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+        });
+        let source = text(SOURCE_QUEUE)
+            .or_else(|| of_death("queue").and_then(Value::as_str).map(str::to_owned));
+        let time = headers.get(FAILED_AT).or_else(|| of_death("time"));
+        let attempts = counted(headers.get(ATTEMPTS)).or_else(|| counted(headers.get(ATTEMPT)));
+        Self {
+            reason: reason.unwrap_or_else(|| "unknown".into()),
+            error: text(ERROR).unwrap_or_default(),
+            first_error: text(FIRST_ERROR),
+            attempts: attempts.unwrap_or(0),
+            source_queue: source.unwrap_or_default(),
+            failed_at: match time {
+                Some(Value::Timestamp(seconds)) => Some(*seconds),
+                _ => None,
+            },
+        }
+    }
+
+    /// The properties of a dead letter that becomes a job again, its first attempt before it.
+    pub(crate) fn erase(mut letter: Properties) -> Properties {
+        forget_the_way(&mut letter);
+        for name in [
+            ATTEMPT,
+            FIRST_ERROR,
+            ERROR,
+            REASON,
+            FAILED_AT,
+            ATTEMPTS,
+            SOURCE_QUEUE,
+        ] {
+            letter.headers.remove(name);
+        }
+        letter
+    }
+}
+
+fn first_death(headers: &Table) -> Option<&Table> {
+    match headers.get(DEATH)? {
+        Value::List(deaths) => match deaths.first()? {
+            Value::Table(death) => Some(death),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn forget_the_way(job: &mut Properties) {
+    job.expiration = None;
+    for note in BROKER_NOTES {
+        job.headers.remove(note);
+    }
+}
+
+/// A time left as AMQP's `expiration`: milliseconds, rounded up so that what is left is not lost.
+pub(crate) fn expiration(time_left: Duration) -> String {
+    let millis = time_left.as_nanos().div_ceil(1_000_000);
+    millis.min(EXPIRATION_MAX).to_string()
+}
+
+fn duration(expiration: &str) -> Option<Duration> {
+    expiration.parse().ok().map(Duration::from_millis)
+}
+
+fn take_trace(headers: &mut Table) -> Table {
+    TRACE
+        .iter()
+        .filter_map(|name| headers.remove_entry(*name))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn head() -> RequestHead {
+        RequestHead {
+            method: Some("fib".into()),
+            reply_to: Some("lepus.reply.7".into()),
+            correlation_id: Some("42".into()),
+            content_type: Some("application/msgpack".into()),
+            time_left: Some(Duration::from_millis(2500)),
+            ..RequestHead::default()
+        }
+    }
+
+    #[test]
+    fn a_request_needs_no_header_table() {
+        let properties = head().into_properties();
+        assert_eq!(properties.kind.as_deref(), Some("fib"));
+        assert_eq!(properties.expiration.as_deref(), Some("2500"));
+        assert!(properties.headers.is_empty() && !properties.persistent);
+        assert_eq!(RequestHead::from_properties(properties), head());
+    }
+
+    #[test]
+    fn the_trace_travels_apart_from_the_callers_headers() {
+        let table = Table::from([
+            ("traceparent".to_owned(), Value::from("00-1-2-01")),
+            ("tenant".to_owned(), Value::from("hare")),
+        ]);
+        let properties = Properties {
+            headers: table,
+            ..Properties::default()
+        };
+        let head = RequestHead::from_properties(properties);
+        assert_eq!(head.trace.keys().collect::<Vec<_>>(), ["traceparent"]);
+        assert_eq!(head.headers.keys().collect::<Vec<_>>(), ["tenant"]);
+    }
+
+    #[test]
+    fn a_reply_without_headers_is_a_success() {
+        let head = ReplyHead::from_properties(Properties::default());
+        assert_eq!(head.status, ReplyStatus::Success);
+    }
+
+    #[test]
+    fn statuses_travel_as_two_headers() {
+        let status = Status::new(Code::Unimplemented, "no method `fob`");
+        let head = ReplyHead {
+            status: ReplyStatus::Failed(status),
+            correlation_id: Some("42".into()),
+            content_type: None,
+            server: None,
+        };
+        let properties = head.clone().into_properties();
+        assert_eq!(
+            properties.headers["rpc-status"],
+            Value::from("unimplemented")
+        );
+        assert_eq!(
+            properties.headers["rpc-message"],
+            Value::from("no method `fob`")
+        );
+        assert_eq!(ReplyHead::from_properties(properties), head);
+    }
+
+    #[test]
+    fn an_unknown_status_is_kept_in_the_message() {
+        let headers = Table::from([("rpc-status".to_owned(), Value::from("teapot"))]);
+        let properties = Properties {
+            headers,
+            ..Properties::default()
+        };
+        let expected = Status::new(Code::Unknown, "teapot: ");
+        assert_eq!(
+            ReplyHead::from_properties(properties).status,
+            ReplyStatus::Failed(expected)
+        );
+    }
+
+    #[test]
+    fn expirations_round_up_and_fit_the_broker() {
+        assert_eq!(expiration(Duration::from_micros(1)), "1");
+        assert_eq!(expiration(Duration::MAX), "4294967295");
+        assert_eq!(duration("soon"), None);
+    }
+
+    #[test]
+    fn a_job_keeps_its_first_error_and_dies_with_its_last() {
+        let job = Properties {
+            kind: Some("resize".into()),
+            ..Properties::default()
+        };
+        let second = retried(job, 2, "busy");
+        let third = retried(second, 3, "still busy");
+        assert_eq!(JobHead::read(&third).attempt, 3);
+        let obituary = Obituary {
+            reason: "attempts".into(),
+            error: "gone".into(),
+            first_error: None,
+            attempts: 3,
+            source_queue: "images".into(),
+            failed_at: Some(7),
+        };
+        let letter = obituary.write(third);
+        let read = Obituary::read(&letter);
+        assert_eq!(
+            (read.error.as_str(), read.first_error.as_deref()),
+            ("gone", Some("busy"))
+        );
+        assert_eq!((read.attempts, read.failed_at), (3, Some(7)));
+        let revived = Obituary::erase(letter);
+        assert!(revived.headers.is_empty());
+        assert_eq!(revived.kind.as_deref(), Some("resize"));
+    }
+
+    #[test]
+    fn the_brokers_own_dead_letters_are_read_too() {
+        let death = Table::from([
+            ("reason".to_owned(), Value::from("delivery_limit")),
+            ("queue".to_owned(), Value::from("images")),
+            ("time".to_owned(), Value::Timestamp(9)),
+        ]);
+        let headers = Table::from([(DEATH.to_owned(), Value::List(vec![Value::Table(death)]))]);
+        let read = Obituary::read(&Properties {
+            headers,
+            ..Properties::default()
+        });
+        assert_eq!(
+            (read.reason.as_str(), read.source_queue.as_str()),
+            ("delivery_limit", "images")
+        );
+        assert_eq!(read.failed_at, Some(9));
+    }
+
+    proptest! {
+        #[test]
+        fn requests_round_trip(
+            method in proptest::option::of("[a-z]{1,20}"),
+            id in proptest::option::of(".{1,40}"),
+            millis in proptest::option::of(0u64..100_000_000),
+            priority in proptest::option::of(any::<u8>()),
+            headers in proptest::collection::btree_map("[a-z]{1,8}", any::<i64>(), 0..4),
+        ) {
+            let head = RequestHead {
+                method,
+                correlation_id: id.clone(),
+                message_id: id,
+                time_left: millis.map(Duration::from_millis),
+                priority,
+                headers: headers.into_iter().map(|(name, value)| (name, value.into())).collect(),
+                ..RequestHead::default()
+            };
+            prop_assert_eq!(RequestHead::from_properties(head.clone().into_properties()), head);
+        }
+    }
+}

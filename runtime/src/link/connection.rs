@@ -1,0 +1,396 @@
+//! The connection that users hold: two sessions, each opened when it is first needed.
+
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::watch;
+
+use super::namespace::Namespace;
+use super::settings::{Address, Settings, TlsSettings};
+use super::state::{Board, ConnectionState, Role};
+use super::supervise::{Dialer, Link};
+use crate::error::Error;
+use crate::name::Name;
+use crate::retry::RetryPolicy;
+use crate::stats::{Counters, Stats};
+
+/// How long a dropped connection may take to say goodbye.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// A connection to RabbitMQ. Cheap to clone; the last clone to go closes it.
+///
+/// It holds one or two AMQP connections, each opened when it is first needed: one for what is
+/// published (requests, jobs, events) and the replies to it, one for what is consumed and its
+/// acknowledgements, so that a memory alarm, which stops publishers, does not stop
+/// acknowledgements. When one is lost it is built again with jittered backoff, for ever, until
+/// [`close`](Self::close); queues and consumers are put back. [`state`](Self::state) tells.
+///
+/// lapin runs on a thread of its own, so a handler that blocks its thread costs no heartbeats.
+#[derive(Clone)]
+pub struct Connection {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    dialer: Arc<Dialer>,
+    board: Arc<Board>,
+    namespace: Namespace,
+    closing: watch::Sender<bool>,
+    publishing: OnceLock<Link>,
+    consuming: OnceLock<Link>,
+    tasks: Handle,
+    shared: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+    counters: Arc<Counters>,
+    io: Option<Runtime>,
+}
+
+impl Connection {
+    /// Connects to `amqp://user:password@host:port/vhost` (or `amqps://`), as
+    /// [`Connection::builder`] does with its defaults.
+    ///
+    /// # Errors
+    /// See [`ConnectionBuilder::open`].
+    pub async fn open(uri: &str) -> Result<Self, Error> {
+        Self::builder(uri).open().await
+    }
+
+    /// A connection to be configured. Several addresses of one cluster may be given, separated by
+    /// commas; they are tried in turn.
+    pub fn builder(uri: &str) -> ConnectionBuilder {
+        ConnectionBuilder::new(uri)
+    }
+
+    /// How the connection is doing, to look at or to wait on.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<ConnectionState> {
+        self.inner.board.watch()
+    }
+
+    /// Counters and gauges, read now.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.inner.counters.read()
+    }
+
+    /// Closes both sessions. Calls and pushes under way end with an error that
+    /// [`is_closed`](Error::is_closed); servers and workers stop. Closing twice is no error.
+    ///
+    /// Returns when the broker has said goodbye, or after two seconds without. Cancel-safe: the
+    /// closing goes on.
+    pub async fn close(&self) {
+        self.inner.closing.send_replace(true);
+        if let Some(spare) = self.inner.dialer.take() {
+            spare.close().await;
+        }
+        for link in self.inner.links() {
+            link.closed().await;
+        }
+        self.inner.board.closed_all();
+    }
+
+    /// The session for what is published.
+    pub(crate) fn publishing(&self) -> &Link {
+        self.inner.link(&self.inner.publishing, Role::Publishing)
+    }
+
+    /// The session for what is consumed.
+    pub(crate) fn consuming(&self) -> &Link {
+        self.inner.link(&self.inner.consuming, Role::Consuming)
+    }
+
+    /// The runtime that this was opened on: where handlers and readers run.
+    pub(crate) fn tasks(&self) -> &Handle {
+        &self.inner.tasks
+    }
+
+    /// lapin's own runtime: for what must go on when every thread of the user's is busy.
+    pub(crate) fn io(&self) -> &Handle {
+        &self.inner.dialer.io
+    }
+
+    pub(crate) fn namespace(&self) -> &Namespace {
+        &self.inner.namespace
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.inner.dialer.settings.name
+    }
+
+    /// The largest message sent or taken, in bytes.
+    pub(crate) fn max_message(&self) -> usize {
+        self.inner.dialer.settings.max_message
+    }
+
+    /// How long to wait before a failed set-up is tried again.
+    pub(crate) fn backoff(&self) -> &RetryPolicy {
+        &self.inner.dialer.settings.backoff
+    }
+
+    pub(crate) fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.inner.counters)
+    }
+
+    /// Something that all users of this connection share, made once.
+    pub(crate) fn shared<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        let mut shared = self
+            .inner
+            .shared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let found = shared.get(&TypeId::of::<T>()).cloned();
+        if let Some(found) = found.and_then(|found| found.downcast::<T>().ok()) {
+            return found;
+        }
+        let made = Arc::new(make());
+        shared.insert(TypeId::of::<T>(), Arc::clone(&made) as _);
+        made
+    }
+}
+
+impl Inner {
+    fn link<'a>(&self, slot: &'a OnceLock<Link>, role: Role) -> &'a Link {
+        slot.get_or_init(|| {
+            let (dialer, board) = (Arc::clone(&self.dialer), Arc::clone(&self.board));
+            Link::start(dialer, role, board, self.closing.subscribe())
+        })
+    }
+
+    fn links(&self) -> impl Iterator<Item = &Link> {
+        [&self.publishing, &self.consuming]
+            .into_iter()
+            .filter_map(OnceLock::get)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.closing.send_replace(true);
+        let Some(io) = self.io.take() else { return };
+        let links: Vec<Link> = self.links().cloned().collect();
+        let spare = self.dialer.take();
+        let farewell = async move {
+            if let Some(spare) = spare {
+                spare.close().await;
+            }
+            for link in links {
+                link.closed().await;
+            }
+        };
+        // A runtime cannot be waited for where it is dropped, which may be inside another one.
+        let waiting = std::thread::Builder::new()
+            .name("lepus-close".into())
+            .spawn(move || {
+                io.block_on(async { tokio::time::timeout(FAREWELL, farewell).await })
+                    .ok();
+                io.shutdown_background();
+            });
+        if let Err(error) = waiting {
+            tracing::warn!(%error, "no thread to close the connection politely");
+        }
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let settings = &self.inner.dialer.settings;
+        f.debug_struct("Connection")
+            .field("name", &settings.name)
+            .field("addresses", &settings.addresses)
+            .field("state", &*self.inner.board.watch().borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A connection's settings; [`open`](Self::open) makes it.
+#[derive(Clone, Debug)]
+#[must_use = "nothing is connected until `open`"]
+pub struct ConnectionBuilder {
+    uris: Vec<Uri>,
+    name: Option<String>,
+    heartbeat: Option<Duration>,
+    connect_timeout: Duration,
+    backoff: (Duration, Duration),
+    max_message: usize,
+    tls: TlsSettings,
+    namespace: Option<String>,
+    retry_at_start: bool,
+}
+
+/// A URI that is not printed: it may hold a password.
+#[derive(Clone)]
+struct Uri(String);
+
+impl std::fmt::Debug for Uri {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("amqp://…")
+    }
+}
+
+impl ConnectionBuilder {
+    fn new(uris: &str) -> Self {
+        Self {
+            uris: uris.split(',').map(|uri| Uri(uri.to_owned())).collect(),
+            name: None,
+            heartbeat: None,
+            connect_timeout: Duration::from_secs(5),
+            backoff: (Duration::from_millis(100), Duration::from_secs(5)),
+            max_message: 16 * 1024 * 1024,
+            tls: TlsSettings::default(),
+            namespace: None,
+            retry_at_start: false,
+        }
+    }
+
+    /// Another address of the same cluster, tried after those before it.
+    pub fn address(mut self, uri: &str) -> Self {
+        self.uris.push(Uri(uri.to_owned()));
+        self
+    }
+
+    /// The name that the management UI shows, and that requests carry as `app_id` (the callee
+    /// sees it as [`Context::caller`](crate::Context::caller)). Default: the program's name.
+    pub fn name(mut self, name: &str) -> Self {
+        self.name = Some(name.to_owned());
+        self
+    }
+
+    /// How often heartbeats are sent, in whole seconds; a dead peer is found after two intervals.
+    /// Default 10 s, or what the URI's `heartbeat=` says. The broker may ask for a shorter one.
+    pub fn heartbeat(mut self, interval: Duration) -> Self {
+        self.heartbeat = Some(interval);
+        self
+    }
+
+    /// How long one attempt may take, from the name look-up to `connection.open-ok`. Default 5 s.
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.connect_timeout = limit;
+        self
+    }
+
+    /// The first and the longest pause between attempts to reconnect; doubling in between, with
+    /// jitter. Default 0.1 s to 5 s.
+    pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
+        self.backoff = (first, longest);
+        self
+    }
+
+    /// The largest message that is sent or taken, in bytes. Default 16 MiB, which is RabbitMQ's
+    /// own limit since 4.0.
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.max_message = bytes;
+        self
+    }
+
+    /// Certificate authorities to trust besides the system's, in PEM.
+    #[cfg(feature = "tls")]
+    pub fn certificate_authorities(mut self, pem: &str) -> Self {
+        self.tls.authorities = Some(pem.to_owned());
+        self
+    }
+
+    /// A client certificate with its key (PKCS#8), both in PEM.
+    #[cfg(feature = "tls")]
+    pub fn client_certificate(mut self, certificate: &[u8], key: &[u8]) -> Self {
+        self.tls.identity = Some((certificate.to_vec(), key.to_vec()));
+        self
+    }
+
+    /// A prefix for every queue and exchange (`prefix.name`), so that environments and tests can
+    /// share a broker. The broker's own exchanges (`amq.…`) have none.
+    pub fn namespace(mut self, prefix: &str) -> Self {
+        self.namespace = Some(prefix.to_owned());
+        self
+    }
+
+    /// Do not fail when the broker cannot be reached at first: retry as after a loss. Calls wait
+    /// within their deadlines meanwhile.
+    pub fn retry_at_start(mut self) -> Self {
+        self.retry_at_start = true;
+        self
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`is_invalid`](Error::is_invalid) for a URI or setting that makes no sense; and, unless
+    /// [`retry_at_start`](Self::retry_at_start): [`is_connect`](Error::is_connect), with
+    /// [`is_bad_credentials`](Error::is_bad_credentials),
+    /// [`is_bad_virtual_host`](Error::is_bad_virtual_host), [`is_tls`](Error::is_tls) and
+    /// [`is_timeout`](Error::is_timeout) to tell them apart.
+    ///
+    /// # Panics
+    /// As tokio does, when it is called outside of a tokio runtime.
+    ///
+    /// Cancel-safe: a dropped attempt ends at its timeout and leaves nothing behind.
+    pub async fn open(self) -> Result<Connection, Error> {
+        let retry_at_start = self.retry_at_start;
+        let settings = self.settings()?;
+        // One thread: lapin does its reading and writing on threads of its own.
+        let io = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("lepus-io")
+            .enable_all()
+            .build()
+            .map_err(|error| Error::invalid("no runtime for the connection").caused_by(error))?;
+        let namespace = Namespace::new(settings.namespace.clone());
+        let dialer = Arc::new(Dialer::new(settings, io.handle().clone()));
+        let connection = Connection {
+            inner: Arc::new(Inner {
+                dialer: Arc::clone(&dialer),
+                board: Arc::new(Board::new()),
+                namespace,
+                closing: watch::Sender::new(false),
+                publishing: OnceLock::new(),
+                consuming: OnceLock::new(),
+                tasks: Handle::current(),
+                shared: Mutex::new(HashMap::new()),
+                counters: Arc::default(),
+                io: Some(io),
+            }),
+        };
+        if !retry_at_start {
+            dialer.keep(dialer.connect().await?);
+        }
+        Ok(connection)
+    }
+
+    fn settings(self) -> Result<Settings, Error> {
+        let heartbeat = match self.heartbeat {
+            None => None,
+            Some(interval) => match u16::try_from(interval.as_secs()) {
+                Ok(seconds) if seconds > 0 => Some(seconds),
+                _ => return Err(Error::invalid("a heartbeat is 1 to 65535 seconds")),
+            },
+        };
+        let addresses: Result<Vec<_>, _> = self
+            .uris
+            .iter()
+            .map(|Uri(uri)| Address::parse(uri, heartbeat))
+            .collect();
+        let (first, longest) = self.backoff;
+        Ok(Settings {
+            addresses: addresses?,
+            name: self.name.unwrap_or_else(program),
+            connect_timeout: self.connect_timeout,
+            backoff: RetryPolicy::default()
+                .attempts(u32::MAX)
+                .backoff(first, longest)
+                .jitter(0.5),
+            max_message: self.max_message,
+            tls: self.tls,
+            namespace: self.namespace.map(Name::parse).transpose()?,
+        })
+    }
+}
+
+fn program() -> String {
+    let path = std::env::args_os().next().map(std::path::PathBuf::from);
+    let name = path
+        .as_deref()
+        .and_then(|path| path.file_stem())
+        .and_then(|name| name.to_str());
+    name.unwrap_or("lepus").to_owned()
+}

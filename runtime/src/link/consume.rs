@@ -1,0 +1,142 @@
+//! A queue's deliveries, for as long as the consumer lives, and how it ended.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::stream::Fuse;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
+use lapin::types::{FieldTable, ShortString};
+
+use super::convert;
+use super::lane::Lane;
+use super::session::Session;
+use crate::error::Error;
+use crate::message::Incoming;
+
+/// A delivery and the tag that settles it, on the channel it came from and no other.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) tag: u64,
+    pub(crate) message: Incoming,
+}
+
+/// Why deliveries stopped.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// The broker cancelled the consumer: its queue is gone, or its leader is.
+    Cancelled,
+    /// The channel or the session is gone.
+    Lost(Error),
+}
+
+/// How a queue is consumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Deliveries are settled; at most so many wait for it.
+    Settled { prefetch: u16 },
+    /// The broker forgets a message as it sends it. No prefetch bounds this: read on at once.
+    NoAck,
+    /// As settled, and this consumer is the queue's only one.
+    Exclusive { prefetch: u16 },
+}
+
+/// A consumer. Dropping it cancels it.
+pub(crate) struct Deliveries {
+    lane: Arc<Lane>,
+    consumer: Fuse<lapin::Consumer>,
+    tag: ShortString,
+}
+
+impl std::fmt::Debug for Deliveries {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Deliveries")
+            .field("tag", &self.tag)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Deliveries {
+    /// Starts consuming on a lane of its own, by the queue's name on the broker.
+    pub(crate) async fn start(lane: &Arc<Lane>, queue: &str, mode: Mode) -> Result<Self, Error> {
+        let (channel, session) = (lane.channel(), lane.session());
+        let (no_ack, exclusive) = match mode {
+            Mode::NoAck => (true, false),
+            Mode::Settled { prefetch } | Mode::Exclusive { prefetch } => {
+                let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
+                session.race(qos).await?;
+                (false, matches!(mode, Mode::Exclusive { .. }))
+            }
+        };
+        let options = BasicConsumeOptions {
+            no_local: false,
+            no_ack,
+            exclusive,
+            nowait: false,
+        };
+        let consume = channel.basic_consume(
+            convert::short(queue)?,
+            ShortString::default(),
+            options,
+            FieldTable::default(),
+        );
+        let consumer = session.race(consume).await?;
+        let tag = consumer.tag();
+        // lapin's stream may hang when it is polled after its end.
+        Ok(Self {
+            lane: Arc::clone(lane),
+            consumer: consumer.fuse(),
+            tag,
+        })
+    }
+
+    /// The next delivery that can still be settled.
+    pub(crate) async fn next(&mut self) -> Result<Delivery, Ended> {
+        let item = tokio::select! {
+            biased;
+            item = self.consumer.next() => item,
+            reason = self.lane.down() => return Err(Ended::Lost(reason)),
+        };
+        match item {
+            // What was buffered when the connection went is still given out: its tag means
+            // nothing any more.
+            Some(Ok(_)) if !self.lane.is_open() => Err(Ended::Lost(self.lane.dead())),
+            Some(Ok(delivery)) => Ok(Delivery {
+                tag: delivery.delivery_tag,
+                message: convert::incoming(delivery),
+            }),
+            Some(Err(error)) => Err(Ended::Lost(convert::error(error))),
+            None if self.lane.is_open() => Err(Ended::Cancelled),
+            None => Err(Ended::Lost(self.lane.dead())),
+        }
+    }
+
+    /// Stops new deliveries and gives those that were prefetched back to the queue.
+    pub(crate) async fn cancel(mut self) {
+        let session = Arc::clone(self.lane.session());
+        let cancel = self
+            .lane
+            .channel()
+            .basic_cancel(self.tag.clone(), BasicCancelOptions::default());
+        if let Err(error) = session.race(cancel).await {
+            tracing::debug!(%error, "a consumer was gone before it was cancelled");
+            return;
+        }
+        while let Ok(delivery) = self.next().await {
+            self.lane.give_back(delivery.tag);
+        }
+    }
+}
+
+/// Takes one message from a queue without consuming (`basic.get`): `None` when it is empty. The
+/// caller settles it on the lane.
+pub(crate) async fn poll(lane: &Lane, queue: &str) -> Result<Option<Delivery>, Error> {
+    let session: &Arc<Session> = lane.session();
+    let get = lane
+        .channel()
+        .basic_get(convert::short(queue)?, BasicGetOptions { no_ack: false });
+    let message = session.race(get).await?;
+    Ok(message.map(|message| Delivery {
+        tag: message.delivery.delivery_tag,
+        message: convert::incoming(message.delivery),
+    }))
+}

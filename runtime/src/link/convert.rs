@@ -1,0 +1,264 @@
+//! Our values to lapin's and back; lapin's errors to ours.
+
+use bytes::Bytes;
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use lapin::{BasicProperties, ErrorKind};
+
+use crate::error::{Error, Kind, Mismatch};
+use crate::message::{Incoming, Properties};
+use crate::name::SHORT_STRING_MAX;
+use crate::value::{Table, Value};
+
+/// AMQP's delivery mode of a message that a durable queue writes to disk.
+const PERSISTENT: u8 = 2;
+const TRANSIENT: u8 = 1;
+
+/// A short string, or an error that says which one is too long: lapin's own conversion panics.
+pub(super) fn short(text: impl Into<String>) -> Result<ShortString, Error> {
+    let text = text.into();
+    let length = text.len();
+    ShortString::try_new(text).map_err(|_| {
+        Error::invalid(format!(
+            "AMQP carries names and properties of {SHORT_STRING_MAX} bytes at most, this one has {length}"
+        ))
+    })
+}
+
+fn optional(text: Option<String>) -> Result<Option<ShortString>, Error> {
+    text.map(short).transpose()
+}
+
+pub(super) fn properties(ours: Properties) -> Result<BasicProperties, Error> {
+    let mode = if ours.persistent {
+        PERSISTENT
+    } else {
+        TRANSIENT
+    };
+    let mut theirs = BasicProperties::default().with_delivery_mode(mode);
+    if !ours.headers.is_empty() {
+        theirs = theirs.with_headers(table(ours.headers)?);
+    }
+    if let Some(priority) = ours.priority {
+        theirs = theirs.with_priority(priority);
+    }
+    if let Some(seconds) = ours.timestamp {
+        theirs = theirs.with_timestamp(seconds);
+    }
+    if let Some(text) = optional(ours.content_type)? {
+        theirs = theirs.with_content_type(text);
+    }
+    if let Some(text) = optional(ours.correlation_id)? {
+        theirs = theirs.with_correlation_id(text);
+    }
+    if let Some(text) = optional(ours.reply_to)? {
+        theirs = theirs.with_reply_to(text);
+    }
+    if let Some(text) = optional(ours.expiration)? {
+        theirs = theirs.with_expiration(text);
+    }
+    if let Some(text) = optional(ours.message_id)? {
+        theirs = theirs.with_message_id(text);
+    }
+    if let Some(text) = optional(ours.kind)? {
+        theirs = theirs.with_type(text);
+    }
+    if let Some(text) = optional(ours.app_id)? {
+        theirs = theirs.with_app_id(text);
+    }
+    Ok(theirs)
+}
+
+pub(super) fn from_properties(theirs: &BasicProperties) -> Properties {
+    let text = |text: &Option<ShortString>| text.as_ref().map(ToString::to_string);
+    Properties {
+        content_type: text(theirs.content_type()),
+        headers: theirs
+            .headers()
+            .as_ref()
+            .map(from_table)
+            .unwrap_or_default(),
+        persistent: *theirs.delivery_mode() == Some(PERSISTENT),
+        priority: *theirs.priority(),
+        correlation_id: text(theirs.correlation_id()),
+        reply_to: text(theirs.reply_to()),
+        expiration: text(theirs.expiration()),
+        message_id: text(theirs.message_id()),
+        timestamp: *theirs.timestamp(),
+        kind: text(theirs.kind()),
+        app_id: text(theirs.app_id()),
+    }
+}
+
+pub(super) fn incoming(delivery: lapin::message::Delivery) -> Incoming {
+    Incoming {
+        properties: from_properties(&delivery.properties),
+        exchange: delivery.exchange.into(),
+        routing_key: delivery.routing_key.into(),
+        redelivered: delivery.redelivered,
+        body: Bytes::from(delivery.data),
+    }
+}
+
+pub(super) fn table(ours: Table) -> Result<FieldTable, Error> {
+    let mut theirs = FieldTable::default();
+    for (name, value) in ours {
+        theirs.insert(short(name)?, to_amqp(value)?);
+    }
+    Ok(theirs)
+}
+
+fn to_amqp(value: Value) -> Result<AMQPValue, Error> {
+    Ok(match value {
+        Value::Bool(value) => AMQPValue::Boolean(value),
+        Value::Int(value) => AMQPValue::LongLongInt(value),
+        Value::Float(value) => AMQPValue::Double(value),
+        Value::Text(value) => AMQPValue::LongString(value.into()),
+        Value::Bytes(value) => AMQPValue::ByteArray(value.into()),
+        Value::Timestamp(value) => AMQPValue::Timestamp(value),
+        Value::List(values) => {
+            let values: Result<Vec<_>, _> = values.into_iter().map(to_amqp).collect();
+            AMQPValue::FieldArray(values?.into())
+        }
+        Value::Table(value) => AMQPValue::FieldTable(table(value)?),
+        Value::Null => AMQPValue::Void,
+    })
+}
+
+fn from_table(theirs: &FieldTable) -> Table {
+    let entries = theirs.inner().iter();
+    entries
+        .map(|(name, value)| (name.to_string(), from_amqp(value)))
+        .collect()
+}
+
+fn from_amqp(value: &AMQPValue) -> Value {
+    match value {
+        AMQPValue::Boolean(value) => Value::Bool(*value),
+        AMQPValue::ShortShortInt(value) => Value::Int((*value).into()),
+        AMQPValue::ShortShortUInt(value) => Value::Int((*value).into()),
+        AMQPValue::ShortInt(value) => Value::Int((*value).into()),
+        AMQPValue::ShortUInt(value) => Value::Int((*value).into()),
+        AMQPValue::LongInt(value) => Value::Int((*value).into()),
+        AMQPValue::LongUInt(value) => Value::Int((*value).into()),
+        AMQPValue::LongLongInt(value) => Value::Int(*value),
+        AMQPValue::Float(value) => Value::Float((*value).into()),
+        AMQPValue::Double(value) => Value::Float(*value),
+        AMQPValue::DecimalValue(value) => {
+            Value::Float(f64::from(value.value) / 10f64.powi(value.scale.into()))
+        }
+        AMQPValue::ShortString(value) => Value::Text(value.to_string()),
+        AMQPValue::LongString(value) => from_long_string(value),
+        AMQPValue::FieldArray(values) => {
+            Value::List(values.as_slice().iter().map(from_amqp).collect())
+        }
+        AMQPValue::Timestamp(value) => Value::Timestamp(*value),
+        AMQPValue::FieldTable(value) => Value::Table(from_table(value)),
+        AMQPValue::ByteArray(value) => Value::Bytes(value.as_slice().to_vec()),
+        AMQPValue::Void => Value::Null,
+    }
+}
+
+fn from_long_string(value: &LongString) -> Value {
+    match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) => Value::Text(text.to_owned()),
+        Err(_) => Value::Bytes(value.as_bytes().to_vec()),
+    }
+}
+
+/// An error of an operation on a connection that was up.
+pub(super) fn error(error: lapin::Error) -> Error {
+    let kind = match error.kind() {
+        ErrorKind::ProtocolError(amqp) => {
+            let (code, text) = (amqp.get_id(), amqp.get_message().to_string());
+            match mismatch(&text) {
+                Some(mismatch) => Kind::Mismatch(mismatch),
+                None => Kind::Broker { code, text },
+            }
+        }
+        ErrorKind::ChannelsLimitReached => {
+            Kind::Invalid("the connection has no channel left (channel_max)".into())
+        }
+        _ => Kind::Disconnected,
+    };
+    Error::new(kind).caused_by(error)
+}
+
+/// Reads RabbitMQ's `PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/':
+/// received 'true' but current is 'false'`.
+fn mismatch(text: &str) -> Option<Mismatch> {
+    let (_, rest) = text.split_once("inequivalent arg '")?;
+    let (argument, rest) = rest.split_once("' for ")?;
+    let (entity, rest) = rest.split_once(" in vhost")?;
+    let (_, rest) = rest.split_once("received ")?;
+    let (ours, theirs) = rest.split_once(" but current is ")?;
+    Some(Mismatch {
+        entity: entity.replace('\'', "`"),
+        argument: argument.to_owned(),
+        ours: value(ours),
+        theirs: value(theirs),
+    })
+}
+
+/// `'true'`, `none`, or `the value '60000' of type 'signedint'`: the value alone.
+fn value(text: &str) -> String {
+    let quoted = text
+        .split_once('\'')
+        .and_then(|(_, rest)| rest.split_once('\''));
+    quoted.map_or_else(|| text.trim().to_owned(), |(value, _)| value.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mismatch_is_read_from_the_brokers_text() {
+        let text = "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'rpc_queue' in \
+                    vhost '/': received 'true' but current is 'false'";
+        assert_eq!(
+            mismatch(text).unwrap().to_string().as_str(),
+            "queue `rpc_queue` exists with `durable` = false, declared here with true"
+        );
+        let text = "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q' in vhost \
+                    '/': received the value '60000' of type 'signedint' but current is none";
+        assert_eq!(
+            mismatch(text).unwrap().to_string().as_str(),
+            "queue `q` exists with `x-message-ttl` = none, declared here with 60000"
+        );
+        assert_eq!(mismatch("NOT_FOUND - no queue 'q' in vhost '/'"), None);
+    }
+
+    #[test]
+    fn properties_survive_the_way_there_and_back() {
+        let ours = Properties {
+            content_type: Some("application/json".into()),
+            headers: Table::from([
+                ("n".to_owned(), Value::Int(-1)),
+                (
+                    "list".to_owned(),
+                    Value::List(vec![Value::Null, Value::Bool(true)]),
+                ),
+                ("bytes".to_owned(), Value::Bytes(vec![255])),
+            ]),
+            persistent: true,
+            priority: Some(5),
+            correlation_id: Some("7".into()),
+            reply_to: Some("q".into()),
+            expiration: Some("100".into()),
+            message_id: Some("m".into()),
+            timestamp: Some(1),
+            kind: Some("fib".into()),
+            app_id: Some("hare".into()),
+        };
+        assert_eq!(from_properties(&properties(ours.clone()).unwrap()), ours);
+    }
+
+    #[test]
+    fn an_overlong_name_is_an_error() {
+        let ours = Properties {
+            kind: Some("x".repeat(256)),
+            ..Properties::default()
+        };
+        assert!(properties(ours).unwrap_err().is_invalid());
+    }
+}

@@ -1,0 +1,204 @@
+//! A channel of one session: publishing, acknowledging, and what the broker gave back.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use lapin::Channel;
+use lapin::options::{BasicAckOptions, BasicNackOptions, BasicPublishOptions, BasicRejectOptions};
+
+use super::convert;
+use super::session::Session;
+use crate::error::{Error, Kind};
+use crate::message::{Outgoing, Properties};
+
+/// A channel, for as long as it and its session live.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    session: Arc<Session>,
+    channel: Channel,
+    order: Mutex<()>,
+}
+
+/// A mandatory message that no queue took (`basic.return`).
+#[derive(Debug)]
+pub(crate) struct Returned {
+    pub(crate) text: String,
+    pub(crate) routing_key: String,
+    pub(crate) properties: Properties,
+}
+
+/// A publish in lapin's terms.
+pub(super) struct Prepared {
+    exchange: lapin::types::ShortString,
+    routing_key: lapin::types::ShortString,
+    options: BasicPublishOptions,
+    properties: lapin::BasicProperties,
+    pub(super) body: bytes::Bytes,
+}
+
+impl Prepared {
+    pub(super) fn new(message: Outgoing) -> Result<Self, Error> {
+        Ok(Self {
+            exchange: convert::short(message.exchange)?,
+            routing_key: convert::short(message.routing_key)?,
+            options: BasicPublishOptions {
+                mandatory: message.mandatory,
+                immediate: false,
+            },
+            properties: convert::properties(message.properties)?,
+            body: message.body,
+        })
+    }
+
+    pub(super) async fn publish(self, channel: &Channel) -> lapin::Result<lapin::PublisherConfirm> {
+        let Self {
+            exchange,
+            routing_key,
+            options,
+            properties,
+            body,
+        } = self;
+        channel
+            .basic_publish(exchange, routing_key, options, &body, properties)
+            .await
+    }
+}
+
+impl Lane {
+    /// Opens a channel.
+    pub(crate) async fn open(session: &Arc<Session>) -> Result<Arc<Self>, Error> {
+        let channel = session.channel().await?;
+        Ok(Arc::new(Self {
+            session: Arc::clone(session),
+            channel,
+            order: Mutex::new(()),
+        }))
+    }
+
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    pub(super) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// Whether the channel and its session are up.
+    pub(crate) fn is_open(&self) -> bool {
+        self.session.is_up() && self.channel.status().connected()
+    }
+
+    /// lapin numbers a publish and queues its frames in two steps, both within the first poll:
+    /// whoever polls a publish for the first time holds this.
+    pub(super) fn order(&self) -> MutexGuard<'_, ()> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes; completes when the bytes are written to the socket.
+    pub(crate) async fn publish(&self, message: Outgoing) -> Result<(), Error> {
+        let publish = Prepared::new(message)?.publish(&self.channel);
+        let mut publish = pin!(publish);
+        let first = poll_fn(|cx| {
+            let _order = self.order();
+            Poll::Ready(publish.as_mut().poll(cx))
+        });
+        match first.await {
+            Poll::Ready(written) => written.map(drop).map_err(convert::error),
+            Poll::Pending => self.session.race(publish).await.map(drop),
+        }
+    }
+
+    /// Hands a message over to be written, and does not wait for that.
+    ///
+    /// # Errors
+    /// The channel is gone: the message was not sent.
+    pub(crate) fn publish_now(&self, message: Outgoing) -> Result<(), Error> {
+        let publish = pin!(Prepared::new(message)?.publish(&self.channel));
+        let _order = self.order();
+        // lapin sends what was polled once, whether or not anybody waits for it.
+        match publish.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(written) => written.map(drop).map_err(convert::error),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Acknowledges a delivery of this channel, and all before it where `multiple`.
+    ///
+    /// Only handed over: an acknowledgement that is lost with the connection is a redelivery, and
+    /// waiting for it would change nothing.
+    pub(crate) fn ack(&self, tag: u64, extent: Extent) {
+        let options = BasicAckOptions {
+            multiple: extent == Extent::UpTo,
+        };
+        self.start(self.channel.basic_ack(tag, options));
+    }
+
+    /// Gives a delivery back to its queue. Never counts as a failed attempt on quorum queues of
+    /// RabbitMQ 4.3 and later.
+    pub(crate) fn give_back(&self, tag: u64) {
+        let options = BasicNackOptions {
+            multiple: false,
+            requeue: true,
+        };
+        self.start(self.channel.basic_nack(tag, options));
+    }
+
+    /// Rejects a delivery for good: the queue's dead-letter exchange gets it, if there is one.
+    pub(crate) fn reject(&self, tag: u64) {
+        let options = BasicRejectOptions { requeue: false };
+        self.start(self.channel.basic_reject(tag, options));
+    }
+
+    fn start(&self, settlement: impl Future<Output = lapin::Result<()>>) {
+        let settlement = pin!(settlement);
+        let first = settlement.poll(&mut Context::from_waker(Waker::noop()));
+        if let Poll::Ready(Err(error)) = first {
+            tracing::debug!(%error, "a delivery could not be settled: the broker will redeliver it");
+        }
+    }
+
+    /// What the broker returned since the last look. Only for channels without confirms.
+    pub(crate) async fn returned(&self) -> Result<Vec<Returned>, Error> {
+        let returned = self.session.race(self.channel.wait_for_confirms()).await?;
+        Ok(returned.into_iter().map(Returned::from_lapin).collect())
+    }
+
+    /// Completes when the session is down; a channel that dies alone is found by `is_open`.
+    pub(crate) async fn down(&self) -> Error {
+        self.session.down().await
+    }
+
+    /// Closes the channel; deliveries that were not settled go back to their queue.
+    pub(crate) async fn close(&self) {
+        let text = lapin::types::ShortString::try_new("done").unwrap_or_default();
+        if let Err(error) = self.session.race(self.channel.close(200, text)).await {
+            tracing::debug!(%error, "a channel was gone before it was closed");
+        }
+    }
+
+    /// The error for a channel that is found dead.
+    pub(crate) fn dead(&self) -> Error {
+        Error::new(Kind::Disconnected).caused_by("the channel was closed")
+    }
+}
+
+/// How far a settlement reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// The one delivery.
+    One,
+    /// It and every earlier one of the channel that is not settled yet.
+    UpTo,
+}
+
+impl Returned {
+    pub(super) fn from_lapin(message: lapin::message::BasicReturnMessage) -> Self {
+        Self {
+            text: message.reply_text.to_string(),
+            routing_key: message.delivery.routing_key.to_string(),
+            properties: convert::from_properties(&message.delivery.properties),
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! The broker as Lepus sees it. The only folder that names lapin.
+//!
+//! A [`session::Session`] is one lapin connection with a generation number; a
+//! [`supervise::Link`] keeps one up. Everything made on a session is void when it goes down:
+//! whoever needs a channel, a queue or a consumer makes it anew on the next one.
+
+mod confirm;
+mod connection;
+mod consume;
+mod convert;
+mod declare;
+mod dial;
+mod lane;
+mod namespace;
+mod session;
+mod settings;
+mod state;
+mod supervise;
+
+pub(crate) use confirm::{Confirmed, Fate};
+pub use connection::{Connection, ConnectionBuilder};
+pub(crate) use consume::{Deliveries, Delivery, Ended, Mode, poll};
+pub(crate) use declare::{QueueCounts, count, declare, purge};
+pub(crate) use lane::{Extent, Lane};
+pub(crate) use namespace::Namespace;
+pub(crate) use session::Session;
+pub use state::ConnectionState;
+pub(crate) use supervise::{Link, random};

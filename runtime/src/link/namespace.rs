@@ -1,0 +1,82 @@
+//! A prefix for every queue and exchange, so that environments and tests share a broker.
+
+use crate::name::Name;
+use crate::value::{Table, Value};
+
+/// The prefix, or none.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Namespace(Option<Name>);
+
+const DEAD_LETTER_EXCHANGE: &str = "x-dead-letter-exchange";
+const DEAD_LETTER_KEY: &str = "x-dead-letter-routing-key";
+const ALTERNATE: &str = "alternate-exchange";
+
+impl Namespace {
+    pub(super) fn new(prefix: Option<Name>) -> Self {
+        Self(prefix)
+    }
+
+    /// The name on the broker. The default exchange and the broker's own (`amq.…`) have no
+    /// namespace.
+    pub(crate) fn scope(&self, name: &str) -> String {
+        match &self.0 {
+            Some(prefix) if !name.is_empty() && !name.starts_with("amq.") => {
+                format!("{prefix}.{name}")
+            }
+            _ => name.to_owned(),
+        }
+    }
+
+    /// Arguments with the names in them scoped. A dead-letter key is a queue's name only where
+    /// the dead letters go through the default exchange.
+    pub(super) fn arguments(&self, arguments: &Table) -> Table {
+        let mut scoped = arguments.clone();
+        let default_exchange =
+            arguments.get(DEAD_LETTER_EXCHANGE).and_then(Value::as_str) == Some("");
+        for (name, value) in &mut scoped {
+            let names_one = match name.as_str() {
+                DEAD_LETTER_EXCHANGE | ALTERNATE => true,
+                DEAD_LETTER_KEY => default_exchange,
+                _ => false,
+            };
+            if names_one && let Value::Text(text) = value {
+                *text = self.scope(text);
+            }
+        }
+        scoped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_prefixed_but_not_the_brokers_own() {
+        let namespace = Namespace::new(Some(Name::parse("test").unwrap()));
+        assert_eq!(namespace.scope("jobs"), "test.jobs");
+        assert_eq!(namespace.scope(""), "");
+        assert_eq!(namespace.scope("amq.topic"), "amq.topic");
+        assert_eq!(Namespace::default().scope("jobs"), "jobs");
+    }
+
+    #[test]
+    fn dead_letter_keys_are_names_only_with_the_default_exchange() {
+        let namespace = Namespace::new(Some(Name::parse("test").unwrap()));
+        let to_queue = Table::from([
+            (DEAD_LETTER_EXCHANGE.to_owned(), Value::from("")),
+            (DEAD_LETTER_KEY.to_owned(), Value::from("jobs")),
+        ]);
+        assert_eq!(
+            namespace.arguments(&to_queue)[DEAD_LETTER_KEY],
+            Value::from("test.jobs")
+        );
+        let to_exchange = Table::from([
+            (DEAD_LETTER_EXCHANGE.to_owned(), Value::from("dead")),
+            (DEAD_LETTER_KEY.to_owned(), Value::from("jobs")),
+        ]);
+        let scoped = namespace.arguments(&to_exchange);
+        assert_eq!(scoped[DEAD_LETTER_EXCHANGE], Value::from("test.dead"));
+        assert_eq!(scoped[DEAD_LETTER_KEY], Value::from("jobs"));
+    }
+}

@@ -1,0 +1,149 @@
+//! One lapin connection with a generation number, and the one signal that it is down.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::Event;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::convert;
+use crate::error::{Error, Kind};
+
+/// How often the state is looked at besides lapin's events, which it does not promise to send.
+const CHECK: Duration = Duration::from_millis(500);
+/// How long a polite close may take before the socket is simply dropped.
+const CLOSE: Duration = Duration::from_secs(2);
+
+/// A connection as long as it lasts. Everything made on it belongs to its generation and is void
+/// once it is down.
+#[derive(Debug)]
+pub(crate) struct Session {
+    generation: u64,
+    connection: lapin::Connection,
+    down: watch::Sender<Option<Error>>,
+    blocked: watch::Sender<Option<String>>,
+}
+
+impl Session {
+    pub(super) fn start(connection: lapin::Connection, generation: u64, io: &Handle) -> Arc<Self> {
+        // lapin gives each event to one listener only: this is the one.
+        let events = connection.events_listener();
+        let session = Arc::new(Self {
+            generation,
+            connection,
+            down: watch::Sender::new(None),
+            blocked: watch::Sender::new(None),
+        });
+        io.spawn(watch_over(Arc::downgrade(&session), events));
+        session
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.down.borrow().is_none()
+    }
+
+    /// Completes when the session is down, with the reason.
+    pub(crate) async fn down(&self) -> Error {
+        let mut receiver = self.down.subscribe();
+        match receiver.wait_for(Option::is_some).await {
+            Ok(reason) => reason
+                .clone()
+                .unwrap_or_else(|| Error::new(Kind::Disconnected)),
+            Err(_) => Error::new(Kind::Disconnected),
+        }
+    }
+
+    /// The broker's reason for taking no messages, while that is so (`connection.blocked`).
+    pub(crate) fn blocked(&self) -> watch::Receiver<Option<String>> {
+        self.blocked.subscribe()
+    }
+
+    /// An operation of lapin's, ended by the end of the session: some of them pend for ever when
+    /// the connection dies under them.
+    pub(super) async fn race<T>(
+        &self,
+        operation: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, Error> {
+        tokio::select! {
+            biased;
+            result = operation => result.map_err(convert::error),
+            reason = self.down() => Err(reason),
+        }
+    }
+
+    pub(super) async fn channel(&self) -> Result<lapin::Channel, Error> {
+        self.race(self.connection.create_channel()).await
+    }
+
+    /// Closes the connection as AMQP asks (`connection.close`), within two seconds.
+    pub(super) async fn close(&self) {
+        let text = lapin::types::ShortString::try_new("bye").unwrap_or_default();
+        let closing = self.race(self.connection.close(200, text));
+        // What a connection that is going away answers to its farewell changes nothing.
+        let _ = tokio::time::timeout(CLOSE, closing).await;
+        self.end(Error::new(Kind::Closed));
+    }
+
+    fn end(&self, reason: Error) {
+        self.down.send_if_modified(|down| {
+            let first = down.is_none();
+            if first {
+                *down = Some(reason);
+            }
+            first
+        });
+    }
+}
+
+async fn watch_over(
+    session: std::sync::Weak<Session>,
+    events: impl futures_core::Stream<Item = Event> + Send + 'static,
+) {
+    let mut events = std::pin::pin!(events.fuse());
+    let mut check = tokio::time::interval(CHECK);
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            _ = check.tick() => {
+                let Some(session) = session.upgrade() else { return };
+                if !session.connection.status().connected() {
+                    session.end(Error::new(Kind::Disconnected));
+                    return;
+                }
+                continue;
+            }
+        };
+        let Some(session) = session.upgrade() else {
+            return;
+        };
+        match event {
+            Some(Event::ConnectionBlocked(reason)) => {
+                session.blocked.send_replace(Some(reason));
+            }
+            Some(Event::ConnectionUnblocked) => {
+                session.blocked.send_replace(None);
+            }
+            // A channel's error arrives here as well; whoever owns the channel deals with it.
+            Some(Event::Error(error))
+                if error.is_amqp_soft_error() && session.connection.status().connected() =>
+            {
+                tracing::debug!(%error, "a channel was closed by the broker");
+            }
+            Some(Event::Error(error)) => {
+                session.end(Error::new(Kind::Disconnected).caused_by(error));
+                return;
+            }
+            Some(_) => {}
+            None => {
+                session.end(Error::new(Kind::Disconnected));
+                return;
+            }
+        }
+    }
+}

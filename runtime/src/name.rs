@@ -1,0 +1,88 @@
+//! Names as AMQP 0-9-1 allows them: short strings, parsed once and trusted afterwards.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// The longest an AMQP short string can be, in bytes.
+pub(crate) const SHORT_STRING_MAX: usize = 255;
+
+/// The name of a queue, an exchange, a method, or any other AMQP short string: 1 to 255 bytes of
+/// UTF-8 without control characters.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name(Arc<str>);
+
+impl Name {
+    /// Parses a name.
+    ///
+    /// # Errors
+    /// [`NameError`] when it is empty, longer than 255 bytes, or holds a control character.
+    pub fn parse(name: impl AsRef<str>) -> Result<Self, NameError> {
+        let name = name.as_ref();
+        if name.is_empty() {
+            return Err(NameError::Empty);
+        }
+        if name.len() > SHORT_STRING_MAX {
+            return Err(NameError::TooLong { length: name.len() });
+        }
+        match name.char_indices().find(|(_, c)| c.is_control()) {
+            Some((at, _)) => Err(NameError::Control { at }),
+            None => Ok(Self(name.into())),
+        }
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+/// Why a text is no [`Name`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NameError {
+    /// A name has at least one character.
+    #[error("a name cannot be empty")]
+    Empty,
+    /// AMQP carries names as short strings.
+    #[error("a name can be 255 bytes long at most, this one has {length}")]
+    TooLong {
+        /// The length found, in bytes.
+        length: usize,
+    },
+    /// Control characters (NUL among them) are refused.
+    #[error("a name cannot hold a control character (at byte {at})")]
+    Control {
+        /// Where it stands, in bytes.
+        at: usize,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_short_strings() {
+        assert_eq!(Name::parse("calculator").unwrap().as_str(), "calculator");
+        assert_eq!(Name::parse(""), Err(NameError::Empty));
+        assert_eq!(Name::parse("a\0b"), Err(NameError::Control { at: 1 }));
+        assert!(Name::parse("x".repeat(255)).is_ok());
+        assert_eq!(
+            Name::parse("x".repeat(256)),
+            Err(NameError::TooLong { length: 256 })
+        );
+    }
+}

@@ -1,0 +1,299 @@
+//! Publishes that end: stored, or an error that says how far they got. One for jobs, events,
+//! one-way calls, retries and dead letters.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, Semaphore, oneshot};
+use tokio::time::Instant;
+
+use crate::error::{Error, Kind, Outcome, Site};
+use crate::link::{self, Confirmed, Connection, Fate, Link, Namespace};
+use crate::message::Outgoing;
+use crate::topology::Topology;
+
+/// How long a publish may take, from the wait for a connection to the confirm.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
+/// How many publishes may wait for their confirm.
+pub(crate) const UNCONFIRMED: usize = 1024;
+
+/// Before a message that was not sent is tried again.
+const NEXT_TRY: Duration = Duration::from_millis(5);
+
+/// A confirm channel on the publishing session, opened when it is needed and again when it died.
+#[derive(Clone, Debug)]
+pub(crate) struct Publisher {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    link: Link,
+    io: Handle,
+    namespace: Namespace,
+    channel: Mutex<Option<Arc<Confirmed>>>,
+    unconfirmed: Semaphore,
+    max_message: usize,
+}
+
+/// A publish that was handed over, and what is needed to report on it.
+pub(crate) struct Receipt {
+    fate: oneshot::Receiver<Fate>,
+    what: What,
+    started: Instant,
+    deadline: Instant,
+    limit: Duration,
+}
+
+/// How errors name a message.
+#[derive(Clone, Debug)]
+pub(crate) struct What {
+    pub(crate) service: String,
+    pub(crate) method: String,
+    pub(crate) queue: String,
+}
+
+impl What {
+    pub(crate) fn failed(&self, error: Error, since: Instant, outcome: Outcome) -> Error {
+        error.at(Site {
+            service: self.service.clone(),
+            method: self.method.clone(),
+            queue: self.queue.clone(),
+            elapsed: since.elapsed(),
+            outcome,
+        })
+    }
+}
+
+/// Where a message is to arrive.
+#[derive(Clone, Debug)]
+pub(crate) enum Home {
+    /// This is declared when it is missing.
+    Declared(Topology),
+    /// Whoever owns the topology has to see to it.
+    Foreign,
+}
+
+impl Publisher {
+    pub(crate) fn new(connection: &Connection, unconfirmed: usize) -> Self {
+        Self::with_limit(connection, unconfirmed, connection.max_message())
+    }
+
+    /// One that moves messages the broker has already: they are as large as they are.
+    pub(crate) fn mover(connection: &Connection) -> Self {
+        Self::with_limit(connection, UNCONFIRMED, usize::MAX)
+    }
+
+    fn with_limit(connection: &Connection, unconfirmed: usize, max_message: usize) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                link: connection.publishing().clone(),
+                io: connection.io().clone(),
+                namespace: connection.namespace().clone(),
+                channel: Mutex::new(None),
+                unconfirmed: Semaphore::new(unconfirmed.max(1)),
+                max_message,
+            }),
+        }
+    }
+
+    /// Publishes and waits for the confirm.
+    ///
+    /// # Errors
+    /// Too large, timed out or closed before it was sent; unroutable (if mandatory); rejected;
+    /// or sent and not confirmed, where the broker may have it.
+    pub(crate) async fn publish(
+        &self,
+        message: Outgoing,
+        what: What,
+        limit: Duration,
+    ) -> Result<(), Error> {
+        let permit = self.inner.unconfirmed.acquire();
+        let started = Instant::now();
+        let permit = tokio::time::timeout(limit, permit).await;
+        let Ok(_permit) = permit else {
+            let error = Error::new(Kind::Timeout);
+            return Err(what.failed(error, started, Outcome::NotSent));
+        };
+        let left = limit.saturating_sub(started.elapsed());
+        self.send(message, what, left).await?.wait().await
+    }
+
+    /// As [`publish`](Self::publish), and makes the queue be there if the broker has none for the
+    /// message. So nobody has to know beforehand whether it was declared, or deleted since.
+    pub(crate) async fn publish_home(
+        &self,
+        message: Outgoing,
+        what: What,
+        limit: Duration,
+        home: &Home,
+    ) -> Result<(), Error> {
+        let started = Instant::now();
+        match (
+            self.publish(message.clone(), what.clone(), limit).await,
+            home,
+        ) {
+            (Err(error), Home::Declared(topology)) if error.is_unroutable() => {
+                let left = limit.saturating_sub(started.elapsed());
+                match tokio::time::timeout(left, self.declare(topology.clone())).await {
+                    Ok(declared) => declared
+                        .map_err(|error| what.failed(error, started, Outcome::Unroutable))?,
+                    Err(_) => return Err(error),
+                }
+                self.publish(message, what, limit.saturating_sub(started.elapsed()))
+                    .await
+            }
+            (result, _) => result,
+        }
+    }
+
+    /// Declares on the publishing session, in a task of its own: a set-up that is dropped
+    /// half-way leaks a channel.
+    pub(crate) async fn declare(&self, topology: Topology) -> Result<(), Error> {
+        let session = self.inner.link.session().await?;
+        let namespace = self.inner.namespace.clone();
+        let declaring = self
+            .inner
+            .io
+            .spawn(async move { link::declare(&session, &topology, &namespace).await });
+        declaring
+            .await
+            .map_err(|ended| Error::new(Kind::Closed).caused_by(ended))?
+    }
+
+    /// Hands a message over; [`Receipt::wait`] is for its confirm. Nothing bounds how many are
+    /// handed over but the caller.
+    pub(crate) async fn send(
+        &self,
+        message: Outgoing,
+        what: What,
+        limit: Duration,
+    ) -> Result<Receipt, Error> {
+        let started = Instant::now();
+        let deadline = started + limit;
+        let not_sent = |error| what.failed(error, started, Outcome::NotSent);
+        let size = message.body.len();
+        if size > self.inner.max_message {
+            let limit = self.inner.max_message;
+            return Err(not_sent(Error::new(Kind::TooLarge { size, limit })));
+        }
+        loop {
+            let channel = match tokio::time::timeout_at(deadline, self.channel()).await {
+                Ok(Ok(channel)) => channel,
+                Ok(Err(error)) => return Err(not_sent(error)),
+                Err(_) => return Err(not_sent(self.too_late().await)),
+            };
+            let fate = channel.publish(message.clone()).map_err(not_sent)?;
+            let mut receipt = Receipt {
+                fate,
+                what: what.clone(),
+                started,
+                deadline,
+                limit,
+            };
+            // A channel that was found dead sent nothing: the next one may.
+            match receipt.fate.try_recv() {
+                Ok(Fate::NotSent(error)) => {
+                    tracing::debug!(%error, "not sent, trying the next channel");
+                    tokio::time::sleep(NEXT_TRY).await;
+                }
+                Ok(fate) => {
+                    let (tell, told) = oneshot::channel();
+                    receipt.fate = told;
+                    // The receiver is in hand.
+                    let _ = tell.send(fate);
+                    return Ok(receipt);
+                }
+                Err(_) => return Ok(receipt),
+            }
+        }
+    }
+
+    /// Why nothing could be sent until the deadline.
+    async fn too_late(&self) -> Error {
+        let session = self.inner.link.session();
+        let session = tokio::time::timeout(Duration::ZERO, session).await;
+        let blocked = session.ok().and_then(Result::ok);
+        let reason = blocked.and_then(|session| session.blocked().borrow().clone());
+        reason.map_or_else(
+            || Error::new(Kind::Timeout),
+            |text| Error::new(Kind::Blocked(text)),
+        )
+    }
+
+    /// The channel, once there is one that may be published on.
+    async fn channel(&self) -> Result<Arc<Confirmed>, Error> {
+        loop {
+            let session = self.inner.link.session().await?;
+            let mut blocked = session.blocked();
+            if blocked.borrow_and_update().is_some() {
+                // lapin writes nothing while the broker takes nothing; what it has queued it
+                // sends later, when nobody may want it any more.
+                tokio::select! {
+                    _ = blocked.wait_for(Option::is_none) => {}
+                    _ = session.down() => {}
+                }
+                continue;
+            }
+            let mut slot = self.inner.channel.lock().await;
+            if let Some(channel) = slot.as_ref().filter(|channel| channel.is_open()) {
+                return Ok(Arc::clone(channel));
+            }
+            // In a task of its own: a set-up that is dropped half-way leaks a channel.
+            let io = self.inner.io.clone();
+            let opening = self
+                .inner
+                .io
+                .spawn(async move { Confirmed::open(&session, &io).await });
+            match opening.await {
+                Ok(Ok(channel)) => {
+                    let channel = Arc::new(channel);
+                    *slot = Some(Arc::clone(&channel));
+                    return Ok(channel);
+                }
+                Ok(Err(error)) if error.is_disconnected() => {}
+                Ok(Err(error)) => return Err(error),
+                Err(ended) => return Err(Error::new(Kind::Closed).caused_by(ended)),
+            }
+        }
+    }
+}
+
+impl Receipt {
+    /// Waits for the confirm.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    pub(crate) async fn wait(self) -> Result<(), Error> {
+        let Self {
+            fate,
+            what,
+            started,
+            deadline,
+            limit,
+        } = self;
+        let (kind, outcome, source) = match tokio::time::timeout_at(deadline, fate).await {
+            Ok(Ok(Fate::Stored)) => return Ok(()),
+            Ok(Ok(Fate::Unroutable)) => (Kind::Unroutable, Outcome::Unroutable, None),
+            Ok(Ok(Fate::Rejected)) => (Kind::Rejected, Outcome::Rejected, None),
+            Ok(Ok(Fate::NotSent(error))) => (Kind::Disconnected, Outcome::NotSent, Some(error)),
+            // The broker closed the channel over it: its reason is the error.
+            Ok(Ok(Fate::Unknown(error))) if matches!(error.kind(), Kind::Broker { .. }) => {
+                return Err(what.failed(error, started, Outcome::SentNoReply));
+            }
+            Ok(Ok(Fate::Unknown(error))) => (Kind::Unconfirmed, Outcome::SentNoReply, Some(error)),
+            Ok(Err(_)) => (Kind::Unconfirmed, Outcome::SentNoReply, None),
+            Err(_) => {
+                tracing::debug!(?limit, "no confirm in time");
+                (Kind::Timeout, Outcome::SentNoReply, None)
+            }
+        };
+        let error = Error::new(kind);
+        let error = match source {
+            Some(source) => error.caused_by(source),
+            None => error,
+        };
+        Err(what.failed(error, started, outcome))
+    }
+}

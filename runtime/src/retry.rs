@@ -1,0 +1,146 @@
+//! How often and how far apart something is tried again. Pure: randomness is passed in.
+
+use std::time::Duration;
+
+/// Attempts and the delays between them: exponential backoff with a cap and jitter.
+///
+/// The default is 5 attempts, 1 s before the second, doubling, capped at 5 minutes, with a
+/// jitter of 20 %.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetryPolicy {
+    attempts: u32,
+    first: Duration,
+    factor: f64,
+    max: Duration,
+    jitter: f64,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            attempts: 5,
+            first: Duration::from_secs(1),
+            factor: 2.0,
+            max: Duration::from_secs(300),
+            jitter: 0.2,
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// One attempt, no retry.
+    #[must_use]
+    pub fn never() -> Self {
+        Self {
+            attempts: 1,
+            ..Self::default()
+        }
+    }
+
+    /// How often to try in all, the first time included. At least 1.
+    #[must_use]
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = attempts.max(1);
+        self
+    }
+
+    /// The delay before the second attempt, and the longest delay before any.
+    #[must_use]
+    pub fn backoff(mut self, first: Duration, max: Duration) -> Self {
+        self.first = first;
+        self.max = max.max(first);
+        self
+    }
+
+    /// What each delay is multiplied with for the next one. At least 1; default 2.
+    #[must_use]
+    pub fn factor(mut self, factor: f64) -> Self {
+        self.factor = if factor.is_finite() {
+            factor.max(1.0)
+        } else {
+            1.0
+        };
+        self
+    }
+
+    /// How much of a delay is random, from 0 (none) to 1 (the whole). Default 0.2.
+    #[must_use]
+    pub fn jitter(mut self, share: f64) -> Self {
+        self.jitter = if share.is_finite() {
+            share.clamp(0.0, 1.0)
+        } else {
+            0.0
+        };
+        self
+    }
+
+    /// How often to try in all.
+    #[must_use]
+    pub fn max_attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// The delay after attempt `attempt` (the first is 1) without jitter; `None` when it was the
+    /// last one.
+    #[must_use]
+    pub fn delay(&self, attempt: u32) -> Option<Duration> {
+        (attempt < self.attempts).then(|| self.step(attempt))
+    }
+
+    /// The delay after attempt `attempt`, whether or not another one is due. `random` from 0 to 1
+    /// spreads it downwards, so that the cap holds.
+    #[must_use]
+    pub fn jittered(&self, attempt: u32, random: f64) -> Duration {
+        self.step(attempt)
+            .mul_f64(1.0 - self.jitter * random.clamp(0.0, 1.0))
+    }
+
+    /// Every distinct delay the policy can ask for, shortest first.
+    #[must_use]
+    pub fn delays(&self) -> Vec<Duration> {
+        let mut delays: Vec<_> = (1..self.attempts)
+            .map(|attempt| self.step(attempt))
+            .collect();
+        delays.dedup();
+        delays
+    }
+
+    fn step(&self, attempt: u32) -> Duration {
+        let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
+        let seconds = self.first.as_secs_f64() * self.factor.powi(exponent);
+        // A delay beyond the cap may be beyond what a Duration holds, too.
+        if seconds >= self.max.as_secs_f64() {
+            self.max
+        } else {
+            Duration::from_secs_f64(seconds)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn delays_double_up_to_the_cap_and_end() {
+        let policy = RetryPolicy::default()
+            .attempts(5)
+            .backoff(SECOND, 3 * SECOND);
+        let delays: Vec<_> = (1..=5).map(|attempt| policy.delay(attempt)).collect();
+        let second = |n| Some(n * SECOND);
+        assert_eq!(delays, [second(1), second(2), second(3), second(3), None]);
+        assert_eq!(policy.delays(), [SECOND, 2 * SECOND, 3 * SECOND]);
+        assert_eq!(RetryPolicy::never().delay(1), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_delay_passes_the_cap(attempt in 0u32.., random in 0.0..=1.0f64, factor in 0.0..1e300f64) {
+            let policy = RetryPolicy::default().attempts(u32::MAX).factor(factor);
+            prop_assert!(policy.jittered(attempt, random) <= Duration::from_secs(300));
+        }
+    }
+}

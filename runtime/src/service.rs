@@ -1,0 +1,196 @@
+//! What stands between a transport and an implementation: a request in, a reply out.
+
+use std::fmt;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::codec::Codec;
+use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
+use crate::envelope::ReplyStatus;
+use crate::status::{Code, Status};
+use crate::verdict::Verdict;
+
+/// A future on the heap.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
+
+/// Something that answers requests: what `#[lepus::service]` makes of an implementation.
+///
+/// Wrap one to look at every request on its way, and serve the wrapper.
+pub trait Service: Send + Sync + 'static {
+    /// What the service is called and which methods it has.
+    fn descriptor(&self) -> &'static ServiceDescriptor;
+
+    /// Answers one request. A panic in it is an `internal` reply; it is dropped at the deadline.
+    fn call(&self, request: Request) -> BoxFuture<Reply>;
+}
+
+impl<S: Service + ?Sized> Service for std::sync::Arc<S> {
+    fn descriptor(&self) -> &'static ServiceDescriptor {
+        (**self).descriptor()
+    }
+
+    fn call(&self, request: Request) -> BoxFuture<Reply> {
+        (**self).call(request)
+    }
+}
+
+/// Something that does jobs: what `#[lepus::tasks]` makes of an implementation.
+pub trait Tasks: Send + Sync + 'static {
+    /// What the tasks are called.
+    fn descriptor(&self) -> &'static ServiceDescriptor;
+
+    /// Does one job.
+    fn run(&self, request: Request) -> BoxFuture<Verdict>;
+}
+
+/// One request: which method, and its arguments still encoded.
+#[derive(Clone)]
+pub struct Request {
+    method: &'static MethodDescriptor,
+    codec: Codec,
+    body: Bytes,
+}
+
+impl Request {
+    pub(crate) fn new(method: &'static MethodDescriptor, codec: Codec, body: Bytes) -> Self {
+        Self {
+            method,
+            codec,
+            body,
+        }
+    }
+
+    /// The number of the method in its trait ([`MethodDescriptor::id`]).
+    #[must_use]
+    pub fn method(&self) -> usize {
+        self.method.id()
+    }
+
+    /// The method's name on the wire.
+    #[must_use]
+    pub fn method_name(&self) -> &'static str {
+        self.method.name()
+    }
+
+    /// The method's own time limit, if it has one.
+    pub(crate) fn timeout(&self) -> Option<std::time::Duration> {
+        self.method.timeout()
+    }
+
+    /// Decodes the arguments.
+    ///
+    /// # Errors
+    /// An `invalid_argument` reply with the reason.
+    pub fn decode<A: DeserializeOwned>(&self) -> Result<A, Reply> {
+        self.arguments().map_err(Reply::failed)
+    }
+
+    /// Decodes a task's arguments.
+    ///
+    /// # Errors
+    /// The verdict that no attempt can help.
+    pub fn decode_task<A: DeserializeOwned>(&self) -> Result<A, Verdict> {
+        self.arguments()
+            .map_err(|status| Verdict::of_status(&status))
+    }
+
+    fn arguments<A: DeserializeOwned>(&self) -> Result<A, Status> {
+        self.codec.decode(&self.body).map_err(|error| {
+            let text = format!(
+                "the arguments of `{}` do not decode: {error}",
+                self.method.name()
+            );
+            Status::new(Code::InvalidArgument, text)
+        })
+    }
+
+    /// The reply that carries a value.
+    #[must_use]
+    pub fn value<T: Serialize>(&self, value: &T) -> Reply {
+        self.encode(ReplyStatus::Success, value)
+    }
+
+    /// The reply that carries a value or the method's own error.
+    #[must_use]
+    pub fn result<T: Serialize, E: Serialize>(&self, result: &Result<T, E>) -> Reply {
+        match result {
+            Ok(value) => self.encode(ReplyStatus::Success, value),
+            Err(error) => self.encode(ReplyStatus::Application, error),
+        }
+    }
+
+    fn encode<T: Serialize>(&self, status: ReplyStatus, value: &T) -> Reply {
+        match self.codec.encode(value) {
+            Ok(body) => Reply { status, body },
+            Err(error) => {
+                let text = format!(
+                    "the reply of `{}` cannot be encoded: {error}",
+                    self.method.name()
+                );
+                Reply::failed(Status::new(Code::Internal, text))
+            }
+        }
+    }
+
+    /// The reply to a method that this implementation does not have.
+    #[must_use]
+    pub fn unimplemented(&self) -> Reply {
+        let text = format!("`{}` is not implemented", self.method.name());
+        Reply::failed(Status::new(Code::Unimplemented, text))
+    }
+
+    /// The verdict on a task that this implementation does not have.
+    #[must_use]
+    pub fn unknown_task(&self) -> Verdict {
+        Verdict::hopeless(format!("no task `{}`", self.method.name()))
+    }
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("method", &self.method.name())
+            .field("codec", &self.codec)
+            .field("bytes", &self.body.len())
+            .finish()
+    }
+}
+
+/// One reply, encoded: a value, the method's own error, or a status.
+#[derive(Clone)]
+pub struct Reply {
+    pub(crate) status: ReplyStatus,
+    pub(crate) body: Bytes,
+}
+
+impl Reply {
+    /// A reply that carries a status and nothing else.
+    #[must_use]
+    pub fn failed(status: Status) -> Self {
+        Self {
+            status: ReplyStatus::Failed(status),
+            body: Bytes::new(),
+        }
+    }
+
+    /// The status, if the reply carries one.
+    #[must_use]
+    pub fn status(&self) -> Option<&Status> {
+        match &self.status {
+            ReplyStatus::Failed(status) => Some(status),
+            ReplyStatus::Success | ReplyStatus::Application => None,
+        }
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply")
+            .field("status", &self.status)
+            .field("bytes", &self.body.len())
+            .finish()
+    }
+}

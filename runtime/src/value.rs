@@ -1,0 +1,95 @@
+//! The values a message's header table and a queue's arguments can hold.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// A table of named values: a message's headers, or the arguments of a queue or exchange.
+pub type Table = BTreeMap<String, Value>;
+
+/// One value of a [`Table`]: the AMQP 0-9-1 field types as RabbitMQ reads and writes them.
+///
+/// Integers of every width arrive as [`Value::Int`]; a string that is not UTF-8 arrives as
+/// [`Value::Bytes`].
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Value {
+    /// A boolean (`t`).
+    Bool(bool),
+    /// A signed integer (`l` on the wire; every integer width is accepted).
+    Int(i64),
+    /// A floating-point number (`d`).
+    Float(f64),
+    /// Text (`S`).
+    Text(String),
+    /// Bytes that are not text (`x`).
+    Bytes(Vec<u8>),
+    /// Seconds since the Unix epoch (`T`).
+    Timestamp(u64),
+    /// A list (`A`).
+    List(Vec<Value>),
+    /// A nested table (`F`).
+    Table(Table),
+    /// No value (`V`).
+    Null,
+}
+
+impl Value {
+    /// The text, if this is text.
+    #[must_use]
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The number, if this is an integer.
+    #[must_use]
+    pub fn as_int(&self) -> Option<i64> {
+        match self {
+            Self::Int(number) => Some(*number),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool(value) => value.fmt(f),
+            Self::Int(value) => value.fmt(f),
+            Self::Float(value) => value.fmt(f),
+            Self::Text(value) => f.write_str(value),
+            Self::Bytes(value) => write!(f, "{} bytes", value.len()),
+            Self::Timestamp(value) => value.fmt(f),
+            Self::List(value) => f.debug_list().entries(value).finish(),
+            Self::Table(value) => f.debug_map().entries(value).finish(),
+            Self::Null => f.write_str("none"),
+        }
+    }
+}
+
+macro_rules! from {
+    ($($from:ty => $value:ident => $into:expr),* $(,)?) => {$(
+        impl From<$from> for Value {
+            fn from($value: $from) -> Self {
+                $into
+            }
+        }
+    )*};
+}
+
+from! {
+    bool => value => Self::Bool(value),
+    i64 => value => Self::Int(value),
+    i32 => value => Self::Int(value.into()),
+    u32 => value => Self::Int(value.into()),
+    u16 => value => Self::Int(value.into()),
+    u8 => value => Self::Int(value.into()),
+    f64 => value => Self::Float(value),
+    String => value => Self::Text(value),
+    &str => value => Self::Text(value.to_owned()),
+    Vec<u8> => value => Self::Bytes(value),
+    Vec<Value> => value => Self::List(value),
+    Table => value => Self::Table(value),
+}
