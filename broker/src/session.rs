@@ -249,10 +249,13 @@ impl Session {
 
     fn frame(&mut self, frame: &Frame<'_>, events: &mut Vec<Event>) -> Result<(), Exception> {
         if frame.kind == Kind::Heartbeat {
-            return if frame.channel == 0 && frame.payload.is_empty() {
-                Ok(())
-            } else {
-                Err(Exception::new(Code::FrameError, "malformed heartbeat"))
+            return match (frame.channel, frame.payload) {
+                (0, []) => Ok(()),
+                (0, _) => Err(Exception::new(Code::FrameError, "heartbeat with a payload")),
+                _ => Err(Exception::new(
+                    Code::UnexpectedFrame,
+                    "heartbeat on a channel",
+                )),
             };
         }
         match self.stage {
@@ -309,10 +312,11 @@ impl Session {
                 events.push(send(AMQPClass::Connection(ok)));
                 Ok(())
             }
-            method => Err(
-                Exception::new(Code::CommandInvalid, "not a method for channel 0")
-                    .of(method.get_amqp_class_id(), method.get_amqp_method_id()),
-            ),
+            method => Err(Exception::new(
+                Code::ChannelError,
+                "unexpected method in connection state running",
+            )
+            .of(method.get_amqp_class_id(), method.get_amqp_method_id())),
         }
     }
 
