@@ -209,9 +209,13 @@ impl Core {
             }
             return Taken::NotByAll;
         }
+        let first = queue.ready() == 0;
         queue.push(message.clone(), now.instant);
         self.entries += 1;
-        self.dispatch(now, id);
+        // Somebody who waits gets it even if it may not wait itself.
+        if !(first && self.deliver_one(id)) {
+            self.dispatch(now, id);
+        }
         Taken::ByAll
     }
 

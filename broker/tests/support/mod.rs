@@ -154,3 +154,7 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(mut ask: impl F
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+pub(crate) fn long(text: &str) -> AMQPValue {
+    AMQPValue::LongString(text.into())
+}
