@@ -3,6 +3,7 @@
 //! `AMQP_URL` runs the same against RabbitMQ, which is the yardstick.
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     reason = "a test fails by panicking"
 )]

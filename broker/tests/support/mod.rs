@@ -7,6 +7,8 @@
     reason = "each test file uses a part, and a test fails by panicking"
 )]
 
+pub(crate) mod raw;
+
 use std::{
     future::Future,
     sync::atomic::{AtomicU32, Ordering},
