@@ -1,17 +1,22 @@
 //! The one consumer loop: consume, handle, settle, and drain. Server, work queue and subscription
 //! share it.
 
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
+use crate::acks::{Ack, Acks};
 use crate::error::{Error, Kind};
 use crate::link::{
-    self, Connection, Deliveries, Delivery, Ended, Extent, Lane, Link, Mode, Namespace,
+    self, Connection, Deliveries, Delivery, Ended, Extent, Lane, Link, Mode, Namespace, Writing,
 };
 use crate::retry::RetryPolicy;
 use crate::shutdown::second_signal;
@@ -48,12 +53,12 @@ pub(crate) enum OnLoss {
 }
 
 /// What becomes of a delivery once it is handled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Settlement {
     Ack,
-    GiveBack,
+    /// Acknowledged when this has been written: lapin would write the acknowledgement first.
+    AckOnceWritten(Writing),
     Reject,
-    /// The handler has settled it itself.
+    /// The handler has settled it itself, or nobody can any more.
     Settled,
 }
 
@@ -100,20 +105,12 @@ impl Worker {
     pub(crate) async fn start(connection: &Connection, source: Source) -> Result<Self, Error> {
         let link = connection.consuming().clone();
         let namespace = connection.namespace().clone();
-        let setting_up = {
-            let (link, source, namespace) = (link.clone(), source.clone(), namespace.clone());
-            async move {
-                loop {
-                    match set_up(&link, &source, &namespace).await {
-                        Err(error) if error.is_disconnected() && !error.is_closed() => {}
-                        result => return result,
-                    }
-                }
+        let ready = loop {
+            match setting_up(connection.tasks(), &link, &source, &namespace).await {
+                Err(error) if error.is_disconnected() && !error.is_closed() => {}
+                result => break result?,
             }
         };
-        // In a task of its own: a set-up that is dropped half-way leaks a channel.
-        let ready = connection.tasks().spawn(setting_up).await;
-        let ready = ready.map_err(|ended| Error::new(Kind::Closed).caused_by(ended))??;
         Ok(Self {
             source,
             link,
@@ -143,13 +140,7 @@ impl Worker {
             counters,
             ready,
         } = self;
-        let mut running = Running {
-            set: JoinSet::new(),
-            tasks,
-            counters,
-            handler,
-            source: &source,
-        };
+        let mut running = Running::new(&source, handler, tasks.clone(), counters);
         let mut ready = Some(ready);
         let mut failures = 0;
         loop {
@@ -159,25 +150,24 @@ impl Worker {
             } = match ready.take() {
                 Some(ready) => ready,
                 None => {
-                    let set_up = set_up(&link, &source, &namespace);
                     let result = tokio::select! {
-                        result = set_up => result,
+                        result = setting_up(&tasks, &link, &source, &namespace) => result,
                         () = is_true(&mut shutdown) => {
-                            running.finish(source.grace).await;
+                            running.finish(None, source.grace).await;
                             return Ok(());
                         }
                     };
                     match result {
                         Ok(ready) => ready,
                         Err(error) if error.is_closed() => {
-                            running.finish(source.grace).await;
+                            running.finish(None, source.grace).await;
                             return Err(error);
                         }
                         Err(error) => {
                             failures += 1;
                             report(&source, &error, failures);
                             if !pause(&backoff, failures, &mut shutdown).await {
-                                running.finish(source.grace).await;
+                                running.finish(None, source.grace).await;
                                 return Ok(());
                             }
                             continue;
@@ -196,9 +186,7 @@ impl Worker {
                 Stopped::Shutdown => {
                     tracing::info!(queue = source.queue, "draining");
                     deliveries.cancel().await;
-                    running.finish(source.grace).await;
-                    // What was not finished goes back to the queue with the channel.
-                    lane.close().await;
+                    running.finish(Some(&lane), source.grace).await;
                     return Ok(());
                 }
                 Stopped::Ended(Ended::Cancelled) => {
@@ -217,12 +205,25 @@ impl Worker {
             if lane.session().is_up() {
                 failures += 1;
                 if !pause(&backoff, failures, &mut shutdown).await {
-                    running.finish(source.grace).await;
+                    running.finish(None, source.grace).await;
                     return Ok(());
                 }
             }
         }
     }
+}
+
+/// In a task of its own: a set-up that is dropped half-way leaks a channel and a consumer.
+async fn setting_up(
+    tasks: &Handle,
+    link: &Link,
+    source: &Source,
+    namespace: &Namespace,
+) -> Result<Ready, Error> {
+    let (link, source, namespace) = (link.clone(), source.clone(), namespace.clone());
+    let task = tasks.spawn(async move { set_up(&link, &source, &namespace).await });
+    task.await
+        .map_err(|ended| Error::new(Kind::Closed).caused_by(ended))?
 }
 
 async fn set_up(link: &Link, source: &Source, namespace: &Namespace) -> Result<Ready, Error> {
@@ -263,40 +264,83 @@ async fn is_true(flag: &mut watch::Receiver<bool>) {
     let _ = flag.wait_for(|flag| *flag).await;
 }
 
+/// A delivery that is handled, on the channel it came from.
+struct Handled {
+    lane: Arc<Lane>,
+    tag: u64,
+    settlement: Settlement,
+}
+
+/// A reply on its way out.
+type Leaving = Pin<Box<dyn Future<Output = Handled> + Send>>;
+
 /// The handlers under way, of this generation and of those before it.
 struct Running<'a, H> {
-    set: JoinSet<()>,
+    set: JoinSet<Handled>,
+    leaving: FuturesUnordered<Leaving>,
+    acks: Acks,
     tasks: Handle,
     counters: Arc<Counters>,
     handler: Arc<H>,
     source: &'a Source,
 }
 
-impl<H: Handler> Running<'_, H> {
+impl<'a, H: Handler> Running<'a, H> {
+    fn new(source: &'a Source, handler: Arc<H>, tasks: Handle, counters: Arc<Counters>) -> Self {
+        let (set, leaving, acks) = (JoinSet::new(), FuturesUnordered::new(), Acks::default());
+        Self {
+            set,
+            leaving,
+            acks,
+            tasks,
+            counters,
+            handler,
+            source,
+        }
+    }
+
     async fn consume(
         &mut self,
         lane: &Arc<Lane>,
         deliveries: &mut Deliveries,
         shutdown: &mut watch::Receiver<bool>,
     ) -> Stopped {
+        self.acks = Acks::default();
         let mut returns = tokio::time::interval(RETURNS);
         returns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let limit = usize::from(self.source.concurrency.max(1));
+        // Held back until there is nothing else to do, but never so many that the broker runs dry.
+        let most = limit.div_ceil(2);
         loop {
-            // Those that have ended, without waiting for more.
-            while self.set.try_join_next().is_some() {}
+            if self.acks.waiting() >= most {
+                self.flush(lane);
+            }
+            let busy = self.set.len() + self.leaving.len();
             tokio::select! {
                 biased;
-                () = is_true(shutdown) => return Stopped::Shutdown,
-                _ = self.set.join_next(), if self.set.len() >= limit => {}
-                delivery = deliveries.next(), if self.set.len() < limit => match delivery {
+                () = is_true(shutdown) => {
+                    self.flush(lane);
+                    return Stopped::Shutdown;
+                }
+                Some(handled) = self.set.join_next(), if !self.set.is_empty() => {
+                    self.settle(lane, handled);
+                }
+                Some(written) = self.leaving.next(), if !self.leaving.is_empty() => {
+                    self.settle(lane, Ok(written));
+                }
+                delivery = deliveries.next(), if busy < limit => match delivery {
                     Ok(delivery) => self.start(Arc::clone(lane), delivery),
-                    Err(ended) => return Stopped::Ended(ended),
+                    Err(ended) => {
+                        self.flush(lane);
+                        return Stopped::Ended(ended);
+                    }
                 },
-                reason = lane.down(), if self.set.len() >= limit => {
+                reason = lane.down(), if busy >= limit => {
                     return Stopped::Ended(Ended::Lost(reason));
                 }
-                _ = returns.tick() => self.collect_returns(lane).await,
+                _ = returns.tick() => collect_returns(&self.counters, lane).await,
+                // The last branch of a biased choice: nothing else is ready.
+                () = std::future::ready(()), if self.acks.waiting() > 0 => self.flush(lane),
             }
         }
     }
@@ -307,50 +351,125 @@ impl<H: Handler> Running<'_, H> {
         let work = async move {
             let _running = Gauge::raise(counters);
             let tag = delivery.tag;
-            let handling = handler.handle(Arc::clone(&lane), delivery);
-            let settlement = match on_loss {
+            let handling = AssertUnwindSafe(handler.handle(Arc::clone(&lane), delivery));
+            let handling = handling.catch_unwind();
+            let result = match on_loss {
                 OnLoss::Finish => handling.await,
                 OnLoss::Drop => tokio::select! {
                     biased;
-                    settlement = handling => settlement,
-                    _ = lane.down() => Settlement::Settled,
+                    result = handling => result,
+                    _ = lane.down() => Ok(Settlement::Settled),
                 },
             };
-            match settlement {
-                Settlement::Ack => lane.ack(tag, Extent::One),
-                Settlement::GiveBack => lane.give_back(tag),
-                Settlement::Reject => lane.reject(tag),
-                Settlement::Settled => {}
+            let settlement = result.unwrap_or_else(|panic| {
+                tracing::error!(
+                    panic = crate::panic::text(&*panic),
+                    "a delivery is rejected"
+                );
+                Settlement::Reject
+            });
+            Handled {
+                lane,
+                tag,
+                settlement,
             }
         };
         self.set.spawn_on(work, &self.tasks);
     }
 
-    /// Replies whose caller is gone come back; lapin keeps them until somebody looks.
-    async fn collect_returns(&self, lane: &Lane) {
-        let Ok(returned) = lane.returned().await else {
+    fn settle(&mut self, current: &Arc<Lane>, handled: Result<Handled, JoinError>) {
+        // An aborted handler's delivery goes back with its channel.
+        let Ok(Handled {
+            lane,
+            tag,
+            settlement,
+        }) = handled
+        else {
             return;
         };
-        for message in returned {
-            self.counters.returned_replies.add();
-            let (queue, reason) = (&message.routing_key, &message.text);
-            tracing::debug!(queue, reason, "a reply came back: its caller is gone");
+        match settlement {
+            Settlement::Ack if Arc::ptr_eq(&lane, current) => self.acks.done(tag),
+            Settlement::Ack => lane.ack(tag, Extent::One),
+            Settlement::AckOnceWritten(writing) => self.leaving.push(Box::pin(async move {
+                let settlement = match lane.written(writing).await {
+                    Ok(()) => Settlement::Ack,
+                    Err(error) => {
+                        tracing::debug!(%error, "a reply was not sent: its request comes again");
+                        Settlement::Settled
+                    }
+                };
+                Handled {
+                    lane,
+                    tag,
+                    settlement,
+                }
+            })),
+            Settlement::Reject => {
+                lane.reject(tag);
+                self.acks.gone(tag);
+            }
+            Settlement::Settled => self.acks.gone(tag),
+        }
+    }
+
+    fn flush(&mut self, lane: &Lane) {
+        for ack in self.acks.flush() {
+            match ack {
+                Ack::One(tag) => lane.ack(tag, Extent::One),
+                Ack::UpTo(tag) => lane.ack(tag, Extent::UpTo),
+            }
         }
     }
 
     /// Waits for what is in hand, for as long as the grace lasts.
-    async fn finish(&mut self, grace: Duration) {
-        let all = async { while self.set.join_next().await.is_some() {} };
-        tokio::select! {
-            () = all => {}
-            () = tokio::time::sleep(grace) => {
-                tracing::warn!(queue = self.source.queue, "the grace period is over, giving back the rest");
+    async fn finish(&mut self, lane: Option<&Arc<Lane>>, grace: Duration) {
+        let patience = async {
+            tokio::select! {
+                () = tokio::time::sleep(grace) => "the grace period is over, giving back the rest",
+                () = second_signal() => "stopping at once, giving back the rest",
             }
-            () = second_signal() => {
-                tracing::warn!(queue = self.source.queue, "stopping at once, giving back the rest");
+        };
+        tokio::pin!(patience);
+        while !self.set.is_empty() || !self.leaving.is_empty() {
+            let handled = tokio::select! {
+                Some(handled) = self.set.join_next(), if !self.set.is_empty() => handled,
+                Some(written) = self.leaving.next(), if !self.leaving.is_empty() => Ok(written),
+                why = &mut patience => {
+                    tracing::warn!(queue = self.source.queue, "{why}");
+                    break;
+                }
+            };
+            match (lane, handled) {
+                (Some(lane), handled) => {
+                    self.settle(lane, handled);
+                    self.flush(lane);
+                }
+                (None, Ok(handled)) => {
+                    let own = Arc::clone(&handled.lane);
+                    self.acks = Acks::default();
+                    self.settle(&own, Ok(handled));
+                    self.flush(&own);
+                }
+                (None, Err(_)) => {}
             }
         }
         self.set.shutdown().await;
+        if let Some(lane) = lane {
+            // What was not finished goes back to the queue with the channel.
+            lane.close().await;
+        }
+    }
+}
+
+/// Replies whose caller is gone come back; lapin keeps them until somebody looks.
+async fn collect_returns(counters: &Counters, lane: &Lane) {
+    let Ok(returned) = lane.returned().await else {
+        return;
+    };
+    for message in returned {
+        counters.returned_replies.add();
+        let (queue, reason) = (&message.routing_key, &message.text);
+        tracing::debug!(queue, reason, "a reply came back: its caller is gone");
     }
 }
 

@@ -53,7 +53,7 @@ pub(crate) struct Station {
     session: Arc<Session>,
     /// Where requests go out. Replaced when it dies alone.
     lane: Mutex<Arc<Lane>>,
-    pub(crate) reply_to: String,
+    reply_to: String,
     pending: Mutex<Pending<oneshot::Sender<Answer>>>,
     /// The last publish, for the collector of returned requests.
     published: Mutex<Instant>,
@@ -240,6 +240,10 @@ impl Station {
 }
 
 impl Slot {
+    pub(crate) fn reply_to(&self) -> &str {
+        &self.station.reply_to
+    }
+
     /// The answer. Cancel-safe.
     pub(crate) async fn answer(&mut self) -> Answer {
         match (&mut self.answer).await {
@@ -284,6 +288,8 @@ impl Keeper {
                     station.fail_all(&reason);
                 }
                 Err(error) if error.is_closed() => return,
+                // The session went under it; the next one is waited for above.
+                Err(error) if error.is_disconnected() => {}
                 Err(error) => {
                     failures += 1;
                     tracing::warn!(%error, "no reply queue, trying again");

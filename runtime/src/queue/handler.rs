@@ -199,9 +199,9 @@ impl JobHandler {
     ) -> Result<Moved, Error> {
         let name = self.namespace.scope(queue.name().as_str());
         let what = What {
-            service: self.spec.name.clone(),
-            method: properties.kind.clone().unwrap_or_default(),
-            queue: name.clone(),
+            service: self.spec.name.as_str().into(),
+            method: properties.kind.as_deref().unwrap_or_default().into(),
+            queue: name.as_str().into(),
         };
         let home = self.spec.home(Topology::queue(queue));
         let message = Outgoing {
