@@ -2,6 +2,7 @@
 //! share it.
 
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -11,9 +12,10 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Kind};
 use crate::link::{
-    self, Connection, Deliveries, Delivery, Ended, Extent, Lane, Link, Mode, Namespace,
+    self, Connection, Deliveries, Delivery, Ended, Extent, Lane, Link, Mode, Namespace, Session,
 };
 use crate::retry::RetryPolicy;
+use crate::service::BoxFuture;
 use crate::shutdown::second_signal;
 use crate::stats::Counters;
 use crate::topology::Topology;
@@ -59,6 +61,10 @@ pub(crate) enum Settlement {
 
 /// What handles deliveries.
 pub(crate) trait Handler: Send + Sync + 'static {
+    /// Whether each handler is polled once before the next delivery is looked at: what it does
+    /// before it first waits is done in the order of the deliveries.
+    const IN_ORDER: bool = false;
+
     /// Handles one delivery. The lane is the channel it came from: what is published there is
     /// written before the settlement.
     fn handle(
@@ -68,15 +74,32 @@ pub(crate) trait Handler: Send + Sync + 'static {
     ) -> impl Future<Output = Settlement> + Send;
 }
 
+/// How a consumer is set up on each connection, where declaring its source is not all.
+pub(crate) trait Setup: Send + Sync + 'static {
+    /// Makes what it needs be there, and says which queue to consume, by its name on the broker.
+    fn prepare(&self, session: Arc<Session>) -> BoxFuture<Result<String, Error>>;
+
+    /// How that queue is consumed.
+    fn mode(&self) -> Mode;
+
+    /// The broker delivers.
+    fn started(&self);
+
+    /// It delivers no more.
+    fn ended(&self, ended: &Ended);
+
+    /// It could not be set up; that is tried again.
+    fn failed(&self, error: &Error);
+}
+
 /// A consumer that is set up: its queue is there and the broker delivers.
-#[derive(Debug)]
 pub(crate) struct Worker {
     source: Source,
     link: Link,
-    namespace: Namespace,
     backoff: RetryPolicy,
     tasks: Handle,
     counters: Arc<Counters>,
+    setup: Arc<dyn Setup>,
     ready: Ready,
 }
 
@@ -98,13 +121,26 @@ impl Worker {
     /// # Errors
     /// The connection was closed, or the broker refuses: a mismatch, a missing permission.
     pub(crate) async fn start(connection: &Connection, source: Source) -> Result<Self, Error> {
+        let setup = Plain {
+            source: source.clone(),
+            namespace: connection.namespace().clone(),
+        };
+        Self::start_with(connection, source, Arc::new(setup)).await
+    }
+
+    /// As [`start`](Self::start), set up in another way. The source's topology is not declared,
+    /// and its queue is for the log alone.
+    pub(crate) async fn start_with(
+        connection: &Connection,
+        source: Source,
+        setup: Arc<dyn Setup>,
+    ) -> Result<Self, Error> {
         let link = connection.consuming().clone();
-        let namespace = connection.namespace().clone();
         let setting_up = {
-            let (link, source, namespace) = (link.clone(), source.clone(), namespace.clone());
+            let (link, setup) = (link.clone(), Arc::clone(&setup));
             async move {
                 loop {
-                    match set_up(&link, &source, &namespace).await {
+                    match set_up(&link, &*setup).await {
                         Err(error) if error.is_disconnected() && !error.is_closed() => {}
                         result => return result,
                     }
@@ -117,10 +153,10 @@ impl Worker {
         Ok(Self {
             source,
             link,
-            namespace,
             backoff: connection.backoff().clone(),
             tasks: connection.tasks().clone(),
             counters: connection.counters(),
+            setup,
             ready,
         })
     }
@@ -137,10 +173,10 @@ impl Worker {
         let Self {
             source,
             link,
-            namespace,
             backoff,
             tasks,
             counters,
+            setup,
             ready,
         } = self;
         let mut running = Running {
@@ -159,7 +195,7 @@ impl Worker {
             } = match ready.take() {
                 Some(ready) => ready,
                 None => {
-                    let set_up = set_up(&link, &source, &namespace);
+                    let set_up = set_up(&link, &*setup);
                     let result = tokio::select! {
                         result = set_up => result,
                         () = is_true(&mut shutdown) => {
@@ -176,6 +212,9 @@ impl Worker {
                         Err(error) => {
                             failures += 1;
                             report(&source, &error, failures);
+                            if failures == 1 {
+                                setup.failed(&error);
+                            }
                             if !pause(&backoff, failures, &mut shutdown).await {
                                 running.finish(source.grace).await;
                                 return Ok(());
@@ -192,6 +231,7 @@ impl Worker {
                 "consuming"
             );
             let since = Instant::now();
+            setup.started();
             match running.consume(&lane, &mut deliveries, &mut shutdown).await {
                 Stopped::Shutdown => {
                     tracing::info!(queue = source.queue, "draining");
@@ -201,11 +241,19 @@ impl Worker {
                     lane.close().await;
                     return Ok(());
                 }
-                Stopped::Ended(Ended::Cancelled) => {
-                    tracing::warn!(queue = source.queue, "the broker cancelled the consumer");
-                }
-                Stopped::Ended(Ended::Lost(error)) => {
-                    tracing::debug!(queue = source.queue, %error, "the consumer was lost");
+                Stopped::Ended(ended) => {
+                    match &ended {
+                        Ended::Cancelled => {
+                            tracing::warn!(
+                                queue = source.queue,
+                                "the broker cancelled the consumer"
+                            );
+                        }
+                        Ended::Lost(error) => {
+                            tracing::debug!(queue = source.queue, %error, "the consumer was lost");
+                        }
+                    }
+                    setup.ended(&ended);
                 }
             }
             drop(deliveries);
@@ -225,17 +273,43 @@ impl Worker {
     }
 }
 
-async fn set_up(link: &Link, source: &Source, namespace: &Namespace) -> Result<Ready, Error> {
+/// What the source says, declared anew on each connection.
+struct Plain {
+    source: Source,
+    namespace: Namespace,
+}
+
+impl Setup for Plain {
+    fn prepare(&self, session: Arc<Session>) -> BoxFuture<Result<String, Error>> {
+        let queue = self.namespace.scope(&self.source.queue);
+        let (topology, namespace) = (self.source.topology.clone(), self.namespace.clone());
+        Box::pin(async move {
+            link::declare(&session, &topology, &namespace).await?;
+            Ok(queue)
+        })
+    }
+
+    fn mode(&self) -> Mode {
+        let prefetch = self.source.concurrency;
+        if self.source.exclusive {
+            Mode::Exclusive { prefetch }
+        } else {
+            Mode::Settled { prefetch }
+        }
+    }
+
+    fn started(&self) {}
+
+    fn ended(&self, _: &Ended) {}
+
+    fn failed(&self, _: &Error) {}
+}
+
+async fn set_up(link: &Link, setup: &dyn Setup) -> Result<Ready, Error> {
     let session = link.session().await?;
-    link::declare(&session, &source.topology, namespace).await?;
+    let queue = setup.prepare(Arc::clone(&session)).await?;
     let lane = Lane::open(&session).await?;
-    let prefetch = source.concurrency;
-    let mode = if source.exclusive {
-        Mode::Exclusive { prefetch }
-    } else {
-        Mode::Settled { prefetch }
-    };
-    let deliveries = Deliveries::start(&lane, &namespace.scope(&source.queue), mode).await?;
+    let deliveries = Deliveries::start(&lane, &queue, setup.mode()).await?;
     Ok(Ready { lane, deliveries })
 }
 
@@ -323,7 +397,16 @@ impl<H: Handler> Running<'_, H> {
                 Settlement::Settled => {}
             }
         };
-        self.set.spawn_on(work, &self.tasks);
+        if H::IN_ORDER {
+            let mut work = Box::pin(work);
+            let first = work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            // What waits is polled again by its task, which is then the one to be woken.
+            if first.is_pending() {
+                self.set.spawn_on(work, &self.tasks);
+            }
+        } else {
+            self.set.spawn_on(work, &self.tasks);
+        }
     }
 
     /// Replies whose caller is gone come back; lapin keeps them until somebody looks.
