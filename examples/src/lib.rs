@@ -1,36 +1,15 @@
-//! What the examples share: the broker they talk to, and the contract of the Fibonacci service.
+//! What the examples share: the broker they talk to, the contract of the Fibonacci service, and
+//! how they tell what went wrong.
 
+mod fibonacci;
+mod trouble;
 mod try_out;
 
 use std::env;
 
+pub use fibonacci::{Fibonacci, FibonacciClient, FibonacciServer, Iterative, TooLarge};
+pub use trouble::Trouble;
 pub use try_out::TryOut;
-
-/// The tutorial's RPC server, as a contract: the queue `rpc_queue`, the number itself as the body.
-///
-/// `durable = false` because the tutorial declares its queue so.
-#[lepus::service(
-    name = "fibonacci",
-    queue = "rpc_queue",
-    codec = "json",
-    durable = false
-)]
-pub trait Fibonacci {
-    /// The n-th Fibonacci number.
-    #[rpc(default, params = "bare", idempotent)]
-    async fn fib(&self, n: u64) -> u64;
-}
-
-/// Computes Fibonacci numbers by iteration.
-pub struct Iterative;
-
-impl Fibonacci for Iterative {
-    async fn fib(&self, n: u64) -> u64 {
-        let (result, _) = (0..n).fold((0, 1), |(a, b): (u64, u64), _| (b, a.saturating_add(b)));
-        println!(" [.] fib({n})");
-        result
-    }
-}
 
 /// Where programs in two terminals meet: `AMQP_URL`, or a broker on this machine.
 pub fn shared_uri() -> String {
