@@ -211,7 +211,7 @@ impl Publisher {
     }
 
     /// Why nothing could be sent until the deadline.
-    async fn too_late(&self) -> Error {
+    pub(crate) async fn too_late(&self) -> Error {
         let session = self.inner.link.session();
         let session = tokio::time::timeout(Duration::ZERO, session).await;
         let blocked = session.ok().and_then(Result::ok);

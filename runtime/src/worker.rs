@@ -4,6 +4,7 @@
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
@@ -16,9 +17,11 @@ use tokio::time::Instant;
 use crate::acks::{Ack, Acks};
 use crate::error::{Error, Kind};
 use crate::link::{
-    self, Connection, Deliveries, Delivery, Ended, Extent, Lane, Link, Mode, Namespace, Writing,
+    self, Connection, Deliveries, Delivery, Ended, Extent, Lane, Link, Mode, Namespace, Session,
+    Writing,
 };
 use crate::retry::RetryPolicy;
+use crate::service::BoxFuture;
 use crate::shutdown::second_signal;
 use crate::stats::Counters;
 use crate::topology::Topology;
@@ -57,6 +60,7 @@ pub(crate) enum Settlement {
     Ack,
     /// Acknowledged when this has been written: lapin would write the acknowledgement first.
     AckOnceWritten(Writing),
+    GiveBack,
     Reject,
     /// The handler has settled it itself, or nobody can any more.
     Settled,
@@ -64,6 +68,10 @@ pub(crate) enum Settlement {
 
 /// What handles deliveries.
 pub(crate) trait Handler: Send + Sync + 'static {
+    /// Whether each handler is polled once before the next delivery is looked at: what it does
+    /// before it first waits is done in the order of the deliveries.
+    const IN_ORDER: bool = false;
+
     /// Handles one delivery. The lane is the channel it came from: what is published there is
     /// written before the settlement.
     fn handle(
@@ -73,15 +81,32 @@ pub(crate) trait Handler: Send + Sync + 'static {
     ) -> impl Future<Output = Settlement> + Send;
 }
 
+/// How a consumer is set up on each connection, where declaring its source is not all.
+pub(crate) trait Setup: Send + Sync + 'static {
+    /// Makes what it needs be there, and says which queue to consume, by its name on the broker.
+    fn prepare(&self, session: Arc<Session>) -> BoxFuture<Result<String, Error>>;
+
+    /// How that queue is consumed.
+    fn mode(&self) -> Mode;
+
+    /// The broker delivers.
+    fn started(&self);
+
+    /// It delivers no more.
+    fn ended(&self, ended: &Ended);
+
+    /// It could not be set up; that is tried again.
+    fn failed(&self, error: &Error);
+}
+
 /// A consumer that is set up: its queue is there and the broker delivers.
-#[derive(Debug)]
 pub(crate) struct Worker {
     source: Source,
     link: Link,
-    namespace: Namespace,
     backoff: RetryPolicy,
     tasks: Handle,
     counters: Arc<Counters>,
+    setup: Arc<dyn Setup>,
     ready: Ready,
 }
 
@@ -103,10 +128,23 @@ impl Worker {
     /// # Errors
     /// The connection was closed, or the broker refuses: a mismatch, a missing permission.
     pub(crate) async fn start(connection: &Connection, source: Source) -> Result<Self, Error> {
+        let setup = Plain {
+            source: source.clone(),
+            namespace: connection.namespace().clone(),
+        };
+        Self::start_with(connection, source, Arc::new(setup)).await
+    }
+
+    /// As [`start`](Self::start), set up in another way. The source's topology is not declared,
+    /// and its queue is for the log alone.
+    pub(crate) async fn start_with(
+        connection: &Connection,
+        source: Source,
+        setup: Arc<dyn Setup>,
+    ) -> Result<Self, Error> {
         let link = connection.consuming().clone();
-        let namespace = connection.namespace().clone();
         let ready = loop {
-            match setting_up(connection.tasks(), &link, &source, &namespace).await {
+            match setting_up(connection.tasks(), &link, &setup).await {
                 Err(error) if error.is_disconnected() && !error.is_closed() => {}
                 result => break result?,
             }
@@ -114,10 +152,10 @@ impl Worker {
         Ok(Self {
             source,
             link,
-            namespace,
             backoff: connection.backoff().clone(),
             tasks: connection.tasks().clone(),
             counters: connection.counters(),
+            setup,
             ready,
         })
     }
@@ -134,10 +172,10 @@ impl Worker {
         let Self {
             source,
             link,
-            namespace,
             backoff,
             tasks,
             counters,
+            setup,
             ready,
         } = self;
         let mut running = Running::new(&source, handler, tasks.clone(), counters);
@@ -151,7 +189,7 @@ impl Worker {
                 Some(ready) => ready,
                 None => {
                     let result = tokio::select! {
-                        result = setting_up(&tasks, &link, &source, &namespace) => result,
+                        result = setting_up(&tasks, &link, &setup) => result,
                         () = is_true(&mut shutdown) => {
                             running.finish(None, source.grace).await;
                             return Ok(());
@@ -166,6 +204,9 @@ impl Worker {
                         Err(error) => {
                             failures += 1;
                             report(&source, &error, failures);
+                            if failures == 1 {
+                                setup.failed(&error);
+                            }
                             if !pause(&backoff, failures, &mut shutdown).await {
                                 running.finish(None, source.grace).await;
                                 return Ok(());
@@ -182,6 +223,7 @@ impl Worker {
                 "consuming"
             );
             let since = Instant::now();
+            setup.started();
             match running.consume(&lane, &mut deliveries, &mut shutdown).await {
                 Stopped::Shutdown => {
                     tracing::info!(queue = source.queue, "draining");
@@ -189,11 +231,19 @@ impl Worker {
                     running.finish(Some(&lane), source.grace).await;
                     return Ok(());
                 }
-                Stopped::Ended(Ended::Cancelled) => {
-                    tracing::warn!(queue = source.queue, "the broker cancelled the consumer");
-                }
-                Stopped::Ended(Ended::Lost(error)) => {
-                    tracing::debug!(queue = source.queue, %error, "the consumer was lost");
+                Stopped::Ended(ended) => {
+                    match &ended {
+                        Ended::Cancelled => {
+                            tracing::warn!(
+                                queue = source.queue,
+                                "the broker cancelled the consumer"
+                            );
+                        }
+                        Ended::Lost(error) => {
+                            tracing::debug!(queue = source.queue, %error, "the consumer was lost");
+                        }
+                    }
+                    setup.ended(&ended);
                 }
             }
             drop(deliveries);
@@ -214,29 +264,50 @@ impl Worker {
 }
 
 /// In a task of its own: a set-up that is dropped half-way leaks a channel and a consumer.
-async fn setting_up(
-    tasks: &Handle,
-    link: &Link,
-    source: &Source,
-    namespace: &Namespace,
-) -> Result<Ready, Error> {
-    let (link, source, namespace) = (link.clone(), source.clone(), namespace.clone());
-    let task = tasks.spawn(async move { set_up(&link, &source, &namespace).await });
+async fn setting_up(tasks: &Handle, link: &Link, setup: &Arc<dyn Setup>) -> Result<Ready, Error> {
+    let (link, setup) = (link.clone(), Arc::clone(setup));
+    let task = tasks.spawn(async move { set_up(&link, &*setup).await });
     task.await
         .map_err(|ended| Error::new(Kind::Closed).caused_by(ended))?
 }
 
-async fn set_up(link: &Link, source: &Source, namespace: &Namespace) -> Result<Ready, Error> {
+/// What the source says, declared anew on each connection.
+struct Plain {
+    source: Source,
+    namespace: Namespace,
+}
+
+impl Setup for Plain {
+    fn prepare(&self, session: Arc<Session>) -> BoxFuture<Result<String, Error>> {
+        let queue = self.namespace.scope(&self.source.queue);
+        let (topology, namespace) = (self.source.topology.clone(), self.namespace.clone());
+        Box::pin(async move {
+            link::declare(&session, &topology, &namespace).await?;
+            Ok(queue)
+        })
+    }
+
+    fn mode(&self) -> Mode {
+        let prefetch = self.source.concurrency;
+        if self.source.exclusive {
+            Mode::Exclusive { prefetch }
+        } else {
+            Mode::Settled { prefetch }
+        }
+    }
+
+    fn started(&self) {}
+
+    fn ended(&self, _: &Ended) {}
+
+    fn failed(&self, _: &Error) {}
+}
+
+async fn set_up(link: &Link, setup: &dyn Setup) -> Result<Ready, Error> {
     let session = link.session().await?;
-    link::declare(&session, &source.topology, namespace).await?;
+    let queue = setup.prepare(Arc::clone(&session)).await?;
     let lane = Lane::open(&session).await?;
-    let prefetch = source.concurrency;
-    let mode = if source.exclusive {
-        Mode::Exclusive { prefetch }
-    } else {
-        Mode::Settled { prefetch }
-    };
-    let deliveries = Deliveries::start(&lane, &namespace.scope(&source.queue), mode).await?;
+    let deliveries = Deliveries::start(&lane, &queue, setup.mode()).await?;
     Ok(Ready { lane, deliveries })
 }
 
@@ -347,7 +418,7 @@ impl<'a, H: Handler> Running<'a, H> {
 
     fn start(&mut self, lane: Arc<Lane>, delivery: Delivery) {
         let (handler, counters) = (Arc::clone(&self.handler), Arc::clone(&self.counters));
-        let on_loss = self.source.on_loss;
+        let (current, on_loss) = (Arc::clone(&lane), self.source.on_loss);
         let work = async move {
             let _running = Gauge::raise(counters);
             let tag = delivery.tag;
@@ -374,7 +445,17 @@ impl<'a, H: Handler> Running<'a, H> {
                 settlement,
             }
         };
-        self.set.spawn_on(work, &self.tasks);
+        if H::IN_ORDER {
+            let mut work = Box::pin(work);
+            let first = work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            // What waits is polled again by its task, which is then the one to be woken.
+            match first {
+                Poll::Ready(handled) => self.settle(&current, Ok(handled)),
+                Poll::Pending => drop(self.set.spawn_on(work, &self.tasks)),
+            }
+        } else {
+            self.set.spawn_on(work, &self.tasks);
+        }
     }
 
     fn settle(&mut self, current: &Arc<Lane>, handled: Result<Handled, JoinError>) {
@@ -387,8 +468,10 @@ impl<'a, H: Handler> Running<'a, H> {
         else {
             return;
         };
+        // The ledger is of the current channel; an earlier one's deliveries are settled singly.
+        let current = Arc::ptr_eq(&lane, current);
         match settlement {
-            Settlement::Ack if Arc::ptr_eq(&lane, current) => self.acks.done(tag),
+            Settlement::Ack if current => self.acks.done(tag),
             Settlement::Ack => lane.ack(tag, Extent::One),
             Settlement::AckOnceWritten(writing) => self.leaving.push(Box::pin(async move {
                 let settlement = match lane.written(writing).await {
@@ -404,11 +487,21 @@ impl<'a, H: Handler> Running<'a, H> {
                     settlement,
                 }
             })),
+            Settlement::GiveBack => {
+                lane.give_back(tag);
+                self.gone(current, tag);
+            }
             Settlement::Reject => {
                 lane.reject(tag);
-                self.acks.gone(tag);
+                self.gone(current, tag);
             }
-            Settlement::Settled => self.acks.gone(tag),
+            Settlement::Settled => self.gone(current, tag),
+        }
+    }
+
+    fn gone(&mut self, current: bool, tag: u64) {
+        if current {
+            self.acks.gone(tag);
         }
     }
 

@@ -266,7 +266,7 @@ impl IntoFuture for Push {
 }
 
 /// Seconds since the Unix epoch.
-pub(super) fn now() -> Option<u64> {
+pub(crate) fn now() -> Option<u64> {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .ok()
