@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use amq_protocol::types::{AMQPValue, FieldTable};
 
 use crate::{
-    arguments::{same, text},
+    arguments::{display, same, text, type_name},
     id::{Name, QueueId},
     topic::{self, Pattern},
 };
@@ -70,7 +70,7 @@ struct Binding {
     arguments: FieldTable,
 }
 
-/// `x-match` of a headers binding. `None` of an unknown value.
+/// `x-match` of a headers binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Match {
     All,
@@ -80,6 +80,7 @@ pub(crate) enum Match {
 }
 
 impl Match {
+    /// The rule of a binding; an error says what is wrong with it.
     pub(crate) fn of(arguments: &FieldTable) -> Result<Self, String> {
         let Some(value) = arguments.inner().get("x-match") else {
             return Ok(Match::All);
@@ -89,8 +90,15 @@ impl Match {
             Some("any") => Ok(Match::Any),
             Some("all-with-x") => Ok(Match::AllWithX),
             Some("any-with-x") => Ok(Match::AnyWithX),
-            Some(other) => Err(other.to_owned()),
-            None => Err(crate::arguments::display(value)),
+            Some(other) => Err(format!(
+                "Invalid x-match field value <<\"{other}\">>; expected all, any, all-with-x, or \
+                 any-with-x"
+            )),
+            None => Err(format!(
+                "Invalid x-match field type {} (value {}); expected longstr",
+                type_name(value),
+                display(value)
+            )),
         }
     }
 }

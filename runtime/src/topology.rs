@@ -186,7 +186,7 @@ fn step(delay: Duration) -> Duration {
     let mut decade: u128 = 1;
     loop {
         for step in STEPS {
-            if step * decade >= wanted * 10 && (step * decade) % 10 == 0 {
+            if step * decade >= wanted * 10 && (step * decade).is_multiple_of(10) {
                 let millis = u64::try_from(step * decade / 10).unwrap_or(u64::MAX);
                 return Duration::from_millis(millis);
             }

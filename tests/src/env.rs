@@ -26,7 +26,8 @@ pub struct Env {
     pub uri: String,
     pub features: &'static [Feature],
     pub server: Greeting,
-    test: &'static str,
+    /// The name of the test.
+    pub test: &'static str,
     prefix: String,
     embedded: Option<Broker>,
 }
@@ -121,7 +122,7 @@ async fn open(on: On, test: &'static str) -> Option<Env> {
     let (uri, embedded, features): (_, _, &[Feature]) = match on {
         On::Embedded => {
             let broker = Broker::start().await.expect("the embedded broker starts");
-            (broker.uri().to_string(), Some(broker), &[Feature::Faults])
+            (broker.uri(), Some(broker), &[Feature::Faults])
         }
         On::RabbitMq => {
             let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -133,7 +134,7 @@ async fn open(on: On, test: &'static str) -> Option<Env> {
             match chosen {
                 Rabbit::At(uri) => (uri, None, &[Feature::QuorumQueues]),
                 Rabbit::LeftOut => {
-                    report::left_out(test, "LEPUS_BROKERS=embedded");
+                    report::skipped(test, "LEPUS_BROKERS=embedded");
                     return None;
                 }
                 Rabbit::Missing(instruction) => panic!("{test}: {instruction}"),

@@ -50,14 +50,20 @@ pub fn example(name: &str) -> Command {
     Command::new(path)
 }
 
-/// A script of `tests/interop`. `None` if Python is left out, with
-/// `LEPUS_PYTHON=none`, which CI refuses.
-pub fn python(script: &str) -> Option<Command> {
-    let python = std::env::var("LEPUS_PYTHON").unwrap_or_default();
-    if python == "none" && !crate::report::is_ci() {
-        crate::report::left_out(script, "LEPUS_PYTHON=none");
-        return None;
+/// Are there Python peers? Where they are left out by choice, with
+/// `LEPUS_PYTHON=none`, which CI refuses, it says so and `test` is to end.
+pub fn python_is_available(test: &str) -> bool {
+    let is_out = std::env::var("LEPUS_PYTHON").is_ok_and(|set| set == "none");
+    if is_out && !crate::report::is_ci() {
+        crate::report::skipped(test, "LEPUS_PYTHON=none");
+        return false;
     }
+    true
+}
+
+/// A script of `tests/interop`.
+pub fn python(script: &str) -> Command {
+    let python = std::env::var("LEPUS_PYTHON").unwrap_or_default();
     assert!(
         !["", "none"].contains(&python.as_str()),
         "no Python with pika: run tests/run, set LEPUS_PYTHON to an interpreter that has it, \
@@ -69,7 +75,7 @@ pub fn python(script: &str) -> Option<Command> {
     assert!(path.exists(), "no {}", path.display());
     let mut command = Command::new(python);
     command.arg("-u").arg(path);
-    Some(command)
+    command
 }
 
 impl Program {

@@ -27,6 +27,10 @@ const LAZY: Duration = Duration::from_millis(100);
 
 /// How a call in flight was answered.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every answer is the large one: a reply"
+)]
 pub(crate) enum Answer {
     Reply(Incoming),
     /// The broker had no queue for the request.

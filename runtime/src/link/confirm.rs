@@ -166,10 +166,14 @@ impl Ledger {
     }
 
     fn settle(&mut self) {
-        while let Some(waiting) = self
+        while self
             .waiting
-            .pop_front_if(|waiting| !matches!(waiting.known, Known::Nothing))
+            .front()
+            .is_some_and(|first| !matches!(first.known, Known::Nothing))
         {
+            let Some(waiting) = self.waiting.pop_front() else {
+                return;
+            };
             self.first += 1;
             let fate = match waiting.known {
                 Known::Failed(error) => Fate::Unknown(error),
