@@ -240,6 +240,7 @@ impl Worker {
                             );
                         }
                         Ended::Lost(error) => {
+                            running.lose();
                             tracing::debug!(queue = source.queue, %error, "the consumer was lost");
                         }
                     }
@@ -418,21 +419,12 @@ impl<'a, H: Handler> Running<'a, H> {
 
     fn start(&mut self, lane: Arc<Lane>, delivery: Delivery) {
         let (handler, counters) = (Arc::clone(&self.handler), Arc::clone(&self.counters));
-        let (current, on_loss) = (Arc::clone(&lane), self.source.on_loss);
+        let current = Arc::clone(&lane);
         let work = async move {
             let _running = Gauge::raise(counters);
             let tag = delivery.tag;
             let handling = AssertUnwindSafe(handler.handle(Arc::clone(&lane), delivery));
-            let handling = handling.catch_unwind();
-            let result = match on_loss {
-                OnLoss::Finish => handling.await,
-                OnLoss::Drop => tokio::select! {
-                    biased;
-                    result = handling => result,
-                    _ = lane.down() => Ok(Settlement::Settled),
-                },
-            };
-            let settlement = result.unwrap_or_else(|panic| {
+            let settlement = handling.catch_unwind().await.unwrap_or_else(|panic| {
                 tracing::error!(
                     panic = crate::panic::text(&*panic),
                     "a delivery is rejected"
@@ -471,22 +463,25 @@ impl<'a, H: Handler> Running<'a, H> {
         // The ledger is of the current channel; an earlier one's deliveries are settled singly.
         let current = Arc::ptr_eq(&lane, current);
         match settlement {
-            Settlement::Ack if current => self.acks.done(tag),
-            Settlement::Ack => lane.ack(tag, Extent::One),
-            Settlement::AckOnceWritten(writing) => self.leaving.push(Box::pin(async move {
-                let settlement = match lane.written(writing).await {
-                    Ok(()) => Settlement::Ack,
-                    Err(error) => {
-                        tracing::debug!(%error, "a reply was not sent: its request comes again");
-                        Settlement::Settled
+            Settlement::Ack => self.ack(current, &lane, tag),
+            Settlement::AckOnceWritten(writing) => match writing {
+                Writing::Done(Ok(())) => self.ack(current, &lane, tag),
+                Writing::Done(Err(error)) => not_sent(&error),
+                Writing::Pending(pending) => self.leaving.push(Box::pin(async move {
+                    let settlement = match pending.await {
+                        Ok(()) => Settlement::Ack,
+                        Err(error) => {
+                            not_sent(&error);
+                            Settlement::Settled
+                        }
+                    };
+                    Handled {
+                        lane,
+                        tag,
+                        settlement,
                     }
-                };
-                Handled {
-                    lane,
-                    tag,
-                    settlement,
-                }
-            })),
+                })),
+            },
             Settlement::GiveBack => {
                 lane.give_back(tag);
                 self.gone(current, tag);
@@ -496,6 +491,23 @@ impl<'a, H: Handler> Running<'a, H> {
                 self.gone(current, tag);
             }
             Settlement::Settled => self.gone(current, tag),
+        }
+    }
+
+    fn ack(&mut self, current: bool, lane: &Lane, tag: u64) {
+        if current {
+            self.acks.done(tag);
+        } else {
+            lane.ack(tag, Extent::One);
+        }
+    }
+
+    /// The channel is gone, and with it what was to be written or settled on it.
+    fn lose(&mut self) {
+        // lapin may never end a write that was under way then.
+        self.leaving.clear();
+        if self.source.on_loss == OnLoss::Drop {
+            self.set.abort_all();
         }
     }
 
@@ -552,6 +564,10 @@ impl<'a, H: Handler> Running<'a, H> {
             lane.close().await;
         }
     }
+}
+
+fn not_sent(error: &dyn std::fmt::Display) {
+    tracing::debug!(%error, "a reply was not sent: its request comes again");
 }
 
 /// Replies whose caller is gone come back; lapin keeps them until somebody looks.

@@ -72,8 +72,8 @@ impl JobHandler {
     ) -> Verdict {
         let deadline = self.timeout.map(|limit| Instant::now() + limit);
         let context = Context::new(Facts {
-            service: self.spec.name.clone(),
-            method: head.task.clone().unwrap_or_default(),
+            service: self.spec.name.clone().into(),
+            method: head.task.clone().unwrap_or_default().into(),
             deadline,
             headers: head.headers.clone(),
             trace: head.trace.clone(),
