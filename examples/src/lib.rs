@@ -11,6 +11,11 @@ pub use fibonacci::{Fibonacci, FibonacciClient, FibonacciServer, Iterative, TooL
 pub use trouble::Trouble;
 pub use try_out::TryOut;
 
+/// The snippets of the README, compiled and run as doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
+
 /// Where programs in two terminals meet: `AMQP_URL`, or a broker on this machine.
 pub fn shared_uri() -> String {
     env::var("AMQP_URL").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672".to_owned())

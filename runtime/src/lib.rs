@@ -2,6 +2,7 @@
 
 #[doc(hidden)]
 pub mod __rt;
+mod acks;
 mod client;
 mod codec;
 mod context;

@@ -49,17 +49,17 @@ pub(crate) struct Receipt {
 /// How errors name a message.
 #[derive(Clone, Debug)]
 pub(crate) struct What {
-    pub(crate) service: String,
-    pub(crate) method: String,
-    pub(crate) queue: String,
+    pub(crate) service: Arc<str>,
+    pub(crate) method: Arc<str>,
+    pub(crate) queue: Arc<str>,
 }
 
 impl What {
     pub(crate) fn failed(&self, error: Error, since: Instant, outcome: Outcome) -> Error {
         error.at(Site {
-            service: self.service.clone(),
-            method: self.method.clone(),
-            queue: self.queue.clone(),
+            service: self.service.to_string(),
+            method: self.method.to_string(),
+            queue: self.queue.to_string(),
             elapsed: since.elapsed(),
             outcome,
         })

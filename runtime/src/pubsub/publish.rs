@@ -177,9 +177,9 @@ fn what(exchange: &str, key: Option<&RoutingKey>) -> What {
         None => format!("event to exchange `{exchange}`"),
     };
     What {
-        service,
-        method: String::new(),
-        queue: String::new(),
+        service: service.into(),
+        method: "".into(),
+        queue: "".into(),
     }
 }
 

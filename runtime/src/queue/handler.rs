@@ -72,8 +72,8 @@ impl JobHandler {
     ) -> Verdict {
         let deadline = self.timeout.map(|limit| Instant::now() + limit);
         let context = Context::new(Facts {
-            service: self.spec.name.clone(),
-            method: head.task.clone().unwrap_or_default(),
+            service: self.spec.name.clone().into(),
+            method: head.task.clone().unwrap_or_default().into(),
             deadline,
             headers: head.headers.clone(),
             trace: head.trace.clone(),
@@ -201,9 +201,9 @@ impl JobHandler {
     ) -> Result<Moved, Error> {
         let name = self.namespace.scope(queue.name().as_str());
         let what = What {
-            service: self.spec.name.clone(),
-            method: properties.kind.clone().unwrap_or_default(),
-            queue: name.clone(),
+            service: self.spec.name.as_str().into(),
+            method: properties.kind.as_deref().unwrap_or_default().into(),
+            queue: name.as_str().into(),
         };
         let home = self.spec.home(Topology::queue(queue));
         let message = Outgoing {
