@@ -39,7 +39,7 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    pub(super) fn new(message: Outgoing) -> Result<Self, Error> {
+    pub(super) fn new(message: Outgoing, lane: &Lane) -> Result<Self, Error> {
         Ok(Self {
             exchange: convert::short(message.exchange)?,
             routing_key: convert::short(message.routing_key)?,
@@ -47,7 +47,7 @@ impl Prepared {
                 mandatory: message.mandatory,
                 immediate: false,
             },
-            properties: convert::properties(message.properties)?,
+            properties: convert::properties(message.properties, lane.session.frame_max())?,
             body: message.body,
         })
     }
@@ -98,7 +98,7 @@ impl Lane {
 
     /// Publishes; completes when the bytes are written to the socket.
     pub(crate) async fn publish(&self, message: Outgoing) -> Result<(), Error> {
-        let publish = Prepared::new(message)?.publish(&self.channel);
+        let publish = Prepared::new(message, self)?.publish(&self.channel);
         let mut publish = pin!(publish);
         let first = poll_fn(|cx| {
             let _order = self.order();
@@ -115,7 +115,7 @@ impl Lane {
     /// # Errors
     /// The channel is gone: the message was not sent.
     pub(crate) fn publish_now(&self, message: Outgoing) -> Result<(), Error> {
-        let publish = pin!(Prepared::new(message)?.publish(&self.channel));
+        let publish = pin!(Prepared::new(message, self)?.publish(&self.channel));
         let _order = self.order();
         // lapin sends what was polled once, whether or not anybody waits for it.
         match publish.poll(&mut Context::from_waker(Waker::noop())) {
