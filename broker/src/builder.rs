@@ -155,12 +155,16 @@ impl Builder {
     ///
     /// Dropping the future stops what was started.
     pub async fn start(self) -> Result<Broker, StartError> {
+        Broker::run(self.address, self.config()).await
+    }
+
+    pub(crate) fn config(self) -> Config {
         let Self {
-            address,
             mut users,
             mut vhosts,
             limits,
             seed,
+            ..
         } = self;
         if users.is_empty() {
             users.insert(
@@ -177,15 +181,11 @@ impl Builder {
         // Every `RandomState` has other keys, which is randomness enough for names.
         let seed = seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
         let vhosts = vhosts.into_iter().map(Into::into).collect();
-        Broker::run(
-            address,
-            Config {
-                users,
-                vhosts,
-                limits,
-                seed,
-            },
-        )
-        .await
+        Config {
+            users,
+            vhosts,
+            limits,
+            seed,
+        }
     }
 }

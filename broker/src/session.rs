@@ -2,6 +2,8 @@
 //! heartbeats. No socket: bytes come in and go out as slices.
 
 mod content;
+#[cfg(test)]
+mod fuzz;
 mod handshake;
 
 use std::{

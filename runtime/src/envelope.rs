@@ -1,4 +1,4 @@
-//! The heads of requests, replies and jobs, as AMQP properties and back.
+//! The heads of requests, replies, jobs and events, as AMQP properties and back.
 //!
 //! The only file that knows a header's name: protocol 1 is written down here.
 
@@ -187,6 +187,8 @@ pub(crate) struct JobHead {
     pub(crate) caller: Option<String>,
     pub(crate) headers: Table,
     pub(crate) trace: Table,
+    /// How its first copy came, for later attempts.
+    pub(crate) route: Option<Route>,
 }
 
 impl JobHead {
@@ -197,6 +199,7 @@ impl JobHead {
         for note in BROKER_NOTES.iter().chain(&[FIRST_ERROR, ERROR]) {
             headers.remove(*note);
         }
+        let route = Route::take(&mut headers);
         Self {
             task: properties.kind.clone().filter(|name| !name.is_empty()),
             message_id: properties.message_id.clone(),
@@ -208,6 +211,95 @@ impl JobHead {
             unsettled: counted(count.as_ref()).unwrap_or(0),
             pushed_at: properties.timestamp,
             caller: properties.app_id.clone(),
+            trace: take_trace(&mut headers),
+            headers,
+            route,
+        }
+    }
+}
+
+/// Headers of an event that is tried again, or is a dead letter: the way its first copy came.
+const SOURCE_EXCHANGE: &str = "source-exchange";
+const SOURCE_KEY: &str = "source-routing-key";
+
+/// An exchange, and the routing key of a message through it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) exchange: String,
+    pub(crate) routing_key: String,
+}
+
+impl Route {
+    /// Notes the way that a message came, before a copy of it takes another one. What came
+    /// straight to its queue keeps the note it has.
+    pub(crate) fn note(exchange: &str, routing_key: &str, properties: &mut Properties) {
+        if !exchange.is_empty() {
+            let headers = &mut properties.headers;
+            headers.insert(SOURCE_EXCHANGE.into(), exchange.into());
+            headers.insert(SOURCE_KEY.into(), routing_key.into());
+        }
+    }
+
+    fn take(headers: &mut Table) -> Option<Self> {
+        let (exchange, key) = (headers.remove(SOURCE_EXCHANGE), headers.remove(SOURCE_KEY));
+        match (exchange?, key?) {
+            (Value::Text(exchange), Value::Text(routing_key)) => Some(Self {
+                exchange,
+                routing_key,
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// What an event says besides its payload.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct EventHead {
+    /// The event's type, where the exchange carries several.
+    pub(crate) kind: Option<String>,
+    pub(crate) content_type: Option<String>,
+    pub(crate) message_id: Option<String>,
+    /// Seconds since the Unix epoch.
+    pub(crate) published_at: Option<u64>,
+    pub(crate) publisher: Option<String>,
+    pub(crate) persistent: bool,
+    pub(crate) priority: Option<u8>,
+    /// How long it may wait in a queue.
+    pub(crate) time_to_live: Option<Duration>,
+    pub(crate) headers: Table,
+    pub(crate) trace: Table,
+}
+
+impl EventHead {
+    pub(crate) fn into_properties(self) -> Properties {
+        let mut headers = self.headers;
+        headers.extend(self.trace);
+        Properties {
+            content_type: self.content_type,
+            headers,
+            persistent: self.persistent,
+            priority: self.priority,
+            expiration: self.time_to_live.map(expiration),
+            message_id: self.message_id,
+            timestamp: self.published_at,
+            kind: self.kind,
+            app_id: self.publisher,
+            ..Properties::default()
+        }
+    }
+
+    /// Reads an event; what is missing is `None`.
+    pub(crate) fn from_properties(properties: Properties) -> Self {
+        let mut headers = properties.headers;
+        Self {
+            kind: properties.kind.filter(|kind| !kind.is_empty()),
+            content_type: properties.content_type.filter(|name| !name.is_empty()),
+            message_id: properties.message_id,
+            published_at: properties.timestamp,
+            publisher: properties.app_id,
+            persistent: properties.persistent,
+            priority: properties.priority,
+            time_to_live: properties.expiration.as_deref().and_then(duration),
             trace: take_trace(&mut headers),
             headers,
         }
@@ -451,6 +543,41 @@ mod tests {
         assert_eq!(expiration(Duration::from_micros(1)), "1");
         assert_eq!(expiration(Duration::MAX), "4294967295");
         assert_eq!(duration("soon"), None);
+    }
+
+    #[test]
+    fn an_event_reads_as_it_was_written() {
+        let head = EventHead {
+            kind: Some("order.placed".into()),
+            content_type: Some("application/json".into()),
+            message_id: Some("m".into()),
+            published_at: Some(7),
+            publisher: Some("shop".into()),
+            persistent: true,
+            priority: Some(1),
+            time_to_live: Some(Duration::from_secs(2)),
+            headers: Table::from([("tenant".to_owned(), Value::from("hare"))]),
+            trace: Table::from([("traceparent".to_owned(), Value::from("00-1-2-01"))]),
+        };
+        let properties = head.clone().into_properties();
+        assert_eq!(properties.kind.as_deref(), Some("order.placed"));
+        assert_eq!(properties.expiration.as_deref(), Some("2000"));
+        assert_eq!(EventHead::from_properties(properties), head);
+    }
+
+    #[test]
+    fn a_retried_event_knows_how_it_came() {
+        let mut properties = Properties::default();
+        Route::note("topic_logs", "kern.info", &mut properties);
+        let mut second = retried(properties, 2, "busy");
+        Route::note("", "topic_logs.audit", &mut second);
+        let head = JobHead::read(&second);
+        let route = Route {
+            exchange: "topic_logs".into(),
+            routing_key: "kern.info".into(),
+        };
+        assert_eq!(head.route, Some(route));
+        assert!(head.headers.is_empty());
     }
 
     #[test]

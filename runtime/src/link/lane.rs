@@ -1,7 +1,6 @@
 //! A channel of one session: publishing, acknowledging, and what the broker gave back.
 
-use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -96,18 +95,38 @@ impl Lane {
         self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Publishes; completes when the bytes are written to the socket.
-    pub(crate) async fn publish(&self, message: Outgoing) -> Result<(), Error> {
-        let publish = Prepared::new(message, self)?.publish(&self.channel);
-        let mut publish = pin!(publish);
-        let first = poll_fn(|cx| {
-            let _order = self.order();
-            Poll::Ready(publish.as_mut().poll(cx))
-        });
-        match first.await {
-            Poll::Ready(written) => written.map(drop).map_err(convert::error),
-            Poll::Pending => self.session.race(publish).await.map(drop),
+    /// Hands a message over to be written; [`written`](Self::written) waits for that.
+    ///
+    /// # Errors
+    /// The message cannot be said in AMQP. A channel that is gone is told by `written`.
+    pub(crate) fn write(&self, message: Outgoing) -> Result<Writing, Error> {
+        let (prepared, channel) = (Prepared::new(message, self)?, self.channel.clone());
+        let mut writing: Pin<Box<_>> =
+            Box::pin(async move { prepared.publish(&channel).await.map(drop) });
+        let _order = self.order();
+        Ok(
+            match writing
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()))
+            {
+                Poll::Ready(written) => Writing::Done(written.map_err(convert::error)),
+                Poll::Pending => Writing::Pending(writing),
+            },
+        )
+    }
+
+    /// Completes when a message is written to the socket.
+    pub(crate) async fn written(&self, writing: Writing) -> Result<(), Error> {
+        match writing {
+            Writing::Done(result) => result,
+            Writing::Pending(pending) => self.session.race(pending).await,
         }
+    }
+
+    /// Publishes; completes when the message is written to the socket.
+    pub(crate) async fn publish(&self, message: Outgoing) -> Result<(), Error> {
+        let writing = self.write(message)?;
+        self.written(writing).await
     }
 
     /// Hands a message over to be written, and does not wait for that.
@@ -182,6 +201,12 @@ impl Lane {
     pub(crate) fn dead(&self) -> Error {
         Error::new(Kind::Disconnected).caused_by("the channel was closed")
     }
+}
+
+/// A message that lapin has and that is written or about to be.
+pub(crate) enum Writing {
+    Done(Result<(), Error>),
+    Pending(Pin<Box<dyn Future<Output = lapin::Result<()>> + Send>>),
 }
 
 /// How far a settlement reaches.

@@ -64,6 +64,11 @@ impl Session {
         }
     }
 
+    /// Whether the broker takes messages now.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.blocked.borrow().is_some()
+    }
+
     /// The broker's reason for taking no messages, while that is so (`connection.blocked`).
     pub(crate) fn blocked(&self) -> watch::Receiver<Option<String>> {
         self.blocked.subscribe()

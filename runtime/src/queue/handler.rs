@@ -12,7 +12,7 @@ use super::Spec;
 use super::job::{Cancelled, RawJob};
 use super::producer::now;
 use crate::context::{Context, Facts};
-use crate::envelope::{self, JobHead, Obituary};
+use crate::envelope::{self, JobHead, Obituary, Route};
 use crate::error::Error;
 use crate::link::{Connection, Delivery, Lane, Namespace, random};
 use crate::message::{Incoming, Outgoing, Properties};
@@ -72,8 +72,8 @@ impl JobHandler {
     ) -> Verdict {
         let deadline = self.timeout.map(|limit| Instant::now() + limit);
         let context = Context::new(Facts {
-            service: self.spec.name.clone(),
-            method: head.task.clone().unwrap_or_default(),
+            service: self.spec.name.clone().into(),
+            method: head.task.clone().unwrap_or_default().into(),
             deadline,
             headers: head.headers.clone(),
             trace: head.trace.clone(),
@@ -123,6 +123,9 @@ impl JobHandler {
         let queue = self.spec.name.as_str();
         let (home, properties, done) = match decision {
             Decision::Ack => return Settlement::Ack,
+            Decision::GiveBack => return Settlement::GiveBack,
+            // It is delivered again by itself: a copy would double it.
+            _ if !lane.is_open() => return Settlement::Settled,
             Decision::Retry {
                 attempt,
                 delay,
@@ -136,6 +139,7 @@ impl JobHandler {
                     "a job failed and is tried again"
                 );
                 let mut properties = envelope::retried(message.properties, attempt, &error);
+                Route::note(&message.exchange, &message.routing_key, &mut properties);
                 let home = if delay.is_zero() {
                     self.spec.main()
                 } else {
@@ -153,11 +157,9 @@ impl JobHandler {
                     "a job was given up"
                 );
                 let obituary = self.obituary(reason, error, attempt);
-                (
-                    self.spec.dead(),
-                    obituary.write(message.properties),
-                    &self.counters.dead_lettered,
-                )
+                let mut properties = obituary.write(message.properties);
+                Route::note(&message.exchange, &message.routing_key, &mut properties);
+                (self.spec.dead(), properties, &self.counters.dead_lettered)
             }
         };
         let moved = match home {
@@ -199,9 +201,9 @@ impl JobHandler {
     ) -> Result<Moved, Error> {
         let name = self.namespace.scope(queue.name().as_str());
         let what = What {
-            service: self.spec.name.clone(),
-            method: properties.kind.clone().unwrap_or_default(),
-            queue: name.clone(),
+            service: self.spec.name.as_str().into(),
+            method: properties.kind.as_deref().unwrap_or_default().into(),
+            queue: name.as_str().into(),
         };
         let home = self.spec.home(Topology::queue(queue));
         let message = Outgoing {

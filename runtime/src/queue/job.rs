@@ -42,12 +42,16 @@ impl RawJob {
         attempt: u32,
         cancelled: Cancelled,
     ) -> Self {
+        let (exchange, routing_key) = match &head.route {
+            Some(route) => (route.exchange.clone(), route.routing_key.clone()),
+            None => (message.exchange.clone(), message.routing_key.clone()),
+        };
         let facts = Facts {
             head,
             attempt,
             redelivered: message.redelivered,
-            exchange: message.exchange.clone(),
-            routing_key: message.routing_key.clone(),
+            exchange,
+            routing_key,
             cancelled,
         };
         Self {
@@ -144,6 +148,11 @@ impl Cancelled {
             // A sender that is gone is a worker that is gone.
             _ = shutdown.wait_for(|stop| *stop) => {}
         }
+    }
+
+    /// Whether the job can no longer be settled: it is delivered again.
+    pub(crate) fn is_lost(&self) -> bool {
+        !self.lane.is_open()
     }
 
     /// Whether it is better to stop.

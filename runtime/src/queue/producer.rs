@@ -218,9 +218,9 @@ impl Push {
             timeout,
         } = till;
         let what = What {
-            service: spec.name.clone(),
-            method: task.clone().unwrap_or_default(),
-            queue: namespace.scope(&spec.name),
+            service: spec.name.as_str().into(),
+            method: task.as_deref().unwrap_or_default().into(),
+            queue: namespace.scope(&spec.name).into(),
         };
         headers.extend(Context::current().trace().clone());
         let (queue, home) = match delay.filter(|delay| !delay.is_zero()) {
@@ -266,7 +266,7 @@ impl IntoFuture for Push {
 }
 
 /// Seconds since the Unix epoch.
-pub(super) fn now() -> Option<u64> {
+pub(crate) fn now() -> Option<u64> {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .ok()
