@@ -44,6 +44,11 @@ impl Session {
         self.generation
     }
 
+    /// The largest frame both sides agreed on, in bytes; 0 is no limit.
+    pub(super) fn frame_max(&self) -> u32 {
+        self.connection.configuration().frame_max()
+    }
+
     pub(crate) fn is_up(&self) -> bool {
         self.down.borrow().is_none()
     }
