@@ -46,3 +46,13 @@ pub fn logs() {
         .with_writer(std::io::stderr)
         .init();
 }
+
+/// The program's arguments as one text, or this one.
+pub fn arguments_or(text: &str) -> String {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    if arguments.is_empty() {
+        text.to_owned()
+    } else {
+        arguments.join(" ")
+    }
+}

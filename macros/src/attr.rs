@@ -1,12 +1,10 @@
-//! The arguments of the attributes: `#[service(…)]`, `#[tasks(…)]`, `#[rpc(…)]`, `#[task(…)]`.
+//! The options that the attributes give: `#[service(…)]`, `#[tasks(…)]`, `#[rpc(…)]`, `#[task(…)]`.
 
+use crate::argument::{Argument, Reader};
 use crate::ctxt::Ctxt;
-use crate::names::{Kind, listed};
-use crate::timeout::parse_millis;
-use proc_macro2::{Ident, Span, TokenStream, TokenTree};
-use syn::ext::IdentExt as _;
-use syn::spanned::Spanned as _;
-use syn::{Attribute, Expr, ExprLit, Lit, LitBool, LitStr, Meta, Path, parse_quote};
+use crate::names::Kind;
+use proc_macro2::{Span, TokenStream};
+use syn::{Attribute, LitStr, Meta, Path, parse_quote};
 
 /// What the attribute above the trait says.
 #[derive(Debug)]
@@ -14,7 +12,7 @@ pub(crate) struct ServiceOptions {
     pub(crate) name: Option<LitStr>,
     pub(crate) version: Option<LitStr>,
     pub(crate) queue: Option<LitStr>,
-    pub(crate) codec: Option<(Codec, Span)>,
+    pub(crate) codec: Option<Codec>,
     /// Where `durable = false` stands.
     pub(crate) transient: Option<Span>,
     pub(crate) quorum: Option<Span>,
@@ -54,7 +52,37 @@ pub(crate) enum Halves {
     Dispatcher,
 }
 
+impl Codec {
+    fn read(ctxt: &Ctxt, argument: &Argument) -> Option<Self> {
+        const NAMED: [(&str, Codec); 4] = [
+            ("msgpack", Codec::MsgPack),
+            ("json", Codec::Json),
+            ("text", Codec::Text),
+            ("bytes", Codec::Bytes),
+        ];
+        let (word, _) = argument.word(ctxt, &NAMED.map(|(name, _)| name))?;
+        NAMED
+            .iter()
+            .find(|(name, _)| *name == word)
+            .map(|(_, codec)| *codec)
+    }
+
+    /// The name of a codec that carries one value without a structure around it.
+    pub(crate) fn unstructured(self) -> Option<&'static str> {
+        match self {
+            Self::Text => Some("text"),
+            Self::Bytes => Some("bytes"),
+            Self::MsgPack | Self::Json => None,
+        }
+    }
+}
+
 impl ServiceOptions {
+    /// The codec's name, if it carries one value without a structure around it.
+    pub(crate) fn unstructured_codec(&self) -> Option<&'static str> {
+        self.codec.and_then(Codec::unstructured)
+    }
+
     pub(crate) fn parse(ctxt: &Ctxt, kind: Kind, tokens: TokenStream) -> Self {
         let mut options = Self {
             name: None,
@@ -67,34 +95,12 @@ impl ServiceOptions {
             halves: Halves::Both,
         };
         let (mut stub, mut dispatcher) = (false, false);
-        let mut seen = Seen::default();
-        for argument in arguments(ctxt, tokens) {
-            let key = argument.key.unraw().to_string();
-            let known = kind.arguments();
-            if !known.contains(&key.as_str()) {
-                let hint = if kind.method_arguments().contains(&key.as_str()) {
-                    let attribute = kind.method_attribute();
-                    format!("; it belongs to a method: write `#[{attribute}({key})]` above it")
-                } else {
-                    String::new()
-                };
-                ctxt.error_at(
-                    argument.key.span(),
-                    format!(
-                        "unknown argument `{key}`, expected one of {}{hint}",
-                        listed(known)
-                    ),
-                );
-                continue;
-            }
-            if !seen.first_time(ctxt, &argument) {
-                continue;
-            }
-            match key.as_str() {
+        for argument in Reader::of_trait(kind).read(ctxt, tokens) {
+            match argument.key().as_str() {
                 "name" => options.name = argument.string(ctxt),
                 "version" => options.version = argument.string(ctxt),
                 "queue" => options.queue = argument.string(ctxt),
-                "codec" => options.codec = argument.codec(ctxt),
+                "codec" => options.codec = Codec::read(ctxt, &argument),
                 "durable" => {
                     options.transient = argument
                         .bool(ctxt)
@@ -124,7 +130,7 @@ impl MethodOptions {
     /// Reads every `#[rpc]` or `#[task]` among a method's attributes.
     pub(crate) fn parse(ctxt: &Ctxt, kind: Kind, attributes: &[Attribute]) -> Self {
         let mut options = Self::default();
-        let mut seen = Seen::default();
+        let mut reader = Reader::of_method(kind);
         let ours = kind.method_attribute();
         for attribute in attributes
             .iter()
@@ -139,36 +145,15 @@ impl MethodOptions {
                     continue;
                 }
             };
-            for argument in arguments(ctxt, tokens) {
-                options.read(ctxt, kind, &mut seen, &argument);
+            for argument in reader.read(ctxt, tokens) {
+                options.read(ctxt, &argument);
             }
         }
         options
     }
 
-    fn read(&mut self, ctxt: &Ctxt, kind: Kind, seen: &mut Seen, argument: &Argument) {
-        let key = argument.key.unraw().to_string();
-        let known = kind.method_arguments();
-        if !known.contains(&key.as_str()) {
-            let hint = if kind.arguments().contains(&key.as_str()) {
-                let attribute = kind.attribute();
-                format!("; it belongs to the trait: write `#[{attribute}({key})]` above it")
-            } else {
-                String::new()
-            };
-            ctxt.error_at(
-                argument.key.span(),
-                format!(
-                    "unknown argument `{key}`, expected one of {}{hint}",
-                    listed(known)
-                ),
-            );
-            return;
-        }
-        if !seen.first_time(ctxt, argument) {
-            return;
-        }
-        match key.as_str() {
+    fn read(&mut self, ctxt: &Ctxt, argument: &Argument) {
+        match argument.key().as_str() {
             "name" => self.name = argument.string(ctxt),
             "queue" => self.queue = argument.string(ctxt),
             "timeout" => self.timeout_millis = argument.duration(ctxt),
@@ -176,208 +161,12 @@ impl MethodOptions {
             "oneway" => self.oneway = argument.flag(ctxt),
             "at_most_once" => self.at_most_once = argument.flag(ctxt),
             "default" => self.default = argument.flag(ctxt),
-            _ => self.bare = argument.bare(ctxt),
-        }
-    }
-}
-
-/// `key` or `key = value`.
-struct Argument {
-    key: Ident,
-    value: Option<Expr>,
-}
-
-/// Splits at the commas first, so that a mistake in one argument leaves the others readable.
-fn arguments(ctxt: &Ctxt, tokens: TokenStream) -> Vec<Argument> {
-    let mut arguments = Vec::new();
-    let mut piece = Vec::new();
-    for token in tokens {
-        match token {
-            TokenTree::Punct(comma) if comma.as_char() == ',' => {
-                if piece.is_empty() {
-                    ctxt.error_at(comma.span(), "expected an argument before this comma");
-                }
-                arguments.extend(Argument::parse(ctxt, std::mem::take(&mut piece)));
-            }
-            token => piece.push(token),
-        }
-    }
-    arguments.extend(Argument::parse(ctxt, piece));
-    arguments
-}
-
-impl Argument {
-    fn parse(ctxt: &Ctxt, piece: Vec<TokenTree>) -> Option<Self> {
-        let mut piece = piece.into_iter();
-        let key = match piece.next()? {
-            TokenTree::Ident(key) => key,
-            other => {
-                let instead = "expected an argument: write `key` or `key = value`";
-                ctxt.error_at(other.span(), instead);
-                return None;
-            }
-        };
-        let equals = match piece.next() {
-            None => return Some(Self { key, value: None }),
-            Some(TokenTree::Punct(equals)) if equals.as_char() == '=' => equals.span(),
-            Some(other) => {
-                let instead = format!("expected `,` or `=`: write `{key}` or `{key} = value`");
-                ctxt.error_at(other.span(), instead);
-                return None;
-            }
-        };
-        let value: TokenStream = piece.collect();
-        if value.is_empty() {
-            ctxt.error_at(equals, format!("expected a value: write `{key} = value`"));
-            return None;
-        }
-        match syn::parse2(value) {
-            Ok(value) => Some(Self {
-                key,
-                value: Some(value),
-            }),
-            Err(error) => {
-                ctxt.push(error);
-                None
+            _ => {
+                let params = argument.word(ctxt, &["bare", "named"]);
+                self.bare = params
+                    .filter(|(word, _)| *word == "bare")
+                    .map(|(_, span)| span);
             }
         }
-    }
-
-    /// The value without the invisible groups that `macro_rules` puts around it.
-    fn value(&self) -> Option<&Expr> {
-        let mut value = self.value.as_ref()?;
-        while let Expr::Group(group) = value {
-            value = &group.expr;
-        }
-        Some(value)
-    }
-
-    fn literal(&self) -> Option<&Lit> {
-        match self.value()? {
-            Expr::Lit(ExprLit { lit, .. }) => Some(lit),
-            _ => None,
-        }
-    }
-
-    /// The span of the value, or of the key where there is none.
-    fn span(&self) -> Span {
-        self.value
-            .as_ref()
-            .map_or_else(|| self.key.span(), |value| value.span())
-    }
-
-    fn wrong<T>(&self, ctxt: &Ctxt, expected: &str, example: &str) -> Option<T> {
-        let key = &self.key;
-        ctxt.error_at(
-            self.span(),
-            format!("expected {expected}: write `{key} = {example}`"),
-        );
-        None
-    }
-
-    fn string(&self, ctxt: &Ctxt) -> Option<LitStr> {
-        match self.literal() {
-            Some(Lit::Str(text)) => Some(text.clone()),
-            _ if self.key == "version" => self.wrong(ctxt, "a string", "\"1.0.0\""),
-            _ => self.wrong(ctxt, "a string", "\"…\""),
-        }
-    }
-
-    fn bool(&self, ctxt: &Ctxt) -> Option<LitBool> {
-        match self.literal() {
-            Some(Lit::Bool(value)) => Some(value.clone()),
-            _ => self.wrong(ctxt, "`true` or `false`", "false"),
-        }
-    }
-
-    fn flag(&self, ctxt: &Ctxt) -> Option<Span> {
-        if self.value.is_some() {
-            let key = &self.key;
-            ctxt.error_at(
-                self.span(),
-                format!("`{key}` takes no value: write it alone"),
-            );
-        }
-        Some(self.key.span())
-    }
-
-    fn path(&self, ctxt: &Ctxt) -> Option<Path> {
-        match self.value() {
-            Some(Expr::Path(path)) if path.qself.is_none() => Some(path.path.clone()),
-            Some(Expr::Lit(ExprLit {
-                lit: Lit::Str(text),
-                ..
-            })) => match text.parse() {
-                Ok(path) => Some(path),
-                Err(_) => self.wrong(ctxt, "a path", "\"::lepus\""),
-            },
-            _ => self.wrong(ctxt, "a path", "::lepus"),
-        }
-    }
-
-    fn duration(&self, ctxt: &Ctxt) -> Option<u64> {
-        let Some(Lit::Str(text)) = self.literal() else {
-            return self.wrong(ctxt, "a duration", "\"2s\"");
-        };
-        match parse_millis(&text.value()) {
-            Ok(millis) => Some(millis),
-            Err(why) => {
-                ctxt.error_at(text.span(), why);
-                None
-            }
-        }
-    }
-
-    fn codec(&self, ctxt: &Ctxt) -> Option<(Codec, Span)> {
-        let codec = match self.literal() {
-            Some(Lit::Str(text)) => match text.value().as_str() {
-                "msgpack" => Codec::MsgPack,
-                "json" => Codec::Json,
-                "text" => Codec::Text,
-                "bytes" => Codec::Bytes,
-                other => {
-                    let instead = listed(&["msgpack", "json", "text", "bytes"]);
-                    let message = format!("unknown codec `{other}`, expected one of {instead}");
-                    ctxt.error_at(text.span(), message);
-                    return None;
-                }
-            },
-            _ => return self.wrong(ctxt, "a string", "\"json\""),
-        };
-        Some((codec, self.span()))
-    }
-
-    fn bare(&self, ctxt: &Ctxt) -> Option<Span> {
-        match self.literal() {
-            Some(Lit::Str(text)) => match text.value().as_str() {
-                "bare" => Some(text.span()),
-                "named" => None,
-                other => {
-                    let message = format!("unknown params `{other}`, expected `bare` or `named`");
-                    ctxt.error_at(text.span(), message);
-                    None
-                }
-            },
-            _ => self.wrong(ctxt, "a string", "\"bare\""),
-        }
-    }
-}
-
-/// The arguments met so far, to find those given twice.
-#[derive(Default)]
-struct Seen(Vec<Ident>);
-
-impl Seen {
-    fn first_time(&mut self, ctxt: &Ctxt, argument: &Argument) -> bool {
-        let key = &argument.key;
-        if self.0.contains(key) {
-            ctxt.error_at(
-                key.span(),
-                format!("`{key}` is given twice: remove one of them"),
-            );
-            return false;
-        }
-        self.0.push(key.clone());
-        true
     }
 }

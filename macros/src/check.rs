@@ -5,7 +5,6 @@ mod names;
 mod types;
 
 use crate::ast::{Contract, is_async_trait};
-use crate::attr::Codec;
 use crate::ctxt::Ctxt;
 
 /// Reports every breach of every rule.
@@ -77,14 +76,5 @@ fn one_default(ctxt: &Ctxt, contract: &Contract<'_>) {
                 format!("`{taken}` is the default method: remove one `default`"),
             );
         }
-    }
-}
-
-/// The codecs that carry one value without a structure around it, with their names.
-fn unstructured(codec: Codec) -> Option<&'static str> {
-    match codec {
-        Codec::Text => Some("text"),
-        Codec::Bytes => Some("bytes"),
-        Codec::MsgPack | Codec::Json => None,
     }
 }

@@ -8,6 +8,7 @@
 //! write instead. The trait itself is generated even then, so that its implementations raise no
 //! errors of their own.
 
+mod argument;
 mod ast;
 mod attr;
 mod check;

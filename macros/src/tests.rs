@@ -2,9 +2,9 @@
 
 use crate::expand::compile;
 use crate::names::Kind;
-use proc_macro2::TokenStream;
+use proc_macro2::{Ident, TokenStream};
 use syn::visit::{self, Visit};
-use syn::{File, Item, Macro};
+use syn::{Attribute, File, ImplItemConst, ImplItemFn, Item, ItemStruct, Macro, Visibility};
 
 /// What a compilation reports, and whether it still has the trait and the two halves.
 struct Compiled {
@@ -109,6 +109,47 @@ fn what_is_right_has_both_halves() {
     assert_eq!(good(Kind::Tasks, "", item), ["JobsProducer", "JobsWorker"]);
     assert_eq!(good(Kind::Tasks, "producer", item), ["JobsProducer"]);
     assert_eq!(good(Kind::Tasks, "worker", item), ["JobsWorker"]);
+}
+
+#[test]
+fn everything_public_is_documented() {
+    /// Counts the public items, and keeps those without documentation.
+    #[derive(Default)]
+    struct Public {
+        documented: usize,
+        undocumented: Vec<String>,
+    }
+    impl Public {
+        fn item(&mut self, vis: &Visibility, attributes: &[Attribute], name: &Ident) {
+            let documented = attributes
+                .iter()
+                .any(|attribute| attribute.path().is_ident("doc"));
+            match vis {
+                Visibility::Inherited => {}
+                _ if documented => self.documented += 1,
+                _ => self.undocumented.push(name.to_string()),
+            }
+        }
+    }
+    impl<'ast> Visit<'ast> for Public {
+        fn visit_item_struct(&mut self, it: &'ast ItemStruct) {
+            self.item(&it.vis, &it.attrs, &it.ident);
+        }
+        fn visit_impl_item_fn(&mut self, it: &'ast ImplItemFn) {
+            self.item(&it.vis, &it.attrs, &it.sig.ident);
+        }
+        fn visit_impl_item_const(&mut self, it: &'ast ImplItemConst) {
+            self.item(&it.vis, &it.attrs, &it.ident);
+        }
+    }
+    for (kind, count) in [(Kind::Service, 11), (Kind::Tasks, 10)] {
+        let item = "pub trait T { async fn f(&self); #[doc(hidden)] async fn g(&self, n: u8); }";
+        let compiled = Compiled::of(kind, "", item);
+        let mut public = Public::default();
+        public.visit_file(&compiled.items);
+        assert_eq!(public.undocumented, Vec::<String>::new());
+        assert_eq!(public.documented, count, "the test sees them all");
+    }
 }
 
 #[test]
@@ -222,7 +263,7 @@ fn arguments_of_the_trait() {
     );
     assert_eq!(
         arguments("codec = json"),
-        "expected a string: write `codec = \"json\"`"
+        "expected a string: write `codec = \"msgpack\"`"
     );
     assert_eq!(
         arguments("codec = \"xml\""),
@@ -257,7 +298,7 @@ fn arguments_of_a_method() {
     assert!(rpc("timeout = \"1000000h\"").contains("too long"));
     assert_eq!(
         rpc("params = \"x\""),
-        "unknown params `x`, expected `bare` or `named`"
+        "unknown params `x`, expected one of `bare`, `named`"
     );
     assert_eq!(
         rpc("params"),

@@ -6,5 +6,6 @@ pub use crate::client::{Call, Client};
 pub use crate::codec::Codec;
 pub use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use crate::link::Connection;
+pub use crate::queue::{Push, TaskProducer};
 pub use crate::service::{BoxFuture, Reply, Request, Service, Tasks};
 pub use crate::verdict::{IntoVerdict, Verdict};

@@ -140,6 +140,192 @@ impl ReplyHead {
     }
 }
 
+/// Header of a job: which attempt this is, from 1.
+const ATTEMPT: &str = "attempt";
+/// Headers of a job that failed: its first error and its last one.
+const FIRST_ERROR: &str = "first-error";
+const ERROR: &str = "error";
+/// Headers of a dead letter.
+const REASON: &str = "reason";
+const FAILED_AT: &str = "failed-at";
+const ATTEMPTS: &str = "attempts";
+const SOURCE_QUEUE: &str = "source-queue";
+/// How often a quorum queue has delivered the message before.
+const DELIVERY_COUNT: &str = "x-delivery-count";
+/// What RabbitMQ writes on dead-lettering.
+const DEATH: &str = "x-death";
+/// RabbitMQ's notes on a message's way. A copy begins its own: with the old ones the broker would
+/// take a retry for a cycle of dead letters and drop it.
+const BROKER_NOTES: [&str; 10] = [
+    DEATH,
+    DELIVERY_COUNT,
+    "x-acquired-count",
+    "x-first-death-exchange",
+    "x-first-death-queue",
+    "x-first-death-reason",
+    "x-last-death-exchange",
+    "x-last-death-queue",
+    "x-last-death-reason",
+    "x-opt-rabbitmq-delivery-count",
+];
+
+/// What a job says besides its payload.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct JobHead {
+    pub(crate) task: Option<String>,
+    pub(crate) message_id: Option<String>,
+    pub(crate) content_type: Option<String>,
+    /// The attempt this delivery was published for.
+    pub(crate) attempt: u32,
+    /// Deliveries before this one that nobody settled, where the broker counts them.
+    pub(crate) unsettled: u32,
+    /// When it was pushed, in seconds since the Unix epoch.
+    pub(crate) pushed_at: Option<u64>,
+    pub(crate) caller: Option<String>,
+    pub(crate) headers: Table,
+    pub(crate) trace: Table,
+}
+
+impl JobHead {
+    pub(crate) fn read(properties: &Properties) -> Self {
+        let mut headers = properties.headers.clone();
+        let attempt = headers.remove(ATTEMPT);
+        let count = headers.remove(DELIVERY_COUNT);
+        for note in BROKER_NOTES.iter().chain(&[FIRST_ERROR, ERROR]) {
+            headers.remove(*note);
+        }
+        Self {
+            task: properties.kind.clone().filter(|name| !name.is_empty()),
+            message_id: properties.message_id.clone(),
+            content_type: properties
+                .content_type
+                .clone()
+                .filter(|name| !name.is_empty()),
+            attempt: counted(attempt.as_ref()).unwrap_or(1).max(1),
+            unsettled: counted(count.as_ref()).unwrap_or(0),
+            pushed_at: properties.timestamp,
+            caller: properties.app_id.clone(),
+            trace: take_trace(&mut headers),
+            headers,
+        }
+    }
+}
+
+fn counted(value: Option<&Value>) -> Option<u32> {
+    value
+        .and_then(Value::as_int)
+        .and_then(|count| u32::try_from(count).ok())
+}
+
+/// The properties of a job's next attempt.
+pub(crate) fn retried(mut job: Properties, attempt: u32, error: &str) -> Properties {
+    forget_the_way(&mut job);
+    let error = Value::from(error);
+    job.headers
+        .entry(FIRST_ERROR.into())
+        .or_insert_with(|| error.clone());
+    job.headers.insert(ERROR.into(), error);
+    job.headers.insert(ATTEMPT.into(), attempt.into());
+    job
+}
+
+/// Why and whence a job was given up.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Obituary {
+    pub(crate) reason: String,
+    pub(crate) error: String,
+    pub(crate) first_error: Option<String>,
+    pub(crate) attempts: u32,
+    pub(crate) source_queue: String,
+    /// Seconds since the Unix epoch.
+    pub(crate) failed_at: Option<u64>,
+}
+
+impl Obituary {
+    /// The properties of the dead letter: the job's own and why it died.
+    pub(crate) fn write(&self, mut job: Properties) -> Properties {
+        forget_the_way(&mut job);
+        let error = Value::from(self.error.as_str());
+        job.headers
+            .entry(FIRST_ERROR.into())
+            .or_insert_with(|| error.clone());
+        job.headers.insert(ERROR.into(), error);
+        job.headers.remove(ATTEMPT);
+        job.headers
+            .insert(REASON.into(), self.reason.as_str().into());
+        job.headers.insert(ATTEMPTS.into(), self.attempts.into());
+        job.headers
+            .insert(SOURCE_QUEUE.into(), self.source_queue.as_str().into());
+        if let Some(seconds) = self.failed_at {
+            job.headers
+                .insert(FAILED_AT.into(), Value::Timestamp(seconds));
+        }
+        job
+    }
+
+    /// Reads a dead letter: ours, or one the broker made (expired, over the delivery limit).
+    pub(crate) fn read(properties: &Properties) -> Self {
+        let headers = &properties.headers;
+        let text = |name| headers.get(name).and_then(Value::as_str).map(str::to_owned);
+        let death = first_death(headers);
+        let of_death = |name| death.and_then(|death| death.get(name));
+        let reason = text(REASON).or_else(|| {
+            of_death("reason")
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+        });
+        let source = text(SOURCE_QUEUE)
+            .or_else(|| of_death("queue").and_then(Value::as_str).map(str::to_owned));
+        let time = headers.get(FAILED_AT).or_else(|| of_death("time"));
+        let attempts = counted(headers.get(ATTEMPTS)).or_else(|| counted(headers.get(ATTEMPT)));
+        Self {
+            reason: reason.unwrap_or_else(|| "unknown".into()),
+            error: text(ERROR).unwrap_or_default(),
+            first_error: text(FIRST_ERROR),
+            attempts: attempts.unwrap_or(0),
+            source_queue: source.unwrap_or_default(),
+            failed_at: match time {
+                Some(Value::Timestamp(seconds)) => Some(*seconds),
+                _ => None,
+            },
+        }
+    }
+
+    /// The properties of a dead letter that becomes a job again, its first attempt before it.
+    pub(crate) fn erase(mut letter: Properties) -> Properties {
+        forget_the_way(&mut letter);
+        for name in [
+            ATTEMPT,
+            FIRST_ERROR,
+            ERROR,
+            REASON,
+            FAILED_AT,
+            ATTEMPTS,
+            SOURCE_QUEUE,
+        ] {
+            letter.headers.remove(name);
+        }
+        letter
+    }
+}
+
+fn first_death(headers: &Table) -> Option<&Table> {
+    match headers.get(DEATH)? {
+        Value::List(deaths) => match deaths.first()? {
+            Value::Table(death) => Some(death),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn forget_the_way(job: &mut Properties) {
+    job.expiration = None;
+    for note in BROKER_NOTES {
+        job.headers.remove(note);
+    }
+}
+
 /// A time left as AMQP's `expiration`: milliseconds, rounded up so that what is left is not lost.
 pub(crate) fn expiration(time_left: Duration) -> String {
     let millis = time_left.as_nanos().div_ceil(1_000_000);
@@ -243,6 +429,54 @@ mod tests {
         assert_eq!(expiration(Duration::from_micros(1)), "1");
         assert_eq!(expiration(Duration::MAX), "4294967295");
         assert_eq!(duration("soon"), None);
+    }
+
+    #[test]
+    fn a_job_keeps_its_first_error_and_dies_with_its_last() {
+        let job = Properties {
+            kind: Some("resize".into()),
+            ..Properties::default()
+        };
+        let second = retried(job, 2, "busy");
+        let third = retried(second, 3, "still busy");
+        assert_eq!(JobHead::read(&third).attempt, 3);
+        let obituary = Obituary {
+            reason: "attempts".into(),
+            error: "gone".into(),
+            first_error: None,
+            attempts: 3,
+            source_queue: "images".into(),
+            failed_at: Some(7),
+        };
+        let letter = obituary.write(third);
+        let read = Obituary::read(&letter);
+        assert_eq!(
+            (read.error.as_str(), read.first_error.as_deref()),
+            ("gone", Some("busy"))
+        );
+        assert_eq!((read.attempts, read.failed_at), (3, Some(7)));
+        let revived = Obituary::erase(letter);
+        assert!(revived.headers.is_empty());
+        assert_eq!(revived.kind.as_deref(), Some("resize"));
+    }
+
+    #[test]
+    fn the_brokers_own_dead_letters_are_read_too() {
+        let death = Table::from([
+            ("reason".to_owned(), Value::from("delivery_limit")),
+            ("queue".to_owned(), Value::from("images")),
+            ("time".to_owned(), Value::Timestamp(9)),
+        ]);
+        let headers = Table::from([(DEATH.to_owned(), Value::List(vec![Value::Table(death)]))]);
+        let read = Obituary::read(&Properties {
+            headers,
+            ..Properties::default()
+        });
+        assert_eq!(
+            (read.reason.as_str(), read.source_queue.as_str()),
+            ("delivery_limit", "images")
+        );
+        assert_eq!(read.failed_at, Some(9));
     }
 
     proptest! {

@@ -11,11 +11,15 @@ mod error;
 mod link;
 mod message;
 mod name;
+mod panic;
 mod pending;
 mod publisher;
+mod queue;
 mod retry;
+mod running;
 mod server;
 mod service;
+mod settle;
 mod shutdown;
 mod stats;
 mod status;
@@ -33,8 +37,13 @@ pub use descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use error::{CallError, Error, Never, Outcome};
 pub use link::{Connection, ConnectionBuilder, ConnectionState};
 pub use name::{Name, NameError};
+pub use queue::{
+    Cancelled, DeadLetter, DeadLetters, Getter, Job, Producer, Push, Taken, TaskPool, TaskProducer,
+    WorkQueue, WorkerPool,
+};
 pub use retry::RetryPolicy;
-pub use server::{RunningServer, Server};
+pub use running::Running;
+pub use server::Server;
 pub use service::{BoxFuture, Reply, Request, Service, Tasks};
 pub use shutdown::shutdown_signal;
 pub use stats::Stats;

@@ -9,8 +9,9 @@ use tokio::sync::{Mutex, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use crate::error::{Error, Kind, Outcome, Site};
-use crate::link::{Confirmed, Connection, Fate, Link};
+use crate::link::{self, Confirmed, Connection, Fate, Link, Namespace};
 use crate::message::Outgoing;
+use crate::topology::Topology;
 
 /// How long a publish may take, from the wait for a connection to the confirm.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,6 +31,7 @@ pub(crate) struct Publisher {
 struct Inner {
     link: Link,
     io: Handle,
+    namespace: Namespace,
     channel: Mutex<Option<Arc<Confirmed>>>,
     unconfirmed: Semaphore,
     max_message: usize,
@@ -64,15 +66,34 @@ impl What {
     }
 }
 
+/// Where a message is to arrive.
+#[derive(Clone, Debug)]
+pub(crate) enum Home {
+    /// This is declared when it is missing.
+    Declared(Topology),
+    /// Whoever owns the topology has to see to it.
+    Foreign,
+}
+
 impl Publisher {
     pub(crate) fn new(connection: &Connection, unconfirmed: usize) -> Self {
+        Self::with_limit(connection, unconfirmed, connection.max_message())
+    }
+
+    /// One that moves messages the broker has already: they are as large as they are.
+    pub(crate) fn mover(connection: &Connection) -> Self {
+        Self::with_limit(connection, UNCONFIRMED, usize::MAX)
+    }
+
+    fn with_limit(connection: &Connection, unconfirmed: usize, max_message: usize) -> Self {
         Self {
             inner: Arc::new(Inner {
                 link: connection.publishing().clone(),
                 io: connection.io().clone(),
+                namespace: connection.namespace().clone(),
                 channel: Mutex::new(None),
                 unconfirmed: Semaphore::new(unconfirmed.max(1)),
-                max_message: connection.max_message(),
+                max_message,
             }),
         }
     }
@@ -97,6 +118,48 @@ impl Publisher {
         };
         let left = limit.saturating_sub(started.elapsed());
         self.send(message, what, left).await?.wait().await
+    }
+
+    /// As [`publish`](Self::publish), and makes the queue be there if the broker has none for the
+    /// message. So nobody has to know beforehand whether it was declared, or deleted since.
+    pub(crate) async fn publish_home(
+        &self,
+        message: Outgoing,
+        what: What,
+        limit: Duration,
+        home: &Home,
+    ) -> Result<(), Error> {
+        let started = Instant::now();
+        match (
+            self.publish(message.clone(), what.clone(), limit).await,
+            home,
+        ) {
+            (Err(error), Home::Declared(topology)) if error.is_unroutable() => {
+                let left = limit.saturating_sub(started.elapsed());
+                match tokio::time::timeout(left, self.declare(topology.clone())).await {
+                    Ok(declared) => declared
+                        .map_err(|error| what.failed(error, started, Outcome::Unroutable))?,
+                    Err(_) => return Err(error),
+                }
+                self.publish(message, what, limit.saturating_sub(started.elapsed()))
+                    .await
+            }
+            (result, _) => result,
+        }
+    }
+
+    /// Declares on the publishing session, in a task of its own: a set-up that is dropped
+    /// half-way leaks a channel.
+    pub(crate) async fn declare(&self, topology: Topology) -> Result<(), Error> {
+        let session = self.inner.link.session().await?;
+        let namespace = self.inner.namespace.clone();
+        let declaring = self
+            .inner
+            .io
+            .spawn(async move { link::declare(&session, &topology, &namespace).await });
+        declaring
+            .await
+            .map_err(|ended| Error::new(Kind::Closed).caused_by(ended))?
     }
 
     /// Hands a message over; [`Receipt::wait`] is for its confirm. Nothing bounds how many are

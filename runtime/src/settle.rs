@@ -10,9 +10,16 @@ use crate::verdict::{Judgement, Retry, Verdict};
 pub(crate) enum Decision {
     Ack,
     /// Publish it for this attempt after this delay, then acknowledge.
-    Retry { attempt: u32, delay: Duration, error: String },
+    Retry {
+        attempt: u32,
+        delay: Duration,
+        error: String,
+    },
     /// Publish it to the dead-letter queue, then acknowledge.
-    Bury { reason: Reason, error: String },
+    Bury {
+        reason: Reason,
+        error: String,
+    },
 }
 
 /// Why a job was given up.
@@ -43,16 +50,26 @@ pub(crate) fn after(verdict: Verdict, attempt: u32, policy: &RetryPolicy, random
         Judgement::Failed { error, retry } => (error, retry),
     };
     if retry == Retry::Never {
-        return Decision::Bury { reason: Reason::Rejected, error };
+        return Decision::Bury {
+            reason: Reason::Rejected,
+            error,
+        };
     }
     if attempt >= policy.max_attempts() {
-        return Decision::Bury { reason: Reason::Attempts, error };
+        return Decision::Bury {
+            reason: Reason::Attempts,
+            error,
+        };
     }
     let delay = match retry {
         Retry::After(delay) => delay,
         Retry::Backoff | Retry::Never => policy.jittered(attempt, random),
     };
-    Decision::Retry { attempt: attempt + 1, delay, error }
+    Decision::Retry {
+        attempt: attempt + 1,
+        delay,
+        error,
+    }
 }
 
 /// Before a handler, for a job whose earlier deliveries nobody settled: `None` to run it.
@@ -60,19 +77,34 @@ pub(crate) fn after(verdict: Verdict, attempt: u32, policy: &RetryPolicy, random
 /// A quorum queue counts those deliveries itself. A classic one only says that there was one: the
 /// job is counted on by a copy of it, before it may take another worker down.
 pub(crate) fn before(arrival: Arrival, policy: &RetryPolicy) -> Option<Decision> {
-    let Arrival { attempt, redelivered, counted_by_broker } = arrival;
+    let Arrival {
+        attempt,
+        redelivered,
+        counted_by_broker,
+    } = arrival;
     if !redelivered {
         return None;
     }
     let error = "its worker went away without settling it".to_owned();
-    let spent = if counted_by_broker { attempt > policy.max_attempts() } else { attempt >= policy.max_attempts() };
+    let spent = if counted_by_broker {
+        attempt > policy.max_attempts()
+    } else {
+        attempt >= policy.max_attempts()
+    };
     if spent {
-        return Some(Decision::Bury { reason: Reason::Abandoned, error });
+        return Some(Decision::Bury {
+            reason: Reason::Abandoned,
+            error,
+        });
     }
     if counted_by_broker {
         return None;
     }
-    Some(Decision::Retry { attempt: attempt + 1, delay: Duration::ZERO, error })
+    Some(Decision::Retry {
+        attempt: attempt + 1,
+        delay: Duration::ZERO,
+        error,
+    })
 }
 
 /// How a job came.
@@ -92,11 +124,17 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn policy() -> RetryPolicy {
-        RetryPolicy::default().attempts(3).backoff(SECOND, 60 * SECOND).jitter(0.0)
+        RetryPolicy::default()
+            .attempts(3)
+            .backoff(SECOND, 60 * SECOND)
+            .jitter(0.0)
     }
 
     fn failed(retry: Retry) -> Verdict {
-        Verdict(Judgement::Failed { error: "busy".into(), retry })
+        Verdict(Judgement::Failed {
+            error: "busy".into(),
+            retry,
+        })
     }
 
     #[test]
@@ -105,15 +143,29 @@ mod tests {
         assert_eq!(after(().into_verdict(), 1, &policy(), 0.0), Decision::Ack);
         assert_eq!(
             after(failed(Retry::Backoff), 2, &policy(), 0.0),
-            Decision::Retry { attempt: 3, delay: 2 * SECOND, error: error() }
+            Decision::Retry {
+                attempt: 3,
+                delay: 2 * SECOND,
+                error: error()
+            }
         );
         assert_eq!(
             after(failed(Retry::After(9 * SECOND)), 1, &policy(), 0.0),
-            Decision::Retry { attempt: 2, delay: 9 * SECOND, error: error() }
+            Decision::Retry {
+                attempt: 2,
+                delay: 9 * SECOND,
+                error: error()
+            }
         );
-        let attempts = Decision::Bury { reason: Reason::Attempts, error: error() };
+        let attempts = Decision::Bury {
+            reason: Reason::Attempts,
+            error: error(),
+        };
         assert_eq!(after(failed(Retry::Backoff), 3, &policy(), 0.0), attempts);
-        let rejected = Decision::Bury { reason: Reason::Rejected, error: error() };
+        let rejected = Decision::Bury {
+            reason: Reason::Rejected,
+            error: error(),
+        };
         assert_eq!(after(failed(Retry::Never), 1, &policy(), 0.0), rejected);
     }
 
@@ -124,16 +176,31 @@ mod tests {
             redelivered: true,
             counted_by_broker,
         };
-        assert_eq!(before(Arrival { redelivered: false, ..arrival(9, false) }, &policy()), None);
+        assert_eq!(
+            before(
+                Arrival {
+                    redelivered: false,
+                    ..arrival(9, false)
+                },
+                &policy()
+            ),
+            None
+        );
         assert_eq!(before(arrival(3, true), &policy()), None);
         assert!(matches!(
             before(arrival(4, true), &policy()),
-            Some(Decision::Bury { reason: Reason::Abandoned, .. })
+            Some(Decision::Bury {
+                reason: Reason::Abandoned,
+                ..
+            })
         ));
         assert!(matches!(
             before(arrival(2, false), &policy()),
             Some(Decision::Retry { attempt: 3, .. })
         ));
-        assert!(matches!(before(arrival(3, false), &policy()), Some(Decision::Bury { .. })));
+        assert!(matches!(
+            before(arrival(3, false), &policy()),
+            Some(Decision::Bury { .. })
+        ));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::name::Name;
+use crate::name::{Name, NameError};
 use crate::value::{Table, Value};
 
 /// How a queue keeps its messages.
@@ -130,6 +130,20 @@ impl Queue {
             .argument("x-dead-letter-routing-key", routing_key)
     }
 
+    /// Dead letters leave a quorum queue only once they have arrived. It needs, and so gets, an
+    /// overflow that refuses publishes.
+    #[must_use]
+    pub(crate) fn at_least_once(self) -> Self {
+        self.argument("x-dead-letter-strategy", "at-least-once")
+            .argument("x-overflow", "reject-publish")
+    }
+
+    /// How often a quorum queue delivers a message that nobody settles (`x-delivery-limit`).
+    #[must_use]
+    pub(crate) fn delivery_limit(self, deliveries: u32) -> Self {
+        self.argument("x-delivery-limit", deliveries)
+    }
+
     /// One consumer at a time, the others stand by (`x-single-active-consumer`).
     #[must_use]
     pub fn single_active_consumer(self) -> Self {
@@ -140,6 +154,44 @@ impl Queue {
     #[must_use]
     pub fn name(&self) -> &Name {
         &self.name
+    }
+}
+
+/// The delay queue for a delay: its messages go on to `target` when they have waited.
+///
+/// Delays share queues in steps of 1, 1.5, 2, 3, 5, 7 and 10, so that there are few; a message
+/// carries its own, shorter delay as its expiration. Within one queue a message may wait for one
+/// before it, but never longer than the step.
+pub(crate) fn delay_queue(
+    target: &Name,
+    kind: QueueKind,
+    delay: Duration,
+) -> Result<Queue, NameError> {
+    let step = step(delay);
+    let name = Name::parse(format!("{target}.retry.{}", step.as_millis()))?;
+    let queue = Queue::new(name)
+        .kind(kind)
+        .message_ttl(step)
+        .dead_letter("", target.as_str());
+    Ok(match kind {
+        QueueKind::Classic => queue,
+        QueueKind::Quorum => queue.at_least_once(),
+    })
+}
+
+fn step(delay: Duration) -> Duration {
+    const STEPS: [u128; 6] = [10, 15, 20, 30, 50, 70];
+    let wanted = delay.as_nanos().div_ceil(1_000_000).max(1);
+    // In tenths of a millisecond.
+    let mut decade: u128 = 1;
+    loop {
+        for step in STEPS {
+            if step * decade >= wanted * 10 && (step * decade) % 10 == 0 {
+                let millis = u64::try_from(step * decade / 10).unwrap_or(u64::MAX);
+                return Duration::from_millis(millis);
+            }
+        }
+        decade *= 10;
     }
 }
 
@@ -244,6 +296,26 @@ mod tests {
         let queue = Queue::new(Name::parse("jobs").unwrap());
         assert!(queue.durable && !queue.exclusive && !queue.auto_delete);
         assert!(queue.arguments.is_empty());
+    }
+
+    #[test]
+    fn delays_share_few_queues() {
+        let of = |millis| step(Duration::from_millis(millis)).as_millis();
+        assert_eq!(
+            [of(0), of(1), of(2), of(4), of(1000), of(1001)],
+            [1, 1, 2, 5, 1000, 1500]
+        );
+        assert_eq!(
+            [of(4000), of(71_000), of(86_400_000)],
+            [5000, 100_000, 100_000_000]
+        );
+        let name = Name::parse("jobs").unwrap();
+        let queue = delay_queue(&name, QueueKind::Classic, Duration::from_secs(4)).unwrap();
+        assert_eq!(queue.name.as_str(), "jobs.retry.5000");
+        assert_eq!(
+            queue.arguments["x-dead-letter-routing-key"],
+            Value::from("jobs")
+        );
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! Methods: their signatures, and which options go together.
 
-use super::unstructured;
 use crate::ast::{Contract, Method, Returns, is_conditional, without_groups};
 use crate::ctxt::Ctxt;
 use crate::names::Kind;
@@ -211,11 +210,7 @@ fn bare_takes_one(ctxt: &Ctxt, method: &Method<'_>) {
 
 // Text and bytes have no map to put arguments into.
 fn unstructured_codec(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>) {
-    let Some(codec) = contract
-        .options
-        .codec
-        .and_then(|(codec, _)| unstructured(codec))
-    else {
+    let Some(codec) = contract.options.unstructured_codec() else {
         return;
     };
     let takes_something = method

@@ -1,8 +1,8 @@
 //! The arguments of a method as one serde value, declared where it is used so that no name leaks.
 
 use crate::ast::Method;
-use proc_macro2::{Ident, TokenStream};
-use quote::{format_ident, quote};
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{format_ident, quote, quote_spanned};
 use syn::Path;
 
 /// Which way the arguments go.
@@ -21,15 +21,19 @@ pub(super) fn ident() -> Ident {
 pub(super) fn declaration(krate: &Path, method: &Method<'_>, way: Way) -> TokenStream {
     let ident = ident();
     let derived = match way {
-        Way::Out => quote!(Serialize),
-        Way::In => quote!(Deserialize),
+        Way::Out => "Serialize",
+        Way::In => "Deserialize",
     };
     let names = method.arguments.iter().map(|argument| argument.name);
     let types = method.arguments.iter().map(|argument| argument.ty());
+    // At the method's place, so that rustc points there when an argument cannot be encoded.
+    let span = Span::call_site().located_at(method.ident().span());
+    let derived = Ident::new(derived, span);
+    let derive = quote_spanned!(span=> #[derive(__lepus_serde::#derived)]);
     // Through an alias, because serde takes the path as a string and `$crate` is none.
     quote! {
         use #krate::__rt::serde as __lepus_serde;
-        #[derive(__lepus_serde::#derived)]
+        #derive
         #[serde(crate = "__lepus_serde")]
         struct #ident {
             #(#names: #types,)*

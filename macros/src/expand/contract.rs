@@ -2,8 +2,8 @@
 
 use crate::ast::{Contract, is_async_trait, is_conditional};
 use crate::names::Kind;
-use proc_macro2::TokenStream;
-use quote::{ToTokens as _, quote};
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens as _, quote, quote_spanned};
 use syn::{Attribute, FnArg, ItemTrait, Pat, ReturnType, TraitItem, TraitItemFn, parse_quote};
 
 /// The trait of a contract without mistakes.
@@ -20,10 +20,12 @@ pub(super) fn fallback(contract: &Contract<'_>) -> TokenStream {
         .attrs
         .retain(|attribute| !is_async_trait(attribute));
     for item in &mut definition.items {
-        if let TraitItem::Fn(method) = item
-            && method.default.is_none()
-        {
-            unname_patterns(method);
+        if let TraitItem::Fn(method) = item {
+            method.sig.constness = None;
+            method.sig.variadic = None;
+            if method.default.is_none() {
+                unname_patterns(method);
+            }
         }
     }
     rewrite(&mut definition);
@@ -71,25 +73,19 @@ fn rewrite_method(method: &mut TraitItemFn) {
         ReturnType::Default => quote!(()),
         ReturnType::Type(_, output) => output.to_token_stream(),
     };
-    method.sig.output = parse_quote! {
+    // At the method's place, so that rustc points there and not at the whole trait.
+    let span = Span::call_site().located_at(method.sig.ident.span());
+    let future = quote_spanned! {span=>
         -> impl ::core::future::Future<Output = #output> + ::core::marker::Send
     };
-    if let Some(body) = &method.default {
-        // An async function owns all its arguments until it ends, used or not.
-        let held = method.sig.inputs.iter().filter_map(|input| match input {
-            FnArg::Typed(input) => match &*input.pat {
-                Pat::Ident(pat) => Some(&pat.ident),
-                _ => None,
-            },
-            FnArg::Receiver(_) => None,
-        });
-        method.default = Some(parse_quote!({
+    method.sig.output = parse_quote!(#future);
+    if let Some(body) = &mut method.default {
+        let statements = &body.stmts;
+        body.stmts = parse_quote! {
             async move {
-                #(let _ = &#held;)*
-                #body
+                #(#statements)*
             }
-        }));
-        method.semi_token = None;
+        };
     }
 }
 

@@ -82,7 +82,7 @@ fn service(contract: &Contract<'_>) -> TokenStream {
         .as_ref()
         .map(|version| quote!(.version(#version)));
     let queue = options.queue.as_ref().map(|queue| quote!(.queue(#queue)));
-    let codec = options.codec.map(|(codec, _)| {
+    let codec = options.codec.map(|codec| {
         let codec = match codec {
             Codec::MsgPack => quote!(MsgPack),
             Codec::Json => quote!(Json),

@@ -47,7 +47,7 @@ pub(super) fn expand(contract: &Contract<'_>) -> TokenStream {
         #attributes
         impl<S> ::core::clone::Clone for #dispatcher<S> {
             fn clone(&self) -> Self {
-                Self { service: ::std::sync::Arc::clone(&self.service) }
+                Self { service: ::core::clone::Clone::clone(&self.service) }
             }
         }
 
@@ -152,26 +152,27 @@ fn arm(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
         }
     };
     // At the type's place, so that rustc points there when it cannot be encoded.
+    let value_there = Ident::new("value", Span::mixed_site().located_at(span));
     let span = Span::call_site().located_at(span);
     let answer = match (contract.kind, &method.returns) {
         (Kind::Tasks, _) => {
-            let into_verdict = quote_spanned!(span=> into_verdict);
-            quote!(#krate::__rt::IntoVerdict::#into_verdict(#value))
+            let into_verdict = quote_spanned!(span=> into_verdict(#value_there));
+            quote!(#krate::__rt::IntoVerdict::#into_verdict)
         }
         (Kind::Service, Returns::Result { .. }) => {
-            let result = quote_spanned!(span=> result);
-            quote!(#request.#result(&#value))
+            let result = quote_spanned!(span=> result(&#value_there));
+            quote!(#request.#result)
         }
         (Kind::Service, _) => {
-            let as_value = quote_spanned!(span=> value);
-            quote!(#request.#as_value(&#value))
+            let as_value = quote_spanned!(span=> value(&#value_there));
+            quote!(#request.#as_value)
         }
     };
     quote! {
         #(#cfgs)*
         #id => {
             #declaration
-            let #service = ::std::sync::Arc::clone(&self.service);
+            let #service = ::core::clone::Clone::clone(&self.service);
             ::std::boxed::Box::pin(async move {
                 #decoded
                 let #value = <#parameter as #definition>::#ident(&*#service, #passed).await;

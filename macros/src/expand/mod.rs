@@ -90,6 +90,7 @@ fn item_attributes(contract: &Contract<'_>) -> TokenStream {
         #[allow(
             dead_code,
             deprecated,
+            nonstandard_style,
             unused_qualifications,
             clippy::all,
             clippy::pedantic,

@@ -128,6 +128,10 @@ fn method(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
             let span = Span::call_site().located_at(argument.ty().span());
             (None, quote_spanned!(span=> &#name))
         }
+        // No map either, where the codec has none.
+        None if method.arguments.is_empty() && contract.options.unstructured_codec().is_some() => {
+            (None, quote!(&()))
+        }
         None => {
             let arguments = arguments::ident();
             let names = method.arguments.iter().map(|argument| argument.name);

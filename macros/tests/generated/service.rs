@@ -237,6 +237,16 @@ mod codecs {
     }
 
     #[test]
+    fn nothing_is_no_map_where_the_codec_has_none() {
+        let connection = crate::stub::Connection::default();
+        assert!(crate::stub::run(PlainClient::new(&connection).nothing()).is_err());
+        assert_eq!(
+            *connection.sent.lock().unwrap(),
+            [("nothing", "null".to_owned())]
+        );
+    }
+
+    #[test]
     fn each_codec_has_its_name() {
         use crate::stub::Codec;
         assert_eq!(PlainClient::DESCRIPTOR.codec, Codec::Text);

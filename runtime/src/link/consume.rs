@@ -8,7 +8,7 @@ use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, B
 use lapin::types::{FieldTable, ShortString};
 
 use super::convert;
-use super::lane::{Extent, Lane};
+use super::lane::Lane;
 use super::session::Session;
 use crate::error::Error;
 use crate::message::Incoming;
@@ -139,9 +139,4 @@ pub(crate) async fn poll(lane: &Lane, queue: &str) -> Result<Option<Delivery>, E
         tag: message.delivery.delivery_tag,
         message: convert::incoming(message.delivery),
     }))
-}
-
-/// Settles one delivery as done.
-pub(crate) fn ack(lane: &Lane, delivery: &Delivery) {
-    lane.ack(delivery.tag, Extent::One);
 }

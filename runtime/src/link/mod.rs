@@ -19,9 +19,9 @@ mod supervise;
 
 pub(crate) use confirm::{Confirmed, Fate};
 pub use connection::{Connection, ConnectionBuilder};
-pub(crate) use consume::{Deliveries, Delivery, Ended, Mode, ack, poll};
-pub(crate) use declare::{QueueCounts, bind, count, declare, delete, purge, unbind};
-pub(crate) use lane::{Extent, Lane, Returned};
+pub(crate) use consume::{Deliveries, Delivery, Ended, Mode, poll};
+pub(crate) use declare::{QueueCounts, count, declare, purge};
+pub(crate) use lane::{Extent, Lane};
 pub(crate) use namespace::Namespace;
 pub(crate) use session::Session;
 pub use state::ConnectionState;

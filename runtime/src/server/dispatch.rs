@@ -1,6 +1,5 @@
 //! From a delivery to a handler and back to a reply.
 
-use std::any::Any;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -15,6 +14,7 @@ use crate::descriptor::MethodDescriptor;
 use crate::envelope::{ReplyHead, ReplyStatus, RequestHead};
 use crate::link::{Connection, Delivery, Extent, Lane};
 use crate::message::Outgoing;
+use crate::panic;
 use crate::service::{Reply, Request, Service};
 use crate::stats::Counters;
 use crate::status::{Code, Status};
@@ -143,7 +143,7 @@ impl Dispatcher {
         };
         result.unwrap_or_else(|panic| {
             self.counters.panics.add();
-            let text = panic_text(&*panic);
+            let text = panic::text(&*panic);
             tracing::error!(
                 service = self.service_name(),
                 method = route.method.name(),
@@ -284,11 +284,4 @@ impl Handler for Dispatcher {
             }
         }
     }
-}
-
-/// The text of a panic, if it was one.
-pub(super) fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no text")
 }

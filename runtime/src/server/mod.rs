@@ -5,13 +5,11 @@ mod dispatch;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-
 use crate::descriptor::ServiceDescriptor;
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::link::Connection;
 use crate::name::Name;
+use crate::running::Running;
 use crate::service::Service;
 use crate::shutdown::GRACE;
 use crate::topology::{Queue, QueueKind, Topology};
@@ -130,7 +128,7 @@ impl Server {
     /// another connection, or is not for this user. Nothing is served then. Also when two methods
     /// or queues make no sense ([`is_invalid`](Error::is_invalid)), and when the connection was
     /// closed. A broker that is away is waited for.
-    pub async fn start(self) -> Result<RunningServer, Error> {
+    pub async fn start(self) -> Result<Running, Error> {
         if self.services.is_empty() {
             return Err(Error::invalid(
                 "a server without services: add one with `serve`",
@@ -152,13 +150,11 @@ impl Server {
                 workers.push((Worker::start(&self.connection, source).await?, dispatcher));
             }
         }
-        let shutdown = watch::Sender::new(false);
-        let mut running = JoinSet::new();
+        let mut running = Running::new();
         for (worker, dispatcher) in workers {
-            let run = worker.run(Arc::new(dispatcher), shutdown.subscribe());
-            running.spawn_on(run, self.connection.tasks());
+            running.add(worker, Arc::new(dispatcher), self.connection.tasks());
         }
-        Ok(RunningServer { shutdown, running })
+        Ok(running)
     }
 
     /// Serves until `shutdown` completes, then drains: stops consuming, finishes and answers what
@@ -176,48 +172,6 @@ impl Server {
             () = &mut shutdown => return Ok(()),
         };
         running.until(shutdown).await
-    }
-}
-
-/// A server at work. Dropping it stops serving at once; what is in hand goes back to its queue.
-#[derive(Debug)]
-#[must_use = "dropping a running server stops it"]
-pub struct RunningServer {
-    shutdown: watch::Sender<bool>,
-    running: JoinSet<Result<(), Error>>,
-}
-
-impl RunningServer {
-    /// Serves on until `shutdown` completes, then drains.
-    ///
-    /// # Errors
-    /// The connection was closed while it served.
-    pub async fn until(mut self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-        tokio::select! {
-            () = shutdown => {}
-            // A worker ends by itself only when its connection is closed, which ends all.
-            ended = self.running.join_next() => match ended {
-                Some(Ok(result)) => result?,
-                Some(Err(failed)) => return Err(Error::new(Kind::Closed).caused_by(failed)),
-                None => {}
-            },
-        }
-        self.stop().await
-    }
-
-    /// Drains and stops.
-    ///
-    /// # Errors
-    /// The connection was closed before it could drain.
-    pub async fn stop(mut self) -> Result<(), Error> {
-        self.shutdown.send_replace(true);
-        while let Some(ended) = self.running.join_next().await {
-            match ended {
-                Ok(result) => result?,
-                Err(failed) => return Err(Error::new(Kind::Closed).caused_by(failed)),
-            }
-        }
-        Ok(())
     }
 }
 

@@ -1,0 +1,22 @@
+//! Prints what comes on the queue `hello`, until Ctrl-C.
+//!
+//! Its counterpart is `producer`, or the RabbitMQ tutorial's `send.py`.
+
+use lepus::{Job, WorkQueue};
+use lepus_examples::{logs, shared_uri};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    logs();
+    let connection = lepus::Connection::open(&shared_uri()).await?;
+    let print = async |job: Job<String>| println!(" [x] Received {}", job.payload());
+    let running = WorkQueue::text("hello")
+        .transient()
+        .worker(&connection)
+        .start(print)
+        .await?;
+    println!(" [*] Waiting for messages. To exit press CTRL+C");
+    running.until(lepus::shutdown_signal()).await?;
+    connection.close().await;
+    Ok(())
+}

@@ -1,0 +1,21 @@
+//! Puts a text on the queue `hello`: `producer [text…]`, "Hello World!" unless given.
+//!
+//! Its counterpart is `consumer`, or the RabbitMQ tutorial's `receive.py`.
+
+use lepus::WorkQueue;
+use lepus_examples::{arguments_or, logs, shared_uri};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    logs();
+    let connection = lepus::Connection::open(&shared_uri()).await?;
+    let text = arguments_or("Hello World!");
+    WorkQueue::text("hello")
+        .transient()
+        .producer(&connection)
+        .push(&text)
+        .await?;
+    println!(" [x] Sent '{text}'");
+    connection.close().await;
+    Ok(())
+}

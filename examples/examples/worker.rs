@@ -1,0 +1,30 @@
+//! Works on the queue `task_queue`, a second for each dot, until Ctrl-C. Run several of them.
+//!
+//! Its counterpart is `new_task`, or the RabbitMQ tutorial's `new_task.py`.
+
+use std::time::Duration;
+
+use lepus::{Job, WorkQueue};
+use lepus_examples::{logs, shared_uri};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    logs();
+    let connection = lepus::Connection::open(&shared_uri()).await?;
+    let work = async |job: Job<String>| {
+        let text = job.payload();
+        println!(" [x] Received {text}");
+        let dots = text.bytes().filter(|byte| *byte == b'.').count();
+        tokio::time::sleep(Duration::from_secs(dots as u64)).await;
+        println!(" [x] Done");
+    };
+    // One job at a time, acknowledged when it is done: a worker that dies gives its job to another.
+    let running = WorkQueue::text("task_queue")
+        .worker(&connection)
+        .start(work)
+        .await?;
+    println!(" [*] Waiting for messages. To exit press CTRL+C");
+    running.until(lepus::shutdown_signal()).await?;
+    connection.close().await;
+    Ok(())
+}

@@ -1,0 +1,298 @@
+//! The jobs that were given up: listed, replayed, purged.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use super::Spec;
+use super::pool::codec;
+use crate::envelope::{JobHead, Obituary};
+use crate::error::{Error, Kind};
+use crate::link::{self, Connection, Delivery, Extent, Lane, QueueCounts, Session};
+use crate::message::Outgoing;
+use crate::publisher::{Publisher, TIMEOUT, What};
+use crate::topology::Topology;
+use crate::value::Table;
+
+/// The dead-letter queue of a work queue.
+pub struct DeadLetters<T> {
+    connection: Connection,
+    spec: Spec,
+    payload: PhantomData<fn() -> T>,
+}
+
+impl<T> DeadLetters<T> {
+    pub(super) fn new(connection: &Connection, spec: Spec) -> Self {
+        Self {
+            connection: connection.clone(),
+            spec,
+            payload: PhantomData,
+        }
+    }
+}
+
+impl<T: DeserializeOwned> DeadLetters<T> {
+    /// How many dead letters there are.
+    ///
+    /// # Errors
+    /// The connection was lost or closed, or the broker refuses.
+    pub async fn count(&self) -> Result<u32, Error> {
+        let (session, dead, namespace) =
+            (self.session().await?, self.spec.dead()?, self.namespace());
+        let QueueCounts { messages, .. } = link::count(&session, &dead, &namespace).await?;
+        Ok(messages)
+    }
+
+    /// Looks at the oldest dead letters, `most` at the most, and leaves them where they are.
+    ///
+    /// While it looks, others do not see them; afterwards they are marked as redelivered.
+    ///
+    /// # Errors
+    /// The connection was lost or closed, or the broker refuses.
+    pub async fn list(&self, most: usize) -> Result<Vec<DeadLetter<T>>, Error> {
+        let lane = Lane::open(&self.session().await?).await?;
+        let mut letters = Vec::new();
+        let looked = loop {
+            if letters.len() >= most {
+                break Ok(());
+            }
+            match self.take(&lane).await {
+                Ok(Some(delivery)) => letters.push(self.read(&delivery)),
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        // Unsettled, they go back in their old order.
+        lane.close().await;
+        looked.map(|()| letters)
+    }
+
+    /// Puts every dead letter that is there now back on the work queue, its first attempt before
+    /// it, and says how many there were.
+    ///
+    /// # Errors
+    /// As [`replay_where`](Self::replay_where).
+    pub async fn replay(&self) -> Result<u32, Error> {
+        self.replay_where(|_| true).await
+    }
+
+    /// Puts the dead letter with this message id back on the work queue; false when there is none.
+    ///
+    /// # Errors
+    /// As [`replay_where`](Self::replay_where).
+    pub async fn replay_one(&self, message_id: &str) -> Result<bool, Error> {
+        let mut found = false;
+        let choose = |letter: &DeadLetter<T>| {
+            let mine = !found && letter.message_id() == Some(message_id);
+            found |= mine;
+            mine
+        };
+        self.replay_where(choose).await.map(|replayed| replayed > 0)
+    }
+
+    /// Puts those dead letters back on the work queue that `choose` says, and tells how many. Each
+    /// is removed here only when the broker has confirmed its copy there: a failure in between
+    /// leaves it in both, never in none.
+    ///
+    /// # Errors
+    /// The connection was lost or closed, the broker refuses, or the work queue is full; what was
+    /// replayed until then stays so.
+    ///
+    /// Cancel-safe in the same sense.
+    pub async fn replay_where(
+        &self,
+        mut choose: impl FnMut(&DeadLetter<T>) -> bool,
+    ) -> Result<u32, Error> {
+        // Not more than there are now: a replayed job that dies again comes back here.
+        let most = self.count().await?;
+        let publisher = Publisher::mover(&self.connection);
+        let lane = Lane::open(&self.session().await?).await?;
+        let mut replayed = 0;
+        let result = async {
+            for _ in 0..most {
+                let Some(delivery) = self.take(&lane).await? else {
+                    break;
+                };
+                if choose(&self.read(&delivery)) {
+                    self.revive(&publisher, &delivery).await?;
+                    lane.ack(delivery.tag, Extent::One);
+                    replayed += 1;
+                }
+            }
+            Ok(())
+        };
+        let result: Result<(), Error> = result.await;
+        // Those not chosen go back, in their old order.
+        lane.close().await;
+        result.map(|()| replayed)
+    }
+
+    /// Removes all dead letters for good, and says how many there were.
+    ///
+    /// # Errors
+    /// The connection was lost or closed, or the broker refuses.
+    pub async fn purge(&self) -> Result<u32, Error> {
+        let (session, dead, namespace) =
+            (self.session().await?, self.spec.dead()?, self.namespace());
+        link::purge(&session, &dead, &namespace).await
+    }
+
+    /// Once the queue is there.
+    async fn session(&self) -> Result<Arc<Session>, Error> {
+        let session = self.connection.consuming().session().await?;
+        let topology = Topology::queue(self.spec.dead()?);
+        link::declare(&session, &topology, &self.namespace()).await?;
+        Ok(session)
+    }
+
+    fn namespace(&self) -> link::Namespace {
+        self.connection.namespace().clone()
+    }
+
+    async fn take(&self, lane: &Lane) -> Result<Option<Delivery>, Error> {
+        let name = self.spec.dead_name()?;
+        link::poll(lane, &self.connection.namespace().scope(name.as_str())).await
+    }
+
+    fn read(&self, delivery: &Delivery) -> DeadLetter<T> {
+        let properties = &delivery.message.properties;
+        let head = JobHead::read(properties);
+        let payload = codec(self.spec.codec, head.content_type.as_deref())
+            .and_then(|codec| {
+                codec
+                    .decode(&delivery.message.body)
+                    .map_err(|error| error.to_string())
+            })
+            .map_err(|reason| Error::new(Kind::Decode).caused_by(reason));
+        DeadLetter {
+            payload,
+            body: delivery.message.body.clone(),
+            obituary: Obituary::read(properties),
+            headers: properties.headers.clone(),
+            head,
+        }
+    }
+
+    async fn revive(&self, publisher: &Publisher, delivery: &Delivery) -> Result<(), Error> {
+        let message = &delivery.message;
+        let queue = self.connection.namespace().scope(&self.spec.name);
+        let what = What {
+            service: self.spec.name.clone(),
+            method: message.properties.kind.clone().unwrap_or_default(),
+            queue: queue.clone(),
+        };
+        let outgoing = Outgoing {
+            exchange: String::new(),
+            routing_key: queue,
+            mandatory: true,
+            properties: Obituary::erase(message.properties.clone()),
+            body: message.body.clone(),
+        };
+        let home = self.spec.home(self.spec.topology()?);
+        publisher.publish_home(outgoing, what, TIMEOUT, &home).await
+    }
+}
+
+impl<T> fmt::Debug for DeadLetters<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadLetters")
+            .field("of", &self.spec.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A job that was given up, and why.
+#[derive(Debug)]
+pub struct DeadLetter<T> {
+    payload: Result<T, Error>,
+    body: Bytes,
+    head: JobHead,
+    obituary: Obituary,
+    headers: Table,
+}
+
+impl<T> DeadLetter<T> {
+    /// The payload.
+    ///
+    /// # Errors
+    /// [`is_decode`](Error::is_decode) when it does not decode, which may be why it is here.
+    pub fn payload(&self) -> Result<&T, &Error> {
+        self.payload.as_ref()
+    }
+
+    /// The payload's bytes, as they came.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// Why it was given up: `attempts` (the last one failed), `rejected` (by its handler, or not
+    /// to be understood), `abandoned` (no worker lived to settle it); or the broker's own word:
+    /// `expired`, `delivery_limit`, `maxlen`, `rejected`.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.obituary.reason
+    }
+
+    /// The last error; empty where the broker gave it up.
+    #[must_use]
+    pub fn error(&self) -> &str {
+        &self.obituary.error
+    }
+
+    /// The first error, where there was more than one attempt.
+    #[must_use]
+    pub fn first_error(&self) -> Option<&str> {
+        self.obituary.first_error.as_deref()
+    }
+
+    /// How many attempts there were; 0 where the broker gave it up.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.obituary.attempts
+    }
+
+    /// The queue it was given up on.
+    #[must_use]
+    pub fn source_queue(&self) -> &str {
+        &self.obituary.source_queue
+    }
+
+    /// When it was given up, to the second.
+    #[must_use]
+    pub fn failed_at(&self) -> Option<SystemTime> {
+        time(self.obituary.failed_at)
+    }
+
+    /// When it was first pushed, to the second, if its producer said so.
+    #[must_use]
+    pub fn first_seen(&self) -> Option<SystemTime> {
+        time(self.head.pushed_at)
+    }
+
+    /// The task, where the queue carries tasks.
+    #[must_use]
+    pub fn task(&self) -> Option<&str> {
+        self.head.task.as_deref()
+    }
+
+    /// The job's idempotency key.
+    #[must_use]
+    pub fn message_id(&self) -> Option<&str> {
+        self.head.message_id.as_deref()
+    }
+
+    /// All headers, its producer's and those of its death.
+    #[must_use]
+    pub fn headers(&self) -> &Table {
+        &self.headers
+    }
+}
+
+fn time(seconds: Option<u64>) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds?))
+}

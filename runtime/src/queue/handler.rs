@@ -1,0 +1,274 @@
+//! From a delivery to a handler and on: acknowledged, sent to wait for another attempt, or buried.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::Spec;
+use super::job::{Cancelled, RawJob};
+use super::producer::now;
+use crate::context::{Context, Facts};
+use crate::envelope::{self, JobHead, Obituary};
+use crate::error::Error;
+use crate::link::{Connection, Delivery, Lane, Namespace, random};
+use crate::message::{Incoming, Outgoing, Properties};
+use crate::publisher::{Publisher, TIMEOUT, What};
+use crate::retry::RetryPolicy;
+use crate::service::BoxFuture;
+use crate::settle::{self, Arrival, Decision, Reason};
+use crate::stats::Counters;
+use crate::topology::{Queue, QueueKind, Topology};
+use crate::verdict::{Judgement, Retry, Verdict};
+use crate::worker::{Handler, Settlement};
+
+/// What does a job: a closure with a type, or a set of tasks.
+pub(crate) trait Work: Send + Sync + 'static {
+    /// Does it. What cannot be decoded is hopeless.
+    fn perform(&self, job: RawJob) -> BoxFuture<Verdict>;
+}
+
+/// Does the jobs of one queue.
+pub(crate) struct JobHandler {
+    spec: Spec,
+    work: Arc<dyn Work>,
+    timeout: Option<Duration>,
+    publisher: Publisher,
+    namespace: Namespace,
+    backoff: RetryPolicy,
+    counters: Arc<Counters>,
+    shutdown: watch::Receiver<bool>,
+}
+
+impl JobHandler {
+    pub(crate) fn new(
+        connection: &Connection,
+        spec: Spec,
+        work: Arc<dyn Work>,
+        timeout: Option<Duration>,
+        shutdown: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            spec,
+            work,
+            timeout,
+            publisher: Publisher::mover(connection),
+            namespace: connection.namespace().clone(),
+            backoff: connection.backoff().clone(),
+            counters: connection.counters(),
+            shutdown,
+        }
+    }
+
+    async fn perform(
+        &self,
+        lane: &Arc<Lane>,
+        message: &Incoming,
+        head: JobHead,
+        attempt: u32,
+    ) -> Verdict {
+        let deadline = self.timeout.map(|limit| Instant::now() + limit);
+        let context = Context::new(Facts {
+            service: self.spec.name.clone(),
+            method: head.task.clone().unwrap_or_default(),
+            deadline,
+            headers: head.headers.clone(),
+            trace: head.trace.clone(),
+            caller: head.caller.clone(),
+            message_id: head.message_id.clone(),
+            redelivered: message.redelivered,
+            attempt,
+        });
+        let cancelled = Cancelled {
+            lane: Arc::clone(lane),
+            shutdown: self.shutdown.clone(),
+        };
+        let job = RawJob::new(message, head, attempt, cancelled);
+        let work = context.scope(async { self.work.perform(job).await });
+        let work = AssertUnwindSafe(work).catch_unwind();
+        let result = match deadline {
+            None => work.await,
+            Some(deadline) => match tokio::time::timeout_at(deadline, work).await {
+                Ok(result) => result,
+                Err(_) => {
+                    let limit = self.timeout.unwrap_or_default();
+                    let error = format!("stopped after {limit:?}");
+                    return Verdict(Judgement::Failed {
+                        error,
+                        retry: Retry::Backoff,
+                    });
+                }
+            },
+        };
+        result.unwrap_or_else(|panic| {
+            self.counters.panics.add();
+            let error = format!("panicked: {}", crate::panic::text(&*panic));
+            Verdict(Judgement::Failed {
+                error,
+                retry: Retry::Backoff,
+            })
+        })
+    }
+
+    async fn carry_out(
+        &self,
+        lane: &Lane,
+        decision: Decision,
+        attempt: u32,
+        message: Incoming,
+    ) -> Settlement {
+        let queue = self.spec.name.as_str();
+        let (home, properties, done) = match decision {
+            Decision::Ack => return Settlement::Ack,
+            Decision::Retry {
+                attempt,
+                delay,
+                error,
+            } => {
+                tracing::info!(
+                    queue,
+                    attempt,
+                    ?delay,
+                    error,
+                    "a job failed and is tried again"
+                );
+                let mut properties = envelope::retried(message.properties, attempt, &error);
+                let home = if delay.is_zero() {
+                    self.spec.main()
+                } else {
+                    properties.expiration = Some(envelope::expiration(delay));
+                    self.spec.delayed(delay)
+                };
+                (home, properties, &self.counters.retried)
+            }
+            Decision::Bury { reason, error } => {
+                tracing::warn!(
+                    queue,
+                    attempt,
+                    reason = reason.as_str(),
+                    error,
+                    "a job was given up"
+                );
+                let obituary = self.obituary(reason, error, attempt);
+                (
+                    self.spec.dead(),
+                    obituary.write(message.properties),
+                    &self.counters.dead_lettered,
+                )
+            }
+        };
+        let moved = match home {
+            Ok(home) => self.put(lane, home, properties, &message.body).await,
+            Err(error) => Err(error),
+        };
+        match moved {
+            Ok(Moved::Yes) => {
+                done.add();
+                Settlement::Ack
+            }
+            // The job was not acknowledged: the broker delivers it again.
+            Ok(Moved::TooLate) => Settlement::Settled,
+            Err(error) => {
+                tracing::error!(queue, %error, "a job can go nowhere, it is rejected");
+                Settlement::Reject
+            }
+        }
+    }
+
+    fn obituary(&self, reason: Reason, error: String, attempts: u32) -> Obituary {
+        Obituary {
+            reason: reason.as_str().to_owned(),
+            error,
+            first_error: None,
+            attempts,
+            source_queue: self.spec.name.clone(),
+            failed_at: now(),
+        }
+    }
+
+    /// Publishes a copy until it is confirmed, or until the original is no longer ours.
+    async fn put(
+        &self,
+        lane: &Lane,
+        queue: Queue,
+        properties: Properties,
+        body: &bytes::Bytes,
+    ) -> Result<Moved, Error> {
+        let name = self.namespace.scope(queue.name().as_str());
+        let what = What {
+            service: self.spec.name.clone(),
+            method: properties.kind.clone().unwrap_or_default(),
+            queue: name.clone(),
+        };
+        let home = self.spec.home(Topology::queue(queue));
+        let message = Outgoing {
+            exchange: String::new(),
+            routing_key: name,
+            mandatory: true,
+            properties: with_id(properties),
+            body: body.clone(),
+        };
+        let mut failures = 0;
+        loop {
+            let publish =
+                self.publisher
+                    .publish_home(message.clone(), what.clone(), TIMEOUT, &home);
+            match publish.await {
+                Ok(()) => return Ok(Moved::Yes),
+                Err(error) if error.is_invalid() => return Err(error),
+                Err(error) => {
+                    failures += 1;
+                    if failures == 1 {
+                        tracing::error!(%error, "a job cannot be moved, trying again");
+                    }
+                }
+            }
+            let pause = self.backoff.jittered(failures, random());
+            tokio::select! {
+                _ = lane.down() => return Ok(Moved::TooLate),
+                () = tokio::time::sleep(pause) => {
+                    if !lane.is_open() {
+                        return Ok(Moved::TooLate);
+                    }
+                }
+            }
+        }
+    }
+}
+
+enum Moved {
+    Yes,
+    TooLate,
+}
+
+/// Other programs' messages may have no id; returns are matched by it.
+fn with_id(mut properties: Properties) -> Properties {
+    if properties.message_id.is_none() {
+        properties.message_id = Some(uuid::Uuid::new_v4().to_string());
+    }
+    properties
+}
+
+impl Handler for JobHandler {
+    async fn handle(&self, lane: Arc<Lane>, delivery: Delivery) -> Settlement {
+        let message = delivery.message;
+        let head = JobHead::read(&message.properties);
+        let attempt = head.attempt.saturating_add(head.unsettled);
+        let arrival = Arrival {
+            attempt,
+            redelivered: message.redelivered,
+            counted_by_broker: self.spec.kind == QueueKind::Quorum || head.unsettled > 0,
+        };
+        let decision = match settle::before(arrival, &self.spec.retry) {
+            Some(decision) => decision,
+            None => {
+                let verdict = self.perform(&lane, &message, head, attempt).await;
+                settle::after(verdict, attempt, &self.spec.retry, random())
+            }
+        };
+        self.carry_out(&lane, decision, attempt, message).await
+    }
+}

@@ -1,0 +1,152 @@
+//! What a work queue is made of, as one topology.
+
+use std::time::Duration;
+
+use crate::codec::Codec;
+use crate::error::Error;
+use crate::name::Name;
+use crate::publisher::Home;
+use crate::retry::RetryPolicy;
+use crate::topology::{Queue, QueueKind, Topology, delay_queue};
+
+/// How often a quorum queue delivers a job that nobody settles, before it dead-letters it by
+/// itself. Retries start anew; this is for jobs that no worker lives to give up.
+const DELIVERY_LIMIT: u32 = 20;
+/// Dead letters are looked at as often as anybody likes.
+const NO_LIMIT: u32 = 1_000_000_000;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Spec {
+    pub(crate) name: String,
+    pub(crate) kind: QueueKind,
+    pub(crate) durable: bool,
+    pub(crate) passive: bool,
+    pub(crate) codec: Codec,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) max_priority: Option<u8>,
+    pub(crate) max_length: Option<u32>,
+    pub(crate) message_ttl: Option<Duration>,
+    pub(crate) dead: Option<String>,
+}
+
+impl Spec {
+    pub(crate) fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind: QueueKind::Quorum,
+            durable: true,
+            passive: false,
+            codec: Codec::default(),
+            retry: RetryPolicy::default(),
+            max_priority: None,
+            max_length: None,
+            message_ttl: None,
+            dead: None,
+        }
+    }
+
+    pub(crate) fn main(&self) -> Result<Queue, Error> {
+        let name = Name::parse(&self.name)?;
+        let mut queue = Queue::new(name).kind(self.kind);
+        if !self.durable {
+            queue = queue.transient();
+        }
+        if let Some(max) = self.max_priority {
+            if self.kind == QueueKind::Quorum {
+                return Err(Error::invalid(format!(
+                    "queue `{}`: priorities (x-max-priority) need a classic queue: add `.classic()`",
+                    self.name
+                )));
+            }
+            queue = queue.max_priority(max);
+        }
+        if let Some(jobs) = self.max_length {
+            queue = queue.max_length(jobs);
+        }
+        if let Some(ttl) = self.message_ttl {
+            queue = queue.message_ttl(ttl);
+        }
+        // A classic queue has no dead letters of its own but expired ones: without a TTL its
+        // declaration stays as plain as any other program's.
+        if self.kind == QueueKind::Quorum || self.message_ttl.is_some() {
+            queue = queue.dead_letter("", self.dead_name()?.as_str());
+        }
+        if self.kind == QueueKind::Quorum {
+            queue = queue.delivery_limit(DELIVERY_LIMIT).at_least_once();
+        }
+        Ok(self.owned(queue))
+    }
+
+    pub(crate) fn dead(&self) -> Result<Queue, Error> {
+        let queue = Queue::new(self.dead_name()?).kind(self.kind);
+        Ok(self.owned(match self.kind {
+            QueueKind::Classic => queue,
+            QueueKind::Quorum => queue.delivery_limit(NO_LIMIT),
+        }))
+    }
+
+    pub(crate) fn delayed(&self, delay: Duration) -> Result<Queue, Error> {
+        Ok(self.owned(delay_queue(&Name::parse(&self.name)?, self.kind, delay)?))
+    }
+
+    pub(crate) fn dead_name(&self) -> Result<Name, Error> {
+        Ok(match &self.dead {
+            Some(name) => Name::parse(name)?,
+            None => Name::parse(format!("{}.dead", self.name))?,
+        })
+    }
+
+    /// The queue and where its dead letters go, which is there first.
+    pub(crate) fn topology(&self) -> Result<Topology, Error> {
+        Ok(Topology {
+            queues: vec![self.dead()?, self.main()?],
+            ..Topology::default()
+        })
+    }
+
+    pub(crate) fn home(&self, topology: Topology) -> Home {
+        if self.passive {
+            Home::Foreign
+        } else {
+            Home::Declared(topology)
+        }
+    }
+
+    fn owned(&self, queue: Queue) -> Queue {
+        if self.passive { queue.passive() } else { queue }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::Value;
+
+    #[test]
+    fn a_plain_classic_queue_has_no_arguments() {
+        let mut spec = Spec::new("task_queue");
+        spec.kind = QueueKind::Classic;
+        assert!(spec.main().unwrap().arguments.is_empty());
+    }
+
+    #[test]
+    fn a_quorum_queue_loses_nothing_on_the_way_to_its_dead_letters() {
+        let arguments = Spec::new("jobs").main().unwrap().arguments;
+        assert_eq!(
+            arguments["x-dead-letter-routing-key"],
+            Value::from("jobs.dead")
+        );
+        assert_eq!(
+            arguments["x-dead-letter-strategy"],
+            Value::from("at-least-once")
+        );
+        assert_eq!(arguments["x-overflow"], Value::from("reject-publish"));
+    }
+
+    #[test]
+    fn priorities_need_a_classic_queue() {
+        let mut spec = Spec::new("jobs");
+        spec.max_priority = Some(5);
+        assert!(spec.main().unwrap_err().to_string().contains("classic"));
+    }
+}

@@ -1,0 +1,7 @@
+#[lepus::service]
+trait Service {
+    #[rpc = "oneway"]
+    async fn call(&self);
+}
+
+fn main() {}

@@ -1,0 +1,7 @@
+#[lepus::service]
+struct Calculator;
+
+#[lepus::tasks]
+impl Calculator {}
+
+fn main() {}

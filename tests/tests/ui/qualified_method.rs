@@ -1,0 +1,7 @@
+#[lepus::service]
+trait Service {
+    async unsafe fn call(&self);
+    async extern "C" fn abi(&self);
+}
+
+fn main() {}

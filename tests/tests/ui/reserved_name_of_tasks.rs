@@ -1,0 +1,8 @@
+#[lepus::tasks]
+trait Tasks {
+    async fn new(&self);
+    async fn with_producer(&self);
+    async fn clone(&self);
+}
+
+fn main() {}

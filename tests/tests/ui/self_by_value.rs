@@ -1,0 +1,7 @@
+#[lepus::service]
+trait Service {
+    async fn taken(self);
+    async fn shared(self: std::sync::Arc<Self>);
+}
+
+fn main() {}

@@ -1,0 +1,6 @@
+#[lepus::service]
+trait Service {
+    async fn call(&mut self);
+}
+
+fn main() {}

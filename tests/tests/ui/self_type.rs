@@ -1,0 +1,6 @@
+#[lepus::service]
+trait Service {
+    async fn call(&self, other: Option<Self>) where Self: Sized;
+}
+
+fn main() {}

@@ -1,0 +1,7 @@
+#[lepus::tasks(quorum)]
+trait Tasks {
+    #[task(oneway)]
+    async fn call(&self);
+}
+
+fn main() {}

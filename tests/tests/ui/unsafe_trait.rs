@@ -1,0 +1,6 @@
+#[lepus::service]
+unsafe trait Service {
+    async fn call(&self);
+}
+
+fn main() {}
