@@ -9,8 +9,11 @@ pub mod deadline;
 pub mod env;
 pub mod eventually;
 pub mod frames;
+pub mod gate;
 pub mod greeting;
 pub mod node;
+pub mod peer;
+pub mod probe;
 pub mod process;
 pub mod proxy;
 pub mod raw;
@@ -19,3 +22,4 @@ pub mod source;
 
 pub use env::{Env, Feature};
 pub use eventually::eventually;
+pub use gate::Gate;

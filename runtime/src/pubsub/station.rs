@@ -16,6 +16,9 @@ use crate::service::BoxFuture;
 use crate::topology::{Queue, Topology};
 use crate::worker::Setup;
 
+/// An exchange that deletes itself may do so between its declaration and the first binding.
+const TRIES: u32 = 5;
+
 /// Whom to tell of what was missed.
 pub(super) type Tell = Arc<dyn Fn(Missed) + Send + Sync>;
 
@@ -75,6 +78,7 @@ async fn prepare<K: Kind>(
 ) -> Result<String, Error> {
     let (own, others) = queue;
     let name = own.name().clone();
+    let is_ours = !exchange.exchanges.iter().any(|exchange| exchange.passive);
     let declare = |wanted| {
         let mut topology = exchange;
         topology.queues.extend(others);
@@ -82,12 +86,19 @@ async fn prepare<K: Kind>(
         topology.bindings.extend(wanted);
         let (session, namespace) = (Arc::clone(&session), namespace.clone());
         async move {
-            let declared = link::declare(&session, &topology, &namespace).await;
-            if declared.is_err() && own.exclusive && session.is_up() {
-                // Nobody will ever consume it, so it would not go by itself before the connection.
-                let _ = link::delete(&session, &own, &namespace).await;
+            let mut tries = TRIES;
+            loop {
+                let declared = link::declare(&session, &topology, &namespace).await;
+                let Err(error) = declared else { return Ok(()) };
+                if own.exclusive && session.is_up() {
+                    // Nobody will consume it, so it would not go before the connection does.
+                    let _ = link::delete(&session, &own, &namespace).await;
+                }
+                tries -= 1;
+                if !is_ours || error.amqp_code() != Some(404) || tries == 0 {
+                    return Err(error);
+                }
             }
-            declared
         }
     };
     bindings.with(&session, &name, declare).await?;
