@@ -27,6 +27,8 @@ pub(crate) struct Settings {
     pub(crate) overflow: Overflow,
     pub(crate) dead_letter_exchange: Option<String>,
     pub(crate) dead_letter_key: Option<String>,
+    /// Whether dead letters are kept until somebody has taken them.
+    pub(crate) dead_letter_at_least_once: bool,
     pub(crate) max_priority: Option<u8>,
     pub(crate) delivery_limit: Option<u32>,
     pub(crate) single_active: bool,
@@ -54,7 +56,7 @@ impl Settings {
     /// Reads the arguments of `queue.declare`; `place` is the queue as error texts name it.
     pub(crate) fn parse(arguments: &FieldTable, place: &str) -> Result<Self, Exception> {
         let read = Reader { arguments, place };
-        let settings = Self {
+        let mut settings = Self {
             message_ttl: read.number("x-message-ttl", 0)?.map(Duration::from_millis),
             expires: read.number("x-expires", 1)?.map(Duration::from_millis),
             max_length: read.size("x-max-length")?,
@@ -67,6 +69,8 @@ impl Settings {
             },
             dead_letter_exchange: read.text("x-dead-letter-exchange")?,
             dead_letter_key: read.text("x-dead-letter-routing-key")?,
+            dead_letter_at_least_once: read.text("x-dead-letter-strategy")?.as_deref()
+                == Some("at-least-once"),
             max_priority: match read.number("x-max-priority", 0)? {
                 Some(n) => match u8::try_from(n) {
                     Ok(n) => Some(n),
@@ -104,6 +108,9 @@ impl Settings {
                 }
             },
         };
+        // As on RabbitMQ, where the other queues quietly have the weaker strategy.
+        settings.dead_letter_at_least_once &=
+            settings.quorum && settings.overflow == Overflow::RejectPublish;
         if settings.dead_letter_key.is_some() && settings.dead_letter_exchange.is_none() {
             return Err(read.invalid(
                 "x-dead-letter-routing-key",
