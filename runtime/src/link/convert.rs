@@ -107,6 +107,28 @@ pub(super) fn table(ours: Table) -> Result<FieldTable, Error> {
     Ok(theirs)
 }
 
+/// How many bytes a table takes on the wire.
+pub(super) fn size(table: &FieldTable) -> usize {
+    let entries = table.inner().iter();
+    4 + entries
+        .map(|(name, value)| 2 + name.as_str().len() + size_of_value(value))
+        .sum::<usize>()
+}
+
+fn size_of_value(value: &AMQPValue) -> usize {
+    match value {
+        AMQPValue::LongString(text) => 4 + text.as_bytes().len(),
+        AMQPValue::ShortString(text) => 1 + text.as_str().len(),
+        AMQPValue::ByteArray(bytes) => 4 + bytes.as_slice().len(),
+        AMQPValue::FieldTable(table) => size(table),
+        AMQPValue::FieldArray(values) => {
+            let values = values.as_slice().iter();
+            4 + values.map(|value| 1 + size_of_value(value)).sum::<usize>()
+        }
+        _ => 8,
+    }
+}
+
 fn to_amqp(value: Value) -> Result<AMQPValue, Error> {
     Ok(match value {
         Value::Bool(value) => AMQPValue::Boolean(value),

@@ -13,6 +13,10 @@ use super::session::Session;
 use crate::error::{Error, Kind};
 use crate::message::{Outgoing, Properties};
 
+/// What the properties of a message but its headers may take at most: ten short strings and
+/// change.
+const OTHER_PROPERTIES: usize = 3 * 1024;
+
 /// A channel, for as long as it and its session live.
 #[derive(Debug)]
 pub(crate) struct Lane {
@@ -39,7 +43,16 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    pub(super) fn new(message: Outgoing) -> Result<Self, Error> {
+    fn new(message: Outgoing, frame_max: usize) -> Result<Self, Error> {
+        let properties = convert::properties(message.properties)?;
+        // Unlike a body, headers are not split, and the broker closes the whole connection over a
+        // frame that is too large.
+        let size = properties.headers().as_ref().map_or(0, convert::size);
+        let limit = frame_max.saturating_sub(OTHER_PROPERTIES);
+        if size > limit {
+            return Err(Error::new(Kind::TooLarge { size, limit })
+                .caused_by("the headers of a message have to fit in one frame"));
+        }
         Ok(Self {
             exchange: convert::short(message.exchange)?,
             routing_key: convert::short(message.routing_key)?,
@@ -47,7 +60,7 @@ impl Prepared {
                 mandatory: message.mandatory,
                 immediate: false,
             },
-            properties: convert::properties(message.properties)?,
+            properties,
             body: message.body,
         })
     }
@@ -96,9 +109,17 @@ impl Lane {
         self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A message in lapin's terms.
+    ///
+    /// # Errors
+    /// It does not fit: a name or a property is too long, or the headers are.
+    pub(super) fn prepare(&self, message: Outgoing) -> Result<Prepared, Error> {
+        Prepared::new(message, self.session.frame_max())
+    }
+
     /// Publishes; completes when the bytes are written to the socket.
     pub(crate) async fn publish(&self, message: Outgoing) -> Result<(), Error> {
-        let publish = Prepared::new(message)?.publish(&self.channel);
+        let publish = self.prepare(message)?.publish(&self.channel);
         let mut publish = pin!(publish);
         let first = poll_fn(|cx| {
             let _order = self.order();
@@ -115,7 +136,7 @@ impl Lane {
     /// # Errors
     /// The channel is gone: the message was not sent.
     pub(crate) fn publish_now(&self, message: Outgoing) -> Result<(), Error> {
-        let publish = pin!(Prepared::new(message)?.publish(&self.channel));
+        let publish = pin!(self.prepare(message)?.publish(&self.channel));
         let _order = self.order();
         // lapin sends what was polled once, whether or not anybody waits for it.
         match publish.poll(&mut Context::from_waker(Waker::noop())) {

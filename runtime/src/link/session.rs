@@ -44,6 +44,12 @@ impl Session {
         self.generation
     }
 
+    /// The largest frame that both sides take, in bytes.
+    pub(super) fn frame_max(&self) -> usize {
+        let bytes = self.connection.configuration().frame_max();
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
     pub(crate) fn is_up(&self) -> bool {
         self.down.borrow().is_none()
     }
