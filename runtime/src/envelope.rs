@@ -16,6 +16,8 @@ const MESSAGE: &str = "rpc-message";
 const APPLICATION: &str = "application";
 /// The W3C headers, passed on from call to call.
 const TRACE: [&str; 3] = ["traceparent", "tracestate", "baggage"];
+/// The longest text of an error that travels, in bytes. All headers have to fit in one frame.
+const TEXT_MAX: usize = 4096;
 /// The longest per-message TTL RabbitMQ takes, in milliseconds.
 const EXPIRATION_MAX: u128 = u32::MAX as u128;
 
@@ -105,7 +107,7 @@ impl ReplyHead {
             }
             ReplyStatus::Failed(status) => {
                 headers.insert(STATUS.into(), status.code().as_str().into());
-                headers.insert(MESSAGE.into(), status.message().into());
+                headers.insert(MESSAGE.into(), clipped(status.message()));
             }
         }
         Properties {
@@ -217,10 +219,36 @@ fn counted(value: Option<&Value>) -> Option<u32> {
         .and_then(|count| u32::try_from(count).ok())
 }
 
+/// Whether a job's header is not its producer's to set: it would be misread, or overwritten.
+pub(crate) fn is_reserved(header: &str) -> bool {
+    let ours = [
+        ATTEMPT,
+        FIRST_ERROR,
+        ERROR,
+        REASON,
+        FAILED_AT,
+        ATTEMPTS,
+        SOURCE_QUEUE,
+    ];
+    ours.contains(&header) || BROKER_NOTES.contains(&header)
+}
+
+/// A text for people, cut to what is sure to fit in a header.
+fn clipped(text: &str) -> Value {
+    if text.len() <= TEXT_MAX {
+        return Value::from(text);
+    }
+    let mut end = TEXT_MAX;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    Value::from(format!("{}…", text.get(..end).unwrap_or_default()))
+}
+
 /// The properties of a job's next attempt.
 pub(crate) fn retried(mut job: Properties, attempt: u32, error: &str) -> Properties {
     forget_the_way(&mut job);
-    let error = Value::from(error);
+    let error = clipped(error);
     job.headers
         .entry(FIRST_ERROR.into())
         .or_insert_with(|| error.clone());
@@ -245,7 +273,7 @@ impl Obituary {
     /// The properties of the dead letter: the job's own and why it died.
     pub(crate) fn write(&self, mut job: Properties) -> Properties {
         forget_the_way(&mut job);
-        let error = Value::from(self.error.as_str());
+        let error = clipped(&self.error);
         job.headers
             .entry(FIRST_ERROR.into())
             .or_insert_with(|| error.clone());

@@ -26,14 +26,9 @@ impl Running {
         }
     }
 
-    /// The signal to drain, for a handler that tells its work of it.
-    pub(crate) fn shutdown(&self) -> watch::Receiver<bool> {
-        self.shutdown.subscribe()
-    }
-
     pub(crate) fn add<H: Handler>(&mut self, worker: Worker, handler: Arc<H>, tasks: &Handle) {
         self.running
-            .spawn_on(worker.run(handler, self.shutdown()), tasks);
+            .spawn_on(worker.run(handler, self.shutdown.subscribe()), tasks);
     }
 
     /// Works on until `shutdown` completes, then drains.

@@ -66,6 +66,9 @@ pub(crate) trait Handler: Send + Sync + 'static {
         lane: Arc<Lane>,
         delivery: Delivery,
     ) -> impl Future<Output = Settlement> + Send;
+
+    /// No further delivery will come: those in hand had better come to an end.
+    fn drain(&self) {}
 }
 
 /// A consumer that is set up: its queue is there and the broker delivers.
@@ -340,6 +343,9 @@ impl<H: Handler> Running<'_, H> {
 
     /// Waits for what is in hand, for as long as the grace lasts.
     async fn finish(&mut self, grace: Duration) {
+        // Not before the consumer is cancelled: whoever ends at this word makes room, and what
+        // the broker sent for it would have to be given back.
+        self.handler.drain();
         let all = async { while self.set.join_next().await.is_some() {} };
         tokio::select! {
             () = all => {}

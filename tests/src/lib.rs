@@ -10,6 +10,7 @@ pub mod env;
 pub mod eventually;
 pub mod frames;
 pub mod greeting;
+pub mod jobs;
 pub mod node;
 pub mod process;
 pub mod proxy;

@@ -22,13 +22,22 @@ use crate::service::BoxFuture;
 use crate::settle::{self, Arrival, Decision, Reason};
 use crate::stats::Counters;
 use crate::topology::{Queue, QueueKind, Topology};
+use crate::value::Table;
 use crate::verdict::{Judgement, Retry, Verdict};
 use crate::worker::{Handler, Settlement};
+
+/// The delay of a job that is only to be counted on, where it has to wait at all.
+const SHORTEST_DELAY: Duration = Duration::from_millis(1);
 
 /// What does a job: a closure with a type, or a set of tasks.
 pub(crate) trait Work: Send + Sync + 'static {
     /// Does it. What cannot be decoded is hopeless.
     fn perform(&self, job: RawJob) -> BoxFuture<Verdict>;
+
+    /// How long this task may take, if it has a limit of its own.
+    fn limit(&self, _task: Option<&str>) -> Option<Duration> {
+        None
+    }
 }
 
 /// Does the jobs of one queue.
@@ -40,7 +49,7 @@ pub(crate) struct JobHandler {
     namespace: Namespace,
     backoff: RetryPolicy,
     counters: Arc<Counters>,
-    shutdown: watch::Receiver<bool>,
+    draining: watch::Sender<bool>,
 }
 
 impl JobHandler {
@@ -49,7 +58,6 @@ impl JobHandler {
         spec: Spec,
         work: Arc<dyn Work>,
         timeout: Option<Duration>,
-        shutdown: watch::Receiver<bool>,
     ) -> Self {
         Self {
             spec,
@@ -59,7 +67,7 @@ impl JobHandler {
             namespace: connection.namespace().clone(),
             backoff: connection.backoff().clone(),
             counters: connection.counters(),
-            shutdown,
+            draining: watch::Sender::new(false),
         }
     }
 
@@ -70,7 +78,8 @@ impl JobHandler {
         head: JobHead,
         attempt: u32,
     ) -> Verdict {
-        let deadline = self.timeout.map(|limit| Instant::now() + limit);
+        let limit = self.work.limit(head.task.as_deref()).or(self.timeout);
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let context = Context::new(Facts {
             service: self.spec.name.clone(),
             method: head.task.clone().unwrap_or_default(),
@@ -82,10 +91,7 @@ impl JobHandler {
             redelivered: message.redelivered,
             attempt,
         });
-        let cancelled = Cancelled {
-            lane: Arc::clone(lane),
-            shutdown: self.shutdown.clone(),
-        };
+        let cancelled = Cancelled::new(lane, self.draining.subscribe());
         let job = RawJob::new(message, head, attempt, cancelled);
         let work = context.scope(async { self.work.perform(job).await });
         let work = AssertUnwindSafe(work).catch_unwind();
@@ -94,8 +100,7 @@ impl JobHandler {
             Some(deadline) => match tokio::time::timeout_at(deadline, work).await {
                 Ok(result) => result,
                 Err(_) => {
-                    let limit = self.timeout.unwrap_or_default();
-                    let error = format!("stopped after {limit:?}");
+                    let error = format!("stopped after {:?}", limit.unwrap_or_default());
                     return Verdict(Judgement::Failed {
                         error,
                         retry: Retry::Backoff,
@@ -120,9 +125,49 @@ impl JobHandler {
         attempt: u32,
         message: Incoming,
     ) -> Settlement {
+        if decision == Decision::Ack {
+            return Settlement::Ack;
+        }
+        let Incoming {
+            properties, body, ..
+        } = message;
+        let bare = Properties {
+            headers: Table::new(),
+            ..properties.clone()
+        };
+        let moved = self.move_on(lane, decision, attempt, properties, &body);
+        let error = match moved.await {
+            Ok(settlement) => return settlement,
+            Err(error) => error,
+        };
+        // Another program may send larger headers than fit in our frames.
+        let burial = Decision::Bury {
+            reason: Reason::Rejected,
+            error: format!("it cannot be sent on with its headers, here it is without: {error}"),
+        };
+        let moved = self.move_on(lane, burial, attempt, bare, &body);
+        moved.await.unwrap_or_else(|error| {
+            let queue = self.spec.name.as_str();
+            tracing::error!(queue, %error, "a job can go nowhere: it stays where it is");
+            Settlement::Settled
+        })
+    }
+
+    /// Moves a job to where the decision says, and says what becomes of the original.
+    ///
+    /// # Errors
+    /// It can never get there. A connection that is lost or a queue that is full is no reason.
+    async fn move_on(
+        &self,
+        lane: &Lane,
+        decision: Decision,
+        attempt: u32,
+        properties: Properties,
+        body: &bytes::Bytes,
+    ) -> Result<Settlement, Error> {
         let queue = self.spec.name.as_str();
         let (home, properties, done) = match decision {
-            Decision::Ack => return Settlement::Ack,
+            Decision::Ack => return Ok(Settlement::Ack),
             Decision::Retry {
                 attempt,
                 delay,
@@ -135,12 +180,14 @@ impl JobHandler {
                     error,
                     "a job failed and is tried again"
                 );
-                let mut properties = envelope::retried(message.properties, attempt, &error);
-                let home = if delay.is_zero() {
-                    self.spec.main()
+                let mut properties = envelope::retried(properties, attempt, &error);
+                // A queue that is full would refuse it, and nobody else would get on meanwhile.
+                let home = if delay.is_zero() && self.spec.max_length.is_none() {
+                    self.spec.main()?
                 } else {
+                    let delay = delay.max(SHORTEST_DELAY);
                     properties.expiration = Some(envelope::expiration(delay));
-                    self.spec.delayed(delay)
+                    self.spec.delayed(delay)?
                 };
                 (home, properties, &self.counters.retried)
             }
@@ -153,29 +200,18 @@ impl JobHandler {
                     "a job was given up"
                 );
                 let obituary = self.obituary(reason, error, attempt);
-                (
-                    self.spec.dead(),
-                    obituary.write(message.properties),
-                    &self.counters.dead_lettered,
-                )
+                let properties = obituary.write(properties);
+                (self.spec.dead()?, properties, &self.counters.dead_lettered)
             }
         };
-        let moved = match home {
-            Ok(home) => self.put(lane, home, properties, &message.body).await,
-            Err(error) => Err(error),
-        };
-        match moved {
-            Ok(Moved::Yes) => {
+        Ok(match self.put(lane, home, properties, body).await? {
+            Moved::Yes => {
                 done.add();
                 Settlement::Ack
             }
             // The job was not acknowledged: the broker delivers it again.
-            Ok(Moved::TooLate) => Settlement::Settled,
-            Err(error) => {
-                tracing::error!(queue, %error, "a job can go nowhere, it is rejected");
-                Settlement::Reject
-            }
-        }
+            Moved::TooLate => Settlement::Settled,
+        })
     }
 
     fn obituary(&self, reason: Reason, error: String, attempts: u32) -> Obituary {
@@ -213,12 +249,16 @@ impl JobHandler {
         };
         let mut failures = 0;
         loop {
+            // The broker gives the original out again: a copy would be one job more.
+            if !lane.is_open() {
+                return Ok(Moved::TooLate);
+            }
             let publish =
                 self.publisher
                     .publish_home(message.clone(), what.clone(), TIMEOUT, &home);
             match publish.await {
                 Ok(()) => return Ok(Moved::Yes),
-                Err(error) if error.is_invalid() => return Err(error),
+                Err(error) if error.is_too_large() => return Err(error),
                 Err(error) => {
                     failures += 1;
                     if failures == 1 {
@@ -228,12 +268,8 @@ impl JobHandler {
             }
             let pause = self.backoff.jittered(failures, random());
             tokio::select! {
-                _ = lane.down() => return Ok(Moved::TooLate),
-                () = tokio::time::sleep(pause) => {
-                    if !lane.is_open() {
-                        return Ok(Moved::TooLate);
-                    }
-                }
+                _ = lane.down() => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
@@ -262,13 +298,19 @@ impl Handler for JobHandler {
             redelivered: message.redelivered,
             counted_by_broker: self.spec.kind == QueueKind::Quorum || head.unsettled > 0,
         };
-        let decision = match settle::before(arrival, &self.spec.retry) {
-            Some(decision) => decision,
+        let policy = &self.spec.retry;
+        let (decision, attempts) = match settle::before(arrival, policy) {
+            // A quorum queue has counted the attempt that is not made any more.
+            Some(decision) => (decision, attempt.min(policy.max_attempts())),
             None => {
                 let verdict = self.perform(&lane, &message, head, attempt).await;
-                settle::after(verdict, attempt, &self.spec.retry, random())
+                (settle::after(verdict, attempt, policy, random()), attempt)
             }
         };
-        self.carry_out(&lane, decision, attempt, message).await
+        self.carry_out(&lane, decision, attempts, message).await
+    }
+
+    fn drain(&self) {
+        self.draining.send_replace(true);
     }
 }
