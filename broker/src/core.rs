@@ -14,6 +14,8 @@ mod operator;
 mod publish;
 mod queues;
 mod settle;
+#[cfg(test)]
+mod tests;
 mod time;
 mod vhost;
 

@@ -189,7 +189,8 @@ impl Error {
         ) || self.code() == Some(Code::DeadlineExceeded)
     }
 
-    /// The broker has no queue for the message: nobody ever declared the service.
+    /// The broker has no queue for the message: nobody ever declared the service, or nobody
+    /// listens to the event.
     #[must_use]
     pub fn is_unroutable(&self) -> bool {
         matches!(self.inner.kind, Kind::Unroutable)
@@ -315,6 +316,9 @@ impl fmt::Display for Site {
         if !self.method.is_empty() {
             write!(f, ".{}", self.method)?;
         }
+        if self.queue.is_empty() {
+            return Ok(());
+        }
         write!(f, " on queue `{}`", self.queue)
     }
 }
@@ -409,6 +413,13 @@ impl fmt::Debug for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.inner.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// For conversions that cannot fail, where others can.
+impl From<std::convert::Infallible> for Error {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
     }
 }
 

@@ -2,6 +2,7 @@
 
 #[doc(hidden)]
 pub mod __rt;
+mod acks;
 mod client;
 mod codec;
 mod context;
@@ -14,6 +15,7 @@ mod name;
 mod panic;
 mod pending;
 mod publisher;
+mod pubsub;
 mod queue;
 mod retry;
 mod running;
@@ -37,6 +39,12 @@ pub use descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use error::{CallError, Error, Never, Outcome};
 pub use link::{Connection, ConnectionBuilder, ConnectionState};
 pub use name::{Name, NameError};
+pub use pubsub::{
+    Bindings, Broadcast, ByHeaders, ByKey, ByPattern, Direct, Event, EventExchange, EventPublisher,
+    Fanout, Gap, Group, GroupSubscription, Headers, Held, KeyError, Kind, Match, Missed, Overflow,
+    Pattern, Publish, RoutingKey, Selective, Subscribe, Subscription, ToAll, Topic, Undecodable,
+    Unknown,
+};
 pub use queue::{
     Cancelled, DeadLetter, DeadLetters, Getter, Job, Producer, Push, Taken, TaskPool, TaskProducer,
     WorkQueue, WorkerPool,

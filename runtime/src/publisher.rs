@@ -51,17 +51,17 @@ pub(crate) struct Receipt {
 /// How errors name a message.
 #[derive(Clone, Debug)]
 pub(crate) struct What {
-    pub(crate) service: String,
-    pub(crate) method: String,
-    pub(crate) queue: String,
+    pub(crate) service: Arc<str>,
+    pub(crate) method: Arc<str>,
+    pub(crate) queue: Arc<str>,
 }
 
 impl What {
     pub(crate) fn failed(&self, error: Error, since: Instant, outcome: Outcome) -> Error {
         error.at(Site {
-            service: self.service.clone(),
-            method: self.method.clone(),
-            queue: self.queue.clone(),
+            service: self.service.to_string(),
+            method: self.method.to_string(),
+            queue: self.queue.to_string(),
             elapsed: since.elapsed(),
             outcome,
         })
@@ -248,7 +248,7 @@ impl Publisher {
     }
 
     /// Why nothing could be sent until the deadline.
-    async fn too_late(&self) -> Error {
+    pub(crate) async fn too_late(&self) -> Error {
         let session = self.inner.link.session();
         let session = tokio::time::timeout(Duration::ZERO, session).await;
         let blocked = session.ok().and_then(Result::ok);

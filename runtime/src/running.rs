@@ -7,7 +7,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::error::{Error, Kind};
-use crate::worker::{Handler, Worker};
+use crate::link::Connection;
+use crate::worker::{Handler, Setup, Source, Worker};
 
 /// Consumers at work: a server's, a worker pool's. Dropping it stops them at once; what is in hand
 /// goes back to its queue.
@@ -24,6 +25,19 @@ impl Running {
             shutdown: watch::Sender::new(false),
             running: JoinSet::new(),
         }
+    }
+
+    /// One consumer with a set-up of its own, at work.
+    pub(crate) async fn started<H: Handler>(
+        connection: &Connection,
+        source: Source,
+        setup: Arc<dyn Setup>,
+        handler: H,
+    ) -> Result<Self, Error> {
+        let worker = Worker::start_with(connection, source, setup).await?;
+        let mut running = Self::new();
+        running.add(worker, Arc::new(handler), connection.tasks());
+        Ok(running)
     }
 
     pub(crate) fn add<H: Handler>(&mut self, worker: Worker, handler: Arc<H>, tasks: &Handle) {

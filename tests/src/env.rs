@@ -15,9 +15,13 @@
 
 use crate::deadline::{TEST_LIMIT, within};
 use crate::greeting::{Greeting, greeting};
+use crate::raw::Raw;
 use crate::report;
+use futures_util::FutureExt;
 use lepus_broker::Broker;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::sync::{Arc, Mutex};
 use uuid::Uuid;
 
 /// The broker of one test, and what it can do.
@@ -26,8 +30,11 @@ pub struct Env {
     pub uri: String,
     pub features: &'static [Feature],
     pub server: Greeting,
-    test: &'static str,
+    /// The name of the test.
+    pub test: &'static str,
     prefix: String,
+    /// What the test has named, to be deleted when it has ended.
+    named: Arc<Mutex<Vec<String>>>,
     embedded: Option<Broker>,
 }
 
@@ -52,9 +59,30 @@ impl Env {
         self.features.contains(&feature)
     }
 
-    /// A name for a queue or exchange that no other test and no other run uses.
+    /// A name for a queue or exchange that no other test and no other run uses: what a
+    /// connection of [`Env::builder`] makes of `what`. Queues so named are deleted at the
+    /// end of the test.
     pub fn name(&self, what: &str) -> String {
-        format!("{}.{what}", self.prefix)
+        let name = format!("{}.{what}", self.prefix);
+        let mut named = self.named.lock().expect("no panic under a lock");
+        named.push(name.clone());
+        name
+    }
+
+    /// A connection of Lepus, in this test's namespace.
+    pub async fn connect(&self) -> lepus::Connection {
+        let opened = self.builder().open().await;
+        opened.unwrap_or_else(|error| panic!("{}: {error}", self.test))
+    }
+
+    /// The same, to be configured.
+    pub fn builder(&self) -> lepus::ConnectionBuilder {
+        self.builder_at(&self.uri)
+    }
+
+    /// The same by another way, such as a proxy.
+    pub fn builder_at(&self, uri: &str) -> lepus::ConnectionBuilder {
+        lepus::Connection::builder(uri).namespace(&self.prefix)
     }
 
     /// The prefix of all those names: a `namespace` for a connection.
@@ -111,17 +139,36 @@ where
 {
     within(name, TEST_LIMIT, async {
         if let Some(env) = open(on, name).await {
-            test(env).await;
+            let (uri, named) = (env.uri.clone(), Arc::clone(&env.named));
+            let ended = AssertUnwindSafe(test(env)).catch_unwind().await;
+            if on == On::RabbitMq {
+                delete(&uri, &named.lock().expect("no panic under a lock").clone()).await;
+            }
+            ended.unwrap_or_else(|panic| resume_unwind(panic));
         }
     })
     .await;
+}
+
+/// Leaves a broker that others use as it was found.
+async fn delete(uri: &str, queues: &[String]) {
+    if queues.is_empty() {
+        return;
+    }
+    let raw = Raw::open(uri).await;
+    for queue in queues {
+        if raw.exists(queue).await {
+            raw.delete(queue).await;
+        }
+    }
+    raw.close().await;
 }
 
 async fn open(on: On, test: &'static str) -> Option<Env> {
     let (uri, embedded, features): (_, _, &[Feature]) = match on {
         On::Embedded => {
             let broker = Broker::start().await.expect("the embedded broker starts");
-            (broker.uri().to_string(), Some(broker), &[Feature::Faults])
+            (broker.uri(), Some(broker), &[Feature::Faults])
         }
         On::RabbitMq => {
             let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -133,7 +180,7 @@ async fn open(on: On, test: &'static str) -> Option<Env> {
             match chosen {
                 Rabbit::At(uri) => (uri, None, &[Feature::QuorumQueues]),
                 Rabbit::LeftOut => {
-                    report::left_out(test, "LEPUS_BROKERS=embedded");
+                    report::skipped(test, "LEPUS_BROKERS=embedded");
                     return None;
                 }
                 Rabbit::Missing(instruction) => panic!("{test}: {instruction}"),
@@ -155,6 +202,7 @@ async fn open(on: On, test: &'static str) -> Option<Env> {
         server,
         test,
         prefix: prefix(test),
+        named: Arc::default(),
         embedded,
     })
 }

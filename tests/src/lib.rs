@@ -9,9 +9,12 @@ pub mod deadline;
 pub mod env;
 pub mod eventually;
 pub mod frames;
+pub mod gate;
 pub mod greeting;
 pub mod jobs;
 pub mod node;
+pub mod peer;
+pub mod probe;
 pub mod process;
 pub mod proxy;
 pub mod raw;
@@ -20,3 +23,4 @@ pub mod source;
 
 pub use env::{Env, Feature};
 pub use eventually::eventually;
+pub use gate::Gate;

@@ -50,26 +50,68 @@ pub fn example(name: &str) -> Command {
     Command::new(path)
 }
 
-/// A script of `tests/interop`. `None` if Python is left out, with
-/// `LEPUS_PYTHON=none`, which CI refuses.
-pub fn python(script: &str) -> Option<Command> {
-    let python = std::env::var("LEPUS_PYTHON").unwrap_or_default();
-    if python == "none" && !crate::report::is_ci() {
-        crate::report::left_out(script, "LEPUS_PYTHON=none");
-        return None;
+/// Are there Python peers? Where they are left out by choice, with
+/// `LEPUS_PYTHON=none`, which CI refuses, it says so and `test` is to end.
+pub fn python_is_available(test: &str) -> bool {
+    is_available(test, "LEPUS_PYTHON")
+}
+
+/// Is there Node with `amqplib`? `LEPUS_NODE=none` leaves it out, as above.
+pub fn node_is_available(test: &str) -> bool {
+    is_available(test, "LEPUS_NODE")
+}
+
+fn is_available(test: &str, variable: &str) -> bool {
+    let is_out = std::env::var(variable).is_ok_and(|set| set == "none");
+    if is_out && !crate::report::is_ci() {
+        crate::report::skipped(test, &format!("{variable}=none"));
+        return false;
     }
+    true
+}
+
+/// A script of `tests/interop`.
+pub fn python(script: &str) -> Command {
+    python_at(&script_path("interop", script))
+}
+
+/// A script of `tests/clients`: other people's clients.
+pub fn client(script: &str) -> Command {
+    let path = script_path("clients", script);
+    match path.extension().and_then(|ending| ending.to_str()) {
+        Some("py") => python_at(&path),
+        Some("cjs") => {
+            let modules = provided("LEPUS_NODE", "the folder of node_modules with amqplib");
+            let mut command = Command::new("node");
+            command.arg(path).env("NODE_PATH", modules);
+            command
+        }
+        _ => Command::new(path),
+    }
+}
+
+fn python_at(path: &Path) -> Command {
+    let mut command = Command::new(provided("LEPUS_PYTHON", "an interpreter that has pika"));
+    command.arg("-u").arg(path);
+    command
+}
+
+fn provided(variable: &str, what: &str) -> String {
+    let value = std::env::var(variable).unwrap_or_default();
     assert!(
-        !["", "none"].contains(&python.as_str()),
-        "no Python with pika: run tests/run, set LEPUS_PYTHON to an interpreter that has it, \
-         or to `none` (not in CI) to leave it out"
+        !["", "none"].contains(&value.as_str()),
+        "{variable} is not set: run tests/run, set it to {what}, or to `none` (not in CI) to leave \
+         it out"
     );
+    value
+}
+
+fn script_path(folder: &str, script: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("interop")
+        .join(folder)
         .join(script);
     assert!(path.exists(), "no {}", path.display());
-    let mut command = Command::new(python);
-    command.arg("-u").arg(path);
-    Some(command)
+    path
 }
 
 impl Program {

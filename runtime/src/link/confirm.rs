@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use super::convert;
-use super::lane::Lane;
+use super::lane::{Lane, Prepared};
 use super::session::Session;
 use crate::error::{Error, Kind};
 use crate::message::Outgoing;
@@ -81,7 +81,7 @@ impl Confirmed {
     pub(crate) fn publish(&self, message: Outgoing) -> Result<oneshot::Receiver<Fate>, Error> {
         let id = message.properties.message_id.clone().unwrap_or_default();
         let key = (id, message.routing_key.clone());
-        let prepared = self.lane.prepare(message)?;
+        let prepared = Prepared::new(message, &self.lane)?;
         let channel = self.lane.channel().clone();
         let mut written: Written = Box::pin(async move { prepared.publish(&channel).await?.await });
         let (fate, promise) = oneshot::channel();

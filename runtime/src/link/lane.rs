@@ -1,7 +1,6 @@
 //! A channel of one session: publishing, acknowledging, and what the broker gave back.
 
-use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -12,10 +11,6 @@ use super::convert;
 use super::session::Session;
 use crate::error::{Error, Kind};
 use crate::message::{Outgoing, Properties};
-
-/// What the properties of a message but its headers may take at most: ten short strings and
-/// change.
-const OTHER_PROPERTIES: usize = 3 * 1024;
 
 /// A channel, for as long as it and its session live.
 #[derive(Debug)]
@@ -43,16 +38,7 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    fn new(message: Outgoing, frame_max: usize) -> Result<Self, Error> {
-        let properties = convert::properties(message.properties)?;
-        // Unlike a body, headers are not split, and the broker closes the whole connection over a
-        // frame that is too large.
-        let size = properties.headers().as_ref().map_or(0, convert::size);
-        let limit = frame_max.saturating_sub(OTHER_PROPERTIES);
-        if size > limit {
-            return Err(Error::new(Kind::TooLarge { size, limit })
-                .caused_by("the headers of a message have to fit in one frame"));
-        }
+    pub(super) fn new(message: Outgoing, lane: &Lane) -> Result<Self, Error> {
         Ok(Self {
             exchange: convert::short(message.exchange)?,
             routing_key: convert::short(message.routing_key)?,
@@ -60,7 +46,7 @@ impl Prepared {
                 mandatory: message.mandatory,
                 immediate: false,
             },
-            properties,
+            properties: convert::properties(message.properties, lane.session.frame_max())?,
             body: message.body,
         })
     }
@@ -109,26 +95,38 @@ impl Lane {
         self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A message in lapin's terms.
+    /// Hands a message over to be written; [`written`](Self::written) waits for that.
     ///
     /// # Errors
-    /// It does not fit: a name or a property is too long, or the headers are.
-    pub(super) fn prepare(&self, message: Outgoing) -> Result<Prepared, Error> {
-        Prepared::new(message, self.session.frame_max())
+    /// The message cannot be said in AMQP. A channel that is gone is told by `written`.
+    pub(crate) fn write(&self, message: Outgoing) -> Result<Writing, Error> {
+        let (prepared, channel) = (Prepared::new(message, self)?, self.channel.clone());
+        let mut writing: Pin<Box<_>> =
+            Box::pin(async move { prepared.publish(&channel).await.map(drop) });
+        let _order = self.order();
+        Ok(
+            match writing
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()))
+            {
+                Poll::Ready(written) => Writing::Done(written.map_err(convert::error)),
+                Poll::Pending => Writing::Pending(writing),
+            },
+        )
     }
 
-    /// Publishes; completes when the bytes are written to the socket.
-    pub(crate) async fn publish(&self, message: Outgoing) -> Result<(), Error> {
-        let publish = self.prepare(message)?.publish(&self.channel);
-        let mut publish = pin!(publish);
-        let first = poll_fn(|cx| {
-            let _order = self.order();
-            Poll::Ready(publish.as_mut().poll(cx))
-        });
-        match first.await {
-            Poll::Ready(written) => written.map(drop).map_err(convert::error),
-            Poll::Pending => self.session.race(publish).await.map(drop),
+    /// Completes when a message is written to the socket.
+    pub(crate) async fn written(&self, writing: Writing) -> Result<(), Error> {
+        match writing {
+            Writing::Done(result) => result,
+            Writing::Pending(pending) => self.session.race(pending).await,
         }
+    }
+
+    /// Publishes; completes when the message is written to the socket.
+    pub(crate) async fn publish(&self, message: Outgoing) -> Result<(), Error> {
+        let writing = self.write(message)?;
+        self.written(writing).await
     }
 
     /// Hands a message over to be written, and does not wait for that.
@@ -136,7 +134,7 @@ impl Lane {
     /// # Errors
     /// The channel is gone: the message was not sent.
     pub(crate) fn publish_now(&self, message: Outgoing) -> Result<(), Error> {
-        let publish = pin!(self.prepare(message)?.publish(&self.channel));
+        let publish = pin!(Prepared::new(message, self)?.publish(&self.channel));
         let _order = self.order();
         // lapin sends what was polled once, whether or not anybody waits for it.
         match publish.poll(&mut Context::from_waker(Waker::noop())) {
@@ -203,6 +201,12 @@ impl Lane {
     pub(crate) fn dead(&self) -> Error {
         Error::new(Kind::Disconnected).caused_by("the channel was closed")
     }
+}
+
+/// A message that lapin has and that is written or about to be.
+pub(crate) enum Writing {
+    Done(Result<(), Error>),
+    Pending(Pin<Box<dyn Future<Output = lapin::Result<()>> + Send>>),
 }
 
 /// How far a settlement reaches.

@@ -209,9 +209,14 @@ impl<T: DeserializeOwned> DeadLetters<T> {
         let message = &delivery.message;
         let queue = self.connection.namespace().scope(&self.spec.name);
         let what = What {
-            service: self.spec.name.clone(),
-            method: message.properties.kind.clone().unwrap_or_default(),
-            queue: queue.clone(),
+            service: self.spec.name.as_str().into(),
+            method: message
+                .properties
+                .kind
+                .as_deref()
+                .unwrap_or_default()
+                .into(),
+            queue: queue.as_str().into(),
         };
         let outgoing = Outgoing {
             exchange: String::new(),

@@ -12,7 +12,7 @@ use super::Spec;
 use super::job::{Cancelled, RawJob};
 use super::producer::now;
 use crate::context::{Context, Facts};
-use crate::envelope::{self, JobHead, Obituary};
+use crate::envelope::{self, JobHead, Obituary, Route};
 use crate::error::Error;
 use crate::link::{Connection, Delivery, Lane, Namespace, random};
 use crate::message::{Incoming, Outgoing, Properties};
@@ -81,8 +81,8 @@ impl JobHandler {
         let limit = self.work.limit(head.task.as_deref()).or(self.timeout);
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let context = Context::new(Facts {
-            service: self.spec.name.clone(),
-            method: head.task.clone().unwrap_or_default(),
+            service: self.spec.name.clone().into(),
+            method: head.task.clone().unwrap_or_default().into(),
             deadline,
             headers: head.headers.clone(),
             trace: head.trace.clone(),
@@ -94,27 +94,24 @@ impl JobHandler {
         let cancelled = Cancelled::new(lane, self.draining.subscribe());
         let job = RawJob::new(message, head, attempt, cancelled);
         let work = context.scope(async { self.work.perform(job).await });
-        let work = AssertUnwindSafe(work).catch_unwind();
-        let result = match deadline {
-            None => work.await,
-            Some(deadline) => match tokio::time::timeout_at(deadline, work).await {
-                Ok(result) => result,
-                Err(_) => {
-                    let error = format!("stopped after {:?}", limit.unwrap_or_default());
-                    return Verdict(Judgement::Failed {
-                        error,
-                        retry: Retry::Backoff,
-                    });
-                }
-            },
+        // What a handler drops when it is stopped may panic as well.
+        let bounded = AssertUnwindSafe(async {
+            match deadline {
+                None => Ok(work.await),
+                Some(deadline) => tokio::time::timeout_at(deadline, work).await,
+            }
+        });
+        let error = match bounded.catch_unwind().await {
+            Ok(Ok(verdict)) => return verdict,
+            Ok(Err(_)) => format!("stopped after {:?}", limit.unwrap_or_default()),
+            Err(panic) => {
+                self.counters.panics.add();
+                format!("panicked: {}", crate::panic::text(&*panic))
+            }
         };
-        result.unwrap_or_else(|panic| {
-            self.counters.panics.add();
-            let error = format!("panicked: {}", crate::panic::text(&*panic));
-            Verdict(Judgement::Failed {
-                error,
-                retry: Retry::Backoff,
-            })
+        Verdict(Judgement::Failed {
+            error,
+            retry: Retry::Backoff,
         })
     }
 
@@ -125,17 +122,7 @@ impl JobHandler {
         attempt: u32,
         message: Incoming,
     ) -> Settlement {
-        if decision == Decision::Ack {
-            return Settlement::Ack;
-        }
-        let Incoming {
-            properties, body, ..
-        } = message;
-        let bare = Properties {
-            headers: Table::new(),
-            ..properties.clone()
-        };
-        let moved = self.move_on(lane, decision, attempt, properties, &body);
+        let moved = self.move_on(lane, decision, attempt, &message);
         let error = match moved.await {
             Ok(settlement) => return settlement,
             Err(error) => error,
@@ -145,11 +132,13 @@ impl JobHandler {
             reason: Reason::Rejected,
             error: format!("it cannot be sent on with its headers, here it is without: {error}"),
         };
-        let moved = self.move_on(lane, burial, attempt, bare, &body);
+        let mut bare = message;
+        bare.properties.headers = Table::new();
+        let moved = self.move_on(lane, burial, attempt, &bare);
         moved.await.unwrap_or_else(|error| {
             let queue = self.spec.name.as_str();
-            tracing::error!(queue, %error, "a job can go nowhere: it stays where it is");
-            Settlement::Settled
+            tracing::error!(queue, %error, "a job can go nowhere, it is given back");
+            Settlement::GiveBack
         })
     }
 
@@ -162,12 +151,14 @@ impl JobHandler {
         lane: &Lane,
         decision: Decision,
         attempt: u32,
-        properties: Properties,
-        body: &bytes::Bytes,
+        message: &Incoming,
     ) -> Result<Settlement, Error> {
         let queue = self.spec.name.as_str();
+        let properties = || message.properties.clone();
+        let (exchange, routing_key) = (&message.exchange, &message.routing_key);
         let (home, properties, done) = match decision {
             Decision::Ack => return Ok(Settlement::Ack),
+            Decision::GiveBack => return Ok(Settlement::GiveBack),
             Decision::Retry {
                 attempt,
                 delay,
@@ -180,7 +171,8 @@ impl JobHandler {
                     error,
                     "a job failed and is tried again"
                 );
-                let mut properties = envelope::retried(properties, attempt, &error);
+                let mut properties = envelope::retried(properties(), attempt, &error);
+                Route::note(exchange, routing_key, &mut properties);
                 // A queue that is full would refuse it, and nobody else would get on meanwhile.
                 let home = if delay.is_zero() && self.spec.max_length.is_none() {
                     self.spec.main()?
@@ -200,18 +192,21 @@ impl JobHandler {
                     "a job was given up"
                 );
                 let obituary = self.obituary(reason, error, attempt);
-                let properties = obituary.write(properties);
+                let mut properties = obituary.write(properties());
+                Route::note(exchange, routing_key, &mut properties);
                 (self.spec.dead()?, properties, &self.counters.dead_lettered)
             }
         };
-        Ok(match self.put(lane, home, properties, body).await? {
-            Moved::Yes => {
-                done.add();
-                Settlement::Ack
-            }
-            // The job was not acknowledged: the broker delivers it again.
-            Moved::TooLate => Settlement::Settled,
-        })
+        Ok(
+            match self.put(lane, home, properties, &message.body).await? {
+                Moved::Yes => {
+                    done.add();
+                    Settlement::Ack
+                }
+                // The job was not acknowledged: the broker delivers it again.
+                Moved::TooLate => Settlement::Settled,
+            },
+        )
     }
 
     fn obituary(&self, reason: Reason, error: String, attempts: u32) -> Obituary {
@@ -235,9 +230,9 @@ impl JobHandler {
     ) -> Result<Moved, Error> {
         let name = self.namespace.scope(queue.name().as_str());
         let what = What {
-            service: self.spec.name.clone(),
-            method: properties.kind.clone().unwrap_or_default(),
-            queue: name.clone(),
+            service: self.spec.name.as_str().into(),
+            method: properties.kind.as_deref().unwrap_or_default().into(),
+            queue: name.as_str().into(),
         };
         let home = self.spec.home(Topology::queue(queue));
         let message = Outgoing {
@@ -258,7 +253,7 @@ impl JobHandler {
                     .publish_home(message.clone(), what.clone(), TIMEOUT, &home);
             match publish.await {
                 Ok(()) => return Ok(Moved::Yes),
-                Err(error) if error.is_too_large() => return Err(error),
+                Err(error) if error.is_invalid() => return Err(error),
                 Err(error) => {
                     failures += 1;
                     if failures == 1 {

@@ -42,12 +42,16 @@ impl RawJob {
         attempt: u32,
         cancelled: Cancelled,
     ) -> Self {
+        let (exchange, routing_key) = match &head.route {
+            Some(route) => (route.exchange.clone(), route.routing_key.clone()),
+            None => (message.exchange.clone(), message.routing_key.clone()),
+        };
         let facts = Facts {
             head,
             attempt,
             redelivered: message.redelivered,
-            exchange: message.exchange.clone(),
-            routing_key: message.routing_key.clone(),
+            exchange,
+            routing_key,
             cancelled,
         };
         Self {
@@ -157,11 +161,16 @@ impl Cancelled {
         }
     }
 
+    /// Whether the job can no longer be settled: it is delivered again.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lane.upgrade().is_none_or(|lane| !lane.is_open())
+    }
+
     /// Whether it is better to stop.
     #[must_use]
     pub fn is_set(&self) -> bool {
-        let is_open = self.lane.upgrade().is_some_and(|lane| lane.is_open());
-        let is_working = self.draining.has_changed().is_ok();
-        !is_open || !is_working || *self.draining.borrow()
+        // A sender that is gone is a worker that is gone.
+        let is_gone = self.draining.has_changed().is_err();
+        self.is_lost() || is_gone || *self.draining.borrow()
     }
 }

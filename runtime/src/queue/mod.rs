@@ -21,6 +21,10 @@ pub use pool::WorkerPool;
 pub use producer::{Producer, Push};
 pub use tasks::{TaskPool, TaskProducer};
 
+pub(crate) use handler::{JobHandler, Work};
+pub(crate) use job::RawJob;
+pub(crate) use pool::codec;
+pub(crate) use producer::now;
 pub(crate) use spec::Spec;
 
 use crate::codec::Codec;
@@ -188,6 +192,15 @@ impl<T> WorkQueue<T> {
     #[must_use]
     pub fn dead_letters(&self, connection: &Connection) -> DeadLetters<T> {
         DeadLetters::new(connection, self.spec.clone())
+    }
+}
+
+impl<T> WorkQueue<T> {
+    pub(crate) fn of(spec: Spec) -> Self {
+        Self {
+            spec,
+            payload: PhantomData,
+        }
     }
 }
 

@@ -230,7 +230,7 @@ pub(super) fn decode<T: DeserializeOwned>(own: Codec, job: &RawJob) -> Result<T,
         .map_err(|error| format!("the payload does not decode: {error}"))
 }
 
-pub(super) fn codec(own: Codec, content_type: Option<&str>) -> Result<Codec, String> {
+pub(crate) fn codec(own: Codec, content_type: Option<&str>) -> Result<Codec, String> {
     match content_type {
         None => Ok(own),
         Some(name) => Codec::from_content_type(name).ok_or_else(|| {

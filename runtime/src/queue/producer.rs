@@ -158,9 +158,9 @@ impl<T> fmt::Debug for Producer<T> {
 /// that is not there), [`is_rejected`](Error::is_rejected) (the queue is full),
 /// [`is_unconfirmed`](Error::is_unconfirmed) (the connection went before the confirm: the broker
 /// may have the job), [`is_timeout`](Error::is_timeout), [`is_blocked`](Error::is_blocked),
-/// [`is_too_large`](Error::is_too_large) (the payload, or the headers: they have to fit in one
-/// frame of 32 KiB), [`is_encode`](Error::is_encode), [`is_invalid`](Error::is_invalid) (an option
-/// that makes no sense), [`is_closed`](Error::is_closed).
+/// [`is_too_large`](Error::is_too_large), [`is_encode`](Error::is_encode),
+/// [`is_invalid`](Error::is_invalid) (an option that makes no sense, or headers that do not fit in
+/// one frame of 32 KiB), [`is_closed`](Error::is_closed).
 ///
 /// Dropping the future does not unsend a job that has left.
 #[must_use = "a push is made when it is awaited"]
@@ -221,9 +221,9 @@ impl Push {
             timeout,
         } = till;
         let what = What {
-            service: spec.name.clone(),
-            method: task.clone().unwrap_or_default(),
-            queue: namespace.scope(&spec.name),
+            service: spec.name.as_str().into(),
+            method: task.as_deref().unwrap_or_default().into(),
+            queue: namespace.scope(&spec.name).into(),
         };
         spec.check(&namespace)?;
         if let Some(name) = headers.keys().find(|name| envelope::is_reserved(name)) {
@@ -281,7 +281,7 @@ impl IntoFuture for Push {
 }
 
 /// Seconds since the Unix epoch.
-pub(super) fn now() -> Option<u64> {
+pub(crate) fn now() -> Option<u64> {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .ok()

@@ -28,6 +28,8 @@ pub(crate) struct Spec {
     pub(crate) max_length: Option<u32>,
     pub(crate) message_ttl: Option<Duration>,
     pub(crate) dead: Option<String>,
+    /// One consumer at a time, the others stand by.
+    pub(crate) single_active: bool,
 }
 
 impl Spec {
@@ -43,6 +45,7 @@ impl Spec {
             max_length: None,
             message_ttl: None,
             dead: None,
+            single_active: false,
         }
     }
 
@@ -66,6 +69,9 @@ impl Spec {
         }
         if let Some(ttl) = self.message_ttl {
             queue = queue.message_ttl(ttl);
+        }
+        if self.single_active {
+            queue = queue.single_active_consumer();
         }
         // A classic queue has no dead letters of its own but expired ones: without a TTL its
         // declaration stays as plain as any other program's.

@@ -117,8 +117,8 @@ impl Dispatcher {
             redelivered,
         } = facts;
         let context = Context::new(Facts {
-            service: self.service_name().to_owned(),
-            method: route.method.name().to_owned(),
+            service: self.service_name().into(),
+            method: route.method.name().into(),
             deadline,
             headers: head.headers.clone(),
             trace: head.trace.clone(),
@@ -161,8 +161,8 @@ impl Dispatcher {
         Reply::failed(status)
     }
 
-    /// Publishes the reply, to be written before the request is acknowledged.
-    async fn reply(&self, lane: &Lane, head: RequestHead, reply: Reply) -> Settlement {
+    /// Hands the reply over, to be written before the request is acknowledged.
+    fn reply(&self, lane: &Lane, head: RequestHead, reply: Reply) -> Settlement {
         let Some(reply_to) = head.reply_to else {
             return Settlement::Ack;
         };
@@ -204,12 +204,8 @@ impl Dispatcher {
             properties: head.into_properties(),
             body,
         };
-        match lane.publish(message).await {
-            Ok(()) => Settlement::Ack,
-            Err(error) if error.is_disconnected() => {
-                tracing::debug!(%error, "the reply was not sent: the request will be redelivered");
-                Settlement::Settled
-            }
+        match lane.write(message) {
+            Ok(writing) => Settlement::AckOnceWritten(writing),
             // What cannot be said in AMQP at all would not be sayable the next time either.
             Err(error) => {
                 tracing::warn!(service = self.service_name(), %error, "the reply cannot be sent");
@@ -263,12 +259,13 @@ impl Handler for Dispatcher {
             redelivered: message.redelivered,
         };
         match route {
-            Err(status) => self.reply(&lane, head, self.refused(status)).await,
+            Err(status) => self.reply(&lane, head, self.refused(status)),
             Ok(route) if route.method.is_at_most_once() => {
                 // Acknowledged before it runs: a worker that dies now has lost it, not doubled it.
                 lane.ack(tag, Extent::One);
                 let reply = self.run(&route, &head, message.body, arrival).await;
-                self.reply(&lane, head, reply).await;
+                // Written or not, there is nothing left to acknowledge.
+                drop(self.reply(&lane, head, reply));
                 Settlement::Settled
             }
             Ok(route) => {
@@ -280,7 +277,7 @@ impl Handler for Dispatcher {
                     self.counters.malformed.add();
                     tracing::warn!(service = self.service_name(), method = head.method, status = ?reply.status(), "a request was refused");
                 }
-                self.reply(&lane, head, reply).await
+                self.reply(&lane, head, reply)
             }
         }
     }
