@@ -98,7 +98,7 @@ pub(crate) trait Setup: Send + Sync + 'static {
     /// It delivers no more.
     fn ended(&self, ended: &Ended);
 
-    /// It could not be set up; that is tried again.
+    /// It could not be set up; that is tried again. Called for every try.
     fn failed(&self, error: &Error);
 }
 
@@ -207,9 +207,7 @@ impl Worker {
                         Err(error) => {
                             failures += 1;
                             report(&source, &error, failures);
-                            if failures == 1 {
-                                setup.failed(&error);
-                            }
+                            setup.failed(&error);
                             if !pause(&backoff, failures, &mut shutdown).await {
                                 running.finish(None, source.grace).await;
                                 return Ok(());

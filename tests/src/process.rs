@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 /// How long a line or an exit is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -21,6 +22,8 @@ pub struct Program {
     child: Child,
     lines: mpsc::UnboundedReceiver<String>,
     printed: Arc<Mutex<String>>,
+    /// The reader of stderr.
+    errors: JoinHandle<()>,
 }
 
 /// What a child that ended has left.
@@ -128,12 +131,13 @@ impl Program {
         let printed = Arc::default();
         let (sender, lines) = mpsc::unbounded_channel();
         read(child.stdout.take(), Arc::clone(&printed), Some(sender));
-        read(child.stderr.take(), Arc::clone(&printed), None);
+        let errors = read(child.stderr.take(), Arc::clone(&printed), None);
         Program {
             name,
             child,
             lines,
             printed,
+            errors,
         }
     }
 
@@ -201,6 +205,13 @@ impl Program {
         while let Some(line) = self.lines.recv().await {
             lines.push(line);
         }
+        // What a child prints last may be read after its exit is seen.
+        if tokio::time::timeout(PATIENCE, &mut self.errors)
+            .await
+            .is_err()
+        {
+            panic!("{}: its stderr outlives it\n{}", self.name, self.printed());
+        }
         Ended {
             status,
             lines,
@@ -226,7 +237,7 @@ fn read(
     stream: Option<impl AsyncRead + Unpin + Send + 'static>,
     printed: Arc<Mutex<String>>,
     lines: Option<mpsc::UnboundedSender<String>>,
-) {
+) -> JoinHandle<()> {
     let mut reader = BufReader::new(stream.expect("a piped stream")).lines();
     tokio::spawn(async move {
         while let Ok(Some(line)) = reader.next_line().await {
@@ -239,7 +250,7 @@ fn read(
                 let _ = lines.send(line);
             }
         }
-    });
+    })
 }
 
 #[cfg(test)]
@@ -267,6 +278,7 @@ mod tests {
             (ended.status.code(), ended.lines),
             (Some(3), vec!["three".into()])
         );
+        assert!(ended.printed.contains("oops"), "{}", ended.printed);
     }
 
     #[tokio::test]
