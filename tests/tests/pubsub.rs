@@ -1426,8 +1426,10 @@ async fn a_failed_event_is_tried_again_as_it_came(env: Env) {
         );
         // Put back, it is the event that it was.
         // What was listed goes back to a quorum queue a moment later.
-        eventually("put back", || async { dead.replay().await.is_ok_and(|replayed| replayed == 1) })
-            .await;
+        eventually("put back", || async {
+            dead.replay().await.is_ok_and(|replayed| replayed == 1)
+        })
+        .await;
         let again = held(&mut events).await;
         assert_eq!((again.attempt(), again.key()), (1, "a.b"));
         again.ack();
