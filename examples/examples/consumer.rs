@@ -3,10 +3,10 @@
 //! Its counterpart is `producer`, or the RabbitMQ tutorial's `send.py`.
 
 use lepus::{Job, WorkQueue};
-use lepus_examples::{logs, shared_uri};
+use lepus_examples::{Trouble, logs, shared_uri};
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Trouble> {
     logs();
     let connection = lepus::Connection::open(&shared_uri()).await?;
     let print = async |job: Job<String>| println!(" [x] Received {}", job.payload());

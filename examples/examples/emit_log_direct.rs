@@ -5,10 +5,10 @@
 //! `receive_logs_direct.py`.
 
 use lepus::Direct;
-use lepus_examples::{first_and_rest, logs, shared_uri};
+use lepus_examples::{Trouble, first_and_rest, logs, shared_uri};
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Trouble> {
     logs();
     let connection = lepus::Connection::open(&shared_uri()).await?;
     let (severity, text) = first_and_rest("info", "Hello World!");

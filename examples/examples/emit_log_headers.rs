@@ -4,10 +4,10 @@
 //! Its counterpart is `receive_logs_headers`, or any program that binds a queue to the exchange.
 
 use lepus::Headers;
-use lepus_examples::{logs, pair, pairs, shared_uri};
+use lepus_examples::{Trouble, logs, pair, pairs, shared_uri};
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Trouble> {
     logs();
     let connection = lepus::Connection::open(&shared_uri()).await?;
     let arguments: Vec<String> = std::env::args().skip(1).collect();

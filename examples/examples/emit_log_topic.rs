@@ -4,10 +4,10 @@
 //! Its counterpart is `receive_logs_topic`, or the RabbitMQ tutorial's `receive_logs_topic.py`.
 
 use lepus::Topic;
-use lepus_examples::{first_and_rest, logs, shared_uri};
+use lepus_examples::{Trouble, first_and_rest, logs, shared_uri};
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Trouble> {
     logs();
     let connection = lepus::Connection::open(&shared_uri()).await?;
     let (key, text) = first_and_rest("anonymous.info", "Hello World!");

@@ -3,10 +3,10 @@
 //! Its counterpart is `emit_log`, or the RabbitMQ tutorial's `emit_log.py`.
 
 use lepus::{Event, Fanout};
-use lepus_examples::{logs, shared_uri};
+use lepus_examples::{Trouble, logs, shared_uri};
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Trouble> {
     logs();
     let connection = lepus::Connection::open(&shared_uri()).await?;
     let exchange = Fanout::text("logs").transient();

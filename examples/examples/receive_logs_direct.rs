@@ -4,10 +4,10 @@
 //! Its counterpart is `emit_log_direct`, or the RabbitMQ tutorial's `emit_log_direct.py`.
 
 use lepus::{Direct, Event};
-use lepus_examples::{logs, required_arguments, shared_uri};
+use lepus_examples::{Trouble, logs, required_arguments, shared_uri};
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Trouble> {
     logs();
     let severities = required_arguments("[info] [warning] [error]");
     let connection = lepus::Connection::open(&shared_uri()).await?;

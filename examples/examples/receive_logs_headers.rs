@@ -4,12 +4,12 @@
 //! Its counterpart is `emit_log_headers`, or any program that publishes to the exchange.
 
 use lepus::{Event, Headers, Match, Value};
-use lepus_examples::{logs, pair, pairs, required_arguments, shared_uri, usage};
+use lepus_examples::{Trouble, logs, pair, pairs, required_arguments, shared_uri, usage};
 
 const USAGE: &str = "all|any [name=value]...";
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Trouble> {
     logs();
     let arguments = required_arguments(USAGE);
     let mut conditions = match arguments.first().map(String::as_str) {

@@ -4,10 +4,10 @@
 //! Its counterpart is `emit_log_topic`, or the RabbitMQ tutorial's `emit_log_topic.py`.
 
 use lepus::{Event, Topic};
-use lepus_examples::{logs, required_arguments, shared_uri};
+use lepus_examples::{Trouble, logs, required_arguments, shared_uri};
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Trouble> {
     logs();
     let patterns = required_arguments("[binding_key]...");
     let connection = lepus::Connection::open(&shared_uri()).await?;

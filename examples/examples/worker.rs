@@ -5,10 +5,10 @@
 use std::time::Duration;
 
 use lepus::{Job, WorkQueue};
-use lepus_examples::{logs, shared_uri};
+use lepus_examples::{Trouble, logs, shared_uri};
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Trouble> {
     logs();
     let connection = lepus::Connection::open(&shared_uri()).await?;
     let work = async |job: Job<String>| {

@@ -140,7 +140,11 @@ impl Message {
         let headers = properties.headers().iter().flat_map(FieldTable::inner);
         // The broker's note, not the sender's.
         for (name, value) in headers.filter(|(name, _)| name.as_str() != "x-delivery-count") {
-            fields.insert(format!("header {name}"), typed(value));
+            let text = match value {
+                AMQPValue::LongString(text) => format!("S {}", plain(&text.to_string())),
+                other => typed(other),
+            };
+            fields.insert(format!("header {name}"), text);
         }
         Self {
             fields,
@@ -208,19 +212,19 @@ impl Message {
 
 fn typed(value: &AMQPValue) -> String {
     match value {
-        AMQPValue::LongString(text) => format!("S {text}"),
         AMQPValue::LongLongInt(number) => format!("l {number}"),
         AMQPValue::Timestamp(seconds) => format!("T {seconds}"),
         other => format!("{other:?}"),
     }
 }
 
-/// `S text`, `l number`, `T seconds` as AMQP carries it.
+/// `S text`, `l number`, `t true`, `T seconds` as AMQP carries it.
 pub fn untyped(text: &str) -> AMQPValue {
     let (kind, value) = text.split_once(' ').unwrap_or((text, ""));
     match kind {
         "S" => AMQPValue::LongString(value.into()),
         "l" => AMQPValue::LongLongInt(value.parse().expect("a number")),
+        "t" => AMQPValue::Boolean(value == "true"),
         "T" => AMQPValue::Timestamp(value.parse().expect("a time")),
         _ => panic!("no such type: {text}"),
     }

@@ -1,10 +1,8 @@
 //! Jobs, their retries and their dead letters, both ways.
 
-use super::golden::{self, Message};
-use super::{connection, send};
-use lapin::types::AMQPValue;
-use lepus::{Connection, Job, JobError, RetryPolicy, WorkQueue, reject, retry};
-use lepus_tests::raw::{Raw, durable};
+use super::golden::Message;
+use super::scene::Scene;
+use lepus::{Job, JobError, RetryPolicy, WorkQueue, reject, retry};
 use lepus_tests::{Env, conformance};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -42,49 +40,6 @@ fn queue() -> WorkQueue<Resize> {
     WorkQueue::new("resize").retry(slowly)
 }
 
-struct Scene {
-    connection: Connection,
-    raw: Raw,
-    namespace: String,
-}
-
-impl Scene {
-    async fn new(env: &Env) -> Self {
-        Self {
-            connection: connection(env).await,
-            raw: Raw::open(&env.uri).await,
-            namespace: env.namespace().to_owned(),
-        }
-    }
-
-    fn name(&self, queue: &str) -> String {
-        format!("{}.{queue}", self.namespace)
-    }
-
-    /// The next message of a queue has to be the golden one.
-    async fn expect(&self, queue: &str, golden: &str) -> Message {
-        let taken = self.raw.next(&self.name(queue)).await;
-        let seen = Message::seen(&taken.delivery, &self.namespace);
-        Message::golden(golden).assert_is(&seen);
-        seen
-    }
-
-    /// Sends a golden message to a queue.
-    async fn send(&self, queue: &str, golden: &str) {
-        let message = Message::golden(golden);
-        let properties = message.properties();
-        send(&self.raw, &self.name(queue), &message, properties).await;
-    }
-
-    async fn end(self, queues: &[&str]) {
-        self.connection.close().await;
-        for queue in queues {
-            self.raw.delete(&self.name(queue)).await;
-        }
-        self.raw.close().await;
-    }
-}
-
 const QUEUES: &[&str] = &["resize", "resize.dead"];
 const ALL_QUEUES: &[&str] = &["resize", "resize.dead", "resize.retry.30000"];
 
@@ -94,52 +49,9 @@ async fn queues_are_declared_as_the_page_says(env: Env) {
     let delayed = producer.push(&JOB).delay(Duration::from_millis(20_001));
     delayed.await.expect("it waits");
     for queue in ALL_QUEUES {
-        let block = golden::block(&format!("queue {queue}"));
-        let arguments: Vec<(String, AMQPValue)> = block
-            .lines()
-            .filter(|line| *line != "durable")
-            .map(|line| {
-                let (name, value) = line
-                    .strip_prefix("argument ")
-                    .and_then(|rest| rest.split_once(": "))
-                    .unwrap_or_else(|| panic!("{line}"));
-                let value = match name {
-                    "x-dead-letter-routing-key" => scoped(&scene, value),
-                    _ => golden::untyped(value),
-                };
-                (name.to_owned(), value)
-            })
-            .collect();
-        let arguments: Vec<_> = arguments
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.clone()))
-            .collect();
-        let name = scene.name(queue);
-        let again = scene.raw.declare_with(&name, durable(), &arguments).await;
-        again.unwrap_or_else(|error| panic!("{queue}: {error}"));
-        // Each argument matters: without it, the declaration is another one.
-        for left_out in &arguments {
-            if left_out.0 == "x-queue-type" && env.embedded().is_some() {
-                env.leave_out("a quorum queue is a classic one here");
-                continue;
-            }
-            let fewer: Vec<_> = arguments
-                .iter()
-                .filter(|other| other.0 != left_out.0)
-                .cloned()
-                .collect();
-            let peer = Raw::open(&env.uri).await;
-            let refused = peer.declare_with(&name, durable(), &fewer).await;
-            let error = refused.expect_err(left_out.0).to_string();
-            assert!(error.contains("PRECONDITION_FAILED"), "{error}");
-        }
+        scene.assert_declared(&env, queue).await;
     }
     scene.end(ALL_QUEUES).await;
-}
-
-fn scoped(scene: &Scene, value: &str) -> AMQPValue {
-    let name = value.strip_prefix("S ").expect("a text");
-    AMQPValue::LongString(scene.name(name).into())
 }
 
 async fn a_push_is_the_golden_job(env: Env) {

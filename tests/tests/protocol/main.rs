@@ -1,9 +1,11 @@
 //! docs/protocol.md is what goes over the wire: its golden blocks, against what a peer without
 //! Lepus sees of Lepus and Lepus sees of it, on both brokers.
 
+mod events;
 mod golden;
 mod jobs;
 mod rpc;
+mod scene;
 mod values;
 
 use lapin::BasicProperties;
@@ -31,6 +33,10 @@ const BLOCKS: &[&str] = &[
     "queue resize.retry.30000",
     "job.retry",
     "job.dead",
+    "event",
+    "event.typed",
+    "queue orders.audit",
+    "event.retry",
 ];
 
 #[test]
