@@ -18,6 +18,9 @@ const APPLICATION: &str = "application";
 const TRACE: [&str; 3] = ["traceparent", "tracestate", "baggage"];
 /// The longest per-message TTL RabbitMQ takes, in milliseconds.
 const EXPIRATION_MAX: u128 = u32::MAX as u128;
+/// The longest text in a header, in bytes. Properties have to fit into one frame, and a larger one
+/// costs the whole connection; what a text quotes may be the other side's to choose.
+const TEXT_MAX: usize = 4096;
 
 /// What a request says besides its arguments.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -105,7 +108,7 @@ impl ReplyHead {
             }
             ReplyStatus::Failed(status) => {
                 headers.insert(STATUS.into(), status.code().as_str().into());
-                headers.insert(MESSAGE.into(), status.message().into());
+                headers.insert(MESSAGE.into(), shortened(status.message()));
             }
         }
         Properties {
@@ -309,10 +312,26 @@ fn counted(value: Option<&Value>) -> Option<u32> {
         .and_then(|count| u32::try_from(count).ok())
 }
 
+/// Whether a job's header is not its producer's to set: it would be misread, or overwritten.
+pub(crate) fn is_reserved(header: &str) -> bool {
+    let ours = [
+        ATTEMPT,
+        FIRST_ERROR,
+        ERROR,
+        REASON,
+        FAILED_AT,
+        ATTEMPTS,
+        SOURCE_QUEUE,
+        SOURCE_EXCHANGE,
+        SOURCE_KEY,
+    ];
+    ours.contains(&header) || BROKER_NOTES.contains(&header)
+}
+
 /// The properties of a job's next attempt.
 pub(crate) fn retried(mut job: Properties, attempt: u32, error: &str) -> Properties {
     forget_the_way(&mut job);
-    let error = Value::from(error);
+    let error = shortened(error);
     job.headers
         .entry(FIRST_ERROR.into())
         .or_insert_with(|| error.clone());
@@ -337,7 +356,7 @@ impl Obituary {
     /// The properties of the dead letter: the job's own and why it died.
     pub(crate) fn write(&self, mut job: Properties) -> Properties {
         forget_the_way(&mut job);
-        let error = Value::from(self.error.as_str());
+        let error = shortened(&self.error);
         job.headers
             .entry(FIRST_ERROR.into())
             .or_insert_with(|| error.clone());
@@ -428,6 +447,16 @@ fn duration(expiration: &str) -> Option<Duration> {
     expiration.parse().ok().map(Duration::from_millis)
 }
 
+fn shortened(text: &str) -> Value {
+    const MORE: &str = "…";
+    if text.len() <= TEXT_MAX {
+        return text.into();
+    }
+    let mut ends = (0..=TEXT_MAX - MORE.len()).rev();
+    let start = ends.find_map(|end| text.get(..end));
+    format!("{}{MORE}", start.unwrap_or_default()).into()
+}
+
 fn take_trace(headers: &mut Table) -> Table {
     TRACE
         .iter()
@@ -514,6 +543,15 @@ mod tests {
             ReplyHead::from_properties(properties).status,
             ReplyStatus::Failed(expected)
         );
+    }
+
+    #[test]
+    fn texts_are_cut_to_what_a_frame_can_hold() {
+        let Value::Text(text) = shortened(&"ü".repeat(TEXT_MAX)) else {
+            panic!("a text");
+        };
+        assert!(text.len() <= TEXT_MAX && text.ends_with("ü…"), "{text}");
+        assert_eq!(shortened("short"), Value::from("short"));
     }
 
     #[test]

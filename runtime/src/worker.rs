@@ -79,6 +79,9 @@ pub(crate) trait Handler: Send + Sync + 'static {
         lane: Arc<Lane>,
         delivery: Delivery,
     ) -> impl Future<Output = Settlement> + Send;
+
+    /// No further delivery will come: those in hand had better come to an end.
+    fn drain(&self) {}
 }
 
 /// How a consumer is set up on each connection, where declaring its source is not all.
@@ -95,7 +98,7 @@ pub(crate) trait Setup: Send + Sync + 'static {
     /// It delivers no more.
     fn ended(&self, ended: &Ended);
 
-    /// It could not be set up; that is tried again.
+    /// It could not be set up; that is tried again. Called for every try.
     fn failed(&self, error: &Error);
 }
 
@@ -204,9 +207,7 @@ impl Worker {
                         Err(error) => {
                             failures += 1;
                             report(&source, &error, failures);
-                            if failures == 1 {
-                                setup.failed(&error);
-                            }
+                            setup.failed(&error);
                             if !pause(&backoff, failures, &mut shutdown).await {
                                 running.finish(None, source.grace).await;
                                 return Ok(());
@@ -240,6 +241,7 @@ impl Worker {
                             );
                         }
                         Ended::Lost(error) => {
+                            running.lose();
                             tracing::debug!(queue = source.queue, %error, "the consumer was lost");
                         }
                     }
@@ -418,21 +420,12 @@ impl<'a, H: Handler> Running<'a, H> {
 
     fn start(&mut self, lane: Arc<Lane>, delivery: Delivery) {
         let (handler, counters) = (Arc::clone(&self.handler), Arc::clone(&self.counters));
-        let (current, on_loss) = (Arc::clone(&lane), self.source.on_loss);
+        let current = Arc::clone(&lane);
         let work = async move {
             let _running = Gauge::raise(counters);
             let tag = delivery.tag;
             let handling = AssertUnwindSafe(handler.handle(Arc::clone(&lane), delivery));
-            let handling = handling.catch_unwind();
-            let result = match on_loss {
-                OnLoss::Finish => handling.await,
-                OnLoss::Drop => tokio::select! {
-                    biased;
-                    result = handling => result,
-                    _ = lane.down() => Ok(Settlement::Settled),
-                },
-            };
-            let settlement = result.unwrap_or_else(|panic| {
+            let settlement = handling.catch_unwind().await.unwrap_or_else(|panic| {
                 tracing::error!(
                     panic = crate::panic::text(&*panic),
                     "a delivery is rejected"
@@ -471,22 +464,25 @@ impl<'a, H: Handler> Running<'a, H> {
         // The ledger is of the current channel; an earlier one's deliveries are settled singly.
         let current = Arc::ptr_eq(&lane, current);
         match settlement {
-            Settlement::Ack if current => self.acks.done(tag),
-            Settlement::Ack => lane.ack(tag, Extent::One),
-            Settlement::AckOnceWritten(writing) => self.leaving.push(Box::pin(async move {
-                let settlement = match lane.written(writing).await {
-                    Ok(()) => Settlement::Ack,
-                    Err(error) => {
-                        tracing::debug!(%error, "a reply was not sent: its request comes again");
-                        Settlement::Settled
+            Settlement::Ack => self.ack(current, &lane, tag),
+            Settlement::AckOnceWritten(writing) => match writing {
+                Writing::Done(Ok(())) => self.ack(current, &lane, tag),
+                Writing::Done(Err(error)) => not_sent(&error),
+                Writing::Pending(pending) => self.leaving.push(Box::pin(async move {
+                    let settlement = match pending.await {
+                        Ok(()) => Settlement::Ack,
+                        Err(error) => {
+                            not_sent(&error);
+                            Settlement::Settled
+                        }
+                    };
+                    Handled {
+                        lane,
+                        tag,
+                        settlement,
                     }
-                };
-                Handled {
-                    lane,
-                    tag,
-                    settlement,
-                }
-            })),
+                })),
+            },
             Settlement::GiveBack => {
                 lane.give_back(tag);
                 self.gone(current, tag);
@@ -496,6 +492,23 @@ impl<'a, H: Handler> Running<'a, H> {
                 self.gone(current, tag);
             }
             Settlement::Settled => self.gone(current, tag),
+        }
+    }
+
+    fn ack(&mut self, current: bool, lane: &Lane, tag: u64) {
+        if current {
+            self.acks.done(tag);
+        } else {
+            lane.ack(tag, Extent::One);
+        }
+    }
+
+    /// The channel is gone, and with it what was to be written or settled on it.
+    fn lose(&mut self) {
+        // lapin may never end a write that was under way then.
+        self.leaving.clear();
+        if self.source.on_loss == OnLoss::Drop {
+            self.set.abort_all();
         }
     }
 
@@ -516,6 +529,9 @@ impl<'a, H: Handler> Running<'a, H> {
 
     /// Waits for what is in hand, for as long as the grace lasts.
     async fn finish(&mut self, lane: Option<&Arc<Lane>>, grace: Duration) {
+        // Not before the consumer is cancelled: whoever ends at this word makes room, and what
+        // the broker sent for it would have to be given back.
+        self.handler.drain();
         let patience = async {
             tokio::select! {
                 () = tokio::time::sleep(grace) => "the grace period is over, giving back the rest",
@@ -552,6 +568,10 @@ impl<'a, H: Handler> Running<'a, H> {
             lane.close().await;
         }
     }
+}
+
+fn not_sent(error: &dyn std::fmt::Display) {
+    tracing::debug!(%error, "a reply was not sent: its request comes again");
 }
 
 /// Replies whose caller is gone come back; lapin keeps them until somebody looks.

@@ -19,7 +19,7 @@ use crate::stats::Counters;
 use crate::topology::{Queue, Topology};
 
 /// Requests that came back are looked for this often while one may still come.
-const EAGER: Duration = Duration::from_millis(2);
+const EAGER: Duration = Duration::from_millis(5);
 /// A broker that has not returned a request after this long most likely routed it.
 const SETTLED: Duration = Duration::from_millis(250);
 /// And this often while calls are in flight otherwise.
@@ -96,10 +96,12 @@ impl Caller {
         loop {
             let current = stations.borrow_and_update().clone();
             match current {
-                Some(station) if station.session.is_up() => match station.blocked() {
-                    None => return Ok(station),
-                    Some(_) => station.unblocked().await,
-                },
+                Some(station) if station.session.is_up() => {
+                    if !station.session.is_blocked() {
+                        return Ok(station);
+                    }
+                    station.unblocked().await;
+                }
                 _ => {
                     if stations.changed().await.is_err() {
                         return Err(Error::new(Kind::Closed));

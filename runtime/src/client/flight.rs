@@ -351,8 +351,8 @@ fn call_locally(
 ) -> impl Future<Output = Result<Reply, Error>> + Send + 'static {
     let request = Request::new(method, letter.codec, letter.body.clone());
     let context = Context::new(Facts {
-        service: letter.service.name().to_owned(),
-        method: letter.method.name().to_owned(),
+        service: letter.service.name().into(),
+        method: letter.method.name().into(),
         deadline: Some(letter.deadline),
         headers: letter.headers.clone(),
         trace: letter.trace.clone(),

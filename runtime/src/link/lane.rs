@@ -38,7 +38,7 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    pub(super) fn new(message: Outgoing) -> Result<Self, Error> {
+    pub(super) fn new(message: Outgoing, lane: &Lane) -> Result<Self, Error> {
         Ok(Self {
             exchange: convert::short(message.exchange)?,
             routing_key: convert::short(message.routing_key)?,
@@ -46,7 +46,7 @@ impl Prepared {
                 mandatory: message.mandatory,
                 immediate: false,
             },
-            properties: convert::properties(message.properties)?,
+            properties: convert::properties(message.properties, lane.session.frame_max())?,
             body: message.body,
         })
     }
@@ -100,7 +100,7 @@ impl Lane {
     /// # Errors
     /// The message cannot be said in AMQP. A channel that is gone is told by `written`.
     pub(crate) fn write(&self, message: Outgoing) -> Result<Writing, Error> {
-        let (prepared, channel) = (Prepared::new(message)?, self.channel.clone());
+        let (prepared, channel) = (Prepared::new(message, self)?, self.channel.clone());
         let mut writing: Pin<Box<_>> =
             Box::pin(async move { prepared.publish(&channel).await.map(drop) });
         let _order = self.order();
@@ -134,7 +134,7 @@ impl Lane {
     /// # Errors
     /// The channel is gone: the message was not sent.
     pub(crate) fn publish_now(&self, message: Outgoing) -> Result<(), Error> {
-        let publish = pin!(Prepared::new(message)?.publish(&self.channel));
+        let publish = pin!(Prepared::new(message, self)?.publish(&self.channel));
         let _order = self.order();
         // lapin sends what was polled once, whether or not anybody waits for it.
         match publish.poll(&mut Context::from_waker(Waker::noop())) {

@@ -44,6 +44,11 @@ impl Session {
         self.generation
     }
 
+    /// The largest frame both sides agreed on, in bytes; 0 is no limit.
+    pub(super) fn frame_max(&self) -> u32 {
+        self.connection.configuration().frame_max()
+    }
+
     pub(crate) fn is_up(&self) -> bool {
         self.down.borrow().is_none()
     }
@@ -57,6 +62,11 @@ impl Session {
                 .unwrap_or_else(|| Error::new(Kind::Disconnected)),
             Err(_) => Error::new(Kind::Disconnected),
         }
+    }
+
+    /// Whether the broker takes messages now.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.blocked.borrow().is_some()
     }
 
     /// The broker's reason for taking no messages, while that is so (`connection.blocked`).

@@ -122,8 +122,8 @@ impl EventFacts {
     /// What its handler's nested calls inherit.
     pub(super) fn context(&self) -> Context {
         Context::new(Facts {
-            service: self.exchange.clone(),
-            method: self.kind.clone().unwrap_or_default(),
+            service: self.exchange.clone().into(),
+            method: self.kind.clone().unwrap_or_default().into(),
             deadline: None,
             headers: self.headers.clone(),
             trace: self.trace.clone(),

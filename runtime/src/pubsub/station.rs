@@ -1,6 +1,6 @@
 //! A subscription's place on the broker: its queue and bindings, made anew on every connection.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -16,6 +16,9 @@ use crate::service::BoxFuture;
 use crate::topology::{Queue, Topology};
 use crate::worker::Setup;
 
+/// An exchange that deletes itself may do so between its declaration and the first binding.
+const TRIES: u32 = 5;
+
 /// Whom to tell of what was missed.
 pub(super) type Tell = Arc<dyn Fn(Missed) + Send + Sync>;
 
@@ -29,6 +32,14 @@ pub(super) enum Place {
     Group(queue::Spec),
 }
 
+#[derive(Debug)]
+struct Away {
+    since: Instant,
+    reason: Option<Error>,
+    /// Whether it was told that the broker refuses: once is enough.
+    told: bool,
+}
+
 /// How a subscription is set up, and what happened to it.
 pub(super) struct Station<K: Kind> {
     /// The exchange, and what that needs.
@@ -39,8 +50,8 @@ pub(super) struct Station<K: Kind> {
     bindings: Bindings<K>,
     namespace: Namespace,
     tell: Tell,
-    /// Since when, and why, nothing is delivered.
-    away: Mutex<Option<(Instant, Option<Error>)>>,
+    /// While nothing is delivered.
+    away: Mutex<Option<Away>>,
 }
 
 impl<K: Kind> Station<K> {
@@ -66,6 +77,12 @@ impl<K: Kind> Station<K> {
     }
 }
 
+impl<K: Kind> Station<K> {
+    fn away(&self) -> MutexGuard<'_, Option<Away>> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 async fn prepare<K: Kind>(
     exchange: Topology,
     queue: (Queue, Vec<Queue>),
@@ -75,6 +92,7 @@ async fn prepare<K: Kind>(
 ) -> Result<String, Error> {
     let (own, others) = queue;
     let name = own.name().clone();
+    let is_ours = !exchange.exchanges.iter().any(|exchange| exchange.passive);
     let declare = |wanted| {
         let mut topology = exchange;
         topology.queues.extend(others);
@@ -82,12 +100,19 @@ async fn prepare<K: Kind>(
         topology.bindings.extend(wanted);
         let (session, namespace) = (Arc::clone(&session), namespace.clone());
         async move {
-            let declared = link::declare(&session, &topology, &namespace).await;
-            if declared.is_err() && own.exclusive && session.is_up() {
-                // Nobody will ever consume it, so it would not go by itself before the connection.
-                let _ = link::delete(&session, &own, &namespace).await;
+            let mut tries = TRIES;
+            loop {
+                let declared = link::declare(&session, &topology, &namespace).await;
+                let Err(error) = declared else { return Ok(()) };
+                if own.exclusive && session.is_up() {
+                    // Nobody will consume it, so it would not go before the connection does.
+                    let _ = link::delete(&session, &own, &namespace).await;
+                }
+                tries -= 1;
+                if !is_ours || error.amqp_code() != Some(404) || tries == 0 {
+                    return Err(error);
+                }
             }
-            declared
         }
     };
     bindings.with(&session, &name, declare).await?;
@@ -110,12 +135,8 @@ impl<K: Kind> Setup for Station<K> {
     }
 
     fn started(&self) {
-        let away = self
-            .away
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some((since, reason)) = away {
+        let away = self.away().take();
+        if let Some(Away { since, reason, .. }) = away {
             let away = since.elapsed();
             (self.tell)(Missed::Gap(Gap { away, reason }));
         }
@@ -130,12 +151,28 @@ impl<K: Kind> Setup for Station<K> {
         if matches!(self.place, Place::Group(_)) && reason.is_some() {
             return;
         }
-        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
-        away.get_or_insert((Instant::now(), reason));
+        self.away().get_or_insert(Away {
+            since: Instant::now(),
+            reason,
+            told: false,
+        });
     }
 
     fn failed(&self, error: &Error) {
-        if !error.is_disconnected() {
+        if error.is_disconnected() {
+            return;
+        }
+        let first = {
+            let mut away = self.away();
+            // What the broker refuses was changed by somebody: a group's queue may have been, too.
+            let away = away.get_or_insert_with(|| Away {
+                since: Instant::now(),
+                reason: Some(error.clone()),
+                told: false,
+            });
+            !std::mem::replace(&mut away.told, true)
+        };
+        if first {
             (self.tell)(Missed::Interrupted(error.clone()));
         }
     }

@@ -117,8 +117,8 @@ impl Dispatcher {
             redelivered,
         } = facts;
         let context = Context::new(Facts {
-            service: self.service_name().to_owned(),
-            method: route.method.name().to_owned(),
+            service: self.service_name().into(),
+            method: route.method.name().into(),
             deadline,
             headers: head.headers.clone(),
             trace: head.trace.clone(),
