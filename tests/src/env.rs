@@ -141,7 +141,8 @@ where
             let (uri, named) = (env.uri.clone(), Arc::clone(&env.named));
             let ended = AssertUnwindSafe(test(env)).catch_unwind().await;
             if on == On::RabbitMq {
-                delete(&uri, &named.lock().expect("no panic under a lock").clone()).await;
+                let named = named.lock().expect("no panic under a lock").clone();
+                delete(&uri, &named).await;
             }
             ended.unwrap_or_else(|panic| resume_unwind(panic));
         }

@@ -17,12 +17,16 @@ use crate::context::{Context, Facts};
 use crate::envelope::{ReplyHead, ReplyStatus, RequestHead};
 use crate::error::{Error, Kind, Outcome};
 use crate::message::{Incoming, Outgoing};
+use crate::panic::{self, Ended};
 use crate::publisher::{Receipt, What};
 use crate::service::{Reply, Request, Service};
-use crate::status::{Code, Status};
+use crate::status::Status;
 
 /// Before a request that was not sent is tried again: its channel is being replaced.
 const NEXT_TRY: Duration = Duration::from_millis(5);
+
+/// The longest a call can take: what RabbitMQ's `expiration` can say.
+const LONGEST: Duration = Duration::from_millis(u32::MAX as u64);
 
 static MESSAGES: AtomicU64 = AtomicU64::new(1);
 
@@ -50,10 +54,12 @@ enum Way {
     Remote(Remote, Slot),
     Oneway(Receipt),
     Local(Local),
+    /// There is nothing to wait for.
+    Gone,
 }
 
 /// A local call runs on its own task once it is sent, as a remote one would.
-struct Local(tokio::task::JoinHandle<Result<Reply, Error>>);
+struct Local(tokio::task::JoinHandle<Ended<Reply>>);
 
 impl Drop for Local {
     fn drop(&mut self) {
@@ -128,7 +134,8 @@ impl Flight {
         let limit = timeout
             .or(method.timeout())
             .or(client.timeout)
-            .unwrap_or(DEFAULT_TIMEOUT);
+            .unwrap_or(DEFAULT_TIMEOUT)
+            .min(LONGEST);
         let own = started + limit;
         let deadline = context.deadline().map_or(own, |outer| outer.min(own));
         let queue = method.own_queue().unwrap_or(client.descriptor.queue_name());
@@ -168,8 +175,12 @@ impl Flight {
         };
         let way = match client.backend {
             Backend::Local(service) => {
-                let call = call_locally(service, method, &letter);
-                Way::Local(Local(tokio::spawn(call)))
+                let call = tokio::spawn(call_locally(service, method, &letter));
+                if method.is_oneway() {
+                    Way::Gone
+                } else {
+                    Way::Local(Local(call))
+                }
             }
             Backend::Remote(remote) => {
                 let limit = remote.connection.max_message();
@@ -178,6 +189,9 @@ impl Flight {
                     return Err(letter.not_sent(Error::new(Kind::TooLarge { size, limit })));
                 }
                 letter.head.caller = Some(remote.connection.name().to_owned());
+                if letter.time_left().is_zero() {
+                    return Err(letter.failed(Kind::Timeout, Outcome::NotSent));
+                }
                 if method.is_oneway() {
                     letter.head.message_id = Some(message_id(&remote));
                     let message = letter.outgoing();
@@ -211,18 +225,18 @@ impl Flight {
                 receipt.wait().await?;
                 Ok(letter.nothing())
             }
-            Way::Local(mut local) => match timeout_at(letter.deadline, &mut local.0).await {
-                Ok(Ok(reply)) => {
-                    let Reply { status, body } = reply?;
-                    Ok(letter.answered(status, letter.codec, body))
-                }
-                Ok(Err(ended)) => {
-                    let text = format!("the handler ended: {ended}");
-                    let status = Status::new(Code::Internal, text);
-                    Ok(letter.answered(ReplyStatus::Failed(status), letter.codec, Bytes::new()))
-                }
-                Err(_) => Err(letter.failed(Kind::Timeout, Outcome::SentNoReply)),
-            },
+            Way::Gone => Ok(letter.nothing()),
+            Way::Local(mut local) => {
+                let Reply { status, body } = match (&mut local.0).await {
+                    Ok(Ended::Done(reply)) => reply,
+                    Ok(Ended::Panicked(text)) => Reply::panicked(&letter.what.method, &text),
+                    // It ends by itself at the deadline; its runtime may have ended before.
+                    Ok(Ended::Late) | Err(_) => {
+                        return Err(letter.failed(Kind::Timeout, Outcome::SentNoReply));
+                    }
+                };
+                Ok(letter.answered(status, letter.codec, body))
+            }
             Way::Remote(remote, mut slot) => loop {
                 match timeout_at(letter.deadline, slot.answer()).await {
                     Err(_) => return Err(letter.failed(Kind::Timeout, Outcome::SentNoReply)),
@@ -303,7 +317,10 @@ async fn send(remote: &Remote, letter: &Letter) -> Result<Slot, Error> {
         if letter.time_left().is_zero() {
             return Err(letter.failed(Kind::Timeout, Outcome::NotSent));
         }
-        let slot = station.register();
+        let Some(slot) = station.register() else {
+            tokio::time::sleep(NEXT_TRY).await;
+            continue;
+        };
         let mut message = letter.outgoing();
         message.properties.reply_to = Some(station.reply_to.clone());
         message.properties.correlation_id = Some(slot.id.to_string());
@@ -327,7 +344,7 @@ fn call_locally(
     service: Arc<dyn Service>,
     method: &'static crate::descriptor::MethodDescriptor,
     letter: &Letter,
-) -> impl Future<Output = Result<Reply, Error>> + Send + 'static {
+) -> impl Future<Output = Ended<Reply>> + Send + 'static {
     let request = Request::new(method, letter.codec, letter.body.clone());
     let context = Context::new(Facts {
         service: letter.what.service.clone(),
@@ -338,5 +355,6 @@ fn call_locally(
         attempt: 1,
         ..Facts::default()
     });
-    async move { Ok(context.scope(service.call(request)).await) }
+    let call = context.scope(async move { service.call(request).await });
+    panic::catch(Some(letter.deadline), call)
 }
