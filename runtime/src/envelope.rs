@@ -16,6 +16,8 @@ const MESSAGE: &str = "rpc-message";
 const APPLICATION: &str = "application";
 /// The W3C headers, passed on from call to call.
 const TRACE: [&str; 3] = ["traceparent", "tracestate", "baggage"];
+/// The longest text for people in a header, in bytes.
+const TEXT_MAX: usize = 1024;
 /// The longest per-message TTL RabbitMQ takes, in milliseconds.
 const EXPIRATION_MAX: u128 = u32::MAX as u128;
 
@@ -105,7 +107,7 @@ impl ReplyHead {
             }
             ReplyStatus::Failed(status) => {
                 headers.insert(STATUS.into(), status.code().as_str().into());
-                headers.insert(MESSAGE.into(), status.message().into());
+                headers.insert(MESSAGE.into(), excerpt(status.message()).into());
             }
         }
         Properties {
@@ -220,7 +222,7 @@ fn counted(value: Option<&Value>) -> Option<u32> {
 /// The properties of a job's next attempt.
 pub(crate) fn retried(mut job: Properties, attempt: u32, error: &str) -> Properties {
     forget_the_way(&mut job);
-    let error = Value::from(error);
+    let error = Value::from(excerpt(error));
     job.headers
         .entry(FIRST_ERROR.into())
         .or_insert_with(|| error.clone());
@@ -245,7 +247,7 @@ impl Obituary {
     /// The properties of the dead letter: the job's own and why it died.
     pub(crate) fn write(&self, mut job: Properties) -> Properties {
         forget_the_way(&mut job);
-        let error = Value::from(self.error.as_str());
+        let error = Value::from(excerpt(&self.error));
         job.headers
             .entry(FIRST_ERROR.into())
             .or_insert_with(|| error.clone());
@@ -332,6 +334,17 @@ pub(crate) fn expiration(time_left: Duration) -> String {
     millis.min(EXPIRATION_MAX).to_string()
 }
 
+/// As much of a text as a header may take: headers have to fit in one frame, of 4 KiB at least.
+fn excerpt(text: &str) -> String {
+    if text.len() <= TEXT_MAX {
+        return text.to_owned();
+    }
+    let ends = text.char_indices().map(|(at, _)| at);
+    let end = ends.take_while(|at| *at <= TEXT_MAX).last();
+    let start = text.get(..end.unwrap_or_default()).unwrap_or_default();
+    format!("{start}…")
+}
+
 fn duration(expiration: &str) -> Option<Duration> {
     expiration.parse().ok().map(Duration::from_millis)
 }
@@ -408,6 +421,21 @@ mod tests {
             Value::from("no method `fob`")
         );
         assert_eq!(ReplyHead::from_properties(properties), head);
+    }
+
+    #[test]
+    fn a_text_of_any_length_fits_in_a_header() {
+        assert_eq!(excerpt(&"x".repeat(TEXT_MAX)), "x".repeat(TEXT_MAX));
+        for text in ["x", "ä", "€", "🐇"] {
+            let excerpt = excerpt(&text.repeat(TEXT_MAX + 1));
+            let kept = excerpt.strip_suffix('…').unwrap();
+            assert!(
+                (TEXT_MAX - 3..=TEXT_MAX).contains(&kept.len()),
+                "{}",
+                kept.len()
+            );
+            assert!(text.repeat(TEXT_MAX).starts_with(kept));
+        }
     }
 
     #[test]

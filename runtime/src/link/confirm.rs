@@ -79,7 +79,7 @@ impl Confirmed {
     pub(crate) fn publish(&self, message: Outgoing) -> Result<oneshot::Receiver<Fate>, Error> {
         let id = message.properties.message_id.clone().unwrap_or_default();
         let key = (id, message.routing_key.clone());
-        let prepared = Prepared::new(message)?;
+        let prepared = Prepared::new(message, self.lane.session())?;
         let channel = self.lane.channel().clone();
         let mut written: Written = Box::pin(async move { prepared.publish(&channel).await?.await });
         let (fate, promise) = oneshot::channel();

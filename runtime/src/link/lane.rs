@@ -38,8 +38,25 @@ pub(super) struct Prepared {
     pub(super) body: bytes::Bytes,
 }
 
+/// What a content header takes besides its header table: the frame, and seven short strings.
+const HEAD: usize = 2048;
+
 impl Prepared {
-    pub(super) fn new(message: Outgoing) -> Result<Self, Error> {
+    /// # Errors
+    /// A name that is no short string, or headers that do not fit in one frame: such a frame would
+    /// end the connection.
+    pub(super) fn new(message: Outgoing, session: &Session) -> Result<Self, Error> {
+        let headers = &message.properties.headers;
+        if !headers.is_empty() {
+            let (size, limit) = (
+                convert::size(headers),
+                session.frame_max().saturating_sub(HEAD),
+            );
+            if size > limit {
+                let error = Error::new(Kind::TooLarge { size, limit });
+                return Err(error.caused_by("its headers have to fit in one frame"));
+            }
+        }
         Ok(Self {
             exchange: convert::short(message.exchange)?,
             routing_key: convert::short(message.routing_key)?,
@@ -98,7 +115,7 @@ impl Lane {
 
     /// Publishes; completes when the bytes are written to the socket.
     pub(crate) async fn publish(&self, message: Outgoing) -> Result<(), Error> {
-        let publish = Prepared::new(message)?.publish(&self.channel);
+        let publish = Prepared::new(message, &self.session)?.publish(&self.channel);
         let mut publish = pin!(publish);
         let first = poll_fn(|cx| {
             let _order = self.order();
@@ -115,7 +132,7 @@ impl Lane {
     /// # Errors
     /// The channel is gone: the message was not sent.
     pub(crate) fn publish_now(&self, message: Outgoing) -> Result<(), Error> {
-        let publish = pin!(Prepared::new(message)?.publish(&self.channel));
+        let publish = pin!(Prepared::new(message, &self.session)?.publish(&self.channel));
         let _order = self.order();
         // lapin sends what was polled once, whether or not anybody waits for it.
         match publish.poll(&mut Context::from_waker(Waker::noop())) {

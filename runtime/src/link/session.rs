@@ -77,6 +77,11 @@ impl Session {
         }
     }
 
+    /// The largest frame that both sides agreed on, in bytes.
+    pub(super) fn frame_max(&self) -> usize {
+        usize::try_from(self.connection.configuration().frame_max()).unwrap_or(usize::MAX)
+    }
+
     pub(super) async fn channel(&self) -> Result<lapin::Channel, Error> {
         self.race(self.connection.create_channel()).await
     }
