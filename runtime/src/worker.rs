@@ -72,11 +72,8 @@ pub(crate) trait Handler: Send + Sync + 'static {
 #[derive(Debug)]
 pub(crate) struct Worker {
     source: Source,
-    link: Link,
-    namespace: Namespace,
-    backoff: RetryPolicy,
-    tasks: Handle,
-    counters: Arc<Counters>,
+    /// Held until the work ends: nothing else may hold it.
+    connection: Connection,
     ready: Ready,
 }
 
@@ -116,11 +113,7 @@ impl Worker {
         let ready = ready.map_err(|ended| Error::new(Kind::Closed).caused_by(ended))??;
         Ok(Self {
             source,
-            link,
-            namespace,
-            backoff: connection.backoff().clone(),
-            tasks: connection.tasks().clone(),
-            counters: connection.counters(),
+            connection: connection.clone(),
             ready,
         })
     }
@@ -136,17 +129,15 @@ impl Worker {
     ) -> Result<(), Error> {
         let Self {
             source,
-            link,
-            namespace,
-            backoff,
-            tasks,
-            counters,
+            connection,
             ready,
         } = self;
+        let (link, namespace) = (connection.consuming(), connection.namespace());
+        let backoff = connection.backoff();
         let mut running = Running {
             set: JoinSet::new(),
-            tasks,
-            counters,
+            tasks: connection.tasks().clone(),
+            counters: connection.counters(),
             handler,
             source: &source,
         };
@@ -159,7 +150,7 @@ impl Worker {
             } = match ready.take() {
                 Some(ready) => ready,
                 None => {
-                    let set_up = set_up(&link, &source, &namespace);
+                    let set_up = set_up(link, &source, namespace);
                     let result = tokio::select! {
                         result = set_up => result,
                         () = is_true(&mut shutdown) => {
@@ -176,7 +167,7 @@ impl Worker {
                         Err(error) => {
                             failures += 1;
                             report(&source, &error, failures);
-                            if !pause(&backoff, failures, &mut shutdown).await {
+                            if !pause(backoff, failures, &mut shutdown).await {
                                 running.finish(source.grace).await;
                                 return Ok(());
                             }
@@ -216,7 +207,7 @@ impl Worker {
             // and again, or a channel that dies, has to be held back here.
             if lane.session().is_up() {
                 failures += 1;
-                if !pause(&backoff, failures, &mut shutdown).await {
+                if !pause(backoff, failures, &mut shutdown).await {
                     running.finish(source.grace).await;
                     return Ok(());
                 }
@@ -282,23 +273,35 @@ impl<H: Handler> Running<'_, H> {
         let mut returns = tokio::time::interval(RETURNS);
         returns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let limit = usize::from(self.source.concurrency.max(1));
-        loop {
+        // With every place taken, deliveries are awaited all the same, for the consumer's end; one
+        // that comes (an early acknowledgement has made room for it) waits here.
+        let mut next = None;
+        let stopped = loop {
             // Those that have ended, without waiting for more.
             while self.set.try_join_next().is_some() {}
+            if self.set.len() < limit
+                && let Some(delivery) = next.take()
+            {
+                self.start(Arc::clone(lane), delivery);
+            }
             tokio::select! {
                 biased;
-                () = is_true(shutdown) => return Stopped::Shutdown,
+                () = is_true(shutdown) => break Stopped::Shutdown,
                 _ = self.set.join_next(), if self.set.len() >= limit => {}
-                delivery = deliveries.next(), if self.set.len() < limit => match delivery {
-                    Ok(delivery) => self.start(Arc::clone(lane), delivery),
-                    Err(ended) => return Stopped::Ended(ended),
+                delivery = deliveries.next(), if next.is_none() => match delivery {
+                    Ok(delivery) => next = Some(delivery),
+                    Err(ended) => break Stopped::Ended(ended),
                 },
-                reason = lane.down(), if self.set.len() >= limit => {
-                    return Stopped::Ended(Ended::Lost(reason));
+                reason = lane.down(), if next.is_some() => {
+                    break Stopped::Ended(Ended::Lost(reason));
                 }
                 _ = returns.tick() => self.collect_returns(lane).await,
             }
+        };
+        if let Some(delivery) = next {
+            lane.give_back(delivery.tag);
         }
+        stopped
     }
 
     fn start(&mut self, lane: Arc<Lane>, delivery: Delivery) {
