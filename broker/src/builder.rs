@@ -104,6 +104,19 @@ impl Builder {
         self
     }
 
+    /// The most bindings of one exchange; a further one is refused with 406.
+    /// Default 100,000.
+    pub fn max_bindings(mut self, count: usize) -> Self {
+        self.limits.bindings = count;
+        self
+    }
+
+    /// The most consumers in all; a further one is refused with 406. Default 100,000.
+    pub fn max_consumers(mut self, count: usize) -> Self {
+        self.limits.consumers = count;
+        self
+    }
+
     /// The largest frame in bytes. Default 131,072, at least 4096.
     pub fn max_frame(mut self, bytes: u32) -> Self {
         self.limits.frame = bytes.max(4096);

@@ -55,6 +55,7 @@ pub(crate) struct Exchange {
     pub(crate) alternate: Option<Name>,
     pub(crate) arguments: FieldTable,
     bindings: BTreeMap<String, Key>,
+    count: usize,
 }
 
 /// All bindings under one binding key.
@@ -114,6 +115,7 @@ impl Exchange {
             alternate: None,
             arguments: FieldTable::default(),
             bindings: BTreeMap::new(),
+            count: 0,
         }
     }
 
@@ -140,6 +142,7 @@ impl Exchange {
             return false;
         }
         entry.bindings.push(binding);
+        self.count += 1;
         true
     }
 
@@ -156,6 +159,7 @@ impl Exchange {
         let before = entry.bindings.len();
         entry.bindings.retain(|b| !b.is(destination, arguments));
         let found = entry.bindings.len() < before;
+        self.count -= before - entry.bindings.len();
         if entry.bindings.is_empty() {
             self.bindings.remove(key);
         }
@@ -164,14 +168,20 @@ impl Exchange {
 
     /// Removes every binding to a destination that is gone. Tells whether there were any.
     pub(crate) fn forget(&mut self, destination: &Destination) -> bool {
-        let mut found = false;
+        let mut removed = 0;
         self.bindings.retain(|_, entry| {
             let before = entry.bindings.len();
             entry.bindings.retain(|b| b.destination != *destination);
-            found |= entry.bindings.len() < before;
+            removed += before - entry.bindings.len();
             !entry.bindings.is_empty()
         });
-        found
+        self.count -= removed;
+        removed > 0
+    }
+
+    /// How many bindings it has.
+    pub(crate) fn count(&self) -> usize {
+        self.count
     }
 
     pub(crate) fn is_bound(&self) -> bool {

@@ -624,3 +624,64 @@ async fn a_memory_cap_blocks_publishers_and_not_consumers() {
         AMQPClass::Connection(connection::AMQPMethod::Unblocked(_))
     ));
 }
+
+#[tokio::test]
+async fn tables_nested_without_end_are_refused() {
+    let broker = Broker::start().await.unwrap();
+    for (levels, refused) in [(60, false), (20_000, true)] {
+        let mut table = Vec::new();
+        for _ in 0..levels {
+            let length = u32::try_from(table.len()).unwrap().to_be_bytes();
+            table = [&b"A"[..], &length, &table].concat();
+        }
+        let table = [&b"\x01k"[..], &table].concat();
+        let length = u32::try_from(table.len()).unwrap().to_be_bytes();
+        let payload = [b"\0\x32\0\x0a\0\0\x01n\0", &length[..], &table].concat();
+        let size = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let mut raw = Raw::ready(broker.address()).await;
+        raw.write(&[&b"\x01\0\x01"[..], &size, &payload, b"\xce"].concat())
+            .await;
+        if refused {
+            assert_eq!(raw.closed_with().await, 501);
+        } else {
+            assert!(matches!(raw.method().await.unwrap(), AMQPClass::Queue(_)));
+        }
+    }
+}
+
+#[tokio::test]
+async fn bindings_and_consumers_are_capped() {
+    let broker = Broker::builder()
+        .max_bindings(2)
+        .max_consumers(2)
+        .start()
+        .await
+        .unwrap();
+    for bound in [true, false] {
+        let mut raw = Raw::ready(broker.address()).await;
+        raw.send(1, declare("q")).await;
+        raw.method().await.unwrap();
+        for n in 0..3 {
+            if bound {
+                let bind = queue::Bind {
+                    queue: "q".into(),
+                    exchange: "amq.topic".into(),
+                    routing_key: format!("{n}").into(),
+                    nowait: false,
+                    arguments: FieldTable::default(),
+                };
+                raw.send(1, AMQPClass::Queue(queue::AMQPMethod::Bind(bind)))
+                    .await;
+            } else {
+                let basic::AMQPMethod::Consume(mut consume) = consume("q", false) else {
+                    panic!()
+                };
+                consume.consumer_tag = format!("{n}").into();
+                raw.basic(basic::AMQPMethod::Consume(consume)).await;
+            }
+            let answer = raw.method().await.unwrap();
+            let closed = matches!(&answer, AMQPClass::Channel(channel::AMQPMethod::Close(close)) if close.reply_code == 406);
+            assert_eq!(closed, n == 2, "{answer:?}");
+        }
+    }
+}

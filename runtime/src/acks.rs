@@ -53,6 +53,12 @@ impl Acks {
     /// A delivery that was settled otherwise.
     pub(crate) fn gone(&mut self, tag: u64) {
         self.set(tag, State::Gone);
+        // Where nothing is ever acknowledged nothing is flushed either, and this is all that keeps
+        // the ledger short.
+        while self.states.front() == Some(&State::Gone) {
+            self.states.pop_front();
+            self.first += 1;
+        }
     }
 
     /// How many wait to be acknowledged.
@@ -138,6 +144,12 @@ mod tests {
         assert_eq!(acks.flush(), [Ack::UpTo(2)]);
         acks.gone(4);
         assert_eq!(acks.flush(), []);
+        for tag in 5..1000 {
+            acks.gone(tag);
+        }
+        assert!(acks.states.is_empty());
+        acks.done(1000);
+        assert_eq!(acks.flush(), [Ack::One(1000)]);
     }
 
     proptest! {

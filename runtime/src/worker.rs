@@ -79,6 +79,9 @@ pub(crate) trait Handler: Send + Sync + 'static {
         lane: Arc<Lane>,
         delivery: Delivery,
     ) -> impl Future<Output = Settlement> + Send;
+
+    /// No further delivery will come: those in hand had better come to an end.
+    fn drain(&self) {}
 }
 
 /// How a consumer is set up on each connection, where declaring its source is not all.
@@ -95,7 +98,7 @@ pub(crate) trait Setup: Send + Sync + 'static {
     /// It delivers no more.
     fn ended(&self, ended: &Ended);
 
-    /// It could not be set up; that is tried again.
+    /// It could not be set up; that is tried again. Called for every try.
     fn failed(&self, error: &Error);
 }
 
@@ -204,9 +207,7 @@ impl Worker {
                         Err(error) => {
                             failures += 1;
                             report(&source, &error, failures);
-                            if failures == 1 {
-                                setup.failed(&error);
-                            }
+                            setup.failed(&error);
                             if !pause(&backoff, failures, &mut shutdown).await {
                                 running.finish(None, source.grace).await;
                                 return Ok(());
@@ -528,6 +529,9 @@ impl<'a, H: Handler> Running<'a, H> {
 
     /// Waits for what is in hand, for as long as the grace lasts.
     async fn finish(&mut self, lane: Option<&Arc<Lane>>, grace: Duration) {
+        // Not before the consumer is cancelled: whoever ends at this word makes room, and what
+        // the broker sent for it would have to be given back.
+        self.handler.drain();
         let patience = async {
             tokio::select! {
                 () = tokio::time::sleep(grace) => "the grace period is over, giving back the rest",

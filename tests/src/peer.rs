@@ -57,7 +57,7 @@ impl Caller {
     /// Sends a request; returns when the broker has it.
     pub async fn send(&self, queue: &str, properties: BasicProperties, body: &[u8]) {
         let sent = self.raw.publish_with("", queue, body, properties).await;
-        let mut confirm = sent.expect("a confirm");
+        let confirm = sent.expect("a confirm");
         assert!(confirm.take_message().is_none(), "no queue {queue}");
     }
 

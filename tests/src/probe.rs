@@ -5,7 +5,7 @@ use crate::env::Env;
 use crate::eventually::eventually;
 use crate::gate::Gate;
 use crate::raw::Raw;
-use lepus::{Connection, Context, RunningServer, Server};
+use lepus::{Connection, Context, Running, Server};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -169,7 +169,7 @@ impl Probe for Subject {
 pub struct Rig {
     pub serving: Connection,
     pub calling: Connection,
-    pub server: RunningServer,
+    pub server: Running,
     pub subject: Arc<Subject>,
     pub probe: ProbeClient,
     /// The service's queue, as the broker knows it.

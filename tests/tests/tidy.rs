@@ -19,6 +19,7 @@ const FLOORS: &[&[&str]] = &[
         "topology",
         "pending",
         "settle",
+        "acks",
     ],
     &["link"],
     &["service"],

@@ -81,6 +81,12 @@ impl Core {
             })?,
         };
         self.check_not_taken(queue_id, Some(consume.exclusive))?;
+        let limit = self.config.limits.consumers;
+        if self.consumers.len() >= limit {
+            return Err(precondition_failed(format!(
+                "cannot consume: consumer limit ({limit}) is reached"
+            )));
+        }
         let consumer_id = ConsumerId(self.next_id());
         let Some(channel) = self
             .connections

@@ -138,12 +138,14 @@ impl Core {
         let (source, destination) = (bind.source.as_str(), bind.destination.as_str());
         refuse_default(source)?;
         refuse_default(destination)?;
+        let limit = self.config.limits.bindings;
         let vhost = self.vhost_mut(id)?;
         vhost.bind(
             source,
             vhost.exchange_destination(destination)?,
             bind.routing_key.as_str(),
             bind.arguments,
+            limit,
         )?;
         if !bind.nowait {
             let ok = exchange::BindOk {};
@@ -199,6 +201,7 @@ impl Vhost {
         destination: Destination,
         key: &str,
         arguments: FieldTable,
+        limit: usize,
     ) -> Result<(), Exception> {
         let Some(exchange) = self.exchanges.get_mut(source) else {
             return Err(no_exchange(source, &self.name));
@@ -207,6 +210,12 @@ impl Vhost {
             && let Err(reason) = Match::of(&arguments)
         {
             return Err(precondition_failed(reason));
+        }
+        if exchange.count() >= limit {
+            return Err(precondition_failed(format!(
+                "cannot bind to exchange '{source}' in vhost '{}': binding limit ({limit}) is reached",
+                self.name
+            )));
         }
         exchange.bind(destination, key, arguments);
         Ok(())

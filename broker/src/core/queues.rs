@@ -150,12 +150,14 @@ impl Core {
         } else {
             bind.routing_key.as_str().to_owned()
         };
+        let limit = self.config.limits.bindings;
         let vhost = self.vhost_mut(id)?;
         vhost.bind(
             bind.exchange.as_str(),
             Destination::Queue(queue),
             &key,
             bind.arguments,
+            limit,
         )?;
         if let Some(queue) = self.queues.get_mut(&queue) {
             queue.bound = true;

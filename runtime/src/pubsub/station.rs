@@ -1,6 +1,6 @@
 //! A subscription's place on the broker: its queue and bindings, made anew on every connection.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -32,6 +32,14 @@ pub(super) enum Place {
     Group(queue::Spec),
 }
 
+#[derive(Debug)]
+struct Away {
+    since: Instant,
+    reason: Option<Error>,
+    /// Whether it was told that the broker refuses: once is enough.
+    told: bool,
+}
+
 /// How a subscription is set up, and what happened to it.
 pub(super) struct Station<K: Kind> {
     /// The exchange, and what that needs.
@@ -42,8 +50,8 @@ pub(super) struct Station<K: Kind> {
     bindings: Bindings<K>,
     namespace: Namespace,
     tell: Tell,
-    /// Since when, and why, nothing is delivered.
-    away: Mutex<Option<(Instant, Option<Error>)>>,
+    /// While nothing is delivered.
+    away: Mutex<Option<Away>>,
 }
 
 impl<K: Kind> Station<K> {
@@ -66,6 +74,12 @@ impl<K: Kind> Station<K> {
             tell,
             away: Mutex::new(None),
         })
+    }
+}
+
+impl<K: Kind> Station<K> {
+    fn away(&self) -> MutexGuard<'_, Option<Away>> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -121,12 +135,8 @@ impl<K: Kind> Setup for Station<K> {
     }
 
     fn started(&self) {
-        let away = self
-            .away
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some((since, reason)) = away {
+        let away = self.away().take();
+        if let Some(Away { since, reason, .. }) = away {
             let away = since.elapsed();
             (self.tell)(Missed::Gap(Gap { away, reason }));
         }
@@ -141,12 +151,28 @@ impl<K: Kind> Setup for Station<K> {
         if matches!(self.place, Place::Group(_)) && reason.is_some() {
             return;
         }
-        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
-        away.get_or_insert((Instant::now(), reason));
+        self.away().get_or_insert(Away {
+            since: Instant::now(),
+            reason,
+            told: false,
+        });
     }
 
     fn failed(&self, error: &Error) {
-        if !error.is_disconnected() {
+        if error.is_disconnected() {
+            return;
+        }
+        let first = {
+            let mut away = self.away();
+            // What the broker refuses was changed by somebody: a group's queue may have been, too.
+            let away = away.get_or_insert_with(|| Away {
+                since: Instant::now(),
+                reason: Some(error.clone()),
+                told: false,
+            });
+            !std::mem::replace(&mut away.told, true)
+        };
+        if first {
             (self.tell)(Missed::Interrupted(error.clone()));
         }
     }

@@ -424,6 +424,7 @@ impl<K: Kind, T: DeserializeOwned + Send + 'static> Subscribe<K, T, Group> {
             Arc::new(move |missed| shelf.tell(missed))
         };
         let (spec, prefetch) = (self.mode.spec.clone(), self.mode.prefetch);
+        spec.check(self.connection.namespace())?;
         let mode = Mode::Settled { prefetch };
         let station = self.station(Place::Group(spec.clone()), mode, tell)?;
         // What the reader holds of a lost connection cannot be settled: nothing waits for it.
@@ -431,10 +432,8 @@ impl<K: Kind, T: DeserializeOwned + Send + 'static> Subscribe<K, T, Group> {
         let reader = self.reader();
         let connection = &self.connection;
         let presenter = group::Presenter::new(Arc::clone(&shelf), reader.clone());
-        let running = Running::started_with(connection, source, station, |shutdown| {
-            group::InOrder::new(connection, spec, presenter, shutdown)
-        });
-        let running = running.await?;
+        let handler = group::InOrder::new(connection, spec, presenter);
+        let running = Running::started(connection, source, station, handler).await?;
         Ok(GroupSubscription::new(
             shelf,
             reader,
@@ -479,15 +478,14 @@ impl<K: Kind, T: DeserializeOwned + Send + 'static> Subscribe<K, T, Group> {
     {
         let tell = self.told();
         let (spec, prefetch) = (self.mode.spec.clone(), concurrency.max(1));
+        spec.check(self.connection.namespace())?;
         let (place, mode) = (Place::Group(spec.clone()), Mode::Settled { prefetch });
         let station = self.station(place, mode, Arc::clone(&tell))?;
         let source = self.source(&spec.name, prefetch, OnLoss::Finish);
         let (connection, timeout) = (&self.connection, self.mode.timeout);
         let work = Arc::new(group::Each::new(self.reader(), handler, tell));
-        let running = Running::started_with(connection, source, station, |shutdown| {
-            queue::JobHandler::new(connection, spec, work, timeout, shutdown)
-        });
-        running.await
+        let handler = queue::JobHandler::new(connection, spec, work, timeout);
+        Running::started(connection, source, station, handler).await
     }
 }
 

@@ -20,8 +20,8 @@ use crate::running::Running;
 /// A broadcast subscription: a stream of what is published while it lives.
 ///
 /// Its items are events, and word of those it could not give out ([`Missed`]); it goes on after
-/// each of these, over reconnects too, and ends when the connection is closed. Events come in the
-/// order in which the broker routed them.
+/// each of these, over reconnects too, and ends when the connection is closed, or its last clone
+/// dropped. Events come in the order in which the broker routed them.
 ///
 /// ```no_run
 /// # async fn example(connection: lepus::Connection) -> Result<(), lepus::Error> {

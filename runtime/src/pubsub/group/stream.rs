@@ -25,7 +25,7 @@ use crate::verdict::Verdict;
 /// queue itself was deleted. An event that does not decode is given out as
 /// [`Missed::Undecodable`], and goes to the dead-letter queue.
 ///
-/// The stream ends when the connection is closed. Dropping it leaves the group at once; what is
+/// The stream ends when the connection is closed, or its last clone dropped. Dropping it leaves the group at once; what is
 /// in hand goes back to the queue. [`close`](Self::close) does so in order.
 #[must_use = "dropping a subscription ends it"]
 pub struct GroupSubscription<K: Kind, T> {
