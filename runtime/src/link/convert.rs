@@ -214,9 +214,14 @@ fn from_long_string(value: &LongString) -> Value {
     }
 }
 
+/// AMQP's reply code of a connection that an operator closed, or a broker that stops.
+const CONNECTION_FORCED: u16 = 320;
+
 /// An error of an operation on a connection that was up.
 pub(super) fn error(error: lapin::Error) -> Error {
     let kind = match error.kind() {
+        // It says nothing of the operation, but that its connection is gone.
+        ErrorKind::ProtocolError(amqp) if amqp.get_id() == CONNECTION_FORCED => Kind::Disconnected,
         ErrorKind::ProtocolError(amqp) => {
             let (code, text) = (amqp.get_id(), amqp.get_message().to_string());
             match mismatch(&text) {
