@@ -27,6 +27,8 @@ pub(crate) struct Settings {
     pub(crate) overflow: Overflow,
     pub(crate) dead_letter_exchange: Option<String>,
     pub(crate) dead_letter_key: Option<String>,
+    /// Whether dead letters are kept until somebody has taken them.
+    pub(crate) dead_letter_at_least_once: bool,
     pub(crate) max_priority: Option<u8>,
     pub(crate) delivery_limit: Option<u32>,
     pub(crate) single_active: bool,
@@ -83,7 +85,7 @@ impl Settings {
                 "invalid arg '{name}' for {place} of queue type {kind}"
             )));
         }
-        let settings = Self {
+        let mut settings = Self {
             message_ttl: read.millis("x-message-ttl", 0)?,
             expires: read.millis("x-expires", 1)?,
             max_length: read.size("x-max-length")?,
@@ -96,6 +98,8 @@ impl Settings {
             },
             dead_letter_exchange: read.exchange("x-dead-letter-exchange")?,
             dead_letter_key: read.text("x-dead-letter-routing-key")?,
+            dead_letter_at_least_once: read.text("x-dead-letter-strategy")?.as_deref()
+                == Some("at-least-once"),
             max_priority: match read.number("x-max-priority", 0)? {
                 None => None,
                 Some(n) => Some(u8::try_from(n).map_err(|_| {
@@ -108,6 +112,9 @@ impl Settings {
             single_active: read.flag("x-single-active-consumer")?,
             quorum,
         };
+        // As on RabbitMQ, where the other queues quietly have the weaker strategy.
+        settings.dead_letter_at_least_once &=
+            settings.quorum && settings.overflow == Overflow::RejectPublish;
         read.one_of("x-queue-mode", "mode", &["default", "lazy"])?;
         if let Some(version) = read.number("x-queue-version", 0)?
             && !(1..=2).contains(&version)

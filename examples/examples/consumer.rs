@@ -10,13 +10,12 @@ async fn main() -> Result<(), Trouble> {
     logs();
     let connection = lepus::Connection::open(&shared_uri()).await?;
     let print = async |job: Job<String>| println!(" [x] Received {}", job.payload());
-    let running = WorkQueue::text("hello")
+    println!(" [*] Waiting for messages. To exit press CTRL+C");
+    WorkQueue::text("hello")
         .transient()
         .worker(&connection)
-        .start(print)
+        .run(print, lepus::shutdown_signal())
         .await?;
-    println!(" [*] Waiting for messages. To exit press CTRL+C");
-    running.until(lepus::shutdown_signal()).await?;
     connection.close().await;
     Ok(())
 }

@@ -18,13 +18,12 @@ async fn main() -> Result<(), Trouble> {
         tokio::time::sleep(Duration::from_secs(dots as u64)).await;
         println!(" [x] Done");
     };
-    // One job at a time, acknowledged when it is done: a worker that dies gives its job to another.
-    let running = WorkQueue::text("task_queue")
-        .worker(&connection)
-        .start(work)
-        .await?;
     println!(" [*] Waiting for messages. To exit press CTRL+C");
-    running.until(lepus::shutdown_signal()).await?;
+    // One job at a time, acknowledged when it is done: a worker that dies gives its job to another.
+    WorkQueue::text("task_queue")
+        .worker(&connection)
+        .run(work, lepus::shutdown_signal())
+        .await?;
     connection.close().await;
     Ok(())
 }

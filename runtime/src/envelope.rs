@@ -312,6 +312,22 @@ fn counted(value: Option<&Value>) -> Option<u32> {
         .and_then(|count| u32::try_from(count).ok())
 }
 
+/// Whether a job's header is not its producer's to set: it would be misread, or overwritten.
+pub(crate) fn is_reserved(header: &str) -> bool {
+    let ours = [
+        ATTEMPT,
+        FIRST_ERROR,
+        ERROR,
+        REASON,
+        FAILED_AT,
+        ATTEMPTS,
+        SOURCE_QUEUE,
+        SOURCE_EXCHANGE,
+        SOURCE_KEY,
+    ];
+    ours.contains(&header) || BROKER_NOTES.contains(&header)
+}
+
 /// The properties of a job's next attempt.
 pub(crate) fn retried(mut job: Properties, attempt: u32, error: &str) -> Properties {
     forget_the_way(&mut job);

@@ -27,11 +27,6 @@ impl Running {
         }
     }
 
-    /// The signal to drain, for a handler that tells its work of it.
-    pub(crate) fn shutdown(&self) -> watch::Receiver<bool> {
-        self.shutdown.subscribe()
-    }
-
     /// One consumer with a set-up of its own, at work.
     pub(crate) async fn started<H: Handler>(
         connection: &Connection,
@@ -39,26 +34,15 @@ impl Running {
         setup: Arc<dyn Setup>,
         handler: H,
     ) -> Result<Self, Error> {
-        Self::started_with(connection, source, setup, |_| handler).await
-    }
-
-    /// The same, for a handler that is told of the shutdown.
-    pub(crate) async fn started_with<H: Handler>(
-        connection: &Connection,
-        source: Source,
-        setup: Arc<dyn Setup>,
-        handler: impl FnOnce(watch::Receiver<bool>) -> H,
-    ) -> Result<Self, Error> {
         let worker = Worker::start_with(connection, source, setup).await?;
         let mut running = Self::new();
-        let handler = Arc::new(handler(running.shutdown()));
-        running.add(worker, handler, connection.tasks());
+        running.add(worker, Arc::new(handler), connection.tasks());
         Ok(running)
     }
 
     pub(crate) fn add<H: Handler>(&mut self, worker: Worker, handler: Arc<H>, tasks: &Handle) {
         self.running
-            .spawn_on(worker.run(handler, self.shutdown()), tasks);
+            .spawn_on(worker.run(handler, self.shutdown.subscribe()), tasks);
     }
 
     /// Works on until `shutdown` completes, then drains.

@@ -79,6 +79,9 @@ pub(crate) trait Handler: Send + Sync + 'static {
         lane: Arc<Lane>,
         delivery: Delivery,
     ) -> impl Future<Output = Settlement> + Send;
+
+    /// No further delivery will come: those in hand had better come to an end.
+    fn drain(&self) {}
 }
 
 /// How a consumer is set up on each connection, where declaring its source is not all.
@@ -526,6 +529,9 @@ impl<'a, H: Handler> Running<'a, H> {
 
     /// Waits for what is in hand, for as long as the grace lasts.
     async fn finish(&mut self, lane: Option<&Arc<Lane>>, grace: Duration) {
+        // Not before the consumer is cancelled: whoever ends at this word makes room, and what
+        // the broker sent for it would have to be given back.
+        self.handler.drain();
         let patience = async {
             tokio::select! {
                 () = tokio::time::sleep(grace) => "the grace period is over, giving back the rest",

@@ -22,6 +22,7 @@ use lepus_broker::Broker;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// The broker of one test, and what it can do.
@@ -137,7 +138,16 @@ where
     F: FnOnce(Env) -> T,
     T: Future<Output = ()>,
 {
-    within(name, TEST_LIMIT, async {
+    run_within(TEST_LIMIT, on, name, test).await;
+}
+
+/// The same under another limit, for a test that is asked to take longer.
+pub async fn run_within<F, T>(limit: Duration, on: On, name: &'static str, test: F)
+where
+    F: FnOnce(Env) -> T,
+    T: Future<Output = ()>,
+{
+    within(name, limit, async {
         if let Some(env) = open(on, name).await {
             let (uri, named) = (env.uri.clone(), Arc::clone(&env.named));
             let ended = AssertUnwindSafe(test(env)).catch_unwind().await;

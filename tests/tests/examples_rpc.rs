@@ -121,6 +121,11 @@ async fn calculator_in_one_process(env: Env) {
     let mut program = spawn(&env.uri, "calculator", &[]);
     assert_eq!(program.line().await, "broker: the one AMQP_URL names");
     assert_eq!(program.succeeded().await, CALCULATOR);
+    let raw = Raw::open(&env.uri).await;
+    for queue in ["calculator", "statistics"] {
+        raw.delete(&format!("lepus-example.{queue}")).await;
+    }
+    raw.close().await;
 }
 
 #[tokio::test]
@@ -223,11 +228,11 @@ async fn no_broker_is_told() {
     let address = taken.local_addr().expect("an address");
     drop(taken);
     for name in ["fib_client", "fib_server", "fib", "calculator"] {
-        let printed = refused(spawn(&format!("amqp://{address}"), name, &[])).await;
-        assert!(
-            printed.contains("no connection to the broker"),
-            "{name}: {printed}"
-        );
+        let uri = format!("amqp://hare:secret@{address}");
+        let printed = refused(spawn(&uri, name, &[])).await;
+        let expected = format!("no connection to the broker (amqp://{address})");
+        assert!(printed.contains(&expected), "{name}: {printed}");
+        assert!(!printed.contains("secret"), "{name}: {printed}");
     }
     let printed = refused(spawn("nonsense", "fib_client", &[])).await;
     assert!(printed.contains("not an AMQP URI"), "{printed}");

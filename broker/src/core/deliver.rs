@@ -169,7 +169,7 @@ impl Core {
         while let Some(queue) = self
             .queues
             .get_mut(&id)
-            .filter(|queue| queue.is_over_length())
+            .filter(|queue| queue.drops_head() && queue.is_over_length())
         {
             let Some(entry) = queue.pop_overflow() else {
                 break;

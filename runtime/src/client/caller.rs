@@ -283,6 +283,10 @@ impl Keeper {
                 Ok((station, replies)) => {
                     failures = 0;
                     let station = Arc::new(station);
+                    let _manned = Manned {
+                        station: Arc::clone(&station),
+                        stations: &stations,
+                    };
                     tracing::debug!(queue = station.reply_to, "replies are awaited");
                     stations.send_replace(Some(Arc::clone(&station)));
                     let reason = serve(&station, replies).await;
@@ -320,6 +324,20 @@ impl Keeper {
             counters: Arc::clone(&self.counters),
         };
         Ok((station, replies))
+    }
+}
+
+/// A station whose replies are read. The runtime may end under its reader, while calls wait on
+/// another one.
+struct Manned<'a> {
+    station: Arc<Station>,
+    stations: &'a watch::Sender<Option<Arc<Station>>>,
+}
+
+impl Drop for Manned<'_> {
+    fn drop(&mut self) {
+        self.stations.send_replace(None);
+        self.station.fail_all(&Error::new(Kind::Closed));
     }
 }
 

@@ -235,32 +235,44 @@ impl Flight {
                 }
                 Err(_) => Err(letter.failed(Kind::Timeout, Outcome::SentNoReply)),
             },
-            Way::Remote(remote, mut slot) => loop {
-                match timeout_at(letter.deadline, slot.answer()).await {
-                    Err(_) => return Err(letter.failed(Kind::Timeout, Outcome::SentNoReply)),
-                    Ok(Answer::Returned) => {
-                        return Err(letter.failed(Kind::Unroutable, Outcome::Unroutable));
-                    }
-                    Ok(Answer::Reply(reply)) => {
-                        return letter.read(reply, remote.connection.max_message());
-                    }
-                    Ok(Answer::Lost(reason))
-                        if letter.method.is_idempotent() && !reason.is_closed() =>
-                    {
-                        tracing::debug!(call = ?letter.what(), "sent again after a lost connection");
-                        slot = send(&remote, &letter).await.map_err(|error| {
-                            // It was sent before: whatever keeps it from being sent again, that
-                            // first request may have been executed.
-                            let kind = error.kind().clone();
-                            letter.failed(kind, Outcome::SentNoReply).caused_by(error)
-                        })?;
-                    }
-                    Ok(Answer::Lost(reason)) => {
-                        let kind = reason.kind().clone();
-                        return Err(letter.failed(kind, Outcome::SentNoReply).caused_by(reason));
+            Way::Remote(remote, mut slot) => {
+                let mut sent_before = false;
+                loop {
+                    match timeout_at(letter.deadline, slot.answer()).await {
+                        Err(_) => return Err(letter.failed(Kind::Timeout, Outcome::SentNoReply)),
+                        Ok(Answer::Returned) => {
+                            // The queue may have gone after it took the first request.
+                            let outcome = if sent_before {
+                                Outcome::SentNoReply
+                            } else {
+                                Outcome::Unroutable
+                            };
+                            return Err(letter.failed(Kind::Unroutable, outcome));
+                        }
+                        Ok(Answer::Reply(reply)) => {
+                            return letter.read(reply, remote.connection.max_message());
+                        }
+                        Ok(Answer::Lost(reason))
+                            if letter.method.is_idempotent() && !reason.is_closed() =>
+                        {
+                            tracing::debug!(call = ?letter.what(), "sent again after a lost connection");
+                            sent_before = true;
+                            slot = send(&remote, &letter).await.map_err(|error| {
+                                // It was sent before: whatever keeps it from being sent again, that
+                                // first request may have been executed.
+                                let kind = error.kind().clone();
+                                letter.failed(kind, Outcome::SentNoReply).caused_by(error)
+                            })?;
+                        }
+                        Ok(Answer::Lost(reason)) => {
+                            let kind = reason.kind().clone();
+                            return Err(letter
+                                .failed(kind, Outcome::SentNoReply)
+                                .caused_by(reason));
+                        }
                     }
                 }
-            },
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 pub use held::Held;
 pub use stream::GroupSubscription;
@@ -79,10 +79,9 @@ impl InOrder {
         connection: &Connection,
         spec: Spec,
         presenter: Presenter<T>,
-        shutdown: watch::Receiver<bool>,
     ) -> Self {
         let work = Arc::new(presenter);
-        Self(JobHandler::new(connection, spec, work, None, shutdown))
+        Self(JobHandler::new(connection, spec, work, None))
     }
 }
 
@@ -91,6 +90,10 @@ impl Handler for InOrder {
 
     async fn handle(&self, lane: Arc<Lane>, delivery: Delivery) -> Settlement {
         self.0.handle(lane, delivery).await
+    }
+
+    fn drain(&self) {
+        self.0.drain();
     }
 }
 

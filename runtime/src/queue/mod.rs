@@ -114,6 +114,10 @@ impl<T> WorkQueue<T> {
     }
 
     /// How many jobs may wait; further pushes end as rejected (`x-overflow: reject-publish`).
+    ///
+    /// Jobs that come back from a delay meet the same limit. They wait in quorum queues then,
+    /// where RabbitMQ keeps what is refused and offers it again, every three minutes unless it is
+    /// set otherwise (`dead_letter_worker_publisher_confirm_timeout`).
     #[must_use]
     pub fn max_length(mut self, jobs: u32) -> Self {
         self.spec.max_length = Some(jobs);

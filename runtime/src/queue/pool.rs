@@ -71,6 +71,7 @@ impl Bench {
             timeout,
             grace,
         } = self;
+        spec.check(connection.namespace())?;
         let source = Source {
             topology: spec.topology()?,
             queue: spec.name.clone(),
@@ -81,7 +82,7 @@ impl Bench {
         };
         let worker = Worker::start(&connection, source).await?;
         let mut running = Running::new();
-        let handler = JobHandler::new(&connection, spec, work, timeout, running.shutdown());
+        let handler = JobHandler::new(&connection, spec, work, timeout);
         running.add(worker, Arc::new(handler), connection.tasks());
         Ok(running)
     }

@@ -260,6 +260,18 @@ impl Handler for Dispatcher {
         };
         match route {
             Err(status) => self.reply(&lane, head, self.refused(status)),
+            // It has been with a worker that may have run it: an acknowledgement that was written
+            // may still be lost.
+            Ok(route) if route.method.is_at_most_once() && arrival.redelivered => {
+                tracing::debug!(
+                    service = self.service_name(),
+                    method = head.method,
+                    "not run, it may have been before"
+                );
+                let text = "delivered before, and perhaps executed: this method runs at most once";
+                let status = Status::new(Code::Aborted, text);
+                self.reply(&lane, head, Reply::failed(status))
+            }
             Ok(route) if route.method.is_at_most_once() => {
                 // Acknowledged before it runs: a worker that dies now has lost it, not doubled it.
                 lane.ack(tag, Extent::One);

@@ -123,6 +123,7 @@ impl<K: Kind, T: DeserializeOwned + Send + 'static> Subscribe<K, T, Group> {
             Arc::new(move |missed| shelf.tell(missed))
         };
         let (spec, prefetch) = (self.mode.spec.clone(), self.mode.prefetch);
+        spec.check(self.connection.namespace())?;
         let mode = Mode::Settled { prefetch };
         let station = self.station(Place::Group(spec.clone()), mode, tell)?;
         // What the reader holds of a lost connection cannot be settled: nothing waits for it.
@@ -130,10 +131,8 @@ impl<K: Kind, T: DeserializeOwned + Send + 'static> Subscribe<K, T, Group> {
         let reader = self.reader();
         let connection = &self.connection;
         let presenter = Presenter::new(Arc::clone(&shelf), reader.clone());
-        let running = Running::started_with(connection, source, station, |shutdown| {
-            InOrder::new(connection, spec, presenter, shutdown)
-        });
-        let running = running.await?;
+        let handler = InOrder::new(connection, spec, presenter);
+        let running = Running::started(connection, source, station, handler).await?;
         Ok(GroupSubscription::new(
             shelf,
             reader,
@@ -178,14 +177,13 @@ impl<K: Kind, T: DeserializeOwned + Send + 'static> Subscribe<K, T, Group> {
     {
         let tell = self.told();
         let (spec, prefetch) = (self.mode.spec.clone(), concurrency.max(1));
+        spec.check(self.connection.namespace())?;
         let (place, mode) = (Place::Group(spec.clone()), Mode::Settled { prefetch });
         let station = self.station(place, mode, Arc::clone(&tell))?;
         let source = self.source(&spec.name, prefetch, OnLoss::Finish);
         let (connection, timeout) = (&self.connection, self.mode.timeout);
         let work = Arc::new(Each::new(self.reader(), handler, tell));
-        let running = Running::started_with(connection, source, station, |shutdown| {
-            JobHandler::new(connection, spec, work, timeout, shutdown)
-        });
-        running.await
+        let handler = JobHandler::new(connection, spec, work, timeout);
+        Running::started(connection, source, station, handler).await
     }
 }
