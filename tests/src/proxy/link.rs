@@ -75,7 +75,7 @@ pub(super) async fn serve(
         let up = Pump::new(shared, id, Way::Up, to_server).run(from_client, no_injections);
         let down = Pump::new(shared, id, Way::Down, to_client).run(from_server, injections);
         tokio::select! {
-            // What waited in a stall does not slip through when it is cut and resumed.
+            // First: what was stalled when it was cut does not pass, though it is resumed at once.
             biased;
             how = cut(&mut cuts) => how,
             ended = async { tokio::try_join!(up, down) } => match ended {

@@ -2,6 +2,7 @@
 //! Lepus sees of Lepus and Lepus sees of it, on both brokers.
 
 mod events;
+mod frames;
 mod golden;
 mod jobs;
 mod rpc;
@@ -20,6 +21,8 @@ const BLOCKS: &[&str] = &[
     "codes",
     "rpc.request",
     "rpc.reply",
+    "frames rpc.request",
+    "frames rpc.reply",
     "rpc.request.json",
     "rpc.reply.application",
     "rpc.reply.status",
