@@ -128,9 +128,9 @@ async fn row_03_a_reply_on_the_wire_is_lost_with_the_link(env: Env) {
     assert_eq!(rig.calling.stats().pending_calls, 1);
     let cut = Instant::now();
     proxy.cut(Cut::Rst);
-    proxy.resume();
     let error = call.await.unwrap_err();
     assert!(cut.elapsed() < AT_ONCE, "{:?}", cut.elapsed());
+    proxy.resume();
     assert!(
         error.is_disconnected() && error.may_have_executed(),
         "{error}"
@@ -215,6 +215,7 @@ async fn row_05_what_runs_at_most_once_is_not_run_again(env: Env) {
     let call = rig.probe.hold_once(1).timeout(LONG).send().await.unwrap();
     rig.subject.gate.entered(1).await;
     proxy.cut(Cut::Rst);
+    until_lost(&rig.serving).await;
     proxy.resume();
     let error = call.await.unwrap_err();
     let error = error.rpc().unwrap();
