@@ -8,6 +8,9 @@ const MAX_DEPTH: usize = 64;
 /// A type octet and four octets of length open one level.
 const OCTETS_A_LEVEL: usize = 5;
 
+/// The longest time to live that RabbitMQ takes, in milliseconds.
+pub(crate) const MAX_MILLIS: u64 = u32::MAX as u64;
+
 /// A short string of any text, cut at 255 octets.
 pub(crate) fn short(text: &str) -> ShortString {
     let mut end = text.len().min(255);

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime, sync::oneshot};
+use tokio::{
+    runtime,
+    sync::{oneshot, watch},
+};
 
 use crate::{
     builder::Builder,
@@ -31,8 +34,17 @@ pub struct Broker {
     address: SocketAddr,
     hub: Arc<Hub>,
     gate: Arc<Gate>,
-    stop: Option<oneshot::Sender<()>>,
+    /// Dropped to stop the broker at once.
+    phase: Option<watch::Sender<Phase>>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// How long the broker is to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// Until its clients are gone.
+    Leaving,
 }
 
 /// Why a broker did not start.
@@ -172,13 +184,9 @@ impl Broker {
             Target::All,
             "broker forced connection closure with reason 'shutdown'",
         );
-        let farewell = async {
-            while !self.hub.lock().links.is_empty() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
-            tracing::debug!("some clients did not close in time");
+        if let Some(phase) = &self.phase {
+            phase.send_replace(Phase::Leaving);
+            phase.closed().await;
         }
     }
 
@@ -186,18 +194,18 @@ impl Broker {
         let failed = |source| StartError { address, source };
         let hub = Arc::new(Hub::new(Arc::new(config)));
         let gate = Arc::new(Gate::default());
-        let (stop, stopped) = oneshot::channel();
+        let (phase, phases) = watch::channel(Phase::Serving);
         let (started, start) = oneshot::channel();
         let (thread_hub, thread_gate) = (hub.clone(), gate.clone());
         let thread = thread::Builder::new()
             .name("lepus-broker".into())
-            .spawn(move || live(address, thread_hub, thread_gate, started, stopped))
+            .spawn(move || live(address, thread_hub, thread_gate, started, phases))
             .map_err(failed)?;
         let mut broker = Self {
             address,
             hub,
             gate,
-            stop: Some(stop),
+            phase: Some(phase),
             thread: Some(thread),
         };
         match start.await {
@@ -219,7 +227,7 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        self.stop.take();
+        self.phase.take();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -234,7 +242,7 @@ fn live(
     hub: Arc<Hub>,
     gate: Arc<Gate>,
     started: oneshot::Sender<io::Result<SocketAddr>>,
-    stopped: oneshot::Receiver<()>,
+    mut phases: watch::Receiver<Phase>,
 ) {
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -256,10 +264,31 @@ fn live(
             return;
         }
         tokio::spawn(keep_time(hub.clone()));
-        tokio::spawn(accept(hub, gate, listener, address));
+        tokio::spawn(accept(hub.clone(), gate, listener, address));
         // An error means that the sender is gone, which is how the broker is stopped.
-        stopped.await.ok();
+        if phases
+            .wait_for(|phase| *phase == Phase::Leaving)
+            .await
+            .is_ok()
+        {
+            tokio::select! {
+                () = farewell(&hub) => {}
+                _ = phases.changed() => {}
+            }
+        }
     });
+}
+
+/// Waits until all clients are gone, within reason.
+async fn farewell(hub: &Hub) {
+    let all_gone = async {
+        while !hub.lock().links.is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    if tokio::time::timeout(FAREWELL, all_gone).await.is_err() {
+        tracing::debug!("some clients did not close in time");
+    }
 }
 
 /// Percent-encodes what may not stand in a part of a URI.

@@ -104,6 +104,19 @@ impl Builder {
         self
     }
 
+    /// The most bindings of one exchange; a further one is refused with 406.
+    /// Default 100,000.
+    pub fn max_bindings(mut self, count: usize) -> Self {
+        self.limits.bindings = count;
+        self
+    }
+
+    /// The most consumers in all; a further one is refused with 406. Default 100,000.
+    pub fn max_consumers(mut self, count: usize) -> Self {
+        self.limits.consumers = count;
+        self
+    }
+
     /// The largest frame in bytes. Default 131,072, at least 4096.
     pub fn max_frame(mut self, bytes: u32) -> Self {
         self.limits.frame = bytes.max(4096);
@@ -155,12 +168,16 @@ impl Builder {
     ///
     /// Dropping the future stops what was started.
     pub async fn start(self) -> Result<Broker, StartError> {
+        Broker::run(self.address, self.config()).await
+    }
+
+    pub(crate) fn config(self) -> Config {
         let Self {
-            address,
             mut users,
             mut vhosts,
             limits,
             seed,
+            ..
         } = self;
         if users.is_empty() {
             users.insert(
@@ -177,15 +194,11 @@ impl Builder {
         // Every `RandomState` has other keys, which is randomness enough for names.
         let seed = seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
         let vhosts = vhosts.into_iter().map(Into::into).collect();
-        Broker::run(
-            address,
-            Config {
-                users,
-                vhosts,
-                limits,
-                seed,
-            },
-        )
-        .await
+        Config {
+            users,
+            vhosts,
+            limits,
+            seed,
+        }
     }
 }

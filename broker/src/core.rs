@@ -14,6 +14,8 @@ mod operator;
 mod publish;
 mod queues;
 mod settle;
+#[cfg(test)]
+mod tests;
 mod time;
 mod vhost;
 
@@ -32,7 +34,7 @@ pub(crate) use self::command::{
 pub use self::inspect::{ConnectionInfo, ConsumerInfo, ExchangeInfo, QueueInfo};
 use self::{
     connection::{Channel, Connection, Consumer},
-    deadletter::DeadLetter,
+    deadletter::{DeadLetter, Target},
     vhost::Vhost,
 };
 use crate::{
@@ -64,6 +66,8 @@ pub(crate) struct Core {
     timers: BinaryHeap<Reverse<(Instant, QueueId)>>,
     /// Messages that died and are yet to be routed on.
     dead: VecDeque<DeadLetter>,
+    /// Those that nobody took, by where they go.
+    held: BTreeMap<Target, VecDeque<DeadLetter>>,
     effects: Vec<Effect>,
     names: NameSource,
     last_id: u64,
@@ -90,6 +94,7 @@ impl Core {
             replies: HashMap::new(),
             timers: BinaryHeap::new(),
             dead: VecDeque::new(),
+            held: BTreeMap::new(),
             effects: Vec::new(),
             last_id: 0,
             gauge: Gauge::default(),

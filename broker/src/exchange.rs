@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use amq_protocol::types::{AMQPValue, FieldTable};
 
 use crate::{
-    arguments::{same, text},
+    arguments::{display, same, text, type_name},
     id::{Name, QueueId},
     topic::{self, Pattern},
 };
@@ -55,6 +55,7 @@ pub(crate) struct Exchange {
     pub(crate) alternate: Option<Name>,
     pub(crate) arguments: FieldTable,
     bindings: BTreeMap<String, Key>,
+    count: usize,
 }
 
 /// All bindings under one binding key.
@@ -70,7 +71,7 @@ struct Binding {
     arguments: FieldTable,
 }
 
-/// `x-match` of a headers binding. `None` of an unknown value.
+/// `x-match` of a headers binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Match {
     All,
@@ -80,6 +81,7 @@ pub(crate) enum Match {
 }
 
 impl Match {
+    /// The rule of a binding; an error says what is wrong with it.
     pub(crate) fn of(arguments: &FieldTable) -> Result<Self, String> {
         let Some(value) = arguments.inner().get("x-match") else {
             return Ok(Match::All);
@@ -89,8 +91,15 @@ impl Match {
             Some("any") => Ok(Match::Any),
             Some("all-with-x") => Ok(Match::AllWithX),
             Some("any-with-x") => Ok(Match::AnyWithX),
-            Some(other) => Err(other.to_owned()),
-            None => Err(crate::arguments::display(value)),
+            Some(other) => Err(format!(
+                "Invalid x-match field value <<\"{other}\">>; expected all, any, all-with-x, or \
+                 any-with-x"
+            )),
+            None => Err(format!(
+                "Invalid x-match field type {} (value {}); expected longstr",
+                type_name(value),
+                display(value)
+            )),
         }
     }
 }
@@ -106,6 +115,7 @@ impl Exchange {
             alternate: None,
             arguments: FieldTable::default(),
             bindings: BTreeMap::new(),
+            count: 0,
         }
     }
 
@@ -132,6 +142,7 @@ impl Exchange {
             return false;
         }
         entry.bindings.push(binding);
+        self.count += 1;
         true
     }
 
@@ -148,6 +159,7 @@ impl Exchange {
         let before = entry.bindings.len();
         entry.bindings.retain(|b| !b.is(destination, arguments));
         let found = entry.bindings.len() < before;
+        self.count -= before - entry.bindings.len();
         if entry.bindings.is_empty() {
             self.bindings.remove(key);
         }
@@ -156,14 +168,20 @@ impl Exchange {
 
     /// Removes every binding to a destination that is gone. Tells whether there were any.
     pub(crate) fn forget(&mut self, destination: &Destination) -> bool {
-        let mut found = false;
+        let mut removed = 0;
         self.bindings.retain(|_, entry| {
             let before = entry.bindings.len();
             entry.bindings.retain(|b| b.destination != *destination);
-            found |= entry.bindings.len() < before;
+            removed += before - entry.bindings.len();
             !entry.bindings.is_empty()
         });
-        found
+        self.count -= removed;
+        removed > 0
+    }
+
+    /// How many bindings it has.
+    pub(crate) fn count(&self) -> usize {
+        self.count
     }
 
     pub(crate) fn is_bound(&self) -> bool {

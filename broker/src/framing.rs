@@ -90,7 +90,7 @@ pub(crate) fn cut(input: &[u8], frame_max: usize) -> Result<Option<Frame<'_>>, E
 /// Reads a method.
 pub(crate) fn method(payload: &[u8]) -> Result<AMQPClass, Exception> {
     if nests_too_deep(payload) {
-        return Err(Exception::new(Code::SyntaxError, "tables nest too deep"));
+        return Err(Exception::new(Code::FrameError, "tables nest too deep"));
     }
     match parse_class(payload) {
         Ok(([], class)) => Ok(class),
@@ -100,9 +100,9 @@ pub(crate) fn method(payload: &[u8]) -> Result<AMQPClass, Exception> {
                     u16::from_be_bytes([*c0, *c1]),
                     u16::from_be_bytes([*m0, *m1]),
                 );
-                Err(Exception::new(Code::SyntaxError, "malformed method").of(class, method))
+                Err(Exception::new(Code::FrameError, "cannot decode the method").of(class, method))
             }
-            None => Err(Exception::new(Code::SyntaxError, "malformed method")),
+            None => Err(Exception::new(Code::FrameError, "cannot decode the method")),
         },
     }
 }

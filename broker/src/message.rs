@@ -12,6 +12,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
+    arguments::MAX_MILLIS,
     id::Name,
     properties::{Properties, Property},
 };
@@ -68,16 +69,29 @@ impl Message {
     }
 }
 
-/// The `expiration` property in milliseconds; an error holds the text that is no number.
+/// The `expiration` property; an error tells what is wrong with it, as RabbitMQ does.
 pub(crate) fn expiration(properties: &Properties) -> Result<Option<Duration>, String> {
     let Some(value) = properties.value(Property::Expiration) else {
         return Ok(None);
     };
-    std::str::from_utf8(value)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .map(|millis| Some(Duration::from_millis(millis)))
-        .ok_or_else(|| String::from_utf8_lossy(value).into_owned())
+    let text = String::from_utf8_lossy(value);
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(&text);
+    let end = digits
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(digits.len());
+    let reason = match (digits.get(..end), digits.get(end..)) {
+        (Some(""), _) => "no_integer".to_owned(),
+        (_, Some(left)) if !left.is_empty() => format!("{{leftover_string,\"{left}\"}}"),
+        _ if text.starts_with('-') && !digits.trim_matches('0').is_empty() => {
+            format!("{{value_negative,{text}}}")
+        }
+        (Some(digits), _) => match digits.parse() {
+            Ok(millis) if millis <= MAX_MILLIS => return Ok(Some(Duration::from_millis(millis))),
+            _ => format!("{{value_too_large,{digits}}}"),
+        },
+        (None, _) => "no_integer".to_owned(),
+    };
+    Err(format!("invalid expiration '{text}': {reason}"))
 }
 
 #[derive(Debug)]
@@ -99,5 +113,45 @@ impl Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         self.gauge.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expirations_are_milliseconds() {
+        let parse = |text| expiration(&Properties::default().with_text(Property::Expiration, text));
+        assert_eq!(expiration(&Properties::default()), Ok(None));
+        assert_eq!(parse("0"), Ok(Some(Duration::ZERO)));
+        assert_eq!(parse("1500"), Ok(Some(Duration::from_millis(1500))));
+        for (text, reason) in [
+            ("", "no_integer"),
+            ("abc", "no_integer"),
+            ("-", "no_integer"),
+            ("-1", "{value_negative,-1}"),
+            ("12 ", "{leftover_string,\" \"}"),
+            ("1099511627776", "{value_too_large,1099511627776}"),
+            (
+                "99999999999999999999999",
+                "{value_too_large,99999999999999999999999}",
+            ),
+        ] {
+            assert_eq!(
+                parse(text),
+                Err(format!("invalid expiration '{text}': {reason}"))
+            );
+        }
+    }
+
+    #[test]
+    fn memory_is_charged_for_as_long_as_the_message_lives() {
+        let gauge = Gauge::default();
+        let body = Bytes::from_static(b"body");
+        let message = Message::new("e".into(), "k".into(), Properties::default(), body, &gauge);
+        assert!(gauge.bytes() > OVERHEAD);
+        drop(message);
+        assert_eq!(gauge.bytes(), 0);
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     hub::{Hub, now},
     id::ConnectionId,
     link::{Cut, Link},
-    session::{Event, Session},
+    session::{Event, Flow, Output, Session},
 };
 
 /// Read at most so much before the core is told.
@@ -77,6 +77,7 @@ pub(crate) async fn serve(hub: Arc<Hub>, stream: TcpStream, address: String) {
         delivered: 0,
         flushed: 0,
         ending: false,
+        reads: true,
     };
     match connection.run().await {
         Ok(()) => connection.hang_up().await,
@@ -129,6 +130,8 @@ struct Connection {
     flushed: usize,
     /// Close when `output` is written.
     ending: bool,
+    /// Whether the client was read from the last time round.
+    reads: bool,
 }
 
 /// What the link and the faults on it allow.
@@ -136,6 +139,8 @@ struct Connection {
 struct Leave {
     read: bool,
     write: bool,
+    /// By a fault: then nobody is given up on.
+    stalled: bool,
 }
 
 impl Connection {
@@ -148,21 +153,26 @@ impl Connection {
                 if self.ending && self.output.is_empty() {
                     return Ok(());
                 }
+                if self.output.is_empty() && !self.link.lock().actions.is_empty() {
+                    // Others have their turn before the next chunk.
+                    tokio::task::yield_now().await;
+                    continue;
+                }
             }
-            let full = self.output.len() - self.written >= WRITE_CHUNK;
-            if leave.write && self.output.is_empty() && !self.link.lock().actions.is_empty() {
-                // Others have their turn before the next chunk.
-                tokio::task::yield_now().await;
-                continue;
-            }
-            if !leave.read {
+            if leave.read && !self.reads {
                 self.session.forgive_silence(Instant::now());
             }
+            self.reads = leave.read;
             let pending = !self.output.is_empty();
-            let deadline = self
-                .session
-                .next_timeout()
-                .filter(|_| leave.write || !pending);
+            let flow = Flow {
+                reads: leave.read,
+                output: if pending {
+                    Output::Stuck
+                } else {
+                    Output::Empty
+                },
+            };
+            let deadline = self.session.next_timeout(flow).filter(|_| !leave.stalled);
             tokio::select! {
                 ready = self.stream.readable(), if leave.read && !self.ending => {
                     ready?;
@@ -171,13 +181,9 @@ impl Connection {
                 ready = self.stream.writable(), if leave.write && pending => ready?,
                 () = self.link.wake.notified() => {}
                 () = until(deadline) => {
-                    if leave.write && !full {
-                        let mut events = Vec::new();
-                        self.session.timeout(Instant::now(), &mut self.output, &mut events);
-                        self.carry_out(events);
-                    } else {
-                        return Err(End::Io(io::ErrorKind::TimedOut.into()));
-                    }
+                    let mut events = Vec::new();
+                    self.session.timeout(Instant::now(), flow, &mut self.output, &mut events);
+                    self.carry_out(events);
                 }
             }
         }
@@ -215,6 +221,7 @@ impl Connection {
         Ok(Leave {
             read: state.may_read(),
             write: !state.stall_writing,
+            stalled: state.stall_reading || state.stall_writing,
         })
     }
 
@@ -225,7 +232,14 @@ impl Connection {
             .get(self.written..)
             .filter(|rest| !rest.is_empty())
         {
-            match self.stream.try_write(rest) {
+            // Under the lock, so that a stall has begun when the test hears that it has.
+            let link = self.link.lock();
+            if link.stall_writing {
+                return Ok(());
+            }
+            let taken = self.stream.try_write(rest);
+            drop(link);
+            match taken {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
                 Ok(count) => {
                     self.written += count;
@@ -250,7 +264,13 @@ impl Connection {
 
     fn read(&mut self) -> Result<(), End> {
         self.input.reserve(READ_CHUNK);
-        match self.stream.try_read_buf(&mut self.input) {
+        let link = self.link.lock();
+        if !link.may_read() {
+            return Ok(());
+        }
+        let taken = self.stream.try_read_buf(&mut self.input);
+        drop(link);
+        match taken {
             Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),

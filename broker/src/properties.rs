@@ -130,6 +130,12 @@ impl Properties {
         self.with(property, Some(&encoded))
     }
 
+    #[cfg(test)]
+    #[must_use]
+    pub(crate) fn with_octet(&self, property: Property, value: u8) -> Self {
+        self.with(property, Some(&[value]))
+    }
+
     #[must_use]
     pub(crate) fn without(&self, property: Property) -> Self {
         self.with(property, None)

@@ -168,6 +168,12 @@ impl Queue {
                 .is_some_and(|max| self.ready_bytes > max)
     }
 
+    /// Whether a limit on length lets go of what is there already. Otherwise what is given back
+    /// may well be more than the limit.
+    pub(crate) fn drops_head(&self) -> bool {
+        self.settings.overflow == Overflow::DropHead
+    }
+
     /// Whether a new message must be turned away.
     pub(crate) fn refuses(&self) -> bool {
         self.settings.overflow != Overflow::DropHead

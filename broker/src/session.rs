@@ -2,6 +2,8 @@
 //! heartbeats. No socket: bytes come in and go out as slices.
 
 mod content;
+#[cfg(test)]
+mod fuzz;
 mod handshake;
 
 use std::{
@@ -37,6 +39,21 @@ pub(crate) enum Event {
     Raw(&'static [u8]),
     /// Write what is left, then close.
     End,
+}
+
+/// How the socket fares, which decides what silence means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Flow {
+    /// The client is being read from.
+    pub(crate) reads: bool,
+    pub(crate) output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    Empty,
+    /// The client has not taken all there is for it.
+    Stuck,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,42 +195,45 @@ impl Session {
     }
 
     /// When [`Session::timeout`] is next due.
-    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+    pub(crate) fn next_timeout(&self, flow: Flow) -> Option<Instant> {
         match self.stage {
             Stage::Ended => None,
             Stage::Closing(until) => Some(until),
             Stage::Running if self.heartbeat.is_zero() => None,
             Stage::Running => {
-                Some((self.sent + self.heartbeat / 2).min(self.received + self.heartbeat * 2))
+                let write = match flow.output {
+                    Output::Empty => self.sent + self.heartbeat / 2,
+                    Output::Stuck => self.sent + self.heartbeat * 2,
+                };
+                Some(if flow.reads {
+                    write.min(self.received + self.heartbeat * 2)
+                } else {
+                    write
+                })
             }
             _ => Some(self.started + self.config.limits.handshake),
         }
     }
 
-    /// Does what is due: sends a heartbeat, or gives up on a client.
-    pub(crate) fn timeout(&mut self, now: Instant, out: &mut Vec<u8>, events: &mut Vec<Event>) {
-        match self.stage {
-            Stage::Ended => {}
-            Stage::Closing(until) => {
-                if now >= until {
-                    self.end(events);
-                }
-            }
-            Stage::Running => {
-                if self.heartbeat.is_zero() {
-                } else if now >= self.received + self.heartbeat * 2 {
-                    tracing::debug!(connection = %self.id, "missed heartbeats from client");
-                    self.end(events);
-                } else if now >= self.sent + self.heartbeat / 2 {
-                    put_heartbeat(out);
-                    self.sent = now;
-                }
-            }
-            _ => {
-                if now >= self.started + self.config.limits.handshake {
-                    self.end(events);
-                }
-            }
+    /// Does what is due: sends a heartbeat, or gives up on a client that is silent or
+    /// takes nothing.
+    pub(crate) fn timeout(
+        &mut self,
+        now: Instant,
+        flow: Flow,
+        out: &mut Vec<u8>,
+        events: &mut Vec<Event>,
+    ) {
+        if self.next_timeout(flow).is_none_or(|due| due > now) {
+            return;
+        }
+        let silent = flow.reads && now >= self.received + self.heartbeat * 2;
+        if self.stage == Stage::Running && !silent && flow.output == Output::Empty {
+            put_heartbeat(out);
+            self.sent = now;
+        } else {
+            tracing::debug!(connection = %self.id, stage = ?self.stage, "gave up on a client");
+            self.end(events);
         }
     }
 
@@ -222,7 +242,7 @@ impl Session {
         self.sent = now;
     }
 
-    /// Reading was held up by us: the client's silence is not its fault.
+    /// Reading was held up by us: the client's silence until now is not its fault.
     pub(crate) fn forgive_silence(&mut self, now: Instant) {
         self.received = now;
     }
@@ -249,10 +269,13 @@ impl Session {
 
     fn frame(&mut self, frame: &Frame<'_>, events: &mut Vec<Event>) -> Result<(), Exception> {
         if frame.kind == Kind::Heartbeat {
-            return if frame.channel == 0 && frame.payload.is_empty() {
-                Ok(())
-            } else {
-                Err(Exception::new(Code::FrameError, "malformed heartbeat"))
+            return match (frame.channel, frame.payload) {
+                (0, []) => Ok(()),
+                (0, _) => Err(Exception::new(Code::FrameError, "heartbeat with a payload")),
+                _ => Err(Exception::new(
+                    Code::UnexpectedFrame,
+                    "heartbeat on a channel",
+                )),
             };
         }
         match self.stage {
@@ -309,10 +332,11 @@ impl Session {
                 events.push(send(AMQPClass::Connection(ok)));
                 Ok(())
             }
-            method => Err(
-                Exception::new(Code::CommandInvalid, "not a method for channel 0")
-                    .of(method.get_amqp_class_id(), method.get_amqp_method_id()),
-            ),
+            method => Err(Exception::new(
+                Code::ChannelError,
+                "unexpected method in connection state running",
+            )
+            .of(method.get_amqp_class_id(), method.get_amqp_method_id())),
         }
     }
 

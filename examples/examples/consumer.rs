@@ -3,20 +3,19 @@
 //! Its counterpart is `producer`, or the RabbitMQ tutorial's `send.py`.
 
 use lepus::{Job, WorkQueue};
-use lepus_examples::{logs, shared_uri};
+use lepus_examples::{Trouble, logs, shared_uri};
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Trouble> {
     logs();
     let connection = lepus::Connection::open(&shared_uri()).await?;
     let print = async |job: Job<String>| println!(" [x] Received {}", job.payload());
-    let running = WorkQueue::text("hello")
+    println!(" [*] Waiting for messages. To exit press CTRL+C");
+    WorkQueue::text("hello")
         .transient()
         .worker(&connection)
-        .start(print)
+        .run(print, lepus::shutdown_signal())
         .await?;
-    println!(" [*] Waiting for messages. To exit press CTRL+C");
-    running.until(lepus::shutdown_signal()).await?;
     connection.close().await;
     Ok(())
 }

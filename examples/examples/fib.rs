@@ -2,10 +2,10 @@
 //!
 //! `cargo run --example fib` needs no broker: it brings one along.
 
-use lepus_examples::{Fibonacci, FibonacciClient, FibonacciServer, Iterative, TryOut, logs};
+use lepus_examples::{FibonacciClient, FibonacciServer, Iterative, Trouble, TryOut, logs};
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Trouble> {
     logs();
     let broker = TryOut::start().await?;
     let connection = lepus::Connection::open(&broker.uri).await?;

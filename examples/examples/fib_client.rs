@@ -4,29 +4,27 @@
 
 use std::process::ExitCode;
 
-use lepus_examples::{FibonacciClient, logs, shared_uri};
+use lepus_examples::{FibonacciClient, Trouble, logs, shared_uri};
 
 #[tokio::main]
 async fn main() -> ExitCode {
     logs();
-    let n = match std::env::args().nth(1).map(|text| text.parse()) {
-        None => 30,
-        Some(Ok(n)) => n,
-        Some(Err(error)) => {
-            eprintln!("usage: fib_client [n]: {error}");
-            return ExitCode::FAILURE;
-        }
+    let mut arguments = std::env::args().skip(1);
+    let n = arguments.next().map_or(Ok(30), |n| n.parse());
+    let (Ok(n), None) = (n, arguments.next()) else {
+        eprintln!("usage: fib_client [n], where n is a whole number and not negative");
+        return ExitCode::FAILURE;
     };
     match call(n).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
+        Err(trouble) => {
+            eprintln!("{trouble:?}");
             ExitCode::FAILURE
         }
     }
 }
 
-async fn call(n: u64) -> Result<(), Box<dyn std::error::Error>> {
+async fn call(n: u64) -> Result<(), Trouble> {
     let connection = lepus::Connection::open(&shared_uri()).await?;
     let fibonacci = FibonacciClient::new(&connection);
     println!(" [x] Requesting fib({n})");

@@ -2,10 +2,10 @@
 //!
 //! Its counterpart is `fib_client`, or the tutorial's `rpc_client.py`. Ctrl-C stops it.
 
-use lepus_examples::{FibonacciServer, Iterative, logs, shared_uri};
+use lepus_examples::{FibonacciServer, Iterative, Trouble, logs, shared_uri};
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Trouble> {
     logs();
     let connection = lepus::Connection::open(&shared_uri()).await?;
     let server = lepus::Server::new(&connection).serve(FibonacciServer::new(Iterative));

@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use lepus::{Context, Failure, Retry, RetryPolicy, TaskPool, TaskProducer, WorkQueue};
-use lepus_examples::{TryOut, logs};
+use lepus_examples::{Trouble, TryOut, logs};
 
 /// The tasks of the thumbnail service.
 #[lepus::tasks(queue = "thumbnails", codec = "json")]
@@ -63,7 +63,7 @@ impl Thumbnails for Studio {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Trouble> {
     logs();
     let broker = TryOut::start().await?;
     let connection = lepus::Connection::open(&broker.uri).await?;

@@ -5,10 +5,10 @@
 use std::time::Duration;
 
 use lepus::{Job, WorkQueue};
-use lepus_examples::{logs, shared_uri};
+use lepus_examples::{Trouble, logs, shared_uri};
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Trouble> {
     logs();
     let connection = lepus::Connection::open(&shared_uri()).await?;
     let work = async |job: Job<String>| {
@@ -18,13 +18,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         tokio::time::sleep(Duration::from_secs(dots as u64)).await;
         println!(" [x] Done");
     };
-    // One job at a time, acknowledged when it is done: a worker that dies gives its job to another.
-    let running = WorkQueue::text("task_queue")
-        .worker(&connection)
-        .start(work)
-        .await?;
     println!(" [*] Waiting for messages. To exit press CTRL+C");
-    running.until(lepus::shutdown_signal()).await?;
+    // One job at a time, acknowledged when it is done: a worker that dies gives its job to another.
+    WorkQueue::text("task_queue")
+        .worker(&connection)
+        .run(work, lepus::shutdown_signal())
+        .await?;
     connection.close().await;
     Ok(())
 }

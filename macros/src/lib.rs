@@ -73,7 +73,7 @@ use proc_macro::TokenStream;
 /// | `timeout = "2s"` | the client's | how long a call may take: `"250ms"`, `"2s"`, `"5m"`, `"1h"`; at most 4294967295 ms, RabbitMQ's limit for an expiration |
 /// | `idempotent` | no | may run twice: a call is sent again when its connection is lost |
 /// | `oneway` | no | no reply: the call is over once the broker has it; the method returns nothing |
-/// | `at_most_once` | no | the request is acknowledged before the method runs, not after |
+/// | `at_most_once` | no | the request is acknowledged before the method runs, not after; one that is delivered again all the same is answered `aborted` and not run |
 /// | `queue = "…"` | the service's | a queue of the method's own |
 /// | `default` | no | takes the requests that name no method; one method of the trait alone |
 /// | `params = "bare"` | `"named"` | the one argument is sent itself, not in a map of arguments |

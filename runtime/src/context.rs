@@ -1,5 +1,6 @@
 //! What a handler knows about the request it works on, and what nested calls inherit.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,8 +24,8 @@ pub struct Context {
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts {
-    pub(crate) service: String,
-    pub(crate) method: String,
+    pub(crate) service: Cow<'static, str>,
+    pub(crate) method: Cow<'static, str>,
     pub(crate) deadline: Option<Instant>,
     pub(crate) headers: Table,
     pub(crate) trace: Table,

@@ -207,7 +207,8 @@ impl MethodDescriptor {
         self
     }
 
-    /// The request is acknowledged before the handler runs.
+    /// The request is acknowledged before the handler runs, and is not run when it is delivered
+    /// again: its caller is answered `aborted` then.
     #[must_use]
     pub const fn at_most_once(mut self) -> Self {
         self.at_most_once = true;
@@ -276,7 +277,7 @@ impl MethodDescriptor {
         self.oneway
     }
 
-    /// Whether the request is acknowledged before the handler runs.
+    /// Whether the request is acknowledged before the handler runs, and run at most once.
     #[must_use]
     pub const fn is_at_most_once(&self) -> bool {
         self.at_most_once

@@ -1,4 +1,4 @@
-//! The heads of requests, replies and jobs, as AMQP properties and back.
+//! The heads of requests, replies, jobs and events, as AMQP properties and back.
 //!
 //! The only file that knows a header's name: protocol 1 is written down here.
 
@@ -16,10 +16,11 @@ const MESSAGE: &str = "rpc-message";
 const APPLICATION: &str = "application";
 /// The W3C headers, passed on from call to call.
 const TRACE: [&str; 3] = ["traceparent", "tracestate", "baggage"];
-/// The longest text for people in a header, in bytes.
-const TEXT_MAX: usize = 1024;
 /// The longest per-message TTL RabbitMQ takes, in milliseconds.
 const EXPIRATION_MAX: u128 = u32::MAX as u128;
+/// The longest text in a header, in bytes. Properties have to fit into one frame, and a larger one
+/// costs the whole connection; what a text quotes may be the other side's to choose.
+const TEXT_MAX: usize = 4096;
 
 /// What a request says besides its arguments.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -107,7 +108,7 @@ impl ReplyHead {
             }
             ReplyStatus::Failed(status) => {
                 headers.insert(STATUS.into(), status.code().as_str().into());
-                headers.insert(MESSAGE.into(), excerpt(status.message()).into());
+                headers.insert(MESSAGE.into(), shortened(status.message()));
             }
         }
         Properties {
@@ -186,6 +187,8 @@ pub(crate) struct JobHead {
     pub(crate) caller: Option<String>,
     pub(crate) headers: Table,
     pub(crate) trace: Table,
+    /// How its first copy came, for later attempts.
+    pub(crate) route: Option<Route>,
 }
 
 impl JobHead {
@@ -196,6 +199,7 @@ impl JobHead {
         for note in BROKER_NOTES.iter().chain(&[FIRST_ERROR, ERROR]) {
             headers.remove(*note);
         }
+        let route = Route::take(&mut headers);
         Self {
             task: properties.kind.clone().filter(|name| !name.is_empty()),
             message_id: properties.message_id.clone(),
@@ -209,6 +213,95 @@ impl JobHead {
             caller: properties.app_id.clone(),
             trace: take_trace(&mut headers),
             headers,
+            route,
+        }
+    }
+}
+
+/// Headers of an event that is tried again, or is a dead letter: the way its first copy came.
+const SOURCE_EXCHANGE: &str = "source-exchange";
+const SOURCE_KEY: &str = "source-routing-key";
+
+/// An exchange, and the routing key of a message through it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) exchange: String,
+    pub(crate) routing_key: String,
+}
+
+impl Route {
+    /// Notes the way that a message came, before a copy of it takes another one. What came
+    /// straight to its queue keeps the note it has.
+    pub(crate) fn note(exchange: &str, routing_key: &str, properties: &mut Properties) {
+        if !exchange.is_empty() {
+            let headers = &mut properties.headers;
+            headers.insert(SOURCE_EXCHANGE.into(), exchange.into());
+            headers.insert(SOURCE_KEY.into(), routing_key.into());
+        }
+    }
+
+    fn take(headers: &mut Table) -> Option<Self> {
+        let (exchange, key) = (headers.remove(SOURCE_EXCHANGE), headers.remove(SOURCE_KEY));
+        match (exchange?, key?) {
+            (Value::Text(exchange), Value::Text(routing_key)) => Some(Self {
+                exchange,
+                routing_key,
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// What an event says besides its payload.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct EventHead {
+    /// The event's type, where the exchange carries several.
+    pub(crate) kind: Option<String>,
+    pub(crate) content_type: Option<String>,
+    pub(crate) message_id: Option<String>,
+    /// Seconds since the Unix epoch.
+    pub(crate) published_at: Option<u64>,
+    pub(crate) publisher: Option<String>,
+    pub(crate) persistent: bool,
+    pub(crate) priority: Option<u8>,
+    /// How long it may wait in a queue.
+    pub(crate) time_to_live: Option<Duration>,
+    pub(crate) headers: Table,
+    pub(crate) trace: Table,
+}
+
+impl EventHead {
+    pub(crate) fn into_properties(self) -> Properties {
+        let mut headers = self.headers;
+        headers.extend(self.trace);
+        Properties {
+            content_type: self.content_type,
+            headers,
+            persistent: self.persistent,
+            priority: self.priority,
+            expiration: self.time_to_live.map(expiration),
+            message_id: self.message_id,
+            timestamp: self.published_at,
+            kind: self.kind,
+            app_id: self.publisher,
+            ..Properties::default()
+        }
+    }
+
+    /// Reads an event; what is missing is `None`.
+    pub(crate) fn from_properties(properties: Properties) -> Self {
+        let mut headers = properties.headers;
+        Self {
+            kind: properties.kind.filter(|kind| !kind.is_empty()),
+            content_type: properties.content_type.filter(|name| !name.is_empty()),
+            message_id: properties.message_id,
+            published_at: properties.timestamp,
+            publisher: properties.app_id,
+            persistent: properties.persistent,
+            priority: properties.priority,
+            time_to_live: properties.expiration.as_deref().and_then(duration),
+            trace: take_trace(&mut headers),
+            headers,
         }
     }
 }
@@ -219,10 +312,26 @@ fn counted(value: Option<&Value>) -> Option<u32> {
         .and_then(|count| u32::try_from(count).ok())
 }
 
+/// Whether a job's header is not its producer's to set: it would be misread, or overwritten.
+pub(crate) fn is_reserved(header: &str) -> bool {
+    let ours = [
+        ATTEMPT,
+        FIRST_ERROR,
+        ERROR,
+        REASON,
+        FAILED_AT,
+        ATTEMPTS,
+        SOURCE_QUEUE,
+        SOURCE_EXCHANGE,
+        SOURCE_KEY,
+    ];
+    ours.contains(&header) || BROKER_NOTES.contains(&header)
+}
+
 /// The properties of a job's next attempt.
 pub(crate) fn retried(mut job: Properties, attempt: u32, error: &str) -> Properties {
     forget_the_way(&mut job);
-    let error = Value::from(excerpt(error));
+    let error = shortened(error);
     job.headers
         .entry(FIRST_ERROR.into())
         .or_insert_with(|| error.clone());
@@ -247,7 +356,7 @@ impl Obituary {
     /// The properties of the dead letter: the job's own and why it died.
     pub(crate) fn write(&self, mut job: Properties) -> Properties {
         forget_the_way(&mut job);
-        let error = Value::from(excerpt(&self.error));
+        let error = shortened(&self.error);
         job.headers
             .entry(FIRST_ERROR.into())
             .or_insert_with(|| error.clone());
@@ -334,19 +443,18 @@ pub(crate) fn expiration(time_left: Duration) -> String {
     millis.min(EXPIRATION_MAX).to_string()
 }
 
-/// As much of a text as a header may take: headers have to fit in one frame, of 4 KiB at least.
-fn excerpt(text: &str) -> String {
-    if text.len() <= TEXT_MAX {
-        return text.to_owned();
-    }
-    let ends = text.char_indices().map(|(at, _)| at);
-    let end = ends.take_while(|at| *at <= TEXT_MAX).last();
-    let start = text.get(..end.unwrap_or_default()).unwrap_or_default();
-    format!("{start}…")
-}
-
 fn duration(expiration: &str) -> Option<Duration> {
     expiration.parse().ok().map(Duration::from_millis)
+}
+
+fn shortened(text: &str) -> Value {
+    const MORE: &str = "…";
+    if text.len() <= TEXT_MAX {
+        return text.into();
+    }
+    let mut ends = (0..=TEXT_MAX - MORE.len()).rev();
+    let start = ends.find_map(|end| text.get(..end));
+    format!("{}{MORE}", start.unwrap_or_default()).into()
 }
 
 fn take_trace(headers: &mut Table) -> Table {
@@ -424,21 +532,6 @@ mod tests {
     }
 
     #[test]
-    fn a_text_of_any_length_fits_in_a_header() {
-        assert_eq!(excerpt(&"x".repeat(TEXT_MAX)), "x".repeat(TEXT_MAX));
-        for text in ["x", "ä", "€", "🐇"] {
-            let excerpt = excerpt(&text.repeat(TEXT_MAX + 1));
-            let kept = excerpt.strip_suffix('…').unwrap();
-            assert!(
-                (TEXT_MAX - 3..=TEXT_MAX).contains(&kept.len()),
-                "{}",
-                kept.len()
-            );
-            assert!(text.repeat(TEXT_MAX).starts_with(kept));
-        }
-    }
-
-    #[test]
     fn an_unknown_status_is_kept_in_the_message() {
         let headers = Table::from([("rpc-status".to_owned(), Value::from("teapot"))]);
         let properties = Properties {
@@ -453,10 +546,54 @@ mod tests {
     }
 
     #[test]
+    fn texts_are_cut_to_what_a_frame_can_hold() {
+        let Value::Text(text) = shortened(&"ü".repeat(TEXT_MAX)) else {
+            panic!("a text");
+        };
+        assert!(text.len() <= TEXT_MAX && text.ends_with("ü…"), "{text}");
+        assert_eq!(shortened("short"), Value::from("short"));
+    }
+
+    #[test]
     fn expirations_round_up_and_fit_the_broker() {
         assert_eq!(expiration(Duration::from_micros(1)), "1");
         assert_eq!(expiration(Duration::MAX), "4294967295");
         assert_eq!(duration("soon"), None);
+    }
+
+    #[test]
+    fn an_event_reads_as_it_was_written() {
+        let head = EventHead {
+            kind: Some("order.placed".into()),
+            content_type: Some("application/json".into()),
+            message_id: Some("m".into()),
+            published_at: Some(7),
+            publisher: Some("shop".into()),
+            persistent: true,
+            priority: Some(1),
+            time_to_live: Some(Duration::from_secs(2)),
+            headers: Table::from([("tenant".to_owned(), Value::from("hare"))]),
+            trace: Table::from([("traceparent".to_owned(), Value::from("00-1-2-01"))]),
+        };
+        let properties = head.clone().into_properties();
+        assert_eq!(properties.kind.as_deref(), Some("order.placed"));
+        assert_eq!(properties.expiration.as_deref(), Some("2000"));
+        assert_eq!(EventHead::from_properties(properties), head);
+    }
+
+    #[test]
+    fn a_retried_event_knows_how_it_came() {
+        let mut properties = Properties::default();
+        Route::note("topic_logs", "kern.info", &mut properties);
+        let mut second = retried(properties, 2, "busy");
+        Route::note("", "topic_logs.audit", &mut second);
+        let head = JobHead::read(&second);
+        let route = Route {
+            exchange: "topic_logs".into(),
+            routing_key: "kern.info".into(),
+        };
+        assert_eq!(head.route, Some(route));
+        assert!(head.headers.is_empty());
     }
 
     #[test]

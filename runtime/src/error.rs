@@ -49,6 +49,8 @@ pub struct Error {
 struct Inner {
     kind: Kind,
     site: Option<Site>,
+    /// The broker's address, without credentials, where it is about connecting to it.
+    address: Option<String>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
@@ -124,6 +126,7 @@ impl Error {
             inner: Arc::new(Inner {
                 kind,
                 site: None,
+                address: None,
                 source: None,
             }),
         }
@@ -144,6 +147,15 @@ impl Error {
     pub(crate) fn at(self, site: Site) -> Self {
         let mut inner = Arc::unwrap_or_clone(self.inner);
         inner.site = Some(site);
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Says which broker it is about. Not with credentials: errors are shown to anybody.
+    pub(crate) fn connecting_to(self, address: &impl fmt::Display) -> Self {
+        let mut inner = Arc::unwrap_or_clone(self.inner);
+        inner.address = Some(address.to_string());
         Self {
             inner: Arc::new(inner),
         }
@@ -189,7 +201,8 @@ impl Error {
         ) || self.code() == Some(Code::DeadlineExceeded)
     }
 
-    /// The broker has no queue for the message: nobody ever declared the service.
+    /// The broker has no queue for the message: nobody ever declared the service, or nobody
+    /// listens to the event.
     #[must_use]
     pub fn is_unroutable(&self) -> bool {
         matches!(self.inner.kind, Kind::Unroutable)
@@ -315,16 +328,25 @@ impl fmt::Display for Site {
         if !self.method.is_empty() {
             write!(f, ".{}", self.method)?;
         }
+        if self.queue.is_empty() {
+            return Ok(());
+        }
         write!(f, " on queue `{}`", self.queue)
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, site, .. } = &*self.inner;
-        match site {
-            None => kind.fmt(f),
-            Some(site) => {
+        let Inner {
+            kind,
+            site,
+            address,
+            ..
+        } = &*self.inner;
+        match (site, address) {
+            (None, None) => kind.fmt(f),
+            (None, Some(address)) => write!(f, "{kind} ({address})"),
+            (Some(site), _) => {
                 let (elapsed, outcome) = (site.elapsed.as_secs_f64(), site.outcome);
                 write!(f, "{site}: {kind} after {elapsed:.3} s ({outcome})")
             }
@@ -399,6 +421,9 @@ impl fmt::Debug for Error {
         if let Some(site) = &self.inner.site {
             debug.field("site", site);
         }
+        if let Some(address) = &self.inner.address {
+            debug.field("address", address);
+        }
         if let Some(source) = &self.inner.source {
             debug.field("source", source);
         }
@@ -409,6 +434,13 @@ impl fmt::Debug for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.inner.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// For conversions that cannot fail, where others can.
+impl From<std::convert::Infallible> for Error {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
     }
 }
 

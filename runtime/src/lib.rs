@@ -1,7 +1,153 @@
 //! RPC, work queues and publish/subscribe over RabbitMQ, typed end to end.
+//!
+//! One annotated trait is the whole contract between a client and a server. What goes over the
+//! wire is plain AMQP 0-9-1 with MessagePack or JSON, so the other side can be written in any
+//! language.
+//!
+//! # A service
+//!
+//! [`macro@service`] keeps the trait as it is written, and makes a server and a client of it:
+//!
+//! ```no_run
+//! use lepus::{CallError, Connection, Server};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Debug, Serialize, Deserialize, thiserror::Error)]
+//! #[error("nothing can be divided by zero")]
+//! struct DivideByZero;
+//!
+//! #[lepus::service(name = "calculator")]
+//! trait Calculator {
+//!     /// The quotient, towards zero.
+//!     #[rpc(timeout = "2s", idempotent)]
+//!     async fn divide(&self, dividend: i64, divisor: i64) -> Result<i64, DivideByZero>;
+//! }
+//!
+//! struct Pocket;
+//!
+//! impl Calculator for Pocket {
+//!     async fn divide(&self, dividend: i64, divisor: i64) -> Result<i64, DivideByZero> {
+//!         dividend.checked_div(divisor).ok_or(DivideByZero)
+//!     }
+//! }
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let connection = Connection::open("amqp://guest:guest@localhost").await?;
+//! let server = Server::new(&connection)
+//!     .serve(CalculatorServer::new(Pocket))
+//!     .concurrency(4)
+//!     .start()
+//!     .await?;
+//!
+//! // In another program, as a rule.
+//! let calculator = CalculatorClient::new(&connection);
+//! match calculator.divide(84, 2).await {
+//!     Ok(quotient) => println!("{quotient}"),
+//!     Err(CallError::Service(DivideByZero)) => println!("the method's own error"),
+//!     Err(CallError::Rpc(error)) => println!("what happened to the call: {error}"),
+//! }
+//!
+//! server.until(lepus::shutdown_signal()).await?;
+//! connection.close().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A [`Call`] does nothing until it is awaited, or [sent](Call::send) to be awaited later; its
+//! timeout, priority and headers are set on it. It ends: with the value, with the method's own
+//! error, or with an [`Error`] that can be asked what is known ([`is_timeout`](Error::is_timeout),
+//! [`may_have_executed`](Error::may_have_executed), …). Inside a handler, [`Context::current`]
+//! knows the deadline, the caller's headers and whether the request was delivered before; calls
+//! made there inherit what is left of the deadline. For unit tests, `CalculatorClient::local` is
+//! the same client over an implementation in this process, without a broker.
+//!
+//! # Jobs
+//!
+//! A [`WorkQueue`] stores jobs of one type until they are done. A push returns when the broker has
+//! the job; a failed job is tried again with a backoff that waits on the broker, and goes to a
+//! dead-letter queue in the end.
+//!
+//! ```no_run
+//! use lepus::{Connection, Job, WorkQueue, retry};
+//!
+//! # async fn example(connection: Connection) -> Result<(), lepus::Error> {
+//! let mails = WorkQueue::<String>::new("mails");
+//! mails.producer(&connection).push(&"hare@example.org".to_owned()).await?;
+//!
+//! let send = async |job: Job<String>| match job.attempt() {
+//!     1 => Err(retry("the mail server is busy")),
+//!     _ => Ok(println!("sent to {}", job.payload())),
+//! };
+//! mails.worker(&connection).run(send, lepus::shutdown_signal()).await
+//! # }
+//! ```
+//!
+//! [`macro@tasks`] makes a queue of an annotated trait, whose methods are the kinds of its jobs.
+//!
+//! # Events
+//!
+//! An exchange is a typed value: [`Fanout`], [`Direct`], [`Topic`] or [`Headers`].
+//!
+//! ```no_run
+//! use lepus::{Connection, Topic};
+//!
+//! # async fn example(connection: Connection) -> Result<(), lepus::Error> {
+//! let logs = Topic::<String>::new("logs");
+//! let mut critical = logs.subscribe(&connection).bind("*.critical").start().await?;
+//! logs.publisher(&connection).publish("kern.critical", "no more memory").await?;
+//! if let Some(Ok(event)) = critical.next().await {
+//!     println!("{}: {}", event.key(), event.payload);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A subscription is broadcast, as here; [shared](Subscribe::shared) by a group, which settles and
+//! retries events as jobs; or [singleton](Subscribe::singleton).
+//!
+//! # Where what is
+//!
+//! | | |
+//! |---|---|
+//! | connection | [`Connection`], [`ConnectionBuilder`], [`ConnectionState`], [`Stats`] |
+//! | services | [`macro@service`], [`Server`], [`Client`], [`Call`], [`PendingReply`] |
+//! | jobs | [`WorkQueue`], [`Producer`], [`WorkerPool`], [`Job`], [`DeadLetters`], [`Getter`]; [`macro@tasks`], [`TaskProducer`], [`TaskPool`] |
+//! | events | [`EventExchange`] by its four names, [`EventPublisher`], [`Subscribe`], [`Subscription`], [`GroupSubscription`], [`Event`], [`Missed`] |
+//! | what a handler knows | [`Context`], [`Job`], [`Event`] |
+//! | what it says | its own error; [`Failure`], [`retry`], [`retry_after`], [`reject`] |
+//! | errors | [`CallError`], [`Error`], [`Outcome`] here; [`Status`] and [`Code`] from the other side |
+//! | stopping | [`Running`], [`shutdown_signal`] |
+//! | between transport and implementation | [`Service`], [`Tasks`], [`Request`], [`Reply`] |
+//! | values | [`Codec`], [`Table`], [`Value`], [`Name`], [`Queue`], [`RetryPolicy`] |
+//!
+//! # Features
+//!
+//! | feature | default | |
+//! |---|---|---|
+//! | `tls` | yes | `amqps://` through rustls, with the system's certificate authorities and others |
+//!
+//! # What it rests on
+//!
+//! - RabbitMQ 3.10 or later, without plugins. `lepus-broker` stands in for it in examples and
+//!   tests: a broker in memory that speaks the same protocol.
+//! - tokio, with a runtime of several threads or of one. The AMQP client works on threads of its
+//!   own, so handlers that block cost no heartbeats.
+//! - At least once: a job, and a request whose server died, can be handled twice. Nothing is
+//!   acknowledged before it is done, unless a method is `at_most_once`.
+//!
+//! # What is not stable
+//!
+//! Until 1.0, a minor version may change the API. What goes over the wire, the names and the
+//! arguments of queues and exchanges are protocol 1, and change only with its number. Not part of
+//! the API, and changed without notice: the hidden module `__rt`, which generated code uses; the
+//! names in generated code that begin with `__`; the texts of errors, statuses and logs; the
+//! constructors and setters of [`ServiceDescriptor`] and [`MethodDescriptor`], which are the
+//! macros'.
 
 #[doc(hidden)]
 pub mod __rt;
+mod acks;
 mod client;
 mod codec;
 mod context;
@@ -14,6 +160,7 @@ mod name;
 mod panic;
 mod pending;
 mod publisher;
+mod pubsub;
 mod queue;
 mod retry;
 mod running;
@@ -37,6 +184,12 @@ pub use descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use error::{CallError, Error, Never, Outcome};
 pub use link::{Connection, ConnectionBuilder, ConnectionState};
 pub use name::{Name, NameError};
+pub use pubsub::{
+    Bindings, Broadcast, ByHeaders, ByKey, ByPattern, Direct, Event, EventExchange, EventPublisher,
+    Fanout, Gap, Group, GroupSubscription, Headers, Held, KeyError, Kind, Match, Missed, Overflow,
+    Pattern, Publish, RoutingKey, Selective, Subscribe, Subscription, ToAll, Topic, Undecodable,
+    Unknown,
+};
 pub use queue::{
     Cancelled, DeadLetter, DeadLetters, Getter, Job, Producer, Push, Taken, TaskPool, TaskProducer,
     WorkQueue, WorkerPool,

@@ -33,6 +33,8 @@ struct Inner {
     io: Handle,
     namespace: Namespace,
     channel: Mutex<Option<Arc<Confirmed>>>,
+    /// What was declared because a publish missed it, and when.
+    restored: Mutex<Vec<(Topology, Instant)>>,
     unconfirmed: Semaphore,
     max_message: usize,
 }
@@ -49,17 +51,17 @@ pub(crate) struct Receipt {
 /// How errors name a message.
 #[derive(Clone, Debug)]
 pub(crate) struct What {
-    pub(crate) service: String,
-    pub(crate) method: String,
-    pub(crate) queue: String,
+    pub(crate) service: Arc<str>,
+    pub(crate) method: Arc<str>,
+    pub(crate) queue: Arc<str>,
 }
 
 impl What {
     pub(crate) fn failed(&self, error: Error, since: Instant, outcome: Outcome) -> Error {
         error.at(Site {
-            service: self.service.clone(),
-            method: self.method.clone(),
-            queue: self.queue.clone(),
+            service: self.service.to_string(),
+            method: self.method.to_string(),
+            queue: self.queue.to_string(),
             elapsed: since.elapsed(),
             outcome,
         })
@@ -92,6 +94,7 @@ impl Publisher {
                 io: connection.io().clone(),
                 namespace: connection.namespace().clone(),
                 channel: Mutex::new(None),
+                restored: Mutex::default(),
                 unconfirmed: Semaphore::new(unconfirmed.max(1)),
                 max_message,
             }),
@@ -122,6 +125,9 @@ impl Publisher {
 
     /// As [`publish`](Self::publish), and makes the queue be there if the broker has none for the
     /// message. So nobody has to know beforehand whether it was declared, or deleted since.
+    ///
+    /// A quorum queue that is just being declared refuses what comes, as one does that is full:
+    /// whoever may have met the former tries again once it is there.
     pub(crate) async fn publish_home(
         &self,
         message: Outgoing,
@@ -130,21 +136,52 @@ impl Publisher {
         home: &Home,
     ) -> Result<(), Error> {
         let started = Instant::now();
-        match (
-            self.publish(message.clone(), what.clone(), limit).await,
-            home,
-        ) {
-            (Err(error), Home::Declared(topology)) if error.is_unroutable() => {
-                let left = limit.saturating_sub(started.elapsed());
-                match tokio::time::timeout(left, self.declare(topology.clone())).await {
-                    Ok(declared) => declared
-                        .map_err(|error| what.failed(error, started, Outcome::Unroutable))?,
-                    Err(_) => return Err(error),
-                }
-                self.publish(message, what, limit.saturating_sub(started.elapsed()))
-                    .await
+        let error = match self.publish(message.clone(), what.clone(), limit).await {
+            Err(error) if error.is_unroutable() || error.is_rejected() => error,
+            result => return result,
+        };
+        let Home::Declared(topology) = home else {
+            return Err(error);
+        };
+        let restoring = async {
+            if error.is_unroutable() || !topology.is_limited() {
+                self.restore(topology, started).await.map(|()| Missed::Yes)
+            } else {
+                Ok(self.missed(topology, started).await)
             }
-            (result, _) => result,
+        };
+        let left = limit.saturating_sub(started.elapsed());
+        match tokio::time::timeout(left, restoring).await {
+            Ok(Ok(Missed::Yes)) => {
+                let left = limit.saturating_sub(started.elapsed());
+                self.publish(message, what, left).await
+            }
+            Ok(Ok(Missed::No)) | Err(_) => Err(error),
+            Ok(Err(refused)) => Err(what.failed(refused, started, Outcome::Unroutable)),
+        }
+    }
+
+    /// Declares what a publish missed that began at `since`: once for all that missed it, however
+    /// many they are.
+    async fn restore(&self, topology: &Topology, since: Instant) -> Result<(), Error> {
+        let mut restored = self.inner.restored.lock().await;
+        if is_restored(&restored, topology, since) {
+            return Ok(());
+        }
+        self.declare(topology.clone()).await?;
+        restored.retain(|(known, _)| known != topology);
+        restored.push((topology.clone(), Instant::now()));
+        Ok(())
+    }
+
+    /// Whether it was being declared while a publish was under way that began at `since`.
+    async fn missed(&self, topology: &Topology, since: Instant) -> Missed {
+        // Until one that is being made is done.
+        let restored = self.inner.restored.lock().await;
+        if is_restored(&restored, topology, since) {
+            Missed::Yes
+        } else {
+            Missed::No
         }
     }
 
@@ -211,7 +248,7 @@ impl Publisher {
     }
 
     /// Why nothing could be sent until the deadline.
-    async fn too_late(&self) -> Error {
+    pub(crate) async fn too_late(&self) -> Error {
         let session = self.inner.link.session();
         let session = tokio::time::timeout(Duration::ZERO, session).await;
         let blocked = session.ok().and_then(Result::ok);
@@ -258,6 +295,17 @@ impl Publisher {
             }
         }
     }
+}
+
+/// Whether a publish came before its queue was there.
+enum Missed {
+    Yes,
+    No,
+}
+
+fn is_restored(restored: &[(Topology, Instant)], topology: &Topology, since: Instant) -> bool {
+    let mut restored = restored.iter();
+    restored.any(|(known, at)| *at >= since && known == topology)
 }
 
 impl Receipt {

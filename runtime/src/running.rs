@@ -7,7 +7,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::error::{Error, Kind};
-use crate::worker::{Handler, Worker};
+use crate::link::Connection;
+use crate::worker::{Handler, Setup, Source, Worker};
 
 /// Consumers at work: a server's, a worker pool's. Dropping it stops them at once; what is in hand
 /// goes back to its queue.
@@ -26,14 +27,22 @@ impl Running {
         }
     }
 
-    /// The signal to drain, for a handler that tells its work of it.
-    pub(crate) fn shutdown(&self) -> watch::Receiver<bool> {
-        self.shutdown.subscribe()
+    /// One consumer with a set-up of its own, at work.
+    pub(crate) async fn started<H: Handler>(
+        connection: &Connection,
+        source: Source,
+        setup: Arc<dyn Setup>,
+        handler: H,
+    ) -> Result<Self, Error> {
+        let worker = Worker::start_with(connection, source, setup).await?;
+        let mut running = Self::new();
+        running.add(worker, Arc::new(handler), connection.tasks());
+        Ok(running)
     }
 
     pub(crate) fn add<H: Handler>(&mut self, worker: Worker, handler: Arc<H>, tasks: &Handle) {
         self.running
-            .spawn_on(worker.run(handler, self.shutdown()), tasks);
+            .spawn_on(worker.run(handler, self.shutdown.subscribe()), tasks);
     }
 
     /// Works on until `shutdown` completes, then drains.

@@ -75,11 +75,6 @@ impl Request {
         self.method.name()
     }
 
-    /// The method's own time limit, if it has one.
-    pub(crate) fn timeout(&self) -> Option<std::time::Duration> {
-        self.method.timeout()
-    }
-
     /// Decodes the arguments.
     ///
     /// # Errors

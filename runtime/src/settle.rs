@@ -9,6 +9,8 @@ use crate::verdict::{Judgement, Retry, Verdict};
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Decision {
     Ack,
+    /// It goes back to the queue.
+    GiveBack,
     /// Publish it for this attempt after this delay, then acknowledge.
     Retry {
         attempt: u32,
@@ -47,6 +49,7 @@ impl Reason {
 pub(crate) fn after(verdict: Verdict, attempt: u32, policy: &RetryPolicy, random: f64) -> Decision {
     let (error, retry) = match verdict.0 {
         Judgement::Done => return Decision::Ack,
+        Judgement::Untouched => return Decision::GiveBack,
         Judgement::Failed { error, retry } => (error, retry),
     };
     if retry == Retry::Never {
@@ -141,6 +144,8 @@ mod tests {
     fn a_job_is_done_retried_or_buried() {
         let error = || "busy".to_owned();
         assert_eq!(after(().into_verdict(), 1, &policy(), 0.0), Decision::Ack);
+        let untouched = after(Verdict::UNTOUCHED, 3, &policy(), 0.0);
+        assert_eq!(untouched, Decision::GiveBack);
         assert_eq!(
             after(failed(Retry::Backoff), 2, &policy(), 0.0),
             Decision::Retry {

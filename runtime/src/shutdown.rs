@@ -1,6 +1,6 @@
 //! When to stop: the first signal asks for a drain, the second for an end.
 
-use std::sync::OnceLock;
+use std::sync::{OnceLock, mpsc};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -12,51 +12,67 @@ static SIGNALS: OnceLock<watch::Sender<u32>> = OnceLock::new();
 
 /// Completes at SIGTERM or Ctrl-C (SIGINT): what `run` methods take to stop cleanly.
 ///
-/// Once called, the process is no longer ended by these signals; a second one makes whatever
-/// drains stop at once and give back what it has in hand.
-///
-/// # Panics
-/// As tokio does, when it is called outside of a tokio runtime.
-pub async fn shutdown_signal() {
-    at_least(1).await;
+/// From the call on, and not only once it is awaited, the process is no longer ended by these
+/// signals; a second one makes whatever drains stop at once and give back what it has in hand.
+pub fn shutdown_signal() -> impl Future<Output = ()> + Send + 'static {
+    let signals = signals();
+    at_least(1, signals)
 }
 
 /// Completes at the second signal, if anybody asked for the first.
 pub(crate) async fn second_signal() {
     match SIGNALS.get() {
-        Some(_) => at_least(2).await,
+        Some(signals) => at_least(2, signals).await,
         None => std::future::pending().await,
     }
 }
 
-async fn at_least(count: u32) {
-    let signals =
-        SIGNALS.get_or_init(|| {
-            let signals = watch::Sender::new(0);
-            let counter = signals.clone();
-            // On a thread of its own: a runtime that ends, or whose threads are busy, does not take
-            // the signals with it.
-            let thread = std::thread::Builder::new().name("lepus-signals".into()).spawn(move || {
-            if let Err(error) = count_signals(&counter) {
-                tracing::error!(%error, "signals cannot be listened to: stop by other means");
-            }
-        });
-            if let Err(error) = thread {
-                tracing::error!(%error, "signals cannot be listened to: stop by other means");
-            }
-            signals
-        });
+async fn at_least(count: u32, signals: &'static watch::Sender<u32>) {
     let mut seen = signals.subscribe();
     // The sender is static: this cannot fail.
     let _ = seen.wait_for(|seen| *seen >= count).await;
 }
 
-fn count_signals(counter: &watch::Sender<u32>) -> std::io::Result<()> {
+/// The count of signals, which are listened to when this returns.
+fn signals() -> &'static watch::Sender<u32> {
+    SIGNALS.get_or_init(|| {
+        let signals = watch::Sender::new(0);
+        let counter = signals.clone();
+        let (listening, listens) = mpsc::channel();
+        // On a thread of its own: a runtime that ends, or whose threads are busy, does not take
+        // the signals with it.
+        let count = move || {
+            if let Err(error) = count_signals(&counter, &listening) {
+                tracing::error!(%error, "signals cannot be listened to: stop by other means");
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("lepus-signals".into())
+            .spawn(count);
+        match thread {
+            // A thread that failed has said so.
+            Ok(_) => {
+                let _ = listens.recv();
+            }
+            Err(error) => {
+                tracing::error!(%error, "signals cannot be listened to: stop by other means");
+            }
+        }
+        signals
+    })
+}
+
+fn count_signals(
+    counter: &watch::Sender<u32>,
+    listening: &mpsc::Sender<()>,
+) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()?;
     runtime.block_on(async {
         let mut signals = Signals::listen()?;
+        // Whoever asked is waiting.
+        let _ = listening.send(());
         loop {
             signals.next().await?;
             counter.send_modify(|count| *count += 1);

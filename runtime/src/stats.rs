@@ -18,6 +18,10 @@ pub struct Stats {
     pub expired_requests: u64,
     /// Deliveries that could not be understood: no method, no arguments, no job.
     pub malformed: u64,
+    /// Events of a type that their subscriber does not know, and skipped.
+    pub skipped_events: u64,
+    /// Events that were dropped here because their reader was slow.
+    pub lagged_events: u64,
     /// Handlers that panicked.
     pub panics: u64,
     /// Jobs sent back for another attempt.
@@ -43,8 +47,8 @@ macro_rules! counters {
 }
 
 counters! {
-    pending_calls, running, dropped_replies, returned_replies, expired_requests, malformed, panics,
-    retried, dead_lettered,
+    pending_calls, running, dropped_replies, returned_replies, expired_requests, malformed,
+    skipped_events, lagged_events, panics, retried, dead_lettered,
 }
 
 #[derive(Debug, Default)]

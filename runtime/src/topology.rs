@@ -157,6 +157,12 @@ impl Queue {
     }
 }
 
+/// The longest delay: RabbitMQ's limit on a time to live, some 49 days.
+pub(crate) const LONGEST_DELAY: Duration = Duration::from_millis(u32::MAX as u64);
+
+/// The bytes that a delay queue's name has beyond its target's, at most.
+pub(crate) const DELAY_SUFFIX: usize = ".retry.4294967295".len();
+
 /// The delay queue for a delay: its messages go on to `target` when they have waited.
 ///
 /// Delays share queues in steps of 1, 1.5, 2, 3, 5, 7 and 10, so that there are few; a message
@@ -181,14 +187,18 @@ pub(crate) fn delay_queue(
 
 fn step(delay: Duration) -> Duration {
     const STEPS: [u128; 6] = [10, 15, 20, 30, 50, 70];
-    let wanted = delay.as_nanos().div_ceil(1_000_000).max(1);
+    let wanted = delay
+        .min(LONGEST_DELAY)
+        .as_nanos()
+        .div_ceil(1_000_000)
+        .max(1);
     // In tenths of a millisecond.
     let mut decade: u128 = 1;
     loop {
         for step in STEPS {
-            if step * decade >= wanted * 10 && (step * decade) % 10 == 0 {
+            if step * decade >= wanted * 10 && (step * decade).is_multiple_of(10) {
                 let millis = u64::try_from(step * decade / 10).unwrap_or(u64::MAX);
-                return Duration::from_millis(millis);
+                return Duration::from_millis(millis).min(LONGEST_DELAY);
             }
         }
         decade *= 10;
@@ -279,6 +289,12 @@ pub(crate) struct Topology {
 }
 
 impl Topology {
+    /// Whether a queue of these refuses messages when it is full.
+    pub(crate) fn is_limited(&self) -> bool {
+        let mut queues = self.queues.iter();
+        queues.any(|queue| queue.arguments.contains_key("x-max-length"))
+    }
+
     pub(crate) fn queue(queue: Queue) -> Self {
         Self {
             queues: vec![queue],
@@ -306,8 +322,8 @@ mod tests {
             [1, 1, 2, 5, 1000, 1500]
         );
         assert_eq!(
-            [of(4000), of(71_000), of(86_400_000)],
-            [5000, 100_000, 100_000_000]
+            [of(4000), of(71_000), of(86_400_000), of(u64::MAX)],
+            [5000, 100_000, 100_000_000, u128::from(u32::MAX)]
         );
         let name = Name::parse("jobs").unwrap();
         let queue = delay_queue(&name, QueueKind::Classic, Duration::from_secs(4)).unwrap();

@@ -117,11 +117,25 @@ pub struct Verdict(pub(crate) Judgement);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Judgement {
     Done,
-    Failed { error: String, retry: Retry },
+    Failed {
+        error: String,
+        retry: Retry,
+    },
+    /// Nobody has looked at it.
+    Untouched,
 }
 
 impl Verdict {
     pub(crate) const DONE: Self = Self(Judgement::Done);
+    pub(crate) const UNTOUCHED: Self = Self(Judgement::Untouched);
+
+    /// What it was that failed, if it did.
+    pub(crate) fn error(&self) -> Option<&str> {
+        match &self.0 {
+            Judgement::Failed { error, .. } => Some(error),
+            Judgement::Done | Judgement::Untouched => None,
+        }
+    }
 
     /// A job that no attempt can help.
     pub(crate) fn hopeless(error: impl fmt::Display) -> Self {

@@ -22,6 +22,7 @@ use lepus_broker::Broker;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// The broker of one test, and what it can do.
@@ -30,7 +31,8 @@ pub struct Env {
     pub uri: String,
     pub features: &'static [Feature],
     pub server: Greeting,
-    test: &'static str,
+    /// The name of the test.
+    pub test: &'static str,
     prefix: String,
     /// What the test has named, to be deleted when it has ended.
     named: Arc<Mutex<Vec<String>>>,
@@ -136,7 +138,16 @@ where
     F: FnOnce(Env) -> T,
     T: Future<Output = ()>,
 {
-    within(name, TEST_LIMIT, async {
+    run_within(TEST_LIMIT, on, name, test).await;
+}
+
+/// The same under another limit, for a test that is asked to take longer.
+pub async fn run_within<F, T>(limit: Duration, on: On, name: &'static str, test: F)
+where
+    F: FnOnce(Env) -> T,
+    T: Future<Output = ()>,
+{
+    within(name, limit, async {
         if let Some(env) = open(on, name).await {
             let (uri, named) = (env.uri.clone(), Arc::clone(&env.named));
             let ended = AssertUnwindSafe(test(env)).catch_unwind().await;
@@ -168,7 +179,7 @@ async fn open(on: On, test: &'static str) -> Option<Env> {
     let (uri, embedded, features): (_, _, &[Feature]) = match on {
         On::Embedded => {
             let broker = Broker::start().await.expect("the embedded broker starts");
-            (broker.uri().to_string(), Some(broker), &[Feature::Faults])
+            (broker.uri(), Some(broker), &[Feature::Faults])
         }
         On::RabbitMq => {
             let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -180,7 +191,7 @@ async fn open(on: On, test: &'static str) -> Option<Env> {
             match chosen {
                 Rabbit::At(uri) => (uri, None, &[Feature::QuorumQueues]),
                 Rabbit::LeftOut => {
-                    report::left_out(test, "LEPUS_BROKERS=embedded");
+                    report::skipped(test, "LEPUS_BROKERS=embedded");
                     return None;
                 }
                 Rabbit::Missing(instruction) => panic!("{test}: {instruction}"),

@@ -4,6 +4,7 @@
 //! With `LEPUS_RABBITMQ_ROOT` the node runs in that tree, so that one test covers
 //! every version that `tests/rabbitmq-versions` has made.
 
+use crate::report;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -33,6 +34,22 @@ pub struct Tls {
     pub authority: String,
     pub certificate: String,
     pub key: String,
+}
+
+/// Are there private nodes? Where they are left out by choice, with
+/// `LEPUS_BROKERS=embedded` or `LEPUS_NODES=none`, which CI refuses, it says so
+/// and `test` is to end. Without a choice it is yes, and a missing server fails.
+pub fn are_available(test: &str) -> bool {
+    let choice = [("LEPUS_BROKERS", "embedded"), ("LEPUS_NODES", "none")]
+        .into_iter()
+        .find(|(name, value)| std::env::var(name).is_ok_and(|set| set == *value));
+    match choice {
+        Some((name, value)) if !report::is_ci() => {
+            report::skipped(test, &format!("{name}={value}"));
+            false
+        }
+        _ => true,
+    }
 }
 
 impl Setup {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 /// How long a line or an exit is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -21,6 +22,8 @@ pub struct Program {
     child: Child,
     lines: mpsc::UnboundedReceiver<String>,
     printed: Arc<Mutex<String>>,
+    /// The reader of stderr.
+    errors: JoinHandle<()>,
 }
 
 /// What a child that ended has left.
@@ -50,26 +53,68 @@ pub fn example(name: &str) -> Command {
     Command::new(path)
 }
 
-/// A script of `tests/interop`. `None` if Python is left out, with
-/// `LEPUS_PYTHON=none`, which CI refuses.
-pub fn python(script: &str) -> Option<Command> {
-    let python = std::env::var("LEPUS_PYTHON").unwrap_or_default();
-    if python == "none" && !crate::report::is_ci() {
-        crate::report::left_out(script, "LEPUS_PYTHON=none");
-        return None;
+/// Are there Python peers? Where they are left out by choice, with
+/// `LEPUS_PYTHON=none`, which CI refuses, it says so and `test` is to end.
+pub fn python_is_available(test: &str) -> bool {
+    is_available(test, "LEPUS_PYTHON")
+}
+
+/// Is there Node with `amqplib`? `LEPUS_NODE=none` leaves it out, as above.
+pub fn node_is_available(test: &str) -> bool {
+    is_available(test, "LEPUS_NODE")
+}
+
+fn is_available(test: &str, variable: &str) -> bool {
+    let is_out = std::env::var(variable).is_ok_and(|set| set == "none");
+    if is_out && !crate::report::is_ci() {
+        crate::report::skipped(test, &format!("{variable}=none"));
+        return false;
     }
+    true
+}
+
+/// A script of `tests/interop`.
+pub fn python(script: &str) -> Command {
+    python_at(&script_path("interop", script))
+}
+
+/// A script of `tests/clients`: other people's clients.
+pub fn client(script: &str) -> Command {
+    let path = script_path("clients", script);
+    match path.extension().and_then(|ending| ending.to_str()) {
+        Some("py") => python_at(&path),
+        Some("cjs") => {
+            let modules = provided("LEPUS_NODE", "the folder of node_modules with amqplib");
+            let mut command = Command::new("node");
+            command.arg(path).env("NODE_PATH", modules);
+            command
+        }
+        _ => Command::new(path),
+    }
+}
+
+fn python_at(path: &Path) -> Command {
+    let mut command = Command::new(provided("LEPUS_PYTHON", "an interpreter that has pika"));
+    command.arg("-u").arg(path);
+    command
+}
+
+fn provided(variable: &str, what: &str) -> String {
+    let value = std::env::var(variable).unwrap_or_default();
     assert!(
-        !["", "none"].contains(&python.as_str()),
-        "no Python with pika: run tests/run, set LEPUS_PYTHON to an interpreter that has it, \
-         or to `none` (not in CI) to leave it out"
+        !["", "none"].contains(&value.as_str()),
+        "{variable} is not set: run tests/run, set it to {what}, or to `none` (not in CI) to leave \
+         it out"
     );
+    value
+}
+
+fn script_path(folder: &str, script: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("interop")
+        .join(folder)
         .join(script);
     assert!(path.exists(), "no {}", path.display());
-    let mut command = Command::new(python);
-    command.arg("-u").arg(path);
-    Some(command)
+    path
 }
 
 impl Program {
@@ -86,12 +131,13 @@ impl Program {
         let printed = Arc::default();
         let (sender, lines) = mpsc::unbounded_channel();
         read(child.stdout.take(), Arc::clone(&printed), Some(sender));
-        read(child.stderr.take(), Arc::clone(&printed), None);
+        let errors = read(child.stderr.take(), Arc::clone(&printed), None);
         Program {
             name,
             child,
             lines,
             printed,
+            errors,
         }
     }
 
@@ -159,6 +205,13 @@ impl Program {
         while let Some(line) = self.lines.recv().await {
             lines.push(line);
         }
+        // What a child prints last may be read after its exit is seen.
+        if tokio::time::timeout(PATIENCE, &mut self.errors)
+            .await
+            .is_err()
+        {
+            panic!("{}: its stderr outlives it\n{}", self.name, self.printed());
+        }
         Ended {
             status,
             lines,
@@ -184,7 +237,7 @@ fn read(
     stream: Option<impl AsyncRead + Unpin + Send + 'static>,
     printed: Arc<Mutex<String>>,
     lines: Option<mpsc::UnboundedSender<String>>,
-) {
+) -> JoinHandle<()> {
     let mut reader = BufReader::new(stream.expect("a piped stream")).lines();
     tokio::spawn(async move {
         while let Ok(Some(line)) = reader.next_line().await {
@@ -197,7 +250,7 @@ fn read(
                 let _ = lines.send(line);
             }
         }
-    });
+    })
 }
 
 #[cfg(test)]
@@ -225,6 +278,7 @@ mod tests {
             (ended.status.code(), ended.lines),
             (Some(3), vec!["three".into()])
         );
+        assert!(ended.printed.contains("oops"), "{}", ended.printed);
     }
 
     #[tokio::test]

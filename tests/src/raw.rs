@@ -200,6 +200,14 @@ impl Raw {
             .unwrap_or_else(|error| panic!("{queue}: {error}"));
     }
 
+    pub async fn delete_exchange(&self, exchange: &str) {
+        let options = ExchangeDeleteOptions::default();
+        let deleted = self.channel.exchange_delete(exchange.into(), options);
+        deleted
+            .await
+            .unwrap_or_else(|error| panic!("{exchange}: {error}"));
+    }
+
     pub async fn close(self) {
         self.connection
             .close(200, "done".into())

@@ -11,7 +11,13 @@ pub fn covered(broker: &str, server: &str, test: &str) {
     append(&format!("covered\t{broker}\t{server}\t{test}\n"));
 }
 
-/// A test, or a part of it, did not run, and why.
+/// A test did not run at all, and why. It is not counted as passed.
+pub fn skipped(test: &str, why: &str) {
+    eprintln!("skipped: {test}: {why}");
+    append(&format!("skipped\t{why}\t{test}\n"));
+}
+
+/// A part of a test did not apply, and why.
 pub fn left_out(test: &str, why: &str) {
     eprintln!("left out: {test}: {why}");
     append(&format!("left out\t{test}: {why}\n"));

@@ -5,28 +5,18 @@ use lapin::options::BasicPublishOptions;
 use lapin::tcp::OwnedTLSConfig;
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use lepus_tests::deadline::within;
-use lepus_tests::node::{Node, Tls};
+use lepus_tests::eventually;
+use lepus_tests::node::{self, Node, Tls};
 use lepus_tests::raw::Raw;
-use lepus_tests::{eventually, report};
 use std::path::Path;
 use std::time::Duration;
 
 /// A node takes some seconds to start, more on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Is there a RabbitMQ to start? Without one this is a failure, unless it is left
-/// out by choice.
-fn is_there(test: &str) -> bool {
-    let is_embedded = std::env::var("LEPUS_BROKERS").is_ok_and(|brokers| brokers == "embedded");
-    if is_embedded && !report::is_ci() {
-        report::left_out(test, "LEPUS_BROKERS=embedded");
-    }
-    !is_embedded || report::is_ci()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_confirmed_survives_kill_and_restart() {
-    if !is_there("what_was_confirmed_survives_kill_and_restart") {
+    if !node::are_available("what_was_confirmed_survives_kill_and_restart") {
         return;
     }
     within(
@@ -68,7 +58,7 @@ async fn what_was_confirmed_survives_kill_and_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn alarms_permissions_and_tls_are_at_hand() {
-    if !is_there("alarms_permissions_and_tls_are_at_hand") {
+    if !node::are_available("alarms_permissions_and_tls_are_at_hand") {
         return;
     }
     within("alarms_permissions_and_tls_are_at_hand", LIMIT, async {
@@ -126,7 +116,7 @@ async fn alarms_permissions_and_tls_are_at_hand() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_nodes_make_a_cluster() {
-    if !is_there("two_nodes_make_a_cluster") {
+    if !node::are_available("two_nodes_make_a_cluster") {
         return;
     }
     within("two_nodes_make_a_cluster", LIMIT, async {

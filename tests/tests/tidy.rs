@@ -10,12 +10,20 @@ use std::process::Command;
 /// The rooms of `runtime/src`, from the ground up. A room is a file or a folder.
 /// It may use the rooms of lower floors, and those named before it on its own.
 const FLOORS: &[&[&str]] = &[
-    &["name", "value", "status", "retry"],
-    &["error", "context", "descriptor"],
-    &["codec", "envelope", "topology", "pending", "settle"],
+    &["name", "value", "status", "retry", "panic", "stats"],
+    &["error", "context", "message", "verdict"],
+    &[
+        "codec",
+        "descriptor",
+        "envelope",
+        "topology",
+        "pending",
+        "settle",
+        "acks",
+    ],
     &["link"],
     &["service"],
-    &["worker"],
+    &["shutdown", "worker", "running", "publisher"],
     &["client", "server", "queue", "pubsub"],
     &["__rt", "lib"],
 ];

@@ -9,7 +9,7 @@ use crate::{
         connection::{Consumer, ReplyConsumer},
         queues::REPLY_TO,
     },
-    exception::{Exception, access_refused, not_allowed, not_implemented, precondition_failed},
+    exception::{Exception, access_refused, not_allowed, precondition_failed},
     id::{ConnectionId, ConsumerId, Name, QueueId},
     queue::Subscriber,
 };
@@ -74,13 +74,19 @@ impl Core {
             None => 0,
             Some(value) => integer(value).ok_or_else(|| {
                 precondition_failed(format!(
-                    "invalid arg 'x-priority' for queue '{name}' in vhost '{}': {{unacceptable_type,{}}}",
+                    "invalid arg 'x-priority' for queue '{name}' in vhost '{}': \"expected integer, got {}\"",
                     self.vhost_of(id).map(|v| v.name.clone()).unwrap_or_default(),
                     type_name(value)
                 ))
             })?,
         };
         self.check_not_taken(queue_id, Some(consume.exclusive))?;
+        let limit = self.config.limits.consumers;
+        if self.consumers.len() >= limit {
+            return Err(precondition_failed(format!(
+                "cannot consume: consumer limit ({limit}) is reached"
+            )));
+        }
         let consumer_id = ConsumerId(self.next_id());
         let Some(channel) = self
             .connections
@@ -248,12 +254,8 @@ impl Core {
         let Some(queue) = self.queues.get(&id) else {
             return Ok(());
         };
-        if exclusive == Some(true) && queue.settings.single_active {
-            return Err(not_implemented(
-                "an exclusive consumer on a queue with a single active consumer",
-            ));
-        }
-        let wants_alone = exclusive == Some(true) && !queue.consumers.is_empty();
+        let wants_alone = exclusive == Some(true)
+            && (queue.settings.single_active || !queue.consumers.is_empty());
         if queue.exclusive_consumer.is_some() && exclusive.is_some() || wants_alone {
             return Err(access_refused(format!(
                 "queue '{}' in vhost '{}' in exclusive use",

@@ -9,10 +9,12 @@ use crate::{
     core::{
         Core, Now,
         publish::{copy_keys, route_all, without},
+        vhost::Vhost,
     },
     id::{Name, QueueId},
     message::Message,
     properties::Property,
+    queue::Queue,
 };
 
 /// Why a message died.
@@ -43,6 +45,17 @@ pub(super) struct DeadLetter {
     queue: Name,
     exchange: Name,
     key: Option<String>,
+    at_least_once: bool,
+}
+
+/// Where dead letters go: virtual host, exchange and key.
+pub(super) type Target = (Name, Name, String);
+
+impl DeadLetter {
+    fn target(&self) -> Target {
+        let key = self.key.as_ref().unwrap_or(&self.message.routing_key);
+        (self.vhost.clone(), self.exchange.clone(), key.clone())
+    }
 }
 
 impl Core {
@@ -62,44 +75,77 @@ impl Core {
             queue: queue.name.clone(),
             exchange: exchange.as_str().into(),
             key: queue.settings.dead_letter_key.clone(),
+            at_least_once: queue.settings.dead_letter_at_least_once,
         });
     }
 
-    /// Routes the dead messages on.
+    /// Routes the dead messages on, and offers those again that nobody took.
     pub(super) fn bury(&mut self, now: Now) {
-        while let Some(dead) = self.dead.pop_front() {
-            let Some(vhost) = self.vhosts.get(&dead.vhost) else {
-                continue;
-            };
-            if !dead.exchange.is_empty() && !vhost.exchanges.contains_key(&dead.exchange) {
-                continue;
+        let targets: Vec<Target> = self.held.keys().cloned().collect();
+        for target in targets {
+            let mut held = self.held.remove(&target).unwrap_or_default();
+            while let Some(dead) = held.pop_front() {
+                // What a deleted queue had goes with it.
+                let is_there = |vhost: &Vhost| vhost.queues.contains_key(&dead.queue);
+                if !self.vhosts.get(&dead.vhost).is_some_and(is_there) {
+                    continue;
+                }
+                if let Some(dead) = self.send_on(now, dead) {
+                    held.push_front(dead);
+                    break;
+                }
             }
-            let original = dead.message.properties.headers().unwrap_or_default();
-            let headers = record(&dead, &original, now.unix);
-            let key = dead.key.as_ref().unwrap_or(&dead.message.routing_key);
-            let routed = route_all(vhost, &dead.exchange, key, Some(&headers));
-            let queues = routed
-                .into_iter()
-                .filter(|queue| {
-                    dead.reason == Reason::Rejected
-                        || self
-                            .queues
-                            .get(queue)
-                            .is_some_and(|q| !closes_cycle(&headers, &q.name))
-                })
-                .collect();
-            let message = Message::new(
-                dead.exchange.clone(),
-                key.clone(),
-                dead.message
-                    .properties
-                    .with_headers(&headers)
-                    .without(Property::Expiration),
-                dead.message.body.clone(),
-                &self.gauge,
-            );
-            self.republish(now, message, queues);
+            if !held.is_empty() {
+                self.held.insert(target, held);
+            }
         }
+        while let Some(dead) = self.dead.pop_front() {
+            if let Some(dead) = self.send_on(now, dead) {
+                self.held.entry(dead.target()).or_default().push_back(dead);
+            }
+        }
+    }
+
+    /// Routes one on, or gives it back where it must not be lost and somebody does not take it.
+    fn send_on(&mut self, now: Now, dead: DeadLetter) -> Option<DeadLetter> {
+        let kept = |dead: DeadLetter| dead.at_least_once.then_some(dead);
+        let Some(vhost) = self.vhosts.get(&dead.vhost) else {
+            return kept(dead);
+        };
+        if !dead.exchange.is_empty() && !vhost.exchanges.contains_key(&dead.exchange) {
+            return kept(dead);
+        }
+        let original = dead.message.properties.headers().unwrap_or_default();
+        let headers = record(&dead, &original, now.unix);
+        let key = dead.key.as_ref().unwrap_or(&dead.message.routing_key);
+        let routed = route_all(vhost, &dead.exchange, key, Some(&headers));
+        let queue = |id| self.queues.get(id);
+        let is_taken = !routed.is_empty() && !routed.iter().filter_map(queue).any(Queue::refuses);
+        if dead.at_least_once && !is_taken {
+            return Some(dead);
+        }
+        let queues = routed
+            .into_iter()
+            .filter(|queue| {
+                dead.reason == Reason::Rejected
+                    || self
+                        .queues
+                        .get(queue)
+                        .is_some_and(|q| !closes_cycle(&headers, &q.name))
+            })
+            .collect();
+        let message = Message::new(
+            dead.exchange.clone(),
+            key.clone(),
+            dead.message
+                .properties
+                .with_headers(&headers)
+                .without(Property::Expiration),
+            dead.message.body.clone(),
+            &self.gauge,
+        );
+        self.republish(now, message, queues);
+        None
     }
 }
 

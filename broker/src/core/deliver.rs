@@ -19,25 +19,32 @@ impl Core {
     /// Delivers from a queue for as long as it has messages and somebody takes them,
     /// then drops what is past its time or beyond its length.
     pub(super) fn dispatch(&mut self, now: Now, id: QueueId) {
-        loop {
+        self.expire(now, id);
+        while self.deliver_one(id) {
             self.expire(now, id);
-            let Some(queue) = self.queues.get_mut(&id) else {
-                return;
-            };
-            if queue.ready() == 0 || queue.consumers.is_empty() {
-                break;
-            }
-            let (consumers, connections) = (&self.consumers, &self.connections);
-            let Some(consumer) = queue.next_consumer(|c| can_take(consumers, connections, c))
-            else {
-                break;
-            };
-            let Some(entry) = queue.pop() else { break };
-            self.entries -= 1;
-            self.deliver(id, consumer, entry);
         }
         self.trim(id);
         self.arm(id);
+    }
+
+    /// Delivers the next message, if there is one and somebody takes it.
+    pub(super) fn deliver_one(&mut self, id: QueueId) -> bool {
+        let Some(queue) = self.queues.get_mut(&id) else {
+            return false;
+        };
+        if queue.ready() == 0 || queue.consumers.is_empty() {
+            return false;
+        }
+        let (consumers, connections) = (&self.consumers, &self.connections);
+        let Some(consumer) = queue.next_consumer(|c| can_take(consumers, connections, c)) else {
+            return false;
+        };
+        let Some(entry) = queue.pop() else {
+            return false;
+        };
+        self.entries -= 1;
+        self.deliver(id, consumer, entry);
+        true
     }
 
     fn deliver(&mut self, queue: QueueId, id: ConsumerId, entry: Entry) {
@@ -162,7 +169,7 @@ impl Core {
         while let Some(queue) = self
             .queues
             .get_mut(&id)
-            .filter(|queue| queue.is_over_length())
+            .filter(|queue| queue.drops_head() && queue.is_over_length())
         {
             let Some(entry) = queue.pop_overflow() else {
                 break;

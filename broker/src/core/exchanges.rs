@@ -6,12 +6,12 @@ use amq_protocol::{
 };
 
 use crate::{
-    arguments::{display, text},
+    arguments::{text, type_name},
     core::{Core, Now, vhost::Vhost},
     exception::{Code, Exception, access_refused, no_exchange, precondition_failed},
     exchange::{Destination, Exchange, Kind, Match},
     id::{ConnectionId, Name, QueueId},
-    settings::described,
+    settings::check_argument,
 };
 
 impl Core {
@@ -40,7 +40,8 @@ impl Core {
         let name = declare.exchange.as_str();
         let place = format!("exchange '{name}' in vhost '{}'", vhost.name);
         if declare.passive {
-            if !name.is_empty() && !vhost.exchanges.contains_key(name) {
+            refuse_default(name)?;
+            if !vhost.exchanges.contains_key(name) {
                 return Err(no_exchange(name, &vhost.name));
             }
         } else {
@@ -72,8 +73,8 @@ impl Core {
                     None => None,
                     Some(value) => Some(Name::from(text(value).ok_or_else(|| {
                         precondition_failed(format!(
-                            "invalid arg 'alternate-exchange' for {place}: {}",
-                            display(value)
+                            "invalid type '{}' for arg 'alternate-exchange' in {place}",
+                            type_name(value)
                         ))
                     })?)),
                 };
@@ -101,12 +102,13 @@ impl Core {
     ) -> Result<(), Exception> {
         let name = delete.exchange.as_str();
         refuse_default(name)?;
+        let vhost = self.vhost_mut(id)?;
         if name.starts_with("amq.") {
             return Err(access_refused(format!(
-                "exchange name '{name}' contains reserved prefix 'amq.*'"
+                "deletion of system exchange '{name}' in vhost '{}' not allowed",
+                vhost.name
             )));
         }
-        let vhost = self.vhost_mut(id)?;
         if let Some(exchange) = vhost.exchanges.get(name) {
             if delete.if_unused && exchange.is_bound() {
                 return Err(precondition_failed(format!(
@@ -136,12 +138,14 @@ impl Core {
         let (source, destination) = (bind.source.as_str(), bind.destination.as_str());
         refuse_default(source)?;
         refuse_default(destination)?;
+        let limit = self.config.limits.bindings;
         let vhost = self.vhost_mut(id)?;
         vhost.bind(
             source,
             vhost.exchange_destination(destination)?,
             bind.routing_key.as_str(),
             bind.arguments,
+            limit,
         )?;
         if !bind.nowait {
             let ok = exchange::BindOk {};
@@ -163,14 +167,14 @@ impl Core {
         let (source, destination) = (unbind.source.as_str(), unbind.destination.as_str());
         refuse_default(source)?;
         refuse_default(destination)?;
+        let destination = Destination::Exchange(destination.into());
         let vhost = self.vhost_mut(id)?;
-        let destination = vhost.exchange_destination(destination)?;
         vhost.unbind(
             source,
             &destination,
             unbind.routing_key.as_str(),
             &unbind.arguments,
-        )?;
+        );
         if !unbind.nowait {
             let ok = exchange::UnbindOk {};
             self.send(
@@ -197,38 +201,41 @@ impl Vhost {
         destination: Destination,
         key: &str,
         arguments: FieldTable,
+        limit: usize,
     ) -> Result<(), Exception> {
         let Some(exchange) = self.exchanges.get_mut(source) else {
             return Err(no_exchange(source, &self.name));
         };
         if exchange.kind == Kind::Headers
-            && let Err(rule) = Match::of(&arguments)
+            && let Err(reason) = Match::of(&arguments)
         {
+            return Err(precondition_failed(reason));
+        }
+        if exchange.count() >= limit {
             return Err(precondition_failed(format!(
-                "Invalid x-match field value {rule}; expected all, any, all-with-x or any-with-x"
+                "cannot bind to exchange '{source}' in vhost '{}': binding limit ({limit}) is reached",
+                self.name
             )));
         }
         exchange.bind(destination, key, arguments);
         Ok(())
     }
 
+    /// Removes a binding; one that is not there is as good as removed.
     pub(super) fn unbind(
         &mut self,
         source: &str,
         destination: &Destination,
         key: &str,
         arguments: &FieldTable,
-    ) -> Result<(), Exception> {
-        let Some(exchange) = self.exchanges.get_mut(source) else {
-            return Err(no_exchange(source, &self.name));
-        };
-        if exchange.unbind(destination, key, arguments)
+    ) {
+        if let Some(exchange) = self.exchanges.get_mut(source)
+            && exchange.unbind(destination, key, arguments)
             && exchange.auto_delete
             && !exchange.is_bound()
         {
             self.remove_exchange(source);
         }
-        Ok(())
     }
 
     /// Removes an exchange with the bindings to it, and the auto-delete exchanges that
@@ -292,16 +299,10 @@ fn check_equivalent(
             return different(name, &received.to_string(), &current.to_string());
         }
     }
-    let (old, new) = (
-        exchange.arguments.inner().get("alternate-exchange"),
-        declare.arguments.inner().get("alternate-exchange"),
-    );
-    if old != new {
-        return Err(precondition_failed(format!(
-            "inequivalent arg 'alternate-exchange' for {place}: received {} but current is {}",
-            described(new),
-            described(old)
-        )));
-    }
-    Ok(())
+    check_argument(
+        &exchange.arguments,
+        &declare.arguments,
+        "alternate-exchange",
+        place,
+    )
 }

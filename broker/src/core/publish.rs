@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use amq_protocol::types::{AMQPValue, FieldTable};
 
 use crate::{
-    arguments::text,
+    arguments::{text, type_name},
     core::{
         Action, Content, Core, Head, Now, Outcome, Publish,
         deadletter::Reason,
@@ -57,6 +57,9 @@ impl Core {
         } else {
             None
         };
+        if let Some(headers) = &headers {
+            check_copies(headers)?;
+        }
         let vhost = self.vhost_of(id)?;
         let mut routed = route_all(vhost, &exchange, &publish.routing_key, headers.as_ref());
         let properties = match headers {
@@ -132,11 +135,7 @@ impl Core {
         number: u16,
         properties: Properties,
     ) -> Result<Properties, Exception> {
-        if let Err(value) = expiration(&properties) {
-            return Err(precondition_failed(format!(
-                "invalid expiration '{value}': not a number of milliseconds"
-            )));
-        }
+        expiration(&properties).map_err(precondition_failed)?;
         if let Some(user) = properties.value(Property::UserId) {
             let known = self
                 .connections
@@ -210,9 +209,13 @@ impl Core {
             }
             return Taken::NotByAll;
         }
+        let first = queue.ready() == 0;
         queue.push(message.clone(), now.instant);
         self.entries += 1;
-        self.dispatch(now, id);
+        // Somebody who waits gets it even if it may not wait itself.
+        if !(first && self.deliver_one(id)) {
+            self.dispatch(now, id);
+        }
         Taken::ByAll
     }
 
@@ -286,6 +289,22 @@ pub(super) fn copy_keys(headers: &FieldTable, name: &str) -> Vec<String> {
         Some(AMQPValue::FieldArray(keys)) => keys.as_slice().iter().filter_map(text).collect(),
         _ => Vec::new(),
     }
+}
+
+/// `CC` and `BCC` must be lists of keys.
+fn check_copies(headers: &FieldTable) -> Result<(), Exception> {
+    for name in ["CC", "BCC"] {
+        match headers.inner().get(name) {
+            None | Some(AMQPValue::FieldArray(_)) => {}
+            Some(other) => {
+                return Err(precondition_failed(format!(
+                    "invalid message: {{unacceptable_type_in_header,\"{name}\",{}}}",
+                    type_name(other)
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn without(headers: &FieldTable, name: &str) -> FieldTable {

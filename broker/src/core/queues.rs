@@ -81,17 +81,8 @@ impl Core {
             )));
         }
         let settings = Settings::parse(&declare.arguments, &place)?;
-        if settings.quorum && (!declare.durable || declare.exclusive || declare.auto_delete) {
-            let property = if !declare.durable {
-                "non-durable"
-            } else if declare.exclusive {
-                "exclusive"
-            } else {
-                "auto-delete"
-            };
-            return Err(precondition_failed(format!(
-                "invalid property '{property}' for {place}"
-            )));
+        if settings.quorum {
+            check_quorum(declare, &place)?;
         }
         let limit = self.config.limits.queues;
         if self.queues.len() >= limit {
@@ -159,12 +150,14 @@ impl Core {
         } else {
             bind.routing_key.as_str().to_owned()
         };
+        let limit = self.config.limits.bindings;
         let vhost = self.vhost_mut(id)?;
         vhost.bind(
             bind.exchange.as_str(),
             Destination::Queue(queue),
             &key,
             bind.arguments,
+            limit,
         )?;
         if let Some(queue) = self.queues.get_mut(&queue) {
             queue.bound = true;
@@ -187,13 +180,16 @@ impl Core {
     ) -> Result<(), Exception> {
         let name = self.queue_name(id, number, unbind.queue.as_str())?;
         refuse_default(unbind.exchange.as_str())?;
-        let queue = self.find_queue(id, &name)?;
-        self.vhost_mut(id)?.unbind(
-            unbind.exchange.as_str(),
-            &Destination::Queue(queue),
-            unbind.routing_key.as_str(),
-            &unbind.arguments,
-        )?;
+        match self.find_queue(id, &name) {
+            Ok(queue) => self.vhost_mut(id)?.unbind(
+                unbind.exchange.as_str(),
+                &Destination::Queue(queue),
+                unbind.routing_key.as_str(),
+                &unbind.arguments,
+            ),
+            Err(exception) if exception.code == Code::NotFound => {}
+            Err(exception) => return Err(exception),
+        }
         self.send(
             id,
             number,
@@ -246,7 +242,7 @@ impl Core {
                 return Err(precondition_failed(format!("{place} in use")));
             }
             if delete.if_empty && queue.ready() > 0 {
-                return Err(precondition_failed(format!("{place} is not empty")));
+                return Err(precondition_failed(format!("{place} not empty")));
             }
             deleted = queue.ready();
             let queue = queue.id;
@@ -358,4 +354,24 @@ fn check_redeclared(
         }
     }
     check_equivalent(&queue.arguments, &declare.arguments, place)
+}
+
+/// What RabbitMQ cannot do with a queue that is replicated.
+fn check_quorum(declare: &queue::Declare, place: &str) -> Result<(), Exception> {
+    let property = if !declare.durable {
+        "non-durable"
+    } else if declare.exclusive {
+        "exclusive-owner"
+    } else if declare.auto_delete {
+        "auto-delete"
+    } else if declare.queue.as_str().is_empty() {
+        return Err(precondition_failed(
+            "Cannot declare a server-named queue for type rabbit_quorum_queue",
+        ));
+    } else {
+        return Ok(());
+    };
+    Err(precondition_failed(format!(
+        "invalid property '{property}' for {place}"
+    )))
 }

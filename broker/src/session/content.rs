@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use crate::{
     core::{Command, Publish},
-    exception::{Code, Exception, not_allowed, precondition_failed},
+    exception::{Code, Exception, not_allowed, not_implemented, precondition_failed},
     framing::{self, Frame, Kind},
     id::ConnectionId,
     properties::Properties,
@@ -65,6 +65,13 @@ impl Session {
         events: &mut Vec<Event>,
     ) -> Result<(), Exception> {
         let method = framing::method(frame.payload)?;
+        // The parser leaves out the one field of `basic.qos` that must be zero.
+        if let Some([0, 60, 0, 10, size @ ..]) = frame.payload.first_chunk::<8>()
+            && *size != [0; 4]
+        {
+            let size = u32::from_be_bytes(*size);
+            return Err(not_implemented(format!("prefetch_size!=0 ({size})")).of(60, 10));
+        }
         let number = frame.channel;
         let ids = (method.get_amqp_class_id(), method.get_amqp_method_id());
         let open = self.channels.len();
@@ -100,8 +107,7 @@ impl Session {
             }
             (Some(Inbound::Method), AMQPClass::Connection(_)) => {
                 return Err(
-                    Exception::new(Code::CommandInvalid, "not a method for a channel")
-                        .of(ids.0, ids.1),
+                    Exception::new(Code::CommandInvalid, "unimplemented method").of(ids.0, ids.1)
                 );
             }
             (

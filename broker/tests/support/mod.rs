@@ -7,6 +7,8 @@
     reason = "each test file uses a part, and a test fails by panicking"
 )]
 
+pub(crate) mod raw;
+
 use std::{
     future::Future,
     sync::atomic::{AtomicU32, Ordering},
@@ -153,4 +155,8 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(mut ask: impl F
         );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+pub(crate) fn long(text: &str) -> AMQPValue {
+    AMQPValue::LongString(text.into())
 }

@@ -19,7 +19,7 @@ use crate::stats::Counters;
 use crate::topology::{Queue, Topology};
 
 /// Requests that came back are looked for this often while one may still come.
-const EAGER: Duration = Duration::from_millis(2);
+const EAGER: Duration = Duration::from_millis(5);
 /// A broker that has not returned a request after this long most likely routed it.
 const SETTLED: Duration = Duration::from_millis(250);
 /// And this often while calls are in flight otherwise.
@@ -27,6 +27,10 @@ const LAZY: Duration = Duration::from_millis(100);
 
 /// How a call in flight was answered.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every answer is the large one: a reply"
+)]
 pub(crate) enum Answer {
     Reply(Incoming),
     /// The broker had no queue for the request.
@@ -49,7 +53,7 @@ pub(crate) struct Station {
     session: Arc<Session>,
     /// Where requests go out. Replaced when it dies alone.
     lane: Mutex<Arc<Lane>>,
-    pub(crate) reply_to: String,
+    reply_to: String,
     /// `None` once no answer can come any more.
     pending: Mutex<Option<Waiting>>,
     /// The last publish, for the collector of returned requests.
@@ -95,10 +99,12 @@ impl Caller {
         loop {
             let current = stations.borrow_and_update().clone();
             match current {
-                Some(station) if station.session.is_up() => match station.blocked() {
-                    None => return Ok(station),
-                    Some(_) => station.unblocked().await,
-                },
+                Some(station) if station.session.is_up() => {
+                    if !station.session.is_blocked() {
+                        return Ok(station);
+                    }
+                    station.unblocked().await;
+                }
                 _ => {
                     if stations.changed().await.is_err() {
                         return Err(Error::new(Kind::Closed));
@@ -240,6 +246,10 @@ impl Station {
 }
 
 impl Slot {
+    pub(crate) fn reply_to(&self) -> &str {
+        &self.station.reply_to
+    }
+
     /// The answer. Cancel-safe.
     pub(crate) async fn answer(&mut self) -> Answer {
         match (&mut self.answer).await {
@@ -277,6 +287,10 @@ impl Keeper {
                 Ok((station, replies)) => {
                     failures = 0;
                     let station = Arc::new(station);
+                    let _manned = Manned {
+                        station: Arc::clone(&station),
+                        stations: &stations,
+                    };
                     tracing::debug!(queue = station.reply_to, "replies are awaited");
                     stations.send_replace(Some(Arc::clone(&station)));
                     let reason = serve(&station, replies).await;
@@ -284,6 +298,8 @@ impl Keeper {
                     station.fail_all(&reason);
                 }
                 Err(error) if error.is_closed() => return,
+                // The session went under it; the next one is waited for above.
+                Err(error) if error.is_disconnected() => {}
                 Err(error) => {
                     failures += 1;
                     tracing::warn!(%error, "no reply queue, trying again");
@@ -312,6 +328,20 @@ impl Keeper {
             counters: Arc::clone(&self.counters),
         };
         Ok((station, replies))
+    }
+}
+
+/// A station whose replies are read. The runtime may end under its reader, while calls wait on
+/// another one.
+struct Manned<'a> {
+    station: Arc<Station>,
+    stations: &'a watch::Sender<Option<Arc<Station>>>,
+}
+
+impl Drop for Manned<'_> {
+    fn drop(&mut self) {
+        self.stations.send_replace(None);
+        self.station.fail_all(&Error::new(Kind::Closed));
     }
 }
 

@@ -14,6 +14,7 @@ use super::caller::{Answer, Slot};
 use super::{Backend, DEFAULT_TIMEOUT, Remote};
 use crate::codec::{Codec, CodecError};
 use crate::context::{Context, Facts};
+use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::envelope::{ReplyHead, ReplyStatus, RequestHead};
 use crate::error::{Error, Kind, Outcome};
 use crate::message::{Incoming, Outgoing};
@@ -21,6 +22,7 @@ use crate::panic::{self, Ended};
 use crate::publisher::{Receipt, What};
 use crate::service::{Reply, Request, Service};
 use crate::status::Status;
+use crate::value::Table;
 
 /// Before a request that was not sent is tried again: its channel is being replaced.
 const NEXT_TRY: Duration = Duration::from_millis(5);
@@ -40,14 +42,17 @@ pub(super) struct Flight {
 
 /// What is sent, and what its errors say.
 struct Letter {
-    what: What,
+    service: &'static ServiceDescriptor,
+    method: &'static MethodDescriptor,
+    queue: Arc<str>,
     started: Instant,
     deadline: Instant,
-    queue: String,
-    head: RequestHead,
-    body: Bytes,
     codec: Codec,
-    idempotent: bool,
+    body: Bytes,
+    message_id: Option<String>,
+    priority: Option<u8>,
+    headers: Table,
+    trace: Table,
 }
 
 enum Way {
@@ -73,8 +78,7 @@ pub(super) struct Answered {
     pub(super) status: ReplyStatus,
     pub(super) codec: Codec,
     pub(super) body: Bytes,
-    what: What,
-    started: Instant,
+    letter: Letter,
 }
 
 impl Answered {
@@ -87,17 +91,28 @@ impl Answered {
     }
 
     fn at(&self, error: Error) -> Error {
-        self.what.failed(error, self.started, Outcome::Answered)
+        self.letter
+            .what()
+            .failed(error, self.letter.started, Outcome::Answered)
     }
 }
 
 impl Letter {
+    fn what(&self) -> What {
+        let (service, method) = (self.service.name().into(), self.method.name().into());
+        What {
+            service,
+            method,
+            queue: Arc::clone(&self.queue),
+        }
+    }
+
     fn failed(&self, kind: Kind, outcome: Outcome) -> Error {
-        self.what.failed(Error::new(kind), self.started, outcome)
+        self.what().failed(Error::new(kind), self.started, outcome)
     }
 
     fn not_sent(&self, error: Error) -> Error {
-        self.what.failed(error, self.started, Outcome::NotSent)
+        self.what().failed(error, self.started, Outcome::NotSent)
     }
 
     fn time_left(&self) -> Duration {
@@ -105,12 +120,23 @@ impl Letter {
     }
 
     /// The message as it goes out now: the time left is part of it.
-    fn outgoing(&self) -> Outgoing {
-        let mut head = self.head.clone();
-        head.time_left = Some(self.time_left());
+    fn outgoing(&self, remote: &Remote, answer: Option<&Slot>) -> Outgoing {
+        let head = RequestHead {
+            method: Some(self.method.name().to_owned()),
+            reply_to: answer.map(|slot| slot.reply_to().to_owned()),
+            correlation_id: answer.map(|slot| slot.id.to_string()),
+            message_id: self.message_id.clone(),
+            content_type: Some(self.codec.content_type().to_owned()),
+            time_left: Some(self.time_left()),
+            priority: self.priority,
+            caller: Some(remote.connection.name().to_owned()),
+            headers: self.headers.clone(),
+            trace: self.trace.clone(),
+            persistent: false,
+        };
         Outgoing {
             exchange: String::new(),
-            routing_key: self.queue.clone(),
+            routing_key: self.queue.to_string(),
             mandatory: true,
             properties: head.into_properties(),
             body: self.body.clone(),
@@ -138,36 +164,22 @@ impl Flight {
             .min(LONGEST);
         let own = started + limit;
         let deadline = context.deadline().map_or(own, |outer| outer.min(own));
-        let queue = method.own_queue().unwrap_or(client.descriptor.queue_name());
-        let queue = match &client.backend {
-            Backend::Remote(remote) => remote.connection.namespace().scope(queue),
-            Backend::Local(_) => queue.to_owned(),
-        };
-        let what = What {
-            service: client.descriptor.name().to_owned(),
-            method: method.name().to_owned(),
-            queue: queue.clone(),
-        };
-        let head = RequestHead {
-            method: Some(method.name().to_owned()),
-            content_type: Some(client.codec.content_type().to_owned()),
-            priority,
-            headers,
-            trace: context.trace().clone(),
-            ..RequestHead::default()
-        };
-        let body = body.map_err(|error| what.failed(error, started, Outcome::NotSent))?;
-        let (codec, idempotent) = (client.codec, method.is_idempotent());
+        let queue = client.queue_of(method);
+        let (service, codec, trace) = (client.descriptor, client.codec, context.trace().clone());
         let mut letter = Letter {
-            what,
+            service,
+            method,
+            queue,
             started,
             deadline,
-            queue,
-            head,
-            body,
             codec,
-            idempotent,
+            body: Bytes::new(),
+            message_id: None,
+            priority,
+            headers,
+            trace,
         };
+        letter.body = body.map_err(|error| letter.not_sent(error))?;
         let place = Arc::clone(&client.in_flight).acquire_owned();
         let place = match timeout_at(deadline, place).await {
             Ok(Ok(place)) => place,
@@ -188,19 +200,17 @@ impl Flight {
                 if size > limit {
                     return Err(letter.not_sent(Error::new(Kind::TooLarge { size, limit })));
                 }
-                letter.head.caller = Some(remote.connection.name().to_owned());
                 if letter.time_left().is_zero() {
                     return Err(letter.failed(Kind::Timeout, Outcome::NotSent));
                 }
+                if method.is_oneway() || method.is_idempotent() {
+                    letter.message_id = Some(message_id_of(&remote));
+                }
                 if method.is_oneway() {
-                    letter.head.message_id = Some(message_id(&remote));
-                    let message = letter.outgoing();
-                    let (what, left) = (letter.what.clone(), letter.time_left());
-                    Way::Oneway(remote.publisher.send(message, what, left).await?)
+                    let message = letter.outgoing(&remote, None);
+                    let left = letter.time_left();
+                    Way::Oneway(remote.publisher.send(message, letter.what(), left).await?)
                 } else {
-                    if idempotent {
-                        letter.head.message_id = Some(message_id(&remote));
-                    }
                     let slot = send(&remote, &letter).await?;
                     Way::Remote(remote, slot)
                 }
@@ -229,56 +239,69 @@ impl Flight {
             Way::Local(mut local) => {
                 let Reply { status, body } = match (&mut local.0).await {
                     Ok(Ended::Done(reply)) => reply,
-                    Ok(Ended::Panicked(text)) => Reply::panicked(&letter.what.method, &text),
+                    Ok(Ended::Panicked(text)) => Reply::panicked(letter.method.name(), &text),
                     // It ends by itself at the deadline; its runtime may have ended before.
                     Ok(Ended::Late) | Err(_) => {
                         return Err(letter.failed(Kind::Timeout, Outcome::SentNoReply));
                     }
                 };
-                Ok(letter.answered(status, letter.codec, body))
+                let codec = letter.codec;
+                Ok(letter.answered(status, codec, body))
             }
-            Way::Remote(remote, mut slot) => loop {
-                match timeout_at(letter.deadline, slot.answer()).await {
-                    Err(_) => return Err(letter.failed(Kind::Timeout, Outcome::SentNoReply)),
-                    Ok(Answer::Returned) => {
-                        return Err(letter.failed(Kind::Unroutable, Outcome::Unroutable));
-                    }
-                    Ok(Answer::Reply(reply)) => {
-                        return letter.read(reply, remote.connection.max_message());
-                    }
-                    Ok(Answer::Lost(reason)) if letter.idempotent && !reason.is_closed() => {
-                        tracing::debug!(call = ?letter.what, "sent again after a lost connection");
-                        slot = send(&remote, &letter).await.map_err(|error| {
-                            // It was sent before: whatever keeps it from being sent again, that
-                            // first request may have been executed.
-                            let kind = error.kind().clone();
-                            letter.failed(kind, Outcome::SentNoReply).caused_by(error)
-                        })?;
-                    }
-                    Ok(Answer::Lost(reason)) => {
-                        let kind = reason.kind().clone();
-                        return Err(letter.failed(kind, Outcome::SentNoReply).caused_by(reason));
+            Way::Remote(remote, mut slot) => {
+                let mut sent_before = false;
+                loop {
+                    match timeout_at(letter.deadline, slot.answer()).await {
+                        Err(_) => return Err(letter.failed(Kind::Timeout, Outcome::SentNoReply)),
+                        Ok(Answer::Returned) => {
+                            // The queue may have gone after it took the first request.
+                            let outcome = if sent_before {
+                                Outcome::SentNoReply
+                            } else {
+                                Outcome::Unroutable
+                            };
+                            return Err(letter.failed(Kind::Unroutable, outcome));
+                        }
+                        Ok(Answer::Reply(reply)) => {
+                            return letter.read(reply, remote.connection.max_message());
+                        }
+                        Ok(Answer::Lost(reason))
+                            if letter.method.is_idempotent() && !reason.is_closed() =>
+                        {
+                            tracing::debug!(call = ?letter.what(), "sent again after a lost connection");
+                            sent_before = true;
+                            slot = send(&remote, &letter).await.map_err(|error| {
+                                // It was sent before: whatever keeps it from being sent again, that
+                                // first request may have been executed.
+                                let kind = error.kind().clone();
+                                letter.failed(kind, Outcome::SentNoReply).caused_by(error)
+                            })?;
+                        }
+                        Ok(Answer::Lost(reason)) => {
+                            let kind = reason.kind().clone();
+                            return Err(letter
+                                .failed(kind, Outcome::SentNoReply)
+                                .caused_by(reason));
+                        }
                     }
                 }
-            },
+            }
         }
     }
 }
 
 impl Letter {
-    fn answered(&self, status: ReplyStatus, codec: Codec, body: Bytes) -> Answered {
-        let (what, started) = (self.what.clone(), self.started);
+    fn answered(self, status: ReplyStatus, codec: Codec, body: Bytes) -> Answered {
         Answered {
             status,
             codec,
             body,
-            what,
-            started,
+            letter: self,
         }
     }
 
     /// The answer to a request that has none: `()`, in whatever codec.
-    fn nothing(&self) -> Answered {
+    fn nothing(self) -> Answered {
         self.answered(
             ReplyStatus::Success,
             Codec::Json,
@@ -286,7 +309,7 @@ impl Letter {
         )
     }
 
-    fn read(&self, reply: Incoming, limit: usize) -> Result<Answered, Error> {
+    fn read(self, reply: Incoming, limit: usize) -> Result<Answered, Error> {
         let size = reply.body.len();
         if size > limit {
             return Err(self.failed(Kind::TooLarge { size, limit }, Outcome::Answered));
@@ -321,10 +344,7 @@ async fn send(remote: &Remote, letter: &Letter) -> Result<Slot, Error> {
             tokio::time::sleep(NEXT_TRY).await;
             continue;
         };
-        let mut message = letter.outgoing();
-        message.properties.reply_to = Some(station.reply_to.clone());
-        message.properties.correlation_id = Some(slot.id.to_string());
-        match station.publish(message) {
+        match station.publish(letter.outgoing(remote, Some(&slot))) {
             Ok(()) => return Ok(slot),
             Err(error) if error.is_disconnected() => {
                 tracing::debug!(%error, "not sent, waiting for the next connection");
@@ -335,23 +355,23 @@ async fn send(remote: &Remote, letter: &Letter) -> Result<Slot, Error> {
     }
 }
 
-fn message_id(remote: &Remote) -> String {
+fn message_id_of(remote: &Remote) -> String {
     let number = MESSAGES.fetch_add(1, Ordering::Relaxed);
     format!("{}-{number}", remote.caller.identity)
 }
 
 fn call_locally(
     service: Arc<dyn Service>,
-    method: &'static crate::descriptor::MethodDescriptor,
+    method: &'static MethodDescriptor,
     letter: &Letter,
 ) -> impl Future<Output = Ended<Reply>> + Send + 'static {
     let request = Request::new(method, letter.codec, letter.body.clone());
     let context = Context::new(Facts {
-        service: letter.what.service.clone(),
-        method: letter.what.method.clone(),
+        service: letter.service.name().into(),
+        method: letter.method.name().into(),
         deadline: Some(letter.deadline),
-        headers: letter.head.headers.clone(),
-        trace: letter.head.trace.clone(),
+        headers: letter.headers.clone(),
+        trace: letter.trace.clone(),
         attempt: 1,
         ..Facts::default()
     });

@@ -46,6 +46,8 @@ const IN_FLIGHT: usize = 10_000;
 pub struct Client {
     backend: Backend,
     descriptor: &'static ServiceDescriptor,
+    /// The service's queue, by its name on the broker.
+    queue: Arc<str>,
     codec: Codec,
     timeout: Option<Duration>,
     in_flight: Arc<Semaphore>,
@@ -74,7 +76,8 @@ impl Client {
             connection: connection.clone(),
             publisher: Publisher::new(connection, UNCONFIRMED),
         };
-        Self::over(Backend::Remote(remote), descriptor)
+        let queue = connection.namespace().scope(descriptor.queue_name());
+        Self::over(Backend::Remote(remote), descriptor, queue.into())
     }
 
     /// A client of an implementation in this process: no broker, the same stub, encoding and
@@ -82,13 +85,15 @@ impl Client {
     #[must_use]
     pub fn local(service: impl Service) -> Self {
         let descriptor = service.descriptor();
-        Self::over(Backend::Local(Arc::new(service)), descriptor)
+        let queue = descriptor.queue_name().into();
+        Self::over(Backend::Local(Arc::new(service)), descriptor, queue)
     }
 
-    fn over(backend: Backend, descriptor: &'static ServiceDescriptor) -> Self {
+    fn over(backend: Backend, descriptor: &'static ServiceDescriptor, queue: Arc<str>) -> Self {
         Self {
             backend,
             descriptor,
+            queue,
             codec: descriptor.default_codec(),
             timeout: None,
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
@@ -117,6 +122,15 @@ impl Client {
     pub fn max_in_flight(mut self, calls: usize) -> Self {
         self.in_flight = Arc::new(Semaphore::new(calls.clamp(1, Semaphore::MAX_PERMITS)));
         self
+    }
+
+    /// Where a method's requests go, by its name on the broker.
+    fn queue_of(&self, method: &MethodDescriptor) -> Arc<str> {
+        match (method.own_queue(), &self.backend) {
+            (None, _) => Arc::clone(&self.queue),
+            (Some(own), Backend::Remote(remote)) => remote.connection.namespace().scope(own).into(),
+            (Some(own), Backend::Local(_)) => own.into(),
+        }
     }
 
     /// Prepares a call; awaiting it makes it.

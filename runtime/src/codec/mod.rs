@@ -3,10 +3,11 @@
 mod raw;
 
 use std::fmt;
+use std::marker::PhantomData;
 
 use bytes::Bytes;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, DeserializeSeed};
 
 /// How values are written on the wire. Default: MessagePack.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -105,19 +106,36 @@ impl Codec {
     /// # Errors
     /// [`CodecError`] with what was expected and what was found.
     pub fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, CodecError> {
+        self.decode_seed(PhantomData::<T>, bytes)
+    }
+
+    /// As [`decode`](Self::decode), into whatever the seed makes.
+    pub(crate) fn decode_seed<'de, S: DeserializeSeed<'de>>(
+        self,
+        seed: S,
+        bytes: &'de [u8],
+    ) -> Result<S::Value, CodecError> {
         match self {
             Self::MsgPack => {
                 let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes);
                 // The default of 1024 overflows the stack of a thread with 2 MiB.
                 deserializer.set_max_depth(DEPTH);
-                T::deserialize(&mut deserializer).map_err(|error| self.error(error))
+                seed.deserialize(&mut deserializer)
+                    .map_err(|error| self.error(error))
             }
-            Self::Json => serde_json::from_slice(bytes).map_err(|error| self.error(error)),
+            Self::Json => {
+                let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+                let value = seed.deserialize(&mut deserializer);
+                let value = value.map_err(|error| self.error(error))?;
+                deserializer.end().map_err(|error| self.error(error))?;
+                Ok(value)
+            }
             Self::Text => {
                 let text = std::str::from_utf8(bytes).map_err(|error| self.error(error))?;
-                serde_plain::from_str(text).map_err(|error| self.error(error))
+                seed.deserialize(serde_plain::Deserializer::new(text))
+                    .map_err(|error| self.error(error))
             }
-            Self::Bytes => raw::from_bytes(bytes).map_err(|error| self.error(error)),
+            Self::Bytes => raw::from_bytes(seed, bytes).map_err(|error| self.error(error)),
         }
     }
 

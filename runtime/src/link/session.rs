@@ -44,6 +44,11 @@ impl Session {
         self.generation
     }
 
+    /// The largest frame both sides agreed on, in bytes; 0 is no limit.
+    pub(super) fn frame_max(&self) -> u32 {
+        self.connection.configuration().frame_max()
+    }
+
     pub(crate) fn is_up(&self) -> bool {
         self.down.borrow().is_none()
     }
@@ -64,6 +69,11 @@ impl Session {
         }
     }
 
+    /// Whether the broker takes messages now.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.blocked.borrow().is_some()
+    }
+
     /// The broker's reason for taking no messages, while that is so (`connection.blocked`).
     pub(crate) fn blocked(&self) -> watch::Receiver<Option<String>> {
         self.blocked.subscribe()
@@ -80,11 +90,6 @@ impl Session {
             result = operation => result.map_err(convert::error),
             reason = self.down() => Err(reason),
         }
-    }
-
-    /// The largest frame that both sides agreed on, in bytes.
-    pub(super) fn frame_max(&self) -> usize {
-        usize::try_from(self.connection.configuration().frame_max()).unwrap_or(usize::MAX)
     }
 
     pub(super) async fn channel(&self) -> Result<lapin::Channel, Error> {

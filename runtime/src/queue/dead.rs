@@ -47,27 +47,31 @@ impl<T: DeserializeOwned> DeadLetters<T> {
         Ok(messages)
     }
 
-    /// Looks at the oldest dead letters, `most` at the most, and leaves them where they are.
+    /// Looks at the first dead letters, `most` at the most, and leaves them in their queue.
     ///
-    /// While it looks, others do not see them; afterwards they are marked as redelivered.
+    /// While it looks, others do not see them; afterwards they are marked as redelivered. A
+    /// classic queue keeps their order, the oldest first; a quorum queue puts those that were
+    /// looked at behind the others.
     ///
     /// # Errors
     /// The connection was lost or closed, or the broker refuses.
     pub async fn list(&self, most: usize) -> Result<Vec<DeadLetter<T>>, Error> {
         let lane = Lane::open(&self.session().await?).await?;
-        let mut letters = Vec::new();
+        let (mut letters, mut tags) = (Vec::new(), Vec::new());
         let looked = loop {
             if letters.len() >= most {
                 break Ok(());
             }
             match self.take(&lane).await {
-                Ok(Some(delivery)) => letters.push(self.read(&delivery)),
+                Ok(Some(delivery)) => {
+                    letters.push(self.read(&delivery));
+                    tags.push(delivery.tag);
+                }
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
             }
         };
-        // Unsettled, they go back in their old order.
-        lane.close().await;
+        put_back(&lane, tags).await;
         looked.map(|()| letters)
     }
 
@@ -87,11 +91,14 @@ impl<T: DeserializeOwned> DeadLetters<T> {
     pub async fn replay_one(&self, message_id: &str) -> Result<bool, Error> {
         let mut found = false;
         let choose = |letter: &DeadLetter<T>| {
-            let mine = !found && letter.message_id() == Some(message_id);
-            found |= mine;
-            mine
+            if std::mem::take(&mut found) {
+                return Choice::Stop;
+            }
+            found = letter.message_id() == Some(message_id);
+            if found { Choice::Replay } else { Choice::Leave }
         };
-        self.replay_where(choose).await.map(|replayed| replayed > 0)
+        let replayed = self.replay_chosen(choose).await;
+        replayed.map(|replayed| replayed > 0)
     }
 
     /// Puts those dead letters back on the work queue that `choose` says, and tells how many. Each
@@ -107,27 +114,48 @@ impl<T: DeserializeOwned> DeadLetters<T> {
         &self,
         mut choose: impl FnMut(&DeadLetter<T>) -> bool,
     ) -> Result<u32, Error> {
+        let choose = |letter: &DeadLetter<T>| {
+            if choose(letter) {
+                Choice::Replay
+            } else {
+                Choice::Leave
+            }
+        };
+        self.replay_chosen(choose).await
+    }
+
+    async fn replay_chosen(
+        &self,
+        mut choose: impl FnMut(&DeadLetter<T>) -> Choice,
+    ) -> Result<u32, Error> {
         // Not more than there are now: a replayed job that dies again comes back here.
         let most = self.count().await?;
         let publisher = Publisher::mover(&self.connection);
         let lane = Lane::open(&self.session().await?).await?;
-        let mut replayed = 0;
+        let (mut replayed, mut left) = (0, Vec::new());
         let result = async {
             for _ in 0..most {
                 let Some(delivery) = self.take(&lane).await? else {
                     break;
                 };
-                if choose(&self.read(&delivery)) {
-                    self.revive(&publisher, &delivery).await?;
-                    lane.ack(delivery.tag, Extent::One);
-                    replayed += 1;
+                let choice = choose(&self.read(&delivery));
+                // First of all: a failure leaves it here.
+                left.push(delivery.tag);
+                match choice {
+                    Choice::Leave => {}
+                    Choice::Stop => break,
+                    Choice::Replay => {
+                        self.revive(&publisher, &delivery).await?;
+                        lane.ack(delivery.tag, Extent::One);
+                        left.pop();
+                        replayed += 1;
+                    }
                 }
             }
             Ok(())
         };
         let result: Result<(), Error> = result.await;
-        // Those not chosen go back, in their old order.
-        lane.close().await;
+        put_back(&lane, left).await;
         result.map(|()| replayed)
     }
 
@@ -181,9 +209,14 @@ impl<T: DeserializeOwned> DeadLetters<T> {
         let message = &delivery.message;
         let queue = self.connection.namespace().scope(&self.spec.name);
         let what = What {
-            service: self.spec.name.clone(),
-            method: message.properties.kind.clone().unwrap_or_default(),
-            queue: queue.clone(),
+            service: self.spec.name.as_str().into(),
+            method: message
+                .properties
+                .kind
+                .as_deref()
+                .unwrap_or_default()
+                .into(),
+            queue: queue.as_str().into(),
         };
         let outgoing = Outgoing {
             exchange: String::new(),
@@ -195,6 +228,23 @@ impl<T: DeserializeOwned> DeadLetters<T> {
         let home = self.spec.home(self.spec.topology()?);
         publisher.publish_home(outgoing, what, TIMEOUT, &home).await
     }
+}
+
+/// Gives deliveries back one by one: a quorum queue appends them in the order it gets them back,
+/// which is any when the channel closes.
+async fn put_back(lane: &Lane, tags: Vec<u64>) {
+    for tag in tags {
+        lane.give_back(tag);
+    }
+    lane.close().await;
+}
+
+/// What to do with a dead letter.
+enum Choice {
+    Replay,
+    Leave,
+    /// Leave it, and do not look at any more.
+    Stop,
 }
 
 impl<T> fmt::Debug for DeadLetters<T> {
@@ -244,7 +294,8 @@ impl<T> DeadLetter<T> {
         &self.obituary.error
     }
 
-    /// The first error, where there was more than one attempt.
+    /// The first error, which is the last one where there was one attempt; `None` where the broker
+    /// gave it up.
     #[must_use]
     pub fn first_error(&self) -> Option<&str> {
         self.obituary.first_error.as_deref()

@@ -12,7 +12,7 @@ use super::Spec;
 use super::job::{Cancelled, RawJob};
 use super::producer::now;
 use crate::context::{Context, Facts};
-use crate::envelope::{self, JobHead, Obituary};
+use crate::envelope::{self, JobHead, Obituary, Route};
 use crate::error::Error;
 use crate::link::{Connection, Delivery, Lane, Namespace, random};
 use crate::message::{Incoming, Outgoing, Properties};
@@ -22,13 +22,22 @@ use crate::service::BoxFuture;
 use crate::settle::{self, Arrival, Decision, Reason};
 use crate::stats::Counters;
 use crate::topology::{Queue, QueueKind, Topology};
+use crate::value::Table;
 use crate::verdict::{Judgement, Retry, Verdict};
 use crate::worker::{Handler, Settlement};
+
+/// The delay of a job that is only to be counted on, where it has to wait at all.
+const SHORTEST_DELAY: Duration = Duration::from_millis(1);
 
 /// What does a job: a closure with a type, or a set of tasks.
 pub(crate) trait Work: Send + Sync + 'static {
     /// Does it. What cannot be decoded is hopeless.
     fn perform(&self, job: RawJob) -> BoxFuture<Verdict>;
+
+    /// How long this task may take, if it has a limit of its own.
+    fn limit(&self, _task: Option<&str>) -> Option<Duration> {
+        None
+    }
 }
 
 /// Does the jobs of one queue.
@@ -40,7 +49,7 @@ pub(crate) struct JobHandler {
     namespace: Namespace,
     backoff: RetryPolicy,
     counters: Arc<Counters>,
-    shutdown: watch::Receiver<bool>,
+    draining: watch::Sender<bool>,
 }
 
 impl JobHandler {
@@ -49,7 +58,6 @@ impl JobHandler {
         spec: Spec,
         work: Arc<dyn Work>,
         timeout: Option<Duration>,
-        shutdown: watch::Receiver<bool>,
     ) -> Self {
         Self {
             spec,
@@ -59,7 +67,7 @@ impl JobHandler {
             namespace: connection.namespace().clone(),
             backoff: connection.backoff().clone(),
             counters: connection.counters(),
-            shutdown,
+            draining: watch::Sender::new(false),
         }
     }
 
@@ -70,10 +78,11 @@ impl JobHandler {
         head: JobHead,
         attempt: u32,
     ) -> Verdict {
-        let deadline = self.timeout.map(|limit| Instant::now() + limit);
+        let limit = self.work.limit(head.task.as_deref()).or(self.timeout);
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let context = Context::new(Facts {
-            service: self.spec.name.clone(),
-            method: head.task.clone().unwrap_or_default(),
+            service: self.spec.name.clone().into(),
+            method: head.task.clone().unwrap_or_default().into(),
             deadline,
             headers: head.headers.clone(),
             trace: head.trace.clone(),
@@ -82,34 +91,27 @@ impl JobHandler {
             redelivered: message.redelivered,
             attempt,
         });
-        let cancelled = Cancelled {
-            lane: Arc::clone(lane),
-            shutdown: self.shutdown.clone(),
-        };
+        let cancelled = Cancelled::new(lane, self.draining.subscribe());
         let job = RawJob::new(message, head, attempt, cancelled);
         let work = context.scope(async { self.work.perform(job).await });
-        let work = AssertUnwindSafe(work).catch_unwind();
-        let result = match deadline {
-            None => work.await,
-            Some(deadline) => match tokio::time::timeout_at(deadline, work).await {
-                Ok(result) => result,
-                Err(_) => {
-                    let limit = self.timeout.unwrap_or_default();
-                    let error = format!("stopped after {limit:?}");
-                    return Verdict(Judgement::Failed {
-                        error,
-                        retry: Retry::Backoff,
-                    });
-                }
-            },
+        // What a handler drops when it is stopped may panic as well.
+        let bounded = AssertUnwindSafe(async {
+            match deadline {
+                None => Ok(work.await),
+                Some(deadline) => tokio::time::timeout_at(deadline, work).await,
+            }
+        });
+        let error = match bounded.catch_unwind().await {
+            Ok(Ok(verdict)) => return verdict,
+            Ok(Err(_)) => format!("stopped after {:?}", limit.unwrap_or_default()),
+            Err(panic) => {
+                self.counters.panics.add();
+                format!("panicked: {}", crate::panic::text(&*panic))
+            }
         };
-        result.unwrap_or_else(|panic| {
-            self.counters.panics.add();
-            let error = format!("panicked: {}", crate::panic::text(&*panic));
-            Verdict(Judgement::Failed {
-                error,
-                retry: Retry::Backoff,
-            })
+        Verdict(Judgement::Failed {
+            error,
+            retry: Retry::Backoff,
         })
     }
 
@@ -120,9 +122,43 @@ impl JobHandler {
         attempt: u32,
         message: Incoming,
     ) -> Settlement {
+        let moved = self.move_on(lane, decision, attempt, &message);
+        let error = match moved.await {
+            Ok(settlement) => return settlement,
+            Err(error) => error,
+        };
+        // Another program may send larger headers than fit in our frames.
+        let burial = Decision::Bury {
+            reason: Reason::Rejected,
+            error: format!("it cannot be sent on with its headers, here it is without: {error}"),
+        };
+        let mut bare = message;
+        bare.properties.headers = Table::new();
+        let moved = self.move_on(lane, burial, attempt, &bare);
+        moved.await.unwrap_or_else(|error| {
+            let queue = self.spec.name.as_str();
+            tracing::error!(queue, %error, "a job can go nowhere, it is given back");
+            Settlement::GiveBack
+        })
+    }
+
+    /// Moves a job to where the decision says, and says what becomes of the original.
+    ///
+    /// # Errors
+    /// It can never get there. A connection that is lost or a queue that is full is no reason.
+    async fn move_on(
+        &self,
+        lane: &Lane,
+        decision: Decision,
+        attempt: u32,
+        message: &Incoming,
+    ) -> Result<Settlement, Error> {
         let queue = self.spec.name.as_str();
+        let properties = || message.properties.clone();
+        let (exchange, routing_key) = (&message.exchange, &message.routing_key);
         let (home, properties, done) = match decision {
-            Decision::Ack => return Settlement::Ack,
+            Decision::Ack => return Ok(Settlement::Ack),
+            Decision::GiveBack => return Ok(Settlement::GiveBack),
             Decision::Retry {
                 attempt,
                 delay,
@@ -135,12 +171,15 @@ impl JobHandler {
                     error,
                     "a job failed and is tried again"
                 );
-                let mut properties = envelope::retried(message.properties, attempt, &error);
-                let home = if delay.is_zero() {
-                    self.spec.main()
+                let mut properties = envelope::retried(properties(), attempt, &error);
+                Route::note(exchange, routing_key, &mut properties);
+                // A queue that is full would refuse it, and nobody else would get on meanwhile.
+                let home = if delay.is_zero() && self.spec.max_length.is_none() {
+                    self.spec.main()?
                 } else {
+                    let delay = delay.max(SHORTEST_DELAY);
                     properties.expiration = Some(envelope::expiration(delay));
-                    self.spec.delayed(delay)
+                    self.spec.delayed(delay)?
                 };
                 (home, properties, &self.counters.retried)
             }
@@ -153,29 +192,21 @@ impl JobHandler {
                     "a job was given up"
                 );
                 let obituary = self.obituary(reason, error, attempt);
-                (
-                    self.spec.dead(),
-                    obituary.write(message.properties),
-                    &self.counters.dead_lettered,
-                )
+                let mut properties = obituary.write(properties());
+                Route::note(exchange, routing_key, &mut properties);
+                (self.spec.dead()?, properties, &self.counters.dead_lettered)
             }
         };
-        let moved = match home {
-            Ok(home) => self.put(lane, home, properties, &message.body).await,
-            Err(error) => Err(error),
-        };
-        match moved {
-            Ok(Moved::Yes) => {
-                done.add();
-                Settlement::Ack
-            }
-            // The job was not acknowledged: the broker delivers it again.
-            Ok(Moved::TooLate) => Settlement::Settled,
-            Err(error) => {
-                tracing::error!(queue, %error, "a job can go nowhere, it is rejected");
-                Settlement::Reject
-            }
-        }
+        Ok(
+            match self.put(lane, home, properties, &message.body).await? {
+                Moved::Yes => {
+                    done.add();
+                    Settlement::Ack
+                }
+                // The job was not acknowledged: the broker delivers it again.
+                Moved::TooLate => Settlement::Settled,
+            },
+        )
     }
 
     fn obituary(&self, reason: Reason, error: String, attempts: u32) -> Obituary {
@@ -199,9 +230,9 @@ impl JobHandler {
     ) -> Result<Moved, Error> {
         let name = self.namespace.scope(queue.name().as_str());
         let what = What {
-            service: self.spec.name.clone(),
-            method: properties.kind.clone().unwrap_or_default(),
-            queue: name.clone(),
+            service: self.spec.name.as_str().into(),
+            method: properties.kind.as_deref().unwrap_or_default().into(),
+            queue: name.as_str().into(),
         };
         let home = self.spec.home(Topology::queue(queue));
         let message = Outgoing {
@@ -213,6 +244,10 @@ impl JobHandler {
         };
         let mut failures = 0;
         loop {
+            // The broker gives the original out again: a copy would be one job more.
+            if !lane.is_open() {
+                return Ok(Moved::TooLate);
+            }
             let publish =
                 self.publisher
                     .publish_home(message.clone(), what.clone(), TIMEOUT, &home);
@@ -228,12 +263,8 @@ impl JobHandler {
             }
             let pause = self.backoff.jittered(failures, random());
             tokio::select! {
-                _ = lane.down() => return Ok(Moved::TooLate),
-                () = tokio::time::sleep(pause) => {
-                    if !lane.is_open() {
-                        return Ok(Moved::TooLate);
-                    }
-                }
+                _ = lane.down() => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
@@ -262,13 +293,19 @@ impl Handler for JobHandler {
             redelivered: message.redelivered,
             counted_by_broker: self.spec.kind == QueueKind::Quorum || head.unsettled > 0,
         };
-        let decision = match settle::before(arrival, &self.spec.retry) {
-            Some(decision) => decision,
+        let policy = &self.spec.retry;
+        let (decision, attempts) = match settle::before(arrival, policy) {
+            // A quorum queue has counted the attempt that is not made any more.
+            Some(decision) => (decision, attempt.min(policy.max_attempts())),
             None => {
                 let verdict = self.perform(&lane, &message, head, attempt).await;
-                settle::after(verdict, attempt, &self.spec.retry, random())
+                (settle::after(verdict, attempt, policy, random()), attempt)
             }
         };
-        self.carry_out(&lane, decision, attempt, message).await
+        self.carry_out(&lane, decision, attempts, message).await
+    }
+
+    fn drain(&self) {
+        self.draining.send_replace(true);
     }
 }

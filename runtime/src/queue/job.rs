@@ -1,13 +1,13 @@
 //! A job as its handler sees it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::envelope::JobHead;
-use crate::link::Lane;
+use crate::link::{Lane, Session};
 use crate::message::Incoming;
 use crate::value::{Table, Value};
 
@@ -42,12 +42,16 @@ impl RawJob {
         attempt: u32,
         cancelled: Cancelled,
     ) -> Self {
+        let (exchange, routing_key) = match &head.route {
+            Some(route) => (route.exchange.clone(), route.routing_key.clone()),
+            None => (message.exchange.clone(), message.routing_key.clone()),
+        };
         let facts = Facts {
             head,
             attempt,
             redelivered: message.redelivered,
-            exchange: message.exchange.clone(),
-            routing_key: message.routing_key.clone(),
+            exchange,
+            routing_key,
             cancelled,
         };
         Self {
@@ -131,24 +135,42 @@ impl<T> Job<T> {
 /// be delivered again whatever it does, or its worker is shutting down.
 #[derive(Clone, Debug)]
 pub struct Cancelled {
-    pub(super) lane: Arc<Lane>,
-    pub(super) shutdown: watch::Receiver<bool>,
+    /// Weak: a job that a handler puts away must not keep its channel, and with it all that is
+    /// unsettled there.
+    lane: Weak<Lane>,
+    session: Arc<Session>,
+    draining: watch::Receiver<bool>,
 }
 
 impl Cancelled {
+    pub(super) fn new(lane: &Arc<Lane>, draining: watch::Receiver<bool>) -> Self {
+        Self {
+            lane: Arc::downgrade(lane),
+            session: Arc::clone(lane.session()),
+            draining,
+        }
+    }
+
     /// Completes when it is better to stop. Cancel-safe.
     pub async fn wait(&self) {
-        let mut shutdown = self.shutdown.clone();
+        let mut draining = self.draining.clone();
         tokio::select! {
-            _ = self.lane.down() => {}
+            _ = self.session.down() => {}
             // A sender that is gone is a worker that is gone.
-            _ = shutdown.wait_for(|stop| *stop) => {}
+            _ = draining.wait_for(|draining| *draining) => {}
         }
+    }
+
+    /// Whether the job can no longer be settled: it is delivered again.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lane.upgrade().is_none_or(|lane| !lane.is_open())
     }
 
     /// Whether it is better to stop.
     #[must_use]
     pub fn is_set(&self) -> bool {
-        !self.lane.is_open() || *self.shutdown.borrow()
+        // A sender that is gone is a worker that is gone.
+        let is_gone = self.draining.has_changed().is_err();
+        self.is_lost() || is_gone || *self.draining.borrow()
     }
 }

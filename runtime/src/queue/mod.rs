@@ -21,6 +21,10 @@ pub use pool::WorkerPool;
 pub use producer::{Producer, Push};
 pub use tasks::{TaskPool, TaskProducer};
 
+pub(crate) use handler::{JobHandler, Work};
+pub(crate) use job::RawJob;
+pub(crate) use pool::codec;
+pub(crate) use producer::now;
 pub(crate) use spec::Spec;
 
 use crate::codec::Codec;
@@ -110,6 +114,10 @@ impl<T> WorkQueue<T> {
     }
 
     /// How many jobs may wait; further pushes end as rejected (`x-overflow: reject-publish`).
+    ///
+    /// Jobs that come back from a delay meet the same limit. They wait in quorum queues then,
+    /// where RabbitMQ keeps what is refused and offers it again, every three minutes unless it is
+    /// set otherwise (`dead_letter_worker_publisher_confirm_timeout`).
     #[must_use]
     pub fn max_length(mut self, jobs: u32) -> Self {
         self.spec.max_length = Some(jobs);
@@ -184,6 +192,15 @@ impl<T> WorkQueue<T> {
     #[must_use]
     pub fn dead_letters(&self, connection: &Connection) -> DeadLetters<T> {
         DeadLetters::new(connection, self.spec.clone())
+    }
+}
+
+impl<T> WorkQueue<T> {
+    pub(crate) fn of(spec: Spec) -> Self {
+        Self {
+            spec,
+            payload: PhantomData,
+        }
     }
 }
 

@@ -71,6 +71,7 @@ impl Bench {
             timeout,
             grace,
         } = self;
+        spec.check(connection.namespace())?;
         let source = Source {
             topology: spec.topology()?,
             queue: spec.name.clone(),
@@ -81,7 +82,7 @@ impl Bench {
         };
         let worker = Worker::start(&connection, source).await?;
         let mut running = Running::new();
-        let handler = JobHandler::new(&connection, spec, work, timeout, running.shutdown());
+        let handler = JobHandler::new(&connection, spec, work, timeout);
         running.add(worker, Arc::new(handler), connection.tasks());
         Ok(running)
     }
@@ -229,7 +230,7 @@ pub(super) fn decode<T: DeserializeOwned>(own: Codec, job: &RawJob) -> Result<T,
         .map_err(|error| format!("the payload does not decode: {error}"))
 }
 
-pub(super) fn codec(own: Codec, content_type: Option<&str>) -> Result<Codec, String> {
+pub(crate) fn codec(own: Codec, content_type: Option<&str>) -> Result<Codec, String> {
     match content_type {
         None => Ok(own),
         Some(name) => Codec::from_content_type(name).ok_or_else(|| {

@@ -16,12 +16,12 @@ use uuid::Uuid;
 use super::Spec;
 use crate::codec::Codec;
 use crate::context::Context;
-use crate::envelope::expiration;
+use crate::envelope;
 use crate::error::{Error, Kind};
 use crate::link::{Connection, Namespace};
 use crate::message::{Outgoing, Properties};
 use crate::publisher::{Publisher, TIMEOUT, UNCONFIRMED, What};
-use crate::topology::Topology;
+use crate::topology::{LONGEST_DELAY, Topology};
 use crate::value::{Table, Value};
 
 /// Pushes jobs to a work queue. Cheap to clone; clones share one channel.
@@ -159,7 +159,8 @@ impl<T> fmt::Debug for Producer<T> {
 /// [`is_unconfirmed`](Error::is_unconfirmed) (the connection went before the confirm: the broker
 /// may have the job), [`is_timeout`](Error::is_timeout), [`is_blocked`](Error::is_blocked),
 /// [`is_too_large`](Error::is_too_large), [`is_encode`](Error::is_encode),
-/// [`is_closed`](Error::is_closed).
+/// [`is_invalid`](Error::is_invalid) (an option that makes no sense, or headers that do not fit in
+/// one frame of 32 KiB), [`is_closed`](Error::is_closed).
 ///
 /// Dropping the future does not unsend a job that has left.
 #[must_use = "a push is made when it is awaited"]
@@ -176,7 +177,7 @@ pub struct Push {
 
 impl Push {
     /// The job is delivered no earlier than this long after it was pushed; it waits on the broker,
-    /// in whole milliseconds.
+    /// in whole milliseconds, 49 days at most.
     pub fn delay(mut self, delay: Duration) -> Self {
         self.delay = Some(delay);
         self
@@ -194,7 +195,9 @@ impl Push {
         self
     }
 
-    /// A header for the handler to read.
+    /// A header for the handler to read. Those that Lepus keeps a job's fate in (`attempt`,
+    /// `attempts`, `error`, `first-error`, `reason`, `failed-at`, `source-queue`) and the broker's
+    /// own are refused.
     pub fn header(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.headers.insert(name.to_owned(), value.into());
         self
@@ -218,12 +221,24 @@ impl Push {
             timeout,
         } = till;
         let what = What {
-            service: spec.name.clone(),
-            method: task.clone().unwrap_or_default(),
-            queue: namespace.scope(&spec.name),
+            service: spec.name.as_str().into(),
+            method: task.as_deref().unwrap_or_default().into(),
+            queue: namespace.scope(&spec.name).into(),
         };
+        spec.check(&namespace)?;
+        if let Some(name) = headers.keys().find(|name| envelope::is_reserved(name)) {
+            return Err(Error::invalid(format!(
+                "header `{name}` is not for producers: Lepus or the broker writes it"
+            )));
+        }
+        let delay = delay.filter(|delay| !delay.is_zero());
+        if delay.is_some_and(|delay| delay > LONGEST_DELAY) {
+            return Err(Error::invalid(format!(
+                "the broker holds a job for {LONGEST_DELAY:?} at most"
+            )));
+        }
         headers.extend(Context::current().trace().clone());
-        let (queue, home) = match delay.filter(|delay| !delay.is_zero()) {
+        let (queue, home) = match delay {
             None => (namespace.scope(&spec.name), spec.home(spec.topology()?)),
             Some(delay) => {
                 let waiting = spec.delayed(delay)?;
@@ -238,7 +253,7 @@ impl Push {
             headers,
             persistent: spec.durable,
             priority,
-            expiration: delay.filter(|delay| !delay.is_zero()).map(expiration),
+            expiration: delay.map(envelope::expiration),
             message_id: Some(message_id.unwrap_or_else(|| Uuid::new_v4().to_string())),
             timestamp: now(),
             kind: task,
@@ -266,7 +281,7 @@ impl IntoFuture for Push {
 }
 
 /// Seconds since the Unix epoch.
-pub(super) fn now() -> Option<u64> {
+pub(crate) fn now() -> Option<u64> {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .ok()

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use crate::codec::Codec;
 use crate::error::Error;
-use crate::name::Name;
+use crate::link::Namespace;
+use crate::name::{Name, SHORT_STRING_MAX};
 use crate::publisher::Home;
 use crate::retry::RetryPolicy;
-use crate::topology::{Queue, QueueKind, Topology, delay_queue};
+use crate::topology::{DELAY_SUFFIX, Queue, QueueKind, Topology, delay_queue};
 
 /// How often a quorum queue delivers a job that nobody settles, before it dead-letters it by
 /// itself. Retries start anew; this is for jobs that no worker lives to give up.
@@ -27,6 +28,8 @@ pub(crate) struct Spec {
     pub(crate) max_length: Option<u32>,
     pub(crate) message_ttl: Option<Duration>,
     pub(crate) dead: Option<String>,
+    /// One consumer at a time, the others stand by.
+    pub(crate) single_active: bool,
 }
 
 impl Spec {
@@ -42,6 +45,7 @@ impl Spec {
             max_length: None,
             message_ttl: None,
             dead: None,
+            single_active: false,
         }
     }
 
@@ -66,6 +70,9 @@ impl Spec {
         if let Some(ttl) = self.message_ttl {
             queue = queue.message_ttl(ttl);
         }
+        if self.single_active {
+            queue = queue.single_active_consumer();
+        }
         // A classic queue has no dead letters of its own but expired ones: without a TTL its
         // declaration stays as plain as any other program's.
         if self.kind == QueueKind::Quorum || self.message_ttl.is_some() {
@@ -85,8 +92,30 @@ impl Spec {
         }))
     }
 
+    /// Where jobs wait for this long.
+    ///
+    /// A queue that may be full refuses them when they come back, and only a quorum queue's dead
+    /// letters survive that: a classic one has let go of them by then.
     pub(crate) fn delayed(&self, delay: Duration) -> Result<Queue, Error> {
-        Ok(self.owned(delay_queue(&Name::parse(&self.name)?, self.kind, delay)?))
+        let kind = match self.max_length {
+            Some(_) => QueueKind::Quorum,
+            None => self.kind,
+        };
+        Ok(self.owned(delay_queue(&Name::parse(&self.name)?, kind, delay)?))
+    }
+
+    /// Whether all names fit, those of the delay queues included: a retry would have nowhere to
+    /// wait.
+    pub(crate) fn check(&self, namespace: &Namespace) -> Result<(), Error> {
+        let bytes = namespace.scope(&self.name).len() + DELAY_SUFFIX;
+        if bytes <= SHORT_STRING_MAX {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "queue `{}`: the names of its delay queues (`<queue>.retry.<milliseconds>`) would have \
+             up to {bytes} bytes, AMQP allows {SHORT_STRING_MAX}",
+            self.name
+        )))
     }
 
     pub(crate) fn dead_name(&self) -> Result<Name, Error> {

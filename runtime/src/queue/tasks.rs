@@ -18,7 +18,7 @@ use crate::link::Connection;
 use crate::retry::RetryPolicy;
 use crate::running::Running;
 use crate::service::{BoxFuture, Request, Tasks};
-use crate::verdict::{Judgement, Retry, Verdict};
+use crate::verdict::Verdict;
 
 /// The untyped half of a generated producer. Cheap to clone.
 #[derive(Clone)]
@@ -213,19 +213,10 @@ impl Work for Desk {
             Ok(request) => request,
             Err(reason) => return Box::pin(std::future::ready(Verdict::hopeless(reason))),
         };
-        let limit = request.timeout();
-        let task = self.tasks.run(request);
-        match limit {
-            None => task,
-            Some(limit) => Box::pin(async move {
-                tokio::time::timeout(limit, task).await.unwrap_or_else(|_| {
-                    let error = format!("stopped after {limit:?}");
-                    Verdict(Judgement::Failed {
-                        error,
-                        retry: Retry::Backoff,
-                    })
-                })
-            }),
-        }
+        self.tasks.run(request)
+    }
+
+    fn limit(&self, task: Option<&str>) -> Option<Duration> {
+        self.methods.get(task?)?.timeout()
     }
 }

@@ -115,8 +115,8 @@ impl Dispatcher {
             redelivered,
         } = facts;
         let context = Context::new(Facts {
-            service: self.service_name().to_owned(),
-            method: route.method.name().to_owned(),
+            service: self.service_name().into(),
+            method: route.method.name().into(),
             deadline,
             headers: head.headers.clone(),
             trace: head.trace.clone(),
@@ -131,10 +131,10 @@ impl Dispatcher {
         let method = route.method.name();
         match panic::catch(deadline, call).await {
             Ended::Done(reply) => {
-                let code = reply.status().map(Status::code);
-                if code == Some(Code::InvalidArgument) {
+                let status = reply.status();
+                if status.is_some_and(|status| status.code() == Code::InvalidArgument) {
                     self.counters.malformed.add();
-                    let (service, status) = (self.service_name(), reply.status());
+                    let service = self.service_name();
                     tracing::warn!(service, method, ?status, "a request was refused");
                 }
                 reply
@@ -158,8 +158,8 @@ impl Dispatcher {
         Reply::failed(status)
     }
 
-    /// Publishes the reply, to be written before the request is acknowledged.
-    async fn reply(&self, lane: &Lane, head: RequestHead, reply: Reply) -> Settlement {
+    /// Hands the reply over, to be written before the request is acknowledged.
+    fn reply(&self, lane: &Lane, head: RequestHead, reply: Reply) -> Settlement {
         let Some(reply_to) = head.reply_to else {
             return Settlement::Ack;
         };
@@ -201,12 +201,8 @@ impl Dispatcher {
             properties: head.into_properties(),
             body,
         };
-        match lane.publish(message).await {
-            Ok(()) => Settlement::Ack,
-            Err(error) if error.is_disconnected() => {
-                tracing::debug!(%error, "the reply was not sent: the request will be redelivered");
-                Settlement::Settled
-            }
+        match lane.write(message) {
+            Ok(writing) => Settlement::AckOnceWritten(writing),
             // What cannot be said in AMQP at all would not be sayable the next time either.
             Err(error) => {
                 tracing::warn!(service = self.service_name(), %error, "the reply cannot be sent");
@@ -255,29 +251,39 @@ impl Handler for Dispatcher {
                 "a request without an address for its reply"
             );
         }
-        // Acknowledged before it runs: a worker that dies now has lost it, not doubled it.
-        let mut settled = route
-            .as_ref()
-            .is_ok_and(|route| route.method.is_at_most_once());
-        if settled {
-            lane.ack(tag, Extent::One);
-        }
         let arrival = Arrival {
             deadline,
             redelivered: message.redelivered,
         };
+        let mut settled = false;
         let reply = match route {
             Err(status) => self.refused(status),
-            Ok(route) => self.run(&route, &head, message.body, arrival).await,
+            // It has been with a worker that may have run it: an acknowledgement that was written
+            // may still be lost.
+            Ok(route) if route.method.is_at_most_once() && arrival.redelivered => {
+                let (service, method) = (self.service_name(), route.method.name());
+                tracing::debug!(service, method, "not run, it may have been before");
+                let text = "delivered before, and perhaps executed: this method runs at most once";
+                Reply::failed(Status::new(Code::Aborted, text))
+            }
+            Ok(route) => {
+                // Acknowledged before it runs: a worker that dies now has lost it, not doubled it.
+                settled = route.method.is_at_most_once();
+                if settled {
+                    lane.ack(tag, Extent::One);
+                }
+                self.run(&route, &head, message.body, arrival).await
+            }
         };
         // RabbitMQ before 4.0 ends the connection over a direct reply to an address that it does
-        // not know. One that may have done so must not come a third time.
-        if !settled && message.redelivered && head.reply_to.as_deref().is_some_and(is_direct) {
+        // not know. A request that may have done so must not come a third time.
+        if !settled && arrival.redelivered && head.reply_to.as_deref().is_some_and(is_direct) {
             lane.ack(tag, Extent::One);
             settled = true;
         }
-        let settlement = self.reply(&lane, head, reply).await;
+        let settlement = self.reply(&lane, head, reply);
         if settled {
+            // Written or not, there is nothing left to acknowledge.
             Settlement::Settled
         } else {
             settlement

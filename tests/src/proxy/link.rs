@@ -50,7 +50,13 @@ pub(super) async fn serve(
         return finish(client);
     }
     if mode == Mode::AcceptSilent {
-        return end(cut(&mut cuts).await, [client]);
+        // Its client may give up, which is an end as well.
+        let mut nowhere = tokio::io::sink();
+        let how = tokio::select! {
+            how = cut(&mut cuts) => how,
+            _ = tokio::io::copy(&mut client, &mut nowhere) => Cut::Fin,
+        };
+        return end(how, [client]);
     }
     let connect = TcpStream::connect((shared.upstream.0.as_str(), shared.upstream.1));
     let mut server = tokio::select! {

@@ -196,7 +196,7 @@ async fn a_trap_stalls_to_the_byte() {
 #[tokio::test(flavor = "multi_thread")]
 async fn it_carries_amqp_and_slips_frames_in() {
     let broker = Broker::start().await.unwrap();
-    let proxy = Proxy::start(&broker.uri().to_string()).await;
+    let proxy = Proxy::start(&broker.uri()).await;
     let tap = proxy.tap();
     let raw = Raw::open(proxy.uri()).await;
     raw.declare("box").await;

@@ -1,0 +1,160 @@
+//! The core against naive references: whole histories, replayed with a clock of their own.
+
+mod deaths;
+mod queues;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use amq_protocol::{
+    protocol::{AMQPClass, basic, channel, queue},
+    types::FieldTable,
+};
+
+use crate::{
+    builder::Builder,
+    core::{Action, Client, Command, Content, Core, Effect, Head, Now, Publish},
+    id::ConnectionId,
+    properties::{Properties, Property},
+};
+
+/// A core, a clock, and what the core has wanted since last asked.
+struct Lab {
+    core: Core,
+    now: Instant,
+    effects: Vec<Effect>,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let core = Core::new(Arc::new(Builder::default().seed(1).config()));
+        Self {
+            core,
+            now: Instant::now(),
+            effects: Vec::new(),
+        }
+    }
+
+    fn do_(&mut self, command: Command) {
+        let now = Now {
+            instant: self.now,
+            unix: 1_700_000_000,
+        };
+        self.core.handle(now, command, &mut self.effects);
+    }
+
+    fn connect(&mut self, number: u64) -> ConnectionId {
+        let id = ConnectionId(number);
+        self.do_(Command::Open(
+            id,
+            Client {
+                user: "guest".into(),
+                vhost: "/".into(),
+                address: String::new(),
+                name: None,
+                product: None,
+                takes_cancel: true,
+                takes_blocked: true,
+                frame_max: 131_072,
+                channel_max: 2047,
+                heartbeat: 0,
+            },
+        ));
+        id
+    }
+
+    fn open(&mut self, id: ConnectionId, number: u16) {
+        let open = channel::AMQPMethod::Open(channel::Open {});
+        self.do_(Command::Method(id, number, AMQPClass::Channel(open)));
+    }
+
+    fn close(&mut self, id: ConnectionId, number: u16) {
+        let close = channel::Close {
+            reply_code: 200,
+            reply_text: "".into(),
+            class_id: 0,
+            method_id: 0,
+        };
+        let close = channel::AMQPMethod::Close(close);
+        self.do_(Command::Method(id, number, AMQPClass::Channel(close)));
+    }
+
+    fn basic(&mut self, id: ConnectionId, number: u16, method: basic::AMQPMethod) {
+        self.do_(Command::Method(id, number, AMQPClass::Basic(method)));
+    }
+
+    fn declare(&mut self, id: ConnectionId, name: &str, durable: bool, arguments: FieldTable) {
+        let declare = queue::Declare {
+            queue: name.into(),
+            passive: false,
+            durable,
+            exclusive: false,
+            auto_delete: false,
+            nowait: true,
+            arguments,
+        };
+        let declare = queue::AMQPMethod::Declare(declare);
+        self.do_(Command::Method(id, 1, AMQPClass::Queue(declare)));
+        assert!(
+            self.core
+                .queue_infos()
+                .iter()
+                .any(|queue| queue.name == name),
+            "{name}"
+        );
+    }
+
+    /// Publishes a number to a queue.
+    fn publish(&mut self, id: ConnectionId, queue: &str, body: u64, properties: Properties) {
+        self.do_(Command::Publish(
+            id,
+            1,
+            Publish {
+                exchange: String::new(),
+                routing_key: queue.to_owned(),
+                mandatory: false,
+                immediate: false,
+                properties,
+                body: body.to_be_bytes().to_vec().into(),
+            },
+        ));
+    }
+
+    fn get(&mut self, id: ConnectionId, number: u16, queue: &str, no_ack: bool) {
+        let get = basic::Get {
+            queue: queue.into(),
+            no_ack,
+        };
+        self.basic(id, number, basic::AMQPMethod::Get(get));
+    }
+
+    /// What `basic.get` brought, with nothing else expected.
+    fn got(&mut self) -> Option<Content> {
+        self.effects
+            .drain(..)
+            .find_map(|effect| match effect.action {
+                Action::Content(_, content) => match content.head {
+                    Head::GetOk { .. } => Some(content),
+                    _ => None,
+                },
+                _ => None,
+            })
+    }
+
+    fn sleep(&mut self, millis: u64) {
+        self.now += Duration::from_millis(millis);
+        while self.core.next_timeout().is_some_and(|at| at <= self.now) {
+            self.do_(Command::Tick);
+        }
+    }
+}
+
+fn number(content: &Content) -> u64 {
+    u64::from_be_bytes(content.message.body.as_ref().try_into().unwrap())
+}
+
+fn with_expiration(millis: u64) -> Properties {
+    Properties::default().with_text(Property::Expiration, &millis.to_string())
+}

@@ -1,0 +1,46 @@
+//! An AMQP broker in memory, until Ctrl-C: `broker [address:port]`, 127.0.0.1:5672 unless given.
+//!
+//! With it, `fib_server` and `fib_client` run in two terminals without RabbitMQ.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use lepus_broker::Broker;
+use lepus_examples::{Trouble, logs};
+
+const RABBITMQS_OWN: &str = "127.0.0.1:5672";
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    logs();
+    let mut arguments = std::env::args().skip(1);
+    let address = arguments.next().unwrap_or_else(|| RABBITMQS_OWN.to_owned());
+    let (Ok(address), None) = (address.parse::<SocketAddr>(), arguments.next()) else {
+        eprintln!("usage: broker [address:port], such as {RABBITMQS_OWN}");
+        return ExitCode::FAILURE;
+    };
+    let broker = match Broker::builder().address(address).start().await {
+        Ok(broker) => broker,
+        Err(error) if error.is_address_in_use() => {
+            eprintln!(
+                "{address} is in use: another broker listens there, or another program does. \
+                 To listen elsewhere: broker [address:port]"
+            );
+            return ExitCode::FAILURE;
+        }
+        Err(error) => {
+            eprintln!("{:?}", Trouble::from(error));
+            return ExitCode::FAILURE;
+        }
+    };
+    println!(
+        "Listening on {} as {}",
+        broker.address(),
+        broker.uri_for("guest", "guest", "/")
+    );
+    println!("Everything is in memory, and gone when this stops. Ctrl-C stops it.");
+    lepus::shutdown_signal().await;
+    broker.shutdown().await;
+    println!("Stopped");
+    ExitCode::SUCCESS
+}

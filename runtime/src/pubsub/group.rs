@@ -1,0 +1,140 @@
+//! A group's deliveries, which are jobs: settled, tried again and buried as those are.
+
+mod held;
+mod stream;
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+
+pub use held::Held;
+pub use stream::GroupSubscription;
+
+use super::event::{Event, Missed};
+use super::reader::{Read, Reader};
+use super::shelf::Shelf;
+use super::station::Tell;
+use crate::link::{Connection, Delivery, Lane};
+use crate::queue::{Cancelled, JobHandler, RawJob, Spec, Work};
+use crate::service::BoxFuture;
+use crate::verdict::{IntoVerdict, Verdict};
+use crate::worker::{Handler, Settlement};
+
+/// An event that waits for its reader, and the way to say what became of it.
+#[derive(Debug)]
+pub(super) struct Parcel<T> {
+    pub(super) content: Result<Event<T>, Missed>,
+    pub(super) verdict: oneshot::Sender<Verdict>,
+    pub(super) cancelled: Cancelled,
+}
+
+pub(super) fn shelf<T>() -> Arc<Shelf<Parcel<T>>> {
+    Arc::new(Shelf::new())
+}
+
+/// Presents events to a reader, one after the other, and waits for its verdicts.
+pub(super) struct Presenter<T> {
+    shelf: Arc<Shelf<Parcel<T>>>,
+    reader: Reader<T>,
+}
+
+impl<T> Presenter<T> {
+    pub(super) fn new(shelf: Arc<Shelf<Parcel<T>>>, reader: Reader<T>) -> Self {
+        Self { shelf, reader }
+    }
+}
+
+impl<T: DeserializeOwned + Send + 'static> Work for Presenter<T> {
+    fn perform(&self, job: RawJob) -> BoxFuture<Verdict> {
+        let cancelled = job.facts.cancelled.clone();
+        let content = match self.reader.read(job.into()) {
+            Read::Event(event) => Ok(event),
+            Read::Missed(missed) => Err(missed),
+            Read::Skipped => return Box::pin(std::future::ready(Verdict::DONE)),
+        };
+        let (verdict, told) = oneshot::channel();
+        self.shelf.push(Parcel {
+            content,
+            verdict,
+            cancelled,
+        });
+        // Whoever takes the parcel gives a verdict; one that nobody took is untouched.
+        Box::pin(async move { told.await.unwrap_or(Verdict::UNTOUCHED) })
+    }
+}
+
+impl<T> Drop for Presenter<T> {
+    fn drop(&mut self) {
+        self.shelf.end();
+    }
+}
+
+/// Handles jobs in the order of their deliveries, up to the moment when each is presented.
+pub(super) struct InOrder(JobHandler);
+
+impl InOrder {
+    pub(super) fn new<T: DeserializeOwned + Send + 'static>(
+        connection: &Connection,
+        spec: Spec,
+        presenter: Presenter<T>,
+    ) -> Self {
+        let work = Arc::new(presenter);
+        Self(JobHandler::new(connection, spec, work, None))
+    }
+}
+
+impl Handler for InOrder {
+    const IN_ORDER: bool = true;
+
+    async fn handle(&self, lane: Arc<Lane>, delivery: Delivery) -> Settlement {
+        self.0.handle(lane, delivery).await
+    }
+
+    fn drain(&self) {
+        self.0.drain();
+    }
+}
+
+/// Gives events to a closure.
+pub(super) struct Each<T, H> {
+    reader: Reader<T>,
+    handler: Arc<H>,
+    tell: Tell,
+    takes: PhantomData<fn(T)>,
+}
+
+impl<T, H> Each<T, H> {
+    pub(super) fn new(reader: Reader<T>, handler: H, tell: Tell) -> Self {
+        Self {
+            reader,
+            handler: Arc::new(handler),
+            tell,
+            takes: PhantomData,
+        }
+    }
+}
+
+impl<T, H, F> Work for Each<T, H>
+where
+    T: DeserializeOwned + Send + 'static,
+    H: Fn(Event<T>) -> F + Send + Sync + 'static,
+    F: Future<Output: IntoVerdict> + Send + 'static,
+{
+    fn perform(&self, job: RawJob) -> BoxFuture<Verdict> {
+        let verdict = match self.reader.read(job.into()) {
+            Read::Event(event) => {
+                let handler = Arc::clone(&self.handler);
+                return Box::pin(async move { handler(event).await.into_verdict() });
+            }
+            Read::Missed(missed) => {
+                let verdict = Verdict::hopeless(&missed);
+                (self.tell)(missed);
+                verdict
+            }
+            Read::Skipped => Verdict::DONE,
+        };
+        Box::pin(std::future::ready(verdict))
+    }
+}

@@ -1,0 +1,239 @@
+//! Where events go out: the exchange is there before they do, on every connection.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::{Mutex, Semaphore};
+use tokio::time::{Instant, timeout_at};
+
+use super::exchange::Spec;
+use crate::error::{Error, Kind, Outcome};
+use crate::link::{self, Connection, Lane, Session};
+use crate::message::Outgoing;
+use crate::publisher::{Publisher, UNCONFIRMED, What};
+
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
+
+/// How a publish ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Safety {
+    /// With the broker's confirm.
+    Confirmed,
+    /// With the bytes in the socket.
+    Unconfirmed,
+}
+
+/// One exchange's way out.
+pub(super) struct Outlet {
+    connection: Connection,
+    spec: Spec,
+    publisher: Publisher,
+    /// The generation of the connection on which the exchange was declared last; 0: none.
+    declared: Mutex<u64>,
+    /// The channel of unconfirmed publishes.
+    lane: Mutex<Option<Arc<Lane>>>,
+    places: Semaphore,
+    /// Part of every event's identity.
+    identity: String,
+}
+
+impl Outlet {
+    pub(super) fn new(connection: &Connection, spec: Spec) -> Self {
+        Self::limited(connection, spec, UNCONFIRMED)
+    }
+
+    pub(super) fn with_limit(&self, publishes: usize) -> Self {
+        Self::limited(&self.connection, self.spec.clone(), publishes)
+    }
+
+    fn limited(connection: &Connection, spec: Spec, publishes: usize) -> Self {
+        let publishes = publishes.clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            connection: connection.clone(),
+            spec,
+            publisher: Publisher::new(connection, publishes),
+            declared: Mutex::new(0),
+            lane: Mutex::new(None),
+            places: Semaphore::new(publishes),
+            identity: uuid::Uuid::new_v4().simple().to_string(),
+        }
+    }
+
+    pub(super) fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// An identity for the next event.
+    pub(super) fn message_id(&self) -> String {
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        format!("{}-{number}", self.identity)
+    }
+
+    /// Makes the exchange be there on the connection that is up, or the next one.
+    pub(super) async fn declare(&self) -> Result<(), Error> {
+        self.session().await.map(drop)
+    }
+
+    /// Publishes within the deadline.
+    pub(super) async fn publish(
+        &self,
+        message: Outgoing,
+        what: &What,
+        safety: Safety,
+        started: Instant,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let not_sent = |error| what.failed(error, started, Outcome::NotSent);
+        if self.spec.internal {
+            let text = "the exchange is internal: events reach it through its bindings alone";
+            return Err(not_sent(Error::invalid(text)));
+        }
+        if safety == Safety::Unconfirmed {
+            return self.write(message, what, started, deadline).await;
+        }
+        let mut again = true;
+        loop {
+            self.in_time(self.session(), deadline)
+                .await
+                .map_err(not_sent)?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let published = self.publisher.publish(message.clone(), what.clone(), left);
+            match published.await {
+                // The exchange was deleted since, and the broker took nothing. What is in flight
+                // beside this on the same channel ends in the same way.
+                Err(error) if again && error.amqp_code() == Some(404) => {
+                    tracing::debug!(%error, "declaring the exchange again");
+                    *self.declared.lock().await = 0;
+                    again = false;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Publishes without confirms.
+    async fn write(
+        &self,
+        message: Outgoing,
+        what: &What,
+        started: Instant,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let not_sent = |error| what.failed(error, started, Outcome::NotSent);
+        let (size, limit) = (message.body.len(), self.connection.max_message());
+        if size > limit {
+            return Err(not_sent(Error::new(Kind::TooLarge { size, limit })));
+        }
+        if message.mandatory {
+            let text = "a mandatory publish needs confirms: its answer comes with them";
+            return Err(not_sent(Error::invalid(text)));
+        }
+        let place = self.in_time(async { Ok(self.places.acquire().await) }, deadline);
+        let _place = place.await.map_err(not_sent)?;
+        let lane = self
+            .in_time(self.lane(), deadline)
+            .await
+            .map_err(not_sent)?;
+        match timeout_at(deadline, lane.publish(message)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) if error.is_invalid() => Err(not_sent(error)),
+            Ok(Err(error)) => Err(what.failed(error, started, Outcome::SentNoReply)),
+            Err(_) => {
+                let error = self.publisher.too_late().await;
+                Err(what.failed(error, started, Outcome::SentNoReply))
+            }
+        }
+    }
+
+    /// Within the deadline; or why not.
+    async fn in_time<V>(
+        &self,
+        wait: impl Future<Output = Result<V, Error>>,
+        deadline: Instant,
+    ) -> Result<V, Error> {
+        match timeout_at(deadline, wait).await {
+            Ok(result) => result,
+            Err(_) => Err(self.publisher.too_late().await),
+        }
+    }
+
+    /// The session that is up, with the exchange declared on it.
+    async fn session(&self) -> Result<Arc<Session>, Error> {
+        loop {
+            let session = self.connection.publishing().session().await?;
+            let mut declared = self.declared.lock().await;
+            if *declared == session.generation() {
+                return Ok(session);
+            }
+            let topology = self.spec.topology()?;
+            let namespace = self.connection.namespace().clone();
+            // In a task of its own: a set-up that is dropped half-way leaks a channel.
+            let declaring = self.connection.io().spawn({
+                let session = Arc::clone(&session);
+                async move { link::declare(&session, &topology, &namespace).await }
+            });
+            match declaring.await {
+                Ok(Ok(())) => {
+                    *declared = session.generation();
+                    return Ok(session);
+                }
+                Ok(Err(error)) if error.is_disconnected() && !error.is_closed() => {}
+                Ok(Err(error)) => return Err(error),
+                Err(ended) => return Err(Error::new(Kind::Closed).caused_by(ended)),
+            }
+        }
+    }
+
+    /// The channel of unconfirmed publishes, once there is one that may be published on.
+    async fn lane(&self) -> Result<Arc<Lane>, Error> {
+        loop {
+            let mut slot = self.lane.lock().await;
+            if slot.as_ref().is_some_and(|lane| !lane.is_open()) {
+                *slot = None;
+                // The broker may have closed it for want of the exchange.
+                *self.declared.lock().await = 0;
+            }
+            let session = self.session().await?;
+            let mut blocked = session.blocked();
+            if blocked.borrow_and_update().is_some() {
+                drop(slot);
+                // What lapin has queued while the broker takes nothing it sends later, when
+                // nobody may want it any more.
+                tokio::select! {
+                    _ = blocked.wait_for(Option::is_none) => {}
+                    _ = session.down() => {}
+                }
+                continue;
+            }
+            if let Some(lane) = slot.as_ref() {
+                return Ok(Arc::clone(lane));
+            }
+            let opening = self
+                .connection
+                .io()
+                .spawn(async move { Lane::open(&session).await });
+            match opening.await {
+                Ok(Ok(lane)) => {
+                    *slot = Some(Arc::clone(&lane));
+                    return Ok(lane);
+                }
+                Ok(Err(error)) if error.is_disconnected() && !error.is_closed() => {}
+                Ok(Err(error)) => return Err(error),
+                Err(ended) => return Err(Error::new(Kind::Closed).caused_by(ended)),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Outlet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outlet")
+            .field("spec", &self.spec)
+            .finish_non_exhaustive()
+    }
+}

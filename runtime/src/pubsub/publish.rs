@@ -1,0 +1,210 @@
+//! One publish as its user writes it: options, then `await`.
+
+use std::fmt;
+use std::future::IntoFuture;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::key::RoutingKey;
+use super::outlet::Outlet;
+use super::publisher::Options;
+use super::typing::Encoded;
+use crate::context::Context;
+use crate::envelope::EventHead;
+use crate::error::{Error, Outcome};
+use crate::message::Outgoing;
+use crate::publisher::What;
+use crate::queue;
+use crate::value::{Table, Value};
+
+/// A publish that is not made yet: await it. Unless its publisher is
+/// [unconfirmed](super::EventPublisher::unconfirmed) it returns when the broker has confirmed the
+/// event, that is, when every queue it is routed to has it.
+///
+/// # Errors
+/// When it is awaited, each about this event and no other:
+/// [`is_invalid`](Error::is_invalid) (a key, a name or an option that makes no sense),
+/// [`is_mismatch`](Error::is_mismatch) (the exchange exists with other properties),
+/// [`is_unroutable`](Error::is_unroutable) (if [mandatory](Self::mandatory): nobody listens),
+/// [`is_rejected`](Error::is_rejected) (the queue of a shared subscription is full),
+/// [`is_unconfirmed`](Error::is_unconfirmed) (the connection went before the confirm: the broker
+/// may have the event), [`is_timeout`](Error::is_timeout), [`is_blocked`](Error::is_blocked),
+/// [`is_too_large`](Error::is_too_large), [`is_encode`](Error::is_encode),
+/// [`is_closed`](Error::is_closed).
+///
+/// Dropping the future does not unsend an event that has left.
+#[must_use = "a publish is made when it is awaited"]
+pub struct Publish {
+    outlet: Arc<Outlet>,
+    options: Options,
+    event: Result<(RoutingKey, Encoded), Error>,
+    headers: Table,
+    priority: Option<u8>,
+    time_to_live: Option<Duration>,
+    message_id: Option<String>,
+}
+
+impl Publish {
+    pub(super) fn new(
+        outlet: Arc<Outlet>,
+        options: Options,
+        event: Result<(RoutingKey, Encoded), Error>,
+    ) -> Self {
+        Self {
+            outlet,
+            options,
+            event,
+            headers: Table::new(),
+            priority: None,
+            time_to_live: None,
+            message_id: None,
+        }
+    }
+
+    /// Another routing key. Fanout and headers exchanges do not look at it, but exchanges bound
+    /// to them may, and subscribers see it.
+    pub fn key<R>(mut self, key: R) -> Self
+    where
+        R: TryInto<RoutingKey, Error: Into<Error>>,
+    {
+        self.event = self.event.and_then(|(_, encoded)| {
+            let key = key.try_into().map_err(Into::into)?;
+            Ok((key, encoded))
+        });
+        self
+    }
+
+    /// A header: what a headers exchange routes by, and subscribers read.
+    pub fn header(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.headers.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Several headers.
+    pub fn headers(mut self, headers: Table) -> Self {
+        self.headers.extend(headers);
+        self
+    }
+
+    /// The event is persistent: in durable queues it outlives a restart of the broker.
+    pub fn persistent(mut self) -> Self {
+        self.options.persistent = true;
+        self
+    }
+
+    /// Nobody who listens is an answer: the publish fails with
+    /// [`is_unroutable`](Error::is_unroutable) when no queue takes the event.
+    pub fn mandatory(mut self) -> Self {
+        self.options.mandatory = true;
+        self
+    }
+
+    /// How long this publish may take.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.options.timeout = limit;
+        self
+    }
+
+    /// How long the event may wait in a queue before it is dropped there (AMQP's `expiration`),
+    /// in whole milliseconds.
+    pub fn time_to_live(mut self, ttl: Duration) -> Self {
+        self.time_to_live = Some(ttl);
+        self
+    }
+
+    /// The event's priority, for queues with priorities.
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.priority = Some(priority);
+        self
+    }
+
+    /// The event's identity, by which subscribers know a repeated one. Default: a fresh one.
+    pub fn message_id(mut self, id: &str) -> Self {
+        self.message_id = Some(id.to_owned());
+        self
+    }
+
+    async fn make(self) -> Result<(), Error> {
+        let started = Instant::now();
+        let Self {
+            outlet,
+            options,
+            event,
+            headers,
+            priority,
+            time_to_live,
+            message_id,
+        } = self;
+        let exchange = outlet.spec().label();
+        let (key, encoded) =
+            event.map_err(|error| what(exchange, None).failed(error, started, Outcome::NotSent))?;
+        let connection = outlet.connection();
+        let head = EventHead {
+            kind: encoded.kind,
+            content_type: Some(outlet.spec().codec.content_type().to_owned()),
+            message_id: Some(message_id.unwrap_or_else(|| outlet.message_id())),
+            published_at: queue::now(),
+            publisher: Some(connection.name().to_owned()),
+            persistent: options.persistent,
+            priority,
+            time_to_live,
+            headers,
+            trace: Context::current().trace().clone(),
+        };
+        let message = Outgoing {
+            exchange: connection.namespace().scope(exchange),
+            routing_key: key.as_str().to_owned(),
+            mandatory: options.mandatory,
+            properties: head.into_properties(),
+            body: encoded.body,
+        };
+        let what = what(exchange, Some(&key));
+        let deadline = started + options.timeout;
+        outlet
+            .publish(message, &what, options.safety, started, deadline)
+            .await
+    }
+}
+
+/// How errors name an event.
+fn what(exchange: &str, key: Option<&RoutingKey>) -> What {
+    let key = key.map(RoutingKey::as_str).filter(|key| !key.is_empty());
+    let service = match key {
+        Some(key) => format!("event `{key}` to exchange `{exchange}`"),
+        None => format!("event to exchange `{exchange}`"),
+    };
+    What {
+        service: service.into(),
+        method: "".into(),
+        queue: "".into(),
+    }
+}
+
+impl IntoFuture for Publish {
+    type Output = Result<(), Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.make())
+    }
+}
+
+impl fmt::Debug for Publish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publish")
+            .field("exchange", &self.outlet.spec().label())
+            .field("key", &self.event.as_ref().map(|(key, _)| key))
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static_assertions::assert_impl_all!(Publish: Send);
+}

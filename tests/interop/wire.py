@@ -1,0 +1,31 @@
+"""What every peer shares: a connection, and the two codecs by content type."""
+
+import json
+import os
+
+import msgpack
+import pika
+
+JSON = "application/json"
+MSGPACK = "application/msgpack"
+
+
+def connect():
+    url = os.environ.get("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2F")
+    return pika.BlockingConnection(pika.URLParameters(url))
+
+
+def encode(content_type, value):
+    if content_type == JSON:
+        return json.dumps(value).encode()
+    if content_type == MSGPACK:
+        return msgpack.packb(value)
+    raise ValueError(f"no codec for {content_type}")
+
+
+def decode(content_type, body):
+    if content_type == JSON:
+        return json.loads(body)
+    if content_type == MSGPACK:
+        return msgpack.unpackb(body)
+    raise ValueError(f"no codec for {content_type}")

@@ -1,0 +1,169 @@
+//! What the suites of work queues share: a connection in a namespace of the test's own, and a
+//! broom for the queues it leaves.
+
+use crate::env::Env;
+use crate::process::Program;
+use crate::proxy::Proxy;
+use crate::raw::Raw;
+use lapin::BasicProperties;
+use lapin::types::AMQPValue;
+use lepus::{Connection, QueueKind, RetryPolicy, WorkQueue};
+use std::path::Path;
+use std::time::Duration;
+use tokio::process::Command;
+use tokio::sync::mpsc;
+
+/// Both kinds of queue.
+pub const KINDS: [QueueKind; 2] = [QueueKind::Quorum, QueueKind::Classic];
+
+/// The delays that the steps of a queue's delay queues are made of, in milliseconds.
+const STEPS: [u64; 6] = [10, 15, 20, 30, 50, 70];
+
+/// A broker, a peer without Lepus on it, and a connection of Lepus's.
+#[derive(Debug)]
+pub struct Yard {
+    pub env: Env,
+    pub raw: Raw,
+    pub connection: Connection,
+}
+
+impl Yard {
+    pub async fn open(env: Env) -> Yard {
+        let connection = connect(&env.uri, &env).await;
+        let raw = Raw::open(&env.uri).await;
+        Yard {
+            env,
+            raw,
+            connection,
+        }
+    }
+
+    /// A connection by way of a proxy of its own.
+    pub async fn proxied(&self) -> (Proxy, Connection) {
+        let proxy = Proxy::start(&self.env.uri).await;
+        let connection = connect(proxy.uri(), &self.env).await;
+        (proxy, connection)
+    }
+
+    /// A queue's name on the broker.
+    pub fn full(&self, queue: &str) -> String {
+        format!("{}.{queue}", self.env.namespace())
+    }
+
+    /// Deletes these work queues with their dead letters and delays.
+    pub async fn sweep(self, queues: &[&str]) {
+        self.connection.close().await;
+        for queue in queues {
+            let name = self.full(queue);
+            self.raw.delete(&format!("{name}.dead")).await;
+            for step in (0..5).flat_map(|power| STEPS.map(|step| step * 10u64.pow(power))) {
+                self.raw
+                    .delete(&format!("{name}.retry.{}", step / 10))
+                    .await;
+            }
+            self.raw.delete(&name).await;
+        }
+        self.raw.close().await;
+    }
+}
+
+/// A connection that is quick to come back, in the test's namespace.
+pub async fn connect(uri: &str, env: &Env) -> Connection {
+    Connection::builder(uri)
+        .namespace(env.namespace())
+        .backoff(Duration::from_millis(10), Duration::from_millis(100))
+        .open()
+        .await
+        .unwrap_or_else(|error| panic!("{uri}: {error}"))
+}
+
+/// A queue of either kind.
+pub fn queue<T>(name: &str, kind: QueueKind) -> WorkQueue<T> {
+    let queue = WorkQueue::new(name);
+    if kind == QueueKind::Classic {
+        queue.classic()
+    } else {
+        queue
+    }
+}
+
+/// So many attempts, so many milliseconds after the first one, then twice as many, without jitter.
+pub fn policy(attempts: u32, first: u64) -> RetryPolicy {
+    let (first, longest) = (Duration::from_millis(first), Duration::from_secs(60));
+    RetryPolicy::default()
+        .attempts(attempts)
+        .backoff(first, longest)
+        .jitter(0.0)
+}
+
+/// A header as text; empty when there is none.
+pub fn header(properties: &BasicProperties, name: &str) -> String {
+    let headers = properties.headers().as_ref();
+    match headers.and_then(|headers| headers.inner().get(name)) {
+        None => String::new(),
+        Some(AMQPValue::LongString(text)) => text.to_string(),
+        Some(other) => format!("{other:?}"),
+    }
+}
+
+/// The next thing a handler tells its test, within ten seconds.
+pub async fn next<T>(told: &mut mpsc::UnboundedReceiver<T>) -> T {
+    tokio::time::timeout(Duration::from_secs(10), told.recv())
+        .await
+        .expect("a handler says something within 10 s")
+        .expect("a handler is left")
+}
+
+/// `jobs_worker` in a process of its own, ready.
+#[derive(Debug)]
+pub struct Crew {
+    program: &'static str,
+    pub uri: String,
+    pub namespace: String,
+    pub queue: String,
+    pub kind: QueueKind,
+    pub concurrency: u16,
+    pub grace: Duration,
+    pub attempts: u32,
+}
+
+impl Crew {
+    /// `program` is the test's `env!("CARGO_BIN_EXE_jobs_worker")`.
+    pub fn new(program: &'static str, env: &Env, queue: &str, kind: QueueKind) -> Crew {
+        Crew {
+            program,
+            uri: env.uri.clone(),
+            namespace: env.namespace().to_owned(),
+            queue: queue.to_owned(),
+            kind,
+            concurrency: 1,
+            grace: Duration::from_secs(30),
+            attempts: 3,
+        }
+    }
+
+    /// The queue that its workers work on.
+    pub fn queue(&self) -> WorkQueue<String> {
+        queue(&self.queue, self.kind).retry(policy(self.attempts, 10))
+    }
+
+    /// One more worker; returns when it takes jobs.
+    pub async fn hire(&self) -> Program {
+        assert!(Path::new(self.program).exists(), "no {}", self.program);
+        let kind = match self.kind {
+            QueueKind::Classic => "classic",
+            _ => "quorum",
+        };
+        let mut program = Program::spawn(Command::new(self.program).args([
+            &self.uri,
+            &self.namespace,
+            &self.queue,
+            kind,
+            &self.concurrency.to_string(),
+            &self.grace.as_millis().to_string(),
+            &self.attempts.to_string(),
+        ]));
+        assert_eq!(program.line().await, "ready");
+        program
+    }
+}

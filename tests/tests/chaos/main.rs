@@ -1,0 +1,324 @@
+//! A run of everything at random: callers, servers, producers and workers over links that break
+//! in every way, and a judge at the end. `tests/chaos` has its long form.
+//!
+//! `LEPUS_CHAOS_SECONDS` is how long it goes on, `LEPUS_CHAOS_SEED` what it is drawn from.
+
+mod actors;
+mod book;
+mod dice;
+mod nemesis;
+mod variants;
+
+use actors::{CONCURRENCY, Queues, Shift, Task};
+use book::{Book, End};
+use dice::Dice;
+use lepus::Connection;
+use lepus_tests::Env;
+use lepus_tests::env::{On, run_within};
+use lepus_tests::eventually::within;
+use lepus_tests::proxy::Proxy;
+use lepus_tests::raw::Raw;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+
+/// The largest message of a run, in bytes.
+const LIMIT: usize = 64 * 1024;
+/// Attempts at a job. Those that a lost worker costs count too.
+const ATTEMPTS: u32 = 40;
+/// The longest pause between attempts to reconnect.
+const CAP: Duration = Duration::from_millis(500);
+/// To come to rest at the end, on a busy machine.
+const REST: Duration = Duration::from_secs(40);
+
+mod embedded {
+    #[tokio::test(flavor = "multi_thread")]
+    async fn no_invariant_is_violated() {
+        super::start(super::On::Embedded, "embedded::no_invariant_is_violated").await;
+    }
+}
+
+mod rabbitmq {
+    #[tokio::test(flavor = "multi_thread")]
+    async fn no_invariant_is_violated() {
+        super::start(super::On::RabbitMq, "rabbitmq::no_invariant_is_violated").await;
+    }
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let value = std::env::var(variable).ok()?;
+    Some(value.parse().expect(variable))
+}
+
+async fn start(on: On, name: &'static str) {
+    let time = Duration::from_secs(number("LEPUS_CHAOS_SECONDS").unwrap_or(15));
+    let seed = number("LEPUS_CHAOS_SEED").unwrap_or_else(|| {
+        let now = std::time::SystemTime::now();
+        let since = now.duration_since(std::time::UNIX_EPOCH).expect("a clock");
+        u64::from(since.subsec_nanos())
+    });
+    println!("{name}: LEPUS_CHAOS_SEED={seed}");
+    run_within(time + 3 * REST, on, name, |env| chaos(env, seed, time)).await;
+}
+
+/// The four links that break, each with its users.
+struct World {
+    proxies: [Arc<Proxy>; 4],
+    connections: Vec<Connection>,
+}
+
+impl World {
+    async fn new(env: &Env) -> World {
+        let proxies = [
+            Arc::new(Proxy::start(&env.uri).await),
+            Arc::new(Proxy::start(&env.uri).await),
+            Arc::new(Proxy::start(&env.uri).await),
+            Arc::new(Proxy::start(&env.uri).await),
+        ];
+        let mut connections = Vec::new();
+        for proxy in &proxies {
+            for _ in 0..2 {
+                let builder = env
+                    .builder_at(proxy.uri())
+                    .heartbeat(Duration::from_secs(1))
+                    .connect_timeout(Duration::from_secs(2))
+                    .backoff(Duration::from_millis(20), CAP)
+                    .max_message_size(LIMIT);
+                connections.push(builder.open().await.expect("a connection"));
+            }
+        }
+        World {
+            proxies,
+            connections,
+        }
+    }
+
+    fn callers(&self) -> &[Connection] {
+        &self.connections[0..2]
+    }
+
+    fn servers(&self) -> &[Connection] {
+        &self.connections[2..4]
+    }
+
+    fn producers(&self) -> &[Connection] {
+        &self.connections[4..6]
+    }
+
+    fn workers(&self) -> &[Connection] {
+        &self.connections[6..8]
+    }
+
+    /// Links that those who serve and work have had.
+    fn losses(&self) -> u64 {
+        self.proxies[1].accepted() + self.proxies[3].accepted()
+    }
+}
+
+async fn chaos(env: Env, seed: u64, time: Duration) {
+    let book = Arc::new(Book::default());
+    let shift = Arc::new(Shift::default());
+    let world = World::new(&env).await;
+    let raw = Raw::open(&env.uri).await;
+    let (service, jobs) = (env.name("chaos"), env.name("jobs"));
+    for queue in [
+        "jobs.dead",
+        "narrow",
+        "narrow.dead",
+        "jobs.retry.10",
+        "jobs.retry.20",
+    ] {
+        env.name(queue);
+    }
+    for queue in ["jobs.retry.40", "jobs.retry.80"] {
+        env.name(queue);
+    }
+    let queues = Queues::new();
+    queues.main.declare(&world.connections[4]).await.unwrap();
+    queues.narrow.declare(&world.connections[4]).await.unwrap();
+    let mut running = Vec::new();
+    for (connection, concurrency) in world.servers().iter().zip(CONCURRENCY) {
+        running.push(actors::serve(connection, concurrency, &book).await);
+    }
+    for (connection, concurrency) in world.workers().iter().zip(CONCURRENCY) {
+        running.push(actors::work(connection, concurrency, &book).await);
+    }
+    let mut crowd = JoinSet::new();
+    for actor in 0..8 {
+        let connection = world.callers()[actor % 2].clone();
+        let dice = Dice::of(seed, &format!("caller {actor}"));
+        crowd.spawn(actors::call(
+            connection,
+            dice,
+            Arc::clone(&shift),
+            Arc::clone(&book),
+        ));
+    }
+    for actor in 0..4 {
+        let connection = world.producers()[actor % 2].clone();
+        let dice = Dice::of(seed, &format!("producer {actor}"));
+        crowd.spawn(actors::push(
+            connection,
+            dice,
+            Arc::clone(&shift),
+            Arc::clone(&book),
+        ));
+    }
+    let mut nemesis = JoinSet::new();
+    for (link, proxy) in world.proxies.iter().enumerate() {
+        let dice = Dice::of(seed, &format!("link {link}"));
+        nemesis.spawn(nemesis::haunt(Arc::clone(proxy), dice, Arc::clone(&book)));
+    }
+    let vandal = Raw::open(&env.uri).await;
+    let dice = Dice::of(seed, "vandal");
+    let (at, and) = (service.clone(), jobs.clone());
+    nemesis.spawn(nemesis::vandalise(vandal, at, and, dice, Arc::clone(&book)));
+
+    tokio::time::sleep(time).await;
+    nemesis.shutdown().await;
+    for proxy in &world.proxies {
+        nemesis::heal(proxy).await;
+    }
+    recovers(&world, &book).await;
+    shift.end();
+    while let Some(ended) = crowd.join_next().await {
+        ended.expect("an actor does not panic");
+    }
+    rest(&env, &world, &book, &raw, &service, &jobs).await;
+    for running in running {
+        running.stop().await.expect("an orderly end");
+    }
+    for queue in [&service, &jobs] {
+        let left = raw.count(queue).await;
+        assert_eq!((left.messages, left.consumers), (0, 0), "{queue}");
+    }
+    read_the_rest(&world, &queues, &raw, &env, &book).await;
+    let (again, redelivered) = book.duplicates();
+    let hands = u64::from(CONCURRENCY.iter().max().copied().unwrap_or_default());
+    let losses = world.losses();
+    println!(
+        "{} {}, seed {seed}, {time:?} of faults\n{book}",
+        env.server.product, env.server.version
+    );
+    println!(
+        "  {losses} links of servers and workers; {again} calls ran again, {redelivered} jobs were redelivered"
+    );
+    if redelivered > losses * hands {
+        book.complain(format!(
+            "8: {redelivered} jobs redelivered, by {losses} links"
+        ));
+    }
+    for connection in &world.connections {
+        let stats = connection.stats();
+        if stats.pending_calls + stats.running > 0 {
+            book.complain(format!("leak: {stats:?}"));
+        }
+        connection.close().await;
+    }
+    within("every link is closed", REST, || async {
+        let open: usize = world.proxies.iter().map(|proxy| proxy.open()).sum();
+        if open == 0 { Ok(()) } else { Err(open) }
+    })
+    .await;
+    let violations = book.violations();
+    assert!(
+        violations.is_empty(),
+        "LEPUS_CHAOS_SEED={seed}: {} violations:\n{}",
+        violations.len(),
+        violations[..violations.len().min(20)].join("\n")
+    );
+}
+
+/// 13: once the faults are over, every caller soon gets an answer.
+async fn recovers(world: &World, book: &Book) {
+    let healed = Instant::now();
+    for connection in world.callers() {
+        let chaos = actors::ChaosClient::new(connection);
+        let id = u64::MAX - healed.elapsed().as_nanos() as u64;
+        book.call(id, "after", book::Runs::Any, REST);
+        within("a call is answered", REST, || async {
+            chaos.again(id, String::new()).timeout(REST).await
+        })
+        .await;
+        book.call_ended(id, End::Done);
+    }
+    println!("  recovered {:?} after the last fault", healed.elapsed());
+    // The cap, an attempt that was under way, and a busy machine.
+    let limit = CAP + Duration::from_secs(10);
+    if healed.elapsed() > limit {
+        book.complain(format!("13: recovered after {:?}", healed.elapsed()));
+    }
+}
+
+/// Everything that was begun is brought to its end; 14: everybody is at their place.
+async fn rest(env: &Env, world: &World, book: &Book, raw: &Raw, service: &str, jobs: &str) {
+    within(
+        "all confirmed jobs have ended, or are lost",
+        REST,
+        || async {
+            let left = [service, jobs].map(|queue| raw.count(queue));
+            let [service, jobs] = left;
+            let (service, jobs) = (service.await, jobs.await);
+            // Those that wait for another attempt come back within the longest backoff.
+            let unfinished = book.unfinished();
+            if service.messages + jobs.messages == 0
+                && service.consumers == 2
+                && jobs.consumers == 2
+            {
+                Ok(())
+            } else {
+                Err(format!("{service:?} {jobs:?}, {unfinished} jobs"))
+            }
+        },
+    )
+    .await;
+    let looked = Instant::now();
+    // A lost one never ends; the judge names it.
+    within("nothing moves any more", REST, || async {
+        let dead = Queues::new().main.dead_letters(&world.connections[5]);
+        let waiting = dead.list(100_000).await.map_or(0, |letters| letters.len());
+        let running: u64 = world
+            .connections
+            .iter()
+            .map(|connection| connection.stats().running + connection.stats().pending_calls)
+            .sum();
+        let unfinished = book.unfinished().saturating_sub(waiting);
+        if running == 0 && (unfinished == 0 || looked.elapsed() > REST / 2) {
+            Ok(())
+        } else {
+            Err(format!("{running} at work, {unfinished} jobs unfinished"))
+        }
+    })
+    .await;
+    if let Some(broker) = env.embedded() {
+        for queue in [service, jobs] {
+            let info = broker.queue(queue).expect("the queue");
+            if info.ready + info.unacked > 0 {
+                book.complain(format!("leak: {info:?}"));
+            }
+        }
+    }
+}
+
+/// What lies in the queues that nobody works on: dead letters, and jobs that were kept.
+async fn read_the_rest(world: &World, queues: &Queues, raw: &Raw, env: &Env, book: &Book) {
+    let dead = queues.main.dead_letters(&world.connections[5]);
+    let letters = dead.list(1_000_000).await.expect("the dead letters");
+    for letter in letters {
+        if letter.reason().is_empty() || letter.attempts() > ATTEMPTS {
+            book.complain(format!("10: {letter:?}"));
+        }
+        match letter.payload() {
+            Ok(Task { id, .. }) => book.job_dead(*id),
+            // Rubbish, as it came.
+            Err(error) if error.is_decode() => {}
+            Err(error) => book.complain(format!("10: {error}")),
+        }
+    }
+    let narrow = queues.narrow.getter(&world.connections[5]);
+    while let Some(taken) = narrow.next().await.expect("a look into the queue") {
+        let task = taken.done().expect("a job of ours");
+        book.job_kept(task.id);
+    }
+    assert_eq!(raw.count(&env.name("narrow")).await.messages, 0);
+}

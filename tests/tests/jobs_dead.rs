@@ -1,0 +1,356 @@
+//! Jobs that are given up end in the dead-letter queue, with everything there is to know, and come
+//! back from there when somebody says so.
+
+use lapin::BasicProperties;
+use lapin::options::BasicNackOptions;
+use lepus::{Codec, Job, QueueKind, WorkQueue, reject};
+use lepus_tests::jobs::{Crew, KINDS, Yard, header, next, policy, queue};
+use lepus_tests::process::Signal;
+use lepus_tests::proxy::Cut;
+use lepus_tests::raw::delivery;
+use lepus_tests::{Env, conformance, eventually};
+use std::time::{Duration, SystemTime};
+use tokio::sync::mpsc;
+
+conformance!(
+    what_does_not_decode_is_buried_at_once,
+    a_dead_letter_says_everything,
+    dead_letters_are_looked_at_and_stay,
+    one_some_or_all_are_replayed,
+    a_replay_is_confirmed_before_anything_is_removed,
+    they_are_purged,
+    the_brokers_own_dead_letters_are_read_too,
+    a_job_whose_connection_is_lost_each_time_is_abandoned,
+    a_job_that_takes_its_process_down_is_abandoned,
+    a_job_given_back_by_others_is_not_counted_for_ever,
+);
+
+const WORKER: &str = env!("CARGO_BIN_EXE_jobs_worker");
+
+async fn dead(yard: &Yard, queue: &WorkQueue<u32>, count: u32) {
+    let letters = queue.dead_letters(&yard.connection);
+    eventually(&format!("{count} dead letters"), || async {
+        let there = letters.count().await.unwrap();
+        (there == count).then_some(()).ok_or(there.to_string())
+    })
+    .await;
+}
+
+async fn what_does_not_decode_is_buried_at_once(env: Env) {
+    let yard = Yard::open(env).await;
+    for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
+        let queue = queue::<u32>(name, kind).codec(Codec::Json);
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let handler = move |job: Job<u32>| {
+            tell.send(job.into_payload()).unwrap();
+            async {}
+        };
+        let running = queue.worker(&yard.connection).start(handler).await.unwrap();
+        let full = yard.full(name);
+        let typed = |content_type: &str| {
+            BasicProperties::default()
+                .with_content_type(content_type.into())
+                .with_message_id("garbage".into())
+        };
+        let deep = vec![b'['; 100_000];
+        for (properties, body, word) in [
+            (typed("application/json"), &b"\xff\x00{"[..], "json"),
+            (typed("application/json"), b"\"seven\"", "u32"),
+            (typed("application/json"), b"", "EOF"),
+            (typed("application/json"), &deep, "decode"),
+            // It says 4 GiB, and there are none.
+            (
+                typed("application/msgpack"),
+                b"\xdd\xff\xff\xff\xff",
+                "decode",
+            ),
+            (typed("application/xml"), b"<seven/>", "application/xml"),
+            (BasicProperties::default(), b"nothing", "decode"),
+        ] {
+            let sent = yard.raw.publish_with("", &full, body, properties).await;
+            sent.unwrap();
+            let letter = yard.raw.next(&format!("{full}.dead")).await;
+            assert_eq!(letter.data, body);
+            let said = |name| header(&letter.properties, name);
+            assert_eq!(said("reason"), "rejected");
+            assert!(said("error").contains(word), "{word}: {}", said("error"));
+            assert!(said("attempts").contains("(1)"), "{}", said("attempts"));
+        }
+        // It did nobody any harm.
+        yard.raw.publish("", &full, b"7").await;
+        assert_eq!(next(&mut told).await, 7);
+        running.stop().await.unwrap();
+        assert!(told.try_recv().is_err());
+        yard.raw.until_messages(&full, 0).await;
+    }
+    yard.sweep(&["quorum", "classic"]).await;
+}
+
+async fn a_dead_letter_says_everything(env: Env) {
+    let yard = Yard::open(env).await;
+    let queue = WorkQueue::<u32>::new("jobs").retry(policy(2, 10));
+    let before = SystemTime::now();
+    queue
+        .producer(&yard.connection)
+        .push(&7)
+        .message_id("hare-7")
+        .header("tenant", "hare")
+        .await
+        .unwrap();
+    let handler = |job: Job<u32>| async move { Err::<(), _>(format!("failure {}", job.attempt())) };
+    let running = queue.worker(&yard.connection).start(handler).await.unwrap();
+    dead(&yard, &queue, 1).await;
+    running.stop().await.unwrap();
+    let letters = queue.dead_letters(&yard.connection);
+    let letter = letters.list(1).await.unwrap().pop().unwrap();
+    assert_eq!(letter.payload().unwrap(), &7);
+    assert_eq!(letter.bytes(), [7]);
+    assert_eq!((letter.reason(), letter.attempts()), ("attempts", 2));
+    assert_eq!(letter.error(), "failure 2");
+    assert_eq!(letter.first_error(), Some("failure 1"));
+    assert_eq!(letter.source_queue(), "jobs");
+    assert_eq!(letter.message_id(), Some("hare-7"));
+    assert_eq!(letter.task(), None);
+    let tenant = letter.headers().get("tenant");
+    assert_eq!(tenant.and_then(|value| value.as_str()), Some("hare"));
+    for time in [letter.failed_at(), letter.first_seen()] {
+        let time = time.expect("a time");
+        let apart = before.duration_since(time).unwrap_or_else(|e| e.duration());
+        assert!(apart < Duration::from_secs(10), "{apart:?}");
+    }
+    // The names on the wire are the protocol's.
+    let raw = yard.raw.next(&yard.full("jobs.dead")).await;
+    let headers = raw.properties.headers().clone().unwrap();
+    for name in [
+        "reason",
+        "error",
+        "first-error",
+        "failed-at",
+        "attempts",
+        "source-queue",
+    ] {
+        assert!(headers.inner().contains_key(name), "{name}: {headers:?}");
+    }
+    yard.sweep(&["jobs"]).await;
+}
+
+/// So many dead letters, numbered from 0.
+async fn bury(yard: &Yard, queue: &WorkQueue<u32>, count: u32) {
+    let producer = queue.producer(&yard.connection);
+    for job in 0..count {
+        let push = producer.push(&job).message_id(&format!("job-{job}"));
+        push.await.unwrap();
+    }
+    let handler = |_: Job<u32>| async { Err::<(), _>(reject("no image")) };
+    let running = queue.worker(&yard.connection).start(handler).await.unwrap();
+    dead(yard, queue, count).await;
+    running.stop().await.unwrap();
+}
+
+async fn dead_letters_are_looked_at_and_stay(env: Env) {
+    let yard = Yard::open(env).await;
+    for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
+        let queue = queue::<u32>(name, kind);
+        let letters = queue.dead_letters(&yard.connection);
+        assert_eq!(letters.count().await.unwrap(), 0);
+        assert!(letters.list(10).await.unwrap().is_empty());
+        bury(&yard, &queue, 5).await;
+        for _ in 0..3 {
+            dead(&yard, &queue, 5).await;
+            let some: Vec<u32> = (letters.list(3).await.unwrap().iter())
+                .map(|letter| *letter.payload().unwrap())
+                .collect();
+            assert_eq!(some.len(), 3);
+            // A quorum queue puts behind the others what was looked at.
+            if kind == QueueKind::Classic {
+                assert_eq!(some, [0, 1, 2], "the oldest, in their order");
+            }
+            dead(&yard, &queue, 5).await;
+            assert_eq!(letters.list(usize::MAX).await.unwrap().len(), 5);
+        }
+        assert_eq!(yard.raw.count(&yard.full(name)).await.messages, 0);
+    }
+    yard.sweep(&["quorum", "classic"]).await;
+}
+
+async fn one_some_or_all_are_replayed(env: Env) {
+    let yard = Yard::open(env).await;
+    let queue = WorkQueue::<u32>::new("jobs");
+    bury(&yard, &queue, 6).await;
+    let letters = queue.dead_letters(&yard.connection);
+    assert!(!letters.replay_one("nobody").await.unwrap());
+    dead(&yard, &queue, 6).await;
+    assert!(letters.replay_one("job-3").await.unwrap());
+    dead(&yard, &queue, 5).await;
+    let even = |letter: &lepus::DeadLetter<u32>| letter.payload().unwrap() % 2 == 0;
+    assert_eq!(letters.replay_where(even).await.unwrap(), 3);
+    dead(&yard, &queue, 2).await;
+    assert_eq!(letters.replay().await.unwrap(), 2);
+    dead(&yard, &queue, 0).await;
+    assert_eq!(letters.replay().await.unwrap(), 0);
+
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let handler = move |job: Job<u32>| {
+        tell.send(job).unwrap();
+        async {}
+    };
+    let running = queue.worker(&yard.connection).start(handler).await.unwrap();
+    let mut seen = Vec::new();
+    for _ in 0..6 {
+        let job = next(&mut told).await;
+        assert_eq!(job.attempt(), 1, "a life of its own");
+        let id = format!("job-{}", job.payload());
+        assert_eq!(job.message_id(), Some(id.as_str()));
+        assert!(job.headers().is_empty(), "{:?}", job.headers());
+        seen.push(job.into_payload());
+    }
+    assert_eq!(seen[0], 3, "the one, then the even ones, then the rest");
+    seen[1..4].sort_unstable();
+    seen[4..].sort_unstable();
+    assert_eq!(seen, [3, 0, 2, 4, 1, 5]);
+    running.stop().await.unwrap();
+    yard.sweep(&["jobs"]).await;
+}
+
+async fn a_replay_is_confirmed_before_anything_is_removed(env: Env) {
+    let yard = Yard::open(env).await;
+    let queue = WorkQueue::<u32>::new("jobs").classic().max_length(2);
+    let jobs = yard.full("jobs");
+    bury_one_by_one(&yard, &queue, 4).await;
+    let letters = queue.dead_letters(&yard.connection);
+    let error = letters.replay().await.unwrap_err();
+    assert!(error.is_rejected(), "{error:?}");
+    yard.raw.until_messages(&jobs, 2).await;
+    dead(&yard, &queue, 2).await;
+    yard.raw.next(&jobs).await;
+    assert!(letters.replay_one("job-3").await.unwrap());
+    dead(&yard, &queue, 1).await;
+    yard.sweep(&["jobs"]).await;
+}
+
+/// A queue that is full with two has to be emptied in between.
+async fn bury_one_by_one(yard: &Yard, queue: &WorkQueue<u32>, count: u32) {
+    let producer = queue.producer(&yard.connection);
+    let handler = |_: Job<u32>| async { Err::<(), _>(reject("no image")) };
+    let running = queue.worker(&yard.connection).start(handler).await.unwrap();
+    for job in 0..count {
+        let push = producer.push(&job).message_id(&format!("job-{job}"));
+        push.await.unwrap();
+        dead(yard, queue, job + 1).await;
+    }
+    running.stop().await.unwrap();
+}
+
+async fn they_are_purged(env: Env) {
+    let yard = Yard::open(env).await;
+    let queue = WorkQueue::<u32>::new("jobs");
+    bury(&yard, &queue, 3).await;
+    let letters = queue.dead_letters(&yard.connection);
+    assert_eq!(letters.purge().await.unwrap(), 3);
+    assert_eq!(letters.count().await.unwrap(), 0);
+    assert_eq!(letters.purge().await.unwrap(), 0);
+    yard.sweep(&["jobs"]).await;
+}
+
+async fn the_brokers_own_dead_letters_are_read_too(env: Env) {
+    let yard = Yard::open(env).await;
+    for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
+        let queue = queue::<u32>(name, kind).message_ttl(Duration::from_millis(50));
+        let push = queue.producer(&yard.connection).push(&7);
+        push.message_id("late").await.unwrap();
+        dead(&yard, &queue, 1).await;
+        let letters = queue.dead_letters(&yard.connection);
+        let letter = letters.list(1).await.unwrap().pop().unwrap();
+        assert_eq!((letter.reason(), letter.attempts()), ("expired", 0));
+        assert_eq!(letter.source_queue(), yard.full(name));
+        assert_eq!((letter.error(), letter.first_error()), ("", None));
+        assert!(letter.failed_at().is_some());
+        dead(&yard, &queue, 1).await;
+        assert!(letters.replay_one("late").await.unwrap());
+        // Replayed as a job without a past, or the broker would drop it as one that goes round.
+        dead(&yard, &queue, 1).await;
+    }
+    yard.sweep(&["quorum", "classic"]).await;
+}
+
+async fn a_job_whose_connection_is_lost_each_time_is_abandoned(env: Env) {
+    let yard = Yard::open(env).await;
+    for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
+        let (proxy, connection) = yard.proxied().await;
+        let queue = queue::<u32>(name, kind).retry(policy(3, 10));
+        queue.producer(&yard.connection).push(&7).await.unwrap();
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let handler = move |job: Job<u32>| {
+            tell.send(job.attempt()).unwrap();
+            async move { job.cancelled().wait().await }
+        };
+        let running = queue.worker(&connection).start(handler).await.unwrap();
+        for attempt in 1..=3 {
+            assert_eq!(next(&mut told).await, attempt, "{name}");
+            proxy.cut(Cut::Rst);
+        }
+        dead(&yard, &queue, 1).await;
+        running.stop().await.unwrap();
+        let letters = queue.dead_letters(&yard.connection);
+        let letter = letters.list(1).await.unwrap().pop().unwrap();
+        assert_eq!((letter.reason(), letter.attempts()), ("abandoned", 3));
+        assert_eq!(letter.payload().unwrap(), &7);
+        assert!(told.try_recv().is_err());
+    }
+    yard.sweep(&["quorum", "classic"]).await;
+}
+
+async fn a_job_that_takes_its_process_down_is_abandoned(env: Env) {
+    let yard = Yard::open(env).await;
+    for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
+        let crew = Crew::new(WORKER, &yard.env, name, kind);
+        let queue = crew.queue();
+        let producer = queue.producer(&yard.connection);
+        producer.push(&"abort".to_owned()).await.unwrap();
+        for attempt in 1..=3 {
+            let mut worker = crew.hire().await;
+            let line = worker.line().await;
+            assert_eq!(line, format!("aborting, attempt {attempt}"), "{name}");
+            assert!(!worker.ended().await.status.success());
+        }
+        let worker = crew.hire().await;
+        let letters = queue.dead_letters(&yard.connection);
+        eventually("it is given up", || async {
+            letters.count().await.unwrap() == 1
+        })
+        .await;
+        producer.push(&"next".to_owned()).await.unwrap();
+        yard.raw.until_messages(&yard.full(name), 0).await;
+        worker.signal(Signal::TERM);
+        assert_eq!(worker.succeeded().await, ["done next", "drained"]);
+        let letter = letters.list(1).await.unwrap().pop().unwrap();
+        assert_eq!((letter.reason(), letter.attempts()), ("abandoned", 3));
+        assert!(letter.error().contains("went away"), "{}", letter.error());
+    }
+    yard.sweep(&["quorum", "classic"]).await;
+}
+
+async fn a_job_given_back_by_others_is_not_counted_for_ever(env: Env) {
+    let yard = Yard::open(env).await;
+    let queue = queue::<u32>("jobs", QueueKind::Quorum);
+    queue.producer(&yard.connection).push(&7).await.unwrap();
+    // A worker that is not ours, and can do nothing but give it back.
+    let mut consumer = yard.raw.consume(&yard.full("jobs"), 1).await;
+    for _ in 0..21 {
+        let options = BasicNackOptions {
+            requeue: true,
+            ..Default::default()
+        };
+        delivery(&mut consumer)
+            .await
+            .acker
+            .nack(options)
+            .await
+            .unwrap();
+    }
+    dead(&yard, &queue, 1).await;
+    let letters = queue.dead_letters(&yard.connection);
+    let letter = letters.list(1).await.unwrap().pop().unwrap();
+    assert_eq!((letter.reason(), letter.error()), ("delivery_limit", ""));
+    yard.sweep(&["jobs"]).await;
+}

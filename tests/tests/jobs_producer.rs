@@ -1,0 +1,487 @@
+//! Pushing jobs: every push ends, in its own outcome and no other's.
+
+use futures_util::future::join_all;
+use lapin::types::AMQPValue;
+use lepus::{Codec, Connection, Job, Outcome, Producer, Table, Value, WorkQueue};
+use lepus_tests::jobs::{KINDS, Yard, connect, next, queue};
+use lepus_tests::proxy::{Cut, Way};
+use lepus_tests::raw::{Raw, durable};
+use lepus_tests::{Env, conformance, eventually};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+conformance!(
+    a_push_returns_after_the_confirm_and_not_before,
+    each_failure_is_an_error_of_its_own,
+    a_push_waits_for_a_connection_within_its_time,
+    every_outcome_is_told_to_the_right_push,
+    lost_confirms_are_told_to_the_right_pushes,
+    many_pushes_do_not_wait_for_each_others_confirm,
+    unconfirmed_pushes_are_bounded,
+    pushes_that_find_no_queue_make_it_once,
+    a_delayed_job_comes_no_earlier,
+    the_higher_priority_comes_first,
+    what_a_producer_says_of_a_job_arrives,
+    headers_that_fit_no_frame_harm_nobody,
+);
+
+async fn a_push_returns_after_the_confirm_and_not_before(env: Env) {
+    let yard = Yard::open(env).await;
+    let (proxy, connection) = yard.proxied().await;
+    for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
+        let producer = queue::<u32>(name, kind).producer(&connection);
+        producer.push(&0).await.unwrap();
+        proxy.stall(Way::Down);
+        let push = producer.push(&1).into_future();
+        let pushing = tokio::spawn(push);
+        yard.raw.until_messages(&yard.full(name), 2).await;
+        assert!(!pushing.is_finished(), "stored, and nobody has said so");
+        proxy.resume();
+        pushing.await.unwrap().unwrap();
+    }
+    yard.sweep(&["quorum", "classic"]).await;
+}
+
+async fn each_failure_is_an_error_of_its_own(env: Env) {
+    let yard = Yard::open(env).await;
+    let missing = WorkQueue::<u32>::new("missing").passive();
+    let error = missing.producer(&yard.connection).push(&1).await;
+    let error = error.unwrap_err();
+    assert!(error.is_unroutable() && !error.may_have_executed());
+    assert_eq!(error.outcome(), Some(Outcome::Unroutable));
+    assert!(error.to_string().contains("missing"), "{error}");
+
+    let full = WorkQueue::<u32>::new("full").classic().max_length(1);
+    let producer = full.producer(&yard.connection);
+    producer.push(&1).await.unwrap();
+    let error = producer.push(&2).await.unwrap_err();
+    assert!(error.is_rejected() && !error.may_have_executed());
+    assert_eq!(error.outcome(), Some(Outcome::Rejected));
+    yard.raw.next(&yard.full("full")).await;
+    producer.push(&3).await.unwrap();
+
+    let (proxy, connection) = yard.proxied().await;
+    let producer = WorkQueue::<u32>::new("jobs").producer(&connection);
+    producer.push(&1).await.unwrap();
+    proxy.stall(Way::Down);
+    let pushing = tokio::spawn(producer.push(&2).into_future());
+    yard.raw.until_messages(&yard.full("jobs"), 2).await;
+    proxy.cut(Cut::Rst);
+    let error = pushing.await.unwrap().unwrap_err();
+    assert!(error.is_unconfirmed() && error.may_have_executed());
+    assert_eq!(error.outcome(), Some(Outcome::SentNoReply));
+    proxy.resume();
+
+    // Sent, and no answer in time: nobody knows.
+    producer.push(&3).await.unwrap();
+    proxy.stall_both();
+    let short = producer.clone().timeout(Duration::from_millis(200));
+    let error = short.push(&4).await.unwrap_err();
+    assert!(error.is_timeout() && error.may_have_executed());
+    proxy.resume();
+
+    let small = Connection::builder(&yard.env.uri)
+        .namespace(yard.env.namespace())
+        .max_message_size(100)
+        .open()
+        .await
+        .unwrap();
+    let bytes = WorkQueue::bytes("bytes").producer(&small);
+    bytes.push(&vec![0; 100]).await.unwrap();
+    let error = bytes.push(&vec![0; 101]).await.unwrap_err();
+    assert!(error.is_too_large() && error.outcome() == Some(Outcome::NotSent));
+    assert!(error.to_string().contains("101"), "{error}");
+
+    let keys = WorkQueue::<BTreeMap<Vec<u8>, u8>>::new("json").codec(Codec::Json);
+    let keyed = BTreeMap::from([(vec![1], 1)]);
+    let error = keys.producer(&yard.connection).push(&keyed).await;
+    assert!(error.unwrap_err().is_encode());
+
+    let error = producer.push(&1).header("attempt", 7).await.unwrap_err();
+    assert!(
+        error.is_invalid() && error.to_string().contains("attempt"),
+        "{error}"
+    );
+    let years = Duration::from_secs(400 * 86_400);
+    assert!(
+        producer
+            .push(&1)
+            .delay(years)
+            .await
+            .unwrap_err()
+            .is_invalid()
+    );
+    let id = "x".repeat(256);
+    assert!(
+        producer
+            .push(&1)
+            .message_id(&id)
+            .await
+            .unwrap_err()
+            .is_invalid()
+    );
+    // Neither of them cost the channel anything.
+    producer.push(&5).await.unwrap();
+
+    connection.close().await;
+    let error = producer.push(&1).await.unwrap_err();
+    assert!(error.is_closed() && !error.may_have_executed());
+    yard.sweep(&["full", "jobs", "bytes"]).await;
+}
+
+async fn a_push_waits_for_a_connection_within_its_time(env: Env) {
+    let yard = Yard::open(env).await;
+    let (proxy, connection) = yard.proxied().await;
+    let producer = WorkQueue::<u32>::new("jobs").producer(&connection);
+    producer.push(&1).await.unwrap();
+    proxy.down().await;
+    let mut state = connection.state();
+    let lost = state.wait_for(|state| !state.is_connected());
+    tokio::time::timeout(Duration::from_secs(10), lost)
+        .await
+        .expect("the loss is seen")
+        .unwrap();
+    let short = producer.clone().timeout(Duration::from_millis(100));
+    let error = short.push(&2).await.unwrap_err();
+    assert!(error.is_timeout() && !error.may_have_executed(), "{error}");
+    assert_eq!(error.outcome(), Some(Outcome::NotSent));
+    let pushing = tokio::spawn(producer.push(&3).into_future());
+    proxy.up().await;
+    pushing.await.unwrap().unwrap();
+    yard.raw.until_messages(&yard.full("jobs"), 2).await;
+    yard.sweep(&["jobs"]).await;
+}
+
+/// What becomes of a push.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Fate {
+    Stored,
+    Unroutable,
+    Rejected,
+}
+
+impl Fate {
+    /// Spread without a pattern that a channel could get right by chance.
+    fn of(id: u32) -> Fate {
+        match id.wrapping_mul(2_654_435_761).rotate_left(7) % 3 {
+            0 => Fate::Stored,
+            1 => Fate::Unroutable,
+            _ => Fate::Rejected,
+        }
+    }
+
+    /// Pushes on the one channel of the one producer: to the queue itself, to a delay queue that
+    /// is missing, or to one that is always full.
+    async fn push(self, producer: &Producer<u32>, id: u32) -> Result<(), lepus::Error> {
+        let push = producer.push(&id);
+        match self {
+            Fate::Stored => push.await,
+            Fate::Unroutable => push.delay(Duration::from_millis(30)).await,
+            Fate::Rejected => push.delay(Duration::from_millis(20)).await,
+        }
+    }
+
+    fn told(outcome: &Result<(), lepus::Error>) -> Option<Fate> {
+        match outcome {
+            Ok(()) => Some(Fate::Stored),
+            Err(error) if error.is_unroutable() => Some(Fate::Unroutable),
+            Err(error) if error.is_rejected() => Some(Fate::Rejected),
+            Err(_) => None,
+        }
+    }
+}
+
+async fn every_outcome_is_told_to_the_right_push(env: Env) {
+    const TASKS: u32 = 24;
+    const EACH: u32 = 200;
+    let yard = Yard::open(env).await;
+    let jobs = yard.full("jobs");
+    yard.raw.declare(&jobs).await;
+    let never = [
+        ("x-max-length", AMQPValue::LongLongInt(0)),
+        ("x-overflow", AMQPValue::LongString("reject-publish".into())),
+    ];
+    let full = format!("{jobs}.retry.20");
+    yard.raw
+        .declare_with(&full, durable(), &never)
+        .await
+        .unwrap();
+    let producer = WorkQueue::<u32>::new("jobs")
+        .codec(Codec::Text)
+        .passive()
+        .producer(&yard.connection);
+    let mut tasks = JoinSet::new();
+    for task in 0..TASKS {
+        let producer = producer.clone();
+        tasks.spawn(async move {
+            let mut wrong = Vec::new();
+            for some in 0..EACH / 20 {
+                let ids = (0..20).map(|n| task * EACH + some * 20 + n);
+                let producer = &producer;
+                let push = async |id| (id, Fate::of(id).push(producer, id).await);
+                let pushes = ids.map(push);
+                wrong.extend(
+                    join_all(pushes)
+                        .await
+                        .into_iter()
+                        .filter(|(id, outcome)| Fate::told(outcome) != Some(Fate::of(*id))),
+                );
+            }
+            wrong
+        });
+    }
+    let wrong: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();
+    assert!(
+        wrong.is_empty(),
+        "{} of {} wrong: {:?}",
+        wrong.len(),
+        TASKS * EACH,
+        wrong.first()
+    );
+    // Every one that was told to be stored is there, once, and nothing else.
+    let mut there = drain(&yard.raw, &jobs).await;
+    there.sort_unstable();
+    let stored: Vec<u32> = (0..TASKS * EACH)
+        .filter(|id| Fate::of(*id) == Fate::Stored)
+        .collect();
+    assert!(stored.len() > 1000 && there == stored, "{}", there.len());
+    assert_eq!(yard.raw.count(&full).await.messages, 0);
+    yard.sweep(&["jobs"]).await;
+}
+
+async fn drain(raw: &Raw, queue: &str) -> Vec<u32> {
+    let mut ids = Vec::new();
+    while let Some(message) = raw.get(queue).await {
+        let text = std::str::from_utf8(&message.data).expect("text");
+        ids.push(text.parse().expect("a number"));
+    }
+    ids
+}
+
+async fn lost_confirms_are_told_to_the_right_pushes(env: Env) {
+    const PUSHES: u32 = 1500;
+    const CUTS: usize = 5;
+    let yard = Yard::open(env).await;
+    let (proxy, connection) = yard.proxied().await;
+    let queue = WorkQueue::<u32>::new("jobs").codec(Codec::Text);
+    queue.declare(&yard.connection).await.unwrap();
+    let producer = queue.producer(&connection);
+    let ended = Arc::new(AtomicUsize::new(0));
+    let mut tasks = JoinSet::new();
+    for task in 0..12 {
+        let (producer, ended) = (producer.clone(), ended.clone());
+        tasks.spawn(async move {
+            let mut outcomes = Vec::new();
+            for id in (task..PUSHES).step_by(12) {
+                outcomes.push((id, producer.push(&id).await));
+                ended.fetch_add(1, Ordering::SeqCst);
+            }
+            outcomes
+        });
+    }
+    for cut in 0..CUTS {
+        let enough = PUSHES as usize * (cut + 1) / (CUTS + 1);
+        eventually("some pushes more", || async {
+            ended.load(Ordering::SeqCst) >= enough
+        })
+        .await;
+        proxy.cut(if cut % 2 == 0 { Cut::Rst } else { Cut::Fin });
+    }
+    let outcomes: HashMap<_, _> = tasks.join_all().await.into_iter().flatten().collect();
+    assert_eq!(outcomes.len(), PUSHES as usize, "every push ends");
+    let ids = drain(&yard.raw, &yard.full("jobs")).await;
+    let there: HashSet<u32> = ids.iter().copied().collect();
+    assert_eq!(there.len(), ids.len(), "no push is made twice");
+    for (id, outcome) in &outcomes {
+        match outcome {
+            Ok(()) => assert!(there.contains(id), "{id} was confirmed"),
+            Err(error) => {
+                assert!(
+                    error.is_unconfirmed() || error.is_disconnected(),
+                    "{error:?}"
+                );
+                let may = error.may_have_executed();
+                assert!(may || !there.contains(id), "{id} was not sent: {error}");
+            }
+        }
+    }
+    let lost = outcomes.values().filter(|outcome| outcome.is_err()).count();
+    assert!(
+        lost <= 12 * CUTS,
+        "{lost} lost, with 12 under way at a time"
+    );
+    yard.sweep(&["jobs"]).await;
+}
+
+async fn many_pushes_do_not_wait_for_each_others_confirm(env: Env) {
+    let yard = Yard::open(env).await;
+    let (proxy, connection) = yard.proxied().await;
+    let queue = WorkQueue::bytes("jobs");
+    queue.declare(&yard.connection).await.unwrap();
+    let producer = queue.producer(&connection);
+    producer.push(&vec![0]).await.unwrap();
+    proxy.stall(Way::Down);
+    let mut jobs = vec![vec![1]; 2000];
+    jobs[7] = vec![0; 17 << 20];
+    let pushing = tokio::spawn(async move { producer.push_all(&jobs).await });
+    // As many as may be unconfirmed at a time, while not one confirm comes.
+    yard.raw.until_messages(&yard.full("jobs"), 1024).await;
+    assert!(!pushing.is_finished());
+    proxy.resume();
+    let outcomes = pushing.await.unwrap();
+    assert_eq!(outcomes.len(), 2000);
+    for (at, outcome) in outcomes.iter().enumerate() {
+        match outcome {
+            Ok(()) => assert_ne!(at, 7),
+            Err(error) => assert!(at == 7 && error.is_too_large(), "{at}: {error}"),
+        }
+    }
+    yard.raw.until_messages(&yard.full("jobs"), 2000).await;
+    yard.sweep(&["jobs"]).await;
+}
+
+async fn unconfirmed_pushes_are_bounded(env: Env) {
+    let yard = Yard::open(env).await;
+    let (proxy, connection) = yard.proxied().await;
+    let queue = WorkQueue::<u32>::new("jobs");
+    queue.declare(&yard.connection).await.unwrap();
+    let producer = queue.producer(&connection).max_unconfirmed(&connection, 3);
+    producer.push(&0).await.unwrap();
+    proxy.stall(Way::Down);
+    let pushing = {
+        let producer = producer.clone();
+        tokio::spawn(async move { producer.push_all(&[1; 10]).await })
+    };
+    let jobs = yard.full("jobs");
+    yard.raw.until_messages(&jobs, 4).await;
+    let error = producer.timeout(Duration::from_millis(100)).push(&2).await;
+    let error = error.unwrap_err();
+    assert!(error.is_timeout() && error.outcome() == Some(Outcome::NotSent));
+    assert_eq!(yard.raw.count(&jobs).await.messages, 4, "and not one more");
+    proxy.resume();
+    assert!(pushing.await.unwrap().iter().all(Result::is_ok));
+    yard.raw.until_messages(&jobs, 11).await;
+    yard.sweep(&["jobs"]).await;
+}
+
+async fn pushes_that_find_no_queue_make_it_once(env: Env) {
+    let yard = Yard::open(env).await;
+    let separator = if yard.env.uri.contains('?') { '&' } else { '?' };
+    let uri = format!("{}{separator}channel_max=8", yard.env.uri);
+    let connection = connect(&uri, &yard.env).await;
+    let producer = WorkQueue::<u32>::new("jobs").producer(&connection);
+    let jobs: Vec<u32> = (0..500).collect();
+    for outcome in producer.push_all(&jobs).await {
+        outcome.unwrap();
+    }
+    yard.raw.until_messages(&yard.full("jobs"), 500).await;
+    yard.sweep(&["jobs"]).await;
+}
+
+async fn a_delayed_job_comes_no_earlier(env: Env) {
+    let yard = Yard::open(env).await;
+    for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
+        let queue = queue::<u64>(name, kind);
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let handler = move |job: Job<u64>| {
+            tell.send((*job.payload(), job.attempt(), Instant::now()))
+                .unwrap();
+            async {}
+        };
+        let running = queue.worker(&yard.connection).start(handler).await.unwrap();
+        let producer = queue.producer(&yard.connection);
+        let begin = Instant::now();
+        for millis in [400, 150] {
+            let push = producer.push(&millis);
+            push.delay(Duration::from_millis(millis)).await.unwrap();
+        }
+        producer.push(&0).delay(Duration::ZERO).await.unwrap();
+        for expected in [0, 150, 400] {
+            let (millis, attempt, when) = next(&mut told).await;
+            assert_eq!((millis, attempt), (expected, 1));
+            let waited = when - begin;
+            assert!(waited >= Duration::from_millis(millis), "{waited:?}");
+        }
+        running.stop().await.unwrap();
+    }
+    yard.sweep(&["quorum", "classic"]).await;
+}
+
+async fn the_higher_priority_comes_first(env: Env) {
+    let yard = Yard::open(env).await;
+    let queue = WorkQueue::<u8>::new("jobs").classic().max_priority(5);
+    let producer = queue.producer(&yard.connection);
+    producer.push(&0).await.unwrap();
+    for priority in [1, 5, 3, 5] {
+        producer.push(&priority).priority(priority).await.unwrap();
+    }
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let handler = move |job: Job<u8>| {
+        tell.send(job.into_payload()).unwrap();
+        async {}
+    };
+    let running = queue.worker(&yard.connection).start(handler).await.unwrap();
+    for priority in [5, 5, 3, 1, 0] {
+        assert_eq!(next(&mut told).await, priority);
+    }
+    running.stop().await.unwrap();
+    yard.sweep(&["jobs"]).await;
+}
+
+async fn what_a_producer_says_of_a_job_arrives(env: Env) {
+    let yard = Yard::open(env).await;
+    let queue = WorkQueue::<u32>::new("jobs");
+    let producer = queue.producer(&yard.connection);
+    let nested = Table::from([("deep".to_owned(), Value::from(true))]);
+    let headers = [
+        ("text", Value::from("größer")),
+        ("int", Value::from(-7)),
+        ("float", Value::Float(0.5)),
+        ("bytes", Value::Bytes(vec![0, 255])),
+        ("time", Value::Timestamp(1_700_000_000)),
+        ("list", Value::List(vec![Value::from(1), Value::Null])),
+        ("table", Value::Table(nested)),
+    ];
+    let mut push = producer.push(&1).message_id("hare-7");
+    for (name, value) in headers.clone() {
+        push = push.header(name, value);
+    }
+    push.await.unwrap();
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let handler = move |job: Job<u32>| {
+        tell.send(job).unwrap();
+        async {}
+    };
+    let running = queue.worker(&yard.connection).start(handler).await.unwrap();
+    let job = next(&mut told).await;
+    assert_eq!(job.message_id(), Some("hare-7"));
+    for (name, value) in headers {
+        assert_eq!(job.header(name), Some(&value), "{name}");
+    }
+    running.stop().await.unwrap();
+    yard.sweep(&["jobs"]).await;
+}
+
+async fn headers_that_fit_no_frame_harm_nobody(env: Env) {
+    let yard = Yard::open(env).await;
+    let (proxy, connection) = yard.proxied().await;
+    let producer = WorkQueue::<u32>::new("jobs").producer(&connection);
+    producer.push(&1).await.unwrap();
+    let connections = proxy.accepted();
+    let text = "x".repeat(200_000);
+    let error = producer.push(&2).header("note", text).await.unwrap_err();
+    assert!(error.is_invalid(), "{error:?}");
+    assert_eq!(error.outcome(), Some(Outcome::NotSent));
+    producer
+        .push(&3)
+        .header("note", "x".repeat(20_000))
+        .await
+        .unwrap();
+    assert_eq!(proxy.accepted(), connections, "the connection lives on");
+    yard.raw.until_messages(&yard.full("jobs"), 2).await;
+    yard.sweep(&["jobs"]).await;
+}

@@ -1,0 +1,122 @@
+//! Events, both ways.
+
+use super::golden::Message;
+use super::scene::Scene;
+use lapin::ExchangeKind;
+use lepus::{Codec, Event, JobError, RetryPolicy, Topic, retry};
+use lepus_tests::{Env, conformance, eventually};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Placed {
+    id: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+enum OrderEvent {
+    #[serde(rename = "order.paid")]
+    Paid { id: u64, cents: u64 },
+}
+
+const PAID: OrderEvent = OrderEvent::Paid { id: 7, cents: 1295 };
+
+fn placed() -> Topic<Placed> {
+    Topic::new("orders").codec(Codec::Json)
+}
+
+fn typed() -> Topic<OrderEvent> {
+    Topic::new("orders").types_by_variant()
+}
+
+conformance!(
+    a_publish_is_the_golden_event,
+    golden_events_are_heard,
+    a_groups_queue_and_retry_are_golden,
+);
+
+async fn a_publish_is_the_golden_event(env: Env) {
+    let scene = Scene::new(&env).await;
+    let queue = scene.name("peer");
+    scene.raw.declare(&queue).await;
+    let exchange = scene.name("orders");
+    scene
+        .raw
+        .declare_exchange(&exchange, ExchangeKind::Topic)
+        .await;
+    scene.raw.bind(&queue, &exchange, "order.*", &[]).await;
+    let publisher = placed().publisher(&scene.connection);
+    let sent = publisher.publish("order.placed", &Placed { id: 7 }).await;
+    sent.expect("a confirm");
+    scene.expect("peer", "event").await;
+    let publisher = typed().publisher(&scene.connection);
+    let sent = publisher
+        .publish("order.paid", &PAID)
+        .header("tenant", "hare");
+    sent.await.expect("a confirm");
+    scene.expect("peer", "event.typed").await;
+    scene.end_with(&["peer"], &["orders"]).await;
+}
+
+async fn golden_events_are_heard(env: Env) {
+    let scene = Scene::new(&env).await;
+    let heard = placed()
+        .subscribe(&scene.connection)
+        .bind("order.placed")
+        .start();
+    let mut heard = heard.await.expect("a subscription");
+    scene.publish("event").await;
+    let event = heard.next().await.expect("it goes on").expect("an event");
+    assert_eq!(event.payload, Placed { id: 7 });
+    assert_eq!(
+        (event.key(), event.publisher()),
+        ("order.placed", Some("peer"))
+    );
+    assert!(event.timestamp().is_some() && event.headers().is_empty());
+    heard.close().await.expect("it ends");
+
+    let heard = typed()
+        .subscribe(&scene.connection)
+        .bind("order.paid")
+        .start();
+    let mut heard = heard.await.expect("a subscription");
+    // Of no type, which is passed over.
+    let mut other = Message::golden("event.typed");
+    other.fields.remove("type");
+    scene.publish_message(&other).await;
+    scene.publish("event.typed").await;
+    let event = heard.next().await.expect("it goes on").expect("an event");
+    assert_eq!(event.payload, PAID);
+    assert_eq!(
+        event.header("tenant").and_then(|value| value.as_str()),
+        Some("hare")
+    );
+    assert_eq!(heard.skipped(), 1);
+    heard.close().await.expect("it ends");
+    scene.end_with(&[], &["orders"]).await;
+}
+
+async fn a_groups_queue_and_retry_are_golden(env: Env) {
+    let scene = Scene::new(&env).await;
+    let slowly = RetryPolicy::default()
+        .backoff(Duration::from_secs(30), Duration::from_secs(30))
+        .jitter(0.0);
+    let fail = async |_: Event<Placed>| Err::<(), JobError>(retry("the ledger is closed"));
+    let group = placed().subscribe(&scene.connection).bind("order.*");
+    let group = group.singleton("audit").retry(slowly);
+    let running = group.start_each(1, fail).await.expect("it listens");
+    scene.assert_declared(&env, "orders.audit").await;
+    scene.publish("event").await;
+    let waiting = scene.name("orders.audit.retry.30000");
+    eventually("a queue to wait in", || scene.raw.exists(&waiting)).await;
+    scene
+        .expect("orders.audit.retry.30000", "event.retry")
+        .await;
+    running.stop().await.expect("it drains");
+    let queues = [
+        "orders.audit",
+        "orders.audit.dead",
+        "orders.audit.retry.30000",
+    ];
+    scene.end_with(&queues, &["orders"]).await;
+}

@@ -1,0 +1,62 @@
+//! docs/protocol.md is what goes over the wire: its golden blocks, against what a peer without
+//! Lepus sees of Lepus and Lepus sees of it, on both brokers.
+
+mod events;
+mod golden;
+mod jobs;
+mod rpc;
+mod scene;
+mod values;
+
+use lapin::BasicProperties;
+use lepus::Connection;
+use lepus_tests::Env;
+use lepus_tests::raw::Raw;
+
+/// Every block of the page. One that no test knows is a mistake.
+const BLOCKS: &[&str] = &[
+    "values",
+    "accepted",
+    "codes",
+    "rpc.request",
+    "rpc.reply",
+    "rpc.request.json",
+    "rpc.reply.application",
+    "rpc.reply.status",
+    "rpc.request.idempotent",
+    "rpc.request.oneway",
+    "rpc.tutorial.reply",
+    "queue resize",
+    "queue resize.dead",
+    "job",
+    "job.task",
+    "queue resize.retry.30000",
+    "job.retry",
+    "job.dead",
+    "event",
+    "event.typed",
+    "queue orders.audit",
+    "event.retry",
+];
+
+#[test]
+fn every_block_of_the_page_is_known() {
+    let names: Vec<String> = golden::blocks()
+        .into_iter()
+        .map(|block| block.name)
+        .collect();
+    assert_eq!(names, BLOCKS);
+}
+
+/// A connection in the test's own namespace.
+async fn connection(env: &Env) -> Connection {
+    let builder = Connection::builder(&env.uri).namespace(env.namespace());
+    builder.name("hare").open().await.expect("a connection")
+}
+
+/// Publishes a golden message to a queue, which has to be there.
+async fn send(raw: &Raw, queue: &str, message: &golden::Message, properties: BasicProperties) {
+    let confirm = raw.publish_with("", queue, &message.body, properties).await;
+    let returned = confirm.expect("a confirm").take_message();
+    assert!(returned.is_none(), "{queue} is there");
+}

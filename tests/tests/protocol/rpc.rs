@@ -1,0 +1,286 @@
+//! Requests and replies, both ways.
+
+use super::golden::Message;
+use super::{connection, send};
+use lapin::options::QueueDeclareOptions;
+use lepus::{CallError, Client, Code, Codec, Connection, Running, Server};
+use lepus_tests::raw::Raw;
+use lepus_tests::{Env, conformance};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+enum DivideError {
+    ByZero,
+}
+
+#[lepus::service(name = "calculator")]
+trait Calculator {
+    async fn divide(&self, dividend: i64, divisor: i64) -> Result<i64, DivideError>;
+    #[rpc(idempotent)]
+    async fn fib(&self, n: u64) -> u64;
+    #[rpc(oneway)]
+    async fn note(&self, line: String);
+    async fn panic(&self, text: String);
+}
+
+struct Pocket;
+
+impl Calculator for Pocket {
+    async fn divide(&self, dividend: i64, divisor: i64) -> Result<i64, DivideError> {
+        dividend.checked_div(divisor).ok_or(DivideError::ByZero)
+    }
+
+    async fn fib(&self, n: u64) -> u64 {
+        (0..n).fold((0, 1), |(a, b), _| (b, a + b)).0
+    }
+
+    async fn note(&self, _: String) {}
+
+    async fn panic(&self, text: String) {
+        // Without the hook, which would print it all.
+        std::panic::resume_unwind(Box::new(text));
+    }
+}
+
+/// The tutorial's server, as a contract.
+#[lepus::service(name = "fibonacci", queue = "rpc_queue", codec = "json")]
+trait Fibonacci {
+    #[rpc(default, params = "bare")]
+    async fn fib(&self, n: u64) -> u64;
+}
+
+impl Fibonacci for Pocket {
+    async fn fib(&self, n: u64) -> u64 {
+        Calculator::fib(self, n).await
+    }
+}
+
+conformance!(
+    a_call_is_the_golden_request_and_reads_the_golden_reply,
+    a_typed_error_and_a_status_are_read,
+    idempotent_and_one_way_calls_carry_their_key,
+    a_golden_request_gets_the_golden_reply,
+    the_tutorials_request_gets_the_golden_reply,
+    a_long_text_costs_nobody_anything,
+);
+
+/// A client, and a peer that serves its queue by hand.
+struct Served {
+    connection: Connection,
+    raw: Raw,
+    queue: String,
+    namespace: String,
+}
+
+impl Served {
+    async fn new(env: &Env) -> Self {
+        let raw = Raw::open(&env.uri).await;
+        let queue = env.name("calculator");
+        raw.declare(&queue).await;
+        Self {
+            connection: connection(env).await,
+            raw,
+            queue,
+            namespace: env.namespace().to_owned(),
+        }
+    }
+
+    fn client(&self, codec: Codec) -> CalculatorClient {
+        let client = Client::new(&self.connection, CalculatorClient::DESCRIPTOR).codec(codec);
+        CalculatorClient::with_client(client)
+    }
+
+    /// Takes a request, which has to be the golden one, and answers with another.
+    async fn serve(&self, request: &str, reply: Option<&str>) {
+        let taken = self.raw.next(&self.queue).await;
+        let seen = Message::seen(&taken.delivery, &self.namespace);
+        Message::golden(request).assert_is(&seen);
+        let Some(reply) = reply else { return };
+        let reply = Message::golden(reply);
+        let properties = &taken.delivery.properties;
+        let back = properties.reply_to().clone().expect("an address");
+        let id = properties.correlation_id().clone().expect("an id");
+        let properties = reply.properties().with_correlation_id(id);
+        send(&self.raw, back.as_str(), &reply, properties).await;
+    }
+
+    async fn end(self) {
+        self.connection.close().await;
+        self.raw.delete(&self.queue).await;
+        self.raw.close().await;
+    }
+}
+
+async fn a_call_is_the_golden_request_and_reads_the_golden_reply(env: Env) {
+    let served = Served::new(&env).await;
+    let calculator = served.client(Codec::MsgPack);
+    let pending = calculator.divide(84, 2).send().await.expect("it is sent");
+    served.serve("rpc.request", Some("rpc.reply")).await;
+    assert_eq!(pending.await.expect("a quotient"), 42);
+    served.end().await;
+}
+
+async fn a_typed_error_and_a_status_are_read(env: Env) {
+    let served = Served::new(&env).await;
+    let calculator = served.client(Codec::Json);
+    let pending = calculator.divide(1, 0).send().await.expect("it is sent");
+    served
+        .serve("rpc.request.json", Some("rpc.reply.application"))
+        .await;
+    assert!(matches!(
+        pending.await,
+        Err(CallError::Service(DivideError::ByZero))
+    ));
+    let pending = calculator.divide(1, 0).send().await.expect("it is sent");
+    served
+        .serve("rpc.request.json", Some("rpc.reply.status"))
+        .await;
+    let error = pending.await.expect_err("a status");
+    assert_eq!(error.code(), Some(Code::Unimplemented));
+    assert_eq!(
+        error
+            .rpc()
+            .and_then(|error| error.status())
+            .expect("a status")
+            .message(),
+        "peer"
+    );
+    served.end().await;
+}
+
+async fn idempotent_and_one_way_calls_carry_their_key(env: Env) {
+    let served = Served::new(&env).await;
+    let calculator = served.client(Codec::MsgPack);
+    let pending = calculator.fib(30).send().await.expect("it is sent");
+    served.serve("rpc.request.idempotent", None).await;
+    drop(pending);
+    calculator
+        .note("hi".to_owned())
+        .await
+        .expect("the broker has it");
+    served.serve("rpc.request.oneway", None).await;
+    served.end().await;
+}
+
+/// A server, and a peer with a reply queue of its own.
+struct Asking {
+    connection: Connection,
+    running: Running,
+    raw: Raw,
+    replies: String,
+    namespace: String,
+}
+
+impl Asking {
+    async fn new(env: &Env) -> Self {
+        let connection = connection(env).await;
+        let running = Server::new(&connection)
+            .serve(CalculatorServer::new(Pocket))
+            .serve(FibonacciServer::new(Pocket))
+            .start();
+        let raw = Raw::open(&env.uri).await;
+        let replies = env.name("lepus.reply.0123456789abcdef0123456789abcdef");
+        let options = QueueDeclareOptions {
+            exclusive: true,
+            ..Default::default()
+        };
+        let declared = raw.declare_with(&replies, options, &[]).await;
+        declared.expect("a reply queue");
+        Self {
+            running: running.await.expect("it serves"),
+            connection,
+            raw,
+            replies,
+            namespace: env.namespace().to_owned(),
+        }
+    }
+
+    fn queue(&self, name: &str) -> String {
+        format!("{}.{name}", self.namespace)
+    }
+
+    async fn ask(&self, request: &Message) -> Message {
+        let properties = request
+            .properties()
+            .with_reply_to(self.replies.as_str().into());
+        let queue = self.queue(&request.fields["routing-key"]);
+        send(&self.raw, &queue, request, properties).await;
+        let reply = self.raw.next(&self.replies).await;
+        Message::seen(&reply.delivery, &self.namespace)
+    }
+
+    async fn end(self) {
+        let queues = ["calculator", "rpc_queue"].map(|name| self.queue(name));
+        self.running.stop().await.expect("it drains");
+        self.connection.close().await;
+        for queue in queues {
+            self.raw.delete(&queue).await;
+        }
+        self.raw.close().await;
+    }
+}
+
+async fn a_golden_request_gets_the_golden_reply(env: Env) {
+    let asking = Asking::new(&env).await;
+    for (request, reply) in [
+        ("rpc.request", "rpc.reply"),
+        ("rpc.request.json", "rpc.reply.application"),
+    ] {
+        let seen = asking.ask(&Message::golden(request)).await;
+        Message::golden(reply).assert_is(&seen);
+        assert_eq!(seen.fields["correlation-id"], "7");
+    }
+    let mut request = Message::golden("rpc.request.json");
+    request.fields.insert("type".into(), "multiply".into());
+    let seen = asking.ask(&request).await;
+    Message::golden("rpc.reply.status").assert_is(&seen);
+    let text = &seen.fields["header rpc-message"];
+    assert!(
+        text.contains("`multiply`") && text.contains("divide"),
+        "{text}"
+    );
+    asking.end().await;
+}
+
+async fn the_tutorials_request_gets_the_golden_reply(env: Env) {
+    let asking = Asking::new(&env).await;
+    let mut request = Message::golden("rpc.request.json");
+    request.fields.retain(|name, _| name == "routing-key");
+    request
+        .fields
+        .insert("routing-key".into(), "rpc_queue".into());
+    request
+        .fields
+        .insert("correlation-id".into(), "any text".into());
+    request.body = b"30".to_vec();
+    let seen = asking.ask(&request).await;
+    Message::golden("rpc.tutorial.reply").assert_is(&seen);
+    assert_eq!(seen.fields["correlation-id"], "any text");
+    asking.end().await;
+}
+
+/// Headers have to fit into one frame, and what a text says can be the caller's to choose.
+async fn a_long_text_costs_nobody_anything(env: Env) {
+    let asking = Asking::new(&env).await;
+    let long = "ü".repeat(100_000);
+    let calculator = CalculatorClient::new(&asking.connection);
+    let limit = Duration::from_secs(5);
+    let error = calculator.panic(long.clone()).timeout(limit).await;
+    let error = error.expect_err("a panic");
+    assert_eq!(error.code(), Some(Code::Internal), "{error}");
+    let error = calculator.fib(1).header("note", long.as_str()).await;
+    let error = error.expect_err("no frame is that long");
+    assert!(
+        error.rpc().is_some_and(|error| error.is_invalid()),
+        "{error}"
+    );
+    assert!(!error.may_have_executed());
+    let mut request = Message::golden("rpc.request.json");
+    request.body = format!(r#"{{"dividend":"{long}","divisor":1}}"#).into_bytes();
+    let seen = asking.ask(&request).await;
+    let text = &seen.fields["header rpc-message"];
+    assert!(text.len() <= 4096 + 2, "S and 4096 bytes: {}", text.len());
+    assert_eq!(seen.fields["header rpc-status"], "S invalid_argument");
+    asking.end().await;
+}

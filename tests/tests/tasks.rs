@@ -1,0 +1,325 @@
+//! `#[lepus::tasks]`: jobs that are methods of a trait.
+
+use lapin::BasicProperties;
+use lepus::{Codec, Context, Failure, Retry, TaskPool, TaskProducer, WorkQueue};
+use lepus_tests::jobs::{Yard, header, next, policy};
+use lepus_tests::{Env, conformance, eventually};
+use std::fmt;
+use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+conformance!(
+    tasks_are_pushed_and_done,
+    a_task_that_fails_is_tried_again_or_not,
+    what_no_worker_understands_is_buried_with_the_reason,
+    tasks_are_added_without_breaking_old_workers,
+    a_task_may_take_its_own_time,
+    the_queue_may_have_other_properties,
+);
+
+/// Pictures.
+#[lepus::tasks(codec = "json")]
+pub trait Images {
+    /// Makes one smaller.
+    async fn resize(&self, id: u64, width: u32) -> Result<(), ResizeError>;
+
+    #[task(name = "drop", params = "bare")]
+    async fn forget(&self, id: u64);
+
+    async fn sweep(&self);
+
+    #[task(timeout = "50ms")]
+    async fn hurry(&self);
+}
+
+/// The same with a task more.
+mod later {
+    #[lepus::tasks(codec = "json")]
+    pub trait Images {
+        async fn sweep(&self);
+        async fn rotate(&self, id: u64, degrees: i32);
+    }
+}
+
+#[derive(Debug)]
+pub enum ResizeError {
+    Busy,
+    NoImage,
+}
+
+impl fmt::Display for ResizeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Busy => "busy",
+            Self::NoImage => "no image",
+        })
+    }
+}
+
+impl Failure for ResizeError {
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Busy => Retry::Backoff,
+            Self::NoImage => Retry::Never,
+        }
+    }
+}
+
+struct Shop(UnboundedSender<String>);
+
+impl Shop {
+    fn open() -> (Self, UnboundedReceiver<String>) {
+        let (tell, told) = unbounded_channel();
+        (Self(tell), told)
+    }
+
+    fn tell(&self, what: &str) {
+        let context = Context::current();
+        let (method, attempt) = (context.method(), context.attempt());
+        self.0.send(format!("{method} {what} #{attempt}")).unwrap();
+    }
+}
+
+impl Images for Shop {
+    async fn resize(&self, id: u64, width: u32) -> Result<(), ResizeError> {
+        self.tell(&format!("{id} {width}"));
+        match width {
+            0 => Err(ResizeError::NoImage),
+            1 if Context::current().attempt() < 3 => Err(ResizeError::Busy),
+            _ => Ok(()),
+        }
+    }
+
+    async fn forget(&self, id: u64) {
+        self.tell(&id.to_string());
+    }
+
+    async fn sweep(&self) {
+        self.tell("");
+    }
+
+    async fn hurry(&self) {
+        let left = Context::current().time_left().expect("a deadline");
+        assert!(left <= Duration::from_millis(50), "{left:?}");
+        self.tell("");
+        std::future::pending().await
+    }
+}
+
+impl later::Images for Shop {
+    async fn sweep(&self) {
+        self.tell("");
+    }
+
+    async fn rotate(&self, id: u64, degrees: i32) {
+        self.tell(&format!("{id} {degrees}"));
+    }
+}
+
+/// The tasks' queue, with short retries.
+fn queue() -> WorkQueue<()> {
+    let queue = WorkQueue::new("images").codec(Codec::Json);
+    queue.retry(policy(3, 10))
+}
+
+async fn dead(yard: &Yard, count: u32) {
+    let letters = queue().dead_letters(&yard.connection);
+    eventually(&format!("{count} dead letters"), || async {
+        letters.count().await.unwrap() == count
+    })
+    .await;
+}
+
+async fn tasks_are_pushed_and_done(env: Env) {
+    let yard = Yard::open(env).await;
+    let producer = ImagesProducer::new(&yard.connection);
+    producer.resize(7, 640).await.unwrap();
+    producer.forget(7).message_id("f").await.unwrap();
+    let soon = Duration::from_millis(20);
+    producer.sweep().delay(soon).header("x", 1).await.unwrap();
+    let (shop, mut told) = Shop::open();
+    let pool = TaskPool::new(&yard.connection, ImagesWorker::new(shop));
+    let running = pool.start().await.unwrap();
+    let mut seen = [
+        next(&mut told).await,
+        next(&mut told).await,
+        next(&mut told).await,
+    ];
+    seen.sort_unstable();
+    assert_eq!(seen, ["drop 7 #1", "resize 7 640 #1", "sweep  #1"]);
+    running.stop().await.unwrap();
+    yard.raw.until_messages(&yard.full("images"), 0).await;
+
+    // The wire is plain: a task is a type, its arguments are a map by name.
+    producer.resize(7, 640).await.unwrap();
+    let job = yard.raw.next(&yard.full("images")).await;
+    assert_eq!(job.data, br#"{"id":7,"width":640}"#);
+    let properties = &job.properties;
+    assert_eq!(properties.kind().as_ref().unwrap().as_str(), "resize");
+    assert_eq!(*properties.delivery_mode(), Some(2));
+    let content_type = properties.content_type().as_ref().unwrap();
+    assert_eq!(content_type.as_str(), "application/json");
+    yard.sweep(&["images"]).await;
+}
+
+async fn a_task_that_fails_is_tried_again_or_not(env: Env) {
+    let yard = Yard::open(env).await;
+    let producer = ImagesProducer::new(&yard.connection);
+    producer.resize(1, 1).await.unwrap();
+    producer.resize(2, 0).await.unwrap();
+    let (shop, mut told) = Shop::open();
+    let pool = TaskPool::new(&yard.connection, ImagesWorker::new(shop));
+    let running = pool
+        .retry(policy(5, 10))
+        .concurrency(2)
+        .start()
+        .await
+        .unwrap();
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        seen.push(next(&mut told).await);
+    }
+    dead(&yard, 1).await;
+    running.stop().await.unwrap();
+    seen.sort_unstable();
+    let expected = [
+        "resize 1 1 #1",
+        "resize 1 1 #2",
+        "resize 1 1 #3",
+        "resize 2 0 #1",
+    ];
+    assert_eq!(seen, expected);
+    let letters = queue().dead_letters(&yard.connection);
+    let letter = letters.list(1).await.unwrap().pop().unwrap();
+    assert_eq!(letter.task(), Some("resize"));
+    assert_eq!((letter.reason(), letter.error()), ("rejected", "no image"));
+    yard.sweep(&["images"]).await;
+}
+
+async fn what_no_worker_understands_is_buried_with_the_reason(env: Env) {
+    let yard = Yard::open(env).await;
+    let (shop, mut told) = Shop::open();
+    let pool = TaskPool::new(&yard.connection, ImagesWorker::new(shop));
+    let running = pool.start().await.unwrap();
+    let images = yard.full("images");
+    let task = |name: &str| BasicProperties::default().with_type(name.into());
+    for (properties, body, words) in [
+        (
+            task("rotate"),
+            &b"{}"[..],
+            &["no task `rotate`", "resize", "drop"][..],
+        ),
+        (task(""), b"{}", &["no task ``"]),
+        (BasicProperties::default(), b"{}", &["no task"]),
+        (task("resize"), br#"{"id": 7}"#, &["`resize`", "width"]),
+        (
+            task("resize"),
+            br#"{"id": "x", "width": 1}"#,
+            &["`resize`", "u64"],
+        ),
+        (task("drop"), b"nonsense", &["`drop`", "decode"]),
+        (
+            task("sweep").with_content_type("application/xml".into()),
+            b"<x/>",
+            &["application/xml", "json"],
+        ),
+    ] {
+        yard.raw
+            .publish_with("", &images, body, properties)
+            .await
+            .unwrap();
+        let letter = yard.raw.next(&format!("{images}.dead")).await;
+        assert_eq!(letter.data, body);
+        let error = header(&letter.properties, "error");
+        for word in words {
+            assert!(error.contains(word), "{word}: {error}");
+        }
+    }
+    // Arguments by position are good, and a task without any takes whatever comes.
+    for (name, body) in [("resize", &b"[7, 640]"[..]), ("sweep", b"whatever")] {
+        let sent = yard.raw.publish_with("", &images, body, task(name)).await;
+        sent.unwrap();
+    }
+    assert_eq!(next(&mut told).await, "resize 7 640 #1");
+    assert_eq!(next(&mut told).await, "sweep  #1");
+    running.stop().await.unwrap();
+    yard.sweep(&["images"]).await;
+}
+
+async fn tasks_are_added_without_breaking_old_workers(env: Env) {
+    let yard = Yard::open(env).await;
+    let (shop, mut told) = Shop::open();
+    let old = TaskPool::new(&yard.connection, ImagesWorker::new(shop));
+    let old = old.start().await.unwrap();
+    let producer = later::ImagesProducer::new(&yard.connection);
+    producer.rotate(7, 90).await.unwrap();
+    producer.sweep().await.unwrap();
+    assert_eq!(next(&mut told).await, "sweep  #1", "the old worker goes on");
+    dead(&yard, 1).await;
+    old.stop().await.unwrap();
+    // Once a new worker is there, nothing is lost.
+    let letters = queue().dead_letters(&yard.connection);
+    assert_eq!(letters.replay().await.unwrap(), 1);
+    let (shop, mut told) = Shop::open();
+    let new = TaskPool::new(&yard.connection, later::ImagesWorker::new(shop));
+    let new = new.start().await.unwrap();
+    assert_eq!(next(&mut told).await, "rotate 7 90 #1");
+    // And it does what old producers push.
+    ImagesProducer::new(&yard.connection).sweep().await.unwrap();
+    assert_eq!(next(&mut told).await, "sweep  #1");
+    new.stop().await.unwrap();
+    yard.sweep(&["images"]).await;
+}
+
+async fn a_task_may_take_its_own_time(env: Env) {
+    let yard = Yard::open(env).await;
+    let producer = ImagesProducer::new(&yard.connection);
+    producer.hurry().await.unwrap();
+    let (shop, mut told) = Shop::open();
+    // The pool's limit is for tasks without one of their own.
+    let running = TaskPool::new(&yard.connection, ImagesWorker::new(shop))
+        .retry(policy(1, 10))
+        .timeout(Duration::from_secs(3600))
+        .start()
+        .await
+        .unwrap();
+    assert_eq!(next(&mut told).await, "hurry  #1");
+    dead(&yard, 1).await;
+    running.stop().await.unwrap();
+    let letters = queue().dead_letters(&yard.connection);
+    let letter = letters.list(1).await.unwrap().pop().unwrap();
+    assert_eq!(letter.error(), "stopped after 50ms");
+
+    producer.hurry().await.unwrap();
+    let (shop, _told) = Shop::open();
+    let running = TaskPool::new(&yard.connection, ImagesWorker::new(shop))
+        .retry(policy(1, 10))
+        .timeout(Duration::from_millis(1))
+        .start()
+        .await
+        .unwrap();
+    dead(&yard, 2).await;
+    running.stop().await.unwrap();
+    for letter in letters.list(2).await.unwrap() {
+        assert_eq!(letter.error(), "stopped after 50ms");
+    }
+    yard.sweep(&["images"]).await;
+}
+
+async fn the_queue_may_have_other_properties(env: Env) {
+    let yard = Yard::open(env).await;
+    let ranks = WorkQueue::<()>::new("ranks").classic().max_priority(3);
+    let connection = &yard.connection;
+    let producer = TaskProducer::on(connection, ImagesProducer::DESCRIPTOR, &ranks);
+    let producer = ImagesProducer::with_producer(producer);
+    producer.forget(1).priority(1).await.unwrap();
+    producer.forget(3).priority(3).await.unwrap();
+    let (shop, mut told) = Shop::open();
+    let pool = TaskPool::new(&yard.connection, ImagesWorker::new(shop)).queue(&ranks);
+    let running = pool.start().await.unwrap();
+    assert_eq!(next(&mut told).await, "drop 3 #1");
+    assert_eq!(next(&mut told).await, "drop 1 #1");
+    running.stop().await.unwrap();
+    assert!(!yard.raw.exists(&yard.full("images")).await);
+    yard.sweep(&["ranks"]).await;
+}
