@@ -131,10 +131,10 @@ impl Dispatcher {
         let method = route.method.name();
         match panic::catch(deadline, call).await {
             Ended::Done(reply) => {
-                let code = reply.status().map(Status::code);
-                if code == Some(Code::InvalidArgument) {
+                let status = reply.status();
+                if status.is_some_and(|status| status.code() == Code::InvalidArgument) {
                     self.counters.malformed.add();
-                    let (service, status) = (self.service_name(), reply.status());
+                    let service = self.service_name();
                     tracing::warn!(service, method, ?status, "a request was refused");
                 }
                 reply
@@ -251,35 +251,33 @@ impl Handler for Dispatcher {
                 "a request without an address for its reply"
             );
         }
-        let at_most_once = |route: &Route| route.method.is_at_most_once();
-        let mut settled = route.as_ref().is_ok_and(at_most_once);
-        if settled && message.redelivered {
-            // It has been with a worker that may have run it: an acknowledgement that was written
-            // may still be lost.
-            tracing::debug!(
-                service = self.service_name(),
-                method = head.method,
-                "not run, it may have been before"
-            );
-            let text = "delivered before, and perhaps executed: this method runs at most once";
-            let status = Status::new(Code::Aborted, text);
-            return self.reply(&lane, head, Reply::failed(status));
-        }
-        // Acknowledged before it runs: a worker that dies now has lost it, not doubled it.
-        if settled {
-            lane.ack(tag, Extent::One);
-        }
         let arrival = Arrival {
             deadline,
             redelivered: message.redelivered,
         };
+        let mut settled = false;
         let reply = match route {
             Err(status) => self.refused(status),
-            Ok(route) => self.run(&route, &head, message.body, arrival).await,
+            // It has been with a worker that may have run it: an acknowledgement that was written
+            // may still be lost.
+            Ok(route) if route.method.is_at_most_once() && arrival.redelivered => {
+                let (service, method) = (self.service_name(), route.method.name());
+                tracing::debug!(service, method, "not run, it may have been before");
+                let text = "delivered before, and perhaps executed: this method runs at most once";
+                Reply::failed(Status::new(Code::Aborted, text))
+            }
+            Ok(route) => {
+                // Acknowledged before it runs: a worker that dies now has lost it, not doubled it.
+                settled = route.method.is_at_most_once();
+                if settled {
+                    lane.ack(tag, Extent::One);
+                }
+                self.run(&route, &head, message.body, arrival).await
+            }
         };
         // RabbitMQ before 4.0 ends the connection over a direct reply to an address that it does
-        // not know. One that may have done so must not come a third time.
-        if !settled && message.redelivered && head.reply_to.as_deref().is_some_and(is_direct) {
+        // not know. A request that may have done so must not come a third time.
+        if !settled && arrival.redelivered && head.reply_to.as_deref().is_some_and(is_direct) {
             lane.ack(tag, Extent::One);
             settled = true;
         }
