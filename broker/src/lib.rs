@@ -51,7 +51,7 @@
 //!   memory.
 //! - One node: quorum queues are plain queues that count how often a message came back.
 //!   They die after `x-delivery-limit`; without it there is no limit, as in RabbitMQ before
-//!   4.0. Dead letters are moved at most once.
+//!   4.0.
 //! - No transactions (`tx.*`), no streams (`x-queue-type: stream`): 540.
 //! - No permissions on queues and exchanges; a user may open a virtual host or not. No
 //!   policies, no plugins, no exchange types beyond the four, no management interface,

@@ -20,7 +20,7 @@ const TRACE: [&str; 3] = ["traceparent", "tracestate", "baggage"];
 const EXPIRATION_MAX: u128 = u32::MAX as u128;
 /// The longest text in a header, in bytes. Properties have to fit into one frame, and a larger one
 /// costs the whole connection; what a text quotes may be the other side's to choose.
-const TEXT_MAX: usize = 4096;
+const TEXT_MAX: usize = 1024;
 
 /// What a request says besides its arguments.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -1,6 +1,41 @@
-//! What a panic said.
+//! Handlers that panic or outlast their deadline: neither ends the task they run in.
 
 use std::any::Any;
+use std::panic::AssertUnwindSafe;
+
+use futures_util::FutureExt;
+use tokio::time::{Instant, timeout_at};
+
+/// How a handler ended.
+#[derive(Debug)]
+pub(crate) enum Ended<T> {
+    Done(T),
+    /// It was dropped at its deadline.
+    Late,
+    /// With what the panic said.
+    Panicked(String),
+}
+
+/// Runs a handler to its end or its deadline. A destructor that panics when its handler is dropped
+/// is a panic like any other.
+pub(crate) async fn catch<T>(
+    deadline: Option<Instant>,
+    handler: impl Future<Output = T>,
+) -> Ended<T> {
+    let bounded = async move {
+        match deadline {
+            None => Ended::Done(handler.await),
+            Some(deadline) => match timeout_at(deadline, handler).await {
+                Ok(value) => Ended::Done(value),
+                Err(_) => Ended::Late,
+            },
+        }
+    };
+    match AssertUnwindSafe(bounded).catch_unwind().await {
+        Ok(ended) => ended,
+        Err(panic) => Ended::Panicked(text(&*panic).to_owned()),
+    }
+}
 
 /// The text of a panic, if it was one.
 pub(crate) fn text(panic: &(dyn Any + Send)) -> &str {

@@ -171,6 +171,11 @@ impl Reply {
         }
     }
 
+    pub(crate) fn panicked(method: &str, text: &str) -> Self {
+        let text = format!("`{method}` panicked: {text}");
+        Self::failed(Status::new(Code::Internal, text))
+    }
+
     /// The status, if the reply carries one.
     #[must_use]
     pub fn status(&self) -> Option<&Status> {

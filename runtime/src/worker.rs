@@ -105,10 +105,8 @@ pub(crate) trait Setup: Send + Sync + 'static {
 /// A consumer that is set up: its queue is there and the broker delivers.
 pub(crate) struct Worker {
     source: Source,
-    link: Link,
-    backoff: RetryPolicy,
-    tasks: Handle,
-    counters: Arc<Counters>,
+    /// Held until the work ends: nothing else may hold it.
+    connection: Connection,
     setup: Arc<dyn Setup>,
     ready: Ready,
 }
@@ -154,10 +152,7 @@ impl Worker {
         };
         Ok(Self {
             source,
-            link,
-            backoff: connection.backoff().clone(),
-            tasks: connection.tasks().clone(),
-            counters: connection.counters(),
+            connection: connection.clone(),
             setup,
             ready,
         })
@@ -174,14 +169,16 @@ impl Worker {
     ) -> Result<(), Error> {
         let Self {
             source,
-            link,
-            backoff,
-            tasks,
-            counters,
+            connection,
             setup,
             ready,
         } = self;
-        let mut running = Running::new(&source, handler, tasks.clone(), counters);
+        let (link, backoff, tasks) = (
+            connection.consuming(),
+            connection.backoff(),
+            connection.tasks(),
+        );
+        let mut running = Running::new(&source, handler, tasks.clone(), connection.counters());
         let mut ready = Some(ready);
         let mut failures = 0;
         loop {
@@ -192,7 +189,7 @@ impl Worker {
                 Some(ready) => ready,
                 None => {
                     let result = tokio::select! {
-                        result = setting_up(&tasks, &link, &setup) => result,
+                        result = setting_up(tasks, link, &setup) => result,
                         () = is_true(&mut shutdown) => {
                             running.finish(None, source.grace).await;
                             return Ok(());
@@ -208,7 +205,7 @@ impl Worker {
                             failures += 1;
                             report(&source, &error, failures);
                             setup.failed(&error);
-                            if !pause(&backoff, failures, &mut shutdown).await {
+                            if !pause(backoff, failures, &mut shutdown).await {
                                 running.finish(None, source.grace).await;
                                 return Ok(());
                             }
@@ -256,7 +253,7 @@ impl Worker {
             // and again, or a channel that dies, has to be held back here.
             if lane.session().is_up() {
                 failures += 1;
-                if !pause(&backoff, failures, &mut shutdown).await {
+                if !pause(backoff, failures, &mut shutdown).await {
                     running.finish(None, source.grace).await;
                     return Ok(());
                 }
@@ -384,38 +381,45 @@ impl<'a, H: Handler> Running<'a, H> {
         let limit = usize::from(self.source.concurrency.max(1));
         // Held back until there is nothing else to do, but never so many that the broker runs dry.
         let most = limit.div_ceil(2);
-        loop {
+        // With every place taken, deliveries are awaited all the same, for the consumer's end; one
+        // that comes (an early acknowledgement has made room for it) waits here.
+        let mut next: Option<Delivery> = None;
+        let stopped = loop {
             if self.acks.waiting() >= most {
                 self.flush(lane);
             }
-            let busy = self.set.len() + self.leaving.len();
+            if self.set.len() + self.leaving.len() < limit
+                && let Some(delivery) = next.take()
+            {
+                self.start(Arc::clone(lane), delivery);
+            }
             tokio::select! {
                 biased;
-                () = is_true(shutdown) => {
-                    self.flush(lane);
-                    return Stopped::Shutdown;
-                }
+                () = is_true(shutdown) => break Stopped::Shutdown,
                 Some(handled) = self.set.join_next(), if !self.set.is_empty() => {
                     self.settle(lane, handled);
                 }
                 Some(written) = self.leaving.next(), if !self.leaving.is_empty() => {
                     self.settle(lane, Ok(written));
                 }
-                delivery = deliveries.next(), if busy < limit => match delivery {
-                    Ok(delivery) => self.start(Arc::clone(lane), delivery),
-                    Err(ended) => {
-                        self.flush(lane);
-                        return Stopped::Ended(ended);
-                    }
+                delivery = deliveries.next(), if next.is_none() => match delivery {
+                    Ok(delivery) => next = Some(delivery),
+                    Err(ended) => break Stopped::Ended(ended),
                 },
-                reason = lane.down(), if busy >= limit => {
-                    return Stopped::Ended(Ended::Lost(reason));
+                reason = lane.down(), if next.is_some() => {
+                    break Stopped::Ended(Ended::Lost(reason));
                 }
                 _ = returns.tick() => collect_returns(&self.counters, lane).await,
                 // The last branch of a biased choice: nothing else is ready.
                 () = std::future::ready(()), if self.acks.waiting() > 0 => self.flush(lane),
             }
+        };
+        self.flush(lane);
+        if let Some(delivery) = next {
+            lane.give_back(delivery.tag);
+            self.acks.gone(delivery.tag);
         }
+        stopped
     }
 
     fn start(&mut self, lane: Arc<Lane>, delivery: Delivery) {

@@ -2,10 +2,10 @@
 
 use crate::env::Env;
 use crate::raw::{Raw, table};
-use lapin::BasicProperties;
 use lapin::message::BasicGetMessage;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, ShortString};
+use lapin::{BasicProperties, Confirmation};
 
 /// Sends requests and reads replies.
 #[derive(Debug)]
@@ -57,8 +57,7 @@ impl Caller {
     /// Sends a request; returns when the broker has it.
     pub async fn send(&self, queue: &str, properties: BasicProperties, body: &[u8]) {
         let sent = self.raw.publish_with("", queue, body, properties).await;
-        let confirm = sent.expect("a confirm");
-        assert!(confirm.take_message().is_none(), "no queue {queue}");
+        assert_eq!(sent.expect("a confirm"), Confirmation::Ack(None), "{queue}");
     }
 
     /// Sends a request and waits for its reply.

@@ -1,7 +1,8 @@
 //! What a network does to calls: cuts, stalls, brokers that are away, and many clients that come
 //! back at once. The numbers in the names are rows of the table in docs/reliability.md.
 
-use lepus::{Code, Connection, ConnectionState, Outcome};
+use lepus::{Code, Connection, ConnectionState, Outcome, WorkQueue};
+use lepus_broker::Target;
 use lepus_tests::eventually::within;
 use lepus_tests::probe::{ProbeClient, Rig, Subject, is_settled, serve};
 use lepus_tests::proxy::{Cut, Mode, Proxy, Slow, Way};
@@ -19,6 +20,8 @@ conformance!(cut:
     row_04_what_a_cut_server_had_runs_elsewhere_and_the_rest_once,
     row_05_what_runs_at_most_once_is_not_run_again,
     row_08_both_ends_cut_at_random_and_every_call_ends,
+    row_09_a_connection_closed_in_order_is_a_lost_one,
+    row_09_a_server_that_starts_meanwhile_starts_later,
     row_21_a_request_sent_again_in_vain_may_have_run,
 );
 
@@ -125,9 +128,9 @@ async fn row_03_a_reply_on_the_wire_is_lost_with_the_link(env: Env) {
     assert_eq!(rig.calling.stats().pending_calls, 1);
     let cut = Instant::now();
     proxy.cut(Cut::Rst);
-    proxy.resume();
     let error = call.await.unwrap_err();
     assert!(cut.elapsed() < AT_ONCE, "{:?}", cut.elapsed());
+    proxy.resume();
     assert!(
         error.is_disconnected() && error.may_have_executed(),
         "{error}"
@@ -212,6 +215,7 @@ async fn row_05_what_runs_at_most_once_is_not_run_again(env: Env) {
     let call = rig.probe.hold_once(1).timeout(LONG).send().await.unwrap();
     rig.subject.gate.entered(1).await;
     proxy.cut(Cut::Rst);
+    until_lost(&rig.serving).await;
     proxy.resume();
     let error = call.await.unwrap_err();
     let error = error.rpc().unwrap();
@@ -220,6 +224,73 @@ async fn row_05_what_runs_at_most_once_is_not_run_again(env: Env) {
     rig.subject.gate.open_for_good();
     rig.is_well(&env).await;
     assert_eq!(rig.subject.ids(), [1]);
+}
+
+/// A broker that stops closes its connections with 320: whoever waits on them has lost them.
+async fn row_09_a_connection_closed_in_order_is_a_lost_one(env: Env) {
+    let Some(broker) = env.embedded() else {
+        return env.leave_out("a RabbitMQ that others use does not stop; see faults_node");
+    };
+    let (serving, calling) = (env.connect().await, env.connect().await);
+    let rig = Rig::over(&env, serving, calling.clone()).await;
+    let queue = WorkQueue::<u32>::new("jobs").classic();
+    let producer = queue.producer(&calling);
+    producer.push(&0).await.unwrap();
+    let call = rig.probe.hold(1).timeout(LONG).send().await.unwrap();
+    rig.subject.gate.entered(1).await;
+    broker.faults().withhold_confirms(Target::All);
+    let mut pushes = JoinSet::new();
+    for job in 1..=20 {
+        let producer = producer.clone();
+        pushes.spawn(async move { producer.push(&job).await });
+    }
+    eventually("they are there", || async {
+        let ready = broker.queue(&env.name("jobs")).map(|queue| queue.ready);
+        if ready == Some(21) {
+            Ok(())
+        } else {
+            Err(format!("{ready:?}"))
+        }
+    })
+    .await;
+    assert!(broker.faults().close(Target::All, "stopping") > 0);
+    let error = call.await.unwrap_err();
+    assert!(
+        error.is_disconnected() && error.may_have_executed(),
+        "{error}"
+    );
+    while let Some(pushed) = pushes.join_next().await {
+        let error = pushed.unwrap().unwrap_err();
+        assert!(error.is_unconfirmed(), "{error:?}");
+        assert!(
+            error.is_disconnected() && error.may_have_executed(),
+            "{error:?}"
+        );
+    }
+    rig.subject.gate.open_for_good();
+    until_back(&calling).await;
+    producer.push(&21).await.unwrap();
+    rig.is_well(&env).await;
+}
+
+async fn row_09_a_server_that_starts_meanwhile_starts_later(env: Env) {
+    let Some(broker) = env.embedded() else {
+        return env.leave_out("a RabbitMQ that others use does not stop; see faults_node");
+    };
+    let proxy = Proxy::start(&env.uri).await;
+    let serving = through(&env, &proxy).await;
+    let subject = Arc::new(Subject::default());
+    let queue = env.name("probe");
+    // The declaration is written, and its answer is 320.
+    let trap = proxy.stall_after(Way::Up, &queue.as_bytes()[..queue.len() - 1]);
+    let starting = tokio::spawn(serve(&serving, &subject).start());
+    trap.sprung().await;
+    assert!(broker.faults().close(Target::All, "stopping") > 0);
+    proxy.resume();
+    let _server = starting.await.unwrap().unwrap();
+    let calling = env.connect().await;
+    let probe = ProbeClient::new(&calling);
+    assert_eq!(probe.echo("served".into()).await.unwrap(), "served");
 }
 
 async fn row_21_a_request_sent_again_in_vain_may_have_run(env: Env) {
@@ -509,7 +580,7 @@ async fn is_found(
         );
     }
     assert!(lost.elapsed() < AT_ONCE, "{:?}", lost.elapsed());
-    assert_eq!(rig.calling.stats().pending_calls, 0);
+    none_is_pending(&rig.calling).await;
     // One that was lost is still at work, on a server that does one at a time.
     rig.subject.gate.open_for_good();
     let up = Instant::now();
@@ -520,6 +591,15 @@ async fn is_found(
     .await;
     println!("{}: back after {:?}", env.server.product, up.elapsed());
     rig.is_well(env).await;
+}
+
+/// Each of the calls that are lost together is told by itself.
+async fn none_is_pending(connection: &Connection) {
+    eventually("no call is pending", || async {
+        let pending = connection.stats().pending_calls;
+        if pending == 0 { Ok(()) } else { Err(pending) }
+    })
+    .await;
 }
 
 async fn row_13_an_idle_half_open_link_is_found(env: Env) {

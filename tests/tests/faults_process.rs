@@ -16,6 +16,7 @@ use tokio::process::Command;
 
 conformance!(
     row_40_handlers_that_block_every_thread_cost_no_heartbeat,
+    row_54_callers_of_a_killed_process_are_answered_by_another,
     row_55_a_process_that_was_stopped_answers_nothing_twice,
     row_63_calls_end_with_the_runtime_of_their_connection,
     row_63_a_server_leaves_with_its_runtime,
@@ -113,6 +114,40 @@ fn server(env: &Env, hold: Duration) -> Program {
         .arg(env.namespace())
         .arg(hold.as_millis().to_string());
     Program::spawn(&mut command)
+}
+
+async fn row_54_callers_of_a_killed_process_are_answered_by_another(env: Env) {
+    let queue = env.name("probe");
+    let calling = env.connect().await;
+    let probe = ProbeClient::new(&calling);
+    let hold = Duration::from_millis(50);
+    let mut killed = server(&env, hold);
+    killed.line_with("ready").await;
+    let mut calls = tokio::task::JoinSet::new();
+    for id in 0..20 {
+        let probe = probe.clone();
+        calls.spawn(async move { (id, probe.hold(id).timeout(LONG).await) });
+    }
+    killed.line_with("run").await;
+    let mut other = server(&env, hold);
+    other.line_with("ready").await;
+    // In the middle of one, whichever it is.
+    killed.line_with("run").await;
+    killed.signal(Signal::KILL);
+    let ended = killed.ended().await;
+    while let Some(call) = calls.join_next().await {
+        let (id, reply) = call.unwrap();
+        assert_eq!(reply.unwrap(), id);
+    }
+    is_settled(&env, &queue).await;
+    assert_eq!(calling.stats().pending_calls, 0);
+    other.signal(Signal::TERM);
+    let ended_other = other.ended().await;
+    assert!(ended_other.status.success(), "{}", ended_other.printed);
+    let lines = ended_other.printed.lines();
+    let again: Vec<&str> = lines.filter(|line| line.ends_with(" true")).collect();
+    // What the other had in hand, which is one at a time, and nothing else.
+    assert!(again.len() <= 1, "{again:?}\n{}", ended.printed);
 }
 
 async fn row_55_a_process_that_was_stopped_answers_nothing_twice(env: Env) {

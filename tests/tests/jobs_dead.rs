@@ -182,7 +182,7 @@ async fn one_some_or_all_are_replayed(env: Env) {
     dead(&yard, &queue, 6).await;
     assert!(letters.replay_one("job-3").await.unwrap());
     dead(&yard, &queue, 5).await;
-    let even = |letter: &lepus::DeadLetter<u32>| letter.payload().unwrap() % 2 == 0;
+    let even = |letter: &lepus::DeadLetter<u32>| letter.payload().unwrap().is_multiple_of(2);
     assert_eq!(letters.replay_where(even).await.unwrap(), 3);
     dead(&yard, &queue, 2).await;
     assert_eq!(letters.replay().await.unwrap(), 2);

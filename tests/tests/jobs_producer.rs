@@ -474,7 +474,7 @@ async fn headers_that_fit_no_frame_harm_nobody(env: Env) {
     let connections = proxy.accepted();
     let text = "x".repeat(200_000);
     let error = producer.push(&2).header("note", text).await.unwrap_err();
-    assert!(error.is_invalid(), "{error:?}");
+    assert!(error.is_too_large(), "{error:?}");
     assert_eq!(error.outcome(), Some(Outcome::NotSent));
     producer
         .push(&3)

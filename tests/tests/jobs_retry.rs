@@ -319,7 +319,7 @@ async fn a_copy_that_is_refused_is_made_later(env: Env) {
     yard.raw.delete(&dead).await;
     yard.raw.declare(&dead).await;
     let letter = yard.raw.next(&dead).await;
-    assert_eq!(letter.redelivered, false);
+    assert!(!letter.redelivered);
     running.stop().await.unwrap();
     yard.raw.until_messages(&jobs, 0).await;
     assert!(told.try_recv().is_err(), "its handler ran once");

@@ -105,6 +105,8 @@ fn main() {
         "{:<40} {:>12} {:>12} {:>7}",
         "", "embedded", "RabbitMQ", "ratio"
     );
+    // First, while this process is still small.
+    backlog(&targets);
     for scenario in &SCENARIOS {
         let mut figures = vec![Vec::new(); targets.len()];
         for _ in 0..rounds {
@@ -114,7 +116,6 @@ fn main() {
         }
         print_line(scenario.name, figures.into_iter().map(median).collect());
     }
-    backlog(&targets);
 }
 
 /// 100,000 messages queued and drained, and the memory they take meanwhile.

@@ -63,7 +63,8 @@ impl<T, E> Call<T, E> {
 
     /// How long the call may take, from now to the reply. It goes along: the broker drops a
     /// request that nobody waits for any more, and the server stops its handler then. Inside a
-    /// handler the time left of its own request bounds it as well.
+    /// handler the time left of its own request bounds it as well. More than 2³² ms (49 days, the
+    /// longest `expiration` RabbitMQ takes) counts as that.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.plan.timeout = Some(limit);
         self

@@ -54,12 +54,15 @@ pub(crate) struct Station {
     /// Where requests go out. Replaced when it dies alone.
     lane: Mutex<Arc<Lane>>,
     reply_to: String,
-    pending: Mutex<Pending<oneshot::Sender<Answer>>>,
+    /// `None` once no answer can come any more.
+    pending: Mutex<Option<Waiting>>,
     /// The last publish, for the collector of returned requests.
     published: Mutex<Instant>,
     wake: Notify,
     counters: Arc<Counters>,
 }
+
+type Waiting = Pending<oneshot::Sender<Answer>>;
 
 /// A call in flight. Dropping it frees its slot at once.
 #[derive(Debug)]
@@ -119,16 +122,17 @@ impl Caller {
 }
 
 impl Station {
-    /// Registers a call before its request is published.
-    pub(crate) fn register(self: &Arc<Self>) -> Slot {
+    /// Registers a call before its request is published. `None`: no answer can come here any
+    /// more, there will be another station.
+    pub(crate) fn register(self: &Arc<Self>) -> Option<Slot> {
         let (sender, answer) = oneshot::channel();
-        let id = self.pending().insert(sender);
+        let id = self.pending().as_mut()?.insert(sender);
         self.counters.pending_calls.add();
-        Slot {
+        Some(Slot {
             station: Arc::clone(self),
             id,
             answer,
-        }
+        })
     }
 
     /// Hands a request over to be written.
@@ -160,12 +164,12 @@ impl Station {
         }
     }
 
-    fn pending(&self) -> MutexGuard<'_, Pending<oneshot::Sender<Answer>>> {
+    fn pending(&self) -> MutexGuard<'_, Option<Waiting>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self, id: u64) -> Option<oneshot::Sender<Answer>> {
-        let waiter = self.pending().take(id);
+        let waiter = self.pending().as_mut()?.take(id);
         if waiter.is_some() {
             self.counters.pending_calls.remove();
         }
@@ -185,8 +189,8 @@ impl Station {
     }
 
     fn fail_all(&self, reason: &Error) {
-        let waiters = self.pending().take_all();
-        for waiter in waiters {
+        let waiting = self.pending().take();
+        for waiter in waiting.into_iter().flat_map(Pending::into_all) {
             self.counters.pending_calls.remove();
             drop(waiter.send(Answer::Lost(reason.clone())));
         }
@@ -220,7 +224,7 @@ impl Station {
                     );
                 }
             }
-            if self.pending().len() == 0 {
+            if self.pending().as_ref().is_none_or(Pending::is_empty) {
                 self.wake.notified().await;
                 continue;
             }
@@ -318,7 +322,7 @@ impl Keeper {
             session: Arc::clone(session),
             lane: Mutex::new(Lane::open(session).await?),
             reply_to,
-            pending: Mutex::default(),
+            pending: Mutex::new(Some(Pending::default())),
             published: Mutex::new(Instant::now()),
             wake: Notify::new(),
             counters: Arc::clone(&self.counters),

@@ -18,13 +18,17 @@ use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::envelope::{ReplyHead, ReplyStatus, RequestHead};
 use crate::error::{Error, Kind, Outcome};
 use crate::message::{Incoming, Outgoing};
+use crate::panic::{self, Ended};
 use crate::publisher::{Receipt, What};
 use crate::service::{Reply, Request, Service};
-use crate::status::{Code, Status};
+use crate::status::Status;
 use crate::value::Table;
 
 /// Before a request that was not sent is tried again: its channel is being replaced.
 const NEXT_TRY: Duration = Duration::from_millis(5);
+
+/// The longest a call can take: what RabbitMQ's `expiration` can say.
+const LONGEST: Duration = Duration::from_millis(u32::MAX as u64);
 
 static MESSAGES: AtomicU64 = AtomicU64::new(1);
 
@@ -55,10 +59,12 @@ enum Way {
     Remote(Remote, Slot),
     Oneway(Receipt),
     Local(Local),
+    /// There is nothing to wait for.
+    Gone,
 }
 
 /// A local call runs on its own task once it is sent, as a remote one would.
-struct Local(tokio::task::JoinHandle<Result<Reply, Error>>);
+struct Local(tokio::task::JoinHandle<Ended<Reply>>);
 
 impl Drop for Local {
     fn drop(&mut self) {
@@ -154,7 +160,8 @@ impl Flight {
         let limit = timeout
             .or(method.timeout())
             .or(client.timeout)
-            .unwrap_or(DEFAULT_TIMEOUT);
+            .unwrap_or(DEFAULT_TIMEOUT)
+            .min(LONGEST);
         let own = started + limit;
         let deadline = context.deadline().map_or(own, |outer| outer.min(own));
         let queue = client.queue_of(method);
@@ -180,14 +187,21 @@ impl Flight {
         };
         let way = match client.backend {
             Backend::Local(service) => {
-                let call = call_locally(service, method, &letter);
-                Way::Local(Local(tokio::spawn(call)))
+                let call = tokio::spawn(call_locally(service, method, &letter));
+                if method.is_oneway() {
+                    Way::Gone
+                } else {
+                    Way::Local(Local(call))
+                }
             }
             Backend::Remote(remote) => {
                 let limit = remote.connection.max_message();
                 let size = letter.body.len();
                 if size > limit {
                     return Err(letter.not_sent(Error::new(Kind::TooLarge { size, limit })));
+                }
+                if letter.time_left().is_zero() {
+                    return Err(letter.failed(Kind::Timeout, Outcome::NotSent));
                 }
                 if method.is_oneway() || method.is_idempotent() {
                     letter.message_id = Some(message_id_of(&remote));
@@ -221,20 +235,19 @@ impl Flight {
                 receipt.wait().await?;
                 Ok(letter.nothing())
             }
-            Way::Local(mut local) => match timeout_at(letter.deadline, &mut local.0).await {
-                Ok(Ok(reply)) => {
-                    let Reply { status, body } = reply?;
-                    let codec = letter.codec;
-                    Ok(letter.answered(status, codec, body))
-                }
-                Ok(Err(ended)) => {
-                    let text = format!("the handler ended: {ended}");
-                    let status = Status::new(Code::Internal, text);
-                    let (status, codec) = (ReplyStatus::Failed(status), letter.codec);
-                    Ok(letter.answered(status, codec, Bytes::new()))
-                }
-                Err(_) => Err(letter.failed(Kind::Timeout, Outcome::SentNoReply)),
-            },
+            Way::Gone => Ok(letter.nothing()),
+            Way::Local(mut local) => {
+                let Reply { status, body } = match (&mut local.0).await {
+                    Ok(Ended::Done(reply)) => reply,
+                    Ok(Ended::Panicked(text)) => Reply::panicked(letter.method.name(), &text),
+                    // It ends by itself at the deadline; its runtime may have ended before.
+                    Ok(Ended::Late) | Err(_) => {
+                        return Err(letter.failed(Kind::Timeout, Outcome::SentNoReply));
+                    }
+                };
+                let codec = letter.codec;
+                Ok(letter.answered(status, codec, body))
+            }
             Way::Remote(remote, mut slot) => {
                 let mut sent_before = false;
                 loop {
@@ -327,7 +340,10 @@ async fn send(remote: &Remote, letter: &Letter) -> Result<Slot, Error> {
         if letter.time_left().is_zero() {
             return Err(letter.failed(Kind::Timeout, Outcome::NotSent));
         }
-        let slot = station.register();
+        let Some(slot) = station.register() else {
+            tokio::time::sleep(NEXT_TRY).await;
+            continue;
+        };
         match station.publish(letter.outgoing(remote, Some(&slot))) {
             Ok(()) => return Ok(slot),
             Err(error) if error.is_disconnected() => {
@@ -348,7 +364,7 @@ fn call_locally(
     service: Arc<dyn Service>,
     method: &'static MethodDescriptor,
     letter: &Letter,
-) -> impl Future<Output = Result<Reply, Error>> + Send + 'static {
+) -> impl Future<Output = Ended<Reply>> + Send + 'static {
     let request = Request::new(method, letter.codec, letter.body.clone());
     let context = Context::new(Facts {
         service: letter.service.name().into(),
@@ -359,5 +375,6 @@ fn call_locally(
         attempt: 1,
         ..Facts::default()
     });
-    async move { Ok(context.scope(service.call(request)).await) }
+    let call = context.scope(async move { service.call(request).await });
+    panic::catch(Some(letter.deadline), call)
 }

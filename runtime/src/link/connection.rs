@@ -19,6 +19,8 @@ use crate::stats::{Counters, Stats};
 
 /// How long a dropped connection may take to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(3);
+/// A queue's name has 255 bytes; this leaves room for those that Lepus makes up.
+const NAMESPACE_MAX: usize = 128;
 
 /// A connection to RabbitMQ. Cheap to clone; the last clone to go closes it.
 ///
@@ -251,7 +253,8 @@ impl ConnectionBuilder {
     }
 
     /// The name that the management UI shows, and that requests carry as `app_id` (the callee
-    /// sees it as [`Context::caller`](crate::Context::caller)). Default: the program's name.
+    /// sees it as [`Context::caller`](crate::Context::caller)): 1 to 255 bytes without control
+    /// characters. Default: the program's name.
     pub fn name(mut self, name: &str) -> Self {
         self.name = Some(name.to_owned());
         self
@@ -299,7 +302,8 @@ impl ConnectionBuilder {
     }
 
     /// A prefix for every queue and exchange (`prefix.name`), so that environments and tests can
-    /// share a broker. The broker's own exchanges (`amq.…`) have none.
+    /// share a broker: 1 to 128 bytes without control characters. The broker's own exchanges
+    /// (`amq.…`) have none.
     pub fn namespace(mut self, prefix: &str) -> Self {
         self.namespace = Some(prefix.to_owned());
         self
@@ -371,9 +375,19 @@ impl ConnectionBuilder {
             .map(|Uri(uri)| Address::parse(uri, heartbeat))
             .collect();
         let (first, longest) = self.backoff;
+        // It travels as `app_id`, a short string.
+        let name = Name::parse(self.name.unwrap_or_else(program))?;
+        let namespace = self.namespace.map(Name::parse).transpose()?;
+        if namespace
+            .as_ref()
+            .is_some_and(|prefix| prefix.as_str().len() > NAMESPACE_MAX)
+        {
+            let text = format!("a namespace can be {NAMESPACE_MAX} bytes long at most");
+            return Err(Error::invalid(text));
+        }
         Ok(Settings {
             addresses: addresses?,
-            name: self.name.unwrap_or_else(program),
+            name: name.to_string(),
             connect_timeout: self.connect_timeout,
             backoff: RetryPolicy::default()
                 .attempts(u32::MAX)
@@ -381,7 +395,7 @@ impl ConnectionBuilder {
                 .jitter(0.5),
             max_message: self.max_message,
             tls: self.tls,
-            namespace: self.namespace.map(Name::parse).transpose()?,
+            namespace,
         })
     }
 }

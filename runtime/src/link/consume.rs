@@ -98,18 +98,22 @@ impl Deliveries {
             item = self.consumer.next() => item,
             reason = self.lane.down() => return Err(Ended::Lost(reason)),
         };
-        match item {
+        let ended = match item {
             // What was buffered when the connection went is still given out: its tag means
             // nothing any more.
-            Some(Ok(_)) if !self.lane.is_open() => Err(Ended::Lost(self.lane.dead())),
-            Some(Ok(delivery)) => Ok(Delivery {
-                tag: delivery.delivery_tag,
-                message: convert::incoming(delivery),
-            }),
-            Some(Err(error)) => Err(Ended::Lost(convert::error(error))),
-            None if self.lane.is_open() => Err(Ended::Cancelled),
-            None => Err(Ended::Lost(self.lane.dead())),
-        }
+            Some(Ok(_)) if !self.lane.is_open() => Ended::Lost(self.lane.dead()),
+            Some(Ok(delivery)) => {
+                return Ok(Delivery {
+                    tag: delivery.delivery_tag,
+                    message: convert::incoming(delivery),
+                });
+            }
+            Some(Err(error)) => Ended::Lost(convert::error(error)),
+            None if self.lane.is_open() => Ended::Cancelled,
+            None => Ended::Lost(self.lane.dead()),
+        };
+        // The end of the session explains the end of its consumers.
+        Err(self.lane.session().reason().map_or(ended, Ended::Lost))
     }
 
     /// Stops new deliveries and gives those that were prefetched back to the queue.

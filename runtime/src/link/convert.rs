@@ -39,9 +39,9 @@ fn optional(text: Option<String>) -> Result<Option<ShortString>, Error> {
 pub(super) fn properties(ours: Properties, frame_max: u32) -> Result<BasicProperties, Error> {
     let size = HEADER_FRAME + properties_size(&ours);
     if frame_max > 0 && size > usize::try_from(frame_max).unwrap_or(usize::MAX) {
-        return Err(Error::invalid(format!(
-            "a message's properties and headers have to fit into a frame of {frame_max} bytes, these have {size}"
-        )));
+        let limit = usize::try_from(frame_max).unwrap_or(usize::MAX);
+        let error = Error::new(Kind::TooLarge { size, limit });
+        return Err(error.caused_by("its properties and headers have to fit in one frame"));
     }
     let mode = if ours.persistent {
         PERSISTENT
@@ -94,24 +94,7 @@ fn properties_size(ours: &Properties) -> usize {
     ];
     let texts: usize = texts.into_iter().flatten().map(|text| 1 + text.len()).sum();
     // Delivery mode, priority and timestamp.
-    1 + 1 + 8 + texts + table_size(&ours.headers)
-}
-
-fn table_size(table: &Table) -> usize {
-    let entry = |(name, value): (&String, &Value)| 1 + name.len() + value_size(value);
-    4 + table.iter().map(entry).sum::<usize>()
-}
-
-fn value_size(value: &Value) -> usize {
-    1 + match value {
-        Value::Null => 0,
-        Value::Bool(_) => 1,
-        Value::Int(_) | Value::Float(_) | Value::Timestamp(_) => 8,
-        Value::Text(text) => 4 + text.len(),
-        Value::Bytes(bytes) => 4 + bytes.len(),
-        Value::List(values) => 4 + values.iter().map(value_size).sum::<usize>(),
-        Value::Table(table) => table_size(table),
-    }
+    1 + 1 + 8 + texts + size(&ours.headers)
 }
 
 pub(super) fn from_properties(theirs: &BasicProperties) -> Properties {
@@ -151,6 +134,26 @@ pub(super) fn table(ours: Table) -> Result<FieldTable, Error> {
         theirs.insert(short(name)?, to_amqp(value)?);
     }
     Ok(theirs)
+}
+
+/// How many bytes a table takes on the wire.
+fn size(table: &Table) -> usize {
+    let entries = table.iter();
+    4 + entries
+        .map(|(name, value)| 1 + name.len() + value_size(value))
+        .sum::<usize>()
+}
+
+fn value_size(value: &Value) -> usize {
+    1 + match value {
+        Value::Bool(_) => 1,
+        Value::Int(_) | Value::Float(_) | Value::Timestamp(_) => 8,
+        Value::Text(text) => 4 + text.len(),
+        Value::Bytes(bytes) => 4 + bytes.len(),
+        Value::List(values) => 4 + values.iter().map(value_size).sum::<usize>(),
+        Value::Table(table) => size(table),
+        Value::Null => 0,
+    }
 }
 
 fn to_amqp(value: Value) -> Result<AMQPValue, Error> {
@@ -211,9 +214,14 @@ fn from_long_string(value: &LongString) -> Value {
     }
 }
 
+/// AMQP's reply code of a connection that an operator closed, or a broker that stops.
+const CONNECTION_FORCED: u16 = 320;
+
 /// An error of an operation on a connection that was up.
 pub(super) fn error(error: lapin::Error) -> Error {
     let kind = match error.kind() {
+        // It says nothing of the operation, but that its connection is gone.
+        ErrorKind::ProtocolError(amqp) if amqp.get_id() == CONNECTION_FORCED => Kind::Disconnected,
         ErrorKind::ProtocolError(amqp) => {
             let (code, text) = (amqp.get_id(), amqp.get_message().to_string());
             match mismatch(&text) {
@@ -303,6 +311,32 @@ mod tests {
     }
 
     #[test]
+    fn a_tables_size_is_what_lapin_writes() {
+        use lapin::types::generation::gen_field_table;
+
+        let ours = Table::from([
+            ("bool".to_owned(), Value::Bool(true)),
+            ("int".to_owned(), Value::Int(1)),
+            ("float".to_owned(), Value::Float(0.5)),
+            ("text".to_owned(), Value::from("häse")),
+            ("bytes".to_owned(), Value::Bytes(vec![255; 300])),
+            ("time".to_owned(), Value::Timestamp(1)),
+            (
+                "list".to_owned(),
+                Value::List(vec![Value::Null, Value::from("x")]),
+            ),
+            (
+                "table".to_owned(),
+                Value::Table(Table::from([("n".to_owned(), Value::Int(2))])),
+            ),
+            ("null".to_owned(), Value::Null),
+        ]);
+        let theirs = table(ours.clone()).unwrap();
+        let written = gen_field_table(&theirs)(Vec::new().into()).unwrap();
+        assert_eq!(size(&ours), written.into_inner().0.len());
+    }
+
+    #[test]
     fn an_overlong_name_is_an_error() {
         let ours = Properties {
             kind: Some("x".repeat(256)),
@@ -318,10 +352,7 @@ mod tests {
             ..Properties::default()
         };
         let error = properties(ours.clone(), 4096).unwrap_err();
-        assert!(
-            error.to_string().contains("a frame of 4096 bytes"),
-            "{error}"
-        );
+        assert!(error.is_too_large(), "{error}");
         assert!(properties(ours, 8192).is_ok());
     }
 }

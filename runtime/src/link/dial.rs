@@ -46,10 +46,8 @@ async fn dial_one(
     settings: &Settings,
     io: &Handle,
 ) -> Result<lapin::Connection, Error> {
-    // lapin has no handshake timeout and its thread outlives a dropped connect; shutting a second
-    // handle of the socket down ends both.
-    let socket = Arc::new(Mutex::new(None::<std::net::TcpStream>));
-    let kept = Arc::clone(&socket);
+    let plug = Plug::default();
+    let kept = Arc::clone(&plug.socket);
     let tls = settings.tls.clone();
     let open = async move |uri: AMQPUri, _| {
         let target = (uri.authority.host.clone(), uri.authority.port);
@@ -77,21 +75,46 @@ async fn dial_one(
                 return Err(Error::new(Kind::Connect(ConnectFault::Address)).caused_by(error));
             }
             let connection = lapin::Connection::connector(uri, runtime, open, properties).await;
-            connection.map_err(Error::from_dial)
+            let connection = connection.map_err(Error::from_dial)?;
+            plug.leave_in();
+            Ok(connection)
         })
         .await
     });
     let result = match attempt.await {
-        Ok(Ok(Ok(connection))) => return Ok(connection),
-        Ok(Ok(Err(error))) => Err(error),
+        Ok(Ok(result)) => result,
         Ok(Err(_)) => Err(Error::new(Kind::Connect(ConnectFault::Timeout(limit)))),
         Err(ended) => Err(Error::new(Kind::Closed).caused_by(ended)),
     };
-    if let Some(socket) = socket.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        // Closed already is as good as closed now.
-        let _ = socket.shutdown(Shutdown::Both);
-    }
     result.map_err(|error| name_tls_fault(error, address))
+}
+
+/// lapin has no handshake timeout and its thread outlives a dropped connect. Shutting a second
+/// handle of the socket down ends both, however the attempt ended: this is pulled when it drops.
+#[derive(Default)]
+struct Plug {
+    socket: Arc<Mutex<Option<std::net::TcpStream>>>,
+}
+
+impl Plug {
+    fn take(&self) -> Option<std::net::TcpStream> {
+        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        socket.take()
+    }
+
+    /// The connection is made.
+    fn leave_in(&self) {
+        self.take();
+    }
+}
+
+impl Drop for Plug {
+    fn drop(&mut self) {
+        if let Some(socket) = self.take() {
+            // Closed already is as good as closed now.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
 }
 
 fn short(text: &'static str) -> lapin::types::ShortString {

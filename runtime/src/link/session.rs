@@ -53,6 +53,11 @@ impl Session {
         self.down.borrow().is_none()
     }
 
+    /// Why the session is down, if it is.
+    pub(super) fn reason(&self) -> Option<Error> {
+        self.down.borrow().clone()
+    }
+
     /// Completes when the session is down, with the reason.
     pub(crate) async fn down(&self) -> Error {
         let mut receiver = self.down.subscribe();
@@ -93,11 +98,12 @@ impl Session {
 
     /// Closes the connection as AMQP asks (`connection.close`), within two seconds.
     pub(super) async fn close(&self) {
+        // First the reason: the farewell makes lapin report an end of its own.
+        self.end(Error::new(Kind::Closed));
         let text = lapin::types::ShortString::try_new("bye").unwrap_or_default();
-        let closing = self.race(self.connection.close(200, text));
+        let closing = self.connection.close(200, text);
         // What a connection that is going away answers to its farewell changes nothing.
         let _ = tokio::time::timeout(CLOSE, closing).await;
-        self.end(Error::new(Kind::Closed));
     }
 
     fn end(&self, reason: Error) {

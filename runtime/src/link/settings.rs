@@ -11,8 +11,10 @@ use crate::retry::RetryPolicy;
 
 /// Heartbeats every so many seconds; a dead peer is found after two intervals.
 const HEARTBEAT: u16 = 10;
-/// lapin holds two buffers of 32 frames each: the broker's 128 KiB would cost 8 MiB a connection.
-const FRAME_MAX: u32 = 32 * 1024;
+/// RabbitMQ's own default. Less would spare memory (lapin holds two buffers of 32 frames), but a
+/// message's headers come in one frame, as large as their sender's connection allows: one that is
+/// larger than agreed on here ends the connection, and comes again on the next.
+const FRAME_MAX: u32 = 128 * 1024;
 
 /// A broker's address.
 #[derive(Clone)]

@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 
 use super::kind::{ByHeaders, ByKey, ByPattern, Kind, ToAll};
 use super::publisher::EventPublisher;
+use super::spec::Spec;
 use super::subscribe::{Broadcast, Subscribe};
 use super::typing::Typing;
 use crate::codec::Codec;
@@ -12,7 +13,7 @@ use crate::error::Error;
 use crate::link::Connection;
 use crate::name::Name;
 use crate::publisher::Publisher;
-use crate::topology::{Binding, Destination, Exchange, Topology};
+use crate::topology::{Binding, Destination, Topology};
 use crate::value::{Table, Value};
 
 /// A fanout exchange of events: each goes to every subscription.
@@ -53,24 +54,6 @@ pub struct EventExchange<K, T> {
 
 /// Events go in and come out.
 type Carries<K, T> = (fn(K, T), fn() -> (K, T));
-
-/// An exchange's description, whatever it carries.
-#[derive(Clone, Debug)]
-pub(super) struct Spec {
-    name: String,
-    kind: crate::topology::ExchangeKind,
-    durable: bool,
-    auto_delete: bool,
-    pub(super) internal: bool,
-    passive: bool,
-    arguments: Table,
-    pub(super) codec: Codec,
-    pub(super) typing: Typing,
-    /// What other exchanges it needs, and how it is bound to them.
-    needs: Topology,
-    /// The first option that made no sense, told where the exchange is first used.
-    fault: Option<Error>,
-}
 
 impl<K: Kind, T> EventExchange<K, T> {
     /// A durable exchange of this name, in MessagePack. A name that AMQP does not allow is an
@@ -300,54 +283,6 @@ impl<K, T> Clone for EventExchange<K, T> {
 impl<K, T> fmt::Debug for EventExchange<K, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.spec, f)
-    }
-}
-
-impl Spec {
-    pub(super) fn name(&self) -> Result<Name, Error> {
-        Ok(Name::parse(&self.name)?)
-    }
-
-    pub(super) fn label(&self) -> &str {
-        &self.name
-    }
-
-    /// The exchange and the ones it needs, in an order in which they can be declared.
-    pub(super) fn topology(&self) -> Result<Topology, Error> {
-        if let Some(fault) = &self.fault {
-            return Err(fault.clone());
-        }
-        let mut own = Exchange::new(self.name()?, self.kind);
-        own.durable = self.durable;
-        own.auto_delete = self.auto_delete;
-        own.internal = self.internal;
-        own.passive = self.passive;
-        own.arguments = self.arguments.clone();
-        let mut topology = self.needs.clone();
-        topology.exchanges.push(own);
-        Ok(topology)
-    }
-
-    fn need(&mut self, other: Result<Topology, Error>) {
-        match other {
-            Err(error) => self.complain(error),
-            Ok(other) => {
-                for exchange in other.exchanges {
-                    if !self.needs.exchanges.contains(&exchange) {
-                        self.needs.exchanges.push(exchange);
-                    }
-                }
-                for binding in other.bindings {
-                    if !self.needs.bindings.contains(&binding) {
-                        self.needs.bindings.push(binding);
-                    }
-                }
-            }
-        }
-    }
-
-    fn complain(&mut self, error: Error) {
-        self.fault.get_or_insert(error);
     }
 }
 

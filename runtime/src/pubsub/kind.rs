@@ -1,7 +1,8 @@
 //! The four ways an exchange routes, as types: each has its own kind of binding.
 
-use super::key::{Pattern, RoutingKey};
+use super::key::RoutingKey;
 use super::matching::Match;
+use super::pattern::Pattern;
 use crate::error::Error;
 use crate::topology::ExchangeKind;
 use crate::value::Table;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::exchange::Spec;
+use super::spec::Spec;
 use crate::error::{Error, Kind, Outcome};
 use crate::link::{self, Connection, Lane, Session};
 use crate::message::Outgoing;

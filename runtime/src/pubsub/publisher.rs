@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::exchange::Spec;
 use super::key::RoutingKey;
 use super::kind::{ByHeaders, ByKey, ByPattern, Kind, ToAll};
 use super::outlet::{Outlet, Safety};
 use super::publish::Publish;
+use super::spec::Spec;
 use crate::error::Error;
 use crate::link::Connection;
 

@@ -253,7 +253,7 @@ impl JobHandler {
                     .publish_home(message.clone(), what.clone(), TIMEOUT, &home);
             match publish.await {
                 Ok(()) => return Ok(Moved::Yes),
-                Err(error) if error.is_invalid() => return Err(error),
+                Err(error) if error.is_invalid() || error.is_too_large() => return Err(error),
                 Err(error) => {
                     failures += 1;
                     if failures == 1 {

@@ -1,11 +1,9 @@
 //! From a delivery to a handler and back to a reply.
 
 use std::collections::HashMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use crate::codec::Codec;
@@ -14,7 +12,7 @@ use crate::descriptor::MethodDescriptor;
 use crate::envelope::{ReplyHead, ReplyStatus, RequestHead};
 use crate::link::{Connection, Delivery, Extent, Lane};
 use crate::message::Outgoing;
-use crate::panic;
+use crate::panic::{self, Ended};
 use crate::service::{Reply, Request, Service};
 use crate::stats::Counters;
 use crate::status::{Code, Status};
@@ -130,29 +128,28 @@ impl Dispatcher {
         let request = Request::new(route.method, route.codec, body);
         // Made inside the scope as well: a handler may look at its context before its first await.
         let call = context.scope(async { self.service.call(request).await });
-        let call = AssertUnwindSafe(call).catch_unwind();
-        let result = match deadline {
-            None => call.await,
-            Some(deadline) => match tokio::time::timeout_at(deadline, call).await {
-                Ok(result) => result,
-                Err(_) => {
-                    let text = format!("`{}` was stopped at its deadline", route.method.name());
-                    return Reply::failed(Status::new(Code::DeadlineExceeded, text));
+        let method = route.method.name();
+        match panic::catch(deadline, call).await {
+            Ended::Done(reply) => {
+                let status = reply.status();
+                if status.is_some_and(|status| status.code() == Code::InvalidArgument) {
+                    self.counters.malformed.add();
+                    let service = self.service_name();
+                    tracing::warn!(service, method, ?status, "a request was refused");
                 }
-            },
-        };
-        result.unwrap_or_else(|panic| {
-            self.counters.panics.add();
-            let text = panic::text(&*panic);
-            tracing::error!(
-                service = self.service_name(),
-                method = route.method.name(),
-                panic = text,
-                "a handler panicked"
-            );
-            let text = format!("`{}` panicked: {text}", route.method.name());
-            Reply::failed(Status::new(Code::Internal, text))
-        })
+                reply
+            }
+            Ended::Late => {
+                let text = format!("`{method}` was stopped at its deadline");
+                Reply::failed(Status::new(Code::DeadlineExceeded, text))
+            }
+            Ended::Panicked(text) => {
+                self.counters.panics.add();
+                let service = self.service_name();
+                tracing::error!(service, method, panic = text, "a handler panicked");
+                Reply::panicked(method, &text)
+            }
+        }
     }
 
     fn refused(&self, status: Status) -> Reply {
@@ -199,7 +196,7 @@ impl Dispatcher {
         let message = Outgoing {
             exchange: String::new(),
             // Replies to the pseudo-queue come back even when they were delivered.
-            mandatory: !reply_to.starts_with(DIRECT_REPLY),
+            mandatory: !is_direct(&reply_to),
             routing_key: reply_to,
             properties: head.into_properties(),
             body,
@@ -258,39 +255,42 @@ impl Handler for Dispatcher {
             deadline,
             redelivered: message.redelivered,
         };
-        match route {
-            Err(status) => self.reply(&lane, head, self.refused(status)),
+        let mut settled = false;
+        let reply = match route {
+            Err(status) => self.refused(status),
             // It has been with a worker that may have run it: an acknowledgement that was written
             // may still be lost.
             Ok(route) if route.method.is_at_most_once() && arrival.redelivered => {
-                tracing::debug!(
-                    service = self.service_name(),
-                    method = head.method,
-                    "not run, it may have been before"
-                );
+                let (service, method) = (self.service_name(), route.method.name());
+                tracing::debug!(service, method, "not run, it may have been before");
                 let text = "delivered before, and perhaps executed: this method runs at most once";
-                let status = Status::new(Code::Aborted, text);
-                self.reply(&lane, head, Reply::failed(status))
-            }
-            Ok(route) if route.method.is_at_most_once() => {
-                // Acknowledged before it runs: a worker that dies now has lost it, not doubled it.
-                lane.ack(tag, Extent::One);
-                let reply = self.run(&route, &head, message.body, arrival).await;
-                // Written or not, there is nothing left to acknowledge.
-                drop(self.reply(&lane, head, reply));
-                Settlement::Settled
+                Reply::failed(Status::new(Code::Aborted, text))
             }
             Ok(route) => {
-                let reply = self.run(&route, &head, message.body, arrival).await;
-                if reply
-                    .status()
-                    .is_some_and(|status| status.code() == Code::InvalidArgument)
-                {
-                    self.counters.malformed.add();
-                    tracing::warn!(service = self.service_name(), method = head.method, status = ?reply.status(), "a request was refused");
+                // Acknowledged before it runs: a worker that dies now has lost it, not doubled it.
+                settled = route.method.is_at_most_once();
+                if settled {
+                    lane.ack(tag, Extent::One);
                 }
-                self.reply(&lane, head, reply)
+                self.run(&route, &head, message.body, arrival).await
             }
+        };
+        // RabbitMQ before 4.0 ends the connection over a direct reply to an address that it does
+        // not know. A request that may have done so must not come a third time.
+        if !settled && arrival.redelivered && head.reply_to.as_deref().is_some_and(is_direct) {
+            lane.ack(tag, Extent::One);
+            settled = true;
+        }
+        let settlement = self.reply(&lane, head, reply);
+        if settled {
+            // Written or not, there is nothing left to acknowledge.
+            Settlement::Settled
+        } else {
+            settlement
         }
     }
+}
+
+fn is_direct(reply_to: &str) -> bool {
+    reply_to.starts_with(DIRECT_REPLY)
 }

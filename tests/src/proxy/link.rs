@@ -75,12 +75,14 @@ pub(super) async fn serve(
         let up = Pump::new(shared, id, Way::Up, to_server).run(from_client, no_injections);
         let down = Pump::new(shared, id, Way::Down, to_client).run(from_server, injections);
         tokio::select! {
+            // First: what was stalled when it was cut does not pass, though it is resumed at once.
+            biased;
+            how = cut(&mut cuts) => how,
             ended = async { tokio::try_join!(up, down) } => match ended {
                 Ok(_) => Cut::Fin,
                 // One side was reset: so is the other.
                 Err(_) => Cut::Rst,
             },
-            how = cut(&mut cuts) => how,
         }
     };
     end(how, [client, server]);

@@ -291,6 +291,10 @@ pub async fn push(connection: Connection, mut dice: Dice, shift: Arc<Shift>, boo
         producer(&queues.nowhere),
     );
     while !shift.is_over() {
+        if book.is_behind() {
+            tokio::time::sleep(dice.millis(50, 100)).await;
+            continue;
+        }
         // At once, so that their confirms come in any order and together.
         let mut pushes = Vec::new();
         for _ in 0..1 + dice.below(20) {

@@ -78,6 +78,8 @@ struct Pages {
     call_runs: BTreeMap<u64, Vec<Run>>,
     job_runs: BTreeMap<u64, Vec<Run>>,
     faults: BTreeMap<&'static str, u32>,
+    /// Jobs confirmed and not done, as far as that is known.
+    backlog: i64,
     /// Seen to be wrong at once.
     complaints: Vec<String>,
 }
@@ -141,6 +143,9 @@ impl Book {
         let job = pages.jobs.get_mut(&id).expect("a job that was pushed");
         job.took = job.began.elapsed();
         job.pushed = Some(end);
+        if (end, job.fate) == (End::Done, Fate::Done) {
+            pages.backlog += 1;
+        }
     }
 
     pub fn job_run(&self, id: u64, redelivered: bool, attempt: u32) {
@@ -153,6 +158,12 @@ impl Book {
 
     pub fn job_done(&self, id: u64) {
         self.with_job(id, |job| job.done += 1);
+        self.pages().backlog -= 1;
+    }
+
+    /// Have the workers more to do than they will have done soon?
+    pub fn is_behind(&self) -> bool {
+        self.pages().backlog > 1_000
     }
 
     pub fn job_dead(&self, id: u64) {
@@ -179,14 +190,11 @@ impl Book {
         self.pages().complaints.push(what);
     }
 
-    /// Confirmed jobs that are to end with a worker and have not yet.
+    /// Confirmed jobs that are to be done and have not been yet.
     pub fn unfinished(&self) -> usize {
         let pages = self.pages();
-        let waits = |job: &&JobEntry| {
-            job.pushed == Some(End::Done)
-                && matches!(job.fate, Fate::Done | Fate::Dead)
-                && job.done + job.dead == 0
-        };
+        let waits =
+            |job: &&JobEntry| (job.pushed, job.fate, job.done) == (Some(End::Done), Fate::Done, 0);
         pages.jobs.values().filter(waits).count()
     }
 

@@ -2,6 +2,7 @@
 //! faults. Each must be found out.
 
 use crate::book::{Book, End, Fate};
+use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicPublishOptions};
 use lapin::{BasicProperties, Confirmation};
 use lepus_tests::eventually;
@@ -13,6 +14,7 @@ use std::time::Duration;
 conformance!(variants:
     acknowledged_after_it_is_done_is_kept,
     acknowledged_before_it_is_done_is_lost,
+    acknowledged_in_another_generation_is_lost,
     confirms_taken_as_they_come_are_found_out,
 );
 
@@ -47,9 +49,7 @@ async fn work_by_hand(env: Env, acknowledge: Acknowledge) -> Vec<String> {
     let job = delivery(&mut jobs).await;
     book.job_run(1, job.redelivered, 1);
     if acknowledge == Acknowledge::First {
-        let options = BasicAckOptions::default();
-        let acknowledged = worker.channel.basic_ack(job.delivery_tag, options);
-        acknowledged.await.expect("written");
+        settle(&worker, job.delivery_tag).await;
         // It is there when what was written after it is answered.
         assert!(worker.exists(&queue).await);
     }
@@ -71,6 +71,63 @@ async fn work_by_hand(env: Env, acknowledge: Acknowledge) -> Vec<String> {
     }
     assert!(raw.get(&queue).await.is_none());
     book.violations()
+}
+
+/// A worker whose handler outlives its channel, and acknowledges by its old tag on the next one.
+async fn acknowledged_in_another_generation_is_lost(env: Env) {
+    let (proxy, raw) = (Proxy::start(&env.uri).await, Raw::open(&env.uri).await);
+    let (queue, book) = (env.name("jobs"), Book::default());
+    raw.declare(&queue).await;
+    for job in 1..=3_u8 {
+        book.push(job.into(), Fate::Done, SECOND);
+        raw.publish("", &queue, &[job]).await;
+        book.pushed(job.into(), End::Done);
+    }
+    let work = |job: &Delivery| {
+        let id = u64::from(job.data[0]);
+        book.job_run(id, job.redelivered, 1);
+        id
+    };
+    let before = Raw::open(proxy.uri()).await;
+    let mut jobs = before.consume(&queue, 2).await;
+    let first = delivery(&mut jobs).await;
+    book.job_done(work(&first));
+    settle(&before, first.delivery_tag).await;
+    let second = delivery(&mut jobs).await;
+    let third = delivery(&mut jobs).await;
+    let (done_late, in_hand) = (work(&second), work(&third));
+    assert_eq!((done_late, in_hand, second.delivery_tag), (2, 3, 2));
+    assert!(before.exists(&queue).await, "the first is acknowledged");
+    proxy.cut(Cut::Rst);
+    // Both come again, in their order and with tags from 1.
+    eventually("both are back", || async {
+        raw.count(&queue).await.messages == 2
+    })
+    .await;
+    let after = Raw::open(proxy.uri()).await;
+    let mut jobs = after.consume(&queue, 2).await;
+    let again = [delivery(&mut jobs).await, delivery(&mut jobs).await];
+    assert_eq!(again.each_ref().map(work), [2, 3]);
+    // The old handler is done with 2, whose tag was that of 3 by now.
+    book.job_done(done_late);
+    settle(&after, second.delivery_tag).await;
+    assert!(after.exists(&queue).await);
+    proxy.cut(Cut::Rst);
+    eventually("the broker has seen it", || async {
+        raw.count(&queue).await.messages == 1
+    })
+    .await;
+    let left = raw.next(&queue).await;
+    book.job_done(work(&left.delivery));
+    let found = book.violations();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("4: job 3"), "{found:?}");
+}
+
+async fn settle(worker: &Raw, tag: u64) {
+    let options = BasicAckOptions::default();
+    let acknowledged = worker.channel.basic_ack(tag, options);
+    acknowledged.await.expect("written");
 }
 
 /// A publisher that believes the confirm which each publish gives it.

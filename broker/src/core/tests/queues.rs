@@ -1,7 +1,10 @@
 //! Order, prefetch, limits and expiry of queues, against lists that are searched and
 //! sorted at every step.
 
-use std::{collections::BTreeMap, time::Duration};
+mod model;
+mod op;
+
+use std::time::Duration;
 
 use amq_protocol::{
     protocol::{AMQPClass, basic, queue},
@@ -9,6 +12,10 @@ use amq_protocol::{
 };
 use proptest::prelude::*;
 
+use self::{
+    model::{Held, ModelChannel, ModelConsumer, ModelQueue},
+    op::{Op, op},
+};
 use super::{Lab, number, with_expiration};
 use crate::{
     arguments::long,
@@ -19,149 +26,6 @@ use crate::{
 
 const QUEUES: usize = 5;
 const CHANNELS: usize = 3;
-
-#[derive(Clone, Debug)]
-enum Op {
-    Publish {
-        queue: usize,
-        priority: u8,
-        ttl: Option<u64>,
-    },
-    Consume {
-        channel: usize,
-        queue: usize,
-        no_ack: bool,
-    },
-    Cancel {
-        channel: usize,
-        nth: usize,
-    },
-    Qos {
-        channel: usize,
-        prefetch: u16,
-    },
-    Ack {
-        channel: usize,
-        nth: usize,
-        multiple: bool,
-    },
-    Nack {
-        channel: usize,
-        nth: usize,
-        multiple: bool,
-        requeue: bool,
-    },
-    Get {
-        channel: usize,
-        queue: usize,
-        no_ack: bool,
-    },
-    Recover {
-        channel: usize,
-    },
-    Reopen {
-        channel: usize,
-    },
-    Purge {
-        queue: usize,
-    },
-    Sleep {
-        millis: u64,
-    },
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let (queue, channel, nth) = (0..QUEUES, 0..CHANNELS, 0..8_usize);
-    prop_oneof![
-        8 => (queue.clone(), 0..4_u8, proptest::option::weighted(0.3, 1..40_u64))
-            .prop_map(|(queue, priority, ttl)| Op::Publish { queue, priority, ttl }),
-        2 => (channel.clone(), queue.clone(), prop::bool::weighted(0.2))
-            .prop_map(|(channel, queue, no_ack)| Op::Consume { channel, queue, no_ack }),
-        1 => (channel.clone(), nth.clone()).prop_map(|(channel, nth)| Op::Cancel { channel, nth }),
-        1 => (channel.clone(), 0..4_u16).prop_map(|(channel, prefetch)| Op::Qos { channel, prefetch }),
-        4 => (channel.clone(), nth.clone(), any::<bool>())
-            .prop_map(|(channel, nth, multiple)| Op::Ack { channel, nth, multiple }),
-        4 => (channel.clone(), nth, any::<bool>(), any::<bool>())
-            .prop_map(|(channel, nth, multiple, requeue)| Op::Nack { channel, nth, multiple, requeue }),
-        2 => (channel.clone(), queue.clone(), any::<bool>())
-            .prop_map(|(channel, queue, no_ack)| Op::Get { channel, queue, no_ack }),
-        1 => channel.clone().prop_map(|channel| Op::Recover { channel }),
-        1 => channel.prop_map(|channel| Op::Reopen { channel }),
-        1 => queue.prop_map(|queue| Op::Purge { queue }),
-        2 => (1..30_u64).prop_map(|millis| Op::Sleep { millis }),
-    ]
-}
-
-#[derive(Clone, Debug)]
-struct Held {
-    id: u64,
-    priority: u8,
-    expires: Option<u64>,
-    redelivered: bool,
-    returns: u32,
-}
-
-#[derive(Debug, Default)]
-struct ModelQueue {
-    max_length: Option<usize>,
-    priorities: u8,
-    ttl: Option<u64>,
-    limit: Option<u32>,
-    quorum: bool,
-    /// In the order of delivery.
-    ready: Vec<Held>,
-    dead: Vec<(u64, &'static str)>,
-}
-
-impl ModelQueue {
-    fn put(&mut self, held: Held) {
-        self.ready.push(held);
-        // Numbers grow with time, so that they are the order within a priority.
-        self.ready
-            .sort_by_key(|held| (u8::MAX - held.priority, held.id));
-    }
-
-    /// Drops what is past its time at the head of its priority.
-    fn expire(&mut self, now: u64) {
-        for priority in 0..=self.priorities {
-            while let Some(at) = self.ready.iter().position(|held| held.priority == priority) {
-                if self.ready[at].expires.is_none_or(|expires| expires > now) {
-                    break;
-                }
-                let held = self.ready.remove(at);
-                self.dead.push((held.id, "expired"));
-            }
-        }
-    }
-
-    fn trim(&mut self) {
-        while self.max_length.is_some_and(|max| self.ready.len() > max) {
-            let lowest = self.ready.iter().map(|held| held.priority).min().unwrap();
-            let at = self
-                .ready
-                .iter()
-                .position(|held| held.priority == lowest)
-                .unwrap();
-            let held = self.ready.remove(at);
-            self.dead.push((held.id, "maxlen"));
-        }
-    }
-}
-
-#[derive(Debug)]
-struct ModelConsumer {
-    queue: usize,
-    no_ack: bool,
-    prefetch: u16,
-}
-
-#[derive(Debug, Default)]
-struct ModelChannel {
-    prefetch: u16,
-    last_tag: u64,
-    consumers: BTreeMap<String, ModelConsumer>,
-    unacked: BTreeMap<u64, (usize, Option<String>, Held)>,
-}
 
 struct Bench {
     lab: Lab,

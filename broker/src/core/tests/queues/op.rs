@@ -1,0 +1,77 @@
+//! What may happen to a few queues.
+
+use proptest::prelude::*;
+
+use super::{CHANNELS, QUEUES};
+
+#[derive(Clone, Debug)]
+pub(super) enum Op {
+    Publish {
+        queue: usize,
+        priority: u8,
+        ttl: Option<u64>,
+    },
+    Consume {
+        channel: usize,
+        queue: usize,
+        no_ack: bool,
+    },
+    Cancel {
+        channel: usize,
+        nth: usize,
+    },
+    Qos {
+        channel: usize,
+        prefetch: u16,
+    },
+    Ack {
+        channel: usize,
+        nth: usize,
+        multiple: bool,
+    },
+    Nack {
+        channel: usize,
+        nth: usize,
+        multiple: bool,
+        requeue: bool,
+    },
+    Get {
+        channel: usize,
+        queue: usize,
+        no_ack: bool,
+    },
+    Recover {
+        channel: usize,
+    },
+    Reopen {
+        channel: usize,
+    },
+    Purge {
+        queue: usize,
+    },
+    Sleep {
+        millis: u64,
+    },
+}
+
+pub(super) fn op() -> impl Strategy<Value = Op> {
+    let (queue, channel, nth) = (0..QUEUES, 0..CHANNELS, 0..8_usize);
+    prop_oneof![
+        8 => (queue.clone(), 0..4_u8, proptest::option::weighted(0.3, 1..40_u64))
+            .prop_map(|(queue, priority, ttl)| Op::Publish { queue, priority, ttl }),
+        2 => (channel.clone(), queue.clone(), prop::bool::weighted(0.2))
+            .prop_map(|(channel, queue, no_ack)| Op::Consume { channel, queue, no_ack }),
+        1 => (channel.clone(), nth.clone()).prop_map(|(channel, nth)| Op::Cancel { channel, nth }),
+        1 => (channel.clone(), 0..4_u16).prop_map(|(channel, prefetch)| Op::Qos { channel, prefetch }),
+        4 => (channel.clone(), nth.clone(), any::<bool>())
+            .prop_map(|(channel, nth, multiple)| Op::Ack { channel, nth, multiple }),
+        4 => (channel.clone(), nth, any::<bool>(), any::<bool>())
+            .prop_map(|(channel, nth, multiple, requeue)| Op::Nack { channel, nth, multiple, requeue }),
+        2 => (channel.clone(), queue.clone(), any::<bool>())
+            .prop_map(|(channel, queue, no_ack)| Op::Get { channel, queue, no_ack }),
+        1 => channel.clone().prop_map(|channel| Op::Recover { channel }),
+        1 => channel.prop_map(|channel| Op::Reopen { channel }),
+        1 => queue.prop_map(|queue| Op::Purge { queue }),
+        2 => (1..30_u64).prop_map(|millis| Op::Sleep { millis }),
+    ]
+}

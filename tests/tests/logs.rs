@@ -1,0 +1,125 @@
+//! What the library writes to the log, and what it never shows.
+
+use lepus::Connection;
+use lepus_broker::Broker;
+use lepus_tests::eventually;
+use lepus_tests::probe::{ProbeClient, Subject, serve};
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tracing_subscriber::fmt::MakeWriter;
+
+const USER: &str = "jack-rabbit";
+const PASSWORD: &str = "s3cret-carrot";
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Log;
+
+    fn make_writer(&'a self) -> Log {
+        self.clone()
+    }
+}
+
+/// One test in this file: a subscriber is for the whole process.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_is_logged_and_credentials_are_not() {
+    let log = Log::default();
+    tracing_subscriber::fmt()
+        .with_env_filter("lepus=trace")
+        .with_ansi(false)
+        .with_writer(log.clone())
+        .init();
+    let logged = async |text: &str| {
+        eventually(&format!("{text:?} in the log"), || async {
+            let log = log.text();
+            if log.contains(text) { Ok(()) } else { Err(log) }
+        })
+        .await;
+    };
+
+    let broker = Broker::builder()
+        .user(USER, PASSWORD)
+        .start()
+        .await
+        .unwrap();
+    let builder = Connection::builder(&broker.uri())
+        .backoff(Duration::from_millis(10), Duration::from_millis(100));
+    let mut shown = format!("{builder:?}");
+    let connection = builder.open().await.unwrap();
+    let subject = Arc::new(Subject::default());
+    let server = serve(&connection, &subject);
+    shown += &format!("{server:?}");
+    let server = server.start().await.unwrap();
+    let probe = ProbeClient::new(&connection);
+    shown += &format!(
+        "{connection:?} {server:?} {probe:?} {:?}",
+        connection.state()
+    );
+
+    // A panic is the log's business, the arguments are not.
+    assert!(probe.panic("over the fence".into()).await.is_err());
+    logged("a handler panicked").await;
+    logged("over the fence").await;
+    probe.echo("my private text".into()).await.unwrap();
+
+    // Lost and found.
+    logged("connected to the broker").await;
+    broker
+        .faults()
+        .cut(lepus_broker::Target::All, lepus_broker::Cut::Rst);
+    logged("connection lost").await;
+    eventually("calls as before", || async {
+        probe.echo("back".into()).await
+    })
+    .await;
+
+    // Refused.
+    let wrong = broker.uri_for(USER, "s3cret-wrong", "/");
+    let error = Connection::open(&wrong).await.unwrap_err();
+    shown += &format!("{error} {error:?}");
+    connection.close().await;
+    drop(server);
+
+    let log = log.text();
+    for secret in [PASSWORD, "s3cret", "my private text"] {
+        assert!(!log.contains(secret), "{secret} is in the log:\n{log}");
+        assert!(!shown.contains(secret), "{secret} is shown: {shown}");
+    }
+    assert!(!shown.contains(USER), "{shown}");
+    assert!(
+        shown.contains(&broker.address().to_string()),
+        "the address is shown: {shown}"
+    );
+    for level in ["INFO", "WARN", "ERROR", "DEBUG"] {
+        assert!(log.contains(level), "nothing at {level}:\n{log}");
+    }
+    // What is wanted again and again is quiet.
+    let loud = log
+        .lines()
+        .filter(|line| line.contains(" WARN ") || line.contains(" ERROR "));
+    assert!(
+        loud.clone().count() < 20,
+        "{}",
+        loud.collect::<Vec<_>>().join("\n")
+    );
+}

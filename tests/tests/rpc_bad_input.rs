@@ -1,0 +1,731 @@
+//! Requests and replies that no client or server of ours would send. Each costs its sender an
+//! answer at most, and nobody else anything: the worker that met it goes on, at a concurrency of
+//! one, where a request that is not settled would be its last.
+
+use lapin::BasicProperties;
+use lapin::types::AMQPValue;
+use lepus::{Code, Connection, Outcome};
+use lepus_tests::peer::{Caller, headers, short};
+use lepus_tests::probe::{ProbeClient, Rig, Subject, serve};
+use lepus_tests::raw::{Raw, delivery, table};
+use lepus_tests::{Env, conformance, eventually};
+use std::error::Error as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+const SHORT: Duration = Duration::from_millis(200);
+/// Enough for a request to reach its handler, also on a slow machine.
+const FAIR: Duration = Duration::from_secs(1);
+const LONG: Duration = Duration::from_secs(30);
+
+conformance!(requests:
+    an_unknown_method_is_told_which_there_are,
+    arguments_that_do_not_decode,
+    arguments_that_are_hostile,
+    random_bytes_are_answered,
+    another_content_type,
+    a_text_of_any_length_fits_the_reply,
+    a_request_with_large_headers_is_served,
+    headers_that_fit_no_frame_are_not_sent,
+    a_request_without_reply_to_runs,
+    a_request_without_correlation_id_is_answered,
+    a_hostile_reply_to_harms_nobody,
+    a_direct_reply_to_an_unknown_node_is_no_endless_loop,
+    a_reply_to_by_direct_reply_is_answered,
+    a_caller_that_is_gone_is_counted,
+    a_request_too_large_is_refused_by_the_server,
+    a_request_too_large_is_not_sent,
+    an_expired_request_never_runs,
+);
+
+conformance!(replies:
+    a_reply_too_large_is_told_to_its_caller,
+    a_reply_too_large_for_the_caller,
+    replies_nobody_waits_for_are_dropped_and_counted,
+    a_reply_that_does_not_decode_fails_its_call_alone,
+    a_status_nobody_knows_is_unknown,
+);
+
+async fn an_unknown_method_is_told_which_there_are(env: Env) {
+    let rig = Rig::start(&env).await;
+    let caller = Caller::open(&env).await;
+    let reply = caller.ask(&rig.queue, caller.json("fob"), b"{}").await;
+    let (code, text) = reply.failure();
+    assert_eq!(code, "unimplemented");
+    assert!(text.contains("`probe`") && text.contains("`fob`"), "{text}");
+    assert!(text.contains("divide, echo, facts"), "{text}");
+    assert_eq!(reply.correlation_id.as_deref(), Some("1"));
+    assert_eq!(reply.content_type.as_deref(), Some("application/json"));
+    assert_eq!(reply.body, b"");
+
+    // Without a name, and without a default method.
+    for properties in [
+        caller.addressed("2"),
+        caller.addressed("2").with_type("".into()),
+    ] {
+        let reply = caller.ask(&rig.queue, properties, b"{}").await;
+        assert_eq!(reply.failure().0, "unimplemented");
+        assert_eq!(reply.correlation_id.as_deref(), Some("2"));
+    }
+    rig.is_well(&env).await;
+    assert_eq!(rig.serving.stats().malformed, 3);
+    assert_eq!(caller.waiting().await, 0, "one reply each");
+}
+
+/// What a body of `echo` or `divide` may not be.
+async fn is_refused(rig: &Rig, caller: &Caller, content_type: &str, method: &str, body: &[u8]) {
+    let properties = caller.json(method).with_content_type(short(content_type));
+    let reply = caller.ask(&rig.queue, properties, body).await;
+    let (code, text) = reply.failure();
+    let start = &body[..body.len().min(40)];
+    assert_eq!(code, "invalid_argument", "{start:x?}: {text}");
+    let expected = format!("the arguments of `{method}` do not decode: {content_type}: ");
+    assert!(text.starts_with(&expected), "{start:x?}: {text}");
+    assert!(text.len() > expected.len(), "no reason: {text}");
+}
+
+async fn arguments_that_do_not_decode(env: Env) {
+    let rig = Rig::start(&env).await;
+    let caller = Caller::open(&env).await;
+    let bodies: [&[u8]; 8] = [
+        b"",
+        b"{",
+        b"null",
+        b"{}",
+        br#"{"text":1}"#,
+        br#"{"text":"a","text":"b"}"#,
+        b"\"text\"",
+        b"[]",
+    ];
+    for body in bodies {
+        is_refused(&rig, &caller, "application/json", "echo", body).await;
+    }
+    let bodies: [&[u8]; 6] = [b"", b"\x81", b"\xc0", b"\x80", b"\x81\xa4text\x01", b"\xc1"];
+    for body in bodies {
+        is_refused(&rig, &caller, "application/msgpack", "echo", body).await;
+    }
+    rig.is_well(&env).await;
+    assert_eq!(rig.serving.stats().malformed, 14);
+    assert_eq!(caller.waiting().await, 0);
+}
+
+async fn arguments_that_are_hostile(env: Env) {
+    let rig = Rig::start(&env).await;
+    let caller = Caller::open(&env).await;
+    let depth = 200_000;
+    // Nested where a value is expected, and where nobody looks.
+    let deep = "[".repeat(depth);
+    is_refused(&rig, &caller, "application/json", "echo", deep.as_bytes()).await;
+    let deep = [br#"{"text":"#, "[".repeat(depth).as_bytes()].concat();
+    is_refused(&rig, &caller, "application/json", "echo", &deep).await;
+    let deep = [br#"{"other":"#, "[".repeat(depth).as_bytes()].concat();
+    is_refused(&rig, &caller, "application/json", "echo", &deep).await;
+    let deep = vec![0x91; depth];
+    is_refused(&rig, &caller, "application/msgpack", "echo", &deep).await;
+    let deep = [b"\x82\xa5other", &vec![0x91; depth][..]].concat();
+    is_refused(&rig, &caller, "application/msgpack", "echo", &deep).await;
+    // Declared lengths of 4 GiB.
+    let bodies: [&[u8]; 4] = [
+        b"\xdf\xff\xff\xff\xff",
+        b"\xdd\xff\xff\xff\xff\x01",
+        b"\x81\xa4text\xdb\xff\xff\xff\xffx",
+        b"\x81\xa4text\xc6\xff\xff\xff\xffx",
+    ];
+    for body in bodies {
+        is_refused(&rig, &caller, "application/msgpack", "echo", body).await;
+    }
+    rig.is_well(&env).await;
+}
+
+async fn random_bytes_are_answered(env: Env) {
+    let rig = Rig::start(&env).await;
+    let caller = Caller::open(&env).await;
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let types = [
+        "application/msgpack",
+        "application/json",
+        "text/plain",
+        "application/octet-stream",
+    ];
+    for number in 0..120 {
+        let body: Vec<u8> = (0..random() % 60).map(|_| random() as u8).collect();
+        let content_type = types[number % types.len()];
+        let properties = caller
+            .addressed(&number.to_string())
+            .with_type("divide".into());
+        let properties = properties.with_content_type(short(content_type));
+        caller.send(&rig.queue, properties, &body).await;
+    }
+    for number in 0..120 {
+        let reply = caller.reply().await;
+        assert_eq!(reply.correlation_id, Some(number.to_string()), "in order");
+        assert_eq!(reply.failure().0, "invalid_argument");
+    }
+    rig.is_well(&env).await;
+    assert_eq!(rig.serving.stats().malformed, 120);
+}
+
+async fn another_content_type(env: Env) {
+    let rig = Rig::start(&env).await;
+    let caller = Caller::open(&env).await;
+    let xml = caller
+        .json("echo")
+        .with_content_type("application/xml".into());
+    let reply = caller.ask(&rig.queue, xml, b"<text/>").await;
+    let (code, text) = reply.failure();
+    assert_eq!(code, "invalid_argument");
+    assert!(text.contains("`application/xml`"), "{text}");
+    assert!(
+        text.contains("application/msgpack") && text.contains("application/json"),
+        "{text}"
+    );
+    rig.is_well(&env).await;
+    assert_eq!(rig.serving.stats().malformed, 1);
+}
+
+/// A reply's message is a header, and headers have to fit in one frame.
+async fn a_text_of_any_length_fits_the_reply(env: Env) {
+    let rig = Rig::start(&env).await;
+    let caller = Caller::open(&env).await;
+    let generations = connections(&rig);
+
+    let body = format!(r#"{{"dividend":"{}","divisor":1}}"#, "ä".repeat(150_000));
+    let reply = caller
+        .ask(&rig.queue, caller.json("divide"), body.as_bytes())
+        .await;
+    let (code, text) = reply.failure();
+    assert_eq!(code, "invalid_argument");
+    assert!(
+        text.contains("ää") && text.len() < 10_000,
+        "{} bytes",
+        text.len()
+    );
+
+    let error = rig.probe.panic("ö".repeat(150_000)).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::Internal));
+    assert!(error.to_string().contains("`panic` panicked: öö"));
+
+    rig.is_well(&env).await;
+    assert_eq!(
+        connections(&rig),
+        generations,
+        "nobody lost the connection over it"
+    );
+}
+
+/// Whether both ends are still as they were.
+fn connections(rig: &Rig) -> [bool; 4] {
+    let ends = [&rig.serving, &rig.calling];
+    let changed = ends.map(|end| end.state().has_changed().unwrap());
+    let connected = ends.map(|end| end.state().borrow().is_connected());
+    [changed[0], changed[1], connected[0], connected[1]]
+}
+
+/// A peer may have agreed on larger frames than we would ask for.
+async fn a_request_with_large_headers_is_served(env: Env) {
+    let rig = Rig::start(&env).await;
+    let caller = Caller::open(&env).await;
+    let large = "h".repeat(100_000);
+    let properties = caller
+        .json("facts")
+        .with_headers(headers(&[("large", &large)]));
+    let reply = caller.ask(&rig.queue, properties, b"{}").await;
+    assert_eq!(reply.status, None, "{:?}", reply.message);
+    let facts: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+    assert_eq!(facts["headers"]["large"], large);
+    assert_eq!(facts["redelivered"], false);
+    rig.is_well(&env).await;
+}
+
+async fn headers_that_fit_no_frame_are_not_sent(env: Env) {
+    let rig = Rig::start(&env).await;
+    let other = rig.probe.hold(1).send().await.unwrap();
+    rig.subject.gate.entered(1).await;
+    let large = "h".repeat(1_000_000);
+    for call in [
+        rig.probe
+            .note(2)
+            .header("large", large.as_str())
+            .await
+            .unwrap_err(),
+        rig.probe
+            .note(2)
+            .header("large", large.into_bytes())
+            .await
+            .unwrap_err(),
+    ] {
+        assert!(call.rpc().is_some_and(lepus::Error::is_too_large), "{call}");
+        assert!(!call.may_have_executed());
+    }
+    let error = rig
+        .probe
+        .facts()
+        .header("large", "h".repeat(1_000_000))
+        .await
+        .unwrap_err();
+    assert!(
+        error.rpc().is_some_and(lepus::Error::is_too_large),
+        "{error}"
+    );
+    assert!(!error.may_have_executed());
+    // Nor a header's name, which is a short string.
+    let error = rig
+        .probe
+        .facts()
+        .header(&"n".repeat(256), 1)
+        .await
+        .unwrap_err();
+    assert!(error.rpc().is_some_and(lepus::Error::is_invalid), "{error}");
+    // Another call in flight over the same connection has not noticed.
+    rig.subject.gate.open_for_good();
+    assert_eq!(other.await.unwrap(), 1);
+    rig.is_well(&env).await;
+    assert_eq!(rig.subject.ids(), [1]);
+}
+
+async fn a_request_without_reply_to_runs(env: Env) {
+    let rig = Rig::start(&env).await;
+    let caller = Caller::open(&env).await;
+    rig.subject.gate.open_for_good();
+    let nobody = BasicProperties::default()
+        .with_type("hold".into())
+        .with_content_type("application/json".into());
+    caller
+        .send(&rig.queue, nobody.clone(), br#"{"id":7}"#)
+        .await;
+    caller
+        .send(
+            &rig.queue,
+            nobody.clone().with_reply_to("".into()),
+            br#"{"id":8}"#,
+        )
+        .await;
+    // Nor is there anybody to tell of a mistake.
+    caller
+        .send(&rig.queue, nobody.clone().with_type("fob".into()), b"")
+        .await;
+    caller
+        .send(
+            &rig.queue,
+            nobody.with_type("panic".into()),
+            br#"{"text":"x"}"#,
+        )
+        .await;
+    eventually("the panic", || async { rig.serving.stats().panics == 1 }).await;
+    assert_eq!(rig.subject.ids(), [7, 8]);
+    rig.is_well(&env).await;
+    assert_eq!(rig.serving.stats().malformed, 1);
+}
+
+async fn a_request_without_correlation_id_is_answered(env: Env) {
+    let rig = Rig::start(&env).await;
+    let caller = Caller::open(&env).await;
+    let properties = BasicProperties::default()
+        .with_type("echo".into())
+        .with_reply_to(short(&caller.replies));
+    let reply = caller
+        .ask(&rig.queue, properties, b"\x81\xa4text\xa2hi")
+        .await;
+    assert_eq!((reply.status, reply.correlation_id), (None, None));
+    assert_eq!(reply.body, b"\xa2hi");
+    rig.is_well(&env).await;
+}
+
+async fn a_hostile_reply_to_harms_nobody(env: Env) {
+    let rig = hasty(&env).await;
+    let caller = Caller::open(&env).await;
+    let victim = env.name("victim");
+    caller.raw.declare(&victim).await;
+    let longest = "q".repeat(255);
+    let nowhere = [
+        "amq.rabbitmq.reply-to.",
+        "amq.rabbitmq.reply-to.!",
+        "amq.rabbitmq.reply-to.Zm9v.YmFy",
+        "amq.rabbitmq.reply-to.g1h2AA5yZXBseUAxMjcuMC4wLjEAAAAAAAAAAAAAAAA=.AAAA",
+        "amq.rabbitmq.reply-to.\u{1f407}",
+        "amq.rabbitmq.trace",
+        "amq.direct",
+        " ",
+        &longest,
+    ];
+    // RabbitMQ before 4.0 ends a connection over some of them.
+    for (number, queue) in nowhere.iter().enumerate() {
+        let properties = caller.json("hold").with_reply_to(short(queue));
+        let body = format!(r#"{{"id":{number}}}"#);
+        caller.send(&rig.queue, properties, body.as_bytes()).await;
+        rig.is_well(&env).await;
+    }
+    let mut ids = rig.subject.ids();
+    assert!(ids.len() <= 2 * nowhere.len(), "{ids:?}");
+    ids.dedup();
+    assert_eq!(ids, (0..nowhere.len() as u32).collect::<Vec<_>>());
+
+    // Another's queue gets a message that is not for it: AMQP knows no owner of a name. The
+    // service's own queue gets one that is no request, and no answer follows that one.
+    let properties = caller.json("echo").with_reply_to(short(&victim));
+    caller
+        .send(&rig.queue, properties, br#"{"text":"not yours"}"#)
+        .await;
+    assert_eq!(caller.raw.next(&victim).await.data, b"\"not yours\"");
+    let before = rig.serving.stats().malformed;
+    let properties = caller.json("echo").with_reply_to(short(&rig.queue));
+    caller
+        .send(&rig.queue, properties, br#"{"text":"loop"}"#)
+        .await;
+    eventually("its own reply", || async {
+        rig.serving.stats().malformed == before + 1
+    })
+    .await;
+    rig.is_well(&env).await;
+    assert_eq!(rig.serving.stats().malformed, before + 1);
+}
+
+/// An address as RabbitMQ makes them, of a node that it does not know. RabbitMQ before 4.0 ends
+/// the connection over a reply to it.
+async fn a_direct_reply_to_an_unknown_node_is_no_endless_loop(env: Env) {
+    let rig = hasty(&env).await;
+    let caller = Caller::open(&env).await;
+    let process = "g1h2AApyZXBseUAxMjM0AAAAAQAAAAAAAAAB";
+    let address = format!("amq.rabbitmq.reply-to.{process}.aGFyZWhhcmVoYXJlaGFyZQ==");
+    for (id, method) in [(1, "hold"), (2, "hold_once"), (3, "hold")] {
+        let properties = caller.json(method).with_reply_to(short(&address));
+        caller
+            .send(
+                &rig.queue,
+                properties,
+                format!(r#"{{"id":{id}}}"#).as_bytes(),
+            )
+            .await;
+        rig.is_well(&env).await;
+    }
+    let runs = rig.subject.ids();
+    let count = |id| runs.iter().filter(|run| **run == id).count();
+    assert!(
+        (1..=2).contains(&count(1)) && (1..=2).contains(&count(3)),
+        "{runs:?}"
+    );
+    assert_eq!(count(2), 1, "{runs:?}");
+}
+
+/// A rig whose server is soon back, and whose gate is open.
+async fn hasty(env: &Env) -> Rig {
+    let soon = Duration::from_millis(10);
+    let serving = env.builder().backoff(soon, SHORT).open().await.unwrap();
+    let rig = Rig::over(env, serving, env.connect().await).await;
+    rig.subject.gate.open_for_good();
+    rig
+}
+
+/// RabbitMQ's direct reply-to: a reply queue that is none.
+async fn a_reply_to_by_direct_reply_is_answered(env: Env) {
+    use lapin::options::{BasicConsumeOptions, BasicPublishOptions};
+    let rig = Rig::start(&env).await;
+    let raw = Raw::open(&env.uri).await;
+    let channel = raw.connection.create_channel().await.unwrap();
+    let direct = "amq.rabbitmq.reply-to";
+    let options = BasicConsumeOptions {
+        no_ack: true,
+        ..Default::default()
+    };
+    let consume = channel.basic_consume(direct.into(), "".into(), options, table(&[]));
+    let mut replies = consume.await.unwrap();
+    for text in ["one", "two"] {
+        let properties = BasicProperties::default()
+            .with_type("echo".into())
+            .with_content_type("application/json".into())
+            .with_correlation_id(short(text))
+            .with_reply_to(direct.into());
+        let body = format!(r#"{{"text":"{text}"}}"#);
+        let options = BasicPublishOptions::default();
+        let sent = channel.basic_publish(
+            "".into(),
+            short(&rig.queue),
+            options,
+            body.as_bytes(),
+            properties,
+        );
+        sent.await.unwrap();
+        let reply = delivery(&mut replies).await;
+        assert_eq!(reply.data, format!("\"{text}\"").as_bytes());
+        assert_eq!(reply.properties.correlation_id(), &Some(short(text)));
+    }
+    rig.is_well(&env).await;
+    assert_eq!(rig.serving.stats().returned_replies, 0);
+}
+
+async fn a_caller_that_is_gone_is_counted(env: Env) {
+    let rig = Rig::start(&env).await;
+    let gone = Caller::open(&env).await;
+    let properties = gone.json("hold");
+    gone.send(&rig.queue, properties, br#"{"id":1}"#).await;
+    rig.subject.gate.entered(1).await;
+    let queue = gone.replies.clone();
+    gone.raw.close().await;
+    let raw = Raw::open(&env.uri).await;
+    eventually("no reply queue", || async { !raw.exists(&queue).await }).await;
+    rig.subject.gate.open(1);
+    rig.is_well(&env).await;
+    eventually("a reply that came back", || async {
+        rig.serving.stats().returned_replies == 1
+    })
+    .await;
+    assert_eq!(rig.subject.ids(), [1], "not again");
+}
+
+async fn limited(env: &Env, bytes: usize) -> Connection {
+    let opened = env.builder().max_message_size(bytes).open().await;
+    opened.unwrap_or_else(|error| panic!("{error}"))
+}
+
+async fn a_request_too_large_is_refused_by_the_server(env: Env) {
+    let rig = Rig::over(&env, limited(&env, 1000).await, env.connect().await).await;
+    assert_eq!(rig.probe.echo("x".repeat(900)).await.unwrap().len(), 900);
+    let error = rig.probe.echo("x".repeat(1000)).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::ResourceExhausted));
+    let text = error.to_string();
+    assert!(text.contains("the limit is 1000"), "{text}");
+    rig.is_well(&env).await;
+    assert_eq!(rig.serving.stats().malformed, 1);
+}
+
+async fn a_request_too_large_is_not_sent(env: Env) {
+    let rig = Rig::over(&env, env.connect().await, limited(&env, 1000).await).await;
+    let error = rig.probe.echo("x".repeat(1000)).await.unwrap_err();
+    assert!(
+        error.rpc().is_some_and(lepus::Error::is_too_large),
+        "{error}"
+    );
+    assert_eq!(error.rpc().unwrap().outcome(), Some(Outcome::NotSent));
+    assert!(error.to_string().contains("the limit is 1000"), "{error}");
+    assert!(!error.may_have_executed());
+    rig.is_well(&env).await;
+    assert_eq!(rig.calling.stats().pending_calls, 0);
+}
+
+async fn an_expired_request_never_runs(env: Env) {
+    let (serving, calling) = (env.connect().await, env.connect().await);
+    let raw = Raw::open(&env.uri).await;
+    let queue = env.name("probe");
+    raw.declare(&queue).await;
+    let probe = ProbeClient::new(&calling);
+    let error = probe.hold(1).timeout(FAIR).await.unwrap_err();
+    assert!(error.is_timeout() && error.may_have_executed(), "{error}");
+
+    // The broker has its own clock, and drops it a moment later at most.
+    raw.until_messages(&queue, 0).await;
+    let subject = Arc::new(Subject::default());
+    let _server = serve(&serving, &subject).start().await.unwrap();
+    assert_eq!(probe.echo("later".into()).await.unwrap(), "later");
+    assert_eq!(subject.ids(), [0; 0]);
+
+    // No time left at all: what the broker hands over at once the server drops.
+    let caller = Caller::open(&env).await;
+    let properties = caller.json("hold").with_expiration("0".into());
+    caller.send(&queue, properties, br#"{"id":2}"#).await;
+    assert_eq!(probe.echo("after".into()).await.unwrap(), "after");
+    assert_eq!(subject.ids(), [0; 0]);
+    assert_eq!(
+        caller.waiting().await,
+        0,
+        "nobody waits for an answer any more"
+    );
+    raw.until_messages(&queue, 0).await;
+}
+
+async fn a_reply_too_large_is_told_to_its_caller(env: Env) {
+    let rig = Rig::over(&env, limited(&env, 1000).await, env.connect().await).await;
+    let error = rig.probe.large(2000).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::ResourceExhausted));
+    let text = error.to_string();
+    assert!(
+        text.contains("the reply has 2001 bytes, the limit is 1000")
+            || text.contains("the reply has 2003 bytes, the limit is 1000"),
+        "{text}"
+    );
+    assert!(error.may_have_executed());
+    rig.is_well(&env).await;
+}
+
+async fn a_reply_too_large_for_the_caller(env: Env) {
+    let rig = Rig::over(&env, env.connect().await, limited(&env, 1000).await).await;
+    let error = rig.probe.large(2000).await.unwrap_err();
+    let error = error.rpc().unwrap();
+    assert!(error.is_too_large() && error.may_have_executed(), "{error}");
+    assert_eq!(error.outcome(), Some(Outcome::Answered));
+    rig.is_well(&env).await;
+}
+
+/// A server by hand, for replies that ours would not give.
+struct Hand {
+    raw: Raw,
+    requests: lapin::Consumer,
+}
+
+impl Hand {
+    async fn serve(env: &Env) -> Hand {
+        let raw = Raw::open(&env.uri).await;
+        let queue = env.name("probe");
+        raw.declare(&queue).await;
+        let requests = raw.consume(&queue, 10).await;
+        Hand { raw, requests }
+    }
+
+    /// The next request's reply queue and correlation id.
+    async fn next(&mut self) -> (String, String) {
+        let request = delivery(&mut self.requests).await;
+        let properties = &request.properties;
+        let text = |text: &Option<lapin::types::ShortString>| text.as_ref().unwrap().to_string();
+        let address = (
+            text(properties.reply_to()),
+            text(properties.correlation_id()),
+        );
+        request.ack(Default::default()).await.unwrap();
+        address
+    }
+
+    async fn reply(&self, queue: &str, properties: BasicProperties, body: &[u8]) {
+        let sent = self.raw.publish_with("", queue, body, properties).await;
+        assert!(sent.unwrap().take_message().is_none(), "no reply queue");
+    }
+}
+
+fn id(text: &str) -> BasicProperties {
+    BasicProperties::default().with_correlation_id(short(text))
+}
+
+async fn replies_nobody_waits_for_are_dropped_and_counted(env: Env) {
+    let calling = env.connect().await;
+    let mut hand = Hand::serve(&env).await;
+    let probe = ProbeClient::new(&calling);
+    let dropped = || calling.stats().dropped_replies;
+
+    // Unknown ids and none, before the answer.
+    let call = probe.hold(7).send().await.unwrap();
+    let (queue, first) = hand.next().await;
+    for unknown in [
+        "999",
+        "-1",
+        "",
+        "no number",
+        "18446744073709551616",
+        " 1",
+        "\u{1f407}",
+    ] {
+        hand.reply(&queue, id(unknown), b"\x00").await;
+    }
+    hand.reply(&queue, BasicProperties::default(), b"\x00")
+        .await;
+    eventually("eight dropped", || async { dropped() == 8 }).await;
+    assert_eq!(
+        calling.stats().pending_calls,
+        1,
+        "nobody was taken for another"
+    );
+    // The first answer counts, its double does not.
+    hand.reply(&queue, id(&first), b"\x07").await;
+    hand.reply(&queue, id(&first), b"\x08").await;
+    assert_eq!(call.await.unwrap(), 7);
+    eventually("a double dropped", || async { dropped() == 9 }).await;
+
+    // Late.
+    let error = probe.hold(8).timeout(FAIR).await.unwrap_err();
+    assert!(error.is_timeout());
+    let (queue, late) = hand.next().await;
+    hand.reply(&queue, id(&late), b"\x08").await;
+    eventually("a late one dropped", || async { dropped() == 10 }).await;
+
+    let call = probe.hold(9).send().await.unwrap();
+    let (queue, last) = hand.next().await;
+    hand.reply(&queue, id(&last), b"\x09").await;
+    assert_eq!(call.await.unwrap(), 9);
+    assert_eq!((dropped(), calling.stats().pending_calls), (10, 0));
+}
+
+async fn a_reply_that_does_not_decode_fails_its_call_alone(env: Env) {
+    let calling = env.connect().await;
+    let mut hand = Hand::serve(&env).await;
+    let probe = ProbeClient::new(&calling);
+    let other = probe.hold(1).send().await.unwrap();
+    let (_, others) = hand.next().await;
+
+    let garbage: [(&str, &[u8], &str); 5] = [
+        ("application/msgpack", b"\xa4text", "application/msgpack: "),
+        ("application/msgpack", b"", "application/msgpack: "),
+        ("application/json", b"{", "application/json: "),
+        (
+            "application/octet-stream",
+            b"\x01",
+            "application/octet-stream: ",
+        ),
+        (
+            "application/xml",
+            b"<n/>",
+            "the reply is `application/xml`, the request was `application/msgpack`",
+        ),
+    ];
+    for (content_type, body, reason) in garbage {
+        let call = probe.hold(2).send().await.unwrap();
+        let (queue, mine) = hand.next().await;
+        hand.reply(
+            &queue,
+            id(&mine).with_content_type(short(content_type)),
+            body,
+        )
+        .await;
+        let error = call.await.unwrap_err();
+        let error = error.rpc().unwrap();
+        assert!(error.is_decode() && error.may_have_executed(), "{error}");
+        assert_eq!(error.outcome(), Some(Outcome::Answered));
+        let source = error.source().unwrap().to_string();
+        assert!(source.starts_with(reason), "{source}");
+    }
+    // The method has no error of its own that this could be.
+    let call = probe.hold(3).send().await.unwrap();
+    let (queue, mine) = hand.next().await;
+    let application = id(&mine).with_headers(headers(&[("rpc-status", "application")]));
+    hand.reply(&queue, application, b"\x01").await;
+    assert!(call.await.unwrap_err().rpc().unwrap().is_decode());
+
+    hand.reply(&queue, id(&others), b"\x01").await;
+    assert_eq!(other.await.unwrap(), 1);
+    assert_eq!(calling.stats().dropped_replies, 0);
+}
+
+async fn a_status_nobody_knows_is_unknown(env: Env) {
+    let calling = env.connect().await;
+    let mut hand = Hand::serve(&env).await;
+    let probe = ProbeClient::new(&calling).clone();
+    let statuses = [
+        (
+            headers(&[("rpc-status", "teapot"), ("rpc-message", "short and stout")]),
+            "teapot: short and stout",
+        ),
+        (headers(&[("rpc-status", "")]), ": "),
+        (headers(&[("rpc-status", "NOT_FOUND")]), "NOT_FOUND: "),
+    ];
+    for (status, text) in statuses {
+        let call = probe.hold(1).timeout(LONG).send().await.unwrap();
+        let (queue, mine) = hand.next().await;
+        hand.reply(&queue, id(&mine).with_headers(status), b"\x01")
+            .await;
+        let error = call.await.unwrap_err();
+        assert_eq!(error.code(), Some(Code::Unknown));
+        assert_eq!(error.rpc().unwrap().status().unwrap().message(), text);
+    }
+    // Headers of other types and with other names are no status.
+    let call = probe.hold(4).send().await.unwrap();
+    let (queue, mine) = hand.next().await;
+    let odd = table(&[
+        ("rpc-status", AMQPValue::LongInt(5)),
+        ("x-other", AMQPValue::Void),
+    ]);
+    hand.reply(&queue, id(&mine).with_headers(odd), b"\x04")
+        .await;
+    assert_eq!(call.await.unwrap(), 4);
+}

@@ -1,0 +1,206 @@
+//! No thread is left behind, however a connection ends. The tests of this file take turns: they
+//! count the threads of their process.
+
+use lepus::Connection;
+use lepus_tests::gate::Gate;
+use lepus_tests::probe::{ProbeClient, Subject, serve};
+use lepus_tests::proxy::{Cut, Mode, Proxy};
+use lepus_tests::{Env, conformance, eventually};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Mutex, MutexGuard};
+
+const SOON: Duration = Duration::from_millis(10);
+const SHORT: Duration = Duration::from_millis(200);
+const LONG: Duration = Duration::from_secs(30);
+
+conformance!(
+    closed_connections,
+    dropped_connections,
+    attempts_that_failed,
+    attempts_that_were_dropped,
+    connections_that_were_lost,
+    a_connection_that_is_away,
+);
+
+static TURN: Mutex<()> = Mutex::const_new(());
+
+async fn turn() -> MutexGuard<'static, ()> {
+    let turn = TURN.lock().await;
+    // What the test before has left to be cleaned up is no business of this one.
+    no_threads().await;
+    turn
+}
+
+/// The threads of connections, by name.
+fn threads() -> BTreeMap<String, usize> {
+    let mut threads = BTreeMap::new();
+    for task in std::fs::read_dir("/proc/self/task").expect("Linux") {
+        let comm = task.expect("an entry").path().join("comm");
+        // A thread may end while it is looked at.
+        let Ok(name) = std::fs::read_to_string(comm) else {
+            continue;
+        };
+        let name = name.trim();
+        if ["lepus-io", "lepus-close", "lapin-io-loop"].contains(&name) {
+            *threads.entry(name.to_owned()).or_default() += 1;
+        }
+    }
+    threads
+}
+
+async fn no_threads() {
+    eventually("no thread of a connection", || async {
+        let left = threads();
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{left:?}"))
+        }
+    })
+    .await;
+}
+
+async fn in_use(env: &Env, connection: &Connection) -> (lepus::Running, ProbeClient) {
+    env.name("probe");
+    let subject = Arc::new(Subject::default());
+    subject.gate.open_for_good();
+    let server = serve(connection, &subject).start().await.unwrap();
+    let probe = ProbeClient::new(connection);
+    probe.echo("hi".into()).timeout(LONG).await.unwrap();
+    probe.note(1).await.unwrap();
+    (server, probe)
+}
+
+async fn closed_connections(env: Env) {
+    let _turn = turn().await;
+    let connection = env.connect().await;
+    assert!(!threads().is_empty(), "they are found");
+    let (server, probe) = in_use(&env, &connection).await;
+    connection.close().await;
+    drop((server, probe, connection));
+    no_threads().await;
+}
+
+async fn dropped_connections(env: Env) {
+    let _turn = turn().await;
+    // Never used, used, with calls pending.
+    drop(env.connect().await);
+    let connection = env.connect().await;
+    drop((in_use(&env, &connection).await, connection));
+    let connection = env.connect().await;
+    let (server, probe) = in_use(&env, &connection).await;
+    let held = Gate::default();
+    let task = tokio::spawn({
+        let held = held.clone();
+        async move {
+            let call = probe.hold(1).timeout(LONG).send().await.unwrap();
+            held.pass().await;
+            drop(call);
+        }
+    });
+    held.entered(1).await;
+    drop((server, connection));
+    task.abort();
+    no_threads().await;
+}
+
+async fn attempts_that_failed(env: Env) {
+    let _turn = turn().await;
+    let proxy = Proxy::start(&env.uri).await;
+    let wrong = proxy.uri().replace("guest:guest@", "guest:wrong@");
+    for _ in 0..3 {
+        assert!(
+            env.builder_at(&wrong)
+                .open()
+                .await
+                .unwrap_err()
+                .is_bad_credentials()
+        );
+        let nowhere = format!("{}/nowhere", proxy.uri().trim_end_matches("/%2F"));
+        assert!(
+            env.builder_at(&nowhere)
+                .open()
+                .await
+                .unwrap_err()
+                .is_bad_virtual_host()
+        );
+    }
+    for mode in [Mode::Refuse, Mode::AcceptThenClose, Mode::AcceptSilent] {
+        proxy.set(mode).await;
+        for _ in 0..3 {
+            let attempt = env.builder_at(proxy.uri()).connect_timeout(SHORT).open();
+            assert!(attempt.await.unwrap_err().is_connect());
+        }
+    }
+    no_threads().await;
+}
+
+async fn attempts_that_were_dropped(env: Env) {
+    let _turn = turn().await;
+    let proxy = Proxy::start(&env.uri).await;
+    proxy.set(Mode::AcceptSilent).await;
+    for n in 1..=3 {
+        let attempt = tokio::spawn(env.builder_at(proxy.uri()).connect_timeout(LONG).open());
+        eventually("it waits", || async { proxy.accepted() == n }).await;
+        attempt.abort();
+    }
+    no_threads().await;
+}
+
+async fn connections_that_were_lost(env: Env) {
+    let _turn = turn().await;
+    let proxy = Proxy::start(&env.uri).await;
+    let connection = env
+        .builder_at(proxy.uri())
+        .backoff(SOON, SHORT)
+        .open()
+        .await
+        .unwrap();
+    let (server, probe) = in_use(&env, &connection).await;
+    for how in [Cut::Fin, Cut::Rst, Cut::Fin, Cut::Rst] {
+        proxy.cut(how);
+        eventually("calls as before", || async {
+            probe.echo("hi".into()).timeout(LONG).await
+        })
+        .await;
+    }
+    let two_sessions = BTreeMap::from([("lapin-io-loop".into(), 2), ("lepus-io".into(), 1)]);
+    eventually("the threads of one generation", || async {
+        let now = threads();
+        if now == two_sessions {
+            Ok(())
+        } else {
+            Err(format!("{now:?}"))
+        }
+    })
+    .await;
+    drop((server, probe, connection));
+    no_threads().await;
+}
+
+/// Dropped while it tries to come back.
+async fn a_connection_that_is_away(env: Env) {
+    let _turn = turn().await;
+    let proxy = Proxy::start(&env.uri).await;
+    for mode in [Mode::Refuse, Mode::AcceptThenClose, Mode::AcceptSilent] {
+        proxy.set(Mode::Forward).await;
+        let builder = env
+            .builder_at(proxy.uri())
+            .backoff(SOON, SHORT)
+            .connect_timeout(LONG);
+        let connection = builder.open().await.unwrap();
+        let (server, probe) = in_use(&env, &connection).await;
+        let before = proxy.accepted();
+        proxy.set(mode).await;
+        proxy.cut(Cut::Rst);
+        let mut state = connection.state();
+        state.wait_for(|state| !state.is_connected()).await.unwrap();
+        if mode != Mode::Refuse {
+            eventually("an attempt", || async { proxy.accepted() > before }).await;
+        }
+        drop((server, probe, connection));
+        no_threads().await;
+    }
+}
