@@ -272,7 +272,7 @@ async fn a_long_text_costs_nobody_anything(env: Env) {
     let error = calculator.fib(1).header("note", long.as_str()).await;
     let error = error.expect_err("no frame is that long");
     assert!(
-        error.rpc().is_some_and(|error| error.is_invalid()),
+        error.rpc().is_some_and(|error| error.is_too_large()),
         "{error}"
     );
     assert!(!error.may_have_executed());
