@@ -1,11 +1,19 @@
-//! The examples of work queues: run, and their output compared.
+//! The examples of work queues: run, against each other and against the tutorial's own programs,
+//! and their output compared.
 
-use lepus_tests::process::{Program, Signal, example};
+use lepus_tests::process::{Program, Signal, example, python, python_is_available};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance};
 use tokio::sync::{Mutex, MutexGuard};
 
-conformance!(hello, task_queue, two_workers_share, thumbnails);
+conformance!(
+    hello,
+    hello_with_python,
+    task_queue,
+    two_workers_share,
+    task_queue_with_python,
+    thumbnails,
+);
 
 /// The tutorials' queues have the same names everywhere: one test at a time, and nothing is left
 /// behind.
@@ -89,6 +97,68 @@ async fn two_workers_share(env: Env) {
     stop(idle).await;
     drop(busy);
     clean_up(&raw, &["task_queue", "task_queue.dead"]).await;
+}
+
+async fn hello_with_python(env: Env) {
+    if !python_is_available(env.test) {
+        return;
+    }
+    let (raw, _turn) = clean(&env, &["hello", "hello.dead"]).await;
+    let mut theirs = peer(&env, "tutorial/receive.py").await;
+    run(&env, "producer", &["Grüße", "aus", "Rust"]).await;
+    assert_eq!(theirs.line().await, " [x] Received 'Grüße aus Rust'");
+    theirs.signal(Signal::TERM);
+    theirs.ended().await;
+
+    let mut ours = ready(&env, "consumer").await;
+    let sent = their(&env, "tutorial/send.py", &[]).succeeded().await;
+    assert_eq!(sent, [" [x] Sent 'Hello World!'"]);
+    assert_eq!(ours.line().await, " [x] Received Hello World!");
+    stop(ours).await;
+    clean_up(&raw, &["hello", "hello.dead"]).await;
+}
+
+async fn task_queue_with_python(env: Env) {
+    if !python_is_available(env.test) {
+        return;
+    }
+    let (raw, _turn) = clean(&env, &["task_queue", "task_queue.dead"]).await;
+    let mut theirs = peer(&env, "tutorial/worker.py").await;
+    run(&env, "new_task", &["from", "Rust"]).await;
+    assert_eq!(theirs.line().await, " [x] Received 'from Rust'");
+    assert_eq!(theirs.line().await, " [x] Done");
+    // The two share one queue, whoever comes first.
+    let mut ours = ready(&env, "worker").await;
+    run(&env, "new_task", &["slow................................"]).await;
+    let busy = tokio::select! {
+        line = theirs.line() => line,
+        line = ours.line() => line,
+    };
+    assert!(busy.contains("slow"), "{busy}");
+    let theirs_is_busy = busy.contains('\'');
+    let sent = their(&env, "tutorial/new_task.py", &["from", "Python"]);
+    assert_eq!(sent.succeeded().await, [" [x] Sent 'from Python'"]);
+    let idle = if theirs_is_busy {
+        &mut ours
+    } else {
+        &mut theirs
+    };
+    let line = idle.line().await.replace('\'', "");
+    assert_eq!(line, " [x] Received from Python");
+    assert_eq!(idle.line().await, " [x] Done");
+    drop((ours, theirs));
+    clean_up(&raw, &["task_queue", "task_queue.dead"]).await;
+}
+
+fn their(env: &Env, script: &str, arguments: &[&str]) -> Program {
+    Program::spawn(python(script).args(arguments).env("AMQP_URL", &env.uri))
+}
+
+/// A peer that goes on until it is told; returns when it says that it waits.
+async fn peer(env: &Env, script: &str) -> Program {
+    let mut program = their(env, script, &[]);
+    program.line_with(" [*] Waiting").await;
+    program
 }
 
 async fn thumbnails(env: Env) {

@@ -1,0 +1,93 @@
+//! Work queues on a RabbitMQ of their own: what waits for another attempt outlives the broker.
+
+use lepus::{Connection, Job, retry_after};
+use lepus_tests::deadline;
+use lepus_tests::jobs::{KINDS, queue};
+use lepus_tests::node::{self, Node};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// For a node that starts twice on a busy machine.
+const LIMIT: Duration = Duration::from_secs(180);
+/// Longer than the node takes to be killed.
+const DELAY: Duration = Duration::from_secs(3);
+const SHORT: Duration = Duration::from_millis(20);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_outlives_the_broker() {
+    let name = "what_waits_outlives_the_broker";
+    if !node::are_available(name) {
+        return;
+    }
+    deadline::within(name, LIMIT, async {
+        let node = Node::start().await;
+        waiting(&node).await;
+    })
+    .await;
+}
+
+async fn connect(node: &Node) -> Connection {
+    Connection::builder(node.uri())
+        .namespace("jobs")
+        .open()
+        .await
+        .expect("a connection")
+}
+
+async fn waiting(node: &Node) {
+    let connection = connect(node).await;
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let mut pools = Vec::new();
+    for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
+        let queue = queue::<u32>(name, kind);
+        // The delay queue, before the node is asked to write down what there is.
+        let push = queue.producer(&connection).push(&0).delay(SHORT);
+        push.await.expect("a stored job");
+        let handler = {
+            let tell = tell.clone();
+            move |job: Job<u32>| {
+                let seen = (name, *job.payload(), job.attempt());
+                tell.send(seen).expect("the test listens");
+                async move {
+                    match seen {
+                        (_, 2, 1) => Err(retry_after(DELAY, "later")),
+                        _ => Ok(()),
+                    }
+                }
+            }
+        };
+        pools.push(
+            queue
+                .worker(&connection)
+                .start(handler)
+                .await
+                .expect("a pool"),
+        );
+        assert_eq!(told.recv().await, Some((name, 0, 1)));
+        let push = queue.producer(&connection).push(&1).delay(DELAY);
+        push.await.expect("a stored job");
+    }
+    // RabbitMQ 3.10 writes the list of its quorum queues down when it stops.
+    node.restart().await;
+    for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
+        let push = queue::<u32>(name, kind).producer(&connection).push(&2);
+        push.await.expect("a stored job");
+    }
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        seen.push(told.recv().await.expect("a job"));
+    }
+    node.kill().await;
+    node.start_again().await;
+    while seen.len() < 6 {
+        seen.push(told.recv().await.expect("a job"));
+    }
+    seen.sort_unstable();
+    let expected = ["classic", "quorum"]
+        .map(|name| [(name, 1, 1), (name, 2, 1), (name, 2, 2)])
+        .concat();
+    assert_eq!(seen, expected);
+    for pool in pools {
+        pool.stop().await.expect("a drained pool");
+    }
+}
