@@ -1,10 +1,8 @@
 //! From a delivery to a handler and on: acknowledged, sent to wait for another attempt, or buried.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -16,6 +14,7 @@ use crate::envelope::{self, JobHead, Obituary, Route};
 use crate::error::Error;
 use crate::link::{Connection, Delivery, Lane, Namespace, random};
 use crate::message::{Incoming, Outgoing, Properties};
+use crate::panic::{self, Ended};
 use crate::publisher::{Publisher, TIMEOUT, What};
 use crate::retry::RetryPolicy;
 use crate::service::BoxFuture;
@@ -94,19 +93,12 @@ impl JobHandler {
         let cancelled = Cancelled::new(lane, self.draining.subscribe());
         let job = RawJob::new(message, head, attempt, cancelled);
         let work = context.scope(async { self.work.perform(job).await });
-        // What a handler drops when it is stopped may panic as well.
-        let bounded = AssertUnwindSafe(async {
-            match deadline {
-                None => Ok(work.await),
-                Some(deadline) => tokio::time::timeout_at(deadline, work).await,
-            }
-        });
-        let error = match bounded.catch_unwind().await {
-            Ok(Ok(verdict)) => return verdict,
-            Ok(Err(_)) => format!("stopped after {:?}", limit.unwrap_or_default()),
-            Err(panic) => {
+        let error = match panic::catch(deadline, work).await {
+            Ended::Done(verdict) => return verdict,
+            Ended::Late => format!("stopped after {:?}", limit.unwrap_or_default()),
+            Ended::Panicked(text) => {
                 self.counters.panics.add();
-                format!("panicked: {}", crate::panic::text(&*panic))
+                format!("panicked: {text}")
             }
         };
         Verdict(Judgement::Failed {
