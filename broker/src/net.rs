@@ -150,13 +150,13 @@ impl Connection {
             let leave = self.fill()?;
             if leave.write {
                 self.flush()?;
-                if self.ending && self.output.is_empty() {
-                    return Ok(());
-                }
                 if self.output.is_empty() && !self.link.lock().actions.is_empty() {
                     // Others have their turn before the next chunk.
                     tokio::task::yield_now().await;
                     continue;
+                }
+                if self.ending && self.output.is_empty() {
+                    return Ok(());
                 }
             }
             if leave.read && !self.reads {

@@ -685,3 +685,42 @@ async fn bindings_and_consumers_are_capped() {
         }
     }
 }
+
+#[tokio::test]
+async fn the_last_words_follow_all_that_was_asked_for() {
+    let broker = Broker::start().await.unwrap();
+    let mut raw = Raw::ready(broker.address()).await;
+    raw.send(1, declare("q")).await;
+    let body = vec![0; 50_000];
+    for _ in 0..20 {
+        raw.publish("q", &body, false).await;
+    }
+    eventually(|| async { broker.queue("q").filter(|queue| queue.ready == 20) }).await;
+    // Far more answers than one write takes, and goodbye in the same breath.
+    let get = basic::Get {
+        queue: "q".into(),
+        no_ack: true,
+    };
+    let get = AMQPFrame::Method(1, AMQPClass::Basic(basic::AMQPMethod::Get(get)));
+    let close = connection::Close {
+        reply_code: 200,
+        reply_text: "".into(),
+        class_id: 0,
+        method_id: 0,
+    };
+    let close = AMQPClass::Connection(connection::AMQPMethod::Close(close));
+    let mut bytes = encode(&get).repeat(20);
+    bytes.extend(encode(&AMQPFrame::Method(0, close)));
+    raw.write(&bytes).await;
+    let (mut received, mut closed) = (0, false);
+    while let Some(frame) = raw.frame().await {
+        match frame {
+            AMQPFrame::Body(1, chunk) => received += chunk.len(),
+            AMQPFrame::Method(0, AMQPClass::Connection(connection::AMQPMethod::CloseOk(_))) => {
+                closed = true;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!((received, closed), (20 * body.len(), true));
+}

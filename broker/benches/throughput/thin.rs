@@ -74,15 +74,15 @@ impl Thin {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let name = format!("lepus-bench.{}.{number}", std::process::id());
-        // Deleted with the connection of its last consumer: both brokers clean up alone.
+        // Deleted with this connection: both brokers clean up alone.
         self.method(
             1,
             AMQPClass::Queue(queue::AMQPMethod::Declare(queue::Declare {
                 queue: name.as_str().into(),
                 passive: false,
                 durable: false,
-                exclusive: false,
-                auto_delete: true,
+                exclusive: true,
+                auto_delete: false,
                 nowait: false,
                 arguments: FieldTable::default(),
             })),

@@ -7,7 +7,7 @@ use amq_protocol::{
 
 use crate::{
     arguments::{text, type_name},
-    core::{Core, Now, vhost::Vhost},
+    core::{Core, vhost::Vhost},
     exception::{Code, Exception, access_refused, no_exchange, precondition_failed},
     exchange::{Destination, Exchange, Kind, Match},
     id::{ConnectionId, Name, QueueId},
@@ -95,7 +95,6 @@ impl Core {
 
     pub(super) fn delete_exchange(
         &mut self,
-        _now: Now,
         id: ConnectionId,
         number: u16,
         delete: &exchange::Delete,

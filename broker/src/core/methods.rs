@@ -49,7 +49,7 @@ impl Core {
         match method {
             AMQPClass::Basic(method) => self.basic(now, id, number, method),
             AMQPClass::Queue(method) => self.queue_method(now, id, number, method),
-            AMQPClass::Exchange(method) => self.exchange_method(now, id, number, method),
+            AMQPClass::Exchange(method) => self.exchange_method(id, number, method),
             AMQPClass::Channel(channel::AMQPMethod::Flow(flow)) => {
                 if !flow.active {
                     return Err(not_implemented("active=false"));
@@ -159,7 +159,6 @@ impl Core {
 
     fn exchange_method(
         &mut self,
-        now: Now,
         id: ConnectionId,
         number: u16,
         method: exchange::AMQPMethod,
@@ -167,7 +166,7 @@ impl Core {
         use exchange::AMQPMethod as M;
         match method {
             M::Declare(declare) => self.declare_exchange(id, number, declare),
-            M::Delete(delete) => self.delete_exchange(now, id, number, &delete),
+            M::Delete(delete) => self.delete_exchange(id, number, &delete),
             M::Bind(bind) => self.bind_exchange(id, number, bind),
             M::Unbind(unbind) => self.unbind_exchange(id, number, &unbind),
             _ => Err(unexpected()),
