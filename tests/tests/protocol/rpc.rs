@@ -280,7 +280,7 @@ async fn a_long_text_costs_nobody_anything(env: Env) {
     request.body = format!(r#"{{"dividend":"{long}","divisor":1}}"#).into_bytes();
     let seen = asking.ask(&request).await;
     let text = &seen.fields["header rpc-message"];
-    assert!(text.len() <= 4096 + 2, "S and 4096 bytes: {}", text.len());
+    assert!(text.len() <= 1024 + 2, "S and 1024 bytes: {}", text.len());
     assert_eq!(seen.fields["header rpc-status"], "S invalid_argument");
     asking.end().await;
 }
