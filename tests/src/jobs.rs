@@ -7,11 +7,12 @@ use crate::proxy::Proxy;
 use crate::raw::Raw;
 use lapin::BasicProperties;
 use lapin::types::AMQPValue;
-use lepus::{Connection, QueueKind, RetryPolicy, WorkQueue};
+use lepus::{Connection, Job, QueueKind, RetryPolicy, WorkQueue};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::process::Command;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 /// Both kinds of queue.
 pub const KINDS: [QueueKind; 2] = [QueueKind::Quorum, QueueKind::Classic];
@@ -112,6 +113,49 @@ pub async fn next<T>(told: &mut mpsc::UnboundedReceiver<T>) -> T {
         .await
         .expect("a handler says something within 10 s")
         .expect("a handler is left")
+}
+
+/// A job that fails finds its queue full when it comes back, and must come all the same.
+pub async fn meet_a_full_queue(
+    connection: &Connection,
+    raw: &Raw,
+    namespace: &str,
+    name: &str,
+    kind: QueueKind,
+) {
+    let queue = queue::<u32>(name, kind).max_length(1).retry(policy(3, 50));
+    let producer = queue.producer(connection);
+    let gate = Arc::new(Semaphore::new(0));
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let handler = {
+        let gate = gate.clone();
+        move |job: Job<u32>| {
+            let (gate, tell) = (gate.clone(), tell.clone());
+            async move {
+                let seen = (*job.payload(), job.attempt());
+                tell.send(seen).expect("the test listens");
+                gate.acquire().await.expect("a gate").forget();
+                if seen == (1, 1) { Err("busy") } else { Ok(()) }
+            }
+        }
+    };
+    let pool = queue.worker(connection);
+    let running = pool.start(handler).await.expect("a pool");
+    let push = async |job| producer.push(&job).await.expect("a stored job");
+    push(1).await;
+    assert_eq!(next(&mut told).await, (1, 1));
+    gate.add_permits(1);
+    push(2).await;
+    assert_eq!(next(&mut told).await, (2, 1));
+    push(3).await;
+    // Job 1 has waited, and there is no room for it.
+    let full = format!("{namespace}.{name}");
+    raw.until_messages(&format!("{full}.retry.50"), 0).await;
+    assert_eq!(raw.count(&full).await.messages, 1);
+    gate.add_permits(3);
+    assert_eq!(next(&mut told).await, (3, 1));
+    assert_eq!(next(&mut told).await, (1, 2), "{name}");
+    running.stop().await.expect("a drained pool");
 }
 
 /// `jobs_worker` in a process of its own, ready.

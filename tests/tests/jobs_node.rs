@@ -1,9 +1,11 @@
-//! Work queues on a RabbitMQ of their own: what waits for another attempt outlives the broker.
+//! Work queues on a RabbitMQ of their own: what waits for another attempt outlives the broker, and
+//! what a full queue refuses is offered again.
 
-use lepus::{Connection, Job, retry_after};
+use lepus::{Connection, Job, QueueKind, retry_after};
 use lepus_tests::deadline;
-use lepus_tests::jobs::{KINDS, queue};
+use lepus_tests::jobs::{KINDS, meet_a_full_queue, queue};
 use lepus_tests::node::{self, Node};
+use lepus_tests::raw::Raw;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -14,13 +16,18 @@ const DELAY: Duration = Duration::from_secs(3);
 const SHORT: Duration = Duration::from_millis(20);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_outlives_the_broker() {
-    let name = "what_waits_outlives_the_broker";
+async fn what_waits_outlives_the_broker_and_what_is_refused_comes_again() {
+    let name = "what_waits_outlives_the_broker_and_what_is_refused_comes_again";
     if !node::are_available(name) {
         return;
     }
     deadline::within(name, LIMIT, async {
         let node = Node::start().await;
+        // Three minutes, unless it is told.
+        let confirm_timeout =
+            "application:set_env(rabbit, dead_letter_worker_publisher_confirm_timeout, 500).";
+        node.ctl(&["eval", confirm_timeout]).await;
+        refused(&node).await;
         waiting(&node).await;
     })
     .await;
@@ -32,6 +39,13 @@ async fn connect(node: &Node) -> Connection {
         .open()
         .await
         .expect("a connection")
+}
+
+async fn refused(node: &Node) {
+    let (connection, raw) = (connect(node).await, Raw::open(node.uri()).await);
+    // A quorum queue takes some more than its limit.
+    meet_a_full_queue(&connection, &raw, "jobs", "full", QueueKind::Classic).await;
+    connection.close().await;
 }
 
 async fn waiting(node: &Node) {

@@ -158,9 +158,9 @@ impl<T> fmt::Debug for Producer<T> {
 /// that is not there), [`is_rejected`](Error::is_rejected) (the queue is full),
 /// [`is_unconfirmed`](Error::is_unconfirmed) (the connection went before the confirm: the broker
 /// may have the job), [`is_timeout`](Error::is_timeout), [`is_blocked`](Error::is_blocked),
-/// [`is_too_large`](Error::is_too_large), [`is_encode`](Error::is_encode),
-/// [`is_invalid`](Error::is_invalid) (an option that makes no sense, or headers that do not fit in
-/// one frame of 32 KiB), [`is_closed`](Error::is_closed).
+/// [`is_too_large`](Error::is_too_large) (also for headers, which have to fit in one frame of
+/// 128 KiB), [`is_encode`](Error::is_encode), [`is_invalid`](Error::is_invalid) (an option that
+/// makes no sense), [`is_closed`](Error::is_closed).
 ///
 /// Dropping the future does not unsend a job that has left.
 #[must_use = "a push is made when it is awaited"]
