@@ -33,13 +33,15 @@ async fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    // Before anything says that it runs: from here on a signal is a request.
+    let stop = lepus::shutdown_signal();
     println!(
         "Listening on {} as {}",
         broker.address(),
         broker.uri_for("guest", "guest", "/")
     );
     println!("Everything is in memory, and gone when this stops. Ctrl-C stops it.");
-    lepus::shutdown_signal().await;
+    stop.await;
     broker.shutdown().await;
     println!("Stopped");
     ExitCode::SUCCESS

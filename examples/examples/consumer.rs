@@ -9,12 +9,14 @@ use lepus_examples::{Trouble, logs, shared_uri};
 async fn main() -> Result<(), Trouble> {
     logs();
     let connection = lepus::Connection::open(&shared_uri()).await?;
+    // Before anything says that it runs: from here on a signal is a request.
+    let stop = lepus::shutdown_signal();
     let print = async |job: Job<String>| println!(" [x] Received {}", job.payload());
     println!(" [*] Waiting for messages. To exit press CTRL+C");
     WorkQueue::text("hello")
         .transient()
         .worker(&connection)
-        .run(print, lepus::shutdown_signal())
+        .run(print, stop)
         .await?;
     connection.close().await;
     Ok(())

@@ -8,10 +8,12 @@ use lepus_examples::{FibonacciServer, Iterative, Trouble, logs, shared_uri};
 async fn main() -> Result<(), Trouble> {
     logs();
     let connection = lepus::Connection::open(&shared_uri()).await?;
+    // Before anything says that it runs: from here on a signal is a request.
+    let stop = lepus::shutdown_signal();
     let server = lepus::Server::new(&connection).serve(FibonacciServer::new(Iterative));
     let server = server.start().await?;
     println!(" [x] Awaiting RPC requests");
-    server.until(lepus::shutdown_signal()).await?;
+    server.until(stop).await?;
     connection.close().await;
     println!(" [x] Stopped");
     Ok(())

@@ -9,11 +9,13 @@ use lepus_examples::{Trouble, logs, shared_uri};
 async fn main() -> Result<(), Trouble> {
     logs();
     let connection = lepus::Connection::open(&shared_uri()).await?;
+    // Before anything says that it runs: from here on a signal is a request.
+    let stop = lepus::shutdown_signal();
     let exchange = Fanout::text("logs").transient();
     let print = async |event: Event<String>| println!(" [x] {}", event.payload);
     let running = exchange.subscribe(&connection).start_each(1, print).await?;
     println!(" [*] Waiting for logs. To exit press CTRL+C");
-    running.until(lepus::shutdown_signal()).await?;
+    running.until(stop).await?;
     connection.close().await;
     Ok(())
 }

@@ -11,6 +11,8 @@ async fn main() -> Result<(), Trouble> {
     logs();
     let severities = required_arguments("[info] [warning] [error]");
     let connection = lepus::Connection::open(&shared_uri()).await?;
+    // Before anything says that it runs: from here on a signal is a request.
+    let stop = lepus::shutdown_signal();
     let exchange = Direct::text("direct_logs").transient();
     let mut subscribe = exchange.subscribe(&connection);
     for severity in severities {
@@ -19,7 +21,7 @@ async fn main() -> Result<(), Trouble> {
     let print = async |event: Event<String>| println!(" [x] {}:{}", event.key(), event.payload);
     let running = subscribe.start_each(1, print).await?;
     println!(" [*] Waiting for logs. To exit press CTRL+C");
-    running.until(lepus::shutdown_signal()).await?;
+    running.until(stop).await?;
     connection.close().await;
     Ok(())
 }

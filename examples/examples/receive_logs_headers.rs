@@ -24,6 +24,8 @@ async fn main() -> Result<(), Trouble> {
         conditions = conditions.header(name, value);
     }
     let connection = lepus::Connection::open(&shared_uri()).await?;
+    // Before anything says that it runs: from here on a signal is a request.
+    let stop = lepus::shutdown_signal();
     let exchange = Headers::text("headers_logs").transient();
     let print = async |event: Event<String>| {
         let text = event.headers().iter();
@@ -33,7 +35,7 @@ async fn main() -> Result<(), Trouble> {
     let subscribe = exchange.subscribe(&connection).bind(conditions);
     let running = subscribe.start_each(1, print).await?;
     println!(" [*] Waiting for logs. To exit press CTRL+C");
-    running.until(lepus::shutdown_signal()).await?;
+    running.until(stop).await?;
     connection.close().await;
     Ok(())
 }

@@ -11,6 +11,8 @@ async fn main() -> Result<(), Trouble> {
     logs();
     let patterns = required_arguments("[binding_key]...");
     let connection = lepus::Connection::open(&shared_uri()).await?;
+    // Before anything says that it runs: from here on a signal is a request.
+    let stop = lepus::shutdown_signal();
     let exchange = Topic::text("topic_logs").transient();
     let mut subscribe = exchange.subscribe(&connection);
     for pattern in patterns {
@@ -19,7 +21,7 @@ async fn main() -> Result<(), Trouble> {
     let print = async |event: Event<String>| println!(" [x] {}:{}", event.key(), event.payload);
     let running = subscribe.start_each(1, print).await?;
     println!(" [*] Waiting for logs. To exit press CTRL+C");
-    running.until(lepus::shutdown_signal()).await?;
+    running.until(stop).await?;
     connection.close().await;
     Ok(())
 }

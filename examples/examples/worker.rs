@@ -11,6 +11,8 @@ use lepus_examples::{Trouble, logs, shared_uri};
 async fn main() -> Result<(), Trouble> {
     logs();
     let connection = lepus::Connection::open(&shared_uri()).await?;
+    // Before anything says that it runs: from here on a signal is a request.
+    let stop = lepus::shutdown_signal();
     let work = async |job: Job<String>| {
         let text = job.payload();
         println!(" [x] Received {text}");
@@ -22,7 +24,7 @@ async fn main() -> Result<(), Trouble> {
     // One job at a time, acknowledged when it is done: a worker that dies gives its job to another.
     WorkQueue::text("task_queue")
         .worker(&connection)
-        .run(work, lepus::shutdown_signal())
+        .run(work, stop)
         .await?;
     connection.close().await;
     Ok(())

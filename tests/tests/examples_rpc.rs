@@ -199,6 +199,20 @@ async fn an_address_in_use_is_told() {
 }
 
 #[tokio::test]
+async fn a_signal_right_after_the_first_line_is_heard() {
+    let start = || Program::spawn(example("broker").arg("127.0.0.1:0"));
+    let mut brokers: Vec<_> = std::iter::repeat_with(start).take(20).collect();
+    for broker in &mut brokers {
+        broker.line().await;
+        broker.signal(Signal::TERM);
+    }
+    for broker in brokers {
+        let lines = broker.succeeded().await;
+        assert_eq!(lines.last().map(String::as_str), Some("Stopped"));
+    }
+}
+
+#[tokio::test]
 async fn unusable_arguments_are_told() {
     for arguments in [&["thirty"][..], &["-1"], &["1.5"], &[""], &["1", "2"]] {
         let printed = refused(spawn("amqp://127.0.0.1:1", "fib_client", arguments)).await;
