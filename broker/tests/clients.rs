@@ -17,38 +17,13 @@ use lapin::{
     },
     types::{AMQPValue, FieldTable},
 };
-use support::{Env, reply_code, table};
+use support::{Env, publish, publish_with, reply_code, table};
 
 async fn get(channel: &lapin::Channel, queue: &str) -> Option<BasicGetMessage> {
     channel
         .basic_get(queue.into(), BasicGetOptions { no_ack: true })
         .await
         .unwrap()
-}
-
-async fn publish(channel: &lapin::Channel, exchange: &str, key: &str, body: &[u8]) {
-    publish_with(channel, exchange, key, body, BasicProperties::default()).await;
-}
-
-async fn publish_with(
-    channel: &lapin::Channel,
-    exchange: &str,
-    key: &str,
-    body: &[u8],
-    properties: BasicProperties,
-) {
-    channel
-        .basic_publish(
-            exchange.into(),
-            key.into(),
-            BasicPublishOptions::default(),
-            body,
-            properties,
-        )
-        .await
-        .unwrap()
-        .await
-        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

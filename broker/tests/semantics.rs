@@ -19,35 +19,10 @@ use lapin::{
     options::*,
     types::{AMQPValue, FieldArray, FieldTable},
 };
-use support::{Env, eventually, long, reply_code, table};
+use support::{Env, eventually, long, publish, publish_with, reply_code, table};
 
 fn number(n: i32) -> AMQPValue {
     AMQPValue::LongInt(n)
-}
-
-async fn publish(channel: &Channel, exchange: &str, key: &str, body: &[u8]) {
-    publish_with(channel, exchange, key, body, BasicProperties::default()).await;
-}
-
-async fn publish_with(
-    channel: &Channel,
-    exchange: &str,
-    key: &str,
-    body: &[u8],
-    properties: BasicProperties,
-) -> Confirmation {
-    channel
-        .basic_publish(
-            exchange.into(),
-            key.into(),
-            BasicPublishOptions::default(),
-            body,
-            properties,
-        )
-        .await
-        .unwrap()
-        .await
-        .unwrap()
 }
 
 async fn confirming(env: &Env) -> Channel {

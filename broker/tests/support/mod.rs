@@ -16,11 +16,37 @@ use std::{
 };
 
 use lapin::{
-    Channel, Connection, ConnectionProperties, ExchangeKind,
-    options::{ExchangeDeclareOptions, QueueDeclareOptions},
+    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind,
+    options::{BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
 use lepus_broker::Broker;
+
+/// Publishes and waits for the broker's word, if the channel asks for it.
+pub(crate) async fn publish(channel: &Channel, exchange: &str, key: &str, body: &[u8]) {
+    publish_with(channel, exchange, key, body, BasicProperties::default()).await;
+}
+
+pub(crate) async fn publish_with(
+    channel: &Channel,
+    exchange: &str,
+    key: &str,
+    body: &[u8],
+    properties: BasicProperties,
+) -> Confirmation {
+    channel
+        .basic_publish(
+            exchange.into(),
+            key.into(),
+            BasicPublishOptions::default(),
+            body,
+            properties,
+        )
+        .await
+        .unwrap()
+        .await
+        .unwrap()
+}
 
 /// A broker and one connection to it.
 pub(crate) struct Env {
