@@ -11,13 +11,19 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-/// The service under test.
+/// The service under test. What every implementation of it does alike stands here.
 #[lepus::service(name = "probe")]
 pub trait Probe {
     /// What was sent.
-    async fn echo(&self, text: String) -> String;
+    async fn echo(&self, text: String) -> String {
+        text
+    }
     /// A method with an error of its own.
-    async fn divide(&self, dividend: i64, divisor: i64) -> Result<i64, DivideByZero>;
+    async fn divide(&self, dividend: i64, divisor: i64) -> Result<i64, DivideByZero> {
+        dividend
+            .checked_div(divisor)
+            .ok_or(DivideByZero { dividend })
+    }
     /// Waits at the gate.
     async fn hold(&self, id: u32) -> u32;
     /// The same, and may run twice.
@@ -30,11 +36,17 @@ pub trait Probe {
     #[rpc(oneway)]
     async fn note(&self, id: u32);
     /// Panics.
-    async fn panic(&self, text: String);
+    async fn panic(&self, text: String) {
+        panic!("{text}");
+    }
     /// So many bytes.
-    async fn large(&self, bytes: usize) -> String;
+    async fn large(&self, bytes: usize) -> String {
+        "x".repeat(bytes)
+    }
     /// What the handler knows.
-    async fn facts(&self) -> Facts;
+    async fn facts(&self) -> Facts {
+        Facts::current()
+    }
 }
 
 /// A method's own error.
@@ -125,16 +137,6 @@ impl Subject {
 }
 
 impl Probe for Subject {
-    async fn echo(&self, text: String) -> String {
-        text
-    }
-
-    async fn divide(&self, dividend: i64, divisor: i64) -> Result<i64, DivideByZero> {
-        dividend
-            .checked_div(divisor)
-            .ok_or(DivideByZero { dividend })
-    }
-
     async fn hold(&self, id: u32) -> u32 {
         self.wait(id).await
     }
@@ -149,18 +151,6 @@ impl Probe for Subject {
 
     async fn note(&self, id: u32) {
         self.wait(id).await;
-    }
-
-    async fn panic(&self, text: String) {
-        panic!("{text}");
-    }
-
-    async fn large(&self, bytes: usize) -> String {
-        "x".repeat(bytes)
-    }
-
-    async fn facts(&self) -> Facts {
-        Facts::current()
     }
 }
 

@@ -4,7 +4,7 @@
 //! `run ID REDELIVERED` and `end ID` for each.
 
 use lepus::{Connection, Context, Server};
-use lepus_tests::probe::{DivideByZero, Facts, Probe, ProbeServer};
+use lepus_tests::probe::{Probe, ProbeServer};
 use std::time::Duration;
 
 struct Slow {
@@ -21,16 +21,6 @@ impl Slow {
 }
 
 impl Probe for Slow {
-    async fn echo(&self, text: String) -> String {
-        text
-    }
-
-    async fn divide(&self, dividend: i64, divisor: i64) -> Result<i64, DivideByZero> {
-        dividend
-            .checked_div(divisor)
-            .ok_or(DivideByZero { dividend })
-    }
-
     async fn hold(&self, id: u32) -> u32 {
         self.wait(id).await
     }
@@ -45,18 +35,6 @@ impl Probe for Slow {
 
     async fn note(&self, id: u32) {
         self.wait(id).await;
-    }
-
-    async fn panic(&self, text: String) {
-        panic!("{text}");
-    }
-
-    async fn large(&self, bytes: usize) -> String {
-        "x".repeat(bytes)
-    }
-
-    async fn facts(&self) -> Facts {
-        Facts::current()
     }
 }
 
