@@ -153,6 +153,16 @@ const REASON: &str = "reason";
 const FAILED_AT: &str = "failed-at";
 const ATTEMPTS: &str = "attempts";
 const SOURCE_QUEUE: &str = "source-queue";
+/// Ours on a job, from its first failure to its death.
+const JOB_NOTES: [&str; 7] = [
+    ATTEMPT,
+    FIRST_ERROR,
+    ERROR,
+    REASON,
+    FAILED_AT,
+    ATTEMPTS,
+    SOURCE_QUEUE,
+];
 /// How often a quorum queue has delivered the message before.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 /// What RabbitMQ writes on dead-lettering.
@@ -314,28 +324,14 @@ fn counted(value: Option<&Value>) -> Option<u32> {
 
 /// Whether a job's header is not its producer's to set: it would be misread, or overwritten.
 pub(crate) fn is_reserved(header: &str) -> bool {
-    let ours = [
-        ATTEMPT,
-        FIRST_ERROR,
-        ERROR,
-        REASON,
-        FAILED_AT,
-        ATTEMPTS,
-        SOURCE_QUEUE,
-        SOURCE_EXCHANGE,
-        SOURCE_KEY,
-    ];
-    ours.contains(&header) || BROKER_NOTES.contains(&header)
+    let ours = JOB_NOTES.iter().chain(&[SOURCE_EXCHANGE, SOURCE_KEY]);
+    ours.chain(&BROKER_NOTES).any(|note| *note == header)
 }
 
 /// The properties of a job's next attempt.
 pub(crate) fn retried(mut job: Properties, attempt: u32, error: &str) -> Properties {
     forget_the_way(&mut job);
-    let error = shortened(error);
-    job.headers
-        .entry(FIRST_ERROR.into())
-        .or_insert_with(|| error.clone());
-    job.headers.insert(ERROR.into(), error);
+    note_error(&mut job, error);
     job.headers.insert(ATTEMPT.into(), attempt.into());
     job
 }
@@ -356,11 +352,7 @@ impl Obituary {
     /// The properties of the dead letter: the job's own and why it died.
     pub(crate) fn write(&self, mut job: Properties) -> Properties {
         forget_the_way(&mut job);
-        let error = shortened(&self.error);
-        job.headers
-            .entry(FIRST_ERROR.into())
-            .or_insert_with(|| error.clone());
-        job.headers.insert(ERROR.into(), error);
+        note_error(&mut job, &self.error);
         job.headers.remove(ATTEMPT);
         job.headers
             .insert(REASON.into(), self.reason.as_str().into());
@@ -405,19 +397,20 @@ impl Obituary {
     /// The properties of a dead letter that becomes a job again, its first attempt before it.
     pub(crate) fn erase(mut letter: Properties) -> Properties {
         forget_the_way(&mut letter);
-        for name in [
-            ATTEMPT,
-            FIRST_ERROR,
-            ERROR,
-            REASON,
-            FAILED_AT,
-            ATTEMPTS,
-            SOURCE_QUEUE,
-        ] {
+        for name in JOB_NOTES {
             letter.headers.remove(name);
         }
         letter
     }
+}
+
+/// The last error, and the first one where there is none yet.
+fn note_error(job: &mut Properties, error: &str) {
+    let error = shortened(error);
+    job.headers
+        .entry(FIRST_ERROR.into())
+        .or_insert_with(|| error.clone());
+    job.headers.insert(ERROR.into(), error);
 }
 
 fn first_death(headers: &Table) -> Option<&Table> {
