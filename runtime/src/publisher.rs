@@ -221,28 +221,22 @@ impl Publisher {
                 Ok(Err(error)) => return Err(not_sent(error)),
                 Err(_) => return Err(not_sent(self.too_late().await)),
             };
-            let fate = channel.publish(message.clone()).map_err(not_sent)?;
-            let mut receipt = Receipt {
-                fate,
-                what: what.clone(),
-                started,
-                deadline,
-                limit,
-            };
-            // A channel that was found dead sent nothing: the next one may.
-            match receipt.fate.try_recv() {
-                Ok(Fate::NotSent(error)) => {
+            match channel.publish(message.clone()) {
+                Ok(fate) => {
+                    return Ok(Receipt {
+                        fate,
+                        what,
+                        started,
+                        deadline,
+                        limit,
+                    });
+                }
+                // A channel that was found dead sent nothing: the next one may.
+                Err(error) if error.is_disconnected() => {
                     tracing::debug!(%error, "not sent, trying the next channel");
                     tokio::time::sleep(NEXT_TRY).await;
                 }
-                Ok(fate) => {
-                    let (tell, told) = oneshot::channel();
-                    receipt.fate = told;
-                    // The receiver is in hand.
-                    let _ = tell.send(fate);
-                    return Ok(receipt);
-                }
-                Err(_) => return Ok(receipt),
+                Err(error) => return Err(not_sent(error)),
             }
         }
     }
@@ -325,7 +319,6 @@ impl Receipt {
             Ok(Ok(Fate::Stored)) => return Ok(()),
             Ok(Ok(Fate::Unroutable)) => (Kind::Unroutable, Outcome::Unroutable, None),
             Ok(Ok(Fate::Rejected)) => (Kind::Rejected, Outcome::Rejected, None),
-            Ok(Ok(Fate::NotSent(error))) => (Kind::Disconnected, Outcome::NotSent, Some(error)),
             // The broker closed the channel over it: its reason is the error.
             Ok(Ok(Fate::Unknown(error))) if matches!(error.kind(), Kind::Broker { .. }) => {
                 return Err(what.failed(error, started, Outcome::SentNoReply));

@@ -33,8 +33,6 @@ pub(crate) enum Fate {
     Unroutable,
     /// The broker refused it (`basic.nack`).
     Rejected,
-    /// It was not written: the channel was gone.
-    NotSent(Error),
     /// The connection went before the confirm came, or the broker closed the channel.
     Unknown(Error),
 }
@@ -78,6 +76,9 @@ impl Confirmed {
     /// two in flight with the same one and the same route share what the broker says of either.
     ///
     /// Dropping the promise does not unsend the message.
+    ///
+    /// # Errors
+    /// The message was not sent: it cannot be said in AMQP, or the channel is gone.
     pub(crate) fn publish(&self, message: Outgoing) -> Result<oneshot::Receiver<Fate>, Error> {
         let id = message.properties.message_id.clone().unwrap_or_default();
         let key = (id, message.routing_key.clone());
@@ -90,11 +91,7 @@ impl Confirmed {
             .as_mut()
             .poll(&mut Context::from_waker(Waker::noop()));
         let flight = match first {
-            Poll::Ready(Err(error)) => {
-                // Nobody else is told: the sender is still here.
-                let _ = fate.send(Fate::NotSent(convert::error(error)));
-                return Ok(promise);
-            }
+            Poll::Ready(Err(error)) => return Err(convert::error(error)),
             Poll::Ready(Ok(confirmation)) => Flight {
                 key,
                 written: Box::pin(std::future::ready(Ok(confirmation))),

@@ -36,8 +36,6 @@ pub(crate) enum Mode {
     Settled { prefetch: u16 },
     /// The broker forgets a message as it sends it. No prefetch bounds this: read on at once.
     NoAck,
-    /// As settled, and this consumer is the queue's only one.
-    Exclusive { prefetch: u16 },
 }
 
 /// A consumer. Dropping it cancels it.
@@ -60,19 +58,13 @@ impl Deliveries {
     /// Starts consuming on a lane of its own, by the queue's name on the broker.
     pub(crate) async fn start(lane: &Arc<Lane>, queue: &str, mode: Mode) -> Result<Self, Error> {
         let (channel, session) = (lane.channel(), lane.session());
-        let (no_ack, exclusive) = match mode {
-            Mode::NoAck => (true, false),
-            Mode::Settled { prefetch } | Mode::Exclusive { prefetch } => {
-                let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
-                session.race(qos).await?;
-                (false, matches!(mode, Mode::Exclusive { .. }))
-            }
-        };
+        if let Mode::Settled { prefetch } = mode {
+            let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
+            session.race(qos).await?;
+        }
         let options = BasicConsumeOptions {
-            no_local: false,
-            no_ack,
-            exclusive,
-            nowait: false,
+            no_ack: mode == Mode::NoAck,
+            ..BasicConsumeOptions::default()
         };
         let consume = channel.basic_consume(
             convert::short(queue)?,

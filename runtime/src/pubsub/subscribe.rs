@@ -150,7 +150,6 @@ impl<K: Kind, T, M> Subscribe<K, T, M> {
             concurrency,
             grace: self.grace,
             on_loss,
-            exclusive: false,
         }
     }
 }

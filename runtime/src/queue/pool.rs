@@ -78,7 +78,6 @@ impl Bench {
             concurrency,
             grace,
             on_loss: OnLoss::Finish,
-            exclusive: false,
         };
         let worker = Worker::start(&connection, source).await?;
         let mut running = Running::new();

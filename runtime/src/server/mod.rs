@@ -145,7 +145,6 @@ impl Server {
                     concurrency: served.concurrency,
                     grace: self.grace,
                     on_loss: OnLoss::Drop,
-                    exclusive: false,
                 };
                 workers.push((Worker::start(&self.connection, source).await?, dispatcher));
             }

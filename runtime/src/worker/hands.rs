@@ -1,0 +1,291 @@
+//! The deliveries in hand: handled side by side, and settled in as few frames as the order allows.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+
+use super::{Handler, OnLoss, Settlement, Source, Stopped, is_true};
+use crate::acks::{Ack, Acks};
+use crate::link::{Deliveries, Delivery, Ended, Extent, Lane, Writing};
+use crate::shutdown::second_signal;
+use crate::stats::Counters;
+
+/// How often replies that came back are collected while there are replies.
+const RETURNS: Duration = Duration::from_millis(500);
+
+/// A delivery that is handled, on the channel it came from.
+struct Handled {
+    lane: Arc<Lane>,
+    tag: u64,
+    settlement: Settlement,
+}
+
+/// A reply on its way out.
+type Leaving = Pin<Box<dyn Future<Output = Handled> + Send>>;
+
+/// The handlers under way, of this generation and of those before it.
+pub(super) struct Hands<'a, H> {
+    set: JoinSet<Handled>,
+    leaving: FuturesUnordered<Leaving>,
+    acks: Acks,
+    tasks: Handle,
+    counters: Arc<Counters>,
+    handler: Arc<H>,
+    source: &'a Source,
+}
+
+impl<'a, H: Handler> Hands<'a, H> {
+    pub(super) fn new(
+        source: &'a Source,
+        handler: Arc<H>,
+        tasks: Handle,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let (set, leaving, acks) = (JoinSet::new(), FuturesUnordered::new(), Acks::default());
+        Self {
+            set,
+            leaving,
+            acks,
+            tasks,
+            counters,
+            handler,
+            source,
+        }
+    }
+
+    pub(super) async fn consume(
+        &mut self,
+        lane: &Arc<Lane>,
+        deliveries: &mut Deliveries,
+        shutdown: &mut watch::Receiver<bool>,
+    ) -> Stopped {
+        self.acks = Acks::default();
+        let mut returns = tokio::time::interval(RETURNS);
+        returns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let limit = usize::from(self.source.concurrency.max(1));
+        // Held back until there is nothing else to do, but never so many that the broker runs dry.
+        let most = limit.div_ceil(2);
+        // With every place taken, deliveries are awaited all the same, for the consumer's end; one
+        // that comes (an early acknowledgement has made room for it) waits here.
+        let mut next: Option<Delivery> = None;
+        let stopped = loop {
+            if self.acks.waiting() >= most {
+                self.flush(lane);
+            }
+            if self.set.len() + self.leaving.len() < limit
+                && let Some(delivery) = next.take()
+            {
+                self.start(Arc::clone(lane), delivery);
+            }
+            tokio::select! {
+                biased;
+                () = is_true(shutdown) => break Stopped::Shutdown,
+                Some(handled) = self.set.join_next(), if !self.set.is_empty() => {
+                    self.settle(Some(lane), handled);
+                }
+                Some(written) = self.leaving.next(), if !self.leaving.is_empty() => {
+                    self.settle(Some(lane), Ok(written));
+                }
+                delivery = deliveries.next(), if next.is_none() => match delivery {
+                    Ok(delivery) => next = Some(delivery),
+                    Err(ended) => break Stopped::Ended(ended),
+                },
+                reason = lane.down(), if next.is_some() => {
+                    break Stopped::Ended(Ended::Lost(reason));
+                }
+                _ = returns.tick() => collect_returns(&self.counters, lane).await,
+                // The last branch of a biased choice: nothing else is ready.
+                () = std::future::ready(()), if self.acks.waiting() > 0 => self.flush(lane),
+            }
+        };
+        self.flush(lane);
+        if let Some(delivery) = next {
+            lane.give_back(delivery.tag);
+            self.acks.gone(delivery.tag);
+        }
+        stopped
+    }
+
+    fn start(&mut self, lane: Arc<Lane>, delivery: Delivery) {
+        let (handler, counters) = (Arc::clone(&self.handler), Arc::clone(&self.counters));
+        let current = Arc::clone(&lane);
+        let work = async move {
+            let _running = Gauge::raise(counters);
+            let tag = delivery.tag;
+            let handling = AssertUnwindSafe(handler.handle(Arc::clone(&lane), delivery));
+            let settlement = handling.catch_unwind().await.unwrap_or_else(|panic| {
+                tracing::error!(
+                    panic = crate::panic::text(&*panic),
+                    "a delivery is rejected"
+                );
+                Settlement::Reject
+            });
+            Handled {
+                lane,
+                tag,
+                settlement,
+            }
+        };
+        if H::IN_ORDER {
+            let mut work = Box::pin(work);
+            let first = work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            // What waits is polled again by its task, which is then the one to be woken.
+            match first {
+                Poll::Ready(handled) => self.settle(Some(&current), Ok(handled)),
+                Poll::Pending => drop(self.set.spawn_on(work, &self.tasks)),
+            }
+        } else {
+            self.set.spawn_on(work, &self.tasks);
+        }
+    }
+
+    /// Settles a delivery; singly, where its channel is not the current one.
+    fn settle(&mut self, current: Option<&Arc<Lane>>, handled: Result<Handled, JoinError>) {
+        // An aborted handler's delivery goes back with its channel.
+        let Ok(Handled {
+            lane,
+            tag,
+            settlement,
+        }) = handled
+        else {
+            return;
+        };
+        // The ledger is of the current channel; an earlier one's deliveries are settled singly.
+        let current = current.is_some_and(|current| Arc::ptr_eq(&lane, current));
+        match settlement {
+            Settlement::Ack => self.ack(current, &lane, tag),
+            Settlement::AckOnceWritten(writing) => match writing {
+                Writing::Done(Ok(())) => self.ack(current, &lane, tag),
+                Writing::Done(Err(error)) => not_sent(&error),
+                Writing::Pending(pending) => self.leaving.push(Box::pin(async move {
+                    let settlement = match pending.await {
+                        Ok(()) => Settlement::Ack,
+                        Err(error) => {
+                            not_sent(&error);
+                            Settlement::Settled
+                        }
+                    };
+                    Handled {
+                        lane,
+                        tag,
+                        settlement,
+                    }
+                })),
+            },
+            Settlement::GiveBack => {
+                lane.give_back(tag);
+                self.gone(current, tag);
+            }
+            Settlement::Reject => {
+                lane.reject(tag);
+                self.gone(current, tag);
+            }
+            Settlement::Settled => self.gone(current, tag),
+        }
+    }
+
+    fn ack(&mut self, current: bool, lane: &Lane, tag: u64) {
+        if current {
+            self.acks.done(tag);
+        } else {
+            lane.ack(tag, Extent::One);
+        }
+    }
+
+    /// The channel is gone, and with it what was to be written or settled on it.
+    pub(super) fn lose(&mut self) {
+        // lapin may never end a write that was under way then.
+        self.leaving.clear();
+        if self.source.on_loss == OnLoss::Drop {
+            self.set.abort_all();
+        }
+    }
+
+    fn gone(&mut self, current: bool, tag: u64) {
+        if current {
+            self.acks.gone(tag);
+        }
+    }
+
+    fn flush(&mut self, lane: &Lane) {
+        for ack in self.acks.flush() {
+            match ack {
+                Ack::One(tag) => lane.ack(tag, Extent::One),
+                Ack::UpTo(tag) => lane.ack(tag, Extent::UpTo),
+            }
+        }
+    }
+
+    /// Waits for what is in hand, for as long as the grace lasts.
+    pub(super) async fn finish(&mut self, lane: Option<&Arc<Lane>>, grace: Duration) {
+        // Not before the consumer is cancelled: whoever ends at this word makes room, and what
+        // the broker sent for it would have to be given back.
+        self.handler.drain();
+        let patience = async {
+            tokio::select! {
+                () = tokio::time::sleep(grace) => "the grace period is over, giving back the rest",
+                () = second_signal() => "stopping at once, giving back the rest",
+            }
+        };
+        tokio::pin!(patience);
+        while !self.set.is_empty() || !self.leaving.is_empty() {
+            let handled = tokio::select! {
+                Some(handled) = self.set.join_next(), if !self.set.is_empty() => handled,
+                Some(written) = self.leaving.next(), if !self.leaving.is_empty() => Ok(written),
+                why = &mut patience => {
+                    tracing::warn!(queue = self.source.queue, "{why}");
+                    break;
+                }
+            };
+            self.settle(lane, handled);
+            if let Some(lane) = lane {
+                self.flush(lane);
+            }
+        }
+        self.set.shutdown().await;
+        if let Some(lane) = lane {
+            // What was not finished goes back to the queue with the channel.
+            lane.close().await;
+        }
+    }
+}
+
+fn not_sent(error: &dyn std::fmt::Display) {
+    tracing::debug!(%error, "a reply was not sent: its request comes again");
+}
+
+/// Replies whose caller is gone come back; lapin keeps them until somebody looks.
+async fn collect_returns(counters: &Counters, lane: &Lane) {
+    let Ok(returned) = lane.returned().await else {
+        return;
+    };
+    for message in returned {
+        counters.returned_replies.add();
+        let (queue, reason) = (&message.routing_key, &message.text);
+        tracing::debug!(queue, reason, "a reply came back: its caller is gone");
+    }
+}
+
+/// Counts a handler as running, however it ends.
+struct Gauge(Arc<Counters>);
+
+impl Gauge {
+    fn raise(counters: Arc<Counters>) -> Self {
+        counters.running.add();
+        Self(counters)
+    }
+}
+
+impl Drop for Gauge {
+    fn drop(&mut self) {
+        self.0.running.remove();
+    }
+}
