@@ -2,6 +2,7 @@
 //!
 //! The only file that knows a header's name: protocol 1 is written down here.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::message::Properties;
@@ -89,10 +90,57 @@ pub(crate) enum ReplyStatus {
     Failed(Status),
 }
 
+impl ReplyStatus {
+    /// Its name on the wire and the text beside it; nothing for a success.
+    pub(crate) fn parts(&self) -> (Option<&str>, Option<Cow<'_, str>>) {
+        match self {
+            Self::Success => (None, None),
+            Self::Application => (Some(APPLICATION), None),
+            Self::Failed(status) => (
+                Some(status.code().as_str()),
+                Some(shortened(status.message())),
+            ),
+        }
+    }
+
+    /// Reads it; a status nobody knows is [`Code::Unknown`], with its name in the message.
+    pub(crate) fn from_parts(name: Option<&str>, message: Option<&str>) -> Self {
+        match name {
+            None | Some("ok") => Self::Success,
+            Some(APPLICATION) => Self::Application,
+            Some(code) => {
+                let message = message.unwrap_or_default();
+                Self::Failed(match code.parse::<Code>() {
+                    Ok(code) => Status::new(code, message),
+                    Err(_) => Status::new(Code::Unknown, format!("{code}: {message}")),
+                })
+            }
+        }
+    }
+}
+
+/// `type` of a request whose body is several calls. No method is called so.
+pub(crate) const CALLS: &str = "lepus.calls/1";
+/// `type` of a reply whose body is several replies.
+const REPLIES: &str = "lepus.replies/1";
+
+/// What the body of a reply is, and what its server understands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// One reply, of a server that says no more.
+    #[default]
+    Plain,
+    /// One reply, of a server that takes several calls in one message. Its `type` is theirs.
+    Coalescing,
+    /// Several replies.
+    Several,
+}
+
 /// What a reply says besides its body.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ReplyHead {
     pub(crate) status: ReplyStatus,
+    pub(crate) form: Form,
     pub(crate) correlation_id: Option<String>,
     pub(crate) content_type: Option<String>,
     pub(crate) server: Option<String>,
@@ -101,41 +149,38 @@ pub(crate) struct ReplyHead {
 impl ReplyHead {
     pub(crate) fn into_properties(self) -> Properties {
         let mut headers = Table::new();
-        match self.status {
-            ReplyStatus::Success => {}
-            ReplyStatus::Application => {
-                headers.insert(STATUS.into(), APPLICATION.into());
-            }
-            ReplyStatus::Failed(status) => {
-                headers.insert(STATUS.into(), status.code().as_str().into());
-                headers.insert(MESSAGE.into(), shortened(status.message()));
-            }
+        let (status, message) = self.status.parts();
+        if let Some(status) = status {
+            headers.insert(STATUS.into(), status.into());
         }
+        if let Some(message) = message {
+            headers.insert(MESSAGE.into(), message.as_ref().into());
+        }
+        let kind = match self.form {
+            Form::Plain => None,
+            Form::Coalescing => Some(CALLS),
+            Form::Several => Some(REPLIES),
+        };
         Properties {
             content_type: self.content_type,
             headers,
             correlation_id: self.correlation_id,
+            kind: kind.map(str::to_owned),
             app_id: self.server,
             ..Properties::default()
         }
     }
 
-    /// Reads a reply; a status nobody knows is [`Code::Unknown`], with its name in the message.
     pub(crate) fn from_properties(properties: Properties) -> Self {
         let text = |name| properties.headers.get(name).and_then(Value::as_str);
-        let status = match text(STATUS) {
-            None | Some("ok") => ReplyStatus::Success,
-            Some(APPLICATION) => ReplyStatus::Application,
-            Some(code) => {
-                let message = text(MESSAGE).unwrap_or_default();
-                ReplyStatus::Failed(match code.parse::<Code>() {
-                    Ok(code) => Status::new(code, message),
-                    Err(_) => Status::new(Code::Unknown, format!("{code}: {message}")),
-                })
-            }
+        let form = match properties.kind.as_deref() {
+            Some(CALLS) => Form::Coalescing,
+            Some(REPLIES) => Form::Several,
+            _ => Form::Plain,
         };
         Self {
-            status,
+            status: ReplyStatus::from_parts(text(STATUS), text(MESSAGE)),
+            form,
             correlation_id: properties.correlation_id,
             content_type: properties.content_type.filter(|name| !name.is_empty()),
             server: properties.app_id,
@@ -406,7 +451,7 @@ impl Obituary {
 
 /// The last error, and the first one where there is none yet.
 fn note_error(job: &mut Properties, error: &str) {
-    let error = shortened(error);
+    let error = Value::from(shortened(error).as_ref());
     job.headers
         .entry(FIRST_ERROR.into())
         .or_insert_with(|| error.clone());
@@ -440,7 +485,7 @@ fn duration(expiration: &str) -> Option<Duration> {
     expiration.parse().ok().map(Duration::from_millis)
 }
 
-fn shortened(text: &str) -> Value {
+fn shortened(text: &str) -> Cow<'_, str> {
     const MORE: &str = "…";
     if text.len() <= TEXT_MAX {
         return text.into();
@@ -507,6 +552,7 @@ mod tests {
     fn statuses_travel_as_two_headers() {
         let status = Status::new(Code::Unimplemented, "no method `fob`");
         let head = ReplyHead {
+            form: Form::Coalescing,
             status: ReplyStatus::Failed(status),
             correlation_id: Some("42".into()),
             content_type: None,
@@ -540,11 +586,11 @@ mod tests {
 
     #[test]
     fn texts_are_cut_to_what_a_frame_can_hold() {
-        let Value::Text(text) = shortened(&"ü".repeat(TEXT_MAX)) else {
+        let Cow::Owned(text) = shortened(&"ü".repeat(TEXT_MAX)) else {
             panic!("a text");
         };
         assert!(text.len() <= TEXT_MAX && text.ends_with("ü…"), "{text}");
-        assert_eq!(shortened("short"), Value::from("short"));
+        assert_eq!(shortened("short"), "short");
     }
 
     #[test]

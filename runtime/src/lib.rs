@@ -148,6 +148,7 @@
 #[doc(hidden)]
 pub mod __rt;
 mod acks;
+mod batch;
 mod client;
 mod codec;
 mod context;

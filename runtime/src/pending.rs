@@ -34,6 +34,16 @@ impl<W> Pending<W> {
         self.waiting.remove(&id)
     }
 
+    pub(crate) fn get_mut(&mut self, id: u64) -> Option<&mut W> {
+        self.waiting.get_mut(&id)
+    }
+
+    /// The waiters that an answer to several is for, once.
+    pub(crate) fn take_all(&mut self, wanted: impl Fn(&W) -> bool) -> Vec<W> {
+        let taken = self.waiting.extract_if(|_, waiter| wanted(waiter));
+        taken.map(|(_, waiter)| waiter).collect()
+    }
+
     /// Everyone who still waits; for when no answer can come any more.
     pub(crate) fn into_all(self) -> impl Iterator<Item = W> {
         self.waiting.into_values()

@@ -105,9 +105,16 @@ impl Env {
 
 /// Instantiates each `async fn(Env)` for both brokers: `embedded::name` and
 /// `rabbitmq::name`. A second list in one file takes a module's name first:
-/// `conformance!(faults: a, b)`.
+/// `conformance!(faults: a, b)`; `conformance!(one_thread faults: a, b)` runs them on runtimes of
+/// one thread, where what is ready at the same time runs in order.
 #[macro_export]
 macro_rules! conformance {
+    (one_thread $module:ident: $($test:ident),+ $(,)?) => {
+        mod $module {
+            use super::*;
+            $crate::conformance!(@ "current_thread" $($test),+);
+        }
+    };
     ($module:ident: $($test:ident),+ $(,)?) => {
         mod $module {
             use super::*;
@@ -115,15 +122,18 @@ macro_rules! conformance {
         }
     };
     ($($test:ident),+ $(,)?) => {
+        $crate::conformance!(@ "multi_thread" $($test),+);
+    };
+    (@ $flavor:tt $($test:ident),+) => {
         mod embedded {
-            $(#[tokio::test(flavor = "multi_thread")]
+            $(#[tokio::test(flavor = $flavor)]
             async fn $test() {
                 let name = concat!(module_path!(), "::", stringify!($test));
                 $crate::env::run($crate::env::On::Embedded, name, super::$test).await;
             })+
         }
         mod rabbitmq {
-            $(#[tokio::test(flavor = "multi_thread")]
+            $(#[tokio::test(flavor = $flavor)]
             async fn $test() {
                 let name = concat!(module_path!(), "::", stringify!($test));
                 $crate::env::run($crate::env::On::RabbitMq, name, super::$test).await;

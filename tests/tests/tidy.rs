@@ -16,6 +16,7 @@ const FLOORS: &[&[&str]] = &[
         "codec",
         "descriptor",
         "envelope",
+        "batch",
         "topology",
         "pending",
         "settle",

@@ -259,6 +259,7 @@ async fn replies_byte_for_byte(env: Env) {
         [
             format!("content_type {json}"),
             format!("correlation_id {id}"),
+            "type lepus.calls/1".to_owned(),
             "app_id hutch".to_owned(),
             "delivery_mode 1".to_owned(),
         ]

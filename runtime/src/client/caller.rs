@@ -3,13 +3,17 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::letter::{Address, CorrelationId};
+use crate::batch;
+use crate::envelope::{Form, ReplyHead};
 use crate::error::{Error, Kind};
 use crate::link::{
-    self, Connection, Deliveries, Ended, Lane, Link, Mode, Namespace, Session, random,
+    self, Connection, Deliveries, Ended, Lane, Link, Mode, Namespace, Session, Writing, random,
 };
 use crate::message::{Incoming, Outgoing};
 use crate::name::Name;
@@ -27,16 +31,37 @@ const LAZY: Duration = Duration::from_millis(100);
 
 /// How a call in flight was answered.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every answer is the large one: a reply"
-)]
 pub(crate) enum Answer {
-    Reply(Incoming),
+    Reply {
+        head: ReplyHead,
+        body: Bytes,
+    },
     /// The broker had no queue for the request.
     Returned,
     /// No answer can come any more.
     Lost(Error),
+    /// The message that it was to share has not been sent, or was `refused` by a server that takes
+    /// no such messages. It was not executed: it goes by itself.
+    Alone {
+        refused: bool,
+    },
+}
+
+/// How far a call in flight has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It waits for others to share a message with.
+    Waiting,
+    /// It has a message of its own.
+    Alone,
+    /// It was sent in the message of this number.
+    Among(u64),
+}
+
+#[derive(Debug)]
+struct Waiter {
+    stage: Stage,
+    answer: oneshot::Sender<Answer>,
 }
 
 /// What all clients of a connection share: one reply queue at a time.
@@ -62,7 +87,7 @@ pub(crate) struct Station {
     counters: Arc<Counters>,
 }
 
-type Waiting = Pending<oneshot::Sender<Answer>>;
+type Waiting = Pending<Waiter>;
 
 /// A call in flight. Dropping it frees its slot at once.
 #[derive(Debug)]
@@ -114,6 +139,12 @@ impl Caller {
         }
     }
 
+    /// The station that can take a request now, if there is one.
+    pub(crate) fn ready(&self) -> Option<Arc<Station>> {
+        let station = self.station.borrow().clone();
+        station.filter(|station| station.session.is_up() && !station.session.is_blocked())
+    }
+
     /// Why no station was ready: the broker's reason for taking no messages, if that is why.
     pub(crate) fn blocked(&self) -> Option<String> {
         let station = self.station.borrow().clone();
@@ -124,9 +155,13 @@ impl Caller {
 impl Station {
     /// Registers a call before its request is published. `None`: no answer can come here any
     /// more, there will be another station.
-    pub(crate) fn register(self: &Arc<Self>) -> Option<Slot> {
+    pub(crate) fn register(self: &Arc<Self>, stage: Stage) -> Option<Slot> {
         let (sender, answer) = oneshot::channel();
-        let id = self.pending().as_mut()?.insert(sender);
+        let waiter = Waiter {
+            stage,
+            answer: sender,
+        };
+        let id = self.pending().as_mut()?.insert(waiter);
         self.counters.pending_calls.add();
         Some(Slot {
             station: Arc::clone(self),
@@ -140,16 +175,74 @@ impl Station {
     /// # Errors
     /// The channel is gone: the request was not sent.
     pub(crate) fn publish(&self, message: Outgoing) -> Result<(), Error> {
-        let lane = Arc::clone(&self.lane.lock().unwrap_or_else(PoisonError::into_inner));
-        let result = lane.publish_now(message);
-        if result.is_ok() {
+        let result = self.lane().publish_now(message);
+        self.note_publish(result.is_ok());
+        result
+    }
+
+    /// Publishes; completes when the message is written to the socket, or never will be.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish), and at once.
+    pub(crate) fn publish_paced(
+        &self,
+        message: Outgoing,
+    ) -> Result<impl Future<Output = ()> + use<>, Error> {
+        let lane = self.lane();
+        let writing = lane.write(message);
+        self.note_publish(writing.is_ok());
+        let writing = match writing? {
+            Writing::Done(result) => Writing::Done(Ok(result?)),
+            pending => pending,
+        };
+        // A message that is lost on its way is lost with its session, which ends its calls.
+        Ok(async move { drop(lane.written(writing).await) })
+    }
+
+    /// Sends so many of these calls out in one message: those that wait for it still, and gives
+    /// the message's number. The others have gone meanwhile.
+    pub(crate) fn set_out<T>(&self, calls: &mut Vec<T>, id: impl Fn(&T) -> u64) -> Option<u64> {
+        let mut pending = self.pending();
+        let pending = pending.as_mut()?;
+        calls.retain(|call| pending.get_mut(id(call)).is_some());
+        let number = id(calls.first()?);
+        let alone = calls.len() == 1;
+        for call in calls {
+            if let Some(waiter) = pending.get_mut(id(call)) {
+                waiter.stage = if alone {
+                    Stage::Alone
+                } else {
+                    Stage::Among(number)
+                };
+            }
+        }
+        Some(number)
+    }
+
+    /// A call that was not sent.
+    pub(crate) fn send_alone(&self, id: u64) {
+        if let Some(waiter) = self.take(id) {
+            let alone = Answer::Alone { refused: false };
+            drop(waiter.answer.send(alone));
+        }
+    }
+
+    pub(crate) fn reply_to(&self) -> &str {
+        &self.reply_to
+    }
+
+    fn lane(&self) -> Arc<Lane> {
+        Arc::clone(&self.lane.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn note_publish(&self, sent: bool) {
+        if sent {
             *self
                 .published
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner) = Instant::now();
         }
         self.wake.notify_one();
-        result
     }
 
     fn blocked(&self) -> Option<String> {
@@ -168,7 +261,7 @@ impl Station {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, id: u64) -> Option<oneshot::Sender<Answer>> {
+    fn take(&self, id: u64) -> Option<Waiter> {
         let waiter = self.pending().as_mut()?.take(id);
         if waiter.is_some() {
             self.counters.pending_calls.remove();
@@ -176,15 +269,72 @@ impl Station {
         waiter
     }
 
-    fn answer(&self, correlation_id: Option<&str>, answer: Answer) {
-        let id = correlation_id.and_then(|id| id.parse().ok());
-        match id.and_then(|id| self.take(id)) {
+    fn answer(&self, id: u64, answer: Answer) {
+        match self.take(id) {
             // A caller that went away a moment ago took its slot's receiver along.
-            Some(waiter) => drop(waiter.send(answer)),
-            None => {
-                self.counters.dropped_replies.add();
-                tracing::debug!(correlation_id, "an answer nobody waits for");
+            Some(waiter) => drop(waiter.answer.send(answer)),
+            None => self.dropped(&id.to_string()),
+        }
+    }
+
+    fn dropped(&self, correlation_id: &str) {
+        self.counters.dropped_replies.add();
+        tracing::debug!(correlation_id, "an answer nobody waits for");
+    }
+
+    /// All the calls that were sent in one message get the same answer.
+    fn answer_all(&self, message: u64, answer: impl Fn() -> Answer) {
+        let among = |waiter: &Waiter| waiter.stage == Stage::Among(message);
+        let waiting = self.pending().as_mut().map(|all| all.take_all(among));
+        for waiter in waiting.into_iter().flatten() {
+            self.counters.pending_calls.remove();
+            drop(waiter.answer.send(answer()));
+        }
+    }
+
+    fn replied(&self, reply: Incoming) {
+        let head = ReplyHead::from_properties(reply.properties);
+        let to = head.correlation_id.clone().unwrap_or_default();
+        match (CorrelationId::parse(&to), head.form) {
+            (Some(CorrelationId::Several(_)), Form::Several) => self.several(&head, &reply.body),
+            // Of a server that has read none of the calls.
+            (Some(CorrelationId::Several(message)), _) => {
+                tracing::debug!(status = ?head.status, "calls go one by one");
+                self.answer_all(message, || Answer::Alone { refused: true });
             }
+            (Some(CorrelationId::One(id)), _) => {
+                let body = reply.body;
+                self.answer(id, Answer::Reply { head, body });
+            }
+            (None, _) => self.dropped(&to),
+        }
+    }
+
+    fn several(&self, head: &ReplyHead, body: &Bytes) {
+        match batch::read_answers(body) {
+            Ok(answers) => {
+                for batch::Answer { id, status, body } in answers {
+                    let head = ReplyHead {
+                        status,
+                        ..head.clone()
+                    };
+                    self.answer(id, Answer::Reply { head, body });
+                }
+            }
+            // Its calls end at their deadlines: they may have been executed.
+            Err(error) => {
+                self.counters.dropped_replies.add();
+                tracing::warn!(%error, "a message of replies cannot be read");
+            }
+        }
+    }
+
+    fn returned(&self, correlation_id: Option<&str>) {
+        let to = correlation_id.unwrap_or_default();
+        match CorrelationId::parse(to) {
+            Some(CorrelationId::One(id)) => self.answer(id, Answer::Returned),
+            Some(CorrelationId::Several(message)) => self.answer_all(message, || Answer::Returned),
+            None => self.dropped(to),
         }
     }
 
@@ -192,7 +342,7 @@ impl Station {
         let waiting = self.pending().take();
         for waiter in waiting.into_iter().flat_map(Pending::into_all) {
             self.counters.pending_calls.remove();
-            drop(waiter.send(Answer::Lost(reason.clone())));
+            drop(waiter.answer.send(Answer::Lost(reason.clone())));
         }
     }
 
@@ -200,7 +350,7 @@ impl Station {
     /// confirms gives every returned message exactly once, with its own properties.
     async fn collect_returns(&self) {
         loop {
-            let lane = Arc::clone(&self.lane.lock().unwrap_or_else(PoisonError::into_inner));
+            let lane = self.lane();
             if !lane.is_open() {
                 if !self.session.is_up() {
                     return;
@@ -218,10 +368,7 @@ impl Station {
             }
             if let Ok(returned) = lane.returned().await {
                 for message in returned {
-                    self.answer(
-                        message.properties.correlation_id.as_deref(),
-                        Answer::Returned,
-                    );
+                    self.returned(message.properties.correlation_id.as_deref());
                 }
             }
             if self.pending().as_ref().is_none_or(Pending::is_empty) {
@@ -246,8 +393,18 @@ impl Station {
 }
 
 impl Slot {
-    pub(crate) fn reply_to(&self) -> &str {
-        &self.station.reply_to
+    pub(crate) fn address(&self) -> Address<'_> {
+        Address {
+            reply_to: &self.station.reply_to,
+            id: self.id,
+        }
+    }
+
+    /// Whether it is still to be sent.
+    pub(crate) fn is_waiting(&self) -> bool {
+        let mut pending = self.station.pending();
+        let waiter = pending.as_mut().and_then(|all| all.get_mut(self.id));
+        waiter.is_some_and(|waiter| waiter.stage == Stage::Waiting)
     }
 
     /// The answer. Cancel-safe.
@@ -351,10 +508,7 @@ async fn serve(station: &Arc<Station>, mut replies: Deliveries) -> Error {
     let reading = async {
         loop {
             match replies.next().await {
-                Ok(reply) => {
-                    let id = reply.message.properties.correlation_id.clone();
-                    station.answer(id.as_deref(), Answer::Reply(reply.message));
-                }
+                Ok(reply) => station.replied(reply.message),
                 Err(Ended::Cancelled) => {
                     return Error::new(Kind::Disconnected).caused_by("the reply queue was deleted");
                 }

@@ -10,19 +10,18 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::call::Plan;
-use super::caller::{Answer, Slot};
+use super::caller::{Answer, Slot, Stage};
+use super::letter::Letter;
 use super::{Backend, DEFAULT_TIMEOUT, Remote};
 use crate::codec::{Codec, CodecError};
 use crate::context::{Context, Facts};
-use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
-use crate::envelope::{ReplyHead, ReplyStatus, RequestHead};
+use crate::descriptor::MethodDescriptor;
+use crate::envelope::{ReplyHead, ReplyStatus};
 use crate::error::{Error, Kind, Outcome};
-use crate::message::{Incoming, Outgoing};
 use crate::panic::{self, Ended};
-use crate::publisher::{Receipt, What};
+use crate::publisher::Receipt;
 use crate::service::{Reply, Request, Service};
 use crate::status::Status;
-use crate::value::Table;
 
 /// Before a request that was not sent is tried again: its channel is being replaced.
 const NEXT_TRY: Duration = Duration::from_millis(5);
@@ -34,25 +33,10 @@ static MESSAGES: AtomicU64 = AtomicU64::new(1);
 
 /// A request under way.
 pub(super) struct Flight {
-    letter: Letter,
+    letter: Arc<Letter>,
     way: Way,
     /// Its place among the calls in flight.
     _place: OwnedSemaphorePermit,
-}
-
-/// What is sent, and what its errors say.
-struct Letter {
-    service: &'static ServiceDescriptor,
-    method: &'static MethodDescriptor,
-    queue: Arc<str>,
-    started: Instant,
-    deadline: Instant,
-    codec: Codec,
-    body: Bytes,
-    message_id: Option<String>,
-    priority: Option<u8>,
-    headers: Table,
-    trace: Table,
 }
 
 enum Way {
@@ -78,7 +62,7 @@ pub(super) struct Answered {
     pub(super) status: ReplyStatus,
     pub(super) codec: Codec,
     pub(super) body: Bytes,
-    letter: Letter,
+    letter: Arc<Letter>,
 }
 
 impl Answered {
@@ -94,53 +78,6 @@ impl Answered {
         self.letter
             .what()
             .failed(error, self.letter.started, Outcome::Answered)
-    }
-}
-
-impl Letter {
-    fn what(&self) -> What {
-        let (service, method) = (self.service.name().into(), self.method.name().into());
-        What {
-            service,
-            method,
-            queue: Arc::clone(&self.queue),
-        }
-    }
-
-    fn failed(&self, kind: Kind, outcome: Outcome) -> Error {
-        self.what().failed(Error::new(kind), self.started, outcome)
-    }
-
-    fn not_sent(&self, error: Error) -> Error {
-        self.what().failed(error, self.started, Outcome::NotSent)
-    }
-
-    fn time_left(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
-    }
-
-    /// The message as it goes out now: the time left is part of it.
-    fn outgoing(&self, remote: &Remote, answer: Option<&Slot>) -> Outgoing {
-        let head = RequestHead {
-            method: Some(self.method.name().to_owned()),
-            reply_to: answer.map(|slot| slot.reply_to().to_owned()),
-            correlation_id: answer.map(|slot| slot.id.to_string()),
-            message_id: self.message_id.clone(),
-            content_type: Some(self.codec.content_type().to_owned()),
-            time_left: Some(self.time_left()),
-            priority: self.priority,
-            caller: Some(remote.connection.name().to_owned()),
-            headers: self.headers.clone(),
-            trace: self.trace.clone(),
-            persistent: false,
-        };
-        Outgoing {
-            exchange: String::new(),
-            routing_key: self.queue.to_string(),
-            mandatory: true,
-            properties: head.into_properties(),
-            body: self.body.clone(),
-        }
     }
 }
 
@@ -185,14 +122,15 @@ impl Flight {
             Ok(Ok(place)) => place,
             Ok(Err(_)) | Err(_) => return Err(letter.failed(Kind::Timeout, Outcome::NotSent)),
         };
-        let way = match client.backend {
+        let (letter, way) = match client.backend {
             Backend::Local(service) => {
                 let call = tokio::spawn(call_locally(service, method, &letter));
-                if method.is_oneway() {
+                let way = if method.is_oneway() {
                     Way::Gone
                 } else {
                     Way::Local(Local(call))
-                }
+                };
+                (Arc::new(letter), way)
             }
             Backend::Remote(remote) => {
                 let limit = remote.connection.max_message();
@@ -206,14 +144,20 @@ impl Flight {
                 if method.is_oneway() || method.is_idempotent() {
                     letter.message_id = Some(message_id_of(&remote));
                 }
-                if method.is_oneway() {
-                    let message = letter.outgoing(&remote, None);
+                let letter = Arc::new(letter);
+                let way = if method.is_oneway() {
+                    let message = letter.outgoing(remote.connection.name(), None);
                     let left = letter.time_left();
                     Way::Oneway(remote.publisher.send(message, letter.what(), left).await?)
                 } else {
-                    let slot = send(&remote, &letter).await?;
+                    let among_others = remote.coalescer.as_ref();
+                    let slot = match among_others.and_then(|c| c.take(&remote.caller, &letter)) {
+                        Some(slot) => slot,
+                        None => send(&remote, &letter).await?,
+                    };
                     Way::Remote(remote, slot)
-                }
+                };
+                (letter, way)
             }
         };
         Ok(Self {
@@ -233,9 +177,9 @@ impl Flight {
         match way {
             Way::Oneway(receipt) => {
                 receipt.wait().await?;
-                Ok(letter.nothing())
+                Ok(nothing(letter))
             }
-            Way::Gone => Ok(letter.nothing()),
+            Way::Gone => Ok(nothing(letter)),
             Way::Local(mut local) => {
                 let Reply { status, body } = match (&mut local.0).await {
                     Ok(Ended::Done(reply)) => reply,
@@ -246,13 +190,20 @@ impl Flight {
                     }
                 };
                 let codec = letter.codec;
-                Ok(letter.answered(status, codec, body))
+                Ok(answered(letter, status, codec, body))
             }
             Way::Remote(remote, mut slot) => {
                 let mut sent_before = false;
                 loop {
                     match timeout_at(letter.deadline, slot.answer()).await {
-                        Err(_) => return Err(letter.failed(Kind::Timeout, Outcome::SentNoReply)),
+                        Err(_) => {
+                            let outcome = if slot.is_waiting() && !sent_before {
+                                Outcome::NotSent
+                            } else {
+                                Outcome::SentNoReply
+                            };
+                            return Err(letter.failed(Kind::Timeout, outcome));
+                        }
                         Ok(Answer::Returned) => {
                             // The queue may have gone after it took the first request.
                             let outcome = if sent_before {
@@ -262,8 +213,17 @@ impl Flight {
                             };
                             return Err(letter.failed(Kind::Unroutable, outcome));
                         }
-                        Ok(Answer::Reply(reply)) => {
-                            return letter.read(reply, remote.connection.max_message());
+                        Ok(Answer::Reply { head, body }) => {
+                            if let Some(coalescer) = &remote.coalescer {
+                                coalescer.heard(head.form);
+                            }
+                            return read(letter, head, body, remote.connection.max_message());
+                        }
+                        Ok(Answer::Alone { refused }) => {
+                            if let Some(coalescer) = remote.coalescer.as_ref().filter(|_| refused) {
+                                coalescer.refused();
+                            }
+                            slot = send(&remote, &letter).await?;
                         }
                         Ok(Answer::Lost(reason))
                             if letter.method.is_idempotent() && !reason.is_closed() =>
@@ -290,40 +250,41 @@ impl Flight {
     }
 }
 
-impl Letter {
-    fn answered(self, status: ReplyStatus, codec: Codec, body: Bytes) -> Answered {
-        Answered {
-            status,
-            codec,
-            body,
-            letter: self,
-        }
+fn answered(letter: Arc<Letter>, status: ReplyStatus, codec: Codec, body: Bytes) -> Answered {
+    Answered {
+        status,
+        codec,
+        body,
+        letter,
     }
+}
 
-    /// The answer to a request that has none: `()`, in whatever codec.
-    fn nothing(self) -> Answered {
-        self.answered(
-            ReplyStatus::Success,
-            Codec::Json,
-            Bytes::from_static(b"null"),
-        )
-    }
+/// The answer to a request that has none: `()`, in whatever codec.
+fn nothing(letter: Arc<Letter>) -> Answered {
+    let null = Bytes::from_static(b"null");
+    answered(letter, ReplyStatus::Success, Codec::Json, null)
+}
 
-    fn read(self, reply: Incoming, limit: usize) -> Result<Answered, Error> {
-        let size = reply.body.len();
-        if size > limit {
-            return Err(self.failed(Kind::TooLarge { size, limit }, Outcome::Answered));
-        }
-        let head = ReplyHead::from_properties(reply.properties);
-        let codec = match head.content_type.as_deref() {
-            None => self.codec,
-            Some(name) => Codec::from_content_type(name).ok_or_else(|| {
-                let text = format!("the reply is `{name}`, the request was `{}`", self.codec);
-                self.failed(Kind::Decode, Outcome::Answered).caused_by(text)
-            })?,
-        };
-        Ok(self.answered(head.status, codec, reply.body))
+fn read(
+    letter: Arc<Letter>,
+    head: ReplyHead,
+    body: Bytes,
+    limit: usize,
+) -> Result<Answered, Error> {
+    let size = body.len();
+    if size > limit {
+        return Err(letter.failed(Kind::TooLarge { size, limit }, Outcome::Answered));
     }
+    let codec = match head.content_type.as_deref() {
+        None => letter.codec,
+        Some(name) => Codec::from_content_type(name).ok_or_else(|| {
+            let text = format!("the reply is `{name}`, the request was `{}`", letter.codec);
+            letter
+                .failed(Kind::Decode, Outcome::Answered)
+                .caused_by(text)
+        })?,
+    };
+    Ok(answered(letter, head.status, codec, body))
 }
 
 /// Registers the call and publishes its request, on the first connection that takes it.
@@ -340,11 +301,11 @@ async fn send(remote: &Remote, letter: &Letter) -> Result<Slot, Error> {
         if letter.time_left().is_zero() {
             return Err(letter.failed(Kind::Timeout, Outcome::NotSent));
         }
-        let Some(slot) = station.register() else {
+        let Some(slot) = station.register(Stage::Alone) else {
             tokio::time::sleep(NEXT_TRY).await;
             continue;
         };
-        match station.publish(letter.outgoing(remote, Some(&slot))) {
+        match station.publish(letter.outgoing(remote.connection.name(), Some(slot.address()))) {
             Ok(()) => return Ok(slot),
             Err(error) if error.is_disconnected() => {
                 tracing::debug!(%error, "not sent, waiting for the next connection");

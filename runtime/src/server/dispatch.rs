@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::codec::Codec;
 use crate::context::{Context, Facts};
 use crate::descriptor::MethodDescriptor;
-use crate::envelope::{ReplyHead, ReplyStatus, RequestHead};
+use crate::envelope::{CALLS, Form, ReplyHead, ReplyStatus, RequestHead};
 use crate::link::{Connection, Delivery, Extent, Lane};
 use crate::message::Outgoing;
 use crate::panic::{self, Ended};
@@ -36,8 +38,11 @@ pub(super) struct Dispatcher {
     methods: HashMap<&'static str, &'static MethodDescriptor>,
     unnamed: Option<&'static MethodDescriptor>,
     name: String,
-    max_message: usize,
-    counters: Arc<Counters>,
+    pub(super) max_message: usize,
+    /// As many handlers as the concurrency says: a message of several calls may take more than one
+    /// place.
+    pub(super) places: Semaphore,
+    pub(super) counters: Arc<Counters>,
 }
 
 impl Dispatcher {
@@ -45,6 +50,7 @@ impl Dispatcher {
         connection: &Connection,
         service: Arc<dyn Service>,
         unnamed: Unnamed,
+        concurrency: u16,
     ) -> Self {
         let descriptor = service.descriptor();
         let methods = descriptor
@@ -62,16 +68,24 @@ impl Dispatcher {
             unnamed,
             name: connection.name().to_owned(),
             max_message: connection.max_message(),
+            places: Semaphore::new(concurrency.max(1).into()),
             counters: connection.counters(),
         }
     }
 
-    fn service_name(&self) -> &'static str {
+    pub(super) fn service_name(&self) -> &'static str {
         self.service.descriptor().name()
     }
 
     /// The method and the codec of a request, or the status it is answered with.
     fn route(&self, head: &RequestHead, size: usize) -> Result<Route, Status> {
+        self.check_size(size)?;
+        let method = self.method(head.method.as_deref())?;
+        let codec = self.codec(head.content_type.as_deref())?;
+        Ok(Route { method, codec })
+    }
+
+    pub(super) fn check_size(&self, size: usize) -> Result<(), Status> {
         if size > self.max_message {
             let text = format!(
                 "the request has {size} bytes, the limit is {}",
@@ -79,57 +93,68 @@ impl Dispatcher {
             );
             return Err(Status::new(Code::ResourceExhausted, text));
         }
-        let method = match &head.method {
-            Some(name) => self.methods.get(name.as_str()).copied(),
+        Ok(())
+    }
+
+    pub(super) fn method(&self, name: Option<&str>) -> Result<&'static MethodDescriptor, Status> {
+        let method = match name {
+            Some(name) => self.methods.get(name).copied(),
             None => self.unnamed,
         };
-        let Some(method) = method else {
+        method.ok_or_else(|| {
             let mut known: Vec<_> = self.methods.keys().copied().collect();
             known.sort_unstable();
-            let asked = head.method.as_deref().map_or("no method", |name| name);
+            let asked = name.unwrap_or("no method");
             let text = format!(
                 "`{}` has no method for `{asked}`; it has {}",
                 self.service_name(),
                 known.join(", ")
             );
-            return Err(Status::new(Code::Unimplemented, text));
-        };
+            Status::new(Code::Unimplemented, text)
+        })
+    }
+
+    pub(super) fn codec(&self, content_type: Option<&str>) -> Result<Codec, Status> {
         let own = self.service.descriptor().default_codec();
-        let codec = match head.content_type.as_deref() {
-            None => own,
-            Some(name) => Codec::from_content_type(name).ok_or_else(|| {
-                let text = format!(
-                    "content type `{name}` is not understood; `{}` takes {own}, application/msgpack and application/json",
-                    self.service_name()
-                );
-                Status::new(Code::InvalidArgument, text)
-            })?,
+        let Some(name) = content_type else {
+            return Ok(own);
         };
-        Ok(Route { method, codec })
+        Codec::from_content_type(name).ok_or_else(|| {
+            let text = format!(
+                "content type `{name}` is not understood; `{}` takes {own}, application/msgpack and application/json",
+                self.service_name()
+            );
+            Status::new(Code::InvalidArgument, text)
+        })
     }
 
     /// Runs the handler, to its end or its deadline.
-    async fn run(&self, route: &Route, head: &RequestHead, body: Bytes, facts: Arrival) -> Reply {
-        let Arrival {
-            deadline,
-            redelivered,
-        } = facts;
-        let context = Context::new(Facts {
-            service: self.service_name().into(),
-            method: route.method.name().into(),
-            deadline,
-            headers: head.headers.clone(),
-            trace: head.trace.clone(),
-            caller: head.caller.clone(),
-            message_id: head.message_id.clone(),
-            redelivered,
-            attempt: 1,
-        });
-        let request = Request::new(route.method, route.codec, body);
+    pub(super) async fn run(&self, work: Work, site: Site) -> Reply {
+        let Work {
+            route: Route { method, codec },
+            facts,
+            body,
+        } = work;
+        let deadline = facts.deadline;
+        let request = Request::new(method, codec, body);
+        let service = Arc::clone(&self.service);
         // Made inside the scope as well: a handler may look at its context before its first await.
-        let call = context.scope(async { self.service.call(request).await });
-        let method = route.method.name();
-        match panic::catch(deadline, call).await {
+        let call = Context::new(facts).scope(async move { service.call(request).await });
+        let call = panic::catch(deadline, call);
+        let ended = match site {
+            Site::Here => call.await,
+            Site::Apart => {
+                // One task: a set of it is aborted when it is dropped.
+                let mut task = JoinSet::new();
+                task.spawn(call);
+                match task.join_next().await {
+                    Some(Ok(ended)) => ended,
+                    Some(Err(_)) | None => Ended::Late,
+                }
+            }
+        };
+        let method = method.name();
+        match ended {
             Ended::Done(reply) => {
                 let status = reply.status();
                 if status.is_some_and(|status| status.code() == Code::InvalidArgument) {
@@ -152,45 +177,63 @@ impl Dispatcher {
         }
     }
 
-    fn refused(&self, status: Status) -> Reply {
+    pub(super) fn expired(&self, method: Option<&str>) {
+        self.counters.expired_requests.add();
+        tracing::debug!(service = self.service_name(), method, "an expired request");
+    }
+
+    pub(super) fn refused(&self, status: Status) -> Reply {
         self.counters.malformed.add();
         tracing::warn!(service = self.service_name(), %status, "a request was refused");
         Reply::failed(status)
     }
 
     /// Hands the reply over, to be written before the request is acknowledged.
-    fn reply(&self, lane: &Lane, head: RequestHead, reply: Reply) -> Settlement {
-        let Some(reply_to) = head.reply_to else {
-            return Settlement::Ack;
-        };
+    fn reply(&self, lane: &Lane, head: &RequestHead, reply: Reply) -> Settlement {
         let Reply {
             mut status,
             mut body,
         } = reply;
-        if body.len() > self.max_message {
-            let text = format!(
-                "the reply has {} bytes, the limit is {}",
-                body.len(),
-                self.max_message
-            );
-            tracing::warn!(
-                service = self.service_name(),
-                method = head.method,
-                "{text}"
-            );
-            status = ReplyStatus::Failed(Status::new(Code::ResourceExhausted, text));
+        if let Some(status_of_size) = self.too_large(head.method.as_deref(), body.len()) {
+            status = status_of_size;
             body = Bytes::new();
         }
+        self.send(lane, head, (status, Form::Coalescing), body)
+    }
+
+    /// The status of a reply that is too large to be sent, if it is.
+    pub(super) fn too_large(&self, method: Option<&str>, size: usize) -> Option<ReplyStatus> {
+        if size <= self.max_message {
+            return None;
+        }
+        let text = format!(
+            "the reply has {size} bytes, the limit is {}",
+            self.max_message
+        );
+        tracing::warn!(service = self.service_name(), method, "{text}");
+        let status = Status::new(Code::ResourceExhausted, text);
+        Some(ReplyStatus::Failed(status))
+    }
+
+    pub(super) fn send(
+        &self,
+        lane: &Lane,
+        request: &RequestHead,
+        (status, form): (ReplyStatus, Form),
+        body: Bytes,
+    ) -> Settlement {
+        let Some(reply_to) = request.reply_to.clone() else {
+            return Settlement::Ack;
+        };
+        let content_type = request.content_type.clone().unwrap_or_else(|| {
+            let own = self.service.descriptor().default_codec();
+            own.content_type().to_owned()
+        });
         let head = ReplyHead {
             status,
-            correlation_id: head.correlation_id,
-            content_type: Some(head.content_type.unwrap_or_else(|| {
-                self.service
-                    .descriptor()
-                    .default_codec()
-                    .content_type()
-                    .to_owned()
-            })),
+            form,
+            correlation_id: request.correlation_id.clone(),
+            content_type: Some(content_type),
             server: Some(self.name.clone()),
         };
         let message = Outgoing {
@@ -210,36 +253,15 @@ impl Dispatcher {
             }
         }
     }
-}
 
-/// Where a request goes.
-struct Route {
-    method: &'static MethodDescriptor,
-    codec: Codec,
-}
-
-/// How a request came.
-#[derive(Clone, Copy)]
-struct Arrival {
-    deadline: Option<Instant>,
-    redelivered: bool,
-}
-
-impl Handler for Dispatcher {
-    async fn handle(&self, lane: Arc<Lane>, delivery: Delivery) -> Settlement {
-        let Delivery { tag, message } = delivery;
-        let arrived = Instant::now();
-        let head = RequestHead::from_properties(message.properties);
-        let deadline = head.time_left.map(|left| arrived + left);
-        if head.time_left.is_some_and(|left| left.is_zero()) {
-            self.counters.expired_requests.add();
-            tracing::debug!(
-                service = self.service_name(),
-                method = head.method,
-                "an expired request"
-            );
-            return Settlement::Ack;
-        }
+    /// Answers one call.
+    async fn answer(
+        &self,
+        lane: &Lane,
+        tag: u64,
+        head: RequestHead,
+        message: Content,
+    ) -> Settlement {
         let route = self.route(&head, message.body.len());
         let oneway = route.as_ref().is_ok_and(|route| route.method.is_oneway());
         if !oneway && (head.reply_to.is_none() || head.correlation_id.is_none()) {
@@ -251,16 +273,13 @@ impl Handler for Dispatcher {
                 "a request without an address for its reply"
             );
         }
-        let arrival = Arrival {
-            deadline,
-            redelivered: message.redelivered,
-        };
+        let redelivered = message.redelivered;
         let mut settled = false;
         let reply = match route {
             Err(status) => self.refused(status),
             // It has been with a worker that may have run it: an acknowledgement that was written
             // may still be lost.
-            Ok(route) if route.method.is_at_most_once() && arrival.redelivered => {
+            Ok(route) if route.method.is_at_most_once() && redelivered => {
                 let (service, method) = (self.service_name(), route.method.name());
                 tracing::debug!(service, method, "not run, it may have been before");
                 let text = "delivered before, and perhaps executed: this method runs at most once";
@@ -272,21 +291,97 @@ impl Handler for Dispatcher {
                 if settled {
                     lane.ack(tag, Extent::One);
                 }
-                self.run(&route, &head, message.body, arrival).await
+                let facts = Facts {
+                    service: self.service_name().into(),
+                    method: route.method.name().into(),
+                    deadline: message.deadline,
+                    headers: head.headers.clone(),
+                    trace: head.trace.clone(),
+                    caller: head.caller.clone(),
+                    message_id: head.message_id.clone(),
+                    redelivered,
+                    attempt: 1,
+                };
+                let body = message.body;
+                let _place = self.places.acquire().await;
+                self.run(Work { route, facts, body }, Site::Here).await
             }
         };
-        // RabbitMQ before 4.0 ends the connection over a direct reply to an address that it does
-        // not know. A request that may have done so must not come a third time.
-        if !settled && arrival.redelivered && head.reply_to.as_deref().is_some_and(is_direct) {
-            lane.ack(tag, Extent::One);
-            settled = true;
-        }
-        let settlement = self.reply(&lane, head, reply);
+        settled |= self.acknowledge_first(lane, tag, &head, redelivered && !settled);
+        let settlement = self.reply(lane, &head, reply);
         if settled {
             // Written or not, there is nothing left to acknowledge.
             Settlement::Settled
         } else {
             settlement
+        }
+    }
+
+    /// RabbitMQ before 4.0 ends the connection over a direct reply to an address that it does not
+    /// know. A request that may have done so must not come a third time.
+    pub(super) fn acknowledge_first(
+        &self,
+        lane: &Lane,
+        tag: u64,
+        head: &RequestHead,
+        again: bool,
+    ) -> bool {
+        let first = again && head.reply_to.as_deref().is_some_and(is_direct);
+        if first {
+            lane.ack(tag, Extent::One);
+        }
+        first
+    }
+}
+
+/// Where a request goes.
+pub(super) struct Route {
+    pub(super) method: &'static MethodDescriptor,
+    pub(super) codec: Codec,
+}
+
+/// What a handler gets.
+pub(super) struct Work {
+    pub(super) route: Route,
+    pub(super) facts: Facts,
+    pub(super) body: Bytes,
+}
+
+/// Where a handler runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Site {
+    Here,
+    /// On a task of its own.
+    Apart,
+}
+
+/// A delivery without its head.
+pub(super) struct Content {
+    pub(super) body: Bytes,
+    pub(super) arrived: Instant,
+    pub(super) deadline: Option<Instant>,
+    pub(super) redelivered: bool,
+}
+
+impl Handler for Dispatcher {
+    async fn handle(&self, lane: Arc<Lane>, delivery: Delivery) -> Settlement {
+        let Delivery { tag, message } = delivery;
+        let arrived = Instant::now();
+        let head = RequestHead::from_properties(message.properties);
+        if head.time_left.is_some_and(|left| left.is_zero()) {
+            self.expired(head.method.as_deref());
+            return Settlement::Ack;
+        }
+        let content = Content {
+            body: message.body,
+            arrived,
+            deadline: head.time_left.map(|left| arrived + left),
+            redelivered: message.redelivered,
+        };
+        if head.method.as_deref() == Some(CALLS) {
+            self.answer_several(&lane, tag, head, content).await
+        } else {
+            self.answer(&lane, tag, head, content).await
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The serving side: services on their queues, until shutdown.
 
 mod dispatch;
+mod several;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -137,8 +138,9 @@ impl Server {
         let mut workers = Vec::new();
         for served in &self.services {
             for (queue, default) in queues(served)? {
+                let service = Arc::clone(&served.service);
                 let dispatcher =
-                    Dispatcher::new(&self.connection, Arc::clone(&served.service), default);
+                    Dispatcher::new(&self.connection, service, default, served.concurrency);
                 let source = Source {
                     queue: queue.name().to_string(),
                     topology: Topology::queue(queue),

@@ -65,6 +65,11 @@ conformance!(
     a_long_text_costs_nobody_anything,
 );
 
+conformance!(one_thread several:
+    calls_are_the_golden_message_and_read_the_golden_replies,
+    the_golden_calls_get_the_golden_replies,
+);
+
 /// A client, and a peer that serves its queue by hand.
 struct Served {
     connection: Connection,
@@ -257,6 +262,50 @@ async fn the_tutorials_request_gets_the_golden_reply(env: Env) {
     let seen = asking.ask(&request).await;
     Message::golden("rpc.tutorial.reply").assert_is(&seen);
     assert_eq!(seen.fields["correlation-id"], "any text");
+    asking.end().await;
+}
+
+async fn calls_are_the_golden_message_and_read_the_golden_replies(env: Env) {
+    let served = Served::new(&env).await;
+    let client = Client::new(&served.connection, CalculatorClient::DESCRIPTOR).coalesce(64);
+    let calculator = CalculatorClient::with_client(client);
+    let first = calculator.divide(84, 2).send().await.expect("it is sent");
+    served.serve("rpc.request", Some("rpc.reply")).await;
+    assert_eq!(first.await.expect("a quotient"), 42);
+
+    let (quotient, error) = tokio::join!(
+        calculator.divide(84, 2).send(),
+        calculator.divide(1, 0).send()
+    );
+    let taken = served.raw.next(&served.queue).await;
+    let mut seen = Message::seen(&taken.delivery, &served.namespace);
+    let golden = Message::golden("rpc.calls");
+    // The time left: two bytes after `cd`.
+    for at in (0..golden.body.len() - 2).filter(|at| golden.body[*at] == 0xcd) {
+        let left = u16::from_be_bytes([seen.body[at + 1], seen.body[at + 2]]);
+        assert!((5_000..=10_000).contains(&left), "{left}");
+        seen.body[at + 1..=at + 2].copy_from_slice(&golden.body[at + 1..=at + 2]);
+    }
+    golden.assert_is(&seen);
+    let replies = Message::golden("rpc.replies");
+    let to = taken.delivery.properties;
+    let properties = replies
+        .properties()
+        .with_correlation_id(to.correlation_id().clone().expect("an id"));
+    let to = to.reply_to().clone().expect("an address");
+    send(&served.raw, to.as_str(), &replies, properties).await;
+    assert_eq!(quotient.expect("sent").await.expect("a quotient"), 42);
+    assert!(matches!(
+        error.expect("sent").await,
+        Err(CallError::Service(DivideError::ByZero))
+    ));
+    served.end().await;
+}
+
+async fn the_golden_calls_get_the_golden_replies(env: Env) {
+    let asking = Asking::new(&env).await;
+    let seen = asking.ask(&Message::golden("rpc.calls")).await;
+    Message::golden("rpc.replies").assert_is(&seen);
     asking.end().await;
 }
 

@@ -1,0 +1,226 @@
+//! A request that carries several calls: each is handled by itself, and replies that are ready at
+//! the same time share a message.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::SemaphorePermit;
+use tokio::time::Instant;
+
+use super::dispatch::{Content, Dispatcher, Route, Site, Work};
+use crate::batch::{self, Answer, Call};
+use crate::codec::Codec;
+use crate::context::Facts;
+use crate::envelope::{Form, ReplyStatus, RequestHead};
+use crate::link::Lane;
+use crate::service::Reply;
+use crate::status::{Code, Status};
+use crate::worker::Settlement;
+
+/// How large a message of several replies becomes before the next one is begun.
+const FULL: usize = 64 * 1024;
+/// A handler that takes its thread for longer has those after it run on tasks of their own.
+const HEAVY: Duration = Duration::from_micros(100);
+
+impl Dispatcher {
+    /// Answers all the calls of a request, which is acknowledged when they are done.
+    pub(super) async fn answer_several(
+        &self,
+        lane: &Lane,
+        tag: u64,
+        head: RequestHead,
+        content: Content,
+    ) -> Settlement {
+        let read = self.check_size(content.body.len()).and_then(|()| {
+            let codec = self.codec(head.content_type.as_deref())?;
+            Ok((codec, calls(&content.body)?))
+        });
+        let settled = self.acknowledge_first(lane, tag, &head, content.redelivered);
+        let mut outbox = Outbox::new(self, lane, &head);
+        let settlement = match read {
+            Ok((codec, calls)) => {
+                self.work_through(calls, codec, &head, &content, &mut outbox)
+                    .await;
+                outbox.flush();
+                outbox.settlement
+            }
+            Err(status) => {
+                let Reply { status, body } = self.refused(status);
+                self.send(lane, &head, (status, Form::Coalescing), body)
+            }
+        };
+        if settled {
+            Settlement::Settled
+        } else {
+            settlement
+        }
+    }
+
+    /// Runs as many handlers at once as there are places, and at least one.
+    async fn work_through(
+        &self,
+        calls: Vec<Call<'_>>,
+        codec: Codec,
+        head: &RequestHead,
+        content: &Content,
+        outbox: &mut Outbox<'_>,
+    ) {
+        let mut calls = calls.into_iter().peekable();
+        let mut running = FuturesUnordered::new();
+        let mut site = Site::Here;
+        let mut place = None;
+        loop {
+            while calls.peek().is_some() {
+                let free = place.take().or_else(|| self.places.try_acquire().ok());
+                let Some(place) = free else { break };
+                let Some(call) = calls.next() else { return };
+                running.push(self.one(call, codec, head, content, site, place));
+                let polled = Instant::now();
+                let done = running.next().now_or_never().flatten();
+                if polled.elapsed() > HEAVY {
+                    site = Site::Apart;
+                }
+                outbox.extend(done.flatten());
+            }
+            match running.next().now_or_never() {
+                Some(Some(done)) => {
+                    outbox.extend(done);
+                    continue;
+                }
+                Some(None) if calls.peek().is_none() => return,
+                Some(None) | None => {}
+            }
+            // Nothing more is ready: what is goes out.
+            outbox.flush();
+            tokio::select! {
+                biased;
+                Some(done) = running.next(), if !running.is_empty() => outbox.extend(done),
+                freed = self.places.acquire(), if calls.peek().is_some() => match freed {
+                    Ok(freed) => place = Some(freed),
+                    // It is never closed.
+                    Err(_) => return,
+                },
+                else => return,
+            }
+        }
+    }
+
+    /// One call, and its answer; none where nobody waits for one any more.
+    async fn one(
+        &self,
+        call: Call<'_>,
+        codec: Codec,
+        head: &RequestHead,
+        content: &Content,
+        site: Site,
+        _place: SemaphorePermit<'_>,
+    ) -> Option<Answer> {
+        let id = call.id;
+        let deadline = content
+            .arrived
+            .checked_add(Duration::from_millis(call.time_left));
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            self.expired(Some(call.method));
+            return None;
+        }
+        let Reply {
+            mut status,
+            mut body,
+        } = match self.method(Some(call.method)) {
+            Err(status) => self.refused(status),
+            Ok(method) if method.is_oneway() || method.is_at_most_once() => {
+                let text = format!("`{}` does not share a message", method.name());
+                self.refused(Status::new(Code::InvalidArgument, text))
+            }
+            Ok(method) => {
+                let facts = Facts {
+                    service: self.service_name().into(),
+                    method: method.name().into(),
+                    deadline,
+                    caller: head.caller.clone(),
+                    message_id: call.message_id.map(str::to_owned),
+                    redelivered: content.redelivered,
+                    attempt: 1,
+                    ..Facts::default()
+                };
+                let body = content.body.slice_ref(call.arguments);
+                let route = Route { method, codec };
+                self.run(Work { route, facts, body }, site).await
+            }
+        };
+        if let Some(too_large) = self.too_large(Some(call.method), body.len()) {
+            status = too_large;
+            body = Bytes::new();
+        }
+        Some(Answer { id, status, body })
+    }
+}
+
+fn calls(body: &Bytes) -> Result<Vec<Call<'_>>, Status> {
+    let calls = batch::read_calls(body).map_err(|error| {
+        let text = format!("the calls do not decode: {error}");
+        Status::new(Code::InvalidArgument, text)
+    })?;
+    if calls.len() > batch::MOST {
+        let text = format!(
+            "{} calls in a message, the limit is {}",
+            calls.len(),
+            batch::MOST
+        );
+        return Err(Status::new(Code::InvalidArgument, text));
+    }
+    Ok(calls)
+}
+
+/// Replies on their way out.
+struct Outbox<'a> {
+    dispatcher: &'a Dispatcher,
+    lane: &'a Lane,
+    head: &'a RequestHead,
+    answers: Vec<Answer>,
+    size: usize,
+    /// Of the last message: lapin writes in order, so it says enough of those before it.
+    settlement: Settlement,
+}
+
+impl<'a> Outbox<'a> {
+    fn new(dispatcher: &'a Dispatcher, lane: &'a Lane, head: &'a RequestHead) -> Self {
+        Self {
+            dispatcher,
+            lane,
+            head,
+            answers: Vec::new(),
+            size: 0,
+            settlement: Settlement::Ack,
+        }
+    }
+
+    fn extend(&mut self, answer: Option<Answer>) {
+        let Some(answer) = answer else { return };
+        if self.size + answer.body.len() > FULL {
+            self.flush();
+        }
+        self.size += answer.body.len();
+        self.answers.push(answer);
+    }
+
+    fn flush(&mut self) {
+        if self.answers.is_empty() {
+            return;
+        }
+        let body = match batch::write_answers(&self.answers) {
+            Ok(body) => body,
+            Err(error) => {
+                let service = self.dispatcher.service_name();
+                tracing::error!(service, %error, "replies cannot be sent");
+                Bytes::new()
+            }
+        };
+        self.answers.clear();
+        self.size = 0;
+        let form = (ReplyStatus::Success, Form::Several);
+        self.settlement = self.dispatcher.send(self.lane, self.head, form, body);
+    }
+}
