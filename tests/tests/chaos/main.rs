@@ -7,6 +7,7 @@ mod actors;
 mod book;
 mod dice;
 mod nemesis;
+mod recovery;
 mod variants;
 
 use actors::{CONCURRENCY, Queues, Shift, Task};
