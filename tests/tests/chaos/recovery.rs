@@ -1,7 +1,6 @@
 //! Lapin's own recovery on trial, which Lepus leaves off: the same faults, and the judge finds it
 //! out. What Lepus does with them stands beside it.
 
-use super::CAP;
 use crate::book::{Book, End, Fate};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -9,6 +8,7 @@ use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOpti
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
 use lepus::WorkQueue;
+use lepus_tests::hands::CAP;
 use lepus_tests::proxy::{Cut, Mode, Proxy, Way};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
