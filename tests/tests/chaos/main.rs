@@ -227,10 +227,12 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
     }
     for connection in &world.connections {
         let stats = connection.stats();
-        if stats.pending_calls + stats.running > 0 {
+        if stats.pending_calls + stats.running + stats.unsettled > 0 {
             book.complain(format!("leak: {stats:?}"));
         }
         connection.close().await;
+        let held = async || (connection.stats().channels == 0).then_some(());
+        within("no channel is held", REST, held).await;
     }
     within("every link is closed", REST, || async {
         let open: usize = world.proxies.iter().map(|proxy| proxy.open()).sum();
@@ -297,7 +299,8 @@ async fn rest(env: &Env, world: &World, book: &Book, raw: &Raw, places: &[String
         let running: u64 = world
             .connections
             .iter()
-            .map(|connection| connection.stats().running + connection.stats().pending_calls)
+            .map(Connection::stats)
+            .map(|stats| stats.running + stats.unsettled + stats.pending_calls)
             .sum();
         let unfinished = book.unfinished();
         if running == 0 && (unfinished == 0 || looked.elapsed() > REST / 2) {
