@@ -10,6 +10,10 @@ pub struct Stats {
     pub pending_calls: u64,
     /// Deliveries that a handler works on.
     pub running: u64,
+    /// Deliveries that are not settled yet: with their handler, before it or behind it.
+    pub unsettled: u64,
+    /// Channels that are held, of both sessions.
+    pub channels: u64,
     /// Replies that nobody waited for any more: late, doubled, or for an unknown call.
     pub dropped_replies: u64,
     /// Replies of our servers that came back because their caller was gone.
@@ -47,7 +51,7 @@ macro_rules! counters {
 }
 
 counters! {
-    pending_calls, running, dropped_replies, returned_replies, expired_requests, malformed,
+    pending_calls, running, unsettled, channels, dropped_replies, returned_replies, expired_requests, malformed,
     skipped_events, lagged_events, panics, retried, dead_lettered,
 }
 
@@ -60,6 +64,11 @@ impl Counter {
     }
 
     pub(crate) fn remove(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.remove_all(1);
+    }
+
+    pub(crate) fn remove_all(&self, count: usize) {
+        // No machine counts more than 64 bits.
+        self.0.fetch_sub(count as u64, Ordering::Relaxed);
     }
 }

@@ -11,6 +11,7 @@ pub mod eventually;
 pub mod frames;
 pub mod gate;
 pub mod greeting;
+pub mod hands;
 pub mod jobs;
 pub mod node;
 pub mod peer;

@@ -154,6 +154,11 @@ impl Program {
         }
     }
 
+    /// The next line of stdout, however late; `None` when its output has ended.
+    pub async fn any_line(&mut self) -> Option<String> {
+        self.lines.recv().await
+    }
+
     /// Reads on until a line contains `text`; gives that line.
     pub async fn line_with(&mut self, text: &str) -> String {
         let found = async {

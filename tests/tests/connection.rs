@@ -40,6 +40,7 @@ conformance!(losing:
     a_reply_that_was_lost_with_its_server_comes_again,
     replies_that_stall_time_out,
     both_ends_are_cut_again_and_again,
+    channels_and_deliveries_are_counted,
 );
 
 conformance!(queues:
@@ -723,6 +724,72 @@ async fn both_ends_are_cut_again_and_again(env: Env) {
     let raw = Raw::open(&env.uri).await;
     eventually("one consumer, no orphans", || async {
         raw.count(&queue).await.consumers == 1
+    })
+    .await;
+}
+
+async fn channels_and_deliveries_are_counted(env: Env) {
+    let proxy = Proxy::start(&env.uri).await;
+    let builder = || env.builder_at(proxy.uri()).backoff(SOON, SHORT);
+    let (serving, calling) = (
+        builder().open().await.unwrap(),
+        builder().open().await.unwrap(),
+    );
+    let channels = || (serving.stats().channels, calling.stats().channels);
+    assert_eq!(channels(), (0, 0), "none before it is needed");
+    let Rig {
+        server,
+        subject,
+        probe,
+        queue,
+        ..
+    } = Rig::over(&env, serving.clone(), calling.clone()).await;
+    probe.echo("hi".into()).timeout(LONG).await.unwrap();
+    // One consumes; one has the replies, and one the requests.
+    eventually("at rest", || async {
+        let now = (channels(), serving.stats().unsettled);
+        if now == ((1, 2), 0) {
+            Ok(())
+        } else {
+            Err(format!("{now:?}"))
+        }
+    })
+    .await;
+    for (round, how) in [(1, Cut::Fin), (2, Cut::Rst)] {
+        let call = probe.hold(1).timeout(LONG).send().await.unwrap();
+        eventually("a delivery is in hand", || async {
+            serving.stats().unsettled == 1
+        })
+        .await;
+        proxy.cut(how);
+        let error = call.await.unwrap_err();
+        assert!(error.is_disconnected(), "{error}");
+        // It comes again, to the next session.
+        subject.gate.entered(2 * round).await;
+        subject.gate.open(1);
+        eventually("calls as before", || async {
+            probe.echo("hi".into()).timeout(LONG).await
+        })
+        .await;
+        eventually("nothing of the session before is held", || async {
+            let now = (channels(), serving.stats().unsettled);
+            if now == ((1, 2), 0) {
+                Ok(())
+            } else {
+                Err(format!("{now:?}"))
+            }
+        })
+        .await;
+    }
+    is_settled(&env, &queue).await;
+    server.stop().await.unwrap();
+    calling.close().await;
+    eventually("none is left", || async {
+        if channels() == (0, 0) {
+            Ok(())
+        } else {
+            Err(format!("{:?}", channels()))
+        }
     })
     .await;
 }

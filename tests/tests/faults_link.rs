@@ -3,6 +3,7 @@
 
 use lepus::{Code, Connection, ConnectionState, Outcome, WorkQueue};
 use lepus_broker::Target;
+use lepus_tests::env::{On, run_within};
 use lepus_tests::eventually::within;
 use lepus_tests::probe::{ProbeClient, Rig, Subject, is_settled, serve};
 use lepus_tests::proxy::{Cut, Mode, Proxy, Slow, Way};
@@ -32,6 +33,27 @@ conformance!(away:
     row_12_a_broker_that_is_silent,
     row_62_many_clients_do_not_come_back_at_once,
 );
+
+/// As long as in the table; ten seconds are what every run has.
+mod five_minutes {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(400);
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "five minutes: cargo test -p lepus-tests --test faults_link -- --ignored"]
+    async fn embedded() {
+        let name = "five_minutes::embedded";
+        run_within(LIMIT, On::Embedded, name, row_11_five_minutes_away).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "five minutes: cargo test -p lepus-tests --test faults_link -- --ignored"]
+    async fn rabbitmq() {
+        let name = "five_minutes::rabbitmq";
+        run_within(LIMIT, On::RabbitMq, name, row_11_five_minutes_away).await;
+    }
+}
 
 conformance!(stalled:
     row_13_an_idle_half_open_link_is_found,
@@ -385,6 +407,14 @@ async fn row_08_both_ends_cut_at_random_and_every_call_ends(env: Env) {
 }
 
 async fn row_11_ten_seconds_away(env: Env) {
+    away_for(env, 10 * SECOND).await;
+}
+
+async fn row_11_five_minutes_away(env: Env) {
+    away_for(env, 300 * SECOND).await;
+}
+
+async fn away_for(env: Env, time: Duration) {
     let proxy = Proxy::start(&env.uri).await;
     let calling = env.builder_at(proxy.uri()).open().await.unwrap();
     let rig = Rig::over(&env, env.connect().await, calling).await;
@@ -394,9 +424,9 @@ async fn row_11_ten_seconds_away(env: Env) {
     until_lost(&rig.calling).await;
     let waiting = tokio::spawn({
         let probe = rig.probe.clone();
-        async move { probe.echo("patient".into()).timeout(LONG).await }
+        async move { probe.echo("patient".into()).timeout(time + LONG).await }
     });
-    while began.elapsed() < 10 * SECOND {
+    while began.elapsed() < time {
         let call = Instant::now();
         let error = rig.probe.echo("hasty".into()).timeout(SECOND).await;
         let error = error.unwrap_err();
@@ -409,7 +439,7 @@ async fn row_11_ten_seconds_away(env: Env) {
     proxy.up().await;
     assert_eq!(waiting.await.unwrap().unwrap(), "patient");
     println!(
-        "{}: after 10 s away, back after {:?}",
+        "{}: after {time:?} away, back after {:?}",
         env.server.product,
         up.elapsed()
     );

@@ -86,6 +86,30 @@ async fn row_51_a_certificate_for_another_host_is_refused() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn row_51_an_expired_certificate_is_refused() {
+    let name = "row_51_an_expired_certificate_is_refused";
+    if !node::are_available(name) {
+        return;
+    }
+    deadline::within(name, LIMIT, async {
+        let authority = Authority::new();
+        let tls = authority.certify_until("localhost", 2020);
+        let node = Node::setup().tls(tls).start().await;
+        let error = refused(at(&node.tls_uri()).certificate_authorities(&authority.pem)).await;
+        assert!(error.is_tls(), "{error:?}");
+        // In what a user prints of it, with its causes.
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text.push_str(&format!(": {cause}"));
+            source = cause.source();
+        }
+        assert!(text.to_lowercase().contains("expired"), "{text}");
+    })
+    .await;
+}
+
 fn at(uri: &str) -> ConnectionBuilder {
     let quick = Duration::from_millis(10);
     Connection::builder(uri).backoff(quick, SHORT)
@@ -495,8 +519,15 @@ impl Authority {
 
     /// A certificate for a server of that name.
     fn certify(&self, host: &str) -> Tls {
+        self.certify_until(host, 4096)
+    }
+
+    /// The same, good until that year.
+    fn certify_until(&self, host: &str, year: i32) -> Tls {
         let key = rcgen::KeyPair::generate().expect("a key");
-        let parameters = rcgen::CertificateParams::new(vec![host.to_owned()]).expect("parameters");
+        let mut parameters =
+            rcgen::CertificateParams::new(vec![host.to_owned()]).expect("parameters");
+        parameters.not_after = rcgen::date_time_ymd(year, 1, 1);
         let certificate = parameters.signed_by(&key, &self.issuer);
         Tls {
             authority: self.pem.clone(),

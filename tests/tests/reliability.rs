@@ -38,6 +38,8 @@ fn missing(text: &str, file: impl Fn(&str) -> Option<String>) -> Vec<String> {
             format!("{name}.rs"),
             format!("{name}/main.rs"),
             format!("{name}/book.rs"),
+            format!("{name}/recovery.rs"),
+            format!("{name}/variants.rs"),
         ];
         sources
             .iter()

@@ -340,7 +340,9 @@ impl ConnectionBuilder {
             .build()
             .map_err(|error| Error::invalid("no runtime for the connection").caused_by(error))?;
         let namespace = Namespace::new(settings.namespace.clone());
-        let dialer = Arc::new(Dialer::new(settings, io.handle().clone()));
+        let counters = Arc::<Counters>::default();
+        let dialer = Dialer::new(settings, io.handle().clone(), Arc::clone(&counters));
+        let dialer = Arc::new(dialer);
         let connection = Connection {
             inner: Arc::new(Inner {
                 dialer: Arc::clone(&dialer),
@@ -351,7 +353,7 @@ impl ConnectionBuilder {
                 consuming: OnceLock::new(),
                 tasks: Handle::current(),
                 shared: Mutex::new(HashMap::new()),
-                counters: Arc::default(),
+                counters,
                 io: Some(io),
             }),
         };

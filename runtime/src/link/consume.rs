@@ -95,6 +95,9 @@ impl Deliveries {
             // nothing any more.
             Some(Ok(_)) if !self.lane.is_open() => Ended::Lost(self.lane.dead()),
             Some(Ok(delivery)) => {
+                if let Mode::Settled { .. } = self.mode {
+                    self.lane.delivered(delivery.delivery_tag);
+                }
                 return Ok(Delivery {
                     tag: delivery.delivery_tag,
                     message: convert::incoming(delivery),
@@ -136,6 +139,9 @@ pub(crate) async fn poll(lane: &Lane, queue: &str) -> Result<Option<Delivery>, E
         .channel()
         .basic_get(convert::short(queue)?, BasicGetOptions { no_ack: false });
     let message = session.race(get).await?;
+    if let Some(message) = &message {
+        lane.delivered(message.delivery.delivery_tag);
+    }
     Ok(message.map(|message| Delivery {
         tag: message.delivery.delivery_tag,
         message: convert::incoming(message.delivery),

@@ -1,5 +1,6 @@
 //! A channel of one session: publishing, acknowledging, and what the broker gave back.
 
+use std::collections::BTreeSet;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -8,7 +9,7 @@ use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicNackOptions, BasicPublishOptions, BasicRejectOptions};
 
 use super::convert;
-use super::session::Session;
+use super::session::{Counted, Session};
 use crate::error::{Error, Kind};
 use crate::message::{Outgoing, Properties};
 
@@ -16,8 +17,10 @@ use crate::message::{Outgoing, Properties};
 #[derive(Debug)]
 pub(crate) struct Lane {
     session: Arc<Session>,
-    channel: Channel,
+    channel: Counted,
     order: Mutex<()>,
+    /// The tags of deliveries that are to be settled.
+    unsettled: Mutex<BTreeSet<u64>>,
 }
 
 /// A mandatory message that no queue took (`basic.return`).
@@ -73,6 +76,7 @@ impl Lane {
             session: Arc::clone(session),
             channel,
             order: Mutex::new(()),
+            unsettled: Mutex::default(),
         }))
     }
 
@@ -100,7 +104,7 @@ impl Lane {
     /// # Errors
     /// The message cannot be said in AMQP. A channel that is gone is told by `written`.
     pub(crate) fn write(&self, message: Outgoing) -> Result<Writing, Error> {
-        let (prepared, channel) = (Prepared::new(message, self)?, self.channel.clone());
+        let (prepared, channel) = (Prepared::new(message, self)?, Channel::clone(&self.channel));
         let mut writing: Pin<Box<_>> =
             Box::pin(async move { prepared.publish(&channel).await.map(drop) });
         let _order = self.order();
@@ -152,6 +156,35 @@ impl Lane {
             multiple: extent == Extent::UpTo,
         };
         self.start(self.channel.basic_ack(tag, options));
+        self.settled(tag, extent);
+    }
+
+    /// A delivery has come that is to be settled.
+    pub(super) fn delivered(&self, tag: u64) {
+        if self.unsettled().insert(tag) {
+            self.session.counters().unsettled.add();
+        }
+    }
+
+    fn settled(&self, tag: u64, extent: Extent) {
+        let mut unsettled = self.unsettled();
+        let before = unsettled.len();
+        match extent {
+            Extent::One => drop(unsettled.remove(&tag)),
+            Extent::UpTo => {
+                while unsettled.first().is_some_and(|first| *first <= tag) {
+                    unsettled.pop_first();
+                }
+            }
+        }
+        let settled = before - unsettled.len();
+        self.session.counters().unsettled.remove_all(settled);
+    }
+
+    fn unsettled(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.unsettled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives a delivery back to its queue. Never counts as a failed attempt on quorum queues of
@@ -162,12 +195,14 @@ impl Lane {
             requeue: true,
         };
         self.start(self.channel.basic_nack(tag, options));
+        self.settled(tag, Extent::One);
     }
 
     /// Rejects a delivery for good: the queue's dead-letter exchange gets it, if there is one.
     pub(crate) fn reject(&self, tag: u64) {
         let options = BasicRejectOptions { requeue: false };
         self.start(self.channel.basic_reject(tag, options));
+        self.settled(tag, Extent::One);
     }
 
     fn start(&self, settlement: impl Future<Output = lapin::Result<()>>) {
@@ -200,6 +235,14 @@ impl Lane {
     /// The error for a channel that is found dead.
     pub(crate) fn dead(&self) -> Error {
         Error::new(Kind::Disconnected).caused_by("the channel was closed")
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        // The broker has them back.
+        let left = self.unsettled().len();
+        self.session.counters().unsettled.remove_all(left);
     }
 }
 

@@ -1,5 +1,6 @@
 //! One lapin connection with a generation number, and the one signal that it is down.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tokio::sync::watch;
 
 use super::convert;
 use crate::error::{Error, Kind};
+use crate::stats::Counters;
 
 /// How often the state is looked at besides lapin's events, which it does not promise to send.
 const CHECK: Duration = Duration::from_millis(500);
@@ -24,10 +26,37 @@ pub(crate) struct Session {
     connection: lapin::Connection,
     down: watch::Sender<Option<Error>>,
     blocked: watch::Sender<Option<String>>,
+    counters: Arc<Counters>,
+}
+
+/// A channel, counted for as long as it is held.
+#[derive(Debug)]
+pub(super) struct Counted {
+    channel: lapin::Channel,
+    counters: Arc<Counters>,
+}
+
+impl Deref for Counted {
+    type Target = lapin::Channel;
+
+    fn deref(&self) -> &lapin::Channel {
+        &self.channel
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.counters.channels.remove();
+    }
 }
 
 impl Session {
-    pub(super) fn start(connection: lapin::Connection, generation: u64, io: &Handle) -> Arc<Self> {
+    pub(super) fn start(
+        connection: lapin::Connection,
+        generation: u64,
+        io: &Handle,
+        counters: Arc<Counters>,
+    ) -> Arc<Self> {
         // lapin gives each event to one listener only: this is the one.
         let events = connection.events_listener();
         let session = Arc::new(Self {
@@ -35,6 +64,7 @@ impl Session {
             connection,
             down: watch::Sender::new(None),
             blocked: watch::Sender::new(None),
+            counters,
         });
         io.spawn(watch_over(Arc::downgrade(&session), events));
         session
@@ -92,8 +122,15 @@ impl Session {
         }
     }
 
-    pub(super) async fn channel(&self) -> Result<lapin::Channel, Error> {
-        self.race(self.connection.create_channel()).await
+    pub(super) async fn channel(&self) -> Result<Counted, Error> {
+        let channel = self.race(self.connection.create_channel()).await?;
+        let counters = Arc::clone(&self.counters);
+        counters.channels.add();
+        Ok(Counted { channel, counters })
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// Closes the connection as AMQP asks (`connection.close`), within two seconds.

@@ -13,6 +13,7 @@ use super::session::Session;
 use super::settings::Settings;
 use super::state::{Board, Role};
 use crate::error::{Error, Kind};
+use crate::stats::Counters;
 
 /// A session that lived this long starts the backoff anew when it goes down.
 const STABLE: Duration = Duration::from_secs(5);
@@ -23,16 +24,18 @@ pub(super) struct Dialer {
     pub(super) settings: Settings,
     pub(super) io: Handle,
     generations: AtomicU64,
+    counters: Arc<Counters>,
     /// The connection that `open` made to see whether it can be made; the first role takes it.
     spare: Mutex<Option<Arc<Session>>>,
 }
 
 impl Dialer {
-    pub(super) fn new(settings: Settings, io: Handle) -> Self {
+    pub(super) fn new(settings: Settings, io: Handle, counters: Arc<Counters>) -> Self {
         Self {
             settings,
             io,
             generations: AtomicU64::new(0),
+            counters,
             spare: Mutex::new(None),
         }
     }
@@ -41,7 +44,8 @@ impl Dialer {
     pub(super) async fn connect(&self) -> Result<Arc<Session>, Error> {
         let connection = dial(&self.settings, &self.io).await?;
         let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
-        Ok(Session::start(connection, generation, &self.io))
+        let counters = Arc::clone(&self.counters);
+        Ok(Session::start(connection, generation, &self.io, counters))
     }
 
     pub(super) fn keep(&self, session: Arc<Session>) {

@@ -56,7 +56,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 async fn work(job: Job<String>) {
     let text = job.payload();
-    match text.as_str() {
+    match text.as_str().trim_end() {
         "hold" => {
             println!("holding, attempt {}", job.attempt());
             job.cancelled().wait().await;

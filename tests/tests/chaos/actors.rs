@@ -1,131 +1,20 @@
-//! Who calls, who serves, who pushes and who works; each writes down what it sees.
+//! Who calls and who pushes; each writes down what it sees.
 
 use crate::book::{Book, End, Fate, Runs};
 use crate::dice::Dice;
-use crate::{ATTEMPTS, LIMIT};
-use lepus::{
-    CallError, Connection, Context, Job, JobError, RetryPolicy, Running, Server, WorkQueue, reject,
-};
-use serde::{Deserialize, Serialize};
+use lepus::{CallError, Connection, WorkQueue};
+use lepus_tests::hands::{ChaosClient, Going, LIMIT, Queues, Task};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How many handlers each server and each pool runs.
 pub const CONCURRENCY: [u16; 2] = [1, 4];
 
-#[lepus::service(name = "chaos")]
-pub trait Chaos {
-    async fn plain(&self, id: u64, text: String) -> (u64, String);
-    #[rpc(idempotent)]
-    async fn again(&self, id: u64, text: String) -> (u64, String);
-    #[rpc(at_most_once)]
-    async fn once(&self, id: u64, text: String) -> (u64, String);
-    async fn fails(&self, id: u64) -> Result<(), String>;
-    async fn panics(&self, id: u64);
-    async fn hangs(&self, id: u64);
-}
-
 /// Nobody serves it.
 #[lepus::service(client)]
 trait Nowhere {
     async fn ask(&self, id: u64);
-}
-
-/// How many handlers are at work, and never more than may be.
-struct Places {
-    at_work: AtomicU32,
-    most: u16,
-}
-
-struct Place<'a>(&'a Places);
-
-impl Places {
-    fn take<'a>(&'a self, book: &Book) -> Place<'a> {
-        let now = self.at_work.fetch_add(1, Ordering::SeqCst) + 1;
-        if now > u32::from(self.most) {
-            book.complain(format!("9: {now} handlers at work, of {}", self.most));
-        }
-        Place(self)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.at_work.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-struct Serving {
-    book: Arc<Book>,
-    places: Places,
-}
-
-impl Serving {
-    async fn run(&self, id: u64) {
-        let context = Context::current();
-        self.book.call_run(id, context.redelivered());
-        if context.time_left().is_some_and(|left| left.is_zero()) {
-            self.book
-                .complain(format!("11: call {id} ran with no time left"));
-        }
-        // Some take a while, so that faults meet them at work.
-        if id.is_multiple_of(4) {
-            tokio::time::sleep(Duration::from_millis(id % 50)).await;
-        }
-    }
-}
-
-impl Chaos for Serving {
-    async fn plain(&self, id: u64, text: String) -> (u64, String) {
-        let _place = self.places.take(&self.book);
-        self.run(id).await;
-        (id, text)
-    }
-
-    async fn again(&self, id: u64, text: String) -> (u64, String) {
-        let _place = self.places.take(&self.book);
-        self.run(id).await;
-        (id, text)
-    }
-
-    async fn once(&self, id: u64, text: String) -> (u64, String) {
-        let _place = self.places.take(&self.book);
-        self.run(id).await;
-        (id, text)
-    }
-
-    async fn fails(&self, id: u64) -> Result<(), String> {
-        let _place = self.places.take(&self.book);
-        self.run(id).await;
-        Err(id.to_string())
-    }
-
-    async fn panics(&self, id: u64) {
-        let _place = self.places.take(&self.book);
-        self.run(id).await;
-        // Not `panic!`: a run has thousands, and nobody wants their backtraces.
-        std::panic::resume_unwind(Box::new("on purpose"));
-    }
-
-    async fn hangs(&self, id: u64) {
-        let _place = self.places.take(&self.book);
-        self.run(id).await;
-        std::future::pending().await
-    }
-}
-
-pub async fn serve(connection: &Connection, concurrency: u16, book: &Arc<Book>) -> Running {
-    let serving = Serving {
-        book: Arc::clone(book),
-        places: Places {
-            at_work: AtomicU32::new(0),
-            most: concurrency,
-        },
-    };
-    let server = Server::new(connection).serve(ChaosServer::new(serving));
-    let started = server.concurrency(concurrency).start().await;
-    started.expect("a server")
 }
 
 /// Numbers that nobody else has, and the word to stop.
@@ -240,53 +129,14 @@ fn known(error: &lepus::Error) -> End {
     }
 }
 
-/// A job, and how it goes.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct Task {
-    pub id: u64,
-    pub fate: Going,
-}
-
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub enum Going {
-    Well,
-    /// Not at the first attempts.
-    Later(u32),
-    Panics,
-    Never,
-}
-
-/// The queues of a run.
-#[derive(Debug, Clone)]
-pub struct Queues {
-    pub main: WorkQueue<Task>,
-    /// Nobody works on it, and it is soon full.
-    pub narrow: WorkQueue<Task>,
-    pub nowhere: WorkQueue<Task>,
-}
-
-impl Queues {
-    pub fn new() -> Queues {
-        let (first, longest) = (Duration::from_millis(10), Duration::from_millis(80));
-        let policy = RetryPolicy::default()
-            .attempts(ATTEMPTS)
-            .backoff(first, longest)
-            .jitter(0.0);
-        Queues {
-            main: WorkQueue::new("jobs").retry(policy),
-            narrow: WorkQueue::new("narrow").classic().max_length(50),
-            nowhere: WorkQueue::new("nowhere").passive(),
-        }
-    }
-}
-
 /// Pushes bursts until the shift is over.
 pub async fn push(connection: Connection, mut dice: Dice, shift: Arc<Shift>, book: Arc<Book>) {
-    let queues = Queues::new();
+    let queues = Queues::default();
     let limit = Duration::from_secs(2);
     let producer = |queue: &WorkQueue<Task>| queue.producer(&connection).timeout(limit);
-    let (main, narrow, nowhere) = (
+    let (main, killed, narrow, nowhere) = (
         producer(&queues.main),
+        producer(&queues.killed),
         producer(&queues.narrow),
         producer(&queues.nowhere),
     );
@@ -310,6 +160,9 @@ pub async fn push(connection: Connection, mut dice: Dice, shift: Arc<Shift>, boo
                 }
                 _ => (&main, Fate::Done, Going::Well),
             };
+            // A third of what is worked on goes to processes of their own.
+            let in_a_process = matches!(fate, Fate::Done | Fate::Dead) && dice.below(3) == 0;
+            let producer = if in_a_process { &killed } else { producer };
             book.push(id, fate, limit);
             let task = Task { id, fate: going };
             let (producer, book) = (producer.clone(), Arc::clone(&book));
@@ -324,38 +177,4 @@ pub async fn push(connection: Connection, mut dice: Dice, shift: Arc<Shift>, boo
         futures_util::future::join_all(pushes).await;
         tokio::time::sleep(dice.millis(5, 30)).await;
     }
-}
-
-pub async fn work(connection: &Connection, concurrency: u16, book: &Arc<Book>) -> Running {
-    let book = Arc::clone(book);
-    let places = Arc::new(Places {
-        at_work: AtomicU32::new(0),
-        most: concurrency,
-    });
-    let handler = move |job: Job<Task>| {
-        let (book, places) = (Arc::clone(&book), Arc::clone(&places));
-        async move {
-            let _place = places.take(&book);
-            let Task { id, fate } = *job.payload();
-            book.job_run(id, job.redelivered(), job.attempt());
-            if id.is_multiple_of(3) {
-                tokio::time::sleep(Duration::from_millis(id % 20)).await;
-            }
-            match fate {
-                Going::Never => return Err(reject("never")),
-                Going::Later(times) if job.attempt() <= times => {
-                    return Err(lepus::retry("later"));
-                }
-                Going::Panics if job.attempt() == 1 => {
-                    std::panic::resume_unwind(Box::new("on purpose"));
-                }
-                _ => {}
-            }
-            book.job_done(id);
-            Ok::<(), JobError>(())
-        }
-    };
-    let pool = Queues::new().main.worker(connection);
-    let started = pool.concurrency(concurrency).start(handler).await;
-    started.expect("a pool of workers")
 }

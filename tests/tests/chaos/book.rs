@@ -2,6 +2,7 @@
 //!
 //! The numbers are the invariants of docs/reliability.md.
 
+use lepus_tests::hands::{ATTEMPTS, Sight, Witness};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard};
@@ -80,6 +81,9 @@ struct Pages {
     faults: BTreeMap<&'static str, u32>,
     /// Jobs confirmed and not done, as far as that is known.
     backlog: i64,
+    /// How often a process lost all that it had in hand, and the jobs delivered to one again.
+    lost_there: u64,
+    redelivered_there: u64,
     /// Seen to be wrong at once.
     complaints: Vec<String>,
 }
@@ -186,6 +190,28 @@ impl Book {
         *self.pages().faults.entry(what).or_default() += 1;
     }
 
+    /// A fault that costs a process what it has in hand.
+    pub fn process_lost(&self, how: &'static str) {
+        self.fault(how);
+        self.pages().lost_there += 1;
+    }
+
+    /// Of what a process saw, what only those have a bound for.
+    pub fn process_told(&self, sight: &Sight) {
+        if let Sight::JobRun {
+            redelivered: true, ..
+        } = sight
+        {
+            self.pages().redelivered_there += 1;
+        }
+    }
+
+    /// How often a process lost what it had in hand, and the jobs delivered to one again.
+    pub fn processes(&self) -> (u64, u64) {
+        let pages = self.pages();
+        (pages.lost_there, pages.redelivered_there)
+    }
+
     pub fn complain(&self, what: String) {
         self.pages().complaints.push(what);
     }
@@ -224,6 +250,21 @@ impl Book {
         let calls = pages.call_runs.values().map(|runs| runs.len() as u64 - 1);
         let again = |runs: &Vec<Run>| runs.iter().filter(|run| run.redelivered).count() as u64;
         (calls.sum(), pages.job_runs.values().map(again).sum())
+    }
+}
+
+impl Witness for Book {
+    fn hears(&self, sight: Sight) {
+        match sight {
+            Sight::CallRun { id, redelivered } => self.call_run(id, redelivered),
+            Sight::JobRun {
+                id,
+                redelivered,
+                attempt,
+            } => self.job_run(id, redelivered, attempt),
+            Sight::JobDone { id } => self.job_done(id),
+            Sight::Wrong(what) => self.complain(what),
+        }
     }
 }
 
@@ -435,7 +476,7 @@ mod tests {
             }),
             ("10", Fate::Dead, |book| {
                 book.pushed(1, End::Done);
-                book.job_run(1, false, super::super::ATTEMPTS + 1);
+                book.job_run(1, false, ATTEMPTS + 1);
                 book.job_dead(1);
             }),
             ("12", Fate::Nowhere, |book| book.pushed(1, End::Done)),

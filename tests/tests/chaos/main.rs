@@ -7,27 +7,26 @@ mod actors;
 mod book;
 mod dice;
 mod nemesis;
+mod processes;
+mod recovery;
 mod variants;
 
-use actors::{CONCURRENCY, Queues, Shift, Task};
+use actors::{CONCURRENCY, Shift};
 use book::{Book, End};
 use dice::Dice;
 use lepus::Connection;
 use lepus_tests::Env;
 use lepus_tests::env::{On, run_within};
 use lepus_tests::eventually::within;
+use lepus_tests::hands::{self, ATTEMPTS, CAP, LIMIT, Queues, Task};
 use lepus_tests::proxy::Proxy;
 use lepus_tests::raw::Raw;
+use processes::{PROCESSES, Phase};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// The largest message of a run, in bytes.
-const LIMIT: usize = 64 * 1024;
-/// Attempts at a job. Those that a lost worker costs count too.
-const ATTEMPTS: u32 = 40;
-/// The longest pause between attempts to reconnect.
-const CAP: Duration = Duration::from_millis(500);
 /// To come to rest at the end, on a busy machine.
 const REST: Duration = Duration::from_secs(40);
 
@@ -116,32 +115,40 @@ impl World {
 }
 
 async fn chaos(env: Env, seed: u64, time: Duration) {
+    let env = Arc::new(env);
     let book = Arc::new(Book::default());
     let shift = Arc::new(Shift::default());
     let world = World::new(&env).await;
     let raw = Raw::open(&env.uri).await;
-    let (service, jobs) = (env.name("chaos"), env.name("jobs"));
-    for queue in [
-        "jobs.dead",
-        "narrow",
-        "narrow.dead",
-        "jobs.retry.10",
-        "jobs.retry.20",
-    ] {
+    let places = ["chaos", "jobs", "killed"].map(|queue| env.name(queue));
+    for queue in ["jobs", "killed"] {
+        for more in ["dead", "retry.10", "retry.20", "retry.40", "retry.80"] {
+            env.name(&format!("{queue}.{more}"));
+        }
+    }
+    for queue in ["narrow", "narrow.dead"] {
         env.name(queue);
     }
-    for queue in ["jobs.retry.40", "jobs.retry.80"] {
-        env.name(queue);
+    let queues = Queues::default();
+    for queue in [&queues.main, &queues.killed, &queues.narrow] {
+        queue.declare(&world.connections[4]).await.unwrap();
     }
-    let queues = Queues::new();
-    queues.main.declare(&world.connections[4]).await.unwrap();
-    queues.narrow.declare(&world.connections[4]).await.unwrap();
     let mut running = Vec::new();
     for (connection, concurrency) in world.servers().iter().zip(CONCURRENCY) {
-        running.push(actors::serve(connection, concurrency, &book).await);
+        let server = hands::serve(connection, concurrency, Arc::clone(&book) as _).await;
+        running.push(server.expect("a server"));
     }
     for (connection, concurrency) in world.workers().iter().zip(CONCURRENCY) {
-        running.push(actors::work(connection, concurrency, &book).await);
+        let book = Arc::clone(&book) as _;
+        let pool = hands::work(connection, &queues.main, concurrency, book).await;
+        running.push(pool.expect("a pool of workers"));
+    }
+    let (phase, told) = watch::channel(Phase::Torment);
+    let mut children = JoinSet::new();
+    for process in 0..PROCESSES {
+        let dice = Dice::of(seed, &format!("process {process}"));
+        let (env, told, book) = (Arc::clone(&env), told.clone(), Arc::clone(&book));
+        children.spawn(processes::keep(env, dice, told, book));
     }
     let mut crowd = JoinSet::new();
     for actor in 0..8 {
@@ -171,11 +178,12 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
     }
     let vandal = Raw::open(&env.uri).await;
     let dice = Dice::of(seed, "vandal");
-    let (at, and) = (service.clone(), jobs.clone());
+    let (at, and) = (places[0].clone(), places[1].clone());
     nemesis.spawn(nemesis::vandalise(vandal, at, and, dice, Arc::clone(&book)));
 
     tokio::time::sleep(time).await;
     nemesis.shutdown().await;
+    phase.send_replace(Phase::Calm);
     for proxy in &world.proxies {
         nemesis::heal(proxy).await;
     }
@@ -184,36 +192,47 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
     while let Some(ended) = crowd.join_next().await {
         ended.expect("an actor does not panic");
     }
-    rest(&env, &world, &book, &raw, &service, &jobs).await;
+    rest(&env, &world, &book, &raw, &places).await;
+    phase.send_replace(Phase::End);
+    while let Some(ended) = children.join_next().await {
+        ended.expect("a process ends in order");
+    }
     for running in running {
         running.stop().await.expect("an orderly end");
     }
-    for queue in [&service, &jobs] {
+    for queue in &places {
         let left = raw.count(queue).await;
         assert_eq!((left.messages, left.consumers), (0, 0), "{queue}");
     }
     read_the_rest(&world, &queues, &raw, &env, &book).await;
     let (again, redelivered) = book.duplicates();
     let hands = u64::from(CONCURRENCY.iter().max().copied().unwrap_or_default());
-    let losses = world.losses();
+    let (losses, (lost_there, there)) = (world.losses(), book.processes());
+    let here = redelivered - there;
     println!(
         "{} {}, seed {seed}, {time:?} of faults\n{book}",
         env.server.product, env.server.version
     );
     println!(
-        "  {losses} links of servers and workers; {again} calls ran again, {redelivered} jobs were redelivered"
+        "  {losses} links of servers and workers, {lost_there} processes killed or frozen; {again} \
+         calls ran again, {here} jobs were redelivered, {there} more in processes"
     );
-    if redelivered > losses * hands {
-        book.complain(format!(
-            "8: {redelivered} jobs redelivered, by {losses} links"
-        ));
+    let hands_there = u64::from(processes::CONCURRENCY);
+    for (redelivered, most) in [(here, losses * hands), (there, lost_there * hands_there)] {
+        if redelivered > most {
+            book.complain(format!(
+                "8: {redelivered} jobs redelivered, of at most {most}"
+            ));
+        }
     }
     for connection in &world.connections {
         let stats = connection.stats();
-        if stats.pending_calls + stats.running > 0 {
+        if stats.pending_calls + stats.running + stats.unsettled > 0 {
             book.complain(format!("leak: {stats:?}"));
         }
         connection.close().await;
+        let held = async || (connection.stats().channels == 0).then_some(());
+        within("no channel is held", REST, held).await;
     }
     within("every link is closed", REST, || async {
         let open: usize = world.proxies.iter().map(|proxy| proxy.open()).sum();
@@ -233,7 +252,7 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
 async fn recovers(world: &World, book: &Book) {
     let healed = Instant::now();
     for connection in world.callers() {
-        let chaos = actors::ChaosClient::new(connection);
+        let chaos = hands::ChaosClient::new(connection);
         let id = u64::MAX - healed.elapsed().as_nanos() as u64;
         book.call(id, "after", book::Runs::Any, REST);
         within("a call is answered", REST, || async {
@@ -251,23 +270,25 @@ async fn recovers(world: &World, book: &Book) {
 }
 
 /// Everything that was begun is brought to its end; 14: everybody is at their place.
-async fn rest(env: &Env, world: &World, book: &Book, raw: &Raw, service: &str, jobs: &str) {
+async fn rest(env: &Env, world: &World, book: &Book, raw: &Raw, places: &[String; 3]) {
+    // In each place: those of this process and those of the others.
+    let consumers = [2 + PROCESSES, 2, PROCESSES];
     within(
         "all confirmed jobs have ended, or are lost",
         REST,
         || async {
-            let left = [service, jobs].map(|queue| raw.count(queue));
-            let [service, jobs] = left;
-            let (service, jobs) = (service.await, jobs.await);
+            let mut wrong = Vec::new();
+            for (place, consumers) in places.iter().zip(consumers) {
+                let now = raw.count(place).await;
+                if (now.messages, now.consumers as usize) != (0, consumers) {
+                    wrong.push(format!("{place}: {now:?}"));
+                }
+            }
             // Those that wait for another attempt come back within the longest backoff.
-            let unfinished = book.unfinished();
-            if service.messages + jobs.messages == 0
-                && service.consumers == 2
-                && jobs.consumers == 2
-            {
+            if wrong.is_empty() {
                 Ok(())
             } else {
-                Err(format!("{service:?} {jobs:?}, {unfinished} jobs"))
+                Err(format!("{wrong:?}, {} jobs", book.unfinished()))
             }
         },
     )
@@ -278,7 +299,8 @@ async fn rest(env: &Env, world: &World, book: &Book, raw: &Raw, service: &str, j
         let running: u64 = world
             .connections
             .iter()
-            .map(|connection| connection.stats().running + connection.stats().pending_calls)
+            .map(Connection::stats)
+            .map(|stats| stats.running + stats.unsettled + stats.pending_calls)
             .sum();
         let unfinished = book.unfinished();
         if running == 0 && (unfinished == 0 || looked.elapsed() > REST / 2) {
@@ -289,7 +311,7 @@ async fn rest(env: &Env, world: &World, book: &Book, raw: &Raw, service: &str, j
     })
     .await;
     if let Some(broker) = env.embedded() {
-        for queue in [service, jobs] {
+        for queue in places {
             let info = broker.queue(queue).expect("the queue");
             if info.ready + info.unacked > 0 {
                 book.complain(format!("leak: {info:?}"));
@@ -300,8 +322,11 @@ async fn rest(env: &Env, world: &World, book: &Book, raw: &Raw, service: &str, j
 
 /// What lies in the queues that nobody works on: dead letters, and jobs that were kept.
 async fn read_the_rest(world: &World, queues: &Queues, raw: &Raw, env: &Env, book: &Book) {
-    let dead = queues.main.dead_letters(&world.connections[5]);
-    let letters = dead.list(1_000_000).await.expect("the dead letters");
+    let mut letters = Vec::new();
+    for queue in [&queues.main, &queues.killed] {
+        let dead = queue.dead_letters(&world.connections[5]);
+        letters.extend(dead.list(1_000_000).await.expect("the dead letters"));
+    }
     for letter in letters {
         if letter.reason().is_empty() || letter.attempts() > ATTEMPTS {
             book.complain(format!("10: {letter:?}"));

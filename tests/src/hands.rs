@@ -1,0 +1,316 @@
+//! Those who serve and those who work in the random run, in the test's process or in one of their
+//! own; a witness hears what they do.
+
+use lepus::{Connection, Context, Job, JobError, RetryPolicy, Running, Server, WorkQueue, reject};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// The largest message of a run, in bytes.
+pub const LIMIT: usize = 64 * 1024;
+/// Attempts at a job. Those that a lost worker costs count too.
+pub const ATTEMPTS: u32 = 40;
+/// The longest pause between attempts to reconnect.
+pub const CAP: Duration = Duration::from_millis(500);
+
+/// Something that a handler did, or saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sight {
+    CallRun {
+        id: u64,
+        redelivered: bool,
+    },
+    JobRun {
+        id: u64,
+        redelivered: bool,
+        attempt: u32,
+    },
+    JobDone {
+        id: u64,
+    },
+    /// The number of an invariant, and what is not so.
+    Wrong(String),
+}
+
+/// Whoever hears of it. What is told before an acknowledgement is kept, whatever happens then.
+pub trait Witness: Send + Sync + 'static {
+    fn hears(&self, sight: Sight);
+}
+
+/// One line, for a witness in another process.
+impl fmt::Display for Sight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Sight::CallRun { id, redelivered } => write!(f, "call {id} {redelivered}"),
+            Sight::JobRun {
+                id,
+                redelivered,
+                attempt,
+            } => write!(f, "job {id} {redelivered} {attempt}"),
+            Sight::JobDone { id } => write!(f, "done {id}"),
+            Sight::Wrong(what) => write!(f, "wrong {what}"),
+        }
+    }
+}
+
+impl FromStr for Sight {
+    type Err = String;
+
+    fn from_str(line: &str) -> Result<Sight, String> {
+        if let Some(what) = line.strip_prefix("wrong ") {
+            return Ok(Sight::Wrong(what.to_owned()));
+        }
+        let words: Vec<&str> = line.split(' ').collect();
+        let sight = match words[..] {
+            ["call", id, redelivered] => (|| {
+                Some(Sight::CallRun {
+                    id: id.parse().ok()?,
+                    redelivered: redelivered.parse().ok()?,
+                })
+            })(),
+            ["job", id, redelivered, attempt] => (|| {
+                Some(Sight::JobRun {
+                    id: id.parse().ok()?,
+                    redelivered: redelivered.parse().ok()?,
+                    attempt: attempt.parse().ok()?,
+                })
+            })(),
+            ["done", id] => id.parse().ok().map(|id| Sight::JobDone { id }),
+            _ => None,
+        };
+        sight.ok_or_else(|| format!("not a sight: {line:?}"))
+    }
+}
+
+#[lepus::service(name = "chaos")]
+pub trait Chaos {
+    async fn plain(&self, id: u64, text: String) -> (u64, String);
+    #[rpc(idempotent)]
+    async fn again(&self, id: u64, text: String) -> (u64, String);
+    #[rpc(at_most_once)]
+    async fn once(&self, id: u64, text: String) -> (u64, String);
+    async fn fails(&self, id: u64) -> Result<(), String>;
+    async fn panics(&self, id: u64);
+    async fn hangs(&self, id: u64);
+}
+
+/// How many handlers are at work, and never more than may be.
+struct Places {
+    at_work: AtomicU32,
+    most: u16,
+}
+
+struct Place<'a>(&'a Places);
+
+impl Places {
+    fn take<'a>(&'a self, witness: &dyn Witness) -> Place<'a> {
+        let now = self.at_work.fetch_add(1, Ordering::SeqCst) + 1;
+        if now > u32::from(self.most) {
+            let most = self.most;
+            witness.hears(Sight::Wrong(format!(
+                "9: {now} handlers at work, of {most}"
+            )));
+        }
+        Place(self)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.at_work.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+struct Serving {
+    witness: Arc<dyn Witness>,
+    places: Places,
+}
+
+impl Serving {
+    async fn run(&self, id: u64) {
+        let context = Context::current();
+        let redelivered = context.redelivered();
+        self.witness.hears(Sight::CallRun { id, redelivered });
+        if context.time_left().is_some_and(|left| left.is_zero()) {
+            let what = format!("11: call {id} ran with no time left");
+            self.witness.hears(Sight::Wrong(what));
+        }
+        // Some take a while, so that faults meet them at work.
+        if id.is_multiple_of(4) {
+            tokio::time::sleep(Duration::from_millis(id % 50)).await;
+        }
+    }
+}
+
+impl Chaos for Serving {
+    async fn plain(&self, id: u64, text: String) -> (u64, String) {
+        let _place = self.places.take(&*self.witness);
+        self.run(id).await;
+        (id, text)
+    }
+
+    async fn again(&self, id: u64, text: String) -> (u64, String) {
+        let _place = self.places.take(&*self.witness);
+        self.run(id).await;
+        (id, text)
+    }
+
+    async fn once(&self, id: u64, text: String) -> (u64, String) {
+        let _place = self.places.take(&*self.witness);
+        self.run(id).await;
+        (id, text)
+    }
+
+    async fn fails(&self, id: u64) -> Result<(), String> {
+        let _place = self.places.take(&*self.witness);
+        self.run(id).await;
+        Err(id.to_string())
+    }
+
+    async fn panics(&self, id: u64) {
+        let _place = self.places.take(&*self.witness);
+        self.run(id).await;
+        // Not `panic!`: a run has thousands, and nobody wants their backtraces.
+        std::panic::resume_unwind(Box::new("on purpose"));
+    }
+
+    async fn hangs(&self, id: u64) {
+        let _place = self.places.take(&*self.witness);
+        self.run(id).await;
+        std::future::pending().await
+    }
+}
+
+/// Calls, until stopped.
+///
+/// # Errors
+/// The link was lost meanwhile.
+pub async fn serve(
+    connection: &Connection,
+    concurrency: u16,
+    witness: Arc<dyn Witness>,
+) -> Result<Running, lepus::Error> {
+    let (at_work, most) = (AtomicU32::new(0), concurrency);
+    let serving = Serving {
+        witness,
+        places: Places { at_work, most },
+    };
+    let server = Server::new(connection).serve(ChaosServer::new(serving));
+    server.concurrency(concurrency).start().await
+}
+
+/// A job, and how it goes.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Task {
+    pub id: u64,
+    pub fate: Going,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub enum Going {
+    Well,
+    /// Not at the first attempts.
+    Later(u32),
+    Panics,
+    Never,
+}
+
+/// The queues of a run.
+#[derive(Debug, Clone)]
+pub struct Queues {
+    pub main: WorkQueue<Task>,
+    /// For those who work in processes of their own, and are killed.
+    pub killed: WorkQueue<Task>,
+    /// Nobody works on it, and it is soon full.
+    pub narrow: WorkQueue<Task>,
+    pub nowhere: WorkQueue<Task>,
+}
+
+impl Default for Queues {
+    fn default() -> Queues {
+        let (first, longest) = (Duration::from_millis(10), Duration::from_millis(80));
+        let policy = RetryPolicy::default()
+            .attempts(ATTEMPTS)
+            .backoff(first, longest)
+            .jitter(0.0);
+        Queues {
+            main: WorkQueue::new("jobs").retry(policy.clone()),
+            killed: WorkQueue::new("killed").retry(policy),
+            narrow: WorkQueue::new("narrow").classic().max_length(50),
+            nowhere: WorkQueue::new("nowhere").passive(),
+        }
+    }
+}
+
+/// Jobs of one queue, until stopped.
+///
+/// # Errors
+/// The link was lost meanwhile.
+pub async fn work(
+    connection: &Connection,
+    queue: &WorkQueue<Task>,
+    concurrency: u16,
+    witness: Arc<dyn Witness>,
+) -> Result<Running, lepus::Error> {
+    let (at_work, most) = (AtomicU32::new(0), concurrency);
+    let places = Arc::new(Places { at_work, most });
+    let handler = move |job: Job<Task>| {
+        let (witness, places) = (Arc::clone(&witness), Arc::clone(&places));
+        async move {
+            let _place = places.take(&*witness);
+            let Task { id, fate } = *job.payload();
+            witness.hears(Sight::JobRun {
+                id,
+                redelivered: job.redelivered(),
+                attempt: job.attempt(),
+            });
+            if id.is_multiple_of(3) {
+                tokio::time::sleep(Duration::from_millis(id % 20)).await;
+            }
+            match fate {
+                Going::Never => return Err(reject("never")),
+                Going::Later(times) if job.attempt() <= times => {
+                    return Err(lepus::retry("later"));
+                }
+                Going::Panics if job.attempt() == 1 => {
+                    std::panic::resume_unwind(Box::new("on purpose"));
+                }
+                _ => {}
+            }
+            witness.hears(Sight::JobDone { id });
+            Ok::<(), JobError>(())
+        }
+    };
+    let pool = queue.worker(connection).concurrency(concurrency);
+    pool.start(handler).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sight_survives_its_line() {
+        let sights = [
+            Sight::CallRun {
+                id: u64::MAX,
+                redelivered: true,
+            },
+            Sight::JobRun {
+                id: 7,
+                redelivered: false,
+                attempt: 2,
+            },
+            Sight::JobDone { id: 8 },
+            Sight::Wrong("9: 5 handlers at work, of 4".into()),
+        ];
+        for sight in sights {
+            assert_eq!(sight.to_string().parse(), Ok(sight));
+        }
+        assert!("ready".parse::<Sight>().is_err());
+        assert!("job 7 false".parse::<Sight>().is_err());
+    }
+}
