@@ -12,6 +12,7 @@ pub mod frames;
 pub mod gate;
 pub mod greeting;
 pub mod jobs;
+pub mod naive;
 pub mod node;
 pub mod peer;
 pub mod probe;

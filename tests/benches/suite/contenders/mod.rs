@@ -2,7 +2,7 @@
 
 mod amqprs;
 pub mod lepus;
-pub mod naive;
+mod naive;
 pub mod nats;
 mod tarpc;
 mod tuned;

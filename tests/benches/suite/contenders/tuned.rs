@@ -15,9 +15,9 @@ use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
 use tokio::sync::oneshot;
 
-use super::naive;
 use crate::load::Operation;
 use crate::task::Task;
+use lepus_tests::naive;
 
 pub async fn serve(task: &Task) -> String {
     let channel = naive::channel(&task.address).await;

@@ -14,7 +14,9 @@ use lapin::{BasicProperties, ExchangeKind};
 use lepus::Fanout;
 use tokio::sync::oneshot;
 
-use crate::contenders::{lepus as ours, naive};
+use lepus_tests::naive;
+
+use crate::contenders::lepus as ours;
 use crate::load::Operation;
 use crate::task::{Contender, Task};
 

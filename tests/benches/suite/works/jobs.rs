@@ -10,7 +10,9 @@ use lapin::{BasicProperties, Channel, PublisherConfirm};
 use lepus::{Connection, Job, WorkQueue};
 use tokio::sync::Notify;
 
-use crate::contenders::{lepus as ours, naive};
+use lepus_tests::naive;
+
+use crate::contenders::lepus as ours;
 use crate::load::Operation;
 use crate::measure::{Sample, Window};
 use crate::task::{Contender, Task};

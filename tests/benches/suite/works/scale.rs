@@ -7,7 +7,9 @@ use lepus::{
     ServiceDescriptor,
 };
 
-use crate::contenders::{lepus as ours, naive};
+use lepus_tests::naive;
+
+use crate::contenders::lepus as ours;
 use crate::load::Operation;
 use crate::measure::{Figure, Sample};
 use crate::process;
