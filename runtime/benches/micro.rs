@@ -2,6 +2,7 @@
 //! `cargo bench -p lepus --features __bench`.
 
 use std::hint::black_box;
+use std::time::Instant;
 
 use criterion::{BatchSize, Criterion, Throughput};
 use lepus::{__bench as inner, Codec, Pattern};
@@ -68,9 +69,14 @@ fn dispatch(criterion: &mut Criterion) {
     };
     let client = AdderClient::local(Sum);
     criterion.bench_function("dispatch/local call", |bench| {
-        bench.iter(|| {
-            let call = client.add(black_box(40), 2);
-            runtime.block_on(async { call.await })
+        bench.iter_custom(|calls| {
+            runtime.block_on(async {
+                let started = Instant::now();
+                for _ in 0..calls {
+                    let _ = black_box(client.add(black_box(40), 2).await);
+                }
+                started.elapsed()
+            })
         });
     });
 }
@@ -78,7 +84,7 @@ fn dispatch(criterion: &mut Criterion) {
 fn pending(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("pending");
     for waiting in [0, 64, 10_000] {
-        group.bench_function(format!("{waiting} waiting"), |bench| {
+        group.bench_function(format!("1000 calls, {waiting} waiting"), |bench| {
             bench.iter_batched_ref(
                 || inner::pending(waiting),
                 |one| (0..1000).for_each(|_| one()),
