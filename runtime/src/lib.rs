@@ -140,11 +140,15 @@
 //!
 //! Until 1.0, a minor version may change the API. What goes over the wire, the names and the
 //! arguments of queues and exchanges are protocol 1, and change only with its number. Not part of
-//! the API, and changed without notice: the hidden module `__rt`, which generated code uses; the
+//! the API, and changed without notice: the hidden module `__rt`, which generated code uses,
+//! and the feature `__bench`; the
 //! names in generated code that begin with `__`; the texts of errors, statuses and logs; the
 //! constructors and setters of [`ServiceDescriptor`] and [`MethodDescriptor`], which are the
 //! macros'.
 
+#[cfg(feature = "__bench")]
+#[doc(hidden)]
+pub mod __bench;
 #[doc(hidden)]
 pub mod __rt;
 mod acks;

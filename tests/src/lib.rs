@@ -13,6 +13,7 @@ pub mod gate;
 pub mod greeting;
 pub mod hands;
 pub mod jobs;
+pub mod naive;
 pub mod node;
 pub mod peer;
 pub mod probe;

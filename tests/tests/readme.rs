@@ -26,7 +26,12 @@ fn code(line: &str) -> Vec<&str> {
 
 #[test]
 fn every_link_leads_somewhere() {
-    for page in ["README.md", "ARCHITECTURE.md", "docs/protocol.md"] {
+    for page in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "docs/performance.md",
+        "docs/protocol.md",
+    ] {
         let text = read(page);
         let folder = workspace().join(page);
         let folder = folder.parent().expect("a folder");

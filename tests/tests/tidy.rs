@@ -26,7 +26,7 @@ const FLOORS: &[&[&str]] = &[
     &["service"],
     &["shutdown", "worker", "running", "publisher"],
     &["client", "server", "queue", "pubsub"],
-    &["__rt", "lib"],
+    &["__rt", "__bench", "lib"],
 ];
 
 /// The only room that may name lapin.

@@ -1,0 +1,263 @@
+//! What is compared with what: the first entry of a comparison is what the others are measured by.
+
+use crate::contenders;
+use crate::options::{Group, Options};
+use crate::task::{Case, Contender, Work};
+
+/// Where the messages go through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    RabbitMq,
+    Embedded,
+    Nats,
+    Nowhere,
+}
+
+#[derive(Debug)]
+pub struct Comparison {
+    pub group: Group,
+    pub title: String,
+    pub entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+pub struct Entry {
+    pub label: String,
+    pub place: Place,
+    pub work: Work,
+    pub contender: Contender,
+    pub case: Case,
+}
+
+/// In the order in which they are shown.
+const RPC: [Contender; 7] = [
+    Contender::Naive,
+    Contender::Tuned,
+    Contender::Lepus,
+    Contender::LepusCoalesced,
+    Contender::Amqprs,
+    Contender::Nats,
+    Contender::Tarpc,
+];
+
+pub fn all(options: &Options) -> Vec<Comparison> {
+    let of = |group: &Group| match group {
+        Group::Rpc => rpc(options.full),
+        Group::Jobs => jobs(options.full),
+        Group::PubSub => pubsub(options.full),
+        Group::Broker => broker(),
+        Group::Local => local(),
+        Group::Flat => flat(),
+    };
+    options.groups.iter().flat_map(of).collect()
+}
+
+/// What the comparisons name and this machine or this version does not have.
+pub fn left_out(comparisons: &[Comparison]) -> Vec<String> {
+    if !comparisons.iter().any(|all| all.group == Group::Rpc) {
+        return Vec::new();
+    }
+    let reasons = RPC.into_iter().filter_map(|contender| {
+        let reason = contenders::left_out(contender)?;
+        Some(format!("{}: {reason}", contender.label()))
+    });
+    reasons.collect()
+}
+
+fn case(flight: usize, prefetch: u16, payload: usize) -> Case {
+    Case {
+        flight,
+        prefetch,
+        payload,
+    }
+}
+
+fn rpc(full: bool) -> Vec<Comparison> {
+    let cases = if full { every_rpc() } else { telling_rpc() };
+    let compare = |case: Case| {
+        let is_there = |contender: &Contender| contenders::left_out(*contender).is_none();
+        let entries = RPC.into_iter().filter(is_there).map(|contender| Entry {
+            label: contender.label().into(),
+            place: match contender {
+                Contender::Nats => Place::Nats,
+                Contender::Tarpc => Place::Nowhere,
+                _ => Place::RabbitMq,
+            },
+            work: Work::Rpc,
+            contender,
+            case,
+        });
+        Comparison {
+            group: Group::Rpc,
+            title: case.to_string(),
+            entries: entries.collect(),
+        }
+    };
+    cases.into_iter().map(compare).collect()
+}
+
+fn telling_rpc() -> Vec<Case> {
+    vec![
+        case(1, 1, 16),
+        case(64, 1, 16),
+        case(64, 64, 16),
+        case(256, 256, 16),
+        case(4096, 256, 16),
+        case(64, 64, 1024),
+        case(64, 64, 64 * 1024),
+    ]
+}
+
+/// Without a prefetch larger than the calls in flight, which says nothing new, and without more
+/// than 64 large payloads at once.
+fn every_rpc() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for payload in [16, 1024, 64 * 1024] {
+        for flight in [1, 64, 256, 4096] {
+            for prefetch in [1, 64, 256] {
+                let fits = usize::from(prefetch) <= flight;
+                if fits && (payload < 64 * 1024 || flight <= 64) {
+                    cases.push(case(flight, prefetch, payload));
+                }
+            }
+        }
+    }
+    cases
+}
+
+/// Lepus beside lapin by hand, at the same work on RabbitMQ.
+fn pair(group: Group, title: String, work: Work, case: Case, labels: [&str; 2]) -> Comparison {
+    let contenders = [Contender::Naive, Contender::Lepus];
+    let entries = contenders.into_iter().zip(labels);
+    let entries = entries.map(|(contender, label)| Entry {
+        label: label.into(),
+        place: Place::RabbitMq,
+        work,
+        contender,
+        case,
+    });
+    Comparison {
+        group,
+        title,
+        entries: entries.collect(),
+    }
+}
+
+fn jobs(full: bool) -> Vec<Comparison> {
+    let (payloads, prefetches): (&[usize], &[u16]) = if full {
+        (&[16, 1024], &[1, 64, 256])
+    } else {
+        (&[16], &[64])
+    };
+    let mut comparisons = Vec::new();
+    for &payload in payloads {
+        comparisons.push(pair(
+            Group::Jobs,
+            format!("push, one task, pipelined, {payload} B"),
+            Work::PushAll,
+            case(1, 1, payload),
+            ["pipelined lapin", "Lepus, push_all"],
+        ));
+        comparisons.push(pair(
+            Group::Jobs,
+            format!("push, 256 tasks, {payload} B"),
+            Work::Push,
+            case(256, 1, payload),
+            ["naive lapin", "Lepus, push"],
+        ));
+        for &prefetch in prefetches {
+            comparisons.push(pair(
+                Group::Jobs,
+                format!("consume and acknowledge, prefetch {prefetch}, {payload} B"),
+                Work::Consume,
+                case(1, prefetch, payload),
+                ["naive lapin", "Lepus"],
+            ));
+        }
+    }
+    comparisons
+}
+
+fn pubsub(full: bool) -> Vec<Comparison> {
+    let payloads: &[usize] = if full { &[16, 1024] } else { &[16] };
+    let mut comparisons = Vec::new();
+    for &payload in payloads {
+        for (confirmed, how) in [(true, "confirmed"), (false, "unconfirmed")] {
+            comparisons.push(pair(
+                Group::PubSub,
+                format!("fanout, {how}, 256 in flight, {payload} B"),
+                Work::Events { confirmed },
+                case(256, 1, payload),
+                ["naive lapin", "Lepus"],
+            ));
+        }
+    }
+    comparisons
+}
+
+fn broker() -> Vec<Comparison> {
+    let compare = |(flight, prefetch)| {
+        let case = case(flight, prefetch, 16);
+        let places = [(Place::RabbitMq, "RabbitMQ"), (Place::Embedded, "embedded")];
+        let entries = places.map(|(place, label)| Entry {
+            label: label.into(),
+            place,
+            work: Work::Rpc,
+            contender: Contender::Lepus,
+            case,
+        });
+        Comparison {
+            group: Group::Broker,
+            title: format!("Lepus, {case}"),
+            entries: entries.into(),
+        }
+    };
+    [(1, 1), (64, 64), (256, 256)].map(compare).into()
+}
+
+fn local() -> Vec<Comparison> {
+    let works = [
+        (Work::Handler, "the handler alone"),
+        (Work::Local, "EchoClient::local"),
+    ];
+    vec![Comparison {
+        group: Group::Local,
+        title: "a call in this process, 16 B".into(),
+        entries: works
+            .map(|(work, label)| Entry {
+                label: label.into(),
+                place: Place::Nowhere,
+                work,
+                contender: Contender::Lepus,
+                case: case(1, 1, 16),
+            })
+            .into(),
+    }]
+}
+
+fn flat() -> Vec<Comparison> {
+    let compare = |title: &str, entries: &[(String, Work, usize)]| {
+        let entries = entries.iter().map(|(label, work, flight)| Entry {
+            label: label.clone(),
+            place: Place::RabbitMq,
+            work: *work,
+            contender: Contender::Lepus,
+            case: case(*flight, 256, 16),
+        });
+        Comparison {
+            group: Group::Flat,
+            title: title.into(),
+            entries: entries.collect(),
+        }
+    };
+    let flights = [64, 1000, 10_000].map(|k| (format!("{k} in flight"), Work::Rpc, k));
+    let methods = [1, 1000].map(|n| (format!("methods: {n}"), Work::Methods(n), 64));
+    let services = [1, 100].map(|n| (format!("services: {n}"), Work::Services(n), 64));
+    let memory = [("10000 waiting".into(), Work::Waiting(10_000), 1)];
+    vec![
+        compare("calls in flight", &flights),
+        compare("methods of a service, 64 in flight", &methods),
+        compare("services of a server, 64 in flight", &services),
+        compare("memory of a client", &memory),
+    ]
+}

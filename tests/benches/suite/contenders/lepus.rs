@@ -1,0 +1,56 @@
+//! Lepus, as its users write it.
+
+use lepus::{Client, Connection, Server};
+
+use crate::load::Operation;
+use crate::task::{Contender, Task};
+
+#[lepus::service(name = "echo", codec = "bytes")]
+pub trait Echo {
+    #[rpc(params = "bare", timeout = "60s")]
+    async fn echo(&self, payload: Vec<u8>) -> Vec<u8>;
+}
+
+pub struct Mirror;
+
+impl Echo for Mirror {
+    async fn echo(&self, payload: Vec<u8>) -> Vec<u8> {
+        payload
+    }
+}
+
+pub async fn connect(task: &Task) -> Connection {
+    Connection::builder(&task.address)
+        .namespace(&task.namespace)
+        .open()
+        .await
+        .expect("a connection")
+}
+
+pub async fn serve(task: &Task) -> String {
+    let connection = connect(task).await;
+    let server = Server::new(&connection)
+        .serve(EchoServer::new(Mirror))
+        .concurrency(task.case.prefetch);
+    // It serves for as long as the process lives.
+    std::mem::forget(server.start().await.expect("a server"));
+    String::new()
+}
+
+pub async fn client(task: &Task) -> Operation {
+    let connection = connect(task).await;
+    let mut client = Client::new(&connection, EchoClient::DESCRIPTOR);
+    if let (Contender::LepusCoalesced, Some(coalesced)) = (task.contender, coalesced()) {
+        client = coalesced(client);
+    }
+    let (echo, payload) = (EchoClient::with_client(client), task.payload());
+    Operation::new(move || {
+        let (call, size) = (echo.echo(payload.clone()), payload.len());
+        async move { assert_eq!(call.await.expect("a reply").len(), size) }
+    })
+}
+
+/// Makes a client send what waits anyway in one message: the one place to say how.
+pub fn coalesced() -> Option<fn(Client) -> Client> {
+    None
+}

@@ -1,0 +1,92 @@
+//! What the command line asks for.
+
+use std::time::Duration;
+
+pub const USAGE: &str = "usage: tests/bench [rpc|jobs|pubsub|broker|local|flat|all]... \
+[--rounds N] [--seconds S] [--full]";
+
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    Rpc,
+    Jobs,
+    PubSub,
+    Broker,
+    Local,
+    Flat,
+}
+
+impl Group {
+    pub const ALL: [Group; 6] = [
+        Group::Rpc,
+        Group::Jobs,
+        Group::PubSub,
+        Group::Broker,
+        Group::Local,
+        Group::Flat,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Group::Rpc => "rpc",
+            Group::Jobs => "jobs",
+            Group::PubSub => "pubsub",
+            Group::Broker => "broker",
+            Group::Local => "local",
+            Group::Flat => "flat",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Options {
+    pub groups: Vec<Group>,
+    pub rounds: usize,
+    /// How long each entry is measured in each round.
+    pub time: Duration,
+    /// Every case instead of those that tell the most.
+    pub full: bool,
+}
+
+impl Options {
+    pub fn parse(arguments: &[String]) -> Result<Self, String> {
+        let mut options = Self {
+            groups: Vec::new(),
+            rounds: 3,
+            time: Duration::from_secs(3),
+            full: false,
+        };
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--full" => options.full = true,
+                "--rounds" => options.rounds = number(argument, arguments.next())?,
+                "--seconds" => {
+                    let seconds = number(argument, arguments.next())?;
+                    options.time = Duration::try_from_secs_f64(seconds)
+                        .map_err(|error| format!("{argument}: {error}"))?;
+                }
+                "all" => options.groups.extend(Group::ALL),
+                name => {
+                    let group = Group::ALL.into_iter().find(|group| group.name() == name);
+                    let group = group.ok_or_else(|| format!("`{name}` is nothing to measure"))?;
+                    options.groups.push(group);
+                }
+            }
+        }
+        if options.groups.is_empty() {
+            options.groups.extend(Group::ALL);
+        }
+        if options.rounds == 0 || options.time.is_zero() {
+            return Err("nothing is measured in no time".into());
+        }
+        Ok(options)
+    }
+}
+
+fn number<T: std::str::FromStr>(option: &str, value: Option<&String>) -> Result<T, String> {
+    let value = value.ok_or_else(|| format!("{option} wants a number"))?;
+    value
+        .parse()
+        .map_err(|_| format!("{option}: `{value}` is no number"))
+}

@@ -1,0 +1,117 @@
+//! What one process is to do: its argument, as JSON.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Who competes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Contender {
+    Naive,
+    Tuned,
+    Lepus,
+    LepusCoalesced,
+    Amqprs,
+    Tarpc,
+    Nats,
+}
+
+impl Contender {
+    pub fn label(self) -> &'static str {
+        match self {
+            Contender::Naive => "naive lapin",
+            Contender::Tuned => "tuned lapin",
+            Contender::Lepus => "Lepus",
+            Contender::LepusCoalesced => "Lepus coalesced",
+            Contender::Amqprs => "amqprs",
+            Contender::Tarpc => "tarpc (no broker)",
+            Contender::Nats => "NATS",
+        }
+    }
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Work {
+    /// A call and its reply.
+    Rpc,
+    /// Calls in this process, over the encoded bytes and without a broker.
+    Local,
+    /// A handler by itself, for what there is to compare `Local` with.
+    Handler,
+    /// Confirmed persistent jobs, a long batch behind one another.
+    PushAll,
+    /// Confirmed persistent jobs, each awaited by its own task.
+    Push,
+    /// Jobs taken, done and acknowledged.
+    Consume,
+    /// An event from its publish to its subscriber.
+    Events {
+        /// The publish awaits the broker's confirm.
+        confirmed: bool,
+    },
+    /// Calls to all the methods of one service.
+    Methods(usize),
+    /// Calls to as many services.
+    Services(usize),
+    /// The memory of calls that wait for their reply.
+    Waiting(usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    Broker,
+    Server,
+    Client,
+}
+
+/// How much of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Case {
+    /// Operations at once.
+    pub flight: usize,
+    pub prefetch: u16,
+    /// Bytes.
+    pub payload: usize,
+}
+
+impl std::fmt::Display for Case {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Case {
+            flight,
+            prefetch,
+            payload,
+        } = self;
+        write!(f, "{flight} in flight, prefetch {prefetch}, ")?;
+        match payload {
+            0..1024 => write!(f, "{payload} B"),
+            _ => write!(f, "{} KiB", payload / 1024),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Task {
+    pub role: Role,
+    pub work: Work,
+    pub contender: Contender,
+    pub case: Case,
+    pub time: Duration,
+    /// Where the broker is, or for a client without one, its server.
+    pub address: String,
+    /// Before the name of every queue and exchange.
+    pub namespace: String,
+    pub server: Option<u32>,
+    pub broker: Option<u32>,
+}
+
+impl Task {
+    pub fn payload(&self) -> Vec<u8> {
+        vec![7; self.case.payload]
+    }
+
+    /// A name on the broker, as Lepus makes it of its namespace.
+    pub fn name(&self, name: &str) -> String {
+        format!("{}.{name}", self.namespace)
+    }
+}

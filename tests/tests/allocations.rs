@@ -1,0 +1,89 @@
+//! What a call allocates, client and server each in a process of its own, against a budget: time
+//! cannot be tested on a busy machine, this can.
+//!
+//! Where a budget is exceeded for a reason, raise it to what is printed and a tenth more. Where much
+//! of it is left, lower it.
+
+use lepus_broker::Broker;
+use lepus_tests::process::Program;
+use tokio::process::Command;
+
+/// Allocations a call of 16 bytes, the payload's own and the caller's task included.
+struct Budget {
+    client: f64,
+    server: f64,
+}
+
+const ONE_AT_A_TIME: Budget = Budget {
+    client: 54.0,
+    server: 67.0,
+};
+const SIXTY_FOUR_AT_ONCE: Budget = Budget {
+    client: 52.0,
+    server: 55.0,
+};
+const IN_PROCESS: f64 = 12.0;
+/// Of both sides together, to those of a call by hand.
+const TO_BY_HAND: f64 = 1.3;
+
+fn peer(arguments: &[&str]) -> Program {
+    Program::spawn(Command::new(env!("CARGO_BIN_EXE_counted_peer")).args(arguments))
+}
+
+/// Client and server, for one call at a time and for many.
+async fn counted(who: &str) -> [[f64; 2]; 2] {
+    let broker = Broker::start().await.expect("a broker");
+    let uri = broker.uri();
+    let mut server = peer(&[&format!("{who}-server"), &uri, "budget"]);
+    assert_eq!(server.line().await, "ready");
+    let mut client = peer(&[&format!("{who}-client"), &uri, "budget"]);
+    let counts = [client.line().await, client.line().await];
+    let counts = counts.map(|line| {
+        let (client, server) = line.split_once(' ').expect("two numbers");
+        [client, server].map(|count| count.parse().expect("a number"))
+    });
+    println!("{who}, one at a time and 64 at once, client and server: {counts:?}");
+    client.succeeded().await;
+    counts
+}
+
+fn within(counts: [f64; 2], budget: &Budget) {
+    let [client, server] = counts;
+    assert!(
+        client <= budget.client,
+        "client: {client} > {}",
+        budget.client
+    );
+    assert!(
+        server <= budget.server,
+        "server: {server} > {}",
+        budget.server
+    );
+}
+
+#[tokio::test]
+async fn a_call_stays_within_its_budget() {
+    let [single, many] = counted("lepus").await;
+    within(single, &ONE_AT_A_TIME);
+    within(many, &SIXTY_FOUR_AT_ONCE);
+}
+
+#[tokio::test]
+async fn a_call_in_process_stays_within_its_budget() {
+    let mut local = peer(&["local"]);
+    let count: f64 = local.line().await.parse().expect("a number");
+    println!("in process: {count}");
+    assert!(count <= IN_PROCESS, "{count} > {IN_PROCESS}");
+}
+
+/// What lapin takes is most of it. Lepus keeps deadlines, returns, types and a bound on calls in
+/// flight: it may allocate for that, in proportion.
+#[tokio::test]
+async fn a_call_allocates_little_more_than_one_by_hand() {
+    let (ours, by_hand) = (counted("lepus").await, counted("naive").await);
+    for (ours, by_hand) in ours.into_iter().zip(by_hand) {
+        let [ours, by_hand] = [ours, by_hand].map(|counts| counts.iter().sum::<f64>());
+        let most = by_hand * TO_BY_HAND;
+        assert!(ours <= most, "{ours} > {most}");
+    }
+}
