@@ -206,7 +206,11 @@ async fn the_leader_is_killed_and_no_confirmed_job_is_lost() {
 async fn kill_leaders(rounds: u32) {
     let began = Instant::now();
     let cluster = Cluster::start(3).await;
-    println!("three nodes after {:.1?}", began.elapsed());
+    let version = cluster.nodes()[0].ctl(&["version"]).await;
+    println!(
+        "RabbitMQ {version}: three nodes after {:.1?}",
+        began.elapsed()
+    );
     let books = Arc::new(Books::default());
     let queue = WorkQueue::<u64>::new(QUEUE);
     // Everybody has a node of their own to begin with.
