@@ -16,6 +16,8 @@ pub const BASIC_PUBLISH: (u16, u16) = (60, 40);
 pub const BASIC_DELIVER: (u16, u16) = (60, 60);
 /// `basic.ack`, from either side.
 pub const BASIC_ACK: (u16, u16) = (60, 80);
+/// `channel.open`.
+pub const CHANNEL_OPEN: (u16, u16) = (20, 10);
 /// `connection.start`, a broker's first frame.
 pub const CONNECTION_START: (u16, u16) = (10, 10);
 

@@ -22,6 +22,8 @@ pub enum Sight {
     CallRun {
         id: u64,
         redelivered: bool,
+        /// How long after its deadline it began.
+        late: Duration,
     },
     JobRun {
         id: u64,
@@ -44,7 +46,11 @@ pub trait Witness: Send + Sync + 'static {
 impl fmt::Display for Sight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Sight::CallRun { id, redelivered } => write!(f, "call {id} {redelivered}"),
+            Sight::CallRun {
+                id,
+                redelivered,
+                late,
+            } => write!(f, "call {id} {redelivered} {}", late.as_millis()),
             Sight::JobRun {
                 id,
                 redelivered,
@@ -65,10 +71,11 @@ impl FromStr for Sight {
         }
         let words: Vec<&str> = line.split(' ').collect();
         let sight = match words[..] {
-            ["call", id, redelivered] => (|| {
+            ["call", id, redelivered, late] => (|| {
                 Some(Sight::CallRun {
                     id: id.parse().ok()?,
                     redelivered: redelivered.parse().ok()?,
+                    late: Duration::from_millis(late.parse().ok()?),
                 })
             })(),
             ["job", id, redelivered, attempt] => (|| {
@@ -132,12 +139,12 @@ struct Serving {
 impl Serving {
     async fn run(&self, id: u64) {
         let context = Context::current();
-        let redelivered = context.redelivered();
-        self.witness.hears(Sight::CallRun { id, redelivered });
-        if context.time_left().is_some_and(|left| left.is_zero()) {
-            let what = format!("11: call {id} ran with no time left");
-            self.witness.hears(Sight::Wrong(what));
-        }
+        let late = context.deadline().map(|deadline| deadline.elapsed());
+        self.witness.hears(Sight::CallRun {
+            id,
+            redelivered: context.redelivered(),
+            late: late.unwrap_or_default(),
+        });
         // Some take a while, so that faults meet them at work.
         if id.is_multiple_of(4) {
             tokio::time::sleep(Duration::from_millis(id % 50)).await;
@@ -298,6 +305,7 @@ mod tests {
             Sight::CallRun {
                 id: u64::MAX,
                 redelivered: true,
+                late: Duration::from_millis(3),
             },
             Sight::JobRun {
                 id: 7,

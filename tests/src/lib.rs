@@ -5,6 +5,7 @@
 //! embedded broker and on RabbitMQ. `tests/run` provides RabbitMQ and says at the
 //! end what was covered.
 
+pub mod cluster;
 pub mod deadline;
 pub mod env;
 pub mod eventually;

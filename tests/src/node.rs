@@ -4,10 +4,12 @@
 //! With `LEPUS_RABBITMQ_ROOT` the node runs in that tree, so that one test covers
 //! every version that `tests/rabbitmq-versions` has made.
 
+use crate::eventually::eventually;
 use crate::report;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use tokio::net::TcpStream;
 use tokio::process::Command;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/rabbitmq-node");
@@ -104,6 +106,13 @@ impl Setup {
         }
         write(&node.dir.join("extra.conf"), &config);
         node.uri = run(&["start".as_ref(), node.dir.as_ref()]).await;
+        if let Some(port) = node.tls {
+            // Its listeners come one after the other.
+            eventually("the listener for TLS", || {
+                TcpStream::connect(("127.0.0.1", port))
+            })
+            .await;
+        }
         node
     }
 }

@@ -3,8 +3,9 @@
 use futures_util::future::join_all;
 use lapin::types::AMQPValue;
 use lepus::{Codec, Connection, Job, Outcome, Producer, Table, Value, WorkQueue};
+use lepus_tests::frames::CHANNEL_OPEN;
 use lepus_tests::jobs::{KINDS, Yard, connect, next, queue};
-use lepus_tests::proxy::{Cut, Way};
+use lepus_tests::proxy::{Cut, Proxy, Way};
 use lepus_tests::raw::{Raw, durable};
 use lepus_tests::{Env, conformance, eventually};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -23,6 +24,7 @@ conformance!(
     many_pushes_do_not_wait_for_each_others_confirm,
     unconfirmed_pushes_are_bounded,
     pushes_that_find_no_queue_make_it_once,
+    a_channel_that_is_refused_for_long_is_replaced,
     a_delayed_job_comes_no_earlier,
     the_higher_priority_comes_first,
     what_a_producer_says_of_a_job_arrives,
@@ -380,6 +382,38 @@ async fn pushes_that_find_no_queue_make_it_once(env: Env) {
     }
     yard.raw.until_messages(&yard.full("jobs"), 500).await;
     yard.sweep(&["jobs"]).await;
+}
+
+/// The channel that a broker opened while a quorum queue had lost its leader may be refused for as
+/// long as the old leader is away, though there is a new one.
+async fn a_channel_that_is_refused_for_long_is_replaced(env: Env) {
+    let yard = Yard::open(env).await;
+    let proxy = Proxy::start(&yard.env.uri).await;
+    let tap = proxy.tap();
+    let connection = connect(proxy.uri(), &yard.env).await;
+    let channels = || {
+        let frames = (1..=proxy.accepted()).flat_map(|link| tap.frames(link, Way::Up));
+        let opened = frames.filter(|frame| frame.method() == Some(CHANNEL_OPEN));
+        opened.count()
+    };
+    let full = WorkQueue::<u32>::new("full").classic().max_length(1);
+    let producer = full.producer(&connection);
+    producer.push(&1).await.unwrap();
+    let (at_first, held) = (channels(), connection.stats().channels);
+    eventually("another channel", || async {
+        let error = producer.push(&2).await.expect_err("there is no room");
+        assert!(error.is_rejected(), "{error}");
+        channels() > at_first
+    })
+    .await;
+    // Nothing changes for those who push, and no channel is left behind.
+    yard.raw.next(&yard.full("full")).await;
+    producer.push(&3).await.unwrap();
+    eventually("the old one is gone", || async {
+        connection.stats().channels == held
+    })
+    .await;
+    yard.sweep(&["full"]).await;
 }
 
 async fn a_delayed_job_comes_no_earlier(env: Env) {

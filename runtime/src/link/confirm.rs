@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -48,10 +49,18 @@ struct Flight {
     fate: oneshot::Sender<Fate>,
 }
 
+/// How long a route is refused on one channel before another one is tried.
+///
+/// A channel that first publishes to a quorum queue while its leader is gone asks the node that
+/// led, and refuses everything until that node is back; a new channel knows the new leader (seen
+/// on RabbitMQ 3.10, three nodes). A queue that is full does not mind.
+const REFUSED: Duration = Duration::from_secs(1);
+
 /// A channel in confirm mode with its collector.
 #[derive(Debug)]
 pub(crate) struct Confirmed {
     lane: Arc<Lane>,
+    is_refused: Arc<AtomicBool>,
     flights: mpsc::UnboundedSender<Flight>,
 }
 
@@ -64,12 +73,22 @@ impl Confirmed {
             .confirm_select(ConfirmSelectOptions { nowait: false });
         session.race(select).await?;
         let (flights, incoming) = mpsc::unbounded_channel();
-        tasks.spawn(collect(Arc::clone(&lane), incoming));
-        Ok(Self { lane, flights })
+        let is_refused = Arc::new(AtomicBool::new(false));
+        tasks.spawn(collect(
+            Arc::clone(&lane),
+            incoming,
+            Arc::clone(&is_refused),
+        ));
+        Ok(Self {
+            lane,
+            is_refused,
+            flights,
+        })
     }
 
+    /// Whether it is there, and worth publishing on.
     pub(crate) fn is_open(&self) -> bool {
-        self.lane.is_open()
+        self.lane.is_open() && !self.is_refused.load(Ordering::Relaxed)
     }
 
     /// Hands a message over and gives the promise of its fate. The message has a `message_id`;
@@ -131,6 +150,8 @@ struct Ledger {
     first: u64,
     waiting: VecDeque<Waiting>,
     returned: HashMap<Key, usize>,
+    /// Routes that have been refused, and nothing else, since then.
+    refused: HashMap<String, Instant>,
 }
 
 impl Ledger {
@@ -186,8 +207,23 @@ impl Ledger {
                 Known::Nothing | Known::Acked => Fate::Stored,
             };
             // A publisher that does not wait for its fate does not hear of it.
+            match fate {
+                Fate::Rejected => {
+                    let route = waiting.key.1;
+                    self.refused.entry(route).or_insert_with(Instant::now);
+                }
+                // Mostly there are none.
+                Fate::Stored if !self.refused.is_empty() => {
+                    self.refused.remove(&waiting.key.1);
+                }
+                _ => {}
+            }
             let _ = waiting.fate.send(fate);
         }
+    }
+
+    fn is_refused_for(&self, time: Duration) -> bool {
+        self.refused.values().any(|since| since.elapsed() >= time)
     }
 
     fn take_returned(&mut self, key: &Key) -> bool {
@@ -211,7 +247,11 @@ impl Ledger {
 type Confirms = FuturesUnordered<Pin<Box<dyn Future<Output = Numbered> + Send>>>;
 type Numbered = (u64, lapin::Result<Confirmation>);
 
-async fn collect(lane: Arc<Lane>, mut incoming: mpsc::UnboundedReceiver<Flight>) {
+async fn collect(
+    lane: Arc<Lane>,
+    mut incoming: mpsc::UnboundedReceiver<Flight>,
+    is_refused: Arc<AtomicBool>,
+) {
     let mut ledger = Ledger::default();
     let mut confirms = Confirms::new();
     let session = Arc::clone(lane.session());
@@ -233,6 +273,9 @@ async fn collect(lane: Arc<Lane>, mut incoming: mpsc::UnboundedReceiver<Flight>)
                     take_in(&lane, &mut incoming, &mut ledger, &confirms);
                     record_ready(&mut ledger, &mut confirms);
                     ledger.settle(known);
+                }
+                if ledger.is_refused_for(REFUSED) && !is_refused.swap(true, Ordering::Relaxed) {
+                    tracing::debug!("refused for a while: another channel may not be");
                 }
             }
             flight = incoming.recv(), if open => match flight {

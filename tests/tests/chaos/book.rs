@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 /// A call or push may end this much after its deadline on a busy machine.
 const SLACK: Duration = Duration::from_secs(4);
 
+/// A request that is in time when it comes may begin this much later.
+const LATE: Duration = Duration::from_millis(200);
+
 /// What its caller was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum End {
@@ -196,14 +199,16 @@ impl Book {
         self.pages().lost_there += 1;
     }
 
-    /// Of what a process saw, what only those have a bound for.
-    pub fn process_told(&self, sight: &Sight) {
-        if let Sight::JobRun {
-            redelivered: true, ..
-        } = sight
-        {
-            self.pages().redelivered_there += 1;
+    /// What a process saw. Those that were frozen may begin anything late.
+    pub fn process_told(&self, mut sight: Sight, was_frozen: bool) {
+        match &mut sight {
+            Sight::JobRun {
+                redelivered: true, ..
+            } => self.pages().redelivered_there += 1,
+            Sight::CallRun { late, .. } if was_frozen => *late = Duration::ZERO,
+            _ => {}
         }
+        self.hears(sight);
     }
 
     /// How often a process lost what it had in hand, and the jobs delivered to one again.
@@ -256,7 +261,16 @@ impl Book {
 impl Witness for Book {
     fn hears(&self, sight: Sight) {
         match sight {
-            Sight::CallRun { id, redelivered } => self.call_run(id, redelivered),
+            Sight::CallRun {
+                id,
+                redelivered,
+                late,
+            } => {
+                self.call_run(id, redelivered);
+                if late > LATE {
+                    self.complain(format!("11: call {id} began {late:?} after its deadline"));
+                }
+            }
             Sight::JobRun {
                 id,
                 redelivered,
@@ -421,8 +435,16 @@ mod tests {
     #[test]
     fn each_wrong_of_a_call_is_seen() {
         type Story = fn(&Book);
-        let stories: [(&str, Story); 7] = [
+        let stories: [(&str, Story); 8] = [
             ("1", |_| {}),
+            ("11", |book| {
+                book.hears(Sight::CallRun {
+                    id: 1,
+                    redelivered: false,
+                    late: 2 * LATE,
+                });
+                book.call_ended(1, End::Unknown);
+            }),
             ("1", |book| {
                 book.call_ended(1, End::Unknown);
                 book.call_ended(1, End::Unknown);

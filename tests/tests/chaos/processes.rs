@@ -4,7 +4,6 @@
 use crate::book::Book;
 use crate::dice::Dice;
 use lepus_tests::Env;
-use lepus_tests::hands::Witness;
 use lepus_tests::process::{Program, Signal};
 use std::sync::Arc;
 use tokio::process::Command;
@@ -43,7 +42,7 @@ pub async fn keep(
     book: Arc<Book>,
 ) {
     let mut program = hire(&env);
-    let (mut is_ready, mut is_frozen) = (false, false);
+    let (mut is_ready, mut is_frozen, mut was_frozen) = (false, false, false);
     let mut next = Instant::now() + dice.millis(300, 2_500);
     loop {
         let now = *phase.borrow_and_update();
@@ -57,7 +56,7 @@ pub async fn keep(
         tokio::select! {
             line = program.any_line() => match line {
                 Some(line) if line == "ready" => is_ready = true,
-                Some(line) => tell(&line, &book),
+                Some(line) => tell(&line, was_frozen, &book),
                 None => {
                     book.complain(format!("a process ended by itself: {}", program.printed()));
                     return;
@@ -73,7 +72,7 @@ pub async fn keep(
                 } else if is_ready && dice.below(2) == 0 {
                     book.process_lost("frozen");
                     program.signal(Signal::STOP);
-                    is_frozen = true;
+                    (is_frozen, was_frozen) = (true, true);
                     // More than two heartbeats, every other time: it wakes up on a dead link.
                     next = Instant::now() + dice.millis(100, 6_000);
                 } else {
@@ -81,25 +80,23 @@ pub async fn keep(
                     program.signal(Signal::KILL);
                     let ended = program.ended().await;
                     for line in ended.lines {
-                        tell(&line, &book);
+                        tell(&line, was_frozen, &book);
                     }
-                    (program, is_ready) = (hire(&env), false);
+                    program = hire(&env);
+                    (is_ready, was_frozen) = (false, false);
                 }
             }
         }
     }
     program.signal(Signal::TERM);
     for line in program.succeeded().await {
-        tell(&line, &book);
+        tell(&line, was_frozen, &book);
     }
 }
 
-fn tell(line: &str, book: &Book) {
+fn tell(line: &str, was_frozen: bool, book: &Book) {
     match line.parse() {
-        Ok(sight) => {
-            book.process_told(&sight);
-            book.hears(sight);
-        }
+        Ok(sight) => book.process_told(sight, was_frozen),
         Err(_) if line == "ready" => {}
         Err(error) => book.complain(error),
     }
