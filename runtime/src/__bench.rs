@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use crate::acks::Acks;
-use crate::envelope::{ReplyHead, ReplyStatus, RequestHead};
+use crate::envelope::{Form, ReplyHead, ReplyStatus, RequestHead};
 use crate::pending::Pending;
 use crate::retry::RetryPolicy;
 use crate::settle;
@@ -29,6 +29,7 @@ pub fn request_head() {
 pub fn reply_head() {
     let head = ReplyHead {
         status: ReplyStatus::Success,
+        form: Form::Coalescing,
         correlation_id: Some("4711".into()),
         content_type: Some("application/msgpack".into()),
         server: Some("bench".into()),

@@ -120,6 +120,9 @@ impl Caller {
     /// # Errors
     /// Only that the connection was closed.
     pub(crate) async fn station(&self) -> Result<Arc<Station>, Error> {
+        if let Some(station) = self.ready() {
+            return Ok(station);
+        }
         let mut stations = self.station.clone();
         loop {
             let current = stations.borrow_and_update().clone();
@@ -243,6 +246,11 @@ impl Station {
                 .unwrap_or_else(PoisonError::into_inner) = Instant::now();
         }
         self.wake.notify_one();
+    }
+
+    /// Whether anybody waits for an answer.
+    pub(crate) fn has_calls(&self) -> bool {
+        self.pending().as_ref().is_some_and(|all| !all.is_empty())
     }
 
     fn blocked(&self) -> Option<String> {
@@ -371,17 +379,16 @@ impl Station {
                     self.returned(message.properties.correlation_id.as_deref());
                 }
             }
-            if self.pending().as_ref().is_none_or(Pending::is_empty) {
-                self.wake.notified().await;
-                continue;
-            }
             let age = self
                 .published
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .elapsed();
+            // Also with nothing in flight just now: the next call need not wake this task then.
             if age < SETTLED {
                 tokio::time::sleep(EAGER).await;
+            } else if !self.has_calls() {
+                self.wake.notified().await;
             } else {
                 tokio::select! {
                     () = self.wake.notified() => {}

@@ -34,6 +34,8 @@ pub(super) struct Coalescer {
     parcels: mpsc::UnboundedSender<Parcel>,
     /// Whether the service's servers take several calls in one message.
     understood: AtomicBool,
+    /// Whether what was gathered last was one call: then nobody waits for others in vain.
+    lonely: Arc<AtomicBool>,
     refused: Mutex<Option<Instant>>,
 }
 
@@ -48,9 +50,11 @@ impl Coalescer {
     /// For up to so many calls in one message; `caller` is their `app_id`.
     pub(super) fn start(most: usize, caller: String, tasks: &Handle) -> Self {
         let (parcels, incoming) = mpsc::unbounded_channel();
-        tasks.spawn(gather(incoming, most, caller));
+        let lonely = Arc::new(AtomicBool::new(false));
+        tasks.spawn(gather(incoming, most, caller, Arc::clone(&lonely)));
         Self {
             parcels,
+            lonely,
             understood: AtomicBool::new(false),
             refused: Mutex::new(None),
         }
@@ -68,6 +72,9 @@ impl Coalescer {
             return None;
         }
         let station = caller.ready()?;
+        if self.lonely.load(Ordering::Relaxed) && !station.has_calls() {
+            return None;
+        }
         let slot = station.register(Stage::Waiting)?;
         let parcel = Parcel {
             station,
@@ -96,7 +103,12 @@ impl Coalescer {
     }
 }
 
-async fn gather(mut incoming: mpsc::UnboundedReceiver<Parcel>, most: usize, caller: String) {
+async fn gather(
+    mut incoming: mpsc::UnboundedReceiver<Parcel>,
+    most: usize,
+    caller: String,
+    lonely: Arc<AtomicBool>,
+) {
     let mut parcels = Vec::new();
     while incoming.recv_many(&mut parcels, usize::MAX).await > 0 {
         // Whoever is about to call gets to do so.
@@ -104,6 +116,7 @@ async fn gather(mut incoming: mpsc::UnboundedReceiver<Parcel>, most: usize, call
         while let Ok(parcel) = incoming.try_recv() {
             parcels.push(parcel);
         }
+        lonely.store(parcels.len() == 1, Ordering::Relaxed);
         let mut groups: Vec<Group> = Vec::new();
         for parcel in parcels.drain(..) {
             // The earlier ones are full, mostly.

@@ -1,5 +1,6 @@
 //! A queue's deliveries, for as long as the consumer lives, and how it ended.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
@@ -44,6 +45,8 @@ pub(crate) struct Deliveries {
     consumer: Fuse<lapin::Consumer>,
     tag: ShortString,
     mode: Mode,
+    /// The end of the session, listened to once for all deliveries.
+    down: Pin<Box<dyn Future<Output = Error> + Send>>,
 }
 
 impl std::fmt::Debug for Deliveries {
@@ -74,12 +77,17 @@ impl Deliveries {
         );
         let consumer = session.race(consume).await?;
         let tag = consumer.tag();
+        let down = {
+            let session = Arc::clone(session);
+            async move { session.down().await }
+        };
         // lapin's stream may hang when it is polled after its end.
         Ok(Self {
             lane: Arc::clone(lane),
             consumer: consumer.fuse(),
             tag,
             mode,
+            down: Box::pin(down),
         })
     }
 
@@ -88,7 +96,12 @@ impl Deliveries {
         let item = tokio::select! {
             biased;
             item = self.consumer.next() => item,
-            reason = self.lane.down() => return Err(Ended::Lost(reason)),
+            reason = &mut self.down => {
+                // Asked again, it would have to be heard again.
+                let session = Arc::clone(self.lane.session());
+                self.down = Box::pin(async move { session.down().await });
+                return Err(Ended::Lost(reason));
+            }
         };
         let ended = match item {
             // What was buffered when the connection went is still given out: its tag means

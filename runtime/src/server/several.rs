@@ -17,12 +17,10 @@ use crate::envelope::{Form, ReplyStatus, RequestHead};
 use crate::link::Lane;
 use crate::service::Reply;
 use crate::status::{Code, Status};
-use crate::worker::Settlement;
+use crate::worker::{HEAVY, Settlement};
 
 /// How large a message of several replies becomes before the next one is begun.
 const FULL: usize = 64 * 1024;
-/// A handler that takes its thread for longer has those after it run on tasks of their own.
-const HEAVY: Duration = Duration::from_micros(100);
 
 impl Dispatcher {
     /// Answers all the calls of a request, which is acknowledged when they are done.
@@ -79,6 +77,7 @@ impl Dispatcher {
                 running.push(self.one(call, codec, head, content, site, place));
                 let polled = Instant::now();
                 let done = running.next().now_or_never().flatten();
+                // Those after one that holds its thread run on tasks of their own.
                 if polled.elapsed() > HEAVY {
                     site = Site::Apart;
                 }

@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
+use super::pace::Pace;
 use super::{Handler, OnLoss, Settlement, Source, Stopped, is_true};
 use crate::acks::{Ack, Acks};
 use crate::link::{Deliveries, Delivery, Ended, Extent, Lane, Writing};
@@ -40,6 +41,7 @@ pub(super) struct Hands<'a, H> {
     counters: Arc<Counters>,
     handler: Arc<H>,
     source: &'a Source,
+    pace: Pace,
 }
 
 impl<'a, H: Handler> Hands<'a, H> {
@@ -58,6 +60,7 @@ impl<'a, H: Handler> Hands<'a, H> {
             counters,
             handler,
             source,
+            pace: Pace::of(source.concurrency),
         }
     }
 
@@ -76,6 +79,8 @@ impl<'a, H: Handler> Hands<'a, H> {
         // With every place taken, deliveries are awaited all the same, for the consumer's end; one
         // that comes (an early acknowledgement has made room for it) waits here.
         let mut next: Option<Delivery> = None;
+        let stopping = is_true(shutdown);
+        tokio::pin!(stopping);
         let stopped = loop {
             if self.acks.waiting() >= most {
                 self.flush(lane);
@@ -87,7 +92,7 @@ impl<'a, H: Handler> Hands<'a, H> {
             }
             tokio::select! {
                 biased;
-                () = is_true(shutdown) => break Stopped::Shutdown,
+                () = &mut stopping => break Stopped::Shutdown,
                 Some(handled) = self.set.join_next(), if !self.set.is_empty() => {
                     self.settle(Some(lane), handled);
                 }
@@ -134,17 +139,16 @@ impl<'a, H: Handler> Hands<'a, H> {
                 settlement,
             }
         };
-        if H::IN_ORDER {
-            let mut work = Box::pin(work);
+        let mut work = Box::pin(self.pace.watch(work));
+        if H::IN_ORDER || self.pace.is_quick() {
             let first = work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
             // What waits is polled again by its task, which is then the one to be woken.
-            match first {
-                Poll::Ready(handled) => self.settle(Some(&current), Ok(handled)),
-                Poll::Pending => drop(self.set.spawn_on(work, &self.tasks)),
+            if let Poll::Ready(handled) = first {
+                self.settle(Some(&current), Ok(handled));
+                return;
             }
-        } else {
-            self.set.spawn_on(work, &self.tasks);
         }
+        self.set.spawn_on(work, &self.tasks);
     }
 
     /// Settles a delivery; singly, where its channel is not the current one.

@@ -2,6 +2,7 @@
 //! share it.
 
 mod hands;
+mod pace;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +19,11 @@ use crate::retry::RetryPolicy;
 use crate::service::BoxFuture;
 use crate::topology::Topology;
 use hands::Hands;
+pub(crate) use pace::HEAVY;
 
 /// A consumer that worked this long starts its backoff anew when it ends.
 const STABLE: Duration = Duration::from_secs(5);
+
 /// What to consume, and how.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {

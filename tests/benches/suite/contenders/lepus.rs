@@ -1,20 +1,24 @@
 //! Lepus, as its users write it.
 
+use bytes::Bytes;
 use lepus::{Client, Connection, Server};
 
 use crate::load::Operation;
 use crate::task::{Contender, Task};
 
+/// How many calls share a message at the most.
+const COALESCED: usize = 256;
+
 #[lepus::service(name = "echo", codec = "bytes")]
 pub trait Echo {
     #[rpc(params = "bare", timeout = "60s")]
-    async fn echo(&self, payload: Vec<u8>) -> Vec<u8>;
+    async fn echo(&self, payload: Bytes) -> Bytes;
 }
 
 pub struct Mirror;
 
 impl Echo for Mirror {
-    async fn echo(&self, payload: Vec<u8>) -> Vec<u8> {
+    async fn echo(&self, payload: Bytes) -> Bytes {
         payload
     }
 }
@@ -40,17 +44,12 @@ pub async fn serve(task: &Task) -> String {
 pub async fn client(task: &Task) -> Operation {
     let connection = connect(task).await;
     let mut client = Client::new(&connection, EchoClient::DESCRIPTOR);
-    if let (Contender::LepusCoalesced, Some(coalesced)) = (task.contender, coalesced()) {
-        client = coalesced(client);
+    if task.contender == Contender::LepusCoalesced {
+        client = client.coalesce(COALESCED);
     }
-    let (echo, payload) = (EchoClient::with_client(client), task.payload());
+    let (echo, payload) = (EchoClient::with_client(client), Bytes::from(task.payload()));
     Operation::new(move || {
         let (call, size) = (echo.echo(payload.clone()), payload.len());
         async move { assert_eq!(call.await.expect("a reply").len(), size) }
     })
-}
-
-/// Makes a client send what waits anyway in one message: the one place to say how.
-pub fn coalesced() -> Option<fn(Client) -> Client> {
-    None
 }

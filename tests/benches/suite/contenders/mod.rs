@@ -37,9 +37,6 @@ pub async fn client(task: &Task) -> Operation {
 /// Why a contender is not there, if it is not.
 pub fn left_out(contender: Contender) -> Option<&'static str> {
     match contender {
-        Contender::LepusCoalesced if lepus::coalesced().is_none() => {
-            Some("this version of Lepus sends each call in a message of its own")
-        }
         Contender::Nats if !nats::has_server() => Some("there is no `nats-server` to be run"),
         _ => None,
     }

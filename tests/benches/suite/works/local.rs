@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::contenders::lepus::{Echo, EchoClient, Mirror};
 use crate::load::Operation;
 use crate::task::Task;
@@ -10,7 +12,7 @@ use crate::task::Task;
 const BATCH: u64 = 1000;
 
 pub fn client(task: &Task) -> Operation {
-    let (echo, payload) = (EchoClient::local(Mirror), task.payload());
+    let (echo, payload) = (EchoClient::local(Mirror), Bytes::from(task.payload()));
     Operation::new(move || {
         let (echo, payload) = (echo.clone(), payload.clone());
         async move {
@@ -24,7 +26,7 @@ pub fn client(task: &Task) -> Operation {
 }
 
 pub fn handler(task: &Task) -> Operation {
-    let (mirror, payload) = (Arc::new(Mirror), task.payload());
+    let (mirror, payload) = (Arc::new(Mirror), Bytes::from(task.payload()));
     Operation::new(move || {
         let (mirror, payload) = (Arc::clone(&mirror), payload.clone());
         async move {
