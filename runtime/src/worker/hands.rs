@@ -107,8 +107,11 @@ impl<'a, H: Handler> Hands<'a, H> {
                     break Stopped::Ended(Ended::Lost(reason));
                 }
                 _ = returns.tick() => collect_returns(&self.counters, lane).await,
-                // The last branch of a biased choice: nothing else is ready.
-                () = std::future::ready(()), if self.acks.waiting() > 0 => self.flush(lane),
+                // The last branch of a biased choice: nothing else is ready. Replies that are being
+                // written will be acknowledged along with these in a moment.
+                () = std::future::ready(()), if self.acks.waiting() > 0 && self.leaving.is_empty() => {
+                    self.flush(lane);
+                }
             }
         };
         self.flush(lane);

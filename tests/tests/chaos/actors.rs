@@ -2,7 +2,8 @@
 
 use crate::book::{Book, End, Fate, Runs};
 use crate::dice::Dice;
-use lepus::{CallError, Connection, WorkQueue};
+use futures_util::future::join_all;
+use lepus::{CallError, Client, Connection, WorkQueue};
 use lepus_tests::hands::{ChaosClient, Going, LIMIT, Queues, Task};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -91,6 +92,51 @@ pub async fn call(connection: Connection, mut dice: Dice, shift: Arc<Shift>, boo
             }
         };
         book.call_ended(id, end);
+    }
+}
+
+/// Calls many at once, which share messages, until the shift is over.
+pub async fn call_together(
+    connection: Connection,
+    mut dice: Dice,
+    shift: Arc<Shift>,
+    book: Arc<Book>,
+) {
+    let client = Client::new(&connection, ChaosClient::DESCRIPTOR).coalesce(16);
+    let chaos = ChaosClient::with_client(client);
+    while !shift.is_over() {
+        let limit = dice.millis(300, 3_000);
+        let burst = (0..dice.below(40)).map(|_| {
+            let (id, kind) = (shift.number(), dice.below(100));
+            let text = "x".repeat(usize::try_from(dice.below(2_000)).expect("small"));
+            let (chaos, book) = (&chaos, &book);
+            async move {
+                let end = match kind {
+                    0..60 => {
+                        book.call(id, "together", Runs::OncePerLoss, limit);
+                        let reply = chaos.plain(id, text.clone()).timeout(limit).await;
+                        answered(reply, id, &text, book)
+                    }
+                    60..90 => {
+                        book.call(id, "together, idempotent", Runs::Any, limit);
+                        let reply = chaos.again(id, text.clone()).timeout(limit).await;
+                        answered(reply, id, &text, book)
+                    }
+                    90..95 => {
+                        book.call(id, "together, panicking", Runs::OncePerLoss, limit);
+                        failed(chaos.panics(id).timeout(limit).await, id, book)
+                    }
+                    _ => {
+                        book.call(id, "together, at most once", Runs::AtMostOnce, limit);
+                        let reply = chaos.once(id, text.clone()).timeout(limit).await;
+                        answered(reply, id, &text, book)
+                    }
+                };
+                book.call_ended(id, end);
+            }
+        });
+        join_all(burst.collect::<Vec<_>>()).await;
+        tokio::time::sleep(dice.millis(0, 50)).await;
     }
 }
 

@@ -161,6 +161,14 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
             Arc::clone(&book),
         ));
     }
+    for (actor, connection) in world.callers().iter().enumerate() {
+        crowd.spawn(actors::call_together(
+            connection.clone(),
+            Dice::of(seed, &format!("callers {actor}")),
+            Arc::clone(&shift),
+            Arc::clone(&book),
+        ));
+    }
     for actor in 0..4 {
         let connection = world.producers()[actor % 2].clone();
         let dice = Dice::of(seed, &format!("producer {actor}"));
