@@ -92,7 +92,7 @@ impl<T: DeserializeOwned + 'static, E: DeserializeOwned + 'static> Call<T, E> {
     ///
     /// Cancel-safe: a dropped `send` frees its slot.
     pub async fn send(self) -> Result<PendingReply<T, E>, CallError<E>> {
-        let flight = Flight::launch(self.plan).await?;
+        let flight = Flight::launch(self.plan).await?.detach();
         Ok(PendingReply {
             reply: Box::pin(land(flight)),
         })

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::call::Plan;
@@ -20,7 +20,7 @@ use crate::envelope::{ReplyHead, ReplyStatus};
 use crate::error::{Error, Kind, Outcome};
 use crate::panic::{self, Ended};
 use crate::publisher::Receipt;
-use crate::service::{Reply, Request, Service};
+use crate::service::{BoxFuture, Reply, Request, Service};
 use crate::status::Status;
 
 /// Before a request that was not sent is tried again: its channel is being replaced.
@@ -47,14 +47,11 @@ enum Way {
     Gone,
 }
 
-/// A local call runs on its own task once it is sent, as a remote one would.
-struct Local(tokio::task::JoinHandle<Ended<Reply>>);
-
-impl Drop for Local {
-    fn drop(&mut self) {
-        let handle: AbortHandle = self.0.abort_handle();
-        handle.abort();
-    }
+/// A local call: where it is awaited, or on its own task once it is sent, as a remote one would.
+enum Local {
+    Here(BoxFuture<Ended<Reply>>),
+    /// One task: a set of it is aborted when it is dropped.
+    Apart(JoinSet<Ended<Reply>>),
 }
 
 /// An answer, still encoded.
@@ -124,11 +121,12 @@ impl Flight {
         };
         let (letter, way) = match client.backend {
             Backend::Local(service) => {
-                let call = tokio::spawn(call_locally(service, method, &letter));
+                let call = call_locally(service, method, &letter);
                 let way = if method.is_oneway() {
+                    tokio::spawn(call);
                     Way::Gone
                 } else {
-                    Way::Local(Local(call))
+                    Way::Local(Local::Here(Box::pin(call)))
                 };
                 (Arc::new(letter), way)
             }
@@ -167,6 +165,16 @@ impl Flight {
         })
     }
 
+    /// Lets it go on while nobody waits for it.
+    pub(super) fn detach(mut self) -> Self {
+        if let Way::Local(Local::Here(call)) = self.way {
+            let mut task = JoinSet::new();
+            task.spawn(call);
+            self.way = Way::Local(Local::Apart(task));
+        }
+        self
+    }
+
     /// Waits for the answer.
     pub(super) async fn land(self) -> Result<Answered, Error> {
         let Self {
@@ -181,11 +189,18 @@ impl Flight {
             }
             Way::Gone => Ok(nothing(letter)),
             Way::Local(mut local) => {
-                let Reply { status, body } = match (&mut local.0).await {
-                    Ok(Ended::Done(reply)) => reply,
-                    Ok(Ended::Panicked(text)) => Reply::panicked(letter.method.name(), &text),
-                    // It ends by itself at the deadline; its runtime may have ended before.
-                    Ok(Ended::Late) | Err(_) => {
+                let ended = match &mut local {
+                    Local::Here(call) => call.await,
+                    Local::Apart(task) => match task.join_next().await {
+                        Some(Ok(ended)) => ended,
+                        // Its runtime has ended.
+                        Some(Err(_)) | None => Ended::Late,
+                    },
+                };
+                let Reply { status, body } = match ended {
+                    Ended::Done(reply) => reply,
+                    Ended::Panicked(text) => Reply::panicked(letter.method.name(), &text),
+                    Ended::Late => {
                         return Err(letter.failed(Kind::Timeout, Outcome::SentNoReply));
                     }
                 };

@@ -102,8 +102,9 @@ impl Confirmed {
         let id = message.properties.message_id.clone().unwrap_or_default();
         let key = (id, message.routing_key.clone());
         let prepared = Prepared::new(message, &self.lane)?;
-        let channel = self.lane.channel().clone();
-        let mut written: Written = Box::pin(async move { prepared.publish(&channel).await?.await });
+        let lane = Arc::clone(&self.lane);
+        let mut written: Written =
+            Box::pin(async move { prepared.publish(lane.channel()).await?.await });
         let (fate, promise) = oneshot::channel();
         let order = self.lane.order();
         let first = written

@@ -103,10 +103,10 @@ impl Lane {
     ///
     /// # Errors
     /// The message cannot be said in AMQP. A channel that is gone is told by `written`.
-    pub(crate) fn write(&self, message: Outgoing) -> Result<Writing, Error> {
-        let (prepared, channel) = (Prepared::new(message, self)?, Channel::clone(&self.channel));
+    pub(crate) fn write(self: &Arc<Self>, message: Outgoing) -> Result<Writing, Error> {
+        let (prepared, lane) = (Prepared::new(message, self)?, Arc::clone(self));
         let mut writing: Pin<Box<_>> =
-            Box::pin(async move { prepared.publish(&channel).await.map(drop) });
+            Box::pin(async move { prepared.publish(&lane.channel).await.map(drop) });
         let _order = self.order();
         Ok(
             match writing
@@ -128,7 +128,7 @@ impl Lane {
     }
 
     /// Publishes; completes when the message is written to the socket.
-    pub(crate) async fn publish(&self, message: Outgoing) -> Result<(), Error> {
+    pub(crate) async fn publish(self: &Arc<Self>, message: Outgoing) -> Result<(), Error> {
         let writing = self.write(message)?;
         self.written(writing).await
     }

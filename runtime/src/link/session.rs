@@ -26,6 +26,8 @@ pub(crate) struct Session {
     connection: lapin::Connection,
     down: watch::Sender<Option<Error>>,
     blocked: watch::Sender<Option<String>>,
+    /// What both sides agreed on.
+    frame_max: u32,
     counters: Arc<Counters>,
 }
 
@@ -61,6 +63,7 @@ impl Session {
         let events = connection.events_listener();
         let session = Arc::new(Self {
             generation,
+            frame_max: connection.configuration().frame_max(),
             connection,
             down: watch::Sender::new(None),
             blocked: watch::Sender::new(None),
@@ -76,7 +79,7 @@ impl Session {
 
     /// The largest frame both sides agreed on, in bytes; 0 is no limit.
     pub(super) fn frame_max(&self) -> u32 {
-        self.connection.configuration().frame_max()
+        self.frame_max
     }
 
     pub(crate) fn is_up(&self) -> bool {

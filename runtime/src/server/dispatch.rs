@@ -189,7 +189,7 @@ impl Dispatcher {
     }
 
     /// Hands the reply over, to be written before the request is acknowledged.
-    fn reply(&self, lane: &Lane, head: &RequestHead, reply: Reply) -> Settlement {
+    fn reply(&self, lane: &Arc<Lane>, head: &RequestHead, reply: Reply) -> Settlement {
         let Reply {
             mut status,
             mut body,
@@ -217,7 +217,7 @@ impl Dispatcher {
 
     pub(super) fn send(
         &self,
-        lane: &Lane,
+        lane: &Arc<Lane>,
         request: &RequestHead,
         (status, form): (ReplyStatus, Form),
         body: Bytes,
@@ -257,7 +257,7 @@ impl Dispatcher {
     /// Answers one call.
     async fn answer(
         &self,
-        lane: &Lane,
+        lane: &Arc<Lane>,
         tag: u64,
         head: RequestHead,
         message: Content,
@@ -321,7 +321,7 @@ impl Dispatcher {
     /// know. A request that may have done so must not come a third time.
     pub(super) fn acknowledge_first(
         &self,
-        lane: &Lane,
+        lane: &Arc<Lane>,
         tag: u64,
         head: &RequestHead,
         again: bool,

@@ -1,6 +1,7 @@
 //! A request that carries several calls: each is handled by itself, and replies that are ready at
 //! the same time share a message.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,7 +27,7 @@ impl Dispatcher {
     /// Answers all the calls of a request, which is acknowledged when they are done.
     pub(super) async fn answer_several(
         &self,
-        lane: &Lane,
+        lane: &Arc<Lane>,
         tag: u64,
         head: RequestHead,
         content: Content,
@@ -176,7 +177,7 @@ fn calls(body: &Bytes) -> Result<Vec<Call<'_>>, Status> {
 /// Replies on their way out.
 struct Outbox<'a> {
     dispatcher: &'a Dispatcher,
-    lane: &'a Lane,
+    lane: &'a Arc<Lane>,
     head: &'a RequestHead,
     answers: Vec<Answer>,
     size: usize,
@@ -185,7 +186,7 @@ struct Outbox<'a> {
 }
 
 impl<'a> Outbox<'a> {
-    fn new(dispatcher: &'a Dispatcher, lane: &'a Lane, head: &'a RequestHead) -> Self {
+    fn new(dispatcher: &'a Dispatcher, lane: &'a Arc<Lane>, head: &'a RequestHead) -> Self {
         Self {
             dispatcher,
             lane,
