@@ -165,4 +165,14 @@ mod tests {
     static_assertions::assert_impl_all!(Call<u64>: Send);
     static_assertions::assert_impl_all!(PendingReply<u64>: Send, Unpin);
     static_assertions::assert_impl_all!(Boxed<u64, String>: Send);
+
+    /// Thousands of them may wait at once, and each is moved to the heap.
+    #[test]
+    fn the_futures_of_a_call_stay_small() {
+        fn size<A, F: Future>(_: impl Fn(A) -> F) -> usize {
+            size_of::<F>()
+        }
+        let (launch, land) = (size(Flight::launch), size(land::<u64, Never>));
+        assert!(launch <= 1024 && land <= 1024, "{launch}, {land}");
+    }
 }

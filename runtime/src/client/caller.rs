@@ -302,8 +302,8 @@ impl Station {
 
     fn replied(&self, reply: Incoming) {
         let head = ReplyHead::from_properties(reply.properties);
-        let to = head.correlation_id.clone().unwrap_or_default();
-        match (CorrelationId::parse(&to), head.form) {
+        let to = head.correlation_id.as_deref().unwrap_or_default();
+        match (CorrelationId::parse(to), head.form) {
             (Some(CorrelationId::Several(_)), Form::Several) => self.several(&head, &reply.body),
             // Of a server that has read none of the calls.
             (Some(CorrelationId::Several(message)), _) => {
@@ -314,7 +314,7 @@ impl Station {
                 let body = reply.body;
                 self.answer(id, Answer::Reply { head, body });
             }
-            (None, _) => self.dropped(&to),
+            (None, _) => self.dropped(to),
         }
     }
 
@@ -405,6 +405,11 @@ impl Slot {
             reply_to: &self.station.reply_to,
             id: self.id,
         }
+    }
+
+    /// Hands its request over, as [`Station::publish`] does.
+    pub(crate) fn publish(&self, message: Outgoing) -> Result<(), Error> {
+        self.station.publish(message)
     }
 
     /// Whether it is still to be sent.

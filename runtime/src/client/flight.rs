@@ -114,10 +114,19 @@ impl Flight {
             trace,
         };
         letter.body = body.map_err(|error| letter.not_sent(error))?;
-        let place = Arc::clone(&client.in_flight).acquire_owned();
-        let place = match timeout_at(deadline, place).await {
-            Ok(Ok(place)) => place,
-            Ok(Err(_)) | Err(_) => return Err(letter.failed(Kind::Timeout, Outcome::NotSent)),
+        // What nearly always can be had at once is tried so first: the waiting is boxed, and the
+        // future of a call stays small.
+        let place = match Arc::clone(&client.in_flight).try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => {
+                let place = Arc::clone(&client.in_flight).acquire_owned();
+                match Box::pin(timeout_at(deadline, place)).await {
+                    Ok(Ok(place)) => place,
+                    Ok(Err(_)) | Err(_) => {
+                        return Err(letter.failed(Kind::Timeout, Outcome::NotSent));
+                    }
+                }
+            }
         };
         let (letter, way) = match client.backend {
             Backend::Local(service) => {
@@ -146,12 +155,16 @@ impl Flight {
                 let way = if method.is_oneway() {
                     let message = letter.outgoing(remote.connection.name(), None);
                     let left = letter.time_left();
-                    Way::Oneway(remote.publisher.send(message, letter.what(), left).await?)
+                    let sending = remote.publisher.send(message, letter.what(), left);
+                    Way::Oneway(Box::pin(sending).await?)
                 } else {
                     let among_others = remote.coalescer.as_ref();
                     let slot = match among_others.and_then(|c| c.take(&remote.caller, &letter)) {
                         Some(slot) => slot,
-                        None => send(&remote, &letter).await?,
+                        None => match send_at_once(&remote, &letter) {
+                            Some(slot) => slot,
+                            None => Box::pin(send(&remote, &letter)).await?,
+                        },
                     };
                     Way::Remote(remote, slot)
                 };
@@ -175,7 +188,7 @@ impl Flight {
         self
     }
 
-    /// Waits for the answer.
+    /// Waits for the answer. What is rare in it is boxed: thousands of these may wait at once.
     pub(super) async fn land(self) -> Result<Answered, Error> {
         let Self {
             letter,
@@ -184,7 +197,7 @@ impl Flight {
         } = self;
         match way {
             Way::Oneway(receipt) => {
-                receipt.wait().await?;
+                Box::pin(receipt.wait()).await?;
                 Ok(nothing(letter))
             }
             Way::Gone => Ok(nothing(letter)),
@@ -238,14 +251,15 @@ impl Flight {
                             if let Some(coalescer) = remote.coalescer.as_ref().filter(|_| refused) {
                                 coalescer.refused();
                             }
-                            slot = send(&remote, &letter).await?;
+                            slot = Box::pin(send(&remote, &letter)).await?;
                         }
                         Ok(Answer::Lost(reason))
                             if letter.method.is_idempotent() && !reason.is_closed() =>
                         {
                             tracing::debug!(call = ?letter.what(), "sent again after a lost connection");
                             sent_before = true;
-                            slot = send(&remote, &letter).await.map_err(|error| {
+                            let again = Box::pin(send(&remote, &letter));
+                            slot = again.await.map_err(|error| {
                                 // It was sent before: whatever keeps it from being sent again, that
                                 // first request may have been executed.
                                 let kind = error.kind().clone();
@@ -300,6 +314,13 @@ fn read(
         })?,
     };
     Ok(answered(letter, head.status, codec, body))
+}
+
+/// As [`send`], if there is nothing to wait for.
+fn send_at_once(remote: &Remote, letter: &Letter) -> Option<Slot> {
+    let slot = remote.caller.ready()?.register(Stage::Alone)?;
+    let message = letter.outgoing(remote.connection.name(), Some(slot.address()));
+    slot.publish(message).ok().map(|()| slot)
 }
 
 /// Registers the call and publishes its request, on the first connection that takes it.

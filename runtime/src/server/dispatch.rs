@@ -379,7 +379,8 @@ impl Handler for Dispatcher {
             redelivered: message.redelivered,
         };
         if head.method.as_deref() == Some(CALLS) {
-            self.answer_several(&lane, tag, head, content).await
+            // Boxed: it is much the larger one.
+            Box::pin(self.answer_several(&lane, tag, head, content)).await
         } else {
             self.answer(&lane, tag, head, content).await
         }
