@@ -178,6 +178,17 @@ impl Raw {
         })
     }
 
+    /// Waits for a queue that somebody declares to have its first message. Until then a quorum
+    /// queue may be there and have no leader yet: RabbitMQ answers a `basic.get` with 541, which
+    /// ends the connection.
+    pub async fn first_message(&self, queue: &str) {
+        eventually(&format!("a message in {queue}"), || async {
+            let counts = self.try_count(queue).await;
+            counts.is_ok_and(|counts| counts.messages > 0)
+        })
+        .await;
+    }
+
     /// Waits until the queue has so many ready messages.
     pub async fn until_messages(&self, queue: &str, messages: u32) {
         eventually(&format!("{messages} messages in {queue}"), || async {

@@ -42,6 +42,8 @@ pub(super) struct Dispatcher {
     /// As many handlers as the concurrency says: a message of several calls may take more than one
     /// place.
     pub(super) places: Semaphore,
+    /// Whether there is more than one.
+    pub(super) side_by_side: bool,
     pub(super) counters: Arc<Counters>,
 }
 
@@ -69,6 +71,7 @@ impl Dispatcher {
             name: connection.name().to_owned(),
             max_message: connection.max_message(),
             places: Semaphore::new(concurrency.max(1).into()),
+            side_by_side: concurrency > 1,
             counters: connection.counters(),
         }
     }

@@ -78,8 +78,9 @@ impl Dispatcher {
                 running.push(self.one(call, codec, head, content, site, place));
                 let polled = Instant::now();
                 let done = running.next().now_or_never().flatten();
-                // Those after one that holds its thread run on tasks of their own.
-                if polled.elapsed() > HEAVY {
+                // Those after one that holds its thread run on tasks of their own, where others may
+                // run meanwhile.
+                if self.side_by_side && polled.elapsed() > HEAVY {
                     site = Site::Apart;
                 }
                 outbox.extend(done.flatten());

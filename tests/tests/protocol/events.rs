@@ -4,7 +4,7 @@ use super::golden::Message;
 use super::scene::Scene;
 use lapin::ExchangeKind;
 use lepus::{Codec, Event, JobError, RetryPolicy, Topic, retry};
-use lepus_tests::{Env, conformance, eventually};
+use lepus_tests::{Env, conformance};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -108,7 +108,7 @@ async fn a_groups_queue_and_retry_are_golden(env: Env) {
     scene.assert_declared(&env, "orders.audit").await;
     scene.publish("event").await;
     let waiting = scene.name("orders.audit.retry.30000");
-    eventually("a queue to wait in", || scene.raw.exists(&waiting)).await;
+    scene.raw.first_message(&waiting).await;
     scene
         .expect("orders.audit.retry.30000", "event.retry")
         .await;

@@ -75,7 +75,7 @@ async fn a_failed_job_is_the_golden_retry(env: Env) {
     scene.send("resize", "job").await;
     // Before the queue is there, a look at it would close the channel.
     let waiting = scene.name("resize.retry.30000");
-    lepus_tests::eventually("a queue to wait in", || scene.raw.exists(&waiting)).await;
+    scene.raw.first_message(&waiting).await;
     let seen = scene.expect("resize.retry.30000", "job.retry").await;
     assert_eq!(seen.fields["expiration"], "30000");
     running.stop().await.expect("it drains");
