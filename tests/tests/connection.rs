@@ -746,15 +746,15 @@ async fn channels_and_deliveries_are_counted(env: Env) {
     } = Rig::over(&env, serving.clone(), calling.clone()).await;
     probe.echo("hi".into()).timeout(LONG).await.unwrap();
     // One consumes; one has the replies, and one the requests.
-    eventually("at rest", || async {
+    let at_rest = || async {
         let now = (channels(), serving.stats().unsettled);
         if now == ((1, 2), 0) {
             Ok(())
         } else {
             Err(format!("{now:?}"))
         }
-    })
-    .await;
+    };
+    eventually("at rest", at_rest).await;
     for (round, how) in [(1, Cut::Fin), (2, Cut::Rst)] {
         let call = probe.hold(1).timeout(LONG).send().await.unwrap();
         eventually("a delivery is in hand", || async {
@@ -771,15 +771,7 @@ async fn channels_and_deliveries_are_counted(env: Env) {
             probe.echo("hi".into()).timeout(LONG).await
         })
         .await;
-        eventually("nothing of the session before is held", || async {
-            let now = (channels(), serving.stats().unsettled);
-            if now == ((1, 2), 0) {
-                Ok(())
-            } else {
-                Err(format!("{now:?}"))
-            }
-        })
-        .await;
+        eventually("nothing of the session before is held", at_rest).await;
     }
     is_settled(&env, &queue).await;
     server.stop().await.unwrap();

@@ -1,7 +1,7 @@
 //! A cluster of three nodes under load, whose queue's leader is killed again and again: on demand,
 //! by `tests/cluster`. `LEPUS_CLUSTER_ROUNDS` says how often.
 
-use lepus::{Connection, Producer, Server, WorkQueue};
+use lepus::{Call, Connection, Producer, Server, WorkQueue};
 use lepus_tests::cluster::Cluster;
 use lepus_tests::deadline;
 use lepus_tests::eventually::within;
@@ -167,29 +167,22 @@ async fn push(producer: Producer<u64>, books: Arc<Books>) {
     }
 }
 
-async fn call_replicated(connection: Connection, books: Arc<Books>) {
-    let client = ReplicatedClient::new(&connection);
+/// Calls one service, one call after the other.
+async fn call(
+    service: &'static str,
+    double: impl Fn(u64) -> Call<u64>,
+    recovery: impl Fn(&Books) -> &Recovery,
+    pause: Duration,
+    books: Arc<Books>,
+) {
     while let Some(number) = books.number() {
         let began = Instant::now();
-        let call = client.double(number).timeout(TIMEOUT).into_future();
+        let call = double(number).timeout(TIMEOUT).into_future();
         let reply = tokio::time::timeout(TIMEOUT + 5 * SECOND, call).await;
-        if books.called("quorum", reply.expect("every call ends"), number) {
-            books.replicated.success(began);
+        if books.called(service, reply.expect("every call ends"), number) {
+            recovery(&books).success(began);
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-async fn call_single(connection: Connection, books: Arc<Books>) {
-    let client = SingleClient::new(&connection);
-    while let Some(number) = books.number() {
-        let began = Instant::now();
-        let call = client.double(number).timeout(TIMEOUT).into_future();
-        let reply = tokio::time::timeout(TIMEOUT + 5 * SECOND, call).await;
-        if books.called("classic", reply.expect("every call ends"), number) {
-            books.single.success(began);
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -240,9 +233,21 @@ async fn kill_leaders(rounds: u32) {
     for _ in 0..4 {
         let producer = queue.producer(&producing).timeout(TIMEOUT);
         crowd.spawn(push(producer, Arc::clone(&books)));
-        crowd.spawn(call_replicated(calling.clone(), Arc::clone(&books)));
+        let replicated = ReplicatedClient::new(&calling);
+        let double = move |number| replicated.double(number);
+        let (pause, books) = (Duration::from_millis(5), Arc::clone(&books));
+        crowd.spawn(call(
+            "quorum",
+            double,
+            |books| &books.replicated,
+            pause,
+            books,
+        ));
     }
-    crowd.spawn(call_single(calling.clone(), Arc::clone(&books)));
+    let classic = SingleClient::new(&calling);
+    let double = move |number| classic.double(number);
+    let (pause, calls) = (Duration::from_millis(20), Arc::clone(&books));
+    crowd.spawn(call("classic", double, |books| &books.single, pause, calls));
 
     for round in 1..=rounds {
         let before = lock(&books.confirmed).len();
