@@ -18,7 +18,7 @@ const APPLICATION: &str = "application";
 /// The W3C headers, passed on from call to call.
 const TRACE: [&str; 3] = ["traceparent", "tracestate", "baggage"];
 /// The longest per-message TTL RabbitMQ takes, in milliseconds.
-const EXPIRATION_MAX: u128 = u32::MAX as u128;
+const EXPIRATION_MAX: u32 = u32::MAX;
 /// The longest text in a header, in bytes. Properties have to fit into one frame, and a larger one
 /// costs the whole connection; what a text quotes may be the other side's to choose.
 const TEXT_MAX: usize = 1024;
@@ -477,8 +477,12 @@ fn forget_the_way(job: &mut Properties) {
 
 /// A time left as AMQP's `expiration`: milliseconds, rounded up so that what is left is not lost.
 pub(crate) fn expiration(time_left: Duration) -> String {
-    let millis = time_left.as_nanos().div_ceil(1_000_000);
-    millis.min(EXPIRATION_MAX).to_string()
+    milliseconds(time_left).to_string()
+}
+
+/// The same as a number: at the most what the broker takes.
+pub(crate) fn milliseconds(time_left: Duration) -> u32 {
+    u32::try_from(time_left.as_nanos().div_ceil(1_000_000)).unwrap_or(EXPIRATION_MAX)
 }
 
 fn duration(expiration: &str) -> Option<Duration> {

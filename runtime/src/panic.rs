@@ -4,6 +4,7 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 /// How a handler ended.
@@ -34,6 +35,27 @@ pub(crate) async fn catch<T>(
     match AssertUnwindSafe(bounded).catch_unwind().await {
         Ok(ended) => ended,
         Err(panic) => Ended::Panicked(text(&*panic).to_owned()),
+    }
+}
+
+/// A handler on a task of its own, which ends with whoever waits for it.
+pub(crate) struct Apart<T>(JoinSet<Ended<T>>);
+
+impl<T: Send + 'static> Apart<T> {
+    /// Starts what [`catch`] has made of a handler.
+    pub(crate) fn start(handler: impl Future<Output = Ended<T>> + Send + 'static) -> Self {
+        // A set of one: it is aborted when it is dropped.
+        let mut task = JoinSet::new();
+        task.spawn(handler);
+        Self(task)
+    }
+
+    pub(crate) async fn ended(mut self) -> Ended<T> {
+        match self.0.join_next().await {
+            Some(Ok(ended)) => ended,
+            // Its runtime has ended.
+            Some(Err(_)) | None => Ended::Late,
+        }
     }
 }
 

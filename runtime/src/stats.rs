@@ -51,8 +51,8 @@ macro_rules! counters {
 }
 
 counters! {
-    pending_calls, running, unsettled, channels, dropped_replies, returned_replies, expired_requests, malformed,
-    skipped_events, lagged_events, panics, retried, dead_lettered,
+    pending_calls, running, unsettled, channels, dropped_replies, returned_replies,
+    expired_requests, malformed, skipped_events, lagged_events, panics, retried, dead_lettered,
 }
 
 #[derive(Debug, Default)]

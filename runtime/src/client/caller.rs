@@ -120,9 +120,6 @@ impl Caller {
     /// # Errors
     /// Only that the connection was closed.
     pub(crate) async fn station(&self) -> Result<Arc<Station>, Error> {
-        if let Some(station) = self.ready() {
-            return Ok(station);
-        }
         let mut stations = self.station.clone();
         loop {
             let current = stations.borrow_and_update().clone();
@@ -405,11 +402,6 @@ impl Slot {
             reply_to: &self.station.reply_to,
             id: self.id,
         }
-    }
-
-    /// Hands its request over, as [`Station::publish`] does.
-    pub(crate) fn publish(&self, message: Outgoing) -> Result<(), Error> {
-        self.station.publish(message)
     }
 
     /// Whether it is still to be sent.

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::caller::{Caller, Slot, Stage, Station};
 use super::letter::{Address, CorrelationId, Letter};
 use crate::batch;
-use crate::envelope::{CALLS, Form, RequestHead};
+use crate::envelope::{CALLS, Form, RequestHead, milliseconds};
 use crate::error::{Error, Kind};
 use crate::message::Outgoing;
 
@@ -213,7 +213,7 @@ impl Group {
             .map(|Parcel { id, letter, .. }| batch::Call {
                 id: *id,
                 method: letter.method.name(),
-                time_left: batch::milliseconds(letter.time_left()),
+                time_left: milliseconds(letter.time_left()).into(),
                 message_id: letter.message_id.as_deref(),
                 arguments: &letter.body,
             });
@@ -229,12 +229,6 @@ impl Group {
             caller: Some(caller.to_owned()),
             ..RequestHead::default()
         };
-        Ok(Outgoing {
-            exchange: String::new(),
-            routing_key: letter.queue.to_string(),
-            mandatory: true,
-            properties: head.into_properties(),
-            body,
-        })
+        Ok(letter.request(head, body))
     }
 }

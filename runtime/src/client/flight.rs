@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::call::Plan;
-use super::caller::{Answer, Slot, Stage};
+use super::caller::{Answer, Slot, Stage, Station};
 use super::letter::Letter;
 use super::{Backend, DEFAULT_TIMEOUT, Remote};
 use crate::codec::{Codec, CodecError};
@@ -18,7 +17,7 @@ use crate::context::{Context, Facts};
 use crate::descriptor::MethodDescriptor;
 use crate::envelope::{ReplyHead, ReplyStatus};
 use crate::error::{Error, Kind, Outcome};
-use crate::panic::{self, Ended};
+use crate::panic::{self, Apart, Ended};
 use crate::publisher::Receipt;
 use crate::service::{BoxFuture, Reply, Request, Service};
 use crate::status::Status;
@@ -50,8 +49,7 @@ enum Way {
 /// A local call: where it is awaited, or on its own task once it is sent, as a remote one would.
 enum Local {
     Here(BoxFuture<Ended<Reply>>),
-    /// One task: a set of it is aborted when it is dropped.
-    Apart(JoinSet<Ended<Reply>>),
+    Apart(Apart<Reply>),
 }
 
 /// An answer, still encoded.
@@ -181,9 +179,7 @@ impl Flight {
     /// Lets it go on while nobody waits for it.
     pub(super) fn detach(mut self) -> Self {
         if let Way::Local(Local::Here(call)) = self.way {
-            let mut task = JoinSet::new();
-            task.spawn(call);
-            self.way = Way::Local(Local::Apart(task));
+            self.way = Way::Local(Local::Apart(Apart::start(call)));
         }
         self
     }
@@ -201,14 +197,10 @@ impl Flight {
                 Ok(nothing(letter))
             }
             Way::Gone => Ok(nothing(letter)),
-            Way::Local(mut local) => {
-                let ended = match &mut local {
+            Way::Local(local) => {
+                let ended = match local {
                     Local::Here(call) => call.await,
-                    Local::Apart(task) => match task.join_next().await {
-                        Some(Ok(ended)) => ended,
-                        // Its runtime has ended.
-                        Some(Err(_)) | None => Ended::Late,
-                    },
+                    Local::Apart(task) => task.ended().await,
                 };
                 let Reply { status, body } = match ended {
                     Ended::Done(reply) => reply,
@@ -316,14 +308,24 @@ fn read(
     Ok(answered(letter, head.status, codec, body))
 }
 
-/// As [`send`], if there is nothing to wait for.
-fn send_at_once(remote: &Remote, letter: &Letter) -> Option<Slot> {
-    let slot = remote.caller.ready()?.register(Stage::Alone)?;
+/// Registers the call with a station and publishes its request there. `None`: no answer can come
+/// to that one any more.
+fn send_over(
+    station: &Arc<Station>,
+    remote: &Remote,
+    letter: &Letter,
+) -> Option<Result<Slot, Error>> {
+    let slot = station.register(Stage::Alone)?;
     let message = letter.outgoing(remote.connection.name(), Some(slot.address()));
-    slot.publish(message).ok().map(|()| slot)
+    Some(station.publish(message).map(|()| slot))
 }
 
-/// Registers the call and publishes its request, on the first connection that takes it.
+/// Sends the request if there is nothing to wait for.
+fn send_at_once(remote: &Remote, letter: &Letter) -> Option<Slot> {
+    send_over(&remote.caller.ready()?, remote, letter)?.ok()
+}
+
+/// Sends the request on the first connection that takes it.
 async fn send(remote: &Remote, letter: &Letter) -> Result<Slot, Error> {
     loop {
         let station = match timeout_at(letter.deadline, remote.caller.station()).await {
@@ -337,18 +339,15 @@ async fn send(remote: &Remote, letter: &Letter) -> Result<Slot, Error> {
         if letter.time_left().is_zero() {
             return Err(letter.failed(Kind::Timeout, Outcome::NotSent));
         }
-        let Some(slot) = station.register(Stage::Alone) else {
-            tokio::time::sleep(NEXT_TRY).await;
-            continue;
-        };
-        match station.publish(letter.outgoing(remote.connection.name(), Some(slot.address()))) {
-            Ok(()) => return Ok(slot),
-            Err(error) if error.is_disconnected() => {
+        match send_over(&station, remote, letter) {
+            Some(Ok(slot)) => return Ok(slot),
+            Some(Err(error)) if !error.is_disconnected() => return Err(letter.not_sent(error)),
+            Some(Err(error)) => {
                 tracing::debug!(%error, "not sent, waiting for the next connection");
-                tokio::time::sleep(NEXT_TRY).await;
             }
-            Err(error) => return Err(letter.not_sent(error)),
+            None => {}
         }
+        tokio::time::sleep(NEXT_TRY).await;
     }
 }
 

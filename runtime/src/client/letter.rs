@@ -103,12 +103,17 @@ impl Letter {
             trace: self.trace.clone(),
             persistent: false,
         };
+        self.request(head, self.body.clone())
+    }
+
+    /// A message to the queue that this one goes to.
+    pub(super) fn request(&self, head: RequestHead, body: Bytes) -> Outgoing {
         Outgoing {
             exchange: String::new(),
             routing_key: self.queue.to_string(),
             mandatory: true,
             properties: head.into_properties(),
-            body: self.body.clone(),
+            body,
         }
     }
 }

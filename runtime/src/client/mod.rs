@@ -146,7 +146,7 @@ impl Client {
     /// an earlier version refuses one, its calls are sent again, and for a minute all by
     /// themselves. Calls of different priority, codec or time left do not share one.
     ///
-    /// Call this within a Tokio runtime, like [`new`](Self::new). No effect on a local client.
+    /// No effect on a local client.
     #[must_use]
     pub fn coalesce(mut self, calls: usize) -> Self {
         if let Backend::Remote(remote) = &mut self.backend {

@@ -46,7 +46,14 @@ pub(crate) struct Deliveries {
     tag: ShortString,
     mode: Mode,
     /// The end of the session, listened to once for all deliveries.
-    down: Pin<Box<dyn Future<Output = Error> + Send>>,
+    down: End,
+}
+
+type End = Pin<Box<dyn Future<Output = Error> + Send>>;
+
+fn end_of(session: &Arc<Session>) -> End {
+    let session = Arc::clone(session);
+    Box::pin(async move { session.down().await })
 }
 
 impl std::fmt::Debug for Deliveries {
@@ -77,17 +84,13 @@ impl Deliveries {
         );
         let consumer = session.race(consume).await?;
         let tag = consumer.tag();
-        let down = {
-            let session = Arc::clone(session);
-            async move { session.down().await }
-        };
         // lapin's stream may hang when it is polled after its end.
         Ok(Self {
             lane: Arc::clone(lane),
             consumer: consumer.fuse(),
             tag,
             mode,
-            down: Box::pin(down),
+            down: end_of(session),
         })
     }
 
@@ -97,9 +100,8 @@ impl Deliveries {
             biased;
             item = self.consumer.next() => item,
             reason = &mut self.down => {
-                // Asked again, it would have to be heard again.
-                let session = Arc::clone(self.lane.session());
-                self.down = Box::pin(async move { session.down().await });
+                // Whoever asks again hears it again.
+                self.down = end_of(self.lane.session());
                 return Err(Ended::Lost(reason));
             }
         };

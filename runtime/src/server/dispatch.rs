@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::codec::Codec;
@@ -14,7 +13,7 @@ use crate::descriptor::MethodDescriptor;
 use crate::envelope::{CALLS, Form, ReplyHead, ReplyStatus, RequestHead};
 use crate::link::{Connection, Delivery, Extent, Lane};
 use crate::message::Outgoing;
-use crate::panic::{self, Ended};
+use crate::panic::{self, Apart, Ended};
 use crate::service::{Reply, Request, Service};
 use crate::stats::Counters;
 use crate::status::{Code, Status};
@@ -38,13 +37,13 @@ pub(super) struct Dispatcher {
     methods: HashMap<&'static str, &'static MethodDescriptor>,
     unnamed: Option<&'static MethodDescriptor>,
     name: String,
-    pub(super) max_message: usize,
+    max_message: usize,
     /// As many handlers as the concurrency says: a message of several calls may take more than one
     /// place.
     pub(super) places: Semaphore,
     /// Whether there is more than one.
     pub(super) side_by_side: bool,
-    pub(super) counters: Arc<Counters>,
+    counters: Arc<Counters>,
 }
 
 impl Dispatcher {
@@ -146,15 +145,7 @@ impl Dispatcher {
         let call = panic::catch(deadline, call);
         let ended = match site {
             Site::Here => call.await,
-            Site::Apart => {
-                // One task: a set of it is aborted when it is dropped.
-                let mut task = JoinSet::new();
-                task.spawn(call);
-                match task.join_next().await {
-                    Some(Ok(ended)) => ended,
-                    Some(Err(_)) | None => Ended::Late,
-                }
-            }
+            Site::Apart => Apart::start(call).ended().await,
         };
         let method = method.name();
         match ended {
@@ -193,29 +184,22 @@ impl Dispatcher {
 
     /// Hands the reply over, to be written before the request is acknowledged.
     fn reply(&self, lane: &Arc<Lane>, head: &RequestHead, reply: Reply) -> Settlement {
-        let Reply {
-            mut status,
-            mut body,
-        } = reply;
-        if let Some(status_of_size) = self.too_large(head.method.as_deref(), body.len()) {
-            status = status_of_size;
-            body = Bytes::new();
-        }
+        let Reply { status, body } = self.fitting(head.method.as_deref(), reply);
         self.send(lane, head, (status, Form::Coalescing), body)
     }
 
-    /// The status of a reply that is too large to be sent, if it is.
-    pub(super) fn too_large(&self, method: Option<&str>, size: usize) -> Option<ReplyStatus> {
+    /// The reply, or where it is too large to be sent the status that says so.
+    pub(super) fn fitting(&self, method: Option<&str>, reply: Reply) -> Reply {
+        let size = reply.body.len();
         if size <= self.max_message {
-            return None;
+            return reply;
         }
         let text = format!(
             "the reply has {size} bytes, the limit is {}",
             self.max_message
         );
         tracing::warn!(service = self.service_name(), method, "{text}");
-        let status = Status::new(Code::ResourceExhausted, text);
-        Some(ReplyStatus::Failed(status))
+        Reply::failed(Status::new(Code::ResourceExhausted, text))
     }
 
     pub(super) fn send(

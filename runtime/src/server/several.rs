@@ -126,10 +126,7 @@ impl Dispatcher {
             self.expired(Some(call.method));
             return None;
         }
-        let Reply {
-            mut status,
-            mut body,
-        } = match self.method(Some(call.method)) {
+        let reply = match self.method(Some(call.method)) {
             Err(status) => self.refused(status),
             Ok(method) if method.is_oneway() || method.is_at_most_once() => {
                 let text = format!("`{}` does not share a message", method.name());
@@ -151,10 +148,7 @@ impl Dispatcher {
                 self.run(Work { route, facts, body }, site).await
             }
         };
-        if let Some(too_large) = self.too_large(Some(call.method), body.len()) {
-            status = too_large;
-            body = Bytes::new();
-        }
+        let Reply { status, body } = self.fitting(Some(call.method), reply);
         Some(Answer { id, status, body })
     }
 }
