@@ -167,6 +167,11 @@ impl<'a, H: Handler> Hands<'a, H> {
         };
         // The ledger is of the current channel; an earlier one's deliveries are settled singly.
         let current = current.is_some_and(|current| Arc::ptr_eq(&lane, current));
+        // A handler that was done as its channel went: lapin may never end its reply's write, and
+        // whoever waited for that would hold a place for ever.
+        if !current && !lane.is_open() {
+            return;
+        }
         match settlement {
             Settlement::Ack => self.ack(current, &lane, tag),
             Settlement::AckOnceWritten(writing) => match writing {
