@@ -5,7 +5,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 /// The time a test may take, all in all.
-pub const TEST_LIMIT: Duration = Duration::from_secs(60);
+pub const TEST_LIMIT: Duration = Duration::from_secs(120);
 
 /// Runs `test`; panics with its name when it has not finished within `limit`.
 ///

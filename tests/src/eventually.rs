@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long [`eventually`] polls.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Polls `probe` until it holds, for at most [`PATIENCE`]; panics with `what` and
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    #[should_panic(expected = "not within 10s: an empty queue; last seen: 2 messages")]
+    #[should_panic(expected = "not within 20s: an empty queue; last seen: 2 messages")]
     async fn it_says_what_it_saw_instead() {
         eventually("an empty queue", || async { Err::<(), _>("2 messages") }).await;
     }

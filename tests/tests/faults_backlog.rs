@@ -10,7 +10,7 @@ use std::fs;
 use std::time::Duration;
 
 /// A hundred thousand confirms take a while on a busy machine.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(400);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn embedded() {

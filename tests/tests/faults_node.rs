@@ -21,7 +21,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const SHORT: Duration = Duration::from_millis(200);
 const LONG: Duration = Duration::from_secs(60);
 /// For a node that starts, and what is tried on it, on a busy machine.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(400);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_09_10_restarted_and_killed() {

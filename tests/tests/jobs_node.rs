@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// For a node that starts twice on a busy machine.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(400);
 /// Longer than it takes to look into the queues and kill the node, on a busy machine.
 const DELAY: Duration = Duration::from_secs(10);
 const SHORT: Duration = Duration::from_millis(20);

@@ -67,7 +67,7 @@ conformance!(groups:
     a_singleton_takes_over,
 );
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn connect(env: &Env) -> Connection {
     at(&env.uri, env).await

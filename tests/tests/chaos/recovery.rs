@@ -48,13 +48,18 @@ async fn consume(channel: &Channel, queue: &str) -> Consumer {
     consumer.await.expect("a consumer")
 }
 
+/// One for the producer and one for the worker: each is seen to try again.
+async fn two_proxies(env: &Env) -> [Proxy; 2] {
+    [Proxy::start(&env.uri).await, Proxy::start(&env.uri).await]
+}
+
 /// What the broker says of a push, once it does.
 struct Told(BoxFuture<'static, End>);
 
 /// A producer waits for its confirm and a worker for jobs, when their link is lost; whoever takes
 /// the next one says nothing. A moment later the broker is well.
 async fn past_a_silent_handshake(
-    proxy: &Proxy,
+    proxies: [&Proxy; 2],
     raw: &Raw,
     stored: &str,
     worked: &str,
@@ -62,20 +67,23 @@ async fn past_a_silent_handshake(
 ) -> Vec<String> {
     let book = Book::default();
     assert_eq!(raw.count(worked).await.consumers, 1);
-    proxy.stall(Way::Down);
+    for proxy in proxies {
+        proxy.stall(Way::Down);
+    }
     book.push(1, Fate::Kept, LIMIT);
     let told = push().await;
     raw.until_messages(stored, 1).await;
     book.job_kept(1);
-    proxy.set(Mode::AcceptSilent).await;
-    let before = proxy.accepted();
-    proxy.cut(Cut::Rst);
-    proxy.resume();
-    eventually("both try again", || async {
-        proxy.accepted() >= before + 2
-    })
-    .await;
-    proxy.up().await;
+    for proxy in proxies {
+        proxy.set(Mode::AcceptSilent).await;
+        let before = proxy.accepted();
+        proxy.cut(Cut::Rst);
+        proxy.resume();
+        eventually("it tries again", || async { proxy.accepted() > before }).await;
+    }
+    for proxy in proxies {
+        proxy.up().await;
+    }
     if let Ok(end) = tokio::time::timeout(WELL, told.0).await {
         book.pushed(1, end);
     }
@@ -91,16 +99,19 @@ async fn past_a_silent_handshake(
 }
 
 async fn lepus_gets_past_a_silent_handshake(env: Env) {
-    let (proxy, raw) = (Proxy::start(&env.uri).await, Raw::open(&env.uri).await);
+    let (proxies, raw) = (two_proxies(&env).await, Raw::open(&env.uri).await);
     let (stored, worked) = (env.name("stored"), env.name("worked"));
     for queue in ["stored.dead", "worked.dead"] {
         env.name(queue);
     }
-    let open = || {
+    let open = |proxy: &Proxy| {
         let builder = env.builder_at(proxy.uri()).connect_timeout(SECOND / 2);
         builder.backoff(Duration::from_millis(20), CAP).open()
     };
-    let (producing, working) = (open().await.unwrap(), open().await.unwrap());
+    let (producing, working) = (
+        open(&proxies[0]).await.unwrap(),
+        open(&proxies[1]).await.unwrap(),
+    );
     let queue = |name| WorkQueue::<u32>::new(name).classic();
     let producer = queue("stored").producer(&producing).timeout(LIMIT);
     // The first push declares the queue, which takes an answer.
@@ -118,18 +129,18 @@ async fn lepus_gets_past_a_silent_handshake(env: Env) {
         });
         Told(told.boxed())
     };
-    let found = past_a_silent_handshake(&proxy, &raw, &stored, &worked, push).await;
+    let found = past_a_silent_handshake(proxies.each_ref(), &raw, &stored, &worked, push).await;
     assert_eq!(found, [""; 0]);
     running.stop().await.unwrap();
 }
 
 async fn lapins_recovery_ends_at_a_silent_handshake(env: Env) {
-    let (proxy, raw) = (Proxy::start(&env.uri).await, Raw::open(&env.uri).await);
+    let (proxies, raw) = (two_proxies(&env).await, Raw::open(&env.uri).await);
     let (stored, worked) = (env.name("stored"), env.name("worked"));
     raw.declare(&stored).await;
     raw.declare(&worked).await;
-    let (_producing, publisher) = recovering(proxy.uri()).await;
-    let (_working, worker) = recovering(proxy.uri()).await;
+    let (_producing, publisher) = recovering(proxies[0].uri()).await;
+    let (_working, worker) = recovering(proxies[1].uri()).await;
     let _consumer = consume(&worker, &worked).await;
     let push = async || -> Told {
         let (exchange, key) = ("".into(), stored.as_str().into());
@@ -142,7 +153,7 @@ async fn lapins_recovery_ends_at_a_silent_handshake(env: Env) {
         });
         Told(told.boxed())
     };
-    let found = past_a_silent_handshake(&proxy, &raw, &stored, &worked, push).await;
+    let found = past_a_silent_handshake(proxies.each_ref(), &raw, &stored, &worked, push).await;
     assert_eq!(found.len(), 2, "{found:?}");
     assert!(found[0].starts_with("14:"), "{found:?}");
     let never_told = "1: the push of job 1 has not ended";
