@@ -49,7 +49,9 @@ pub fn all(options: &Options) -> Vec<Comparison> {
         Group::Local => local(),
         Group::Flat => flat(),
     };
-    options.groups.iter().flat_map(of).collect()
+    let all = options.groups.iter().flat_map(of);
+    all.filter(|comparison| comparison.title.contains(&options.only))
+        .collect()
 }
 
 /// What the comparisons name and this machine or this version does not have.

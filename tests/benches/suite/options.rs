@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 pub const USAGE: &str = "usage: tests/bench [rpc|jobs|pubsub|broker|local|flat|all]... \
-[--rounds N] [--seconds S] [--full]";
+[--rounds N] [--seconds S] [--only TEXT] [--full]";
 
 /// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub struct Options {
     pub time: Duration,
     /// Every case instead of those that tell the most.
     pub full: bool,
+    /// What the title of a comparison must have in it.
+    pub only: String,
 }
 
 impl Options {
@@ -55,11 +57,13 @@ impl Options {
             rounds: 3,
             time: Duration::from_secs(3),
             full: false,
+            only: String::new(),
         };
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--full" => options.full = true,
+                "--only" => options.only = value(argument, arguments.next())?.clone(),
                 "--rounds" => options.rounds = number(argument, arguments.next())?,
                 "--seconds" => {
                     let seconds = number(argument, arguments.next())?;
@@ -84,9 +88,12 @@ impl Options {
     }
 }
 
-fn number<T: std::str::FromStr>(option: &str, value: Option<&String>) -> Result<T, String> {
-    let value = value.ok_or_else(|| format!("{option} wants a number"))?;
-    value
-        .parse()
-        .map_err(|_| format!("{option}: `{value}` is no number"))
+fn value<'a>(option: &str, value: Option<&'a String>) -> Result<&'a String, String> {
+    value.ok_or_else(|| format!("{option} wants a value"))
+}
+
+fn number<T: std::str::FromStr>(option: &str, text: Option<&String>) -> Result<T, String> {
+    let text = value(option, text)?;
+    text.parse()
+        .map_err(|_| format!("{option}: `{text}` is no number"))
 }
