@@ -36,7 +36,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    #[should_panic(expected = "slow: not finished after 60s")]
+    #[should_panic(expected = "slow: not finished after 120s")]
     async fn what_hangs_is_named() {
         within("slow", TEST_LIMIT, std::future::pending::<()>()).await;
     }
