@@ -1,16 +1,21 @@
 //! What a handler knows about the request it works on, and what nested calls inherit.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use tokio::task::futures::TaskLocalFuture;
 use tokio::time::Instant;
 
+use crate::panic::{self, Made};
 use crate::value::{Table, Value};
 
 tokio::task_local! {
     static CURRENT: Context;
 }
+
+/// The context outside of handlers.
+static NOWHERE: LazyLock<Context> = LazyLock::new(Context::default);
 
 /// The request or job that a handler works on: its deadline, headers, caller and delivery facts.
 ///
@@ -45,12 +50,23 @@ impl Context {
     /// The context of the handler this runs in; an empty one outside of handlers.
     #[must_use]
     pub fn current() -> Self {
-        CURRENT.try_with(Clone::clone).unwrap_or_default()
+        let nowhere = |_| NOWHERE.clone();
+        CURRENT.try_with(Clone::clone).unwrap_or_else(nowhere)
     }
 
     /// Runs a future with this context current, for instance in a task of its own.
     pub async fn scope<F: Future>(self, future: F) -> F::Output {
         CURRENT.scope(self, future).await
+    }
+
+    /// Makes a handler with this context current, and leaves it so whenever that is polled: a
+    /// handler may look at its context before its first await.
+    pub(crate) fn handler<T: Send + 'static>(
+        self,
+        make: impl FnOnce() -> Made<T>,
+    ) -> TaskLocalFuture<Self, Made<T>> {
+        let made = CURRENT.sync_scope(self.clone(), || panic::defer(make));
+        CURRENT.scope(self, made)
     }
 
     /// The service that was called; empty outside of handlers.

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 
 use futures_util::FutureExt;
 use tokio::task::JoinSet;
@@ -23,7 +24,8 @@ pub(crate) async fn catch<T>(
     deadline: Option<Instant>,
     handler: impl Future<Output = T>,
 ) -> Ended<T> {
-    let bounded = async move {
+    // In one expression: what has a name has a place of its own in this future.
+    let ended = AssertUnwindSafe(async move {
         match deadline {
             None => Ended::Done(handler.await),
             Some(deadline) => match timeout_at(deadline, handler).await {
@@ -31,11 +33,19 @@ pub(crate) async fn catch<T>(
                 Err(_) => Ended::Late,
             },
         }
-    };
-    match AssertUnwindSafe(bounded).catch_unwind().await {
-        Ok(ended) => ended,
-        Err(panic) => Ended::Panicked(text(&*panic).to_owned()),
-    }
+    })
+    .catch_unwind()
+    .await;
+    ended.unwrap_or_else(|panic| Ended::Panicked(text(&*panic).to_owned()))
+}
+
+/// A handler that was made.
+pub(crate) type Made<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Makes a handler here and now: if that panics, it panics when it is awaited instead.
+pub(crate) fn defer<T: Send + 'static>(make: impl FnOnce() -> Made<T>) -> Made<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(make))
+        .unwrap_or_else(|panic| Box::pin(async move { std::panic::resume_unwind(panic) }))
 }
 
 /// A handler on a task of its own, which ends with whoever waits for it.

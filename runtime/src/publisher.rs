@@ -1,11 +1,11 @@
 //! Publishes that end: stored, or an error that says how far they got. One for jobs, events,
 //! one-way calls, retries and dead letters.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, Semaphore, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use crate::error::{Error, Kind, Outcome, Site};
@@ -33,8 +33,10 @@ struct Inner {
     io: Handle,
     namespace: Namespace,
     channel: Mutex<Option<Arc<Confirmed>>>,
+    /// Held by whoever opens one.
+    opening: tokio::sync::Mutex<()>,
     /// What was declared because a publish missed it, and when.
-    restored: Mutex<Vec<(Topology, Instant)>>,
+    restored: tokio::sync::Mutex<Vec<(Topology, Instant)>>,
     unconfirmed: Semaphore,
     max_message: usize,
 }
@@ -42,10 +44,46 @@ struct Inner {
 /// A publish that was handed over, and what is needed to report on it.
 pub(crate) struct Receipt {
     fate: oneshot::Receiver<Fate>,
-    what: What,
     started: Instant,
     deadline: Instant,
     limit: Duration,
+}
+
+/// A publish that failed and what is known of the message; whose it was, its sender adds.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    pub(crate) error: Error,
+    pub(crate) outcome: Outcome,
+    since: Instant,
+}
+
+impl Fault {
+    fn new(error: Error, outcome: Outcome, since: Instant) -> Self {
+        Self {
+            error,
+            outcome,
+            since,
+        }
+    }
+
+    fn not_sent(error: Error, since: Instant) -> Self {
+        Self::new(error, Outcome::NotSent, since)
+    }
+
+    /// It began earlier.
+    pub(crate) fn since(self, since: Instant) -> Self {
+        Self { since, ..self }
+    }
+
+    /// Whether the broker took nothing, perhaps for want of the queue.
+    pub(crate) fn may_be_mended(&self) -> bool {
+        self.error.is_unroutable() || self.error.is_rejected()
+    }
+
+    /// The error, now that it is known what failed.
+    pub(crate) fn of(self, what: &What) -> Error {
+        what.failed(self.error, self.since, self.outcome)
+    }
 }
 
 /// How errors name a message.
@@ -93,8 +131,9 @@ impl Publisher {
                 link: connection.publishing().clone(),
                 io: connection.io().clone(),
                 namespace: connection.namespace().clone(),
-                channel: Mutex::new(None),
-                restored: Mutex::default(),
+                channel: Mutex::default(),
+                opening: tokio::sync::Mutex::default(),
+                restored: tokio::sync::Mutex::default(),
                 unconfirmed: Semaphore::new(unconfirmed.max(1)),
                 max_message,
             }),
@@ -108,19 +147,57 @@ impl Publisher {
     /// or sent and not confirmed, where the broker may have it.
     pub(crate) async fn publish(
         &self,
-        message: Outgoing,
-        what: What,
+        message: Arc<Outgoing>,
         limit: Duration,
-    ) -> Result<(), Error> {
-        let permit = self.inner.unconfirmed.acquire();
+    ) -> Result<(), Fault> {
         let started = Instant::now();
-        let permit = tokio::time::timeout(limit, permit).await;
-        let Ok(_permit) = permit else {
-            let error = Error::new(Kind::Timeout);
-            return Err(what.failed(error, started, Outcome::NotSent));
+        let _place = match self.inner.unconfirmed.try_acquire() {
+            Ok(place) => place,
+            Err(_) => {
+                // What is rare is boxed: thousands of these may wait at once.
+                let place = self.inner.unconfirmed.acquire();
+                match Box::pin(tokio::time::timeout(limit, place)).await {
+                    Ok(Ok(place)) => place,
+                    Ok(Err(_)) | Err(_) => {
+                        return Err(Fault::not_sent(Error::new(Kind::Timeout), started));
+                    }
+                }
+            }
         };
         let left = limit.saturating_sub(started.elapsed());
-        self.send(message, what, left).await?.wait().await
+        let sent = match self.send_now(&message, Instant::now(), left) {
+            Some(sent) => sent,
+            None => Box::pin(self.send(message, left)).await,
+        };
+        let ended = match sent {
+            Ok(receipt) => receipt.wait().await,
+            Err(fault) => Err(fault),
+        };
+        ended.map_err(|fault| fault.since(started))
+    }
+
+    /// The first half of [`publish`](Self::publish), if there is nothing to wait for.
+    pub(crate) fn begin(
+        &self,
+        message: &Arc<Outgoing>,
+        limit: Duration,
+    ) -> Option<Result<Begun<'_>, Fault>> {
+        let place = self.inner.unconfirmed.try_acquire().ok()?;
+        let receipt = self.send_now(message, Instant::now(), limit)?;
+        Some(receipt.map(|receipt| Begun { place, receipt }))
+    }
+
+    /// Whether a publish would have to wait for a place among those without a confirm.
+    pub(crate) fn is_full(&self) -> bool {
+        self.inner.unconfirmed.available_permits() == 0
+    }
+
+    /// Waits until messages can be sent.
+    pub(crate) async fn opened(&self, limit: Duration) {
+        if self.ready().is_none() {
+            // Whoever publishes is told what there is to be told.
+            let _ = tokio::time::timeout(limit, self.channel()).await;
+        }
     }
 
     /// As [`publish`](Self::publish), and makes the queue be there if the broker has none for the
@@ -130,21 +207,34 @@ impl Publisher {
     /// whoever may have met the former tries again once it is there.
     pub(crate) async fn publish_home(
         &self,
-        message: Outgoing,
-        what: What,
+        message: Arc<Outgoing>,
         limit: Duration,
         home: &Home,
-    ) -> Result<(), Error> {
-        let started = Instant::now();
-        let error = match self.publish(message.clone(), what.clone(), limit).await {
-            Err(error) if error.is_unroutable() || error.is_rejected() => error,
-            result => return result,
-        };
+    ) -> Result<(), Fault> {
+        match self.publish(Arc::clone(&message), limit).await {
+            Ok(()) => Ok(()),
+            Err(fault) => Box::pin(self.mend(fault, message, limit, home)).await,
+        }
+    }
+
+    /// The second half of [`publish_home`](Self::publish_home), after a publish that failed.
+    pub(crate) async fn mend(
+        &self,
+        fault: Fault,
+        message: Arc<Outgoing>,
+        limit: Duration,
+        home: &Home,
+    ) -> Result<(), Fault> {
+        let started = fault.since;
         let Home::Declared(topology) = home else {
-            return Err(error);
+            return Err(fault);
         };
+        if !fault.may_be_mended() {
+            return Err(fault);
+        }
+        let is_unroutable = fault.error.is_unroutable();
         let restoring = async {
-            if error.is_unroutable() || !topology.is_limited() {
+            if is_unroutable || !topology.is_limited() {
                 self.restore(topology, started).await.map(|()| Missed::Yes)
             } else {
                 Ok(self.missed(topology, started).await)
@@ -154,10 +244,11 @@ impl Publisher {
         match tokio::time::timeout(left, restoring).await {
             Ok(Ok(Missed::Yes)) => {
                 let left = limit.saturating_sub(started.elapsed());
-                self.publish(message, what, left).await
+                let published = self.publish(message, left).await;
+                published.map_err(|fault| fault.since(started))
             }
-            Ok(Ok(Missed::No)) | Err(_) => Err(error),
-            Ok(Err(refused)) => Err(what.failed(refused, started, Outcome::Unroutable)),
+            Ok(Ok(Missed::No)) | Err(_) => Err(fault),
+            Ok(Err(refused)) => Err(Fault::new(refused, Outcome::Unroutable, started)),
         }
     }
 
@@ -203,41 +294,62 @@ impl Publisher {
     /// handed over but the caller.
     pub(crate) async fn send(
         &self,
-        message: Outgoing,
-        what: What,
+        message: Arc<Outgoing>,
         limit: Duration,
-    ) -> Result<Receipt, Error> {
+    ) -> Result<Receipt, Fault> {
         let started = Instant::now();
         let deadline = started + limit;
-        let not_sent = |error| what.failed(error, started, Outcome::NotSent);
-        let size = message.body.len();
-        if size > self.inner.max_message {
-            let limit = self.inner.max_message;
-            return Err(not_sent(Error::new(Kind::TooLarge { size, limit })));
-        }
+        let not_sent = |error| Fault::not_sent(error, started);
         loop {
             let channel = match tokio::time::timeout_at(deadline, self.channel()).await {
                 Ok(Ok(channel)) => channel,
                 Ok(Err(error)) => return Err(not_sent(error)),
                 Err(_) => return Err(not_sent(self.too_late().await)),
             };
-            match channel.publish(message.clone()) {
-                Ok(fate) => {
-                    return Ok(Receipt {
-                        fate,
-                        what,
-                        started,
-                        deadline,
-                        limit,
-                    });
-                }
-                // A channel that was found dead sent nothing: the next one may.
-                Err(error) if error.is_disconnected() => {
-                    tracing::debug!(%error, "not sent, trying the next channel");
-                    tokio::time::sleep(NEXT_TRY).await;
-                }
-                Err(error) => return Err(not_sent(error)),
+            if let Some(sent) = self.send_over(&channel, &message, started, limit) {
+                return sent;
             }
+            tokio::time::sleep(NEXT_TRY).await;
+        }
+    }
+
+    /// [`send`](Self::send), if there is nothing to wait for.
+    fn send_now(
+        &self,
+        message: &Arc<Outgoing>,
+        started: Instant,
+        limit: Duration,
+    ) -> Option<Result<Receipt, Fault>> {
+        let channel = self.ready()?;
+        self.send_over(&channel, message, started, limit)
+    }
+
+    /// `None`: a channel that was found dead has sent nothing, the next one may.
+    fn send_over(
+        &self,
+        channel: &Confirmed,
+        message: &Arc<Outgoing>,
+        started: Instant,
+        limit: Duration,
+    ) -> Option<Result<Receipt, Fault>> {
+        let (size, most) = (message.body.len(), self.inner.max_message);
+        let sent = if size > most {
+            Err(Error::new(Kind::TooLarge { size, limit: most }))
+        } else {
+            channel.publish(Arc::clone(message))
+        };
+        match sent {
+            Ok(fate) => Some(Ok(Receipt {
+                fate,
+                started,
+                deadline: started + limit,
+                limit,
+            })),
+            Err(error) if error.is_disconnected() => {
+                tracing::debug!(%error, "not sent, trying the next channel");
+                None
+            }
+            Err(error) => Some(Err(Fault::not_sent(error, started))),
         }
     }
 
@@ -251,6 +363,18 @@ impl Publisher {
             || Error::new(Kind::Timeout),
             |text| Error::new(Kind::Blocked(text)),
         )
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Arc<Confirmed>>> {
+        let slot = self.inner.channel.lock();
+        slot.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The channel, if there is one that may be published on.
+    fn ready(&self) -> Option<Arc<Confirmed>> {
+        let slot = self.slot();
+        let channel = slot.as_ref().filter(|channel| channel.is_open());
+        channel.filter(|channel| !channel.is_blocked()).cloned()
     }
 
     /// The channel, once there is one that may be published on.
@@ -267,9 +391,14 @@ impl Publisher {
                 }
                 continue;
             }
-            let mut slot = self.inner.channel.lock().await;
-            if let Some(channel) = slot.as_ref().filter(|channel| channel.is_open()) {
-                return Ok(Arc::clone(channel));
+            let _opening = self.inner.opening.lock().await;
+            let found = self
+                .slot()
+                .as_ref()
+                .filter(|channel| channel.is_open())
+                .cloned();
+            if let Some(channel) = found {
+                return Ok(channel);
             }
             // In a task of its own: a set-up that is dropped half-way leaks a channel.
             let io = self.inner.io.clone();
@@ -280,7 +409,7 @@ impl Publisher {
             match opening.await {
                 Ok(Ok(channel)) => {
                     let channel = Arc::new(channel);
-                    *slot = Some(Arc::clone(&channel));
+                    *self.slot() = Some(Arc::clone(&channel));
                     return Ok(channel);
                 }
                 Ok(Err(error)) if error.is_disconnected() => {}
@@ -302,15 +431,33 @@ fn is_restored(restored: &[(Topology, Instant)], topology: &Topology, since: Ins
     restored.any(|(known, at)| *at >= since && known == topology)
 }
 
+/// A publish that waits for its confirm, in its place among those that may.
+pub(crate) struct Begun<'a> {
+    place: SemaphorePermit<'a>,
+    receipt: Receipt,
+}
+
+impl Begun<'_> {
+    /// Waits for the confirm.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    pub(crate) async fn end(self) -> Result<(), Fault> {
+        let Self { place, receipt } = self;
+        let ended = receipt.wait().await;
+        drop(place);
+        ended
+    }
+}
+
 impl Receipt {
     /// Waits for the confirm.
     ///
     /// # Errors
     /// As [`Publisher::publish`].
-    pub(crate) async fn wait(self) -> Result<(), Error> {
+    pub(crate) async fn wait(self) -> Result<(), Fault> {
         let Self {
             fate,
-            what,
             started,
             deadline,
             limit,
@@ -321,7 +468,7 @@ impl Receipt {
             Ok(Ok(Fate::Rejected)) => (Kind::Rejected, Outcome::Rejected, None),
             // The broker closed the channel over it: its reason is the error.
             Ok(Ok(Fate::Unknown(error))) if matches!(error.kind(), Kind::Broker { .. }) => {
-                return Err(what.failed(error, started, Outcome::SentNoReply));
+                return Err(Fault::new(error, Outcome::SentNoReply, started));
             }
             Ok(Ok(Fate::Unknown(error))) => (Kind::Unconfirmed, Outcome::SentNoReply, Some(error)),
             Ok(Err(_)) => (Kind::Unconfirmed, Outcome::SentNoReply, None),
@@ -335,6 +482,6 @@ impl Receipt {
             Some(source) => error.caused_by(source),
             None => error,
         };
-        Err(what.failed(error, started, outcome))
+        Err(Fault::new(error, outcome, started))
     }
 }

@@ -22,6 +22,8 @@ conformance!(
     every_outcome_is_told_to_the_right_push,
     lost_confirms_are_told_to_the_right_pushes,
     many_pushes_do_not_wait_for_each_others_confirm,
+    many_pushes_end_together_where_nobody_takes_them,
+    many_pushes_arrive_in_their_order,
     unconfirmed_pushes_are_bounded,
     pushes_that_find_no_queue_make_it_once,
     a_channel_that_is_refused_for_long_is_replaced,
@@ -331,7 +333,7 @@ async fn many_pushes_do_not_wait_for_each_others_confirm(env: Env) {
     jobs[7] = vec![0; 17 << 20];
     let pushing = tokio::spawn(async move { producer.push_all(&jobs).await });
     // As many as may be unconfirmed at a time, while not one confirm comes.
-    yard.raw.until_messages(&yard.full("jobs"), 1024).await;
+    yard.raw.until_messages(&yard.full("jobs"), 1 + 1024).await;
     assert!(!pushing.is_finished());
     proxy.resume();
     let outcomes = pushing.await.unwrap();
@@ -343,6 +345,45 @@ async fn many_pushes_do_not_wait_for_each_others_confirm(env: Env) {
         }
     }
     yard.raw.until_messages(&yard.full("jobs"), 2000).await;
+    yard.sweep(&["jobs"]).await;
+}
+
+async fn many_pushes_end_together_where_nobody_takes_them(env: Env) {
+    let yard = Yard::open(env).await;
+    let (proxy, connection) = yard.proxied().await;
+    let limit = Duration::from_millis(500);
+    let producer = WorkQueue::new("jobs").producer(&connection).timeout(limit);
+    proxy.down().await;
+    let (began, jobs) = (Instant::now(), [7; 500]);
+    let outcomes = producer.push_all(&jobs).await;
+    // One wait for the connection, and one that they share.
+    assert!(began.elapsed() < 10 * limit, "{:?}", began.elapsed());
+    assert_eq!(outcomes.len(), jobs.len());
+    for outcome in outcomes {
+        let error = outcome.unwrap_err();
+        assert!(error.is_timeout() && error.outcome() == Some(Outcome::NotSent));
+    }
+    yard.sweep(&["jobs"]).await;
+}
+
+async fn many_pushes_arrive_in_their_order(env: Env) {
+    let yard = Yard::open(env).await;
+    let queue = WorkQueue::<u32>::new("jobs");
+    queue.declare(&yard.connection).await.unwrap();
+    let jobs: Vec<u32> = (0..3000).collect();
+    for outcome in queue.producer(&yard.connection).push_all(&jobs).await {
+        outcome.unwrap();
+    }
+    let (sender, mut told) = mpsc::unbounded_channel();
+    let pool = queue.worker(&yard.connection).start(move |job: Job<u32>| {
+        sender.send(job.into_payload()).expect("a listener");
+        async {}
+    });
+    let running = pool.await.unwrap();
+    for job in jobs {
+        assert_eq!(told.recv().await, Some(job));
+    }
+    running.stop().await.unwrap();
     yard.sweep(&["jobs"]).await;
 }
 

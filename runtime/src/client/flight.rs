@@ -151,10 +151,10 @@ impl Flight {
                 }
                 let letter = Arc::new(letter);
                 let way = if method.is_oneway() {
-                    let message = letter.outgoing(remote.connection.name(), None);
-                    let left = letter.time_left();
-                    let sending = remote.publisher.send(message, letter.what(), left);
-                    Way::Oneway(Box::pin(sending).await?)
+                    let message = Arc::new(letter.outgoing(remote.connection.name(), None));
+                    let sending = remote.publisher.send(message, letter.time_left());
+                    let receipt = Box::pin(sending).await;
+                    Way::Oneway(receipt.map_err(|fault| fault.of(&letter.what()))?)
                 } else {
                     let among_others = remote.coalescer.as_ref();
                     let slot = match among_others.and_then(|c| c.take(&remote.caller, &letter)) {
@@ -193,7 +193,8 @@ impl Flight {
         } = self;
         match way {
             Way::Oneway(receipt) => {
-                Box::pin(receipt.wait()).await?;
+                let stored = Box::pin(receipt.wait()).await;
+                stored.map_err(|fault| fault.of(&letter.what()))?;
                 Ok(nothing(letter))
             }
             Way::Gone => Ok(nothing(letter)),
@@ -371,6 +372,6 @@ fn call_locally(
         attempt: 1,
         ..Facts::default()
     });
-    let call = context.scope(async move { service.call(request).await });
+    let call = context.handler(|| service.call(request));
     panic::catch(Some(letter.deadline), call)
 }

@@ -6,21 +6,23 @@
 //! are given out in order.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use lapin::Confirmation;
 use lapin::options::ConfirmSelectOptions;
+use lapin::{Confirmation, PublisherConfirm};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 
 use super::convert;
-use super::lane::{Lane, Prepared};
+use super::lane::{Lane, Prepared, publish_on};
 use super::session::Session;
 use crate::error::{Error, Kind};
 use crate::message::Outgoing;
@@ -38,15 +40,42 @@ pub(crate) enum Fate {
     Unknown(Error),
 }
 
-/// A message's identity within one channel.
-type Key = (String, String);
+/// A publish that lapin has: written when it is done, and confirmed when what it gives is.
+type Writing = Pin<Box<dyn Future<Output = lapin::Result<PublisherConfirm>> + Send>>;
 
-type Written = Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send>>;
-
+/// A publish on its way to the collector.
 struct Flight {
-    key: Key,
-    written: Written,
+    message: Arc<Outgoing>,
+    writing: Writing,
     fate: oneshot::Sender<Fate>,
+}
+
+/// Publishes that the collector has not taken in yet.
+#[derive(Default)]
+struct Intake {
+    flights: VecDeque<Flight>,
+    /// No publish is under way, so that the collector would not look here by itself.
+    is_idle: bool,
+    /// There are no publishers any more, or no collector.
+    is_closed: bool,
+}
+
+/// The way from the publishers to the collector.
+#[derive(Default)]
+struct Hatch {
+    intake: Mutex<Intake>,
+    open: Notify,
+}
+
+impl Hatch {
+    fn intake(&self) -> MutexGuard<'_, Intake> {
+        self.intake.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close(&self) {
+        self.intake().is_closed = true;
+        self.open.notify_one();
+    }
 }
 
 /// How long a route is refused on one channel before another one is tried.
@@ -57,11 +86,10 @@ struct Flight {
 const REFUSED: Duration = Duration::from_secs(1);
 
 /// A channel in confirm mode with its collector.
-#[derive(Debug)]
 pub(crate) struct Confirmed {
     lane: Arc<Lane>,
     is_refused: Arc<AtomicBool>,
-    flights: mpsc::UnboundedSender<Flight>,
+    hatch: Arc<Hatch>,
 }
 
 impl Confirmed {
@@ -72,23 +100,28 @@ impl Confirmed {
             .channel()
             .confirm_select(ConfirmSelectOptions { nowait: false });
         session.race(select).await?;
-        let (flights, incoming) = mpsc::unbounded_channel();
+        let hatch = Arc::new(Hatch::default());
         let is_refused = Arc::new(AtomicBool::new(false));
         tasks.spawn(collect(
             Arc::clone(&lane),
-            incoming,
+            Arc::clone(&hatch),
             Arc::clone(&is_refused),
         ));
         Ok(Self {
             lane,
             is_refused,
-            flights,
+            hatch,
         })
     }
 
     /// Whether it is there, and worth publishing on.
     pub(crate) fn is_open(&self) -> bool {
         self.lane.is_open() && !self.is_refused.load(Ordering::Relaxed)
+    }
+
+    /// Whether the broker takes messages now.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.lane.session().is_blocked()
     }
 
     /// Hands a message over and gives the promise of its fate. The message has a `message_id`;
@@ -98,36 +131,52 @@ impl Confirmed {
     ///
     /// # Errors
     /// The message was not sent: it cannot be said in AMQP, or the channel is gone.
-    pub(crate) fn publish(&self, message: Outgoing) -> Result<oneshot::Receiver<Fate>, Error> {
-        let id = message.properties.message_id.clone().unwrap_or_default();
-        let key = (id, message.routing_key.clone());
-        let prepared = Prepared::new(message, &self.lane)?;
-        let lane = Arc::clone(&self.lane);
-        let mut written: Written =
-            Box::pin(async move { prepared.publish(lane.channel()).await?.await });
+    pub(crate) fn publish(&self, message: Arc<Outgoing>) -> Result<oneshot::Receiver<Fate>, Error> {
+        let prepared = Prepared::new(Outgoing::clone(&message), &self.lane)?;
+        let mut writing: Writing = Box::pin(publish_on(Arc::clone(&self.lane), prepared));
         let (fate, promise) = oneshot::channel();
         let order = self.lane.order();
-        let first = written
+        let first = writing
             .as_mut()
             .poll(&mut Context::from_waker(Waker::noop()));
-        let flight = match first {
+        let writing = match first {
             Poll::Ready(Err(error)) => return Err(convert::error(error)),
-            Poll::Ready(Ok(confirmation)) => Flight {
-                key,
-                written: Box::pin(std::future::ready(Ok(confirmation))),
-                fate,
-            },
-            Poll::Pending => Flight { key, written, fate },
+            Poll::Ready(written) => Box::pin(std::future::ready(written)),
+            Poll::Pending => writing,
         };
         // In the order of the publishes, hence under the same lock.
-        let sent = self.flights.send(flight);
+        let mut intake = self.hatch.intake();
+        if intake.is_closed {
+            let _ = fate.send(Fate::Unknown(Error::new(Kind::Disconnected)));
+            return Ok(promise);
+        }
+        intake.flights.push_back(Flight {
+            message,
+            writing,
+            fate,
+        });
+        let is_idle = std::mem::take(&mut intake.is_idle);
+        drop(intake);
         drop(order);
-        if let Err(mpsc::error::SendError(flight)) = sent {
-            let _ = flight
-                .fate
-                .send(Fate::Unknown(Error::new(Kind::Disconnected)));
+        if is_idle {
+            self.hatch.open.notify_one();
         }
         Ok(promise)
+    }
+}
+
+impl Drop for Confirmed {
+    fn drop(&mut self) {
+        // What is under way is still collected.
+        self.hatch.close();
+    }
+}
+
+impl fmt::Debug for Confirmed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Confirmed")
+            .field("lane", &self.lane)
+            .finish_non_exhaustive()
     }
 }
 
@@ -140,10 +189,13 @@ enum Known {
 }
 
 struct Waiting {
-    key: Key,
+    message: Arc<Outgoing>,
     fate: oneshot::Sender<Fate>,
     known: Known,
 }
+
+/// A returned message: its `message_id` and its routing key.
+type Key = (String, String);
 
 #[derive(Default)]
 struct Ledger {
@@ -156,9 +208,9 @@ struct Ledger {
 }
 
 impl Ledger {
-    fn add(&mut self, key: Key, fate: oneshot::Sender<Fate>) -> u64 {
+    fn add(&mut self, message: Arc<Outgoing>, fate: oneshot::Sender<Fate>) -> u64 {
         self.waiting.push_back(Waiting {
-            key,
+            message,
             fate,
             known: Known::Nothing,
         });
@@ -203,19 +255,19 @@ impl Ledger {
             self.first += 1;
             let fate = match waiting.known {
                 Known::Failed(error) => Fate::Unknown(error),
-                _ if self.take_returned(&waiting.key) => Fate::Unroutable,
+                _ if self.take_returned(&waiting.message) => Fate::Unroutable,
                 Known::Nacked => Fate::Rejected,
                 Known::Nothing | Known::Acked => Fate::Stored,
             };
             // A publisher that does not wait for its fate does not hear of it.
             match fate {
                 Fate::Rejected => {
-                    let route = waiting.key.1;
+                    let route = waiting.message.routing_key.clone();
                     self.refused.entry(route).or_insert_with(Instant::now);
                 }
                 // Mostly there are none.
                 Fate::Stored if !self.refused.is_empty() => {
-                    self.refused.remove(&waiting.key.1);
+                    self.refused.remove(&waiting.message.routing_key);
                 }
                 _ => {}
             }
@@ -227,13 +279,19 @@ impl Ledger {
         self.refused.values().any(|since| since.elapsed() >= time)
     }
 
-    fn take_returned(&mut self, key: &Key) -> bool {
-        let Some(count) = self.returned.get_mut(key) else {
+    fn take_returned(&mut self, message: &Outgoing) -> bool {
+        // Mostly there are none.
+        if self.returned.is_empty() {
+            return false;
+        }
+        let id = message.properties.message_id.clone().unwrap_or_default();
+        let key = (id, message.routing_key.clone());
+        let Some(count) = self.returned.get_mut(&key) else {
             return false;
         };
         *count -= 1;
         if *count == 0 {
-            self.returned.remove(key);
+            self.returned.remove(&key);
         }
         true
     }
@@ -245,25 +303,68 @@ impl Ledger {
     }
 }
 
-type Confirms = FuturesUnordered<Pin<Box<dyn Future<Output = Numbered> + Send>>>;
+/// What the broker is yet to confirm.
+#[derive(Default)]
+struct UnderWay {
+    /// In the order in which they are written: to look at the first one is enough.
+    writing: VecDeque<(u64, Writing)>,
+    confirming: FuturesUnordered<Confirming>,
+}
+
+struct Confirming {
+    number: u64,
+    confirm: PublisherConfirm,
+}
+
 type Numbered = (u64, lapin::Result<Confirmation>);
 
-async fn collect(
-    lane: Arc<Lane>,
-    mut incoming: mpsc::UnboundedReceiver<Flight>,
-    is_refused: Arc<AtomicBool>,
-) {
+impl Future for Confirming {
+    type Output = Numbered;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Numbered> {
+        let number = self.number;
+        let confirm = Pin::new(&mut self.confirm);
+        confirm.poll(context).map(|confirmed| (number, confirmed))
+    }
+}
+
+impl UnderWay {
+    fn is_empty(&self) -> bool {
+        self.writing.is_empty() && self.confirming.is_empty()
+    }
+
+    /// The next one whose end is known; pending if there is none.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Numbered> {
+        while let Some((number, writing)) = self.writing.front_mut() {
+            let (number, Poll::Ready(written)) = (*number, writing.as_mut().poll(context)) else {
+                break;
+            };
+            self.writing.pop_front();
+            match written {
+                Ok(confirm) => self.confirming.push(Confirming { number, confirm }),
+                Err(error) => return Poll::Ready((number, Err(error))),
+            }
+        }
+        match self.confirming.poll_next_unpin(context) {
+            Poll::Ready(Some(numbered)) => Poll::Ready(numbered),
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+async fn collect(lane: Arc<Lane>, hatch: Arc<Hatch>, is_refused: Arc<AtomicBool>) {
     let mut ledger = Ledger::default();
-    let mut confirms = Confirms::new();
+    let mut under_way = UnderWay::default();
     let session = Arc::clone(lane.session());
     let mut down = std::pin::pin!(session.down());
-    let mut open = true;
-    while open || !confirms.is_empty() {
+    while take_in(&lane, &hatch, &mut ledger, &mut under_way) {
         tokio::select! {
             biased;
-            Some((number, confirmation)) = confirms.next(), if !confirms.is_empty() => {
+            (number, confirmation) = poll_fn(|context| under_way.poll_next(context)),
+                if !under_way.is_empty() =>
+            {
                 ledger.record(number, confirmation);
-                record_ready(&mut ledger, &mut confirms);
+                record_ready(&mut ledger, &mut under_way);
                 loop {
                     let known = ledger.known();
                     if known == 0 {
@@ -271,60 +372,54 @@ async fn collect(
                     }
                     // What came back for one of these may be with any confirm that was there by
                     // now, that of a publish not yet taken in included.
-                    take_in(&lane, &mut incoming, &mut ledger, &confirms);
-                    record_ready(&mut ledger, &mut confirms);
+                    take_in(&lane, &hatch, &mut ledger, &mut under_way);
+                    record_ready(&mut ledger, &mut under_way);
                     ledger.settle(known);
                 }
                 if ledger.is_refused_for(REFUSED) && !is_refused.swap(true, Ordering::Relaxed) {
                     tracing::debug!("refused for a while: another channel may not be");
                 }
             }
-            flight = incoming.recv(), if open => match flight {
-                None => open = false,
-                Some(flight) => add(flight, &mut ledger, &confirms),
-            },
+            () = hatch.open.notified(), if under_way.is_empty() => {}
             reason = &mut down => {
                 ledger.fail(&reason);
                 break;
             }
         }
     }
+    hatch.close();
     // Publishes that raced with the end.
-    while let Ok(flight) = incoming.try_recv() {
+    for flight in std::mem::take(&mut hatch.intake().flights) {
         let _ = flight
             .fate
             .send(Fate::Unknown(Error::new(Kind::Disconnected)));
     }
 }
 
-fn add(flight: Flight, ledger: &mut Ledger, confirms: &Confirms) {
-    let Flight { key, written, fate } = flight;
-    let number = ledger.add(key, fate);
-    confirms.push(Box::pin(async move { (number, written.await) }));
-}
-
-/// Every publish that lapin has numbered by now: that and its way here are under one lock.
-fn take_in(
-    lane: &Lane,
-    incoming: &mut mpsc::UnboundedReceiver<Flight>,
-    ledger: &mut Ledger,
-    confirms: &Confirms,
-) {
+/// Takes in every publish that lapin has numbered by now: that and its way here are under one
+/// lock. While others are under way nobody says that one has come: it is found with the next of
+/// their confirms, and its own outcome is given out after theirs anyway.
+///
+/// False when there is nothing more to collect.
+fn take_in(lane: &Lane, hatch: &Hatch, ledger: &mut Ledger, under_way: &mut UnderWay) -> bool {
     let _order = lane.order();
-    while let Ok(flight) = incoming.try_recv() {
-        add(flight, ledger, confirms);
+    let mut intake = hatch.intake();
+    for flight in intake.flights.drain(..) {
+        let number = ledger.add(flight.message, flight.fate);
+        under_way.writing.push_back((number, flight.writing));
     }
+    intake.is_idle = under_way.is_empty();
+    !(intake.is_idle && intake.is_closed)
 }
 
 /// Every confirm that is there by now.
-fn record_ready(ledger: &mut Ledger, confirms: &mut Confirms) {
+fn record_ready(ledger: &mut Ledger, under_way: &mut UnderWay) {
     let again = Arc::new(Again::default());
     let waker = Waker::from(Arc::clone(&again));
     let mut context = Context::from_waker(&waker);
     loop {
-        match confirms.poll_next_unpin(&mut context) {
-            Poll::Ready(Some((number, confirmation))) => ledger.record(number, confirmation),
-            Poll::Ready(None) => return,
+        match under_way.poll_next(&mut context) {
+            Poll::Ready((number, confirmation)) => ledger.record(number, confirmation),
             // It may stop short of some that are ready, and says so.
             Poll::Pending if again.0.swap(false, Ordering::SeqCst) => {}
             Poll::Pending => return,

@@ -98,7 +98,7 @@ fn properties_size(ours: &Properties) -> usize {
 }
 
 pub(super) fn from_properties(theirs: &BasicProperties) -> Properties {
-    let text = |text: &Option<ShortString>| text.as_ref().map(ToString::to_string);
+    let text = |text: &Option<ShortString>| text.as_ref().map(|text| text.as_str().to_owned());
     Properties {
         content_type: text(theirs.content_type()),
         headers: theirs
@@ -176,7 +176,7 @@ fn to_amqp(value: Value) -> Result<AMQPValue, Error> {
 fn from_table(theirs: &FieldTable) -> Table {
     let entries = theirs.inner().iter();
     entries
-        .map(|(name, value)| (name.to_string(), from_amqp(value)))
+        .map(|(name, value)| (name.as_str().to_owned(), from_amqp(value)))
         .collect()
 }
 
@@ -195,7 +195,7 @@ fn from_amqp(value: &AMQPValue) -> Value {
         AMQPValue::DecimalValue(value) => {
             Value::Float(f64::from(value.value) / 10f64.powi(value.scale.into()))
         }
-        AMQPValue::ShortString(value) => Value::Text(value.to_string()),
+        AMQPValue::ShortString(value) => Value::Text(value.as_str().to_owned()),
         AMQPValue::LongString(value) => from_long_string(value),
         AMQPValue::FieldArray(values) => {
             Value::List(values.as_slice().iter().map(from_amqp).collect())

@@ -96,6 +96,11 @@ impl Link {
     /// # Errors
     /// Only that the connection was closed.
     pub(crate) async fn session(&self) -> Result<Arc<Session>, Error> {
+        if let Line::Up(session) = &*self.line.borrow()
+            && session.is_up()
+        {
+            return Ok(Arc::clone(session));
+        }
         let mut line = self.line.clone();
         loop {
             match &*line.borrow_and_update() {

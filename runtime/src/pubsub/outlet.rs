@@ -11,7 +11,7 @@ use super::spec::Spec;
 use crate::error::{Error, Kind, Outcome};
 use crate::link::{self, Connection, Lane, Session};
 use crate::message::Outgoing;
-use crate::publisher::{Publisher, UNCONFIRMED, What};
+use crate::publisher::{Fault, Publisher, UNCONFIRMED, What};
 
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
@@ -30,7 +30,9 @@ pub(super) struct Outlet {
     spec: Spec,
     publisher: Publisher,
     /// The generation of the connection on which the exchange was declared last; 0: none.
-    declared: Mutex<u64>,
+    declared: AtomicU64,
+    /// Held by whoever declares it.
+    declaring: Mutex<()>,
     /// The channel of unconfirmed publishes.
     lane: Mutex<Option<Arc<Lane>>>,
     places: Semaphore,
@@ -53,7 +55,8 @@ impl Outlet {
             connection: connection.clone(),
             spec,
             publisher: Publisher::new(connection, publishes),
-            declared: Mutex::new(0),
+            declared: AtomicU64::new(0),
+            declaring: Mutex::default(),
             lane: Mutex::new(None),
             places: Semaphore::new(publishes),
             identity: uuid::Uuid::new_v4().simple().to_string(),
@@ -83,12 +86,12 @@ impl Outlet {
     pub(super) async fn publish(
         &self,
         message: Outgoing,
-        what: &What,
+        what: &(dyn Fn() -> What + Sync),
         safety: Safety,
         started: Instant,
         deadline: Instant,
     ) -> Result<(), Error> {
-        let not_sent = |error| what.failed(error, started, Outcome::NotSent);
+        let not_sent = |error| what().failed(error, started, Outcome::NotSent);
         if self.spec.internal {
             let text = "the exchange is internal: events reach it through its bindings alone";
             return Err(not_sent(Error::invalid(text)));
@@ -96,22 +99,23 @@ impl Outlet {
         if safety == Safety::Unconfirmed {
             return self.write(message, what, started, deadline).await;
         }
+        let message = Arc::new(message);
         let mut again = true;
         loop {
             self.in_time(self.session(), deadline)
                 .await
                 .map_err(not_sent)?;
             let left = deadline.saturating_duration_since(Instant::now());
-            let published = self.publisher.publish(message.clone(), what.clone(), left);
+            let published = self.publisher.publish(Arc::clone(&message), left);
             match published.await {
                 // The exchange was deleted since, and the broker took nothing. What is in flight
                 // beside this on the same channel ends in the same way.
-                Err(error) if again && error.amqp_code() == Some(404) => {
+                Err(Fault { error, .. }) if again && error.amqp_code() == Some(404) => {
                     tracing::debug!(%error, "declaring the exchange again");
-                    *self.declared.lock().await = 0;
+                    self.undeclared().await;
                     again = false;
                 }
-                result => return result,
+                result => return result.map_err(|fault| fault.since(started).of(&what())),
             }
         }
     }
@@ -120,11 +124,11 @@ impl Outlet {
     async fn write(
         &self,
         message: Outgoing,
-        what: &What,
+        what: &(dyn Fn() -> What + Sync),
         started: Instant,
         deadline: Instant,
     ) -> Result<(), Error> {
-        let not_sent = |error| what.failed(error, started, Outcome::NotSent);
+        let not_sent = |error| what().failed(error, started, Outcome::NotSent);
         let (size, limit) = (message.body.len(), self.connection.max_message());
         if size > limit {
             return Err(not_sent(Error::new(Kind::TooLarge { size, limit })));
@@ -142,10 +146,10 @@ impl Outlet {
         match timeout_at(deadline, lane.publish(message)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) if error.is_invalid() => Err(not_sent(error)),
-            Ok(Err(error)) => Err(what.failed(error, started, Outcome::SentNoReply)),
+            Ok(Err(error)) => Err(what().failed(error, started, Outcome::SentNoReply)),
             Err(_) => {
                 let error = self.publisher.too_late().await;
-                Err(what.failed(error, started, Outcome::SentNoReply))
+                Err(what().failed(error, started, Outcome::SentNoReply))
             }
         }
     }
@@ -162,12 +166,26 @@ impl Outlet {
         }
     }
 
+    fn is_declared_on(&self, session: &Session) -> bool {
+        self.declared.load(Ordering::Acquire) == session.generation()
+    }
+
+    /// The broker has it no more.
+    async fn undeclared(&self) {
+        // After a declaration that is being made: it may be from before.
+        let _declaring = self.declaring.lock().await;
+        self.declared.store(0, Ordering::Release);
+    }
+
     /// The session that is up, with the exchange declared on it.
     async fn session(&self) -> Result<Arc<Session>, Error> {
         loop {
             let session = self.connection.publishing().session().await?;
-            let mut declared = self.declared.lock().await;
-            if *declared == session.generation() {
+            if self.is_declared_on(&session) {
+                return Ok(session);
+            }
+            let _declaring = self.declaring.lock().await;
+            if self.is_declared_on(&session) {
                 return Ok(session);
             }
             let topology = self.spec.topology()?;
@@ -179,7 +197,7 @@ impl Outlet {
             });
             match declaring.await {
                 Ok(Ok(())) => {
-                    *declared = session.generation();
+                    self.declared.store(session.generation(), Ordering::Release);
                     return Ok(session);
                 }
                 Ok(Err(error)) if error.is_disconnected() && !error.is_closed() => {}
@@ -196,7 +214,7 @@ impl Outlet {
             if slot.as_ref().is_some_and(|lane| !lane.is_open()) {
                 *slot = None;
                 // The broker may have closed it for want of the exchange.
-                *self.declared.lock().await = 0;
+                self.undeclared().await;
             }
             let session = self.session().await?;
             let mut blocked = session.blocked();

@@ -161,7 +161,7 @@ impl Publish {
             properties: head.into_properties(),
             body: encoded.body,
         };
-        let what = what(exchange, Some(&key));
+        let what = || what(exchange, Some(&key));
         let deadline = started + options.timeout;
         outlet
             .publish(message, &what, options.safety, started, deadline)

@@ -218,15 +218,16 @@ impl<T: DeserializeOwned> DeadLetters<T> {
                 .into(),
             queue: queue.as_str().into(),
         };
-        let outgoing = Outgoing {
+        let outgoing = Arc::new(Outgoing {
             exchange: String::new(),
             routing_key: queue,
             mandatory: true,
             properties: Obituary::erase(message.properties.clone()),
             body: message.body.clone(),
-        };
+        });
         let home = self.spec.home(self.spec.topology()?);
-        publisher.publish_home(outgoing, what, TIMEOUT, &home).await
+        let published = publisher.publish_home(outgoing, TIMEOUT, &home).await;
+        published.map_err(|fault| fault.of(&what))
     }
 }
 

@@ -70,13 +70,14 @@ impl JobHandler {
         }
     }
 
-    async fn perform(
+    /// Does the job. What it is made of is put away here and now, so that the future stays small.
+    fn perform(
         &self,
         lane: &Arc<Lane>,
         message: &Incoming,
         head: JobHead,
         attempt: u32,
-    ) -> Verdict {
+    ) -> impl Future<Output = Verdict> + Send + use<'_> {
         let limit = self.work.limit(head.task.as_deref()).or(self.timeout);
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let context = Context::new(Facts {
@@ -92,19 +93,21 @@ impl JobHandler {
         });
         let cancelled = Cancelled::new(lane, self.draining.subscribe());
         let job = RawJob::new(message, head, attempt, cancelled);
-        let work = context.scope(async { self.work.perform(job).await });
-        let error = match panic::catch(deadline, work).await {
-            Ended::Done(verdict) => return verdict,
-            Ended::Late => format!("stopped after {:?}", limit.unwrap_or_default()),
-            Ended::Panicked(text) => {
-                self.counters.panics.add();
-                format!("panicked: {text}")
-            }
-        };
-        Verdict(Judgement::Failed {
-            error,
-            retry: Retry::Backoff,
-        })
+        let work = context.handler(|| self.work.perform(job));
+        async move {
+            let error = match panic::catch(deadline, work).await {
+                Ended::Done(verdict) => return verdict,
+                Ended::Late => format!("stopped after {:?}", limit.unwrap_or_default()),
+                Ended::Panicked(text) => {
+                    self.counters.panics.add();
+                    format!("panicked: {text}")
+                }
+            };
+            Verdict(Judgement::Failed {
+                error,
+                retry: Retry::Backoff,
+            })
+        }
     }
 
     async fn carry_out(
@@ -227,23 +230,22 @@ impl JobHandler {
             queue: name.as_str().into(),
         };
         let home = self.spec.home(Topology::queue(queue));
-        let message = Outgoing {
+        let message = Arc::new(Outgoing {
             exchange: String::new(),
             routing_key: name,
             mandatory: true,
             properties: with_id(properties),
             body: body.clone(),
-        };
+        });
         let mut failures = 0;
         loop {
             // The broker gives the original out again: a copy would be one job more.
             if !lane.is_open() {
                 return Ok(Moved::TooLate);
             }
-            let publish =
-                self.publisher
-                    .publish_home(message.clone(), what.clone(), TIMEOUT, &home);
-            match publish.await {
+            let publisher = &self.publisher;
+            let publish = publisher.publish_home(Arc::clone(&message), TIMEOUT, &home);
+            match publish.await.map_err(|fault| fault.of(&what)) {
                 Ok(()) => return Ok(Moved::Yes),
                 Err(error) if error.is_invalid() || error.is_too_large() => return Err(error),
                 Err(error) => {
@@ -294,10 +296,29 @@ impl Handler for JobHandler {
                 (settle::after(verdict, attempt, policy, random()), attempt)
             }
         };
-        self.carry_out(&lane, decision, attempts, message).await
+        if matches!(decision, Decision::Ack) {
+            return Settlement::Ack;
+        }
+        // Boxed: it is much the larger part, and the rarer one.
+        Box::pin(self.carry_out(&lane, decision, attempts, message)).await
     }
 
     fn drain(&self) {
         self.draining.send_replace(true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::size_of_future;
+
+    /// One a job, and each is moved to the heap: the allocator is slow beyond 1 KiB.
+    #[test]
+    fn the_future_of_a_job_stays_small() {
+        type Given = (&'static JobHandler, Arc<Lane>, Delivery);
+        let handle =
+            size_of_future(|(handler, lane, delivery): Given| handler.handle(lane, delivery));
+        assert!(handle <= 1152, "{handle}");
     }
 }

@@ -5,6 +5,7 @@ mod dead;
 mod get;
 mod handler;
 mod job;
+mod many;
 mod pool;
 mod producer;
 mod spec;

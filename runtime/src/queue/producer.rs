@@ -8,19 +8,18 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesOrdered;
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::Spec;
+use super::many::Many;
 use crate::codec::Codec;
 use crate::context::Context;
 use crate::envelope;
 use crate::error::{Error, Kind};
 use crate::link::{Connection, Namespace};
 use crate::message::{Outgoing, Properties};
-use crate::publisher::{Publisher, TIMEOUT, UNCONFIRMED, What};
+use crate::publisher::{Fault, Home, Publisher, TIMEOUT, UNCONFIRMED, What};
 use crate::topology::{LONGEST_DELAY, Topology};
 use crate::value::{Table, Value};
 
@@ -33,11 +32,47 @@ pub struct Producer<T> {
 /// Where pushes go out, whatever their type.
 #[derive(Clone, Debug)]
 pub(super) struct Till {
-    spec: Arc<Spec>,
+    usual: Arc<Usual>,
     publisher: Publisher,
+    timeout: Duration,
+}
+
+/// What every push to a queue has in common.
+#[derive(Debug)]
+struct Usual {
+    spec: Spec,
     namespace: Namespace,
     caller: String,
-    timeout: Duration,
+    what: What,
+    /// Where a job arrives that is not to wait first; or what is wrong with the queue.
+    home: Result<Home, Error>,
+}
+
+impl Usual {
+    fn new(connection: &Connection, spec: Spec) -> Self {
+        let namespace = connection.namespace().clone();
+        let topology = spec.check(&namespace).and_then(|()| spec.topology());
+        Self {
+            what: What {
+                service: spec.name.as_str().into(),
+                method: "".into(),
+                queue: namespace.scope(&spec.name).into(),
+            },
+            home: topology.map(|topology| spec.home(topology)),
+            caller: connection.name().to_owned(),
+            namespace,
+            spec,
+        }
+    }
+
+    /// Where a job waits for this long first: the queue's name, and what has to be there.
+    fn waiting(&self, delay: Duration) -> Result<(String, Home), Error> {
+        let queue = self.spec.delayed(delay)?;
+        let name = self.namespace.scope(queue.name().as_str());
+        let mut topology: Topology = self.spec.topology()?;
+        topology.queues.push(queue);
+        Ok((name, self.spec.home(topology)))
+    }
 }
 
 impl<T> Producer<T> {
@@ -70,7 +105,7 @@ impl<T: Serialize> Producer<T> {
     /// replicas).
     pub fn push(&self, job: &T) -> Push {
         self.till
-            .push(None, self.till.spec.codec.encode(job).map_err(encode_error))
+            .push(None, self.till.codec().encode(job).map_err(encode_error))
     }
 
     /// Pushes many jobs, without waiting for each confirm before the next push. One outcome a
@@ -84,20 +119,11 @@ impl<T: Serialize> Producer<T> {
     where
         T: 'a,
     {
-        let mut outcomes = Vec::new();
-        let mut pushes = FuturesOrdered::new();
+        let mut many = Many::new(&self.till);
         for job in jobs {
-            if pushes.len() >= UNCONFIRMED
-                && let Some(outcome) = pushes.next().await
-            {
-                outcomes.push(outcome);
-            }
-            pushes.push_back(self.push(job).into_future());
+            many.push(self.push(job).pack()).await;
         }
-        while let Some(outcome) = pushes.next().await {
-            outcomes.push(outcome);
-        }
-        outcomes
+        many.outcomes().await
     }
 }
 
@@ -108,16 +134,22 @@ fn encode_error(error: crate::codec::CodecError) -> Error {
 impl Till {
     pub(super) fn new(connection: &Connection, spec: Spec) -> Self {
         Self {
-            spec: Arc::new(spec),
+            usual: Arc::new(Usual::new(connection, spec)),
             publisher: Publisher::new(connection, UNCONFIRMED),
-            namespace: connection.namespace().clone(),
-            caller: connection.name().to_owned(),
             timeout: TIMEOUT,
         }
     }
 
+    pub(super) fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+
+    pub(super) fn limit(&self) -> Duration {
+        self.timeout
+    }
+
     pub(super) fn codec(&self) -> Codec {
-        self.spec.codec
+        self.usual.spec.codec
     }
 
     pub(super) fn push(&self, task: Option<&str>, body: Result<Bytes, Error>) -> Push {
@@ -145,7 +177,7 @@ impl<T> Clone for Producer<T> {
 impl<T> fmt::Debug for Producer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Producer")
-            .field("queue", &self.till.spec.name)
+            .field("queue", &self.till.usual.spec.name)
             .finish_non_exhaustive()
     }
 }
@@ -203,7 +235,7 @@ impl Push {
         self
     }
 
-    async fn make(self) -> Result<(), Error> {
+    fn pack(self) -> Result<Parcel, Error> {
         let Self {
             till,
             task,
@@ -213,19 +245,8 @@ impl Push {
             message_id,
             mut headers,
         } = self;
-        let Till {
-            spec,
-            publisher,
-            namespace,
-            caller,
-            timeout,
-        } = till;
-        let what = What {
-            service: spec.name.as_str().into(),
-            method: task.as_deref().unwrap_or_default().into(),
-            queue: namespace.scope(&spec.name).into(),
-        };
-        spec.check(&namespace)?;
+        let usual = &till.usual;
+        usual.home.as_ref().map_err(Clone::clone)?;
         if let Some(name) = headers.keys().find(|name| envelope::is_reserved(name)) {
             return Err(Error::invalid(format!(
                 "header `{name}` is not for producers: Lepus or the broker writes it"
@@ -238,36 +259,88 @@ impl Push {
             )));
         }
         headers.extend(Context::current().trace().clone());
-        let (queue, home) = match delay {
-            None => (namespace.scope(&spec.name), spec.home(spec.topology()?)),
+        let (queue, waiting) = match delay {
+            None => (usual.what.queue.to_string(), None),
             Some(delay) => {
-                let waiting = spec.delayed(delay)?;
-                let name = namespace.scope(waiting.name().as_str());
-                let mut topology: Topology = spec.topology()?;
-                topology.queues.push(waiting);
-                (name, spec.home(topology))
+                let (queue, home) = usual.waiting(delay)?;
+                (queue, Some(home))
             }
         };
         let properties = Properties {
-            content_type: Some(spec.codec.content_type().to_owned()),
+            content_type: Some(usual.spec.codec.content_type().to_owned()),
             headers,
-            persistent: spec.durable,
+            persistent: usual.spec.durable,
             priority,
             expiration: delay.map(envelope::expiration),
             message_id: Some(message_id.unwrap_or_else(|| Uuid::new_v4().to_string())),
             timestamp: now(),
             kind: task,
-            app_id: Some(caller),
+            app_id: Some(usual.caller.clone()),
             ..Properties::default()
         };
-        let message = Outgoing {
+        let message = Arc::new(Outgoing {
             exchange: String::new(),
             routing_key: queue,
             mandatory: true,
             properties,
             body: body?,
-        };
-        publisher.publish_home(message, what, timeout, &home).await
+        });
+        Ok(Parcel {
+            till,
+            message,
+            waiting,
+        })
+    }
+}
+
+/// A job as it goes out.
+pub(super) struct Parcel {
+    till: Till,
+    message: Arc<Outgoing>,
+    /// Where it arrives, if it is to wait there first.
+    waiting: Option<Home>,
+}
+
+impl Parcel {
+    pub(super) async fn push(self) -> Result<(), Error> {
+        let message = Arc::clone(&self.message);
+        let Till {
+            publisher, timeout, ..
+        } = &self.till;
+        let published = publisher.publish_home(message, *timeout, self.home()?);
+        published.await.map_err(|fault| self.failed(fault))
+    }
+
+    /// After a first try that failed.
+    pub(super) async fn push_again(self, fault: Fault) -> Result<(), Error> {
+        let message = Arc::clone(&self.message);
+        let Till {
+            publisher, timeout, ..
+        } = &self.till;
+        let published = publisher.mend(fault, message, *timeout, self.home()?);
+        published.await.map_err(|fault| self.failed(fault))
+    }
+
+    pub(super) fn message(&self) -> Arc<Outgoing> {
+        Arc::clone(&self.message)
+    }
+
+    fn home(&self) -> Result<&Home, Error> {
+        match &self.waiting {
+            Some(home) => Ok(home),
+            None => self.till.usual.home.as_ref().map_err(Clone::clone),
+        }
+    }
+
+    pub(super) fn failed(&self, fault: Fault) -> Error {
+        let mut what = self.till.usual.what.clone();
+        if let Some(task) = self.message.properties.kind.as_deref() {
+            what.method = task.into();
+        }
+        if self.waiting.is_some() {
+            what.queue = self.message.routing_key.as_str().into();
+        }
+        fault.of(&what)
     }
 }
 
@@ -276,7 +349,7 @@ impl IntoFuture for Push {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.make())
+        Box::pin(async { self.pack()?.push().await })
     }
 }
 
@@ -286,4 +359,17 @@ pub(crate) fn now() -> Option<u64> {
         .duration_since(SystemTime::UNIX_EPOCH)
         .ok()
         .map(|since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::size_of_future;
+
+    /// Thousands of them may wait at once, and each is moved to the heap.
+    #[test]
+    fn the_future_of_a_push_stays_small() {
+        let push = size_of_future(Parcel::push);
+        assert!(push <= 1024, "{push}");
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
+use tokio::task::futures::TaskLocalFuture;
 use tokio::time::Instant;
 
 use crate::codec::Codec;
@@ -13,7 +14,7 @@ use crate::descriptor::MethodDescriptor;
 use crate::envelope::{CALLS, Form, ReplyHead, ReplyStatus, RequestHead};
 use crate::link::{Connection, Delivery, Extent, Lane};
 use crate::message::Outgoing;
-use crate::panic::{self, Apart, Ended};
+use crate::panic::{self, Apart, Ended, Made};
 use crate::service::{Reply, Request, Service};
 use crate::stats::Counters;
 use crate::status::{Code, Status};
@@ -130,8 +131,8 @@ impl Dispatcher {
         })
     }
 
-    /// Runs the handler, to its end or its deadline.
-    pub(super) async fn run(&self, work: Work, site: Site) -> Reply {
+    /// Puts a handler to work, which is done as it is awaited with [`run`](Self::run).
+    pub(super) fn start(&self, work: Work) -> Running {
         let Work {
             route: Route { method, codec },
             facts,
@@ -139,15 +140,29 @@ impl Dispatcher {
         } = work;
         let deadline = facts.deadline;
         let request = Request::new(method, codec, body);
-        let service = Arc::clone(&self.service);
-        // Made inside the scope as well: a handler may look at its context before its first await.
-        let call = Context::new(facts).scope(async move { service.call(request).await });
-        let call = panic::catch(deadline, call);
+        let service = &self.service;
+        Running {
+            method: method.name(),
+            deadline,
+            call: Context::new(facts).handler(|| service.call(request)),
+        }
+    }
+
+    /// Runs a handler to its end or its deadline.
+    pub(super) async fn run(&self, running: Running, site: Site) -> Reply {
+        let Running {
+            method,
+            deadline,
+            call,
+        } = running;
         let ended = match site {
-            Site::Here => call.await,
-            Site::Apart => Apart::start(call).ended().await,
+            Site::Here => panic::catch(deadline, call).await,
+            Site::Apart => Apart::start(panic::catch(deadline, call)).ended().await,
         };
-        let method = method.name();
+        self.ended(method, ended)
+    }
+
+    fn ended(&self, method: &str, ended: Ended<Reply>) -> Reply {
         match ended {
             Ended::Done(reply) => {
                 let status = reply.status();
@@ -182,12 +197,6 @@ impl Dispatcher {
         Reply::failed(status)
     }
 
-    /// Hands the reply over, to be written before the request is acknowledged.
-    fn reply(&self, lane: &Arc<Lane>, head: &RequestHead, reply: Reply) -> Settlement {
-        let Reply { status, body } = self.fitting(head.method.as_deref(), reply);
-        self.send(lane, head, (status, Form::Coalescing), body)
-    }
-
     /// The reply, or where it is too large to be sent the status that says so.
     pub(super) fn fitting(&self, method: Option<&str>, reply: Reply) -> Reply {
         let size = reply.body.len();
@@ -202,24 +211,25 @@ impl Dispatcher {
         Reply::failed(Status::new(Code::ResourceExhausted, text))
     }
 
+    /// Hands a reply over, to be written before its request is acknowledged.
     pub(super) fn send(
         &self,
         lane: &Arc<Lane>,
-        request: &RequestHead,
+        to: Address,
         (status, form): (ReplyStatus, Form),
         body: Bytes,
     ) -> Settlement {
-        let Some(reply_to) = request.reply_to.clone() else {
+        let Some(reply_to) = to.reply_to else {
             return Settlement::Ack;
         };
-        let content_type = request.content_type.clone().unwrap_or_else(|| {
+        let content_type = to.content_type.unwrap_or_else(|| {
             let own = self.service.descriptor().default_codec();
             own.content_type().to_owned()
         });
         let head = ReplyHead {
             status,
             form,
-            correlation_id: request.correlation_id.clone(),
+            correlation_id: to.correlation_id,
             content_type: Some(content_type),
             server: Some(self.name.clone()),
         };
@@ -241,15 +251,56 @@ impl Dispatcher {
         }
     }
 
-    /// Answers one call.
-    async fn answer(
+    fn open(&self, lane: &Arc<Lane>, delivery: Delivery) -> Opened {
+        let Delivery { tag, message } = delivery;
+        let arrived = Instant::now();
+        let head = RequestHead::from_properties(message.properties);
+        if head.time_left.is_some_and(|left| left.is_zero()) {
+            self.expired(head.method.as_deref());
+            return Opened::Expired;
+        }
+        let content = Content {
+            body: message.body,
+            arrived,
+            deadline: head.time_left.map(|left| arrived + left),
+            redelivered: message.redelivered,
+        };
+        if head.method.as_deref() == Some(CALLS) {
+            Opened::Several(Box::new((head, content)))
+        } else {
+            Opened::One(self.begin(lane, tag, head, content))
+        }
+    }
+
+    /// Hands over the answer to one call.
+    fn answer(
         &self,
         lane: &Arc<Lane>,
         tag: u64,
-        head: RequestHead,
-        message: Content,
+        reply: Reply,
+        to: Address,
+        state: State,
     ) -> Settlement {
-        let route = self.route(&head, message.body.len());
+        let State {
+            redelivered,
+            mut settled,
+        } = state;
+        settled |= self.acknowledge_first(lane, tag, &to, redelivered && !settled);
+        let Reply { status, body } = reply;
+        let settlement = self.send(lane, to, (status, Form::Coalescing), body);
+        if settled {
+            // Written or not, there is nothing left to acknowledge.
+            Settlement::Settled
+        } else {
+            settlement
+        }
+    }
+
+    /// Begins to answer one call. All of the request that is not needed any more when its handler
+    /// has ended is gone after this.
+    fn begin(&self, lane: &Arc<Lane>, tag: u64, head: RequestHead, content: Content) -> Begun {
+        let redelivered = content.redelivered;
+        let route = self.route(&head, content.body.len());
         let oneway = route.as_ref().is_ok_and(|route| route.method.is_oneway());
         if !oneway && (head.reply_to.is_none() || head.correlation_id.is_none()) {
             tracing::warn!(
@@ -260,47 +311,48 @@ impl Dispatcher {
                 "a request without an address for its reply"
             );
         }
-        let redelivered = message.redelivered;
-        let mut settled = false;
-        let reply = match route {
-            Err(status) => self.refused(status),
+        let to = Address {
+            reply_to: head.reply_to,
+            correlation_id: head.correlation_id,
+            content_type: head.content_type,
+        };
+        let route = match route {
+            Err(status) => return Begun::answered(self.refused(status), to, redelivered),
             // It has been with a worker that may have run it: an acknowledgement that was written
             // may still be lost.
             Ok(route) if route.method.is_at_most_once() && redelivered => {
                 let (service, method) = (self.service_name(), route.method.name());
                 tracing::debug!(service, method, "not run, it may have been before");
                 let text = "delivered before, and perhaps executed: this method runs at most once";
-                Reply::failed(Status::new(Code::Aborted, text))
+                let reply = Reply::failed(Status::new(Code::Aborted, text));
+                return Begun::answered(reply, to, redelivered);
             }
-            Ok(route) => {
-                // Acknowledged before it runs: a worker that dies now has lost it, not doubled it.
-                settled = route.method.is_at_most_once();
-                if settled {
-                    lane.ack(tag, Extent::One);
-                }
-                let facts = Facts {
-                    service: self.service_name().into(),
-                    method: route.method.name().into(),
-                    deadline: message.deadline,
-                    headers: head.headers.clone(),
-                    trace: head.trace.clone(),
-                    caller: head.caller.clone(),
-                    message_id: head.message_id.clone(),
-                    redelivered,
-                    attempt: 1,
-                };
-                let body = message.body;
-                let _place = self.places.acquire().await;
-                self.run(Work { route, facts, body }, Site::Here).await
-            }
+            Ok(route) => route,
         };
-        settled |= self.acknowledge_first(lane, tag, &head, redelivered && !settled);
-        let settlement = self.reply(lane, &head, reply);
+        // Acknowledged before it runs: a worker that dies now has lost it, not doubled it.
+        let settled = route.method.is_at_most_once();
         if settled {
-            // Written or not, there is nothing left to acknowledge.
-            Settlement::Settled
-        } else {
-            settlement
+            lane.ack(tag, Extent::One);
+        }
+        let facts = Facts {
+            service: self.service_name().into(),
+            method: route.method.name().into(),
+            deadline: content.deadline,
+            headers: head.headers,
+            trace: head.trace,
+            caller: head.caller,
+            message_id: head.message_id,
+            redelivered,
+            attempt: 1,
+        };
+        let body = content.body;
+        Begun {
+            step: Step::Run(self.start(Work { route, facts, body })),
+            to,
+            state: State {
+                redelivered,
+                settled,
+            },
         }
     }
 
@@ -310,15 +362,71 @@ impl Dispatcher {
         &self,
         lane: &Arc<Lane>,
         tag: u64,
-        head: &RequestHead,
+        to: &Address,
         again: bool,
     ) -> bool {
-        let first = again && head.reply_to.as_deref().is_some_and(is_direct);
+        let first = again && to.reply_to.as_deref().is_some_and(is_direct);
         if first {
             lane.ack(tag, Extent::One);
         }
         first
     }
+}
+
+/// A request that was looked at.
+enum Opened {
+    /// Nobody waits for its answer any more.
+    Expired,
+    Several(Box<(RequestHead, Content)>),
+    One(Begun),
+}
+
+/// A request whose handler is about to run, or that is answered without one.
+struct Begun {
+    step: Step,
+    to: Address,
+    state: State,
+}
+
+enum Step {
+    Answer(Reply),
+    Run(Running),
+}
+
+/// How a request stands with the broker.
+#[derive(Clone, Copy)]
+struct State {
+    redelivered: bool,
+    /// It is acknowledged.
+    settled: bool,
+}
+
+impl Begun {
+    fn answered(reply: Reply, to: Address, redelivered: bool) -> Self {
+        Self {
+            step: Step::Answer(reply),
+            to,
+            state: State {
+                redelivered,
+                settled: false,
+            },
+        }
+    }
+}
+
+/// A handler at work.
+pub(super) struct Running {
+    method: &'static str,
+    deadline: Option<Instant>,
+    call: TaskLocalFuture<Context, Made<Reply>>,
+}
+
+/// Where the answer to a request goes.
+#[derive(Clone)]
+pub(super) struct Address {
+    pub(super) reply_to: Option<String>,
+    pub(super) correlation_id: Option<String>,
+    pub(super) content_type: Option<String>,
 }
 
 /// Where a request goes.
@@ -351,29 +459,49 @@ pub(super) struct Content {
 }
 
 impl Handler for Dispatcher {
+    /// What is large is dealt with between the waits: one of these is moved to the heap for each
+    /// request.
     async fn handle(&self, lane: Arc<Lane>, delivery: Delivery) -> Settlement {
-        let Delivery { tag, message } = delivery;
-        let arrived = Instant::now();
-        let head = RequestHead::from_properties(message.properties);
-        if head.time_left.is_some_and(|left| left.is_zero()) {
-            self.expired(head.method.as_deref());
-            return Settlement::Ack;
-        }
-        let content = Content {
-            body: message.body,
-            arrived,
-            deadline: head.time_left.map(|left| arrived + left),
-            redelivered: message.redelivered,
+        let tag = delivery.tag;
+        let Begun { step, to, state } = match self.open(&lane, delivery) {
+            Opened::Expired => return Settlement::Ack,
+            Opened::Several(request) => {
+                let (head, content) = *request;
+                return Box::pin(self.answer_several(&lane, tag, head, content)).await;
+            }
+            Opened::One(begun) => begun,
         };
-        if head.method.as_deref() == Some(CALLS) {
-            // Boxed: it is much the larger one.
-            Box::pin(self.answer_several(&lane, tag, head, content)).await
-        } else {
-            self.answer(&lane, tag, head, content).await
-        }
+        let reply = match step {
+            Step::Answer(reply) => reply,
+            Step::Run(Running {
+                method,
+                deadline,
+                call,
+            }) => {
+                let _place = self.places.acquire().await;
+                let ended = panic::catch(deadline, call).await;
+                self.fitting(Some(method), self.ended(method, ended))
+            }
+        };
+        self.answer(&lane, tag, reply, to, state)
     }
 }
 
 fn is_direct(reply_to: &str) -> bool {
     reply_to.starts_with(DIRECT_REPLY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::size_of_future;
+
+    /// One a request, and each is moved to the heap: the allocator is slow beyond 1 KiB.
+    #[test]
+    fn the_future_of_a_request_stays_small() {
+        type Given = (&'static Dispatcher, Arc<Lane>, Delivery);
+        let handle =
+            size_of_future(|(dispatcher, lane, delivery): Given| dispatcher.handle(lane, delivery));
+        assert!(handle <= 1024, "{handle}");
+    }
 }

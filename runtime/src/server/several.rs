@@ -10,7 +10,7 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 
-use super::dispatch::{Content, Dispatcher, Route, Site, Work};
+use super::dispatch::{Address, Content, Dispatcher, Route, Site, Work};
 use crate::batch::{self, Answer, Call};
 use crate::codec::Codec;
 use crate::context::Facts;
@@ -36,10 +36,15 @@ impl Dispatcher {
             let codec = self.codec(head.content_type.as_deref())?;
             Ok((codec, calls(&content.body)?))
         });
-        let settled = self.acknowledge_first(lane, tag, &head, content.redelivered);
-        let mut outbox = Outbox::new(self, lane, &head);
+        let to = Address {
+            reply_to: head.reply_to.clone(),
+            correlation_id: head.correlation_id.clone(),
+            content_type: head.content_type.clone(),
+        };
+        let settled = self.acknowledge_first(lane, tag, &to, content.redelivered);
         let settlement = match read {
             Ok((codec, calls)) => {
+                let mut outbox = Outbox::new(self, lane, to);
                 self.work_through(calls, codec, &head, &content, &mut outbox)
                     .await;
                 outbox.flush();
@@ -47,7 +52,7 @@ impl Dispatcher {
             }
             Err(status) => {
                 let Reply { status, body } = self.refused(status);
-                self.send(lane, &head, (status, Form::Coalescing), body)
+                self.send(lane, to, (status, Form::Coalescing), body)
             }
         };
         if settled {
@@ -145,7 +150,8 @@ impl Dispatcher {
                 };
                 let body = content.body.slice_ref(call.arguments);
                 let route = Route { method, codec };
-                self.run(Work { route, facts, body }, site).await
+                self.run(self.start(Work { route, facts, body }), site)
+                    .await
             }
         };
         let Reply { status, body } = self.fitting(Some(call.method), reply);
@@ -173,7 +179,7 @@ fn calls(body: &Bytes) -> Result<Vec<Call<'_>>, Status> {
 struct Outbox<'a> {
     dispatcher: &'a Dispatcher,
     lane: &'a Arc<Lane>,
-    head: &'a RequestHead,
+    to: Address,
     answers: Vec<Answer>,
     size: usize,
     /// Of the last message: lapin writes in order, so it says enough of those before it.
@@ -181,11 +187,11 @@ struct Outbox<'a> {
 }
 
 impl<'a> Outbox<'a> {
-    fn new(dispatcher: &'a Dispatcher, lane: &'a Arc<Lane>, head: &'a RequestHead) -> Self {
+    fn new(dispatcher: &'a Dispatcher, lane: &'a Arc<Lane>, to: Address) -> Self {
         Self {
             dispatcher,
             lane,
-            head,
+            to,
             answers: Vec::new(),
             size: 0,
             settlement: Settlement::Ack,
@@ -216,6 +222,7 @@ impl<'a> Outbox<'a> {
         self.answers.clear();
         self.size = 0;
         let form = (ReplyStatus::Success, Form::Several);
-        self.settlement = self.dispatcher.send(self.lane, self.head, form, body);
+        let to = self.to.clone();
+        self.settlement = self.dispatcher.send(self.lane, to, form, body);
     }
 }

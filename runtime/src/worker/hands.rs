@@ -1,17 +1,16 @@
 //! The deliveries in hand: handled side by side, and settled in as few frames as the order allows.
 
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
+use super::leaving::{Leaving, not_sent};
 use super::pace::Pace;
 use super::{Handler, OnLoss, Settlement, Source, Stopped, is_true};
 use crate::acks::{Ack, Acks};
@@ -23,19 +22,16 @@ use crate::stats::Counters;
 const RETURNS: Duration = Duration::from_millis(500);
 
 /// A delivery that is handled, on the channel it came from.
-struct Handled {
-    lane: Arc<Lane>,
-    tag: u64,
-    settlement: Settlement,
+pub(super) struct Handled {
+    pub(super) lane: Arc<Lane>,
+    pub(super) tag: u64,
+    pub(super) settlement: Settlement,
 }
-
-/// A reply on its way out.
-type Leaving = Pin<Box<dyn Future<Output = Handled> + Send>>;
 
 /// The handlers under way, of this generation and of those before it.
 pub(super) struct Hands<'a, H> {
     set: JoinSet<Handled>,
-    leaving: FuturesUnordered<Leaving>,
+    leaving: Leaving,
     acks: Acks,
     tasks: Handle,
     counters: Arc<Counters>,
@@ -51,7 +47,7 @@ impl<'a, H: Handler> Hands<'a, H> {
         tasks: Handle,
         counters: Arc<Counters>,
     ) -> Self {
-        let (set, leaving, acks) = (JoinSet::new(), FuturesUnordered::new(), Acks::default());
+        let (set, leaving, acks) = (JoinSet::new(), Leaving::default(), Acks::default());
         Self {
             set,
             leaving,
@@ -71,6 +67,7 @@ impl<'a, H: Handler> Hands<'a, H> {
         shutdown: &mut watch::Receiver<bool>,
     ) -> Stopped {
         self.acks = Acks::default();
+        self.leaving.outlive_channel();
         let mut returns = tokio::time::interval(RETURNS);
         returns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let limit = usize::from(self.source.concurrency.max(1));
@@ -96,7 +93,7 @@ impl<'a, H: Handler> Hands<'a, H> {
                 Some(handled) = self.set.join_next(), if !self.set.is_empty() => {
                     self.settle(Some(lane), handled);
                 }
-                Some(written) = self.leaving.next(), if !self.leaving.is_empty() => {
+                written = self.leaving.next(), if !self.leaving.is_empty() => {
                     self.settle(Some(lane), Ok(written));
                 }
                 delivery = deliveries.next(), if next.is_none() => match delivery {
@@ -125,33 +122,36 @@ impl<'a, H: Handler> Hands<'a, H> {
     fn start(&mut self, lane: Arc<Lane>, delivery: Delivery) {
         let (handler, counters) = (Arc::clone(&self.handler), Arc::clone(&self.counters));
         let current = Arc::clone(&lane);
-        let work = async move {
+        let mut work = Box::pin(async move {
             let _running = Gauge::raise(counters);
             let tag = delivery.tag;
-            let handling = AssertUnwindSafe(handler.handle(Arc::clone(&lane), delivery));
-            let settlement = handling.catch_unwind().await.unwrap_or_else(|panic| {
-                tracing::error!(
-                    panic = crate::panic::text(&*panic),
-                    "a delivery is rejected"
-                );
-                Settlement::Reject
-            });
+            // In one expression: what has a name has a place of its own in this future.
+            let settlement = AssertUnwindSafe(handler.handle(Arc::clone(&lane), delivery))
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|panic| {
+                    tracing::error!(
+                        panic = crate::panic::text(&*panic),
+                        "a delivery is rejected"
+                    );
+                    Settlement::Reject
+                });
             Handled {
                 lane,
                 tag,
                 settlement,
             }
-        };
-        let mut work = Box::pin(self.pace.watch(work));
-        if H::IN_ORDER || self.pace.is_quick() {
-            let first = work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-            // What waits is polled again by its task, which is then the one to be woken.
-            if let Poll::Ready(handled) = first {
-                self.settle(Some(&current), Ok(handled));
-                return;
-            }
+        });
+        if !H::IN_ORDER && !self.pace.is_quick() {
+            self.set.spawn_on(self.pace.watch(work), &self.tasks);
+            return;
         }
-        self.set.spawn_on(work, &self.tasks);
+        let mut context = Context::from_waker(Waker::noop());
+        match self.pace.time(|| work.as_mut().poll(&mut context)) {
+            Poll::Ready(handled) => self.settle(Some(&current), Ok(handled)),
+            // It is polled again by its task, which is then the one to be woken.
+            Poll::Pending => drop(self.set.spawn_on(work, &self.tasks)),
+        }
     }
 
     /// Settles a delivery; singly, where its channel is not the current one.
@@ -177,20 +177,7 @@ impl<'a, H: Handler> Hands<'a, H> {
             Settlement::AckOnceWritten(writing) => match writing {
                 Writing::Done(Ok(())) => self.ack(current, &lane, tag),
                 Writing::Done(Err(error)) => not_sent(&error),
-                Writing::Pending(pending) => self.leaving.push(Box::pin(async move {
-                    let settlement = match pending.await {
-                        Ok(()) => Settlement::Ack,
-                        Err(error) => {
-                            not_sent(&error);
-                            Settlement::Settled
-                        }
-                    };
-                    Handled {
-                        lane,
-                        tag,
-                        settlement,
-                    }
-                })),
+                Writing::Pending(writing) => self.leaving.push(current, lane, tag, writing),
             },
             Settlement::GiveBack => {
                 lane.give_back(tag);
@@ -251,7 +238,7 @@ impl<'a, H: Handler> Hands<'a, H> {
         while !self.set.is_empty() || !self.leaving.is_empty() {
             let handled = tokio::select! {
                 Some(handled) = self.set.join_next(), if !self.set.is_empty() => handled,
-                Some(written) = self.leaving.next(), if !self.leaving.is_empty() => Ok(written),
+                written = self.leaving.next(), if !self.leaving.is_empty() => Ok(written),
                 why = &mut patience => {
                     tracing::warn!(queue = self.source.queue, "{why}");
                     break;
@@ -268,10 +255,6 @@ impl<'a, H: Handler> Hands<'a, H> {
             lane.close().await;
         }
     }
-}
-
-fn not_sent(error: &dyn std::fmt::Display) {
-    tracing::debug!(%error, "a reply was not sent: its request comes again");
 }
 
 /// Replies whose caller is gone come back; lapin keeps them until somebody looks.

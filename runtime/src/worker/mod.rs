@@ -2,6 +2,7 @@
 //! share it.
 
 mod hands;
+mod leaving;
 mod pace;
 
 use std::sync::Arc;

@@ -1,10 +1,11 @@
 //! Whether handlers are quick enough to run where they are started, without a task of their own.
 
 use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
 
 /// A handler that holds its thread for longer had better not hold up others.
 pub(crate) const HEAVY: Duration = Duration::from_micros(100);
@@ -13,7 +14,7 @@ pub(crate) const HEAVY: Duration = Duration::from_micros(100);
 const CAREFUL: u32 = 1000;
 
 /// What is known of the handlers of one consumer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Pace {
     /// How many more get tasks of their own. With one at a time there is nobody to be held up.
     careful: Option<Arc<AtomicU32>>,
@@ -36,24 +37,32 @@ impl Pace {
         spent.is_err()
     }
 
-    /// The handler, watched for how long it holds its thread until it first waits.
-    pub(super) fn watch<F: Future>(&self, handler: F) -> impl Future<Output = F::Output> + use<F> {
-        let mut careful = self.careful.clone();
-        async move {
-            let mut handler = pin!(handler);
-            poll_fn(|context| {
-                let Some(careful) = careful.take() else {
-                    return handler.as_mut().poll(context);
-                };
-                let began = Instant::now();
-                let polled = handler.as_mut().poll(context);
-                if began.elapsed() > HEAVY {
-                    careful.store(CAREFUL, Ordering::Relaxed);
-                }
-                polled
-            })
-            .await
+    /// Polls a handler for the first time, and takes note of how long that holds the thread.
+    pub(super) fn time<T>(&self, poll: impl FnOnce() -> T) -> T {
+        let Some(careful) = &self.careful else {
+            return poll();
+        };
+        let began = Instant::now();
+        let polled = poll();
+        if began.elapsed() > HEAVY {
+            careful.store(CAREFUL, Ordering::Relaxed);
         }
+        polled
+    }
+
+    /// The handler, watched for how long it holds its thread until it first waits.
+    pub(super) fn watch<F: Future + Unpin>(
+        &self,
+        mut handler: F,
+    ) -> impl Future<Output = F::Output> + use<F> {
+        let mut watching = Some(self.clone());
+        poll_fn(move |context| {
+            let mut poll = || handler.poll_unpin(context);
+            match watching.take() {
+                Some(pace) => pace.time(poll),
+                None => poll(),
+            }
+        })
     }
 }
 
@@ -72,11 +81,12 @@ mod tests {
         let pace = Pace::of(2);
         assert!(!pace.is_quick());
         assert!(pace.is_quick() && pace.is_quick());
-        pace.watch(async { std::thread::sleep(2 * HEAVY) }).await;
+        let heavy = Box::pin(async { std::thread::sleep(2 * HEAVY) });
+        pace.watch(heavy).await;
         assert!((0..CAREFUL).all(|_| !pace.is_quick()));
         assert!(pace.is_quick());
         // What it waits for holds nobody up.
-        pace.watch(tokio::time::sleep(2 * HEAVY)).await;
+        pace.watch(Box::pin(tokio::time::sleep(2 * HEAVY))).await;
         assert!(pace.is_quick());
     }
 }

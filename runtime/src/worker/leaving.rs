@@ -1,0 +1,99 @@
+//! Replies on their way out: each is written before its request is acknowledged.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
+use super::Settlement;
+use super::hands::Handled;
+use crate::link::{Lane, PendingWrite};
+
+/// Those of the current channel, and those of channels before it.
+#[derive(Default)]
+pub(super) struct Leaving {
+    /// A channel writes in the order in which it was given things: to look at the first one is
+    /// enough, and one wake-up may be for many.
+    current: VecDeque<Reply>,
+    earlier: FuturesUnordered<Reply>,
+}
+
+struct Reply {
+    lane: Arc<Lane>,
+    tag: u64,
+    writing: PendingWrite,
+}
+
+impl Leaving {
+    pub(super) fn push(&mut self, current: bool, lane: Arc<Lane>, tag: u64, writing: PendingWrite) {
+        let reply = Reply { lane, tag, writing };
+        if current {
+            self.current.push_back(reply);
+        } else {
+            self.earlier.push(reply);
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.current.len() + self.earlier.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// There is another current channel.
+    pub(super) fn outlive_channel(&mut self) {
+        self.earlier.extend(self.current.drain(..));
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.current.clear();
+        self.earlier.clear();
+    }
+
+    /// The next one that is written; pends for ever if there is none. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Handled {
+        std::future::poll_fn(|context| self.poll_next(context)).await
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Handled> {
+        if let Some(first) = self.current.front_mut()
+            && let Poll::Ready(handled) = Pin::new(first).poll(context)
+        {
+            self.current.pop_front();
+            return Poll::Ready(handled);
+        }
+        match self.earlier.poll_next_unpin(context) {
+            Poll::Ready(Some(handled)) => Poll::Ready(handled),
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Future for Reply {
+    type Output = Handled;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Handled> {
+        let written = self.writing.as_mut().poll(context);
+        written.map(|written| Handled {
+            lane: Arc::clone(&self.lane),
+            tag: self.tag,
+            settlement: match written {
+                Ok(()) => Settlement::Ack,
+                Err(error) => {
+                    not_sent(&error);
+                    Settlement::Settled
+                }
+            },
+        })
+    }
+}
+
+pub(super) fn not_sent(error: &dyn fmt::Display) {
+    tracing::debug!(%error, "a reply was not sent: its request comes again");
+}
