@@ -66,8 +66,13 @@ impl Fault {
         }
     }
 
-    fn not_sent(error: Error, since: Instant) -> Self {
+    pub(crate) fn not_sent(error: Error, since: Instant) -> Self {
         Self::new(error, Outcome::NotSent, since)
+    }
+
+    /// It has left, and nothing more is known.
+    pub(crate) fn sent(error: Error, since: Instant) -> Self {
+        Self::new(error, Outcome::SentNoReply, since)
     }
 
     /// It began earlier.

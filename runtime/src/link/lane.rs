@@ -133,12 +133,6 @@ impl Lane {
         }
     }
 
-    /// Publishes; completes when the message is written to the socket.
-    pub(crate) async fn publish(self: &Arc<Self>, message: Outgoing) -> Result<(), Error> {
-        let writing = self.write(message)?;
-        self.written(writing).await
-    }
-
     /// Hands a message over to be written, and does not wait for that.
     ///
     /// # Errors

@@ -96,10 +96,8 @@ impl Link {
     /// # Errors
     /// Only that the connection was closed.
     pub(crate) async fn session(&self) -> Result<Arc<Session>, Error> {
-        if let Line::Up(session) = &*self.line.borrow()
-            && session.is_up()
-        {
-            return Ok(Arc::clone(session));
+        if let Some(session) = self.ready() {
+            return Ok(session);
         }
         let mut line = self.line.clone();
         loop {
@@ -111,6 +109,14 @@ impl Link {
             if line.changed().await.is_err() {
                 return Err(Error::new(Kind::Closed));
             }
+        }
+    }
+
+    /// The session that is up, if one is.
+    pub(crate) fn ready(&self) -> Option<Arc<Session>> {
+        match &*self.line.borrow() {
+            Line::Up(session) if session.is_up() => Some(Arc::clone(session)),
+            _ => None,
         }
     }
 

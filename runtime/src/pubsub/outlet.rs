@@ -1,17 +1,18 @@
 //! Where events go out: the exchange is there before they do, on every connection.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
+use super::publisher::Options;
 use super::spec::Spec;
-use crate::error::{Error, Kind, Outcome};
+use crate::error::{Error, Kind};
 use crate::link::{self, Connection, Lane, Session};
 use crate::message::Outgoing;
-use crate::publisher::{Fault, Publisher, UNCONFIRMED, What};
+use crate::publisher::{Fault, Publisher, UNCONFIRMED};
 
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
@@ -34,7 +35,9 @@ pub(super) struct Outlet {
     /// Held by whoever declares it.
     declaring: Mutex<()>,
     /// The channel of unconfirmed publishes.
-    lane: Mutex<Option<Arc<Lane>>>,
+    lane: std::sync::Mutex<Option<Arc<Lane>>>,
+    /// Held by whoever opens it.
+    opening: Mutex<()>,
     places: Semaphore,
     /// Part of every event's identity.
     identity: String,
@@ -57,7 +60,8 @@ impl Outlet {
             publisher: Publisher::new(connection, publishes),
             declared: AtomicU64::new(0),
             declaring: Mutex::default(),
-            lane: Mutex::new(None),
+            lane: std::sync::Mutex::default(),
+            opening: Mutex::default(),
             places: Semaphore::new(publishes),
             identity: uuid::Uuid::new_v4().simple().to_string(),
         }
@@ -82,29 +86,29 @@ impl Outlet {
         self.session().await.map(drop)
     }
 
-    /// Publishes within the deadline.
+    /// Publishes within its time.
     pub(super) async fn publish(
         &self,
-        message: Outgoing,
-        what: &(dyn Fn() -> What + Sync),
-        safety: Safety,
+        message: Arc<Outgoing>,
+        options: Options,
         started: Instant,
-        deadline: Instant,
-    ) -> Result<(), Error> {
-        let not_sent = |error| what().failed(error, started, Outcome::NotSent);
+    ) -> Result<(), Fault> {
+        let deadline = started + options.timeout;
+        let not_sent = |error| Fault::not_sent(error, started);
         if self.spec.internal {
             let text = "the exchange is internal: events reach it through its bindings alone";
             return Err(not_sent(Error::invalid(text)));
         }
-        if safety == Safety::Unconfirmed {
-            return self.write(message, what, started, deadline).await;
+        if options.safety == Safety::Unconfirmed {
+            return self.write(message, started, deadline).await;
         }
-        let message = Arc::new(message);
         let mut again = true;
         loop {
-            self.in_time(self.session(), deadline)
-                .await
-                .map_err(not_sent)?;
+            if self.ready().is_none() {
+                // What is rare is boxed: thousands of these may wait at once.
+                let session = self.in_time(self.session(), deadline);
+                Box::pin(session).await.map_err(not_sent)?;
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             let published = self.publisher.publish(Arc::clone(&message), left);
             match published.await {
@@ -112,10 +116,10 @@ impl Outlet {
                 // beside this on the same channel ends in the same way.
                 Err(Fault { error, .. }) if again && error.amqp_code() == Some(404) => {
                     tracing::debug!(%error, "declaring the exchange again");
-                    self.undeclared().await;
+                    Box::pin(self.undeclared()).await;
                     again = false;
                 }
-                result => return result.map_err(|fault| fault.since(started).of(&what())),
+                result => return result.map_err(|fault| fault.since(started)),
             }
         }
     }
@@ -123,12 +127,11 @@ impl Outlet {
     /// Publishes without confirms.
     async fn write(
         &self,
-        message: Outgoing,
-        what: &(dyn Fn() -> What + Sync),
+        message: Arc<Outgoing>,
         started: Instant,
         deadline: Instant,
-    ) -> Result<(), Error> {
-        let not_sent = |error| what().failed(error, started, Outcome::NotSent);
+    ) -> Result<(), Fault> {
+        let not_sent = |error| Fault::not_sent(error, started);
         let (size, limit) = (message.body.len(), self.connection.max_message());
         if size > limit {
             return Err(not_sent(Error::new(Kind::TooLarge { size, limit })));
@@ -137,19 +140,32 @@ impl Outlet {
             let text = "a mandatory publish needs confirms: its answer comes with them";
             return Err(not_sent(Error::invalid(text)));
         }
-        let place = self.in_time(async { Ok(self.places.acquire().await) }, deadline);
-        let _place = place.await.map_err(not_sent)?;
-        let lane = self
-            .in_time(self.lane(), deadline)
-            .await
-            .map_err(not_sent)?;
-        match timeout_at(deadline, lane.publish(message)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) if error.is_invalid() => Err(not_sent(error)),
-            Ok(Err(error)) => Err(what().failed(error, started, Outcome::SentNoReply)),
+        let _place = match self.places.try_acquire() {
+            Ok(place) => place,
             Err(_) => {
-                let error = self.publisher.too_late().await;
-                Err(what().failed(error, started, Outcome::SentNoReply))
+                let place = async {
+                    let place = self.places.acquire().await;
+                    place.map_err(|closed| Error::new(Kind::Closed).caused_by(closed))
+                };
+                let place = self.in_time(place, deadline);
+                Box::pin(place).await.map_err(not_sent)?
+            }
+        };
+        let lane = match self.ready_lane() {
+            Some(lane) => lane,
+            None => {
+                let lane = self.in_time(self.lane(), deadline);
+                Box::pin(lane).await.map_err(not_sent)?
+            }
+        };
+        let writing = lane.write(Arc::unwrap_or_clone(message));
+        let writing = writing.map_err(not_sent)?;
+        match timeout_at(deadline, lane.written(writing)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Fault::sent(error, started)),
+            Err(_) => {
+                let error = Box::pin(self.publisher.too_late()).await;
+                Err(Fault::sent(error, started))
             }
         }
     }
@@ -175,6 +191,24 @@ impl Outlet {
         // After a declaration that is being made: it may be from before.
         let _declaring = self.declaring.lock().await;
         self.declared.store(0, Ordering::Release);
+    }
+
+    /// The session that is up, if the exchange is declared on it.
+    fn ready(&self) -> Option<Arc<Session>> {
+        let session = self.connection.publishing().ready()?;
+        self.is_declared_on(&session).then_some(session)
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Arc<Lane>>> {
+        self.lane.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The channel of unconfirmed publishes, if there is nothing to wait for.
+    fn ready_lane(&self) -> Option<Arc<Lane>> {
+        let session = self.ready()?;
+        let slot = self.slot();
+        let lane = slot.as_ref().filter(|lane| lane.is_open());
+        lane.filter(|_| !session.is_blocked()).cloned()
     }
 
     /// The session that is up, with the exchange declared on it.
@@ -210,16 +244,16 @@ impl Outlet {
     /// The channel of unconfirmed publishes, once there is one that may be published on.
     async fn lane(&self) -> Result<Arc<Lane>, Error> {
         loop {
-            let mut slot = self.lane.lock().await;
-            if slot.as_ref().is_some_and(|lane| !lane.is_open()) {
-                *slot = None;
+            let opening = self.opening.lock().await;
+            let is_dead = self.slot().take_if(|lane| !lane.is_open()).is_some();
+            if is_dead {
                 // The broker may have closed it for want of the exchange.
                 self.undeclared().await;
             }
             let session = self.session().await?;
             let mut blocked = session.blocked();
             if blocked.borrow_and_update().is_some() {
-                drop(slot);
+                drop(opening);
                 // What lapin has queued while the broker takes nothing it sends later, when
                 // nobody may want it any more.
                 tokio::select! {
@@ -228,16 +262,16 @@ impl Outlet {
                 }
                 continue;
             }
-            if let Some(lane) = slot.as_ref() {
-                return Ok(Arc::clone(lane));
+            if let Some(lane) = self.slot().clone() {
+                return Ok(lane);
             }
-            let opening = self
+            let opened = self
                 .connection
                 .io()
                 .spawn(async move { Lane::open(&session).await });
-            match opening.await {
+            match opened.await {
                 Ok(Ok(lane)) => {
-                    *slot = Some(Arc::clone(&lane));
+                    *self.slot() = Some(Arc::clone(&lane));
                     return Ok(lane);
                 }
                 Ok(Err(error)) if error.is_disconnected() && !error.is_closed() => {}

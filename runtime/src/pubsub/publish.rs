@@ -129,6 +129,18 @@ impl Publish {
 
     async fn make(self) -> Result<(), Error> {
         let started = Instant::now();
+        let Parcel {
+            outlet,
+            message,
+            options,
+        } = self.pack(started)?;
+        let key = message.routing_key.clone();
+        let sent = outlet.publish(message, options, started);
+        sent.await
+            .map_err(|fault| fault.of(&what(outlet.spec().label(), &key)))
+    }
+
+    fn pack(self, started: Instant) -> Result<Parcel, Error> {
         let Self {
             outlet,
             options,
@@ -140,7 +152,7 @@ impl Publish {
         } = self;
         let exchange = outlet.spec().label();
         let (key, encoded) =
-            event.map_err(|error| what(exchange, None).failed(error, started, Outcome::NotSent))?;
+            event.map_err(|error| what(exchange, "").failed(error, started, Outcome::NotSent))?;
         let connection = outlet.connection();
         let head = EventHead {
             kind: encoded.kind,
@@ -154,27 +166,34 @@ impl Publish {
             headers,
             trace: Context::current().trace().clone(),
         };
-        let message = Outgoing {
+        let message = Arc::new(Outgoing {
             exchange: connection.namespace().scope(exchange),
             routing_key: key.as_str().to_owned(),
             mandatory: options.mandatory,
             properties: head.into_properties(),
             body: encoded.body,
-        };
-        let what = || what(exchange, Some(&key));
-        let deadline = started + options.timeout;
-        outlet
-            .publish(message, &what, options.safety, started, deadline)
-            .await
+        });
+        Ok(Parcel {
+            outlet,
+            message,
+            options,
+        })
     }
 }
 
+/// An event as it goes out.
+struct Parcel {
+    outlet: Arc<Outlet>,
+    message: Arc<Outgoing>,
+    options: Options,
+}
+
 /// How errors name an event.
-fn what(exchange: &str, key: Option<&RoutingKey>) -> What {
-    let key = key.map(RoutingKey::as_str).filter(|key| !key.is_empty());
-    let service = match key {
-        Some(key) => format!("event `{key}` to exchange `{exchange}`"),
-        None => format!("event to exchange `{exchange}`"),
+fn what(exchange: &str, key: &str) -> What {
+    let service = if key.is_empty() {
+        format!("event to exchange `{exchange}`")
+    } else {
+        format!("event `{key}` to exchange `{exchange}`")
     };
     What {
         service: service.into(),
@@ -207,4 +226,11 @@ mod tests {
     use super::*;
 
     static_assertions::assert_impl_all!(Publish: Send);
+
+    /// Thousands of them may wait at once, and each is moved to the heap.
+    #[test]
+    fn the_future_of_a_publish_stays_small() {
+        let make = crate::size_of_future(Publish::make);
+        assert!(make <= 1024, "{make}");
+    }
 }
