@@ -16,15 +16,15 @@ struct Budget {
 
 const ONE_AT_A_TIME: Budget = Budget {
     client: 54.0,
-    server: 67.0,
+    server: 64.0,
 };
 const SIXTY_FOUR_AT_ONCE: Budget = Budget {
-    client: 53.0,
-    server: 58.0,
+    client: 52.0,
+    server: 53.0,
 };
-const IN_PROCESS: f64 = 13.0;
+const IN_PROCESS: f64 = 12.0;
 /// Of both sides together, to those of a call by hand.
-const TO_BY_HAND: f64 = 1.35;
+const TO_BY_HAND: f64 = 1.3;
 
 fn peer(arguments: &[&str]) -> Program {
     Program::spawn(Command::new(env!("CARGO_BIN_EXE_counted_peer")).args(arguments))
