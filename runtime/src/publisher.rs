@@ -53,7 +53,7 @@ pub(crate) struct Receipt {
 #[derive(Debug)]
 pub(crate) struct Fault {
     pub(crate) error: Error,
-    pub(crate) outcome: Outcome,
+    outcome: Outcome,
     since: Instant,
 }
 
@@ -169,16 +169,11 @@ impl Publisher {
                 }
             }
         };
-        let left = limit.saturating_sub(started.elapsed());
-        let sent = match self.send_now(&message, Instant::now(), left) {
+        let sent = match self.send_now(&message, started, limit) {
             Some(sent) => sent,
-            None => Box::pin(self.send(message, left)).await,
+            None => Box::pin(self.send(message, started, limit)).await,
         };
-        let ended = match sent {
-            Ok(receipt) => receipt.wait().await,
-            Err(fault) => Err(fault),
-        };
-        ended.map_err(|fault| fault.since(started))
+        sent?.wait().await
     }
 
     /// The first half of [`publish`](Self::publish), if there is nothing to wait for.
@@ -300,9 +295,9 @@ impl Publisher {
     pub(crate) async fn send(
         &self,
         message: Arc<Outgoing>,
+        started: Instant,
         limit: Duration,
     ) -> Result<Receipt, Fault> {
-        let started = Instant::now();
         let deadline = started + limit;
         let not_sent = |error| Fault::not_sent(error, started);
         loop {

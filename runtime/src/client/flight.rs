@@ -152,7 +152,8 @@ impl Flight {
                 let letter = Arc::new(letter);
                 let way = if method.is_oneway() {
                     let message = Arc::new(letter.outgoing(remote.connection.name(), None));
-                    let sending = remote.publisher.send(message, letter.time_left());
+                    let (now, left) = (Instant::now(), letter.time_left());
+                    let sending = remote.publisher.send(message, now, left);
                     let receipt = Box::pin(sending).await;
                     Way::Oneway(receipt.map_err(|fault| fault.of(&letter.what()))?)
                 } else {
