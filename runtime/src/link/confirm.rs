@@ -158,6 +158,7 @@ impl Confirmed {
         let is_idle = std::mem::take(&mut intake.is_idle);
         drop(intake);
         drop(order);
+        self.lane.session().ring();
         if is_idle {
             self.hatch.open.notify_one();
         }

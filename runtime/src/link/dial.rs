@@ -4,7 +4,6 @@ use std::io;
 use std::net::Shutdown;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use async_compat::Compat;
 use lapin::tcp::OwnedTLSConfig;
 use lapin::types::LongString;
 use lapin::uri::AMQPUri;
@@ -12,7 +11,9 @@ use lapin::{AsyncTcpStream, ConnectionProperties, ErrorKind};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::runtime::Handle;
 
+use super::kit::Kit;
 use super::settings::{Address, Settings, TlsSettings};
+use super::socket::{Bell, Socket};
 use crate::error::{ConnectFault, Error, Kind};
 
 /// AMQP's reply code for a refused login.
@@ -24,7 +25,10 @@ const NOT_ALLOWED: u16 = 530;
 ///
 /// # Errors
 /// The last address's fault, with its cause.
-pub(super) async fn dial(settings: &Settings, io: &Handle) -> Result<lapin::Connection, Error> {
+pub(super) async fn dial(
+    settings: &Settings,
+    io: &Handle,
+) -> Result<(lapin::Connection, Bell), Error> {
     let mut failure = Error::invalid("no address to connect to");
     for address in &settings.addresses {
         match dial_one(address, settings, io).await {
@@ -45,7 +49,9 @@ async fn dial_one(
     address: &Address,
     settings: &Settings,
     io: &Handle,
-) -> Result<lapin::Connection, Error> {
+) -> Result<(lapin::Connection, Bell), Error> {
+    let bell = Bell::default();
+    let (opened, runtime) = (bell.clone(), Kit::new(io.clone(), bell.clone()));
     let plug = Plug::default();
     let kept = Arc::clone(&plug.socket);
     let tls = settings.tls.clone();
@@ -56,7 +62,7 @@ async fn dial_one(
         let stream = stream.into_std()?;
         let twin = stream.try_clone()?;
         *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(twin);
-        let stream = AsyncTcpStream::Plain(Compat::new(TcpStream::from_std(stream)?));
+        let stream = AsyncTcpStream::Plain(Socket::new(stream, opened.clone())?);
         Ok(secure(stream, &uri, &tls).await?)
     };
     let name: LongString = settings.name.clone().into();
@@ -66,7 +72,7 @@ async fn dial_one(
         .with_client_property(short("version"), env!("CARGO_PKG_VERSION").into());
     let uri = address.0.clone();
     let (host, port) = (uri.authority.host.clone(), uri.authority.port);
-    let runtime = async_rs::Runtime::tokio_with_handle(io.clone());
+    let runtime = async_rs::Runtime::new(runtime);
     let limit = settings.connect_timeout;
     // On lapin's own runtime, where a caller that goes away does not cancel it half-way.
     let attempt = io.spawn(async move {
@@ -77,7 +83,7 @@ async fn dial_one(
             let connection = lapin::Connection::connector(uri, runtime, open, properties).await;
             let connection = connection.map_err(Error::from_dial)?;
             plug.leave_in();
-            Ok(connection)
+            Ok((connection, bell))
         })
         .await
     });
@@ -121,14 +127,12 @@ fn short(text: &'static str) -> lapin::types::ShortString {
     lapin::types::ShortString::try_new(text).unwrap_or_default()
 }
 
-type Plain = Compat<TcpStream>;
-
 #[cfg(feature = "tls")]
 async fn secure(
-    stream: AsyncTcpStream<Plain>,
+    stream: AsyncTcpStream<Socket>,
     uri: &AMQPUri,
     tls: &TlsSettings,
-) -> io::Result<AsyncTcpStream<Plain>> {
+) -> io::Result<AsyncTcpStream<Socket>> {
     use lapin::tcp::OwnedIdentity;
     use lapin::uri::AMQPScheme;
 
@@ -150,10 +154,10 @@ async fn secure(
 
 #[cfg(not(feature = "tls"))]
 async fn secure(
-    stream: AsyncTcpStream<Plain>,
+    stream: AsyncTcpStream<Socket>,
     uri: &AMQPUri,
     _: &TlsSettings,
-) -> io::Result<AsyncTcpStream<Plain>> {
+) -> io::Result<AsyncTcpStream<Socket>> {
     use lapin::uri::AMQPScheme;
 
     let _ = OwnedTLSConfig::default();

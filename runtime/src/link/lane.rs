@@ -113,16 +113,16 @@ impl Lane {
     pub(crate) fn write(self: &Arc<Self>, message: Outgoing) -> Result<Writing, Error> {
         let publish = publish_on(Arc::clone(self), Prepared::new(message, self)?);
         let mut writing: PendingWrite = Box::pin(async move { publish.await.map(drop) });
-        let _order = self.order();
-        Ok(
-            match writing
-                .as_mut()
-                .poll(&mut Context::from_waker(Waker::noop()))
-            {
-                Poll::Ready(written) => Writing::Done(written.map_err(convert::error)),
-                Poll::Pending => Writing::Pending(writing),
-            },
-        )
+        let order = self.order();
+        let first = writing
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        drop(order);
+        self.session.ring();
+        Ok(match first {
+            Poll::Ready(written) => Writing::Done(written.map_err(convert::error)),
+            Poll::Pending => Writing::Pending(writing),
+        })
     }
 
     /// Completes when a message is written to the socket.
@@ -139,9 +139,12 @@ impl Lane {
     /// The channel is gone: the message was not sent.
     pub(crate) fn publish_now(&self, message: Outgoing) -> Result<(), Error> {
         let publish = pin!(publish_on(self, Prepared::new(message, self)?));
-        let _order = self.order();
+        let order = self.order();
         // lapin sends what was polled once, whether or not anybody waits for it.
-        match publish.poll(&mut Context::from_waker(Waker::noop())) {
+        let first = publish.poll(&mut Context::from_waker(Waker::noop()));
+        drop(order);
+        self.session.ring();
+        match first {
             Poll::Ready(written) => written.map(drop).map_err(convert::error),
             Poll::Pending => Ok(()),
         }
@@ -208,6 +211,7 @@ impl Lane {
     fn start(&self, settlement: impl Future<Output = lapin::Result<()>>) {
         let settlement = pin!(settlement);
         let first = settlement.poll(&mut Context::from_waker(Waker::noop()));
+        self.session.ring();
         if let Poll::Ready(Err(error)) = first {
             tracing::debug!(%error, "a delivery could not be settled: the broker will redeliver it");
         }

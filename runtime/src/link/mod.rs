@@ -4,19 +4,23 @@
 //! [`supervise::Link`] keeps one up. Everything made on a session is void when it goes down:
 //! whoever needs a channel, a queue or a consumer makes it anew on the next one.
 
+mod ack_after;
 mod confirm;
 mod connection;
 mod consume;
 mod convert;
 mod declare;
 mod dial;
+mod kit;
 mod lane;
 mod namespace;
 mod session;
 mod settings;
+mod socket;
 mod state;
 mod supervise;
 
+pub(crate) use ack_after::AckAfter;
 pub(crate) use confirm::{Confirmed, Fate};
 pub use connection::{Connection, ConnectionBuilder};
 pub(crate) use consume::{Deliveries, Delivery, Ended, Mode, poll};

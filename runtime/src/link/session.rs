@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::convert;
+use super::socket::{Bell, Errand};
 use crate::error::{Error, Kind};
 use crate::stats::Counters;
 
@@ -24,6 +25,7 @@ const CLOSE: Duration = Duration::from_secs(2);
 pub(crate) struct Session {
     generation: u64,
     connection: lapin::Connection,
+    bell: Bell,
     down: watch::Sender<Option<Error>>,
     blocked: watch::Sender<Option<String>>,
     /// What both sides agreed on.
@@ -54,7 +56,7 @@ impl Drop for Counted {
 
 impl Session {
     pub(super) fn start(
-        connection: lapin::Connection,
+        (connection, bell): (lapin::Connection, Bell),
         generation: u64,
         io: &Handle,
         counters: Arc<Counters>,
@@ -65,6 +67,7 @@ impl Session {
             generation,
             frame_max: connection.configuration().frame_max(),
             connection,
+            bell,
             down: watch::Sender::new(None),
             blocked: watch::Sender::new(None),
             counters,
@@ -120,9 +123,19 @@ impl Session {
     ) -> Result<T, Error> {
         tokio::select! {
             biased;
-            result = operation => result.map_err(convert::error),
+            result = self.bell.ringing(operation) => result.map_err(convert::error),
             reason = self.down() => Err(reason),
         }
+    }
+
+    /// Something was left with lapin to be written.
+    pub(super) fn ring(&self) {
+        self.bell.ring();
+    }
+
+    /// Something for the thread that writes, after what it is writing now.
+    pub(super) fn leave(&self, errand: Arc<dyn Errand>) {
+        self.bell.leave(errand);
     }
 
     pub(super) async fn channel(&self) -> Result<Counted, Error> {
@@ -141,7 +154,7 @@ impl Session {
         // First the reason: the farewell makes lapin report an end of its own.
         self.end(Error::new(Kind::Closed));
         let text = lapin::types::ShortString::try_new("bye").unwrap_or_default();
-        let closing = self.connection.close(200, text);
+        let closing = self.bell.ringing(self.connection.close(200, text));
         // What a connection that is going away answers to its farewell changes nothing.
         let _ = tokio::time::timeout(CLOSE, closing).await;
     }

@@ -177,6 +177,10 @@ impl<'a, H: Handler> Hands<'a, H> {
             Settlement::AckOnceWritten(writing) => match writing {
                 Writing::Done(Ok(())) => self.ack(current, &lane, tag),
                 Writing::Done(Err(error)) => not_sent(&error),
+                // One at a time has none to put its acknowledgement together with.
+                Writing::Pending(writing) if self.source.concurrency <= 1 => {
+                    self.leaving.push_alone(current, lane, tag, writing);
+                }
                 Writing::Pending(writing) => self.leaving.push(current, lane, tag, writing),
             },
             Settlement::GiveBack => {

@@ -11,7 +11,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::Settlement;
 use super::hands::Handled;
-use crate::link::{Lane, PendingWrite};
+use crate::link::{AckAfter, Lane, PendingWrite};
 
 /// Those of the current channel, and those of channels before it.
 #[derive(Default)]
@@ -25,12 +25,35 @@ pub(super) struct Leaving {
 struct Reply {
     lane: Arc<Lane>,
     tag: u64,
-    writing: PendingWrite,
+    step: Step,
+}
+
+enum Step {
+    /// Its request is to be acknowledged.
+    Writing(PendingWrite),
+    /// Its request is acknowledged along with it.
+    Acking(AckAfter),
 }
 
 impl Leaving {
     pub(super) fn push(&mut self, current: bool, lane: Arc<Lane>, tag: u64, writing: PendingWrite) {
-        let reply = Reply { lane, tag, writing };
+        let step = Step::Writing(writing);
+        self.add(current, Reply { lane, tag, step });
+    }
+
+    /// As [`push`](Self::push), for a request that shares its acknowledgement with no other.
+    pub(super) fn push_alone(
+        &mut self,
+        current: bool,
+        lane: Arc<Lane>,
+        tag: u64,
+        writing: PendingWrite,
+    ) {
+        let step = Step::Acking(AckAfter::new(Arc::clone(&lane), tag, writing));
+        self.add(current, Reply { lane, tag, step });
+    }
+
+    fn add(&mut self, current: bool, reply: Reply) {
         if current {
             self.current.push_back(reply);
         } else {
@@ -79,17 +102,25 @@ impl Future for Reply {
     type Output = Handled;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Handled> {
-        let written = self.writing.as_mut().poll(context);
-        written.map(|written| Handled {
-            lane: Arc::clone(&self.lane),
-            tag: self.tag,
-            settlement: match written {
+        let settlement = match &mut self.step {
+            Step::Writing(writing) => match std::task::ready!(writing.as_mut().poll(context)) {
                 Ok(()) => Settlement::Ack,
                 Err(error) => {
                     not_sent(&error);
                     Settlement::Settled
                 }
             },
+            Step::Acking(both) => {
+                if let Err(error) = std::task::ready!(both.poll(context)) {
+                    not_sent(&error);
+                }
+                Settlement::Settled
+            }
+        };
+        Poll::Ready(Handled {
+            lane: Arc::clone(&self.lane),
+            tag: self.tag,
+            settlement,
         })
     }
 }

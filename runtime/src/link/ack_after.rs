@@ -1,0 +1,99 @@
+//! An acknowledgement that follows a reply onto the wire without a detour.
+//!
+//! lapin would write an acknowledgement before a reply that was queued earlier, so it may only be
+//! given one when the reply is written. To wait for that in a task takes two hand-overs between
+//! threads, in which the broker waits for the acknowledgement before it sends the next request.
+//! Here the thread that writes the reply gives lapin the acknowledgement, and writes it next.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+
+use futures_util::task::AtomicWaker;
+
+use super::convert;
+use super::lane::{Extent, Lane, PendingWrite};
+use super::socket::Errand;
+use crate::error::{Error, Kind};
+
+/// A reply on its way out and the request that is acknowledged after it.
+pub(crate) struct AckAfter(Arc<Inner>);
+
+struct Inner {
+    lane: Arc<Lane>,
+    tag: u64,
+    state: Mutex<State>,
+    task: AtomicWaker,
+}
+
+enum State {
+    Writing(PendingWrite),
+    /// The reply is written and its request acknowledged, or neither was done.
+    Done(Result<(), Error>),
+}
+
+impl AckAfter {
+    pub(crate) fn new(lane: Arc<Lane>, tag: u64, writing: PendingWrite) -> Self {
+        Self(Arc::new(Inner {
+            lane,
+            tag,
+            state: Mutex::new(State::Writing(writing)),
+            task: AtomicWaker::new(),
+        }))
+    }
+
+    /// Ready when the reply is written and its request acknowledged.
+    ///
+    /// # Errors
+    /// The reply was not written, nor its request acknowledged.
+    pub(crate) fn poll(&self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.0.task.register(context.waker());
+        self.0.advance()
+    }
+}
+
+impl Drop for AckAfter {
+    /// What is being written holds a waker that holds it.
+    fn drop(&mut self) {
+        let gone = State::Done(Err(Error::new(Kind::Disconnected)));
+        drop(std::mem::replace(&mut *self.0.state(), gone));
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn advance(self: &Arc<Self>) -> Poll<Result<(), Error>> {
+        let mut state = self.state();
+        let writing = match &mut *state {
+            State::Writing(writing) => writing,
+            State::Done(result) => return Poll::Ready(result.clone()),
+        };
+        let waker = Waker::from(Arc::clone(self));
+        let written = writing.as_mut().poll(&mut Context::from_waker(&waker));
+        written.map(|written| {
+            let result = written.map_err(convert::error);
+            if result.is_ok() {
+                self.lane.ack(self.tag, Extent::One);
+            }
+            *state = State::Done(result.clone());
+            result
+        })
+    }
+}
+
+impl Wake for Inner {
+    /// lapin holds locks while it says that a reply is written: this only notes it down.
+    fn wake(self: Arc<Self>) {
+        self.lane.session().leave(Arc::clone(&self) as _);
+        // The thread that writes may be about to end, and the task then has to look itself.
+        self.task.wake();
+    }
+}
+
+impl Errand for Inner {
+    fn run(self: Arc<Self>) {
+        let _ = self.advance();
+    }
+}

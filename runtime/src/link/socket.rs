@@ -1,0 +1,481 @@
+//! A connection's socket, watched by the thread that reads and writes it.
+//!
+//! lapin's thread waits on a queue of events and leaves the socket to a reactor, that is to another
+//! thread: whatever comes from the broker wakes two threads before anybody reads it. Here lapin's
+//! thread watches the socket itself, inside a read that finds nothing, and who gives it something
+//! to write, or changes what it has to look at, rings a bell. lapin's own queue then never has
+//! anybody waiting on it.
+
+use std::fmt;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use futures_io::{AsyncRead, AsyncWrite};
+use mio::net::TcpStream;
+use mio::{Events, Interest, Token};
+
+/// What is written is kept up to so many bytes, until the next read: a reply and the acknowledgement
+/// that follows it leave together. Larger writes go out at once.
+const KEPT: usize = 16 * 1024;
+const SOCKET: Token = Token(0);
+const BELL: Token = Token(1);
+/// How long lapin's thread sleeps at the most: what it is to look at is rung for, and this is for
+/// what was not.
+const NAP: Duration = Duration::from_millis(500);
+
+/// Ends the wait of the thread that watches the socket.
+#[derive(Clone, Default)]
+pub(super) struct Bell(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    /// Since it was last looked at.
+    is_rung: AtomicBool,
+    /// The thread waits, or is about to.
+    is_asleep: AtomicBool,
+    /// Nobody is left to look after the connection.
+    is_over: AtomicBool,
+    alarm: Mutex<Option<mio::Waker>>,
+    errands: Mutex<Vec<Arc<dyn Errand>>>,
+}
+
+/// Something to be done by the thread that writes, as soon as it has written and holds no lock.
+pub(super) trait Errand: Send + Sync {
+    fn run(self: Arc<Self>);
+}
+
+impl Bell {
+    /// Has lapin's thread look at what there is for it to do. Called after that is there.
+    pub(super) fn ring(&self) {
+        // In this order, and the other way round where it goes to sleep: one of the two sees what
+        // the other has written.
+        self.0.is_rung.store(true, Ordering::SeqCst);
+        if self.0.is_asleep.load(Ordering::SeqCst) && self.0.is_asleep.swap(false, Ordering::SeqCst)
+        {
+            let alarm = self.0.alarm.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(Err(error)) = alarm.as_ref().map(mio::Waker::wake) {
+                tracing::debug!(%error, "the connection's thread sleeps on, for {NAP:?} at most");
+            }
+        }
+    }
+
+    /// A future of lapin's, which may leave it something to do each time it is polled.
+    pub(super) async fn ringing<F: Future>(&self, operation: F) -> F::Output {
+        let mut operation = pin!(operation);
+        std::future::poll_fn(|context| {
+            let polled = operation.as_mut().poll(context);
+            self.ring();
+            polled
+        })
+        .await
+    }
+
+    /// Has an errand run after what is being written now.
+    pub(super) fn leave(&self, errand: Arc<dyn Errand>) {
+        self.errands().push(errand);
+    }
+
+    fn run_errands(&self) {
+        let errands = std::mem::take(&mut *self.errands());
+        for errand in errands {
+            errand.run();
+        }
+    }
+
+    fn errands(&self) -> MutexGuard<'_, Vec<Arc<dyn Errand>>> {
+        self.0
+            .errands
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the connection, as if the broker had.
+    pub(super) fn hang_up(&self) {
+        self.0.is_over.store(true, Ordering::SeqCst);
+        self.ring();
+    }
+}
+
+impl fmt::Debug for Bell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bell").finish_non_exhaustive()
+    }
+}
+
+/// A socket that is waited for where it is read.
+pub(super) struct Socket {
+    stream: TcpStream,
+    poll: mio::Poll,
+    events: Events,
+    bell: Bell,
+    /// There may be more to read than was.
+    is_readable: bool,
+    /// The broker has closed its side: what was sent before can still be read.
+    is_closed: bool,
+    /// Something was read since a read last found nothing: it is to be dealt with before anybody
+    /// waits.
+    is_fresh: bool,
+    /// Written by lapin and not yet by us.
+    kept: Vec<u8>,
+    writer: Option<Waker>,
+}
+
+impl Socket {
+    /// Takes over a connected socket that does not block.
+    pub(super) fn new(stream: std::net::TcpStream, bell: Bell) -> io::Result<Self> {
+        let poll = mio::Poll::new()?;
+        let mut stream = TcpStream::from_std(stream);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        poll.registry().register(&mut stream, SOCKET, interest)?;
+        let alarm = mio::Waker::new(poll.registry(), BELL)?;
+        *bell.0.alarm.lock().unwrap_or_else(PoisonError::into_inner) = Some(alarm);
+        Ok(Self {
+            stream,
+            poll,
+            events: Events::with_capacity(8),
+            bell,
+            is_readable: true,
+            is_closed: false,
+            is_fresh: false,
+            kept: Vec::new(),
+            writer: None,
+        })
+    }
+
+    /// Waits for the socket, or for the bell.
+    fn wait(&mut self) -> io::Result<()> {
+        let state = &self.bell.0;
+        state.is_asleep.store(true, Ordering::SeqCst);
+        let waited = if state.is_rung.swap(false, Ordering::SeqCst) {
+            self.events.clear();
+            Ok(())
+        } else {
+            self.poll.poll(&mut self.events, Some(NAP))
+        };
+        state.is_asleep.store(false, Ordering::SeqCst);
+        state.is_rung.store(false, Ordering::SeqCst);
+        match waited {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        let mut is_writable = false;
+        for event in &self.events {
+            if event.token() != SOCKET {
+                continue;
+            }
+            self.is_closed |= event.is_read_closed() || event.is_error();
+            self.is_readable |= event.is_readable() || self.is_closed;
+            if event.is_writable() || event.is_write_closed() {
+                is_writable = true;
+            }
+        }
+        if is_writable {
+            self.write_kept()?;
+            if let Some(writer) = self.writer.take() {
+                writer.wake();
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes as much of what was kept as the socket takes; the rest waits for it.
+    fn write_kept(&mut self) -> io::Result<()> {
+        let mut written = 0;
+        while written < self.kept.len() {
+            match self.stream.write(&self.kept[written..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(size) => written += size,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.kept.drain(..written);
+        Ok(())
+    }
+
+    fn poll_read_with(
+        &mut self,
+        context: &mut Context<'_>,
+        space: usize,
+        mut read: impl FnMut(&mut TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            if self.bell.0.is_over.load(Ordering::SeqCst) {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+            self.write_kept()?;
+            while self.is_readable {
+                match read(&mut self.stream) {
+                    Ok(size) => {
+                        // Less than there was space for is all there was; more is told of.
+                        self.is_readable = size == space || self.is_closed;
+                        self.is_fresh = true;
+                        return Poll::Ready(Ok(size));
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        self.is_readable = false;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+            }
+            if !std::mem::take(&mut self.is_fresh) {
+                self.wait()?;
+                if self.is_readable {
+                    continue;
+                }
+            }
+            // Come again, when the rest is looked at.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+    }
+
+    fn poll_write_with(
+        &mut self,
+        context: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let size: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        if self.kept.len() + size <= KEPT {
+            for buffer in buffers {
+                self.kept.extend_from_slice(buffer);
+            }
+            return Poll::Ready(Ok(size));
+        }
+        self.write_kept()?;
+        while self.kept.is_empty() {
+            match self.stream.write_vectored(buffers) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                written => return Poll::Ready(written),
+            }
+        }
+        self.writer = Some(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // A last word to a broker that has said its own; if it does not hear it, no matter.
+        let _ = self.write_kept();
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let space = buffer.len();
+        self.poll_read_with(context, space, |stream| stream.read(buffer))
+    }
+
+    fn poll_read_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let space = buffers.iter().map(|buffer| buffer.len()).sum();
+        self.poll_read_with(context, space, |stream| stream.read_vectored(buffers))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_with(context, &[IoSlice::new(buffer)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_with(context, buffers)
+    }
+
+    /// lapin flushes before and after each write, with nothing locked, and reads after its last
+    /// one: what is kept is written then.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.bell.run_errands();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.write_kept()?;
+        Poll::Ready(self.stream.shutdown(std::net::Shutdown::Write))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream as Peer};
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+    use std::thread;
+    use std::time::Instant;
+
+    fn pair(bell: &Bell) -> (Socket, Peer) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = Peer::connect(listener.local_addr().unwrap()).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let (peer, _) = listener.accept().unwrap();
+        (Socket::new(stream, bell.clone()).unwrap(), peer)
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn read(socket: &mut Socket, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut context = Context::from_waker(Waker::noop());
+        Pin::new(socket).poll_read(&mut context, buffer)
+    }
+
+    fn write(socket: &mut Socket, waker: &Waker, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut context = Context::from_waker(waker);
+        Pin::new(socket).poll_write(&mut context, bytes)
+    }
+
+    #[test]
+    fn no_ring_is_lost() {
+        const RINGS: usize = 2000;
+        let bell = Bell::default();
+        let (mut socket, _peer) = pair(&bell);
+        let (given, seen) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let reader = {
+            let (given, seen) = (Arc::clone(&given), Arc::clone(&seen));
+            thread::spawn(move || {
+                while seen.load(Ordering::SeqCst) < RINGS {
+                    assert!(read(&mut socket, &mut [0; 16]).is_pending());
+                    seen.store(given.load(Ordering::SeqCst), Ordering::SeqCst);
+                }
+            })
+        };
+        let began = Instant::now();
+        for ring in 1..=RINGS {
+            given.store(ring, Ordering::SeqCst);
+            bell.ring();
+            while seen.load(Ordering::SeqCst) < ring {
+                thread::yield_now();
+            }
+        }
+        reader.join().unwrap();
+        // Each lost one would have cost a nap.
+        assert!(began.elapsed() < NAP * 20, "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn what_is_written_arrives_in_order_with_the_next_read() {
+        let bell = Bell::default();
+        let (mut socket, mut peer) = pair(&bell);
+        for word in ["reply ", "and ", "ack"] {
+            let written = write(&mut socket, Waker::noop(), word.as_bytes());
+            assert!(matches!(written, Poll::Ready(Ok(size)) if size == word.len()));
+        }
+        assert_eq!(socket.kept, b"reply and ack");
+        bell.ring();
+        assert!(read(&mut socket, &mut [0; 16]).is_pending());
+        assert_eq!(socket.kept, b"");
+        let mut arrived = [0; 13];
+        peer.read_exact(&mut arrived).unwrap();
+        assert_eq!(&arrived, b"reply and ack");
+    }
+
+    #[test]
+    fn a_full_socket_takes_no_more_until_its_peer_reads() {
+        let bell = Bell::default();
+        let (mut socket, mut peer) = pair(&bell);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let sent: Vec<u8> = (0..KEPT * 3).map(|at| at as u8).collect();
+        let mut total = 0;
+        loop {
+            let from = total % sent.len();
+            match write(&mut socket, &waker, &sent[from..]) {
+                Poll::Ready(size) => total += size.unwrap(),
+                Poll::Pending => break,
+            }
+        }
+        assert_eq!(woken.0.load(Ordering::SeqCst), 0);
+        let reading = thread::spawn(move || {
+            let mut arrived = vec![0; total];
+            peer.read_exact(&mut arrived).unwrap();
+            (arrived, peer)
+        });
+        while woken.0.load(Ordering::SeqCst) == 0 {
+            assert!(read(&mut socket, &mut [0; 16]).is_pending());
+        }
+        while !socket.kept.is_empty() {
+            assert!(read(&mut socket, &mut [0; 16]).is_pending());
+        }
+        let (arrived, _peer) = reading.join().unwrap();
+        assert!(arrived.iter().zip(sent.iter().cycle()).all(|(a, b)| a == b));
+    }
+
+    #[test]
+    fn what_was_sent_before_the_end_is_read_before_it() {
+        let bell = Bell::default();
+        let (mut socket, mut peer) = pair(&bell);
+        peer.write_all(b"bye").unwrap();
+        drop(peer);
+        let mut buffer = [0; 16];
+        let mut arrived = Vec::new();
+        loop {
+            match read(&mut socket, &mut buffer) {
+                Poll::Ready(Ok(0)) => break,
+                Poll::Ready(size) => arrived.extend_from_slice(&buffer[..size.unwrap()]),
+                Poll::Pending => {}
+            }
+        }
+        assert_eq!(arrived, b"bye");
+    }
+
+    /// Nothing may wait between what was read and who deals with it.
+    #[test]
+    fn a_read_after_another_does_not_wait() {
+        let bell = Bell::default();
+        let (mut socket, mut peer) = pair(&bell);
+        peer.write_all(b"frame").unwrap();
+        let mut buffer = [0; 16];
+        let size = loop {
+            if let Poll::Ready(size) = read(&mut socket, &mut buffer) {
+                break size.unwrap();
+            }
+        };
+        assert_eq!(&buffer[..size], b"frame");
+        assert!(socket.is_fresh);
+        assert!(read(&mut socket, &mut buffer).is_pending());
+        assert!(!socket.is_fresh);
+    }
+
+    #[test]
+    fn a_connection_that_nobody_looks_after_ends() {
+        let bell = Bell::default();
+        let (mut socket, _peer) = pair(&bell);
+        bell.hang_up();
+        let ended = loop {
+            if let Poll::Ready(ended) = read(&mut socket, &mut [0; 16]) {
+                break ended;
+            }
+        };
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+    }
+}
