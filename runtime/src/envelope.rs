@@ -15,6 +15,10 @@ const STATUS: &str = "rpc-status";
 const MESSAGE: &str = "rpc-message";
 /// The status of a reply whose body is the method's own error.
 const APPLICATION: &str = "application";
+/// Header of a request whose client would send several calls in one message: asks whether the
+/// server takes that. It is asked so, and not said in every reply, for each property of a message
+/// costs the broker as much as some of the call.
+const ACCEPT: &str = "rpc-accept";
 /// The W3C headers, passed on from call to call.
 const TRACE: [&str; 3] = ["traceparent", "tracestate", "baggage"];
 /// The longest per-message TTL RabbitMQ takes, in milliseconds.
@@ -38,12 +42,17 @@ pub(crate) struct RequestHead {
     pub(crate) headers: Table,
     pub(crate) trace: Table,
     pub(crate) persistent: bool,
+    /// Whether the server is to say if it takes several calls in one message.
+    pub(crate) asks: bool,
 }
 
 impl RequestHead {
     pub(crate) fn into_properties(self) -> Properties {
         let mut headers = self.headers;
         headers.extend(self.trace);
+        if self.asks {
+            headers.insert(ACCEPT.into(), CALLS.into());
+        }
         Properties {
             content_type: self.content_type,
             headers,
@@ -63,7 +72,9 @@ impl RequestHead {
     /// `None`, and an expiration that is no number is none.
     pub(crate) fn from_properties(properties: Properties) -> Self {
         let mut headers = properties.headers;
+        let asked = headers.remove(ACCEPT);
         Self {
+            asks: asked.is_some_and(|what| what.as_str() == Some(CALLS)),
             method: properties.kind.filter(|method| !method.is_empty()),
             reply_to: properties.reply_to.filter(|queue| !queue.is_empty()),
             correlation_id: properties.correlation_id,

@@ -32,13 +32,15 @@ def call(channel, queue, content_type, method, arguments, timeout):
             return "error deadline_exceeded no reply"
         if reply.correlation_id != call_id:
             continue
+        # A reply that does not say how it is written is written as the request was.
+        written = reply.content_type or content_type
         headers = reply.headers or {}
         status = headers.get("rpc-status")
         if status is None:
-            return f"value {json.dumps(wire.decode(reply.content_type, body))}"
+            return f"value {json.dumps(wire.decode(written, body))}"
         error = f"error {status} {headers.get('rpc-message', '')}"
         if status == "application":
-            error += f" {json.dumps(wire.decode(reply.content_type, body))}"
+            error += f" {json.dumps(wire.decode(written, body))}"
         return error
 
 

@@ -119,7 +119,8 @@ async fn a_message_has_so_many_calls_at_the_most(env: Env) {
 }
 
 async fn each_call_has_its_own_answer(env: Env) {
-    let rig = Rig::start(&env).await;
+    let calling = env.builder().name("hare").open().await.unwrap();
+    let rig = Rig::over(&env, env.connect().await, calling).await;
     let probe = together(&rig, 64).await;
     rig.subject.gate.open_for_good();
     let (value, own, panic, idempotent, facts) = tokio::join!(
@@ -148,7 +149,7 @@ async fn each_call_has_its_own_answer(env: Env) {
         ("probe", "facts")
     );
     assert_eq!((facts.redelivered, facts.attempt), (false, 1));
-    assert!(facts.caller.is_some());
+    assert_eq!(facts.caller.as_deref(), Some("hare"));
     assert!(facts.millis_left.unwrap() > 9_000, "{facts:?}");
     let runs = rig.subject.runs();
     assert!(runs[0].facts.message_id.is_some(), "{runs:?}");

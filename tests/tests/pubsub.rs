@@ -363,11 +363,7 @@ async fn peers_see_plain_amqp(env: Env) {
         properties.content_type().as_ref().map(|t| t.as_str()),
         Some("text/plain")
     );
-    assert_eq!(
-        *properties.delivery_mode(),
-        Some(1),
-        "transient unless asked"
-    );
+    assert_eq!(*properties.delivery_mode(), None, "transient unless asked");
     assert!(properties.headers().is_none() && properties.kind().is_none());
     publisher
         .publish("kern.info", "kept")

@@ -48,7 +48,7 @@ struct Parcel {
 
 impl Coalescer {
     /// For up to so many calls in one message; `caller` is their `app_id`.
-    pub(super) fn start(most: usize, caller: String, tasks: &Handle) -> Self {
+    pub(super) fn start(most: usize, caller: Option<String>, tasks: &Handle) -> Self {
         let (parcels, incoming) = mpsc::unbounded_channel();
         let lonely = Arc::new(AtomicBool::new(false));
         tasks.spawn(gather(incoming, most, caller, Arc::clone(&lonely)));
@@ -85,13 +85,18 @@ impl Coalescer {
         self.parcels.send(parcel).ok().map(|()| slot)
     }
 
-    /// A reply says what its server understands.
-    pub(super) fn heard(&self, form: Form) {
-        if form != Form::Coalescing || self.understood.load(Ordering::Relaxed) {
-            return;
+    /// Whether the next call had better ask what its server understands.
+    pub(super) fn asks(&self) -> bool {
+        if self.understood.load(Ordering::Relaxed) {
+            return false;
         }
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        if refused.is_none_or(|since| since.elapsed() >= RELUCTANT) {
+        refused.is_none_or(|since| since.elapsed() >= RELUCTANT)
+    }
+
+    /// A reply says what its server understands.
+    pub(super) fn heard(&self, form: Form) {
+        if form == Form::Coalescing && self.asks() {
             self.understood.store(true, Ordering::Relaxed);
         }
     }
@@ -106,7 +111,7 @@ impl Coalescer {
 async fn gather(
     mut incoming: mpsc::UnboundedReceiver<Parcel>,
     most: usize,
-    caller: String,
+    caller: Option<String>,
     lonely: Arc<AtomicBool>,
 ) {
     let mut parcels = Vec::new();
@@ -128,7 +133,7 @@ async fn gather(
         }
         let mut last = None;
         for group in groups {
-            last = group.send(&caller).or(last);
+            last = group.send(caller.as_deref()).or(last);
         }
         // lapin writes in order.
         if let Some(written) = last {
@@ -180,7 +185,7 @@ impl Group {
     }
 
     /// Sends those that are still wanted.
-    fn send(mut self, caller: &str) -> Option<impl Future<Output = ()> + use<>> {
+    fn send(mut self, caller: Option<&str>) -> Option<impl Future<Output = ()> + use<>> {
         let station = Arc::clone(&self.parcels.first()?.station);
         let now = Instant::now();
         // The others end by themselves, as not sent.
@@ -198,12 +203,17 @@ impl Group {
         None
     }
 
-    fn message(&self, reply_to: &str, number: u64, caller: &str) -> Result<Outgoing, Error> {
+    fn message(
+        &self,
+        reply_to: &str,
+        number: u64,
+        caller: Option<&str>,
+    ) -> Result<Outgoing, Error> {
         let letter = match self.parcels.as_slice() {
             [] => return Err(Error::new(Kind::Closed)),
             [Parcel { letter, id, .. }] => {
                 let address = Address { reply_to, id: *id };
-                return Ok(letter.outgoing(caller, Some(address)));
+                return Ok(letter.outgoing(caller, Some(address), false));
             }
             [Parcel { letter, .. }, ..] => letter,
         };
@@ -226,7 +236,7 @@ impl Group {
             content_type: Some(letter.codec.content_type().to_owned()),
             time_left: Some(self.earliest.saturating_duration_since(Instant::now())),
             priority: letter.priority,
-            caller: Some(caller.to_owned()),
+            caller: caller.map(str::to_owned),
             ..RequestHead::default()
         };
         Ok(letter.request(head, body))

@@ -151,7 +151,8 @@ impl Flight {
                 }
                 let letter = Arc::new(letter);
                 let way = if method.is_oneway() {
-                    let message = Arc::new(letter.outgoing(remote.connection.name(), None));
+                    let message =
+                        Arc::new(letter.outgoing(remote.connection.given_name(), None, false));
                     let (now, left) = (Instant::now(), letter.time_left());
                     let sending = remote.publisher.send(message, now, left);
                     let receipt = Box::pin(sending).await;
@@ -318,7 +319,9 @@ fn send_over(
     letter: &Letter,
 ) -> Option<Result<Slot, Error>> {
     let slot = station.register(Stage::Alone)?;
-    let message = letter.outgoing(remote.connection.name(), Some(slot.address()));
+    let asks = remote.coalescer.as_ref().is_some_and(|c| c.asks());
+    let name = remote.connection.given_name();
+    let message = letter.outgoing(name, Some(slot.address()), asks);
     Some(station.publish(message).map(|()| slot))
 }
 

@@ -88,8 +88,14 @@ impl Letter {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// The message as it goes out now: the time left is part of it.
-    pub(super) fn outgoing(&self, caller: &str, answer: Option<Address<'_>>) -> Outgoing {
+    /// The message as it goes out now: the time left is part of it. It may ask the server whether
+    /// it takes several calls in one message.
+    pub(super) fn outgoing(
+        &self,
+        caller: Option<&str>,
+        answer: Option<Address<'_>>,
+        asks: bool,
+    ) -> Outgoing {
         let head = RequestHead {
             method: Some(self.method.name().to_owned()),
             reply_to: answer.map(|address| address.reply_to.to_owned()),
@@ -98,7 +104,8 @@ impl Letter {
             content_type: Some(self.codec.content_type().to_owned()),
             time_left: Some(self.time_left()),
             priority: self.priority,
-            caller: Some(caller.to_owned()),
+            caller: caller.map(str::to_owned),
+            asks,
             headers: self.headers.clone(),
             trace: self.trace.clone(),
             persistent: false,

@@ -142,8 +142,8 @@ impl Client {
     ///
     /// By themselves go calls with headers or a trace, with more than 16 KiB of arguments, `oneway`
     /// and `at_most_once` methods, methods with a queue of their own, and every call until a reply
-    /// has told that the service's servers understand such messages (Lepus's do). Where a server of
-    /// an earlier version refuses one, its calls are sent again, and for a minute all by
+    /// has told that the service's servers understand such messages (Lepus's do): the calls before
+    /// that ask for it in a header, `rpc-accept`. Where a server of an earlier version refuses one, its calls are sent again, and for a minute all by
     /// themselves. Calls of different priority, codec or time left do not share one.
     ///
     /// No effect on a local client.
@@ -152,7 +152,7 @@ impl Client {
         if let Backend::Remote(remote) = &mut self.backend {
             let most = calls.min(batch::MOST);
             remote.coalescer = (most > 1).then(|| {
-                let name = remote.connection.name().to_owned();
+                let name = remote.connection.given_name().map(str::to_owned);
                 Arc::new(Coalescer::start(most, name, remote.connection.tasks()))
             });
         }

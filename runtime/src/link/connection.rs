@@ -117,8 +117,10 @@ impl Connection {
         &self.inner.namespace
     }
 
-    pub(crate) fn name(&self) -> &str {
-        &self.inner.dialer.settings.name
+    /// Its name, if it was given one: what messages carry as `app_id`.
+    pub(crate) fn given_name(&self) -> Option<&str> {
+        let settings = &self.inner.dialer.settings;
+        settings.is_named.then_some(&*settings.name)
     }
 
     /// The largest message sent or taken, in bytes.
@@ -252,9 +254,10 @@ impl ConnectionBuilder {
         self
     }
 
-    /// The name that the management UI shows, and that requests carry as `app_id` (the callee
+    /// The name that the management UI shows, and that messages carry as `app_id` (the callee
     /// sees it as [`Context::caller`](crate::Context::caller)): 1 to 255 bytes without control
-    /// characters. Default: the program's name.
+    /// characters. Without one the UI shows the program's name and messages carry none, which
+    /// saves the broker a few percent of each.
     pub fn name(mut self, name: &str) -> Self {
         self.name = Some(name.to_owned());
         self
@@ -378,6 +381,7 @@ impl ConnectionBuilder {
             .collect();
         let (first, longest) = self.backoff;
         // It travels as `app_id`, a short string.
+        let is_named = self.name.is_some();
         let name = Name::parse(self.name.unwrap_or_else(program))?;
         let namespace = self.namespace.map(Name::parse).transpose()?;
         if namespace
@@ -390,6 +394,7 @@ impl ConnectionBuilder {
         Ok(Settings {
             addresses: addresses?,
             name: name.to_string(),
+            is_named,
             connect_timeout: self.connect_timeout,
             backoff: RetryPolicy::default()
                 .attempts(u32::MAX)

@@ -9,9 +9,8 @@ use crate::message::{Incoming, Properties};
 use crate::name::SHORT_STRING_MAX;
 use crate::value::{Table, Value};
 
-/// AMQP's delivery mode of a message that a durable queue writes to disk.
+/// AMQP's delivery mode of a message that a durable queue writes to disk. Without one it is not.
 const PERSISTENT: u8 = 2;
-const TRANSIENT: u8 = 1;
 /// What a frame of properties has besides them: type, channel, size and end; class, weight, body
 /// size and flags.
 const HEADER_FRAME: usize = 8 + 14;
@@ -43,12 +42,10 @@ pub(super) fn properties(ours: Properties, frame_max: u32) -> Result<BasicProper
         let error = Error::new(Kind::TooLarge { size, limit });
         return Err(error.caused_by("its properties and headers have to fit in one frame"));
     }
-    let mode = if ours.persistent {
-        PERSISTENT
-    } else {
-        TRANSIENT
-    };
-    let mut theirs = BasicProperties::default().with_delivery_mode(mode);
+    let mut theirs = BasicProperties::default();
+    if ours.persistent {
+        theirs = theirs.with_delivery_mode(PERSISTENT);
+    }
     if !ours.headers.is_empty() {
         theirs = theirs.with_headers(table(ours.headers)?);
     }

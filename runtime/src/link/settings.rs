@@ -87,6 +87,8 @@ impl fmt::Debug for TlsSettings {
 pub(super) struct Settings {
     pub(super) addresses: Vec<Address>,
     pub(super) name: String,
+    /// Whether the user has named it.
+    pub(super) is_named: bool,
     pub(super) connect_timeout: Duration,
     pub(super) backoff: RetryPolicy,
     pub(super) max_message: usize,

@@ -159,7 +159,7 @@ impl Publish {
             content_type: Some(outlet.spec().codec.content_type().to_owned()),
             message_id: Some(message_id.unwrap_or_else(|| outlet.message_id())),
             published_at: queue::now(),
-            publisher: Some(connection.name().to_owned()),
+            publisher: connection.given_name().map(str::to_owned),
             persistent: options.persistent,
             priority,
             time_to_live,

@@ -42,7 +42,7 @@ pub(super) struct Till {
 struct Usual {
     spec: Spec,
     namespace: Namespace,
-    caller: String,
+    caller: Option<String>,
     what: What,
     /// Where a job arrives that is not to wait first; or what is wrong with the queue.
     home: Result<Home, Error>,
@@ -59,7 +59,7 @@ impl Usual {
                 queue: namespace.scope(&spec.name).into(),
             },
             home: topology.map(|topology| spec.home(topology)),
-            caller: connection.name().to_owned(),
+            caller: connection.given_name().map(str::to_owned),
             namespace,
             spec,
         }
@@ -275,7 +275,7 @@ impl Push {
             message_id: Some(message_id.unwrap_or_else(|| Uuid::new_v4().to_string())),
             timestamp: now(),
             kind: task,
-            app_id: Some(usual.caller.clone()),
+            app_id: usual.caller.clone(),
             ..Properties::default()
         };
         let message = Arc::new(Outgoing {

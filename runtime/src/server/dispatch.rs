@@ -37,7 +37,7 @@ pub(super) struct Dispatcher {
     service: Arc<dyn Service>,
     methods: HashMap<&'static str, &'static MethodDescriptor>,
     unnamed: Option<&'static MethodDescriptor>,
-    name: String,
+    name: Option<String>,
     max_message: usize,
     /// As many handlers as the concurrency says: a message of several calls may take more than one
     /// place.
@@ -68,7 +68,7 @@ impl Dispatcher {
             service,
             methods,
             unnamed,
-            name: connection.name().to_owned(),
+            name: connection.given_name().map(str::to_owned),
             max_message: connection.max_message(),
             places: Semaphore::new(concurrency.max(1).into()),
             side_by_side: concurrency > 1,
@@ -222,16 +222,12 @@ impl Dispatcher {
         let Some(reply_to) = to.reply_to else {
             return Settlement::Ack;
         };
-        let content_type = to.content_type.unwrap_or_else(|| {
-            let own = self.service.descriptor().default_codec();
-            own.content_type().to_owned()
-        });
         let head = ReplyHead {
             status,
             form,
             correlation_id: to.correlation_id,
-            content_type: Some(content_type),
-            server: Some(self.name.clone()),
+            content_type: to.content_type,
+            server: self.name.clone(),
         };
         let message = Outgoing {
             exchange: String::new(),
@@ -287,7 +283,12 @@ impl Dispatcher {
         } = state;
         settled |= self.acknowledge_first(lane, tag, &to, redelivered && !settled);
         let Reply { status, body } = reply;
-        let settlement = self.send(lane, to, (status, Form::Coalescing), body);
+        let form = if to.asks {
+            Form::Coalescing
+        } else {
+            Form::Plain
+        };
+        let settlement = self.send(lane, to, (status, form), body);
         if settled {
             // Written or not, there is nothing left to acknowledge.
             Settlement::Settled
@@ -298,7 +299,7 @@ impl Dispatcher {
 
     /// Begins to answer one call. All of the request that is not needed any more when its handler
     /// has ended is gone after this.
-    fn begin(&self, lane: &Arc<Lane>, tag: u64, head: RequestHead, content: Content) -> Begun {
+    fn begin(&self, lane: &Arc<Lane>, tag: u64, mut head: RequestHead, content: Content) -> Begun {
         let redelivered = content.redelivered;
         let route = self.route(&head, content.body.len());
         let oneway = route.as_ref().is_ok_and(|route| route.method.is_oneway());
@@ -311,11 +312,7 @@ impl Dispatcher {
                 "a request without an address for its reply"
             );
         }
-        let to = Address {
-            reply_to: head.reply_to,
-            correlation_id: head.correlation_id,
-            content_type: head.content_type,
-        };
+        let to = self.address(&mut head);
         let route = match route {
             Err(status) => return Begun::answered(self.refused(status), to, redelivered),
             // It has been with a worker that may have run it: an acknowledgement that was written
@@ -353,6 +350,20 @@ impl Dispatcher {
                 redelivered,
                 settled,
             },
+        }
+    }
+
+    /// Where the answer to a request goes.
+    pub(super) fn address(&self, head: &mut RequestHead) -> Address {
+        let own = self.service.descriptor().default_codec();
+        Address {
+            reply_to: head.reply_to.take(),
+            correlation_id: head.correlation_id.take(),
+            content_type: match &head.content_type {
+                None => Some(own.content_type().to_owned()),
+                Some(_) => None,
+            },
+            asks: head.asks,
         }
     }
 
@@ -426,7 +437,10 @@ pub(super) struct Running {
 pub(super) struct Address {
     pub(super) reply_to: Option<String>,
     pub(super) correlation_id: Option<String>,
+    /// How the body is written, where the request did not say: else it is written as that was.
     pub(super) content_type: Option<String>,
+    /// Whether the client would know what this server takes.
+    pub(super) asks: bool,
 }
 
 /// Where a request goes.

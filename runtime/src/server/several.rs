@@ -29,18 +29,14 @@ impl Dispatcher {
         &self,
         lane: &Arc<Lane>,
         tag: u64,
-        head: RequestHead,
+        mut head: RequestHead,
         content: Content,
     ) -> Settlement {
         let read = self.check_size(content.body.len()).and_then(|()| {
             let codec = self.codec(head.content_type.as_deref())?;
             Ok((codec, calls(&content.body)?))
         });
-        let to = Address {
-            reply_to: head.reply_to.clone(),
-            correlation_id: head.correlation_id.clone(),
-            content_type: head.content_type.clone(),
-        };
+        let to = self.address(&mut head);
         let settled = self.acknowledge_first(lane, tag, &to, content.redelivered);
         let settlement = match read {
             Ok((codec, calls)) => {

@@ -29,6 +29,8 @@ const BLOCKS: &[&str] = &[
     "rpc.request.idempotent",
     "rpc.request.oneway",
     "rpc.tutorial.reply",
+    "rpc.request.asking",
+    "rpc.reply.asked",
     "rpc.calls",
     "rpc.replies",
     "queue resize",

@@ -231,6 +231,7 @@ async fn a_golden_request_gets_the_golden_reply(env: Env) {
     for (request, reply) in [
         ("rpc.request", "rpc.reply"),
         ("rpc.request.json", "rpc.reply.application"),
+        ("rpc.request.asking", "rpc.reply.asked"),
     ] {
         let seen = asking.ask(&Message::golden(request)).await;
         Message::golden(reply).assert_is(&seen);
@@ -270,7 +271,9 @@ async fn calls_are_the_golden_message_and_read_the_golden_replies(env: Env) {
     let client = Client::new(&served.connection, CalculatorClient::DESCRIPTOR).coalesce(64);
     let calculator = CalculatorClient::with_client(client);
     let first = calculator.divide(84, 2).send().await.expect("it is sent");
-    served.serve("rpc.request", Some("rpc.reply")).await;
+    served
+        .serve("rpc.request.asking", Some("rpc.reply.asked"))
+        .await;
     assert_eq!(first.await.expect("a quotient"), 42);
 
     let (quotient, error) = tokio::join!(
