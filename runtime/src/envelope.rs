@@ -558,6 +558,28 @@ mod tests {
     }
 
     #[test]
+    fn the_question_what_a_server_takes_is_no_header_of_the_callers() {
+        let asking = RequestHead {
+            asks: true,
+            headers: Table::from([("tenant".to_owned(), Value::from("hare"))]),
+            ..head()
+        };
+        let mut properties = asking.clone().into_properties();
+        assert_eq!(
+            properties.headers["rpc-accept"],
+            Value::from("lepus.calls/1")
+        );
+        assert_eq!(
+            RequestHead::from_properties(properties.clone()),
+            asking.clone()
+        );
+        let other = Value::from("lepus.calls/2");
+        properties.headers.insert("rpc-accept".to_owned(), other);
+        let head = RequestHead::from_properties(properties);
+        assert_eq!((head.asks, head.headers), (false, asking.headers));
+    }
+
+    #[test]
     fn a_reply_without_headers_is_a_success() {
         let head = ReplyHead::from_properties(Properties::default());
         assert_eq!(head.status, ReplyStatus::Success);

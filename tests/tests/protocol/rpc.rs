@@ -302,6 +302,11 @@ async fn calls_are_the_golden_message_and_read_the_golden_replies(env: Env) {
         error.expect("sent").await,
         Err(CallError::Service(DivideError::ByZero))
     ));
+
+    // What has been answered is not asked again.
+    let last = calculator.divide(84, 2).send().await.expect("it is sent");
+    served.serve("rpc.request", Some("rpc.reply")).await;
+    assert_eq!(last.await.expect("a quotient"), 42);
     served.end().await;
 }
 
