@@ -51,6 +51,7 @@ async fn dial_one(
     io: &Handle,
 ) -> Result<(lapin::Connection, Bell), Error> {
     let bell = Bell::default();
+    let ringer = bell.clone();
     let (opened, runtime) = (bell.clone(), Kit::new(io.clone(), bell.clone()));
     let plug = Plug::default();
     let kept = Arc::clone(&plug.socket);
@@ -80,7 +81,8 @@ async fn dial_one(
             if let Err(error) = lookup_host((host, port)).await {
                 return Err(Error::new(Kind::Connect(ConnectFault::Address)).caused_by(error));
             }
-            let connection = lapin::Connection::connector(uri, runtime, open, properties).await;
+            let connecting = lapin::Connection::connector(uri, runtime, open, properties);
+            let connection = ringer.ringing(connecting).await;
             let connection = connection.map_err(Error::from_dial)?;
             plug.leave_in();
             Ok((connection, bell))

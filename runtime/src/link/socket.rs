@@ -40,7 +40,8 @@ struct State {
     /// Nobody is left to look after the connection.
     is_over: AtomicBool,
     alarm: Mutex<Option<mio::Waker>>,
-    errands: Mutex<Vec<Arc<dyn Errand>>>,
+    /// None where there is no socket any more: an errand holds the session, and the session this.
+    errands: Mutex<Option<Vec<Arc<dyn Errand>>>>,
 }
 
 /// Something to be done by the thread that writes, as soon as it has written and holds no lock.
@@ -76,17 +77,19 @@ impl Bell {
 
     /// Has an errand run after what is being written now.
     pub(super) fn leave(&self, errand: Arc<dyn Errand>) {
-        self.errands().push(errand);
+        if let Some(errands) = self.errands().as_mut() {
+            errands.push(errand);
+        }
     }
 
     fn run_errands(&self) {
-        let errands = std::mem::take(&mut *self.errands());
-        for errand in errands {
+        let errands = self.errands().as_mut().map(std::mem::take);
+        for errand in errands.into_iter().flatten() {
             errand.run();
         }
     }
 
-    fn errands(&self) -> MutexGuard<'_, Vec<Arc<dyn Errand>>> {
+    fn errands(&self) -> MutexGuard<'_, Option<Vec<Arc<dyn Errand>>>> {
         self.0
             .errands
             .lock()
@@ -133,6 +136,7 @@ impl Socket {
         poll.registry().register(&mut stream, SOCKET, interest)?;
         let alarm = mio::Waker::new(poll.registry(), BELL)?;
         *bell.0.alarm.lock().unwrap_or_else(PoisonError::into_inner) = Some(alarm);
+        *bell.errands() = Some(Vec::new());
         Ok(Self {
             stream,
             poll,
@@ -151,8 +155,8 @@ impl Socket {
         let state = &self.bell.0;
         state.is_asleep.store(true, Ordering::SeqCst);
         let waited = if state.is_rung.swap(false, Ordering::SeqCst) {
-            self.events.clear();
-            Ok(())
+            // However often it is rung, the socket is looked at as well.
+            self.poll.poll(&mut self.events, Some(Duration::ZERO))
         } else {
             self.poll.poll(&mut self.events, Some(NAP))
         };
@@ -265,6 +269,8 @@ impl Drop for Socket {
     fn drop(&mut self) {
         // A last word to a broker that has said its own; if it does not hear it, no matter.
         let _ = self.write_kept();
+        let errands = self.bell.errands().take();
+        drop(errands);
     }
 }
 
