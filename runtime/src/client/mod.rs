@@ -143,8 +143,9 @@ impl Client {
     /// By themselves go calls with headers or a trace, with more than 16 KiB of arguments, `oneway`
     /// and `at_most_once` methods, methods with a queue of their own, and every call until a reply
     /// has told that the service's servers understand such messages (Lepus's do): the calls before
-    /// that ask for it in a header, `rpc-accept`. Where a server of an earlier version refuses one, its calls are sent again, and for a minute all by
-    /// themselves. Calls of different priority, codec or time left do not share one.
+    /// that ask for it in a header, `rpc-accept`. Where a server of an earlier version refuses one,
+    /// its calls are sent again, and for a minute all by themselves. Calls of different priority,
+    /// codec or time left do not share one.
     ///
     /// No effect on a local client.
     #[must_use]

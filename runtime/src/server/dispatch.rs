@@ -283,11 +283,7 @@ impl Dispatcher {
         } = state;
         settled |= self.acknowledge_first(lane, tag, &to, redelivered && !settled);
         let Reply { status, body } = reply;
-        let form = if to.asks {
-            Form::Coalescing
-        } else {
-            Form::Plain
-        };
+        let form = to.form;
         let settlement = self.send(lane, to, (status, form), body);
         if settled {
             // Written or not, there is nothing left to acknowledge.
@@ -363,7 +359,11 @@ impl Dispatcher {
                 None => Some(own.content_type().to_owned()),
                 Some(_) => None,
             },
-            asks: head.asks,
+            form: if head.asks {
+                Form::Coalescing
+            } else {
+                Form::Plain
+            },
         }
     }
 
@@ -439,8 +439,8 @@ pub(super) struct Address {
     pub(super) correlation_id: Option<String>,
     /// How the body is written, where the request did not say: else it is written as that was.
     pub(super) content_type: Option<String>,
-    /// Whether the client would know what this server takes.
-    pub(super) asks: bool,
+    /// Of one reply: it says what this server takes where the client has asked.
+    pub(super) form: Form,
 }
 
 /// Where a request goes.

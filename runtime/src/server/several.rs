@@ -48,7 +48,8 @@ impl Dispatcher {
             }
             Err(status) => {
                 let Reply { status, body } = self.refused(status);
-                self.send(lane, to, (status, Form::Coalescing), body)
+                let form = to.form;
+                self.send(lane, to, (status, form), body)
             }
         };
         if settled {
