@@ -10,11 +10,11 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
-use super::leaving::{Leaving, not_sent};
+use super::leaving::{Leaving, Step, not_sent};
 use super::pace::Pace;
 use super::{Handler, OnLoss, Settlement, Source, Stopped, is_true};
 use crate::acks::{Ack, Acks};
-use crate::link::{Deliveries, Delivery, Ended, Extent, Lane, Writing};
+use crate::link::{AckAfter, Deliveries, Delivery, Ended, Extent, Lane, Writing};
 use crate::shutdown::second_signal;
 use crate::stats::Counters;
 
@@ -177,11 +177,15 @@ impl<'a, H: Handler> Hands<'a, H> {
             Settlement::AckOnceWritten(writing) => match writing {
                 Writing::Done(Ok(())) => self.ack(current, &lane, tag),
                 Writing::Done(Err(error)) => not_sent(&error),
-                // One at a time has none to put its acknowledgement together with.
-                Writing::Pending(writing) if self.source.concurrency <= 1 => {
-                    self.leaving.push_alone(current, lane, tag, writing);
+                Writing::Pending(writing) => {
+                    // One at a time has none to put its acknowledgement together with.
+                    let step = if self.source.concurrency <= 1 {
+                        Step::Acking(AckAfter::new(Arc::clone(&lane), tag, writing))
+                    } else {
+                        Step::Writing(writing)
+                    };
+                    self.leaving.push(current, lane, tag, step);
                 }
-                Writing::Pending(writing) => self.leaving.push(current, lane, tag, writing),
             },
             Settlement::GiveBack => {
                 lane.give_back(tag);

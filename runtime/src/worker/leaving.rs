@@ -28,32 +28,17 @@ struct Reply {
     step: Step,
 }
 
-enum Step {
-    /// Its request is to be acknowledged.
+/// What a reply is waited for with.
+pub(super) enum Step {
+    /// Its request is acknowledged afterwards.
     Writing(PendingWrite),
-    /// Its request is acknowledged along with it.
+    /// Its request is acknowledged along with it, and shares that with no other.
     Acking(AckAfter),
 }
 
 impl Leaving {
-    pub(super) fn push(&mut self, current: bool, lane: Arc<Lane>, tag: u64, writing: PendingWrite) {
-        let step = Step::Writing(writing);
-        self.add(current, Reply { lane, tag, step });
-    }
-
-    /// As [`push`](Self::push), for a request that shares its acknowledgement with no other.
-    pub(super) fn push_alone(
-        &mut self,
-        current: bool,
-        lane: Arc<Lane>,
-        tag: u64,
-        writing: PendingWrite,
-    ) {
-        let step = Step::Acking(AckAfter::new(Arc::clone(&lane), tag, writing));
-        self.add(current, Reply { lane, tag, step });
-    }
-
-    fn add(&mut self, current: bool, reply: Reply) {
+    pub(super) fn push(&mut self, current: bool, lane: Arc<Lane>, tag: u64, step: Step) {
+        let reply = Reply { lane, tag, step };
         if current {
             self.current.push_back(reply);
         } else {
