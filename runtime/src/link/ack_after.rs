@@ -12,7 +12,7 @@ use futures_util::task::AtomicWaker;
 
 use super::convert;
 use super::lane::{Extent, Lane, PendingWrite};
-use super::socket::Errand;
+use super::socket::{Errand, Following};
 use crate::error::{Error, Kind};
 
 /// A reply on its way out and the request that is acknowledged after it.
@@ -26,17 +26,21 @@ struct Inner {
 }
 
 enum State {
-    Writing(PendingWrite),
+    Writing {
+        reply: PendingWrite,
+        _following: Following,
+    },
     /// The reply is written and its request acknowledged, or neither was done.
     Done(Result<(), Error>),
 }
 
 impl AckAfter {
-    pub(crate) fn new(lane: Arc<Lane>, tag: u64, writing: PendingWrite) -> Self {
+    pub(crate) fn new(lane: Arc<Lane>, tag: u64, reply: PendingWrite) -> Self {
+        let _following = lane.session().follow();
         Self(Arc::new(Inner {
             lane,
             tag,
-            state: Mutex::new(State::Writing(writing)),
+            state: Mutex::new(State::Writing { reply, _following }),
             task: AtomicWaker::new(),
         }))
     }
@@ -66,12 +70,12 @@ impl Inner {
 
     fn advance(self: &Arc<Self>) -> Poll<Result<(), Error>> {
         let mut state = self.state();
-        let writing = match &mut *state {
-            State::Writing(writing) => writing,
+        let reply = match &mut *state {
+            State::Writing { reply, .. } => reply,
             State::Done(result) => return Poll::Ready(result.clone()),
         };
         let waker = Waker::from(Arc::clone(self));
-        let written = writing.as_mut().poll(&mut Context::from_waker(&waker));
+        let written = reply.as_mut().poll(&mut Context::from_waker(&waker));
         written.map(|written| {
             let result = written.map_err(convert::error);
             if result.is_ok() {

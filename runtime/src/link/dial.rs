@@ -1,8 +1,6 @@
 //! One attempt to reach a broker: bounded in time, leaving nothing behind, its failure named.
 
 use std::io;
-use std::net::Shutdown;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use lapin::tcp::OwnedTLSConfig;
 use lapin::types::LongString;
@@ -51,19 +49,17 @@ async fn dial_one(
     io: &Handle,
 ) -> Result<(lapin::Connection, Bell), Error> {
     let bell = Bell::default();
-    let ringer = bell.clone();
     let (opened, runtime) = (bell.clone(), Kit::new(io.clone(), bell.clone()));
-    let plug = Plug::default();
-    let kept = Arc::clone(&plug.socket);
+    // lapin has no handshake timeout and its thread outlives a dropped connect: both end with this,
+    // however the attempt does.
+    let lifeline = bell.lifeline();
     let tls = settings.tls.clone();
     let open = async move |uri: AMQPUri, _| {
         let target = (uri.authority.host.clone(), uri.authority.port);
         let stream = TcpStream::connect(target).await?;
         stream.set_nodelay(true)?;
-        let stream = stream.into_std()?;
-        let twin = stream.try_clone()?;
-        *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(twin);
-        let stream = AsyncTcpStream::Plain(Socket::new(stream, opened.clone())?);
+        let socket = Socket::new(stream.into_std()?, opened.clone())?;
+        let stream = AsyncTcpStream::Plain(socket);
         Ok(secure(stream, &uri, &tls).await?)
     };
     let name: LongString = settings.name.clone().into();
@@ -82,9 +78,9 @@ async fn dial_one(
                 return Err(Error::new(Kind::Connect(ConnectFault::Address)).caused_by(error));
             }
             let connecting = lapin::Connection::connector(uri, runtime, open, properties);
-            let connection = ringer.ringing(connecting).await;
+            let connection = bell.ringing(connecting).await;
             let connection = connection.map_err(Error::from_dial)?;
-            plug.leave_in();
+            lifeline.release();
             Ok((connection, bell))
         })
         .await
@@ -95,34 +91,6 @@ async fn dial_one(
         Err(ended) => Err(Error::new(Kind::Closed).caused_by(ended)),
     };
     result.map_err(|error| name_tls_fault(error, address))
-}
-
-/// lapin has no handshake timeout and its thread outlives a dropped connect. Shutting a second
-/// handle of the socket down ends both, however the attempt ended: this is pulled when it drops.
-#[derive(Default)]
-struct Plug {
-    socket: Arc<Mutex<Option<std::net::TcpStream>>>,
-}
-
-impl Plug {
-    fn take(&self) -> Option<std::net::TcpStream> {
-        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        socket.take()
-    }
-
-    /// The connection is made.
-    fn leave_in(&self) {
-        self.take();
-    }
-}
-
-impl Drop for Plug {
-    fn drop(&mut self) {
-        if let Some(socket) = self.take() {
-            // Closed already is as good as closed now.
-            let _ = socket.shutdown(Shutdown::Both);
-        }
-    }
 }
 
 fn short(text: &'static str) -> lapin::types::ShortString {

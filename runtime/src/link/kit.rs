@@ -41,13 +41,12 @@ impl Executor for Kit {
         &self,
         future: F,
     ) -> Task<Self::Task<T>> {
-        let guard = Guard {
-            bell: self.bell.clone(),
-            is_done: false,
-        };
+        // lapin never takes a task back: one that is dropped before its end had its runtime taken
+        // away, and what nobody looks after any more is better ended.
+        let (bell, lifeline) = (self.bell.clone(), self.bell.lifeline());
         self.tokio.spawn(async move {
-            let output = guard.bell.ringing(future).await;
-            guard.done();
+            let output = bell.ringing(future).await;
+            lifeline.release();
             output
         })
     }
@@ -86,26 +85,5 @@ impl Reactor for Kit {
     ) -> impl Future<Output = io::Result<Socket>> + Send + 'static {
         let (connecting, bell) = (self.tokio.tcp_connect_addr(address), self.bell.clone());
         async move { Socket::new(connecting.await?.into_inner().into_std()?, bell) }
-    }
-}
-
-/// lapin never takes a task back: one that is dropped before its end had its runtime taken away,
-/// and what nobody looks after any more is better ended.
-struct Guard {
-    bell: Bell,
-    is_done: bool,
-}
-
-impl Guard {
-    fn done(mut self) {
-        self.is_done = true;
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        if !self.is_done {
-            self.bell.hang_up();
-        }
     }
 }

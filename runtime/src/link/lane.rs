@@ -106,6 +106,15 @@ impl Lane {
         self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Begins a publish. lapin sends what was polled once, whether or not anybody waits for it.
+    fn begin<F: Future + ?Sized>(&self, publish: Pin<&mut F>) -> Poll<F::Output> {
+        let order = self.order();
+        let first = publish.poll(&mut Context::from_waker(Waker::noop()));
+        drop(order);
+        self.session.ring();
+        first
+    }
+
     /// Hands a message over to be written; [`written`](Self::written) waits for that.
     ///
     /// # Errors
@@ -113,23 +122,18 @@ impl Lane {
     pub(crate) fn write(self: &Arc<Self>, message: Outgoing) -> Result<Writing, Error> {
         let publish = publish_on(Arc::clone(self), Prepared::new(message, self)?);
         let mut writing: PendingWrite = Box::pin(async move { publish.await.map(drop) });
-        let order = self.order();
-        let first = writing
-            .as_mut()
-            .poll(&mut Context::from_waker(Waker::noop()));
-        drop(order);
-        self.session.ring();
-        Ok(match first {
+        Ok(match self.begin(writing.as_mut()) {
             Poll::Ready(written) => Writing::Done(written.map_err(convert::error)),
             Poll::Pending => Writing::Pending(writing),
         })
     }
 
-    /// Completes when a message is written to the socket.
+    /// Completes when a message is written to the socket, or is about to be along with the
+    /// acknowledgement of a request: then within one turn of lapin's thread.
     pub(crate) async fn written(&self, writing: Writing) -> Result<(), Error> {
         match writing {
             Writing::Done(result) => result,
-            Writing::Pending(pending) => self.session.race(pending).await,
+            Writing::Pending(pending) => self.session.hear(pending).await,
         }
     }
 
@@ -139,12 +143,7 @@ impl Lane {
     /// The channel is gone: the message was not sent.
     pub(crate) fn publish_now(&self, message: Outgoing) -> Result<(), Error> {
         let publish = pin!(publish_on(self, Prepared::new(message, self)?));
-        let order = self.order();
-        // lapin sends what was polled once, whether or not anybody waits for it.
-        let first = publish.poll(&mut Context::from_waker(Waker::noop()));
-        drop(order);
-        self.session.ring();
-        match first {
+        match self.begin(publish) {
             Poll::Ready(written) => written.map(drop).map_err(convert::error),
             Poll::Pending => Ok(()),
         }
@@ -219,7 +218,7 @@ impl Lane {
 
     /// What the broker returned since the last look. Only for channels without confirms.
     pub(crate) async fn returned(&self) -> Result<Vec<Returned>, Error> {
-        let returned = self.session.race(self.channel.wait_for_confirms()).await?;
+        let returned = self.session.hear(self.channel.wait_for_confirms()).await?;
         Ok(returned.into_iter().map(Returned::from_lapin).collect())
     }
 

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::convert;
-use super::socket::{Bell, Errand};
+use super::socket::{Bell, Errand, Following};
 use crate::error::{Error, Kind};
 use crate::stats::Counters;
 
@@ -121,9 +121,17 @@ impl Session {
         &self,
         operation: impl Future<Output = lapin::Result<T>>,
     ) -> Result<T, Error> {
+        self.hear(self.bell.ringing(operation)).await
+    }
+
+    /// The same for what gives lapin nothing more to do.
+    pub(super) async fn hear<T>(
+        &self,
+        news: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, Error> {
         tokio::select! {
             biased;
-            result = self.bell.ringing(operation) => result.map_err(convert::error),
+            result = news => result.map_err(convert::error),
             reason = self.down() => Err(reason),
         }
     }
@@ -131,6 +139,11 @@ impl Session {
     /// Something was left with lapin to be written.
     pub(super) fn ring(&self) {
         self.bell.ring();
+    }
+
+    /// Something is to be written right after what is being written.
+    pub(super) fn follow(&self) -> Following {
+        self.bell.follow()
     }
 
     /// Something for the thread that writes, after what it is writing now.

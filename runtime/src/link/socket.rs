@@ -9,7 +9,7 @@
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -18,8 +18,9 @@ use futures_io::{AsyncRead, AsyncWrite};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Token};
 
-/// What is written is kept up to so many bytes, until the next read: a reply and the acknowledgement
-/// that follows it leave together. Larger writes go out at once.
+/// While something [follows](Bell::follow) what is written, up to so many bytes are kept until the
+/// next read: a reply and its acknowledgement leave together. All else is in the socket when lapin
+/// hears that it is written.
 const KEPT: usize = 16 * 1024;
 const SOCKET: Token = Token(0);
 const BELL: Token = Token(1);
@@ -39,6 +40,8 @@ struct State {
     is_asleep: AtomicBool,
     /// Nobody is left to look after the connection.
     is_over: AtomicBool,
+    /// How much is to follow what is being written.
+    following: AtomicUsize,
     alarm: Mutex<Option<mio::Waker>>,
     /// None where there is no socket any more: an errand holds the session, and the session this.
     errands: Mutex<Option<Vec<Arc<dyn Errand>>>>,
@@ -75,6 +78,12 @@ impl Bell {
         .await
     }
 
+    /// Something is to be written right after what is being written: best with it.
+    pub(super) fn follow(&self) -> Following {
+        self.0.following.fetch_add(1, Ordering::Relaxed);
+        Following(self.clone())
+    }
+
     /// Has an errand run after what is being written now.
     pub(super) fn leave(&self, errand: Arc<dyn Errand>) {
         if let Some(errands) = self.errands().as_mut() {
@@ -97,9 +106,41 @@ impl Bell {
     }
 
     /// Ends the connection, as if the broker had.
-    pub(super) fn hang_up(&self) {
+    fn hang_up(&self) {
         self.0.is_over.store(true, Ordering::SeqCst);
         self.ring();
+    }
+
+    /// Hangs up when it is dropped, unless it was released before.
+    pub(super) fn lifeline(&self) -> Lifeline {
+        Lifeline(Some(self.clone()))
+    }
+}
+
+/// What is written meanwhile waits for what follows it.
+pub(super) struct Following(Bell);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.0.following.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a connection hangs on.
+pub(super) struct Lifeline(Option<Bell>);
+
+impl Lifeline {
+    /// The connection does without it.
+    pub(super) fn release(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        if let Some(bell) = &self.0 {
+            bell.hang_up();
+        }
     }
 }
 
@@ -199,6 +240,13 @@ impl Socket {
             }
         }
         self.kept.drain(..written);
+        // Whoever made room tells who waits for it.
+        if written > 0
+            && self.kept.is_empty()
+            && let Some(writer) = self.writer.take()
+        {
+            writer.wake();
+        }
         Ok(())
     }
 
@@ -246,18 +294,33 @@ impl Socket {
         buffers: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let size: usize = buffers.iter().map(|buffer| buffer.len()).sum();
-        if self.kept.len() + size <= KEPT {
+        let is_followed = self.bell.0.following.load(Ordering::Relaxed) > 0;
+        if is_followed && self.kept.len() + size <= KEPT {
             for buffer in buffers {
                 self.kept.extend_from_slice(buffer);
             }
             return Poll::Ready(Ok(size));
         }
-        self.write_kept()?;
-        while self.kept.is_empty() {
-            match self.stream.write_vectored(buffers) {
+        loop {
+            let kept = self.kept.len();
+            let written = if kept == 0 {
+                self.stream.write_vectored(buffers)
+            } else {
+                let kept = std::iter::once(IoSlice::new(&self.kept));
+                let all: Vec<_> = kept.chain(buffers.iter().copied()).collect();
+                self.stream.write_vectored(&all)
+            };
+            match written {
+                Ok(written) if written < kept => drop(self.kept.drain(..written)),
+                Ok(written) => {
+                    self.kept.clear();
+                    if written > kept || size == 0 {
+                        return Poll::Ready(Ok(written - kept));
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                written => return Poll::Ready(written),
+                Err(error) => return Poll::Ready(Err(error)),
             }
         }
         self.writer = Some(context.waker().clone());
@@ -389,9 +452,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_arrives_in_order_with_the_next_read() {
+    fn what_is_written_is_in_the_socket() {
         let bell = Bell::default();
         let (mut socket, mut peer) = pair(&bell);
+        let following = bell.follow();
+        assert!(write(&mut socket, Waker::noop(), b"reply ").is_ready());
+        drop(following);
+        let written = write(&mut socket, Waker::noop(), b"event");
+        assert!(matches!(written, Poll::Ready(Ok(5))), "{written:?}");
+        let mut arrived = [0; 11];
+        peer.read_exact(&mut arrived).unwrap();
+        assert_eq!(&arrived, b"reply event");
+    }
+
+    #[test]
+    fn what_is_followed_leaves_with_what_follows() {
+        let bell = Bell::default();
+        let (mut socket, mut peer) = pair(&bell);
+        let _following = bell.follow();
         for word in ["reply ", "and ", "ack"] {
             let written = write(&mut socket, Waker::noop(), word.as_bytes());
             assert!(matches!(written, Poll::Ready(Ok(size)) if size == word.len()));
@@ -411,6 +489,8 @@ mod tests {
         let (mut socket, mut peer) = pair(&bell);
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
+        // Both ways of writing take turns.
+        let _following = bell.follow();
         let sent: Vec<u8> = (0..KEPT * 3).map(|at| at as u8).collect();
         let mut total = 0;
         loop {
@@ -473,10 +553,64 @@ mod tests {
     }
 
     #[test]
+    fn a_bell_that_never_rests_keeps_nobody_from_reading() {
+        let bell = Bell::default();
+        let (mut socket, mut peer) = pair(&bell);
+        bell.ring();
+        assert!(read(&mut socket, &mut [0; 16]).is_pending());
+        peer.write_all(b"frame").unwrap();
+        let arrived = (0..100_000).any(|_| {
+            bell.ring();
+            read(&mut socket, &mut [0; 16]).is_ready()
+        });
+        assert!(arrived);
+    }
+
+    #[test]
+    fn a_writer_is_woken_by_a_read_that_makes_room() {
+        let bell = Bell::default();
+        let (mut socket, _peer) = pair(&bell);
+        let woken = Arc::new(Woken::default());
+        // A new socket tells that it can be written to.
+        bell.ring();
+        assert!(read(&mut socket, &mut [0; 16]).is_pending());
+        socket.kept = b"kept".to_vec();
+        socket.writer = Some(Waker::from(Arc::clone(&woken)));
+        bell.ring();
+        assert!(read(&mut socket, &mut [0; 16]).is_pending());
+        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+    }
+
+    struct Nothing;
+
+    impl Errand for Nothing {
+        fn run(self: Arc<Self>) {}
+    }
+
+    /// It may hold the session, and the session holds the bell.
+    #[test]
+    fn no_errand_outlives_the_socket() {
+        let bell = Bell::default();
+        let (socket, _peer) = pair(&bell);
+        let early: Arc<dyn Errand> = Arc::new(Nothing);
+        let left = Arc::downgrade(&early);
+        bell.leave(early);
+        assert!(left.upgrade().is_some());
+        drop(socket);
+        assert!(left.upgrade().is_none());
+        let late: Arc<dyn Errand> = Arc::new(Nothing);
+        let left = Arc::downgrade(&late);
+        bell.leave(late);
+        assert!(left.upgrade().is_none());
+    }
+
+    #[test]
     fn a_connection_that_nobody_looks_after_ends() {
         let bell = Bell::default();
         let (mut socket, _peer) = pair(&bell);
-        bell.hang_up();
+        bell.lifeline().release();
+        assert!(!bell.0.is_over.load(Ordering::SeqCst));
+        drop(bell.lifeline());
         let ended = loop {
             if let Poll::Ready(ended) = read(&mut socket, &mut [0; 16]) {
                 break ended;
