@@ -60,7 +60,7 @@ impl<T: Send + 'static> Apart<T> {
         Self(task)
     }
 
-    pub(crate) async fn ended(mut self) -> Ended<T> {
+    pub(crate) async fn ended(&mut self) -> Ended<T> {
         match self.0.join_next().await {
             Some(Ok(ended)) => ended,
             // Its runtime has ended.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::letter::{Address, CorrelationId};
 use crate::batch;
-use crate::envelope::{Form, ReplyHead};
+use crate::envelope::{Form, ReplyHead, ReplyStatus};
 use crate::error::{Error, Kind};
 use crate::link::{
     self, Connection, Deliveries, Ended, Lane, Link, Mode, Namespace, Session, Writing, random,
@@ -32,10 +32,7 @@ const LAZY: Duration = Duration::from_millis(100);
 /// How a call in flight was answered.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    Reply {
-        head: ReplyHead,
-        body: Bytes,
-    },
+    Reply(Replied),
     /// The broker had no queue for the request.
     Returned,
     /// No answer can come any more.
@@ -45,6 +42,15 @@ pub(crate) enum Answer {
     Alone {
         refused: bool,
     },
+}
+
+/// What the caller needs of a reply.
+#[derive(Debug)]
+pub(crate) struct Replied {
+    pub(crate) status: ReplyStatus,
+    pub(crate) form: Form,
+    pub(crate) content_type: Option<String>,
+    pub(crate) body: Bytes,
 }
 
 /// How far a call in flight has come.
@@ -308,8 +314,13 @@ impl Station {
                 self.answer_all(message, || Answer::Alone { refused: true });
             }
             (Some(CorrelationId::One(id)), _) => {
-                let body = reply.body;
-                self.answer(id, Answer::Reply { head, body });
+                let reply = Replied {
+                    status: head.status,
+                    form: head.form,
+                    content_type: head.content_type,
+                    body: reply.body,
+                };
+                self.answer(id, Answer::Reply(reply));
             }
             (None, _) => self.dropped(to),
         }
@@ -319,11 +330,13 @@ impl Station {
         match batch::read_answers(body) {
             Ok(answers) => {
                 for batch::Answer { id, status, body } in answers {
-                    let head = ReplyHead {
+                    let reply = Replied {
                         status,
-                        ..head.clone()
+                        form: head.form,
+                        content_type: head.content_type.clone(),
+                        body,
                     };
-                    self.answer(id, Answer::Reply { head, body });
+                    self.answer(id, Answer::Reply(reply));
                 }
             }
             // Its calls end at their deadlines: they may have been executed.

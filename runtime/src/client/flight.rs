@@ -5,22 +5,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use super::call::Plan;
-use super::caller::{Answer, Slot, Stage, Station};
+use super::caller::{Answer, Replied, Slot, Stage, Station};
 use super::letter::Letter;
-use super::{Backend, DEFAULT_TIMEOUT, Remote};
+use super::{Backend, Client, DEFAULT_TIMEOUT, Place, Remote};
 use crate::codec::{Codec, CodecError};
 use crate::context::{Context, Facts};
-use crate::descriptor::MethodDescriptor;
-use crate::envelope::{ReplyHead, ReplyStatus};
+use crate::envelope::ReplyStatus;
 use crate::error::{Error, Kind, Outcome};
 use crate::panic::{self, Apart, Ended};
-use crate::publisher::Receipt;
+use crate::publisher::Fault;
 use crate::service::{BoxFuture, Reply, Request, Service};
-use crate::status::Status;
 
 /// Before a request that was not sent is tried again: its channel is being replaced.
 const NEXT_TRY: Duration = Duration::from_millis(5);
@@ -34,13 +31,19 @@ static MESSAGES: AtomicU64 = AtomicU64::new(1);
 pub(super) struct Flight {
     letter: Arc<Letter>,
     way: Way,
-    /// Its place among the calls in flight.
-    _place: OwnedSemaphorePermit,
+    _place: Place,
+}
+
+/// A request that has left, or has to wait before it can. Nearly all can leave at once: the waiting
+/// is boxed, so that the future of a call stays small.
+pub(super) enum Launch {
+    Done(Result<Flight, Error>),
+    Waiting(BoxFuture<Result<Flight, Error>>),
 }
 
 enum Way {
-    Remote(Remote, Slot),
-    Oneway(Receipt),
+    Remote(Arc<Remote>, Slot),
+    Oneway(BoxFuture<Result<(), Fault>>),
     Local(Local),
     /// There is nothing to wait for.
     Gone,
@@ -57,127 +60,138 @@ pub(super) struct Answered {
     pub(super) status: ReplyStatus,
     pub(super) codec: Codec,
     pub(super) body: Bytes,
-    letter: Arc<Letter>,
 }
 
-impl Answered {
-    pub(super) fn undecodable(&self, error: CodecError) -> Error {
-        self.at(Error::new(Kind::Decode).caused_by(error))
+impl Launch {
+    /// Sends the request, if there is nothing to wait for.
+    pub(super) fn of(plan: Plan) -> Self {
+        let (client, letter) = match write(plan) {
+            Ok(written) => written,
+            Err(error) => return Self::Done(Err(error)),
+        };
+        let client = match client.place() {
+            Ok(place) => return set_out(letter, place),
+            Err(client) => client,
+        };
+        Self::Waiting(Box::pin(async move {
+            match timeout_at(letter.deadline, client.next_place()).await {
+                Ok(Some(place)) => set_out(letter, place).done().await,
+                Ok(None) | Err(_) => Err(letter.failed(Kind::Timeout, Outcome::NotSent)),
+            }
+        }))
     }
 
-    pub(super) fn failed(&self, status: Status) -> Error {
-        self.at(Error::new(Kind::Status(status)))
+    /// Once the request has left.
+    pub(super) async fn done(self) -> Result<Flight, Error> {
+        match self {
+            Self::Done(flight) => flight,
+            Self::Waiting(flight) => flight.await,
+        }
     }
+}
 
-    fn at(&self, error: Error) -> Error {
-        self.letter
-            .what()
-            .failed(error, self.letter.started, Outcome::Answered)
+fn write(plan: Plan) -> Result<(Client, Letter), Error> {
+    let started = Instant::now();
+    let Plan {
+        client,
+        method,
+        body,
+        timeout,
+        priority,
+        headers,
+    } = plan;
+    let context = Context::current();
+    let limit = timeout
+        .or(method.timeout())
+        .or(client.inner.timeout)
+        .unwrap_or(DEFAULT_TIMEOUT)
+        .min(LONGEST);
+    let own = started + limit;
+    let mut letter = Letter {
+        service: client.inner.descriptor,
+        method,
+        queue: client.queue_of(method),
+        started,
+        deadline: context.deadline().map_or(own, |outer| outer.min(own)),
+        codec: client.inner.codec,
+        body: Bytes::new(),
+        message_id: None,
+        priority,
+        headers,
+        trace: context.trace().clone(),
+    };
+    letter.body = body.map_err(|error| letter.not_sent(error))?;
+    Ok((client, letter))
+}
+
+fn set_out(letter: Letter, place: Place) -> Launch {
+    let backend = &place.client.inner.backend;
+    match backend {
+        Backend::Local(service) => {
+            let call = call_locally(Arc::clone(service), &letter);
+            let way = if letter.method.is_oneway() {
+                tokio::spawn(call);
+                Way::Gone
+            } else {
+                Way::Local(Local::Here(Box::pin(call)))
+            };
+            Launch::Done(Ok(Flight {
+                letter: Arc::new(letter),
+                way,
+                _place: place,
+            }))
+        }
+        Backend::Remote(remote) => {
+            let remote = Arc::clone(remote);
+            send_off(remote, letter, place)
+        }
+    }
+}
+
+fn send_off(remote: Arc<Remote>, mut letter: Letter, place: Place) -> Launch {
+    let (method, size, limit) = (
+        letter.method,
+        letter.body.len(),
+        remote.connection.max_message(),
+    );
+    if size > limit {
+        let error = Error::new(Kind::TooLarge { size, limit });
+        return Launch::Done(Err(letter.not_sent(error)));
+    }
+    if letter.time_left().is_zero() {
+        return Launch::Done(Err(letter.failed(Kind::Timeout, Outcome::NotSent)));
+    }
+    if method.is_oneway() || method.is_idempotent() {
+        letter.message_id = Some(message_id_of(&remote));
+    }
+    let letter = Arc::new(letter);
+    let flight = |letter, way| Flight {
+        letter,
+        way,
+        _place: place,
+    };
+    if method.is_oneway() {
+        return Launch::Waiting(Box::pin(async move {
+            let name = remote.connection.given_name();
+            let message = Arc::new(letter.outgoing(name, None, false));
+            let (now, left) = (Instant::now(), letter.time_left());
+            let receipt = remote.publisher.send(message, now, left).await;
+            let receipt = receipt.map_err(|fault| fault.of(&letter.what()))?;
+            Ok(flight(letter, Way::Oneway(Box::pin(receipt.wait()))))
+        }));
+    }
+    let shared = remote.coalescer.as_ref();
+    let shared = shared.and_then(|coalescer| coalescer.take(&remote.caller, &letter));
+    match shared.or_else(|| send_at_once(&remote, &letter)) {
+        Some(slot) => Launch::Done(Ok(flight(letter, Way::Remote(remote, slot)))),
+        None => Launch::Waiting(Box::pin(async move {
+            let slot = send(&remote, &letter).await?;
+            Ok(flight(letter, Way::Remote(remote, slot)))
+        })),
     }
 }
 
 impl Flight {
-    /// Sends the request.
-    pub(super) async fn launch(plan: Plan) -> Result<Self, Error> {
-        let started = Instant::now();
-        let Plan {
-            client,
-            method,
-            body,
-            timeout,
-            priority,
-            headers,
-        } = plan;
-        let context = Context::current();
-        let limit = timeout
-            .or(method.timeout())
-            .or(client.timeout)
-            .unwrap_or(DEFAULT_TIMEOUT)
-            .min(LONGEST);
-        let own = started + limit;
-        let deadline = context.deadline().map_or(own, |outer| outer.min(own));
-        let queue = client.queue_of(method);
-        let (service, codec, trace) = (client.descriptor, client.codec, context.trace().clone());
-        let mut letter = Letter {
-            service,
-            method,
-            queue,
-            started,
-            deadline,
-            codec,
-            body: Bytes::new(),
-            message_id: None,
-            priority,
-            headers,
-            trace,
-        };
-        letter.body = body.map_err(|error| letter.not_sent(error))?;
-        // What nearly always can be had at once is tried so first: the waiting is boxed, and the
-        // future of a call stays small.
-        let place = match Arc::clone(&client.in_flight).try_acquire_owned() {
-            Ok(place) => place,
-            Err(_) => {
-                let place = Arc::clone(&client.in_flight).acquire_owned();
-                match Box::pin(timeout_at(deadline, place)).await {
-                    Ok(Ok(place)) => place,
-                    Ok(Err(_)) | Err(_) => {
-                        return Err(letter.failed(Kind::Timeout, Outcome::NotSent));
-                    }
-                }
-            }
-        };
-        let (letter, way) = match client.backend {
-            Backend::Local(service) => {
-                let call = call_locally(service, method, &letter);
-                let way = if method.is_oneway() {
-                    tokio::spawn(call);
-                    Way::Gone
-                } else {
-                    Way::Local(Local::Here(Box::pin(call)))
-                };
-                (Arc::new(letter), way)
-            }
-            Backend::Remote(remote) => {
-                let limit = remote.connection.max_message();
-                let size = letter.body.len();
-                if size > limit {
-                    return Err(letter.not_sent(Error::new(Kind::TooLarge { size, limit })));
-                }
-                if letter.time_left().is_zero() {
-                    return Err(letter.failed(Kind::Timeout, Outcome::NotSent));
-                }
-                if method.is_oneway() || method.is_idempotent() {
-                    letter.message_id = Some(message_id_of(&remote));
-                }
-                let letter = Arc::new(letter);
-                let way = if method.is_oneway() {
-                    let message =
-                        Arc::new(letter.outgoing(remote.connection.given_name(), None, false));
-                    let (now, left) = (Instant::now(), letter.time_left());
-                    let sending = remote.publisher.send(message, now, left);
-                    let receipt = Box::pin(sending).await;
-                    Way::Oneway(receipt.map_err(|fault| fault.of(&letter.what()))?)
-                } else {
-                    let among_others = remote.coalescer.as_ref();
-                    let slot = match among_others.and_then(|c| c.take(&remote.caller, &letter)) {
-                        Some(slot) => slot,
-                        None => match send_at_once(&remote, &letter) {
-                            Some(slot) => slot,
-                            None => Box::pin(send(&remote, &letter)).await?,
-                        },
-                    };
-                    Way::Remote(remote, slot)
-                };
-                (letter, way)
-            }
-        };
-        Ok(Self {
-            letter,
-            way,
-            _place: place,
-        })
-    }
-
     /// Lets it go on while nobody waits for it.
     pub(super) fn detach(mut self) -> Self {
         if let Way::Local(Local::Here(call)) = self.way {
@@ -186,20 +200,24 @@ impl Flight {
         self
     }
 
-    /// Waits for the answer. What is rare in it is boxed: thousands of these may wait at once.
-    pub(super) async fn land(self) -> Result<Answered, Error> {
-        let Self {
-            letter,
-            way,
-            _place,
-        } = self;
-        match way {
-            Way::Oneway(receipt) => {
-                let stored = Box::pin(receipt.wait()).await;
-                stored.map_err(|fault| fault.of(&letter.what()))?;
-                Ok(nothing(letter))
-            }
-            Way::Gone => Ok(nothing(letter)),
+    pub(super) fn undecodable(&self, error: CodecError) -> Error {
+        let error = Error::new(Kind::Decode).caused_by(error);
+        let letter = &self.letter;
+        letter
+            .what()
+            .failed(error, letter.started, Outcome::Answered)
+    }
+
+    /// What its answer makes of it.
+    pub(super) fn answered(&self, kind: Kind) -> Error {
+        self.letter.failed(kind, Outcome::Answered)
+    }
+
+    /// Waits for the answer, once. What is rare in it is boxed: thousands of these may wait at once.
+    pub(super) async fn land(&mut self) -> Result<Answered, Error> {
+        let letter = &self.letter;
+        let (remote, slot) = match &mut self.way {
+            Way::Remote(remote, slot) => (remote, slot),
             Way::Local(local) => {
                 let ended = match local {
                     Local::Here(call) => call.await,
@@ -213,93 +231,121 @@ impl Flight {
                     }
                 };
                 let codec = letter.codec;
-                Ok(answered(letter, status, codec, body))
+                return Ok(Answered {
+                    status,
+                    codec,
+                    body,
+                });
             }
-            Way::Remote(remote, mut slot) => {
-                let mut sent_before = false;
-                loop {
-                    match timeout_at(letter.deadline, slot.answer()).await {
-                        Err(_) => {
-                            let outcome = if slot.is_waiting() && !sent_before {
-                                Outcome::NotSent
-                            } else {
-                                Outcome::SentNoReply
-                            };
-                            return Err(letter.failed(Kind::Timeout, outcome));
-                        }
-                        Ok(Answer::Returned) => {
-                            // The queue may have gone after it took the first request.
-                            let outcome = if sent_before {
-                                Outcome::SentNoReply
-                            } else {
-                                Outcome::Unroutable
-                            };
-                            return Err(letter.failed(Kind::Unroutable, outcome));
-                        }
-                        Ok(Answer::Reply { head, body }) => {
-                            if let Some(coalescer) = &remote.coalescer {
-                                coalescer.heard(head.form);
-                            }
-                            return read(letter, head, body, remote.connection.max_message());
-                        }
-                        Ok(Answer::Alone { refused }) => {
-                            if let Some(coalescer) = remote.coalescer.as_ref().filter(|_| refused) {
-                                coalescer.refused();
-                            }
-                            slot = Box::pin(send(&remote, &letter)).await?;
-                        }
-                        Ok(Answer::Lost(reason))
-                            if letter.method.is_idempotent() && !reason.is_closed() =>
-                        {
-                            tracing::debug!(call = ?letter.what(), "sent again after a lost connection");
-                            sent_before = true;
-                            let again = Box::pin(send(&remote, &letter));
-                            slot = again.await.map_err(|error| {
-                                // It was sent before: whatever keeps it from being sent again, that
-                                // first request may have been executed.
-                                let kind = error.kind().clone();
-                                letter.failed(kind, Outcome::SentNoReply).caused_by(error)
-                            })?;
-                        }
-                        Ok(Answer::Lost(reason)) => {
-                            let kind = reason.kind().clone();
-                            return Err(letter
-                                .failed(kind, Outcome::SentNoReply)
-                                .caused_by(reason));
-                        }
-                    }
+            Way::Oneway(receipt) => {
+                receipt.await.map_err(|fault| fault.of(&letter.what()))?;
+                return Ok(Answered::nothing());
+            }
+            Way::Gone => return Ok(Answered::nothing()),
+        };
+        let mut sent_before = false;
+        loop {
+            let next = match timeout_at(letter.deadline, slot.answer()).await {
+                Ok(answer) => self::next(remote, letter, answer, sent_before)?,
+                Err(_) => {
+                    let outcome = if slot.is_waiting() && !sent_before {
+                        Outcome::NotSent
+                    } else {
+                        Outcome::SentNoReply
+                    };
+                    return Err(letter.failed(Kind::Timeout, outcome));
+                }
+            };
+            match next {
+                Next::Read(answered) => return Ok(answered),
+                Next::Send => *slot = Box::pin(send(remote, letter)).await?,
+                Next::SendAgain => {
+                    sent_before = true;
+                    let again = Box::pin(send(remote, letter));
+                    *slot = again.await.map_err(|error| {
+                        // It was sent before: whatever keeps it from being sent again, that first
+                        // request may have been executed.
+                        let kind = error.kind().clone();
+                        letter.failed(kind, Outcome::SentNoReply).caused_by(error)
+                    })?;
                 }
             }
         }
     }
 }
 
-fn answered(letter: Arc<Letter>, status: ReplyStatus, codec: Codec, body: Bytes) -> Answered {
-    Answered {
-        status,
-        codec,
-        body,
-        letter,
+/// What an answer asks for.
+enum Next {
+    Read(Answered),
+    /// It was not executed.
+    Send,
+    /// It may have been.
+    SendAgain,
+}
+
+fn next(
+    remote: &Remote,
+    letter: &Letter,
+    answer: Answer,
+    sent_before: bool,
+) -> Result<Next, Error> {
+    match answer {
+        Answer::Returned => {
+            // The queue may have gone after it took the first request.
+            let outcome = if sent_before {
+                Outcome::SentNoReply
+            } else {
+                Outcome::Unroutable
+            };
+            Err(letter.failed(Kind::Unroutable, outcome))
+        }
+        Answer::Reply(reply) => {
+            if let Some(coalescer) = &remote.coalescer {
+                coalescer.heard(reply.form);
+            }
+            read(letter, reply, remote.connection.max_message()).map(Next::Read)
+        }
+        Answer::Alone { refused } => {
+            if let Some(coalescer) = remote.coalescer.as_ref().filter(|_| refused) {
+                coalescer.refused();
+            }
+            Ok(Next::Send)
+        }
+        Answer::Lost(reason) if letter.method.is_idempotent() && !reason.is_closed() => {
+            tracing::debug!(call = ?letter.what(), "sent again after a lost connection");
+            Ok(Next::SendAgain)
+        }
+        Answer::Lost(reason) => {
+            let kind = reason.kind().clone();
+            let failed = letter.failed(kind, Outcome::SentNoReply);
+            Err(failed.caused_by(reason))
+        }
     }
 }
 
-/// The answer to a request that has none: `()`, in whatever codec.
-fn nothing(letter: Arc<Letter>) -> Answered {
-    let null = Bytes::from_static(b"null");
-    answered(letter, ReplyStatus::Success, Codec::Json, null)
+impl Answered {
+    /// The answer to a request that has none: `()`, in whatever codec.
+    fn nothing() -> Self {
+        Self {
+            status: ReplyStatus::Success,
+            codec: Codec::Json,
+            body: Bytes::from_static(b"null"),
+        }
+    }
 }
 
-fn read(
-    letter: Arc<Letter>,
-    head: ReplyHead,
-    body: Bytes,
-    limit: usize,
-) -> Result<Answered, Error> {
+fn read(letter: &Letter, reply: Replied, limit: usize) -> Result<Answered, Error> {
+    let Replied {
+        status,
+        content_type,
+        body,
+        ..
+    } = reply;
     let size = body.len();
     if size > limit {
         return Err(letter.failed(Kind::TooLarge { size, limit }, Outcome::Answered));
     }
-    let codec = match head.content_type.as_deref() {
+    let codec = match content_type.as_deref() {
         None => letter.codec,
         Some(name) => Codec::from_content_type(name).ok_or_else(|| {
             let text = format!("the reply is `{name}`, the request was `{}`", letter.codec);
@@ -308,7 +354,11 @@ fn read(
                 .caused_by(text)
         })?,
     };
-    Ok(answered(letter, head.status, codec, body))
+    Ok(Answered {
+        status,
+        codec,
+        body,
+    })
 }
 
 /// Registers the call with a station and publishes its request there. `None`: no answer can come
@@ -363,10 +413,9 @@ fn message_id_of(remote: &Remote) -> String {
 
 fn call_locally(
     service: Arc<dyn Service>,
-    method: &'static MethodDescriptor,
     letter: &Letter,
 ) -> impl Future<Output = Ended<Reply>> + Send + 'static {
-    let request = Request::new(method, letter.codec, letter.body.clone());
+    let request = Request::new(letter.method, letter.codec, letter.body.clone());
     let context = Context::new(Facts {
         service: letter.service.name().into(),
         method: letter.method.name().into(),

@@ -48,6 +48,12 @@ const IN_FLIGHT: usize = 10_000;
 /// ```
 #[derive(Clone)]
 pub struct Client {
+    inner: Arc<Inner>,
+}
+
+/// What a client and its clones share until one of them is set differently.
+#[derive(Clone)]
+struct Inner {
     backend: Backend,
     descriptor: &'static ServiceDescriptor,
     /// The service's queue, by its name on the broker.
@@ -59,7 +65,7 @@ pub struct Client {
 
 #[derive(Clone)]
 enum Backend {
-    Remote(Remote),
+    Remote(Arc<Remote>),
     Local(Arc<dyn Service>),
 }
 
@@ -70,6 +76,17 @@ struct Remote {
     connection: Connection,
     publisher: Publisher,
     coalescer: Option<Arc<Coalescer>>,
+}
+
+/// A place among a client's calls in flight, for as long as it is held.
+struct Place {
+    client: Client,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.client.inner.in_flight.add_permits(1);
+    }
 }
 
 impl Client {
@@ -83,7 +100,7 @@ impl Client {
             coalescer: None,
         };
         let queue = connection.namespace().scope(descriptor.queue_name());
-        Self::over(Backend::Remote(remote), descriptor, queue.into())
+        Self::over(Backend::Remote(Arc::new(remote)), descriptor, queue.into())
     }
 
     /// A client of an implementation in this process: no broker, the same stub, encoding and
@@ -96,38 +113,44 @@ impl Client {
     }
 
     fn over(backend: Backend, descriptor: &'static ServiceDescriptor, queue: Arc<str>) -> Self {
-        Self {
+        let inner = Inner {
             backend,
             descriptor,
             queue,
             codec: descriptor.default_codec(),
             timeout: None,
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+        };
+        Self {
+            inner: Arc::new(inner),
         }
+    }
+
+    fn with(mut self, set: impl FnOnce(&mut Inner)) -> Self {
+        set(Arc::make_mut(&mut self.inner));
+        self
     }
 
     /// How long a call may take, where neither its method nor the call itself says otherwise.
     /// Default [`DEFAULT_TIMEOUT`], 10 s.
     #[must_use]
-    pub fn timeout(mut self, limit: Duration) -> Self {
-        self.timeout = Some(limit);
-        self
+    pub fn timeout(self, limit: Duration) -> Self {
+        self.with(|inner| inner.timeout = Some(limit))
     }
 
     /// How arguments are encoded, if not as the service says. Every server understands both
     /// MessagePack and JSON.
     #[must_use]
-    pub fn codec(mut self, codec: Codec) -> Self {
-        self.codec = codec;
-        self
+    pub fn codec(self, codec: Codec) -> Self {
+        self.with(|inner| inner.codec = codec)
     }
 
     /// How many calls of this client and its clones may be in flight; further ones wait, within
     /// their deadlines. Default 10,000.
     #[must_use]
-    pub fn max_in_flight(mut self, calls: usize) -> Self {
-        self.in_flight = Arc::new(Semaphore::new(calls.clamp(1, Semaphore::MAX_PERMITS)));
-        self
+    pub fn max_in_flight(self, calls: usize) -> Self {
+        let places = Arc::new(Semaphore::new(calls.clamp(1, Semaphore::MAX_PERMITS)));
+        self.with(|inner| inner.in_flight = places)
     }
 
     /// Lets calls that are made at the same time share a message, up to this many of them: with
@@ -149,24 +172,40 @@ impl Client {
     ///
     /// No effect on a local client.
     #[must_use]
-    pub fn coalesce(mut self, calls: usize) -> Self {
-        if let Backend::Remote(remote) = &mut self.backend {
-            let most = calls.min(batch::MOST);
-            remote.coalescer = (most > 1).then(|| {
-                let name = remote.connection.given_name().map(str::to_owned);
-                Arc::new(Coalescer::start(most, name, remote.connection.tasks()))
-            });
-        }
-        self
+    pub fn coalesce(self, calls: usize) -> Self {
+        self.with(|inner| {
+            if let Backend::Remote(remote) = &mut inner.backend {
+                let (remote, most) = (Arc::make_mut(remote), calls.min(batch::MOST));
+                remote.coalescer = (most > 1).then(|| {
+                    let name = remote.connection.given_name().map(str::to_owned);
+                    Arc::new(Coalescer::start(most, name, remote.connection.tasks()))
+                });
+            }
+        })
     }
 
     /// Where a method's requests go, by its name on the broker.
     fn queue_of(&self, method: &MethodDescriptor) -> Arc<str> {
-        match (method.own_queue(), &self.backend) {
-            (None, _) => Arc::clone(&self.queue),
+        match (method.own_queue(), &self.inner.backend) {
+            (None, _) => Arc::clone(&self.inner.queue),
             (Some(own), Backend::Remote(remote)) => remote.connection.namespace().scope(own).into(),
             (Some(own), Backend::Local(_)) => own.into(),
         }
+    }
+
+    /// A place among the calls in flight, if one is free; else the client back.
+    fn place(self) -> Result<Place, Self> {
+        let free = self.inner.in_flight.try_acquire();
+        if free.map(|permit| permit.forget()).is_err() {
+            return Err(self);
+        }
+        Ok(Place { client: self })
+    }
+
+    /// A place among the calls in flight, once one is free.
+    async fn next_place(self) -> Option<Place> {
+        self.inner.in_flight.acquire().await.ok()?.forget();
+        Some(Place { client: self })
     }
 
     /// Prepares a call; awaiting it makes it.
@@ -176,7 +215,7 @@ impl Client {
         T: DeserializeOwned,
         E: DeserializeOwned,
     {
-        let body = self.codec.encode(arguments);
+        let body = self.inner.codec.encode(arguments);
         let body = body.map_err(|error| Error::new(Kind::Encode).caused_by(error));
         Call::new(self.clone(), method, body)
     }
@@ -185,7 +224,7 @@ impl Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("service", &self.descriptor.name())
+            .field("service", &self.inner.descriptor.name())
             .finish_non_exhaustive()
     }
 }

@@ -30,9 +30,10 @@ pub struct Entry {
 }
 
 /// In the order in which they are shown.
-const RPC: [Contender; 7] = [
+const RPC: [Contender; 8] = [
     Contender::Naive,
     Contender::Tuned,
+    Contender::TunedInFull,
     Contender::Lepus,
     Contender::LepusCoalesced,
     Contender::Amqprs,

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub enum Contender {
     Naive,
     Tuned,
+    /// Tuned, with requests that say as much as Lepus's do.
+    TunedInFull,
     Lepus,
     LepusCoalesced,
     Amqprs,
@@ -21,6 +23,7 @@ impl Contender {
         match self {
             Contender::Naive => "naive lapin",
             Contender::Tuned => "tuned lapin",
+            Contender::TunedInFull => "tuned lapin, in full",
             Contender::Lepus => "Lepus",
             Contender::LepusCoalesced => "Lepus coalesced",
             Contender::Amqprs => "amqprs",

@@ -14,7 +14,7 @@ use crate::task::{Contender, Task};
 pub async fn serve(task: &Task) -> String {
     match task.contender {
         Contender::Naive => naive::serve(task).await,
-        Contender::Tuned => tuned::serve(task).await,
+        Contender::Tuned | Contender::TunedInFull => tuned::serve(task).await,
         Contender::Lepus | Contender::LepusCoalesced => lepus::serve(task).await,
         Contender::Amqprs => amqprs::serve(task).await,
         Contender::Tarpc => tarpc::serve(task).await,
@@ -26,7 +26,7 @@ pub async fn serve(task: &Task) -> String {
 pub async fn client(task: &Task) -> Operation {
     match task.contender {
         Contender::Naive => naive::client(task).await,
-        Contender::Tuned => tuned::client(task).await,
+        Contender::Tuned | Contender::TunedInFull => tuned::client(task).await,
         Contender::Lepus | Contender::LepusCoalesced => lepus::client(task).await,
         Contender::Amqprs => amqprs::client(task).await,
         Contender::Tarpc => tarpc::client(task).await,

@@ -2,6 +2,9 @@
 //! reply is written: a reply queue of the client's own, a channel for the requests alone, counted
 //! ids, publishes that are polled once and let go, acknowledgements many at a time. No types, no
 //! deadlines, no answer to a lost connection.
+//!
+//! In full its requests name their method, their content type and their deadline, as Lepus's do:
+//! what the broker has to do for that is the same for everybody.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -16,7 +19,7 @@ use lapin::{BasicProperties, Channel};
 use tokio::sync::oneshot;
 
 use crate::load::Operation;
-use crate::task::Task;
+use crate::task::{Contender, Task};
 use lepus_tests::naive;
 
 pub async fn serve(task: &Task) -> String {
@@ -136,6 +139,14 @@ pub async fn client(task: &Task) -> Operation {
     });
     tokio::spawn(watch_returns(publish.clone()));
     let (queue, payload) = (ShortString::from(task.name("echo")), task.payload());
+    let common = match task.contender {
+        Contender::TunedInFull => BasicProperties::default()
+            .with_type("echo".into())
+            .with_content_type("application/msgpack".into())
+            .with_expiration("60000".into()),
+        _ => BasicProperties::default(),
+    };
+    let common = common.with_reply_to(reply_to);
     Operation::new(move || {
         let (sender, reply) = oneshot::channel();
         let mut pending = pending.lock().expect("no panic");
@@ -144,11 +155,9 @@ pub async fn client(task: &Task) -> Operation {
         pending.waiting.insert(id, sender);
         drop(pending);
         let (publish, queue) = (publish.clone(), queue.clone());
-        let (reply_to, payload) = (reply_to.clone(), payload.clone());
+        let (common, payload) = (common.clone(), payload.clone());
         async move {
-            let properties = BasicProperties::default()
-                .with_correlation_id(id.to_string().into())
-                .with_reply_to(reply_to);
+            let properties = common.with_correlation_id(id.to_string().into());
             let options = BasicPublishOptions {
                 mandatory: true,
                 ..BasicPublishOptions::default()
