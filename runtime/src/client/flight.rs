@@ -245,8 +245,8 @@ impl Flight {
         };
         let mut sent_before = false;
         loop {
-            let next = match timeout_at(letter.deadline, slot.answer()).await {
-                Ok(answer) => self::next(remote, letter, answer, sent_before)?,
+            let answer = match timeout_at(letter.deadline, slot.answer()).await {
+                Ok(answer) => answer,
                 Err(_) => {
                     let outcome = if slot.is_waiting() && !sent_before {
                         Outcome::NotSent
@@ -256,20 +256,19 @@ impl Flight {
                     return Err(letter.failed(Kind::Timeout, outcome));
                 }
             };
-            match next {
+            match next(remote, letter, answer, sent_before)? {
                 Next::Read(answered) => return Ok(answered),
-                Next::Send => *slot = Box::pin(send(remote, letter)).await?,
-                Next::SendAgain => {
-                    sent_before = true;
-                    let again = Box::pin(send(remote, letter));
-                    *slot = again.await.map_err(|error| {
-                        // It was sent before: whatever keeps it from being sent again, that first
-                        // request may have been executed.
-                        let kind = error.kind().clone();
-                        letter.failed(kind, Outcome::SentNoReply).caused_by(error)
-                    })?;
-                }
+                Next::Send => {}
+                Next::SendAgain => sent_before = true,
             }
+            *slot = Box::pin(send(remote, letter)).await.map_err(|error| {
+                if !sent_before {
+                    return error;
+                }
+                // Whatever keeps it from being sent again, the first request may have been executed.
+                let kind = error.kind().clone();
+                letter.failed(kind, Outcome::SentNoReply).caused_by(error)
+            })?;
         }
     }
 }

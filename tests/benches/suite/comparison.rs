@@ -129,14 +129,18 @@ fn every_rpc() -> Vec<Case> {
 }
 
 /// Lepus beside lapin by hand, at the same work on RabbitMQ.
-fn pair(group: Group, title: String, work: Work, case: Case, labels: [&str; 2]) -> Comparison {
-    let contenders = [Contender::Naive, Contender::Lepus];
-    let entries = contenders.into_iter().zip(labels);
-    let entries = entries.map(|(contender, label)| Entry {
-        label: label.into(),
+fn beside(
+    group: Group,
+    title: String,
+    work: Work,
+    case: Case,
+    entries: &[(Contender, &str)],
+) -> Comparison {
+    let entries = entries.iter().map(|(contender, label)| Entry {
+        label: (*label).into(),
         place: Place::RabbitMq,
         work,
-        contender,
+        contender: *contender,
         case,
     });
     Comparison {
@@ -154,27 +158,38 @@ fn jobs(full: bool) -> Vec<Comparison> {
     };
     let mut comparisons = Vec::new();
     for &payload in payloads {
-        comparisons.push(pair(
+        comparisons.push(beside(
             Group::Jobs,
             format!("push, one task, pipelined, {payload} B"),
             Work::PushAll,
             case(1, 1, payload),
-            ["pipelined lapin", "Lepus, push_all"],
+            &[
+                (Contender::Naive, "pipelined lapin"),
+                (Contender::NaiveInFull, "pipelined lapin, in full"),
+                (Contender::Lepus, "Lepus, push_all"),
+            ],
         ));
-        comparisons.push(pair(
+        comparisons.push(beside(
             Group::Jobs,
             format!("push, 256 tasks, {payload} B"),
             Work::Push,
             case(256, 1, payload),
-            ["naive lapin", "Lepus, push"],
+            &[
+                (Contender::Naive, "naive lapin"),
+                (Contender::NaiveInFull, "naive lapin, in full"),
+                (Contender::Lepus, "Lepus, push"),
+            ],
         ));
         for &prefetch in prefetches {
-            comparisons.push(pair(
+            comparisons.push(beside(
                 Group::Jobs,
                 format!("consume and acknowledge, prefetch {prefetch}, {payload} B"),
                 Work::Consume,
                 case(1, prefetch, payload),
-                ["naive lapin", "Lepus"],
+                &[
+                    (Contender::Naive, "naive lapin"),
+                    (Contender::Lepus, "Lepus"),
+                ],
             ));
         }
     }
@@ -186,12 +201,16 @@ fn pubsub(full: bool) -> Vec<Comparison> {
     let mut comparisons = Vec::new();
     for &payload in payloads {
         for (confirmed, how) in [(true, "confirmed"), (false, "unconfirmed")] {
-            comparisons.push(pair(
+            comparisons.push(beside(
                 Group::PubSub,
                 format!("fanout, {how}, 256 in flight, {payload} B"),
                 Work::Events { confirmed },
                 case(256, 1, payload),
-                ["naive lapin", "Lepus"],
+                &[
+                    (Contender::Naive, "naive lapin"),
+                    (Contender::NaiveInFull, "naive lapin, in full"),
+                    (Contender::Lepus, "Lepus"),
+                ],
             ));
         }
     }

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Contender {
     Naive,
+    /// Naive, with jobs and events that say as much as Lepus's do.
+    NaiveInFull,
     Tuned,
     /// Tuned, with requests that say as much as Lepus's do.
     TunedInFull,
@@ -22,6 +24,7 @@ impl Contender {
     pub fn label(self) -> &'static str {
         match self {
             Contender::Naive => "naive lapin",
+            Contender::NaiveInFull => "naive lapin, in full",
             Contender::Tuned => "tuned lapin",
             Contender::TunedInFull => "tuned lapin, in full",
             Contender::Lepus => "Lepus",

@@ -13,7 +13,7 @@ use crate::task::{Contender, Task};
 /// Serves until the process ends; gives what a client has to know.
 pub async fn serve(task: &Task) -> String {
     match task.contender {
-        Contender::Naive => naive::serve(task).await,
+        Contender::Naive | Contender::NaiveInFull => naive::serve(task).await,
         Contender::Tuned | Contender::TunedInFull => tuned::serve(task).await,
         Contender::Lepus | Contender::LepusCoalesced => lepus::serve(task).await,
         Contender::Amqprs => amqprs::serve(task).await,
@@ -25,7 +25,7 @@ pub async fn serve(task: &Task) -> String {
 /// One call.
 pub async fn client(task: &Task) -> Operation {
     match task.contender {
-        Contender::Naive => naive::client(task).await,
+        Contender::Naive | Contender::NaiveInFull => naive::client(task).await,
         Contender::Tuned | Contender::TunedInFull => tuned::client(task).await,
         Contender::Lepus | Contender::LepusCoalesced => lepus::client(task).await,
         Contender::Amqprs => amqprs::client(task).await,

@@ -19,6 +19,7 @@ use lepus_tests::naive;
 use crate::contenders::lepus as ours;
 use crate::load::Operation;
 use crate::task::{Contender, Task};
+use crate::works::jobs::in_full_of;
 
 const EXCHANGE: &str = "events";
 const NUMBER: usize = size_of::<u64>();
@@ -149,18 +150,23 @@ async fn by_hand(task: &Task, confirmed: bool) -> Operation {
             .await
             .expect("confirm mode");
     }
+    let in_full = task.contender == Contender::NaiveInFull;
     let size = task.case.payload;
     Operation::new(move || {
         let (event, arrival) = arrivals.expect(size);
         let (publisher, exchange) = (publisher.clone(), exchange.clone());
         async move {
+            let mut properties = BasicProperties::default();
+            if in_full {
+                properties = in_full_of(properties);
+            }
             let confirm = publisher
                 .basic_publish(
                     exchange.into(),
                     "".into(),
                     BasicPublishOptions::default(),
                     &event,
-                    BasicProperties::default(),
+                    properties,
                 )
                 .await
                 .expect("a publish");

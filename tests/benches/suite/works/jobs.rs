@@ -3,12 +3,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt;
 use lapin::options::{BasicAckOptions, BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, PublisherConfirm};
 use lepus::{Connection, Job, WorkQueue};
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 use lepus_tests::naive;
 
@@ -35,6 +37,15 @@ async fn declared(task: &Task) -> Connection {
     connection
 }
 
+/// What Lepus says of a job or an event: which one it is, what it holds, and from when it is.
+pub fn in_full_of(properties: BasicProperties) -> BasicProperties {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    properties
+        .with_message_id(Uuid::new_v4().to_string().into())
+        .with_content_type("application/octet-stream".into())
+        .with_timestamp(now.expect("a clock").as_secs())
+}
+
 async fn confirming(task: &Task) -> Channel {
     let channel = naive::channel(&task.address).await;
     channel
@@ -44,11 +55,22 @@ async fn confirming(task: &Task) -> Channel {
     channel
 }
 
-async fn publish(channel: &Channel, queue: &str, payload: &[u8]) -> PublisherConfirm {
-    let persistent = BasicProperties::default().with_delivery_mode(2);
-    let options = BasicPublishOptions::default();
+async fn publish(
+    channel: &Channel,
+    queue: &str,
+    payload: &[u8],
+    in_full: bool,
+) -> PublisherConfirm {
+    let mut properties = BasicProperties::default().with_delivery_mode(2);
+    if in_full {
+        properties = in_full_of(properties);
+    }
+    let options = BasicPublishOptions {
+        mandatory: in_full,
+        ..BasicPublishOptions::default()
+    };
     channel
-        .basic_publish("".into(), queue.into(), options, payload, persistent)
+        .basic_publish("".into(), queue.into(), options, payload, properties)
         .await
         .expect("a publish")
 }
@@ -72,6 +94,7 @@ pub async fn push_all(task: &Task) -> Operation {
         })
         .weighing(BATCH);
     }
+    let in_full = task.contender == Contender::NaiveInFull;
     let (channel, queue) = (confirming(task).await, task.name(QUEUE));
     Operation::new(move || {
         let (channel, queue, payload) = (channel.clone(), queue.clone(), payload.clone());
@@ -83,7 +106,7 @@ pub async fn push_all(task: &Task) -> Operation {
                 {
                     confirmed(oldest).await;
                 }
-                confirms.push_back(publish(&channel, &queue, &payload).await);
+                confirms.push_back(publish(&channel, &queue, &payload, in_full).await);
             }
             for confirm in confirms {
                 confirmed(confirm).await;
@@ -111,10 +134,11 @@ pub async fn push(task: &Task) -> Operation {
             }
         });
     }
+    let in_full = task.contender == Contender::NaiveInFull;
     let (channel, queue) = (confirming(task).await, task.name(QUEUE));
     Operation::new(move || {
         let (channel, queue, payload) = (channel.clone(), queue.clone(), payload.clone());
-        async move { confirmed(publish(&channel, &queue, &payload).await).await }
+        async move { confirmed(publish(&channel, &queue, &payload, in_full).await).await }
     })
 }
 
