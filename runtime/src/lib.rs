@@ -167,6 +167,7 @@ mod pending;
 mod publisher;
 mod pubsub;
 mod queue;
+mod random;
 mod retry;
 mod running;
 mod server;

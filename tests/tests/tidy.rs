@@ -10,7 +10,9 @@ use std::process::Command;
 /// The rooms of `runtime/src`, from the ground up. A room is a file or a folder.
 /// It may use the rooms of lower floors, and those named before it on its own.
 const FLOORS: &[&[&str]] = &[
-    &["name", "value", "status", "retry", "panic", "stats"],
+    &[
+        "name", "value", "status", "retry", "random", "panic", "stats",
+    ],
     &["error", "context", "message", "verdict"],
     &[
         "codec",

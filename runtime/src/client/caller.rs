@@ -6,18 +6,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::letter::{Address, CorrelationId};
 use crate::batch;
 use crate::envelope::{Form, ReplyHead, ReplyStatus};
 use crate::error::{Error, Kind};
 use crate::link::{
-    self, Connection, Deliveries, Ended, Lane, Link, Mode, Namespace, Session, Writing, random,
+    self, Connection, Deliveries, Ended, Lane, Link, Mode, Namespace, Session, Writing,
 };
 use crate::message::{Incoming, Outgoing};
 use crate::name::Name;
 use crate::pending::Pending;
+use crate::random;
 use crate::retry::RetryPolicy;
 use crate::stats::Counters;
 use crate::topology::{Queue, Topology};
@@ -116,7 +116,7 @@ impl Caller {
             connection.tasks().spawn(keeper.run(sender));
             Self {
                 station,
-                identity: Uuid::new_v4().simple().to_string(),
+                identity: random::identity(),
             }
         })
     }
@@ -477,7 +477,7 @@ impl Keeper {
                 Err(error) => {
                     failures += 1;
                     tracing::warn!(%error, "no reply queue, trying again");
-                    tokio::time::sleep(self.backoff.jittered(failures, random())).await;
+                    tokio::time::sleep(self.backoff.jittered(failures, random::fraction())).await;
                 }
             }
         }
@@ -486,7 +486,7 @@ impl Keeper {
     async fn set_up(&self, session: &Arc<Session>) -> Result<(Station, Deliveries), Error> {
         // A fresh name each generation: the broker may not have noticed yet that the owner of the
         // last one is gone, and server-named queues cannot be told apart from the outside.
-        let name = Name::parse(format!("lepus.reply.{}", Uuid::new_v4().simple()))?;
+        let name = Name::parse(format!("lepus.reply.{}", random::identity()))?;
         let reply_to = self.namespace.scope(name.as_str());
         let topology = Topology::queue(Queue::exclusive(name));
         link::declare(session, &topology, &self.namespace).await?;

@@ -29,4 +29,4 @@ pub(crate) use lane::{Extent, Lane, PendingWrite, Writing};
 pub(crate) use namespace::Namespace;
 pub(crate) use session::Session;
 pub use state::ConnectionState;
-pub(crate) use supervise::{Link, random};
+pub(crate) use supervise::Link;

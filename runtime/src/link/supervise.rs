@@ -13,6 +13,7 @@ use super::session::Session;
 use super::settings::Settings;
 use super::state::{Board, Role};
 use crate::error::{Error, Kind};
+use crate::random;
 use crate::stats::Counters;
 
 /// A session that lived this long starts the backoff anew when it goes down.
@@ -156,7 +157,10 @@ async fn supervise(
                     Ok(session) => session,
                     Err(error) => {
                         failures += 1;
-                        let pause = dialer.settings.backoff.jittered(failures, random());
+                        let pause = dialer
+                            .settings
+                            .backoff
+                            .jittered(failures, random::fraction());
                         if failures == 1 || error.is_bad_credentials() {
                             tracing::warn!(%role, %error, source = ?source(&error), ?pause, "no connection, trying again");
                         } else {
@@ -194,7 +198,7 @@ async fn supervise(
             .settings
             .backoff
             .jittered(failures.max(1), 1.0)
-            .mul_f64(random());
+            .mul_f64(random::fraction());
         let pause = if failures == 0 {
             pause.min(Duration::from_millis(50))
         } else {
@@ -242,10 +246,4 @@ async fn report_blocks(session: &Session, role: Role, board: &Board) -> Error {
 
 fn source(error: &Error) -> Option<String> {
     std::error::Error::source(error).map(ToString::to_string)
-}
-
-/// From 0 to 1. UUIDs are the one source of randomness the crate has anyway.
-pub(crate) fn random() -> f64 {
-    let bits = uuid::Uuid::new_v4().as_u128() as u32;
-    f64::from(bits) / f64::from(u32::MAX)
 }

@@ -13,6 +13,7 @@ use crate::error::{Error, Kind};
 use crate::link::{self, Connection, Lane, Session};
 use crate::message::Outgoing;
 use crate::publisher::{Fault, Publisher, UNCONFIRMED};
+use crate::random;
 
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
@@ -63,7 +64,7 @@ impl Outlet {
             lane: std::sync::Mutex::default(),
             opening: Mutex::default(),
             places: Semaphore::new(publishes),
-            identity: uuid::Uuid::new_v4().simple().to_string(),
+            identity: random::identity(),
         }
     }
 

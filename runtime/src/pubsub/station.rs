@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::bindings::Bindings;
 use super::event::{Gap, Missed};
@@ -12,6 +11,7 @@ use crate::error::Error;
 use crate::link::{self, Ended, Mode, Namespace, Session};
 use crate::name::Name;
 use crate::queue;
+use crate::random;
 use crate::service::BoxFuture;
 use crate::topology::{Queue, Topology};
 use crate::worker::Setup;
@@ -181,7 +181,7 @@ impl<K: Kind> Setup for Station<K> {
 fn own_queue(exchange: &str, max_length: Option<u32>) -> Result<Queue, Error> {
     // A name has 255 bytes, and a namespace may take some of them.
     let exchange: String = exchange.chars().take(40).collect();
-    let name = format!("lepus.events.{exchange}.{}", Uuid::new_v4().simple());
+    let name = format!("lepus.events.{exchange}.{}", random::identity());
     let mut queue = Queue::exclusive(Name::parse(name)?);
     // It goes with its consumer, and does not wait for the connection to end.
     queue.auto_delete = true;

@@ -12,10 +12,11 @@ use super::producer::now;
 use crate::context::{Context, Facts};
 use crate::envelope::{self, JobHead, Obituary, Route};
 use crate::error::Error;
-use crate::link::{Connection, Delivery, Lane, Namespace, random};
+use crate::link::{Connection, Delivery, Lane, Namespace};
 use crate::message::{Incoming, Outgoing, Properties};
 use crate::panic::{self, Ended};
 use crate::publisher::{Publisher, TIMEOUT, What};
+use crate::random;
 use crate::retry::RetryPolicy;
 use crate::service::BoxFuture;
 use crate::settle::{self, Arrival, Decision, Reason};
@@ -255,7 +256,7 @@ impl JobHandler {
                     }
                 }
             }
-            let pause = self.backoff.jittered(failures, random());
+            let pause = self.backoff.jittered(failures, random::fraction());
             tokio::select! {
                 _ = lane.down() => {}
                 () = tokio::time::sleep(pause) => {}
@@ -272,7 +273,7 @@ enum Moved {
 /// Other programs' messages may have no id; returns are matched by it.
 fn with_id(mut properties: Properties) -> Properties {
     if properties.message_id.is_none() {
-        properties.message_id = Some(uuid::Uuid::new_v4().to_string());
+        properties.message_id = Some(random::identity());
     }
     properties
 }
@@ -293,7 +294,10 @@ impl Handler for JobHandler {
             Some(decision) => (decision, attempt.min(policy.max_attempts())),
             None => {
                 let verdict = self.perform(&lane, &message, head, attempt).await;
-                (settle::after(verdict, attempt, policy, random()), attempt)
+                (
+                    settle::after(verdict, attempt, policy, random::fraction()),
+                    attempt,
+                )
             }
         };
         if matches!(decision, Decision::Ack) {

@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::Serialize;
-use uuid::Uuid;
 
 use super::Spec;
 use super::many::Many;
@@ -20,6 +19,7 @@ use crate::error::{Error, Kind};
 use crate::link::{Connection, Namespace};
 use crate::message::{Outgoing, Properties};
 use crate::publisher::{Fault, Home, Publisher, TIMEOUT, UNCONFIRMED, What};
+use crate::random;
 use crate::topology::{LONGEST_DELAY, Topology};
 use crate::value::{Table, Value};
 
@@ -221,7 +221,8 @@ impl Push {
         self
     }
 
-    /// The job's idempotency key, kept over retries. Default: a fresh UUID.
+    /// The job's idempotency key, kept over retries. Default: a fresh one, of 22 letters and
+    /// digits.
     pub fn message_id(mut self, id: &str) -> Self {
         self.message_id = Some(id.to_owned());
         self
@@ -272,7 +273,7 @@ impl Push {
             persistent: usual.spec.durable,
             priority,
             expiration: delay.map(envelope::expiration),
-            message_id: Some(message_id.unwrap_or_else(|| Uuid::new_v4().to_string())),
+            message_id: Some(message_id.unwrap_or_else(random::identity)),
             timestamp: now(),
             kind: task,
             app_id: usual.caller.clone(),

@@ -16,6 +16,7 @@ use crate::error::{Error, Kind};
 use crate::link::{
     self, Connection, Deliveries, Delivery, Ended, Lane, Link, Mode, Namespace, Session, Writing,
 };
+use crate::random;
 use crate::retry::RetryPolicy;
 use crate::service::BoxFuture;
 use crate::topology::Topology;
@@ -312,7 +313,7 @@ fn report(source: &Source, error: &Error, failures: u32) {
 
 /// Waits before another try; false when it is time to stop instead.
 async fn pause(backoff: &RetryPolicy, failures: u32, shutdown: &mut watch::Receiver<bool>) -> bool {
-    let pause = backoff.jittered(failures, link::random());
+    let pause = backoff.jittered(failures, random::fraction());
     tokio::select! {
         () = is_true(shutdown) => false,
         () = tokio::time::sleep(pause) => true,

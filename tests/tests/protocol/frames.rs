@@ -16,7 +16,7 @@ fn the_frames_are_what_the_messages_are() {
         let properties = message.properties();
         let to = match properties.reply_to() {
             Some(_) => message.fields["routing-key"].clone(),
-            None => "lepus.reply.0123456789abcdef0123456789abcdef".to_owned(),
+            None => "lepus.reply.0123456789ABCDEFGHIJkl".to_owned(),
         };
         let publish = basic::Publish {
             exchange: "".into(),

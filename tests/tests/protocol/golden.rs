@@ -230,9 +230,8 @@ pub fn untyped(text: &str) -> AMQPValue {
     }
 }
 
-const PLACEHOLDERS: [(&str, &str); 6] = [
-    ("<uuid>", "0123456789abcdef0123456789abcdef"),
-    ("<uuid-36>", "01234567-89ab-cdef-0123-456789abcdef"),
+const PLACEHOLDERS: [(&str, &str); 5] = [
+    ("<id>", "0123456789ABCDEFGHIJkl"),
     ("<n>", "7"),
     ("<ms>", "9000"),
     ("<seconds>", "1700000000"),
@@ -264,13 +263,8 @@ pub fn matches(pattern: &str, text: &str) -> bool {
 
 fn stands_for(placeholder: &str, text: &str) -> bool {
     let all = |class: fn(char) -> bool| text.chars().all(class);
-    let is_hex = |c: char| matches!(c, '0'..='9' | 'a'..='f');
     match placeholder {
-        "<uuid>" => text.len() == 32 && all(is_hex),
-        "<uuid-36>" => {
-            let groups: Vec<usize> = text.split('-').map(str::len).collect();
-            groups == [8, 4, 4, 4, 12] && text.chars().all(|c| c == '-' || is_hex(c))
-        }
+        "<id>" => text.len() == 22 && all(|c| c.is_ascii_alphanumeric()),
         "<n>" | "<ms>" | "<seconds>" => all(|c| c.is_ascii_digit()),
         "<name>" => true,
         other => panic!("no such placeholder: {other}"),
@@ -283,9 +277,9 @@ mod tests {
 
     #[test]
     fn a_placeholder_is_what_it_says() {
-        assert!(matches("lepus.reply.<uuid>", &filled("lepus.reply.<uuid>")));
-        assert!(!matches("lepus.reply.<uuid>", "lepus.reply.7"));
-        assert!(matches("<uuid>-<n>", &filled("<uuid>-<n>")));
+        assert!(matches("lepus.reply.<id>", &filled("lepus.reply.<id>")));
+        assert!(!matches("lepus.reply.<id>", "lepus.reply.7"));
+        assert!(matches("<id>-<n>", &filled("<id>-<n>")));
         assert!(!matches("<n>", "seven") && !matches("<n>", ""));
         assert!(!matches("S <name>", "S "));
     }

@@ -185,7 +185,7 @@ impl Asking {
             .serve(FibonacciServer::new(Pocket))
             .start();
         let raw = Raw::open(&env.uri).await;
-        let replies = env.name("lepus.reply.0123456789abcdef0123456789abcdef");
+        let replies = env.name("lepus.reply.0123456789ABCDEFGHIJkl");
         let options = QueueDeclareOptions {
             exclusive: true,
             ..Default::default()
