@@ -9,7 +9,9 @@ use lepus_tests::{Env, conformance, eventually};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_millis(10);
 const SHORT: Duration = Duration::from_millis(200);
@@ -19,6 +21,7 @@ conformance!(
     closed_connections,
     dropped_connections,
     attempts_that_failed,
+    attempts_that_nobody_answers,
     attempts_that_were_dropped,
     connections_that_were_lost,
     a_connection_that_is_away,
@@ -135,6 +138,41 @@ async fn attempts_that_failed(env: Env) {
         }
     }
     no_threads().await;
+}
+
+async fn attempts_that_nobody_answers(env: Env) {
+    let _turn = turn().await;
+    let (deaf, _backlog) = deaf().await;
+    let builder = env.builder_at(&deaf).connect_timeout(SHORT);
+    // It fails for ever, and keeps its runtime.
+    let connection = builder.backoff(SOON, SOON).retry_at_start().open().await;
+    let connection = connection.unwrap();
+    let call = ProbeClient::new(&connection).echo("hi".into());
+    let call = tokio::spawn(call.timeout(SHORT * 10).into_future());
+    let mut most = 0;
+    while !call.is_finished() {
+        let threads = threads().get("lapin-io-loop").copied();
+        most = most.max(threads.unwrap_or_default());
+        tokio::time::sleep(SOON).await;
+    }
+    // The one that tries and the one that has just given up.
+    assert!((1..=2).contains(&most), "{most}");
+    assert!(!call.await.unwrap().unwrap_err().may_have_executed());
+    drop(connection);
+    no_threads().await;
+}
+
+/// An address at which nobody answers, not even by a refusal, as long as the rest is kept.
+async fn deaf() -> (String, (TcpListener, Vec<TcpStream>)) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(stream) = timeout(SHORT, TcpStream::connect(address)).await {
+        waiting.push(stream.unwrap());
+    }
+    (format!("amqp://{address}"), (listener, waiting))
 }
 
 async fn attempts_that_were_dropped(env: Env) {

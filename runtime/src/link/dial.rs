@@ -50,13 +50,16 @@ async fn dial_one(
 ) -> Result<(lapin::Connection, Bell), Error> {
     let bell = Bell::default();
     let (opened, runtime) = (bell.clone(), Kit::new(io.clone(), bell.clone()));
+    let limit = settings.connect_timeout;
     // lapin has no handshake timeout and its thread outlives a dropped connect: both end with this,
-    // however the attempt does.
+    // however the attempt does, and before there is a socket at the limit.
     let lifeline = bell.lifeline();
     let tls = settings.tls.clone();
     let open = async move |uri: AMQPUri, _| {
         let target = (uri.authority.host.clone(), uri.authority.port);
-        let stream = TcpStream::connect(target).await?;
+        let connecting = TcpStream::connect(target);
+        let stream = tokio::time::timeout(limit, connecting).await;
+        let stream = stream.map_err(io::Error::from)??;
         stream.set_nodelay(true)?;
         let socket = Socket::new(stream.into_std()?, opened.clone())?;
         let stream = AsyncTcpStream::Plain(socket);
@@ -70,7 +73,6 @@ async fn dial_one(
     let uri = address.0.clone();
     let (host, port) = (uri.authority.host.clone(), uri.authority.port);
     let runtime = async_rs::Runtime::new(runtime);
-    let limit = settings.connect_timeout;
     // On lapin's own runtime, where a caller that goes away does not cancel it half-way.
     let attempt = io.spawn(async move {
         tokio::time::timeout(limit, async move {
