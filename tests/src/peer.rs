@@ -22,6 +22,8 @@ pub struct Reply {
     /// `rpc-message`.
     pub message: Option<String>,
     pub correlation_id: Option<String>,
+    /// `type`.
+    pub kind: Option<String>,
     pub content_type: Option<String>,
     pub body: Vec<u8>,
 }
@@ -85,6 +87,7 @@ impl Reply {
             status: header(properties, "rpc-status"),
             message: header(properties, "rpc-message"),
             correlation_id: text(properties.correlation_id()),
+            kind: text(properties.kind()),
             content_type: text(properties.content_type()),
             body: message.delivery.data.clone(),
         }

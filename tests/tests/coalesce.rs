@@ -455,7 +455,13 @@ async fn hostile_bodies_are_refused(env: Env) {
         let (code, text) = reply.failure();
         assert_eq!(code, "invalid_argument", "{text}");
         assert!(text.starts_with("the calls do not decode: "), "{text}");
+        assert_eq!(reply.kind, None, "nobody asked what the server takes");
     }
+    let asking = lepus_tests::peer::headers(&[("rpc-accept", CALLS)]);
+    let asking = caller.json(CALLS).with_headers(asking);
+    let reply = caller.ask(&rig.queue, asking, b"").await;
+    assert_eq!(reply.failure().0, "invalid_argument");
+    assert_eq!(reply.kind.as_deref(), Some(CALLS));
     let many = [
         &b"\xdc\xff\xff"[..],
         &b"\x95\x01\xa1x\x01\xc0\xc4\x00".repeat(65_535),

@@ -128,8 +128,8 @@ impl Lane {
         })
     }
 
-    /// Completes when a message is written to the socket, or is about to be along with the
-    /// acknowledgement of a request: then within one turn of lapin's thread.
+    /// Completes when a message is written to the socket, or waits for it along with the
+    /// acknowledgement of a request that was answered on the same session.
     pub(crate) async fn written(&self, writing: Writing) -> Result<(), Error> {
         match writing {
             Writing::Done(result) => result,

@@ -279,6 +279,8 @@ impl Socket {
             if !std::mem::take(&mut self.is_fresh) {
                 self.wait()?;
                 if self.is_readable {
+                    // If there was nothing after all, what was rung for comes first.
+                    self.is_fresh = true;
                     continue;
                 }
             }
@@ -311,6 +313,9 @@ impl Socket {
                 self.stream.write_vectored(&all)
             };
             match written {
+                Ok(0) if kept + size > 0 => {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
                 Ok(written) if written < kept => drop(self.kept.drain(..written)),
                 Ok(written) => {
                     self.kept.clear();
@@ -401,6 +406,8 @@ mod tests {
         let stream = Peer::connect(listener.local_addr().unwrap()).unwrap();
         stream.set_nonblocking(true).unwrap();
         let (peer, _) = listener.accept().unwrap();
+        peer.set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
         (Socket::new(stream, bell.clone()).unwrap(), peer)
     }
 

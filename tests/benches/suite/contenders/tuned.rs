@@ -142,7 +142,7 @@ pub async fn client(task: &Task) -> Operation {
     let common = match task.contender {
         Contender::TunedInFull => BasicProperties::default()
             .with_type("echo".into())
-            .with_content_type("application/msgpack".into())
+            .with_content_type("application/octet-stream".into())
             .with_expiration("60000".into()),
         _ => BasicProperties::default(),
     };
