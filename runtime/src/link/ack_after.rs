@@ -12,7 +12,7 @@ use futures_util::task::AtomicWaker;
 
 use super::convert;
 use super::lane::{Extent, Lane, PendingWrite};
-use super::socket::{Errand, Following};
+use super::socket::Errand;
 use crate::error::{Error, Kind};
 
 /// A reply on its way out and the request that is acknowledged after it.
@@ -26,21 +26,17 @@ struct Inner {
 }
 
 enum State {
-    Writing {
-        reply: PendingWrite,
-        _following: Following,
-    },
+    Writing(PendingWrite),
     /// The reply is written and its request acknowledged, or neither was done.
     Done(Result<(), Error>),
 }
 
 impl AckAfter {
     pub(crate) fn new(lane: Arc<Lane>, tag: u64, reply: PendingWrite) -> Self {
-        let _following = lane.session().follow();
         Self(Arc::new(Inner {
             lane,
             tag,
-            state: Mutex::new(State::Writing { reply, _following }),
+            state: Mutex::new(State::Writing(reply)),
             task: AtomicWaker::new(),
         }))
     }
@@ -71,7 +67,7 @@ impl Inner {
     fn advance(self: &Arc<Self>) -> Poll<Result<(), Error>> {
         let mut state = self.state();
         let reply = match &mut *state {
-            State::Writing { reply, .. } => reply,
+            State::Writing(reply) => reply,
             State::Done(result) => return Poll::Ready(result.clone()),
         };
         let waker = Waker::from(Arc::clone(self));

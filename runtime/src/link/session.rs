@@ -141,8 +141,9 @@ impl Session {
         self.bell.ring();
     }
 
-    /// Something is to be written right after what is being written.
-    pub(super) fn follow(&self) -> Following {
+    /// For as long as it is held, what is written is followed by more: the acknowledgement of what
+    /// a reply was to. Begun before there is a reply, which may be written at once.
+    pub(crate) fn follow(&self) -> Following {
         self.bell.follow()
     }
 

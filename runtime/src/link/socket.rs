@@ -40,7 +40,7 @@ struct State {
     is_asleep: AtomicBool,
     /// Nobody is left to look after the connection.
     is_over: AtomicBool,
-    /// How much is to follow what is being written.
+    /// Who has more to write right after what is being written.
     following: AtomicUsize,
     alarm: Mutex<Option<mio::Waker>>,
     /// None where there is no socket any more: an errand holds the session, and the session this.
@@ -78,7 +78,7 @@ impl Bell {
         .await
     }
 
-    /// Something is to be written right after what is being written: best with it.
+    /// For as long as it is held, more follows what is being written: best with it.
     pub(super) fn follow(&self) -> Following {
         self.0.following.fetch_add(1, Ordering::Relaxed);
         Following(self.clone())
@@ -118,7 +118,7 @@ impl Bell {
 }
 
 /// What is written meanwhile waits for what follows it.
-pub(super) struct Following(Bell);
+pub(crate) struct Following(Bell);
 
 impl Drop for Following {
     fn drop(&mut self) {

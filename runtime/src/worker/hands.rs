@@ -71,6 +71,7 @@ impl<'a, H: Handler> Hands<'a, H> {
         let mut returns = tokio::time::interval(RETURNS);
         returns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let limit = usize::from(self.source.concurrency.max(1));
+        let _following = (limit == 1).then(|| lane.session().follow());
         // Held back until there is nothing else to do, but never so many that the broker runs dry.
         let most = limit.div_ceil(2);
         // With every place taken, deliveries are awaited all the same, for the consumer's end; one
