@@ -125,8 +125,7 @@ fn write(plan: Plan) -> Result<(Client, Letter), Error> {
 }
 
 fn set_out(letter: Letter, place: Place) -> Launch {
-    let backend = &place.client.inner.backend;
-    match backend {
+    match &place.client.inner.backend {
         Backend::Local(service) => {
             let call = call_locally(Arc::clone(service), &letter);
             let way = if letter.method.is_oneway() {
@@ -141,19 +140,13 @@ fn set_out(letter: Letter, place: Place) -> Launch {
                 _place: place,
             }))
         }
-        Backend::Remote(remote) => {
-            let remote = Arc::clone(remote);
-            send_off(remote, letter, place)
-        }
+        Backend::Remote(remote) => send_off(Arc::clone(remote), letter, place),
     }
 }
 
 fn send_off(remote: Arc<Remote>, mut letter: Letter, place: Place) -> Launch {
-    let (method, size, limit) = (
-        letter.method,
-        letter.body.len(),
-        remote.connection.max_message(),
-    );
+    let method = letter.method;
+    let (size, limit) = (letter.body.len(), remote.connection.max_message());
     if size > limit {
         let error = Error::new(Kind::TooLarge { size, limit });
         return Launch::Done(Err(letter.not_sent(error)));
@@ -201,11 +194,7 @@ impl Flight {
     }
 
     pub(super) fn undecodable(&self, error: CodecError) -> Error {
-        let error = Error::new(Kind::Decode).caused_by(error);
-        let letter = &self.letter;
-        letter
-            .what()
-            .failed(error, letter.started, Outcome::Answered)
+        self.answered(Kind::Decode).caused_by(error)
     }
 
     /// What its answer makes of it.
