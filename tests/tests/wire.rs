@@ -7,7 +7,7 @@ use lepus::{Client, Codec, Server};
 use lepus_tests::frames::{BASIC_ACK, BASIC_PUBLISH, Frame};
 use lepus_tests::peer::{Caller, Reply, headers, short};
 use lepus_tests::probe::{DivideByZero, ProbeClient, Rig};
-use lepus_tests::proxy::{Proxy, Way};
+use lepus_tests::proxy::{Chunk, Proxy, Way};
 use lepus_tests::raw::{Raw, delivery, table};
 use lepus_tests::{Env, conformance, eventually};
 use std::time::Duration;
@@ -19,6 +19,7 @@ conformance!(ours:
     replies_byte_for_byte,
     requests_are_mandatory_and_replies_too,
     the_reply_is_written_before_the_acknowledgement,
+    one_at_a_time_they_leave_together,
 );
 
 conformance!(theirs:
@@ -380,6 +381,28 @@ async fn the_reply_is_written_before_the_acknowledgement(env: Env) {
     expected.extend([BASIC_ACK, BASIC_PUBLISH]); // at most once
     expected.extend([BASIC_PUBLISH, BASIC_ACK]);
     assert_eq!(order, expected);
+}
+
+/// The broker waits for the acknowledgement before it sends the next request.
+async fn one_at_a_time_they_leave_together(env: Env) {
+    const CALLS: usize = 100;
+    let proxy = Proxy::start(&env.uri).await;
+    let serving = env.builder_at(proxy.uri()).open().await.unwrap();
+    let rig = Rig::over(&env, serving, env.connect().await).await;
+    rig.is_well(&env).await;
+    let tap = proxy.tap();
+    for _ in 0..CALLS {
+        rig.probe.echo("hi".into()).await.unwrap();
+    }
+    rig.is_well(&env).await;
+    let up = |chunk: &Chunk| (chunk.way == Way::Up).then(|| chunk.bytes.len());
+    let sizes: Vec<usize> = tap.chunks().iter().filter_map(up).collect();
+    // A thread that is taken off its processor at the wrong moment may part one or two.
+    assert!(
+        sizes.len() <= CALLS + CALLS / 10,
+        "{}: {sizes:?}",
+        sizes.len()
+    );
 }
 
 async fn arguments_by_name_and_by_position(env: Env) {

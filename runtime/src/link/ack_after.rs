@@ -3,7 +3,8 @@
 //! lapin would write an acknowledgement before a reply that was queued earlier, so it may only be
 //! given one when the reply is written. To wait for that in a task takes two hand-overs between
 //! threads, in which the broker waits for the acknowledgement before it sends the next request.
-//! Here the thread that writes the reply gives lapin the acknowledgement, and writes it next.
+//! Here the thread that writes the reply gives lapin the acknowledgement, and writes it next. No
+//! task is woken up for it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -32,13 +33,29 @@ enum State {
 }
 
 impl AckAfter {
-    pub(crate) fn new(lane: Arc<Lane>, tag: u64, reply: PendingWrite) -> Self {
-        Self(Arc::new(Inner {
+    /// Begins to write a reply. The thread that writes is only told when it will be heard of that:
+    /// else it would often be done before, and the acknowledgement leave in a packet of its own.
+    pub(super) fn begin(lane: Arc<Lane>, tag: u64, reply: PendingWrite) -> Self {
+        let inner = Arc::new(Inner {
             lane,
             tag,
             state: Mutex::new(State::Writing(reply)),
             task: AtomicWaker::new(),
-        }))
+        });
+        let order = inner.lane.order();
+        // Whoever has it looks at how it went.
+        let _ = inner.advance();
+        drop(order);
+        inner.lane.session().ring();
+        Self(inner)
+    }
+
+    /// What became of it, if it is known. Nobody is woken up when it is.
+    pub(crate) fn result(&self) -> Option<Result<(), Error>> {
+        match &*self.0.state() {
+            State::Writing(_) => None,
+            State::Done(result) => Some(result.clone()),
+        }
     }
 
     /// Ready when the reply is written and its request acknowledged.

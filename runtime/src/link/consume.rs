@@ -71,6 +71,9 @@ impl Deliveries {
         if let Mode::Settled { prefetch } = mode {
             let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
             session.race(qos).await?;
+            if prefetch == 1 {
+                lane.take_one_at_a_time();
+            }
         }
         let options = BasicConsumeOptions {
             no_ack: mode == Mode::NoAck,

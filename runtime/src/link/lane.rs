@@ -3,14 +3,16 @@
 use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicNackOptions, BasicPublishOptions, BasicRejectOptions};
 
+use super::ack_after::AckAfter;
 use super::convert;
 use super::session::{Counted, Session};
+use super::socket::Following;
 use crate::error::{Error, Kind};
 use crate::message::{Outgoing, Properties};
 
@@ -22,6 +24,8 @@ pub(crate) struct Lane {
     order: Mutex<()>,
     /// The tags of deliveries that are to be settled.
     unsettled: Mutex<BTreeSet<u64>>,
+    /// Where deliveries come one at a time: each reply is followed by its acknowledgement.
+    one_at_a_time: OnceLock<Following>,
 }
 
 /// A mandatory message that no queue took (`basic.return`).
@@ -84,6 +88,7 @@ impl Lane {
             channel,
             order: Mutex::new(()),
             unsettled: Mutex::default(),
+            one_at_a_time: OnceLock::new(),
         }))
     }
 
@@ -120,12 +125,38 @@ impl Lane {
     /// # Errors
     /// The message cannot be said in AMQP. A channel that is gone is told by `written`.
     pub(crate) fn write(self: &Arc<Self>, message: Outgoing) -> Result<Writing, Error> {
-        let publish = publish_on(Arc::clone(self), Prepared::new(message, self)?);
-        let mut writing: PendingWrite = Box::pin(async move { publish.await.map(drop) });
+        let mut writing = self.writing(message)?;
         Ok(match self.begin(writing.as_mut()) {
             Poll::Ready(written) => Writing::Done(written.map_err(convert::error)),
             Poll::Pending => Writing::Pending(writing),
         })
+    }
+
+    /// Hands over a reply to a delivery of this channel, which is acknowledged after it.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub(crate) fn reply(self: &Arc<Self>, message: Outgoing, tag: u64) -> Result<Replying, Error> {
+        if self.one_at_a_time.get().is_none() {
+            return Ok(Replying::Apart(self.write(message)?));
+        }
+        // There is no other to put its acknowledgement together with.
+        let reply = self.writing(message)?;
+        Ok(Replying::Both(AckAfter::begin(
+            Arc::clone(self),
+            tag,
+            reply,
+        )))
+    }
+
+    fn writing(self: &Arc<Self>, message: Outgoing) -> Result<PendingWrite, Error> {
+        let publish = publish_on(Arc::clone(self), Prepared::new(message, self)?);
+        Ok(Box::pin(async move { publish.await.map(drop) }))
+    }
+
+    /// From now on the broker sends a delivery when the one before it is settled.
+    pub(super) fn take_one_at_a_time(&self) {
+        self.one_at_a_time.get_or_init(|| self.session.follow());
     }
 
     /// Completes when a message is written to the socket, or waits for it along with the
@@ -253,6 +284,13 @@ impl Drop for Lane {
 pub(crate) enum Writing {
     Done(Result<(), Error>),
     Pending(PendingWrite),
+}
+
+/// A reply that is on its way, and the acknowledgement of its request.
+pub(crate) enum Replying {
+    /// To be acknowledged when it is written, with others that are done by then.
+    Apart(Writing),
+    Both(AckAfter),
 }
 
 /// Completes when a message is written; perhaps never, if the session is lost before.

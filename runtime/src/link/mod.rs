@@ -25,7 +25,7 @@ pub(crate) use confirm::{Confirmed, Fate};
 pub use connection::{Connection, ConnectionBuilder};
 pub(crate) use consume::{Deliveries, Delivery, Ended, Mode, poll};
 pub(crate) use declare::{QueueCounts, bind, count, declare, delete, purge, unbind};
-pub(crate) use lane::{Extent, Lane, PendingWrite, Writing};
+pub(crate) use lane::{Extent, Lane, PendingWrite, Replying, Writing};
 pub(crate) use namespace::Namespace;
 pub(crate) use session::Session;
 pub use state::ConnectionState;

@@ -143,7 +143,7 @@ impl Session {
 
     /// For as long as it is held, what is written is followed by more: the acknowledgement of what
     /// a reply was to. Begun before there is a reply, which may be written at once.
-    pub(crate) fn follow(&self) -> Following {
+    pub(super) fn follow(&self) -> Following {
         self.bell.follow()
     }
 

@@ -118,7 +118,8 @@ impl Bell {
 }
 
 /// What is written meanwhile waits for what follows it.
-pub(crate) struct Following(Bell);
+#[derive(Debug)]
+pub(super) struct Following(Bell);
 
 impl Drop for Following {
     fn drop(&mut self) {

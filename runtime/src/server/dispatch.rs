@@ -12,7 +12,7 @@ use crate::codec::Codec;
 use crate::context::{Context, Facts};
 use crate::descriptor::MethodDescriptor;
 use crate::envelope::{CALLS, Form, ReplyHead, ReplyStatus, RequestHead};
-use crate::link::{Connection, Delivery, Extent, Lane};
+use crate::link::{Connection, Delivery, Extent, Lane, Replying};
 use crate::message::Outgoing;
 use crate::panic::{self, Apart, Ended, Made};
 use crate::service::{Reply, Request, Service};
@@ -211,13 +211,15 @@ impl Dispatcher {
         Reply::failed(Status::new(Code::ResourceExhausted, text))
     }
 
-    /// Hands a reply over, to be written before its request is acknowledged.
+    /// Hands a reply over, to be written before its request is acknowledged. The request's tag is
+    /// that of a delivery that has no other reply and is not settled yet.
     pub(super) fn send(
         &self,
         lane: &Arc<Lane>,
         to: Address,
         (status, form): (ReplyStatus, Form),
         body: Bytes,
+        request: Option<u64>,
     ) -> Settlement {
         let Some(reply_to) = to.reply_to else {
             return Settlement::Ack;
@@ -237,8 +239,12 @@ impl Dispatcher {
             properties: head.into_properties(),
             body,
         };
-        match lane.write(message) {
-            Ok(writing) => Settlement::AckOnceWritten(writing),
+        let reply = match request {
+            Some(tag) => lane.reply(message, tag),
+            None => lane.write(message).map(Replying::Apart),
+        };
+        match reply {
+            Ok(reply) => Settlement::AckOnceWritten(reply),
             // What cannot be said in AMQP at all would not be sayable the next time either.
             Err(error) => {
                 tracing::warn!(service = self.service_name(), %error, "the reply cannot be sent");
@@ -284,7 +290,8 @@ impl Dispatcher {
         settled |= self.acknowledge_first(lane, tag, &to, redelivered && !settled);
         let Reply { status, body } = reply;
         let form = to.form;
-        let settlement = self.send(lane, to, (status, form), body);
+        let request = (!settled).then_some(tag);
+        let settlement = self.send(lane, to, (status, form), body, request);
         if settled {
             // Written or not, there is nothing left to acknowledge.
             Settlement::Settled

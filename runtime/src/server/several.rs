@@ -49,7 +49,7 @@ impl Dispatcher {
             Err(status) => {
                 let Reply { status, body } = self.refused(status);
                 let form = to.form;
-                self.send(lane, to, (status, form), body)
+                self.send(lane, to, (status, form), body, None)
             }
         };
         if settled {
@@ -220,6 +220,6 @@ impl<'a> Outbox<'a> {
         self.size = 0;
         let form = (ReplyStatus::Success, Form::Several);
         let to = self.to.clone();
-        self.settlement = self.dispatcher.send(self.lane, to, form, body);
+        self.settlement = self.dispatcher.send(self.lane, to, form, body, None);
     }
 }

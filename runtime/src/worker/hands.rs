@@ -14,7 +14,7 @@ use super::leaving::{Leaving, Step, not_sent};
 use super::pace::Pace;
 use super::{Handler, OnLoss, Settlement, Source, Stopped, is_true};
 use crate::acks::{Ack, Acks};
-use crate::link::{AckAfter, Deliveries, Delivery, Ended, Extent, Lane, Writing};
+use crate::link::{Deliveries, Delivery, Ended, Extent, Lane, Replying, Writing};
 use crate::shutdown::second_signal;
 use crate::stats::Counters;
 
@@ -71,7 +71,6 @@ impl<'a, H: Handler> Hands<'a, H> {
         let mut returns = tokio::time::interval(RETURNS);
         returns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let limit = usize::from(self.source.concurrency.max(1));
-        let _following = (limit == 1).then(|| lane.session().follow());
         // Held back until there is nothing else to do, but never so many that the broker runs dry.
         let most = limit.div_ceil(2);
         // With every place taken, deliveries are awaited all the same, for the consumer's end; one
@@ -82,6 +81,9 @@ impl<'a, H: Handler> Hands<'a, H> {
         let stopped = loop {
             if self.acks.waiting() >= most {
                 self.flush(lane);
+            }
+            while let Some(handled) = self.leaving.acknowledged() {
+                self.settle(Some(lane), Ok(handled));
             }
             if self.set.len() + self.leaving.len() < limit
                 && let Some(delivery) = next.take()
@@ -94,7 +96,7 @@ impl<'a, H: Handler> Hands<'a, H> {
                 Some(handled) = self.set.join_next(), if !self.set.is_empty() => {
                     self.settle(Some(lane), handled);
                 }
-                written = self.leaving.next(), if !self.leaving.is_empty() => {
+                written = self.leaving.next(), if next.is_some() || self.leaving.is_awaited() => {
                     self.settle(Some(lane), Ok(written));
                 }
                 delivery = deliveries.next(), if next.is_none() => match delivery {
@@ -175,16 +177,15 @@ impl<'a, H: Handler> Hands<'a, H> {
         }
         match settlement {
             Settlement::Ack => self.ack(current, &lane, tag),
-            Settlement::AckOnceWritten(writing) => match writing {
-                Writing::Done(Ok(())) => self.ack(current, &lane, tag),
-                Writing::Done(Err(error)) => not_sent(&error),
-                Writing::Pending(writing) => {
-                    // One at a time has none to put its acknowledgement together with.
-                    let step = if self.source.concurrency <= 1 {
-                        Step::Acking(AckAfter::new(Arc::clone(&lane), tag, writing))
-                    } else {
-                        Step::Writing(writing)
-                    };
+            Settlement::AckOnceWritten(reply) => match reply {
+                Replying::Apart(Writing::Done(Ok(()))) => self.ack(current, &lane, tag),
+                Replying::Apart(Writing::Done(Err(error))) => not_sent(&error),
+                Replying::Apart(Writing::Pending(writing)) => {
+                    let step = Step::Writing(writing);
+                    self.leaving.push(current, lane, tag, step);
+                }
+                Replying::Both(both) => {
+                    let step = Step::Acking(both);
                     self.leaving.push(current, lane, tag, step);
                 }
             },

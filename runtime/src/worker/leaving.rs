@@ -54,6 +54,26 @@ impl Leaving {
         self.len() == 0
     }
 
+    /// Whether one needs somebody to acknowledge its request when it is written.
+    pub(super) fn is_awaited(&self) -> bool {
+        let by_itself = |reply: &Reply| matches!(reply.step, Step::Acking(_));
+        !self.earlier.is_empty() || !self.current.iter().all(by_itself)
+    }
+
+    /// The next one whose request was acknowledged along with it, if that is so by now.
+    pub(super) fn acknowledged(&mut self) -> Option<Handled> {
+        match &self.current.front()?.step {
+            Step::Writing(_) => return None,
+            Step::Acking(both) => {
+                if let Err(error) = both.result()? {
+                    not_sent(&error);
+                }
+            }
+        }
+        let reply = self.current.pop_front()?;
+        Some(reply.handled(Settlement::Settled))
+    }
+
     /// There is another current channel.
     pub(super) fn outlive_channel(&mut self) {
         self.earlier.extend(self.current.drain(..));
@@ -102,11 +122,17 @@ impl Future for Reply {
                 Settlement::Settled
             }
         };
-        Poll::Ready(Handled {
+        Poll::Ready(self.handled(settlement))
+    }
+}
+
+impl Reply {
+    fn handled(&self, settlement: Settlement) -> Handled {
+        Handled {
             lane: Arc::clone(&self.lane),
             tag: self.tag,
             settlement,
-        })
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Kind};
 use crate::link::{
-    self, Connection, Deliveries, Delivery, Ended, Lane, Link, Mode, Namespace, Session, Writing,
+    self, Connection, Deliveries, Delivery, Ended, Lane, Link, Mode, Namespace, Replying, Session,
 };
 use crate::random;
 use crate::retry::RetryPolicy;
@@ -53,7 +53,7 @@ pub(crate) enum OnLoss {
 pub(crate) enum Settlement {
     Ack,
     /// Acknowledged when this has been written: lapin would write the acknowledgement first.
-    AckOnceWritten(Writing),
+    AckOnceWritten(Replying),
     GiveBack,
     Reject,
     /// The handler has settled it itself, or nobody can any more.
