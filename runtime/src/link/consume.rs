@@ -97,7 +97,11 @@ impl Deliveries {
         })
     }
 
-    /// The next delivery that can still be settled.
+    fn is_settled(&self) -> bool {
+        matches!(self.mode, Mode::Settled { .. })
+    }
+
+    /// The next delivery; where deliveries are settled, one that still can be.
     pub(crate) async fn next(&mut self) -> Result<Delivery, Ended> {
         let item = tokio::select! {
             biased;
@@ -111,9 +115,11 @@ impl Deliveries {
         let ended = match item {
             // What was buffered when the connection went is still given out: its tag means
             // nothing any more.
-            Some(Ok(_)) if !self.lane.is_open() => Ended::Lost(self.lane.dead()),
+            Some(Ok(_)) if self.is_settled() && !self.lane.is_open() => {
+                Ended::Lost(self.lane.dead())
+            }
             Some(Ok(delivery)) => {
-                if let Mode::Settled { .. } = self.mode {
+                if self.is_settled() {
                     self.lane.delivered(delivery.delivery_tag);
                 }
                 return Ok(Delivery {
@@ -140,7 +146,7 @@ impl Deliveries {
             tracing::debug!(%error, "a consumer was gone before it was cancelled");
             return;
         }
-        if self.mode == Mode::NoAck {
+        if !self.is_settled() {
             return;
         }
         while let Ok(delivery) = self.next().await {

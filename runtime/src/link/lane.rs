@@ -113,11 +113,15 @@ impl Lane {
 
     /// Begins a publish. lapin sends what was polled once, whether or not anybody waits for it.
     fn begin<F: Future + ?Sized>(&self, publish: Pin<&mut F>) -> Poll<F::Output> {
-        let order = self.order();
-        let first = publish.poll(&mut Context::from_waker(Waker::noop()));
-        drop(order);
+        let first = self.hand_over(publish);
         self.session.ring();
         first
+    }
+
+    /// The thread that writes finds it when it is rung for, or looks by itself.
+    fn hand_over<F: Future + ?Sized>(&self, publish: Pin<&mut F>) -> Poll<F::Output> {
+        let _order = self.order();
+        publish.poll(&mut Context::from_waker(Waker::noop()))
     }
 
     /// Hands a message over to be written; [`written`](Self::written) waits for that.
@@ -126,27 +130,31 @@ impl Lane {
     /// The message cannot be said in AMQP. A channel that is gone is told by `written`.
     pub(crate) fn write(self: &Arc<Self>, message: Outgoing) -> Result<Writing, Error> {
         let mut writing = self.writing(message)?;
-        Ok(match self.begin(writing.as_mut()) {
-            Poll::Ready(written) => Writing::Done(written.map_err(convert::error)),
-            Poll::Pending => Writing::Pending(writing),
-        })
+        let first = self.begin(writing.as_mut());
+        Ok(Writing::begun(writing, first))
     }
 
-    /// Hands over a reply to a delivery of this channel, which is acknowledged after it.
+    /// Hands over a reply to a delivery of this channel, which is acknowledged after it. It leaves
+    /// when the lane is [rung](Self::ring) for, so that several can leave together; one that shares
+    /// with no other leaves at once.
     ///
     /// # Errors
     /// As [`write`](Self::write).
     pub(crate) fn reply(self: &Arc<Self>, message: Outgoing, tag: u64) -> Result<Replying, Error> {
         if self.one_at_a_time.get().is_none() {
-            return Ok(Replying::Apart(self.write(message)?));
+            let mut reply = self.writing(message)?;
+            let first = self.hand_over(reply.as_mut());
+            return Ok(Replying::Apart(Writing::begun(reply, first)));
         }
         // There is no other to put its acknowledgement together with.
         let reply = self.writing(message)?;
-        Ok(Replying::Both(AckAfter::begin(
-            Arc::clone(self),
-            tag,
-            reply,
-        )))
+        let both = AckAfter::begin(Arc::clone(self), tag, reply);
+        Ok(Replying::Both(both))
+    }
+
+    /// Has replies that were handed over written.
+    pub(crate) fn ring(&self) {
+        self.session.ring();
     }
 
     fn writing(self: &Arc<Self>, message: Outgoing) -> Result<PendingWrite, Error> {
@@ -284,6 +292,15 @@ impl Drop for Lane {
 pub(crate) enum Writing {
     Done(Result<(), Error>),
     Pending(PendingWrite),
+}
+
+impl Writing {
+    fn begun(writing: PendingWrite, first: Poll<lapin::Result<()>>) -> Self {
+        match first {
+            Poll::Ready(written) => Self::Done(written.map_err(convert::error)),
+            Poll::Pending => Self::Pending(writing),
+        }
+    }
 }
 
 /// A reply that is on its way, and the acknowledgement of its request.

@@ -33,6 +33,8 @@ pub(super) struct Hands<'a, H> {
     set: JoinSet<Handled>,
     leaving: Leaving,
     acks: Acks,
+    /// How many replies on the current channel nobody was told to write yet: they leave together.
+    untold: usize,
     tasks: Handle,
     counters: Arc<Counters>,
     handler: Arc<H>,
@@ -52,6 +54,7 @@ impl<'a, H: Handler> Hands<'a, H> {
             set,
             leaving,
             acks,
+            untold: 0,
             tasks,
             counters,
             handler,
@@ -82,6 +85,9 @@ impl<'a, H: Handler> Hands<'a, H> {
             if self.acks.waiting() >= most {
                 self.flush(lane);
             }
+            if self.untold >= most {
+                self.tell(lane);
+            }
             while let Some(handled) = self.leaving.acknowledged() {
                 self.settle(Some(lane), Ok(handled));
             }
@@ -107,13 +113,15 @@ impl<'a, H: Handler> Hands<'a, H> {
                     break Stopped::Ended(Ended::Lost(reason));
                 }
                 _ = returns.tick() => collect_returns(&self.counters, lane).await,
-                // The last branch of a biased choice: nothing else is ready. Replies that are being
-                // written will be acknowledged along with these in a moment.
+                // The last branches of a biased choice: nothing else is ready.
+                () = std::future::ready(()), if self.untold > 0 => self.tell(lane),
+                // Replies that are being written will be acknowledged along with these in a moment.
                 () = std::future::ready(()), if self.acks.waiting() > 0 && self.leaving.is_empty() => {
                     self.flush(lane);
                 }
             }
         };
+        self.tell(lane);
         self.flush(lane);
         if let Some(delivery) = next {
             lane.give_back(delivery.tag);
@@ -182,6 +190,11 @@ impl<'a, H: Handler> Hands<'a, H> {
                 Replying::Apart(Writing::Done(Err(error))) => not_sent(&error),
                 Replying::Apart(Writing::Pending(writing)) => {
                     let step = Step::Writing(writing);
+                    if current {
+                        self.untold += 1;
+                    } else {
+                        lane.ring();
+                    }
                     self.leaving.push(current, lane, tag, step);
                 }
                 Replying::Both(both) => {
@@ -224,6 +237,12 @@ impl<'a, H: Handler> Hands<'a, H> {
         }
     }
 
+    /// Has the replies written.
+    fn tell(&mut self, lane: &Lane) {
+        self.untold = 0;
+        lane.ring();
+    }
+
     fn flush(&mut self, lane: &Lane) {
         for ack in self.acks.flush() {
             match ack {
@@ -256,6 +275,7 @@ impl<'a, H: Handler> Hands<'a, H> {
             };
             self.settle(lane, handled);
             if let Some(lane) = lane {
+                self.tell(lane);
                 self.flush(lane);
             }
         }
