@@ -70,7 +70,7 @@ impl Shelver {
 impl Handler for Shelver {
     const IN_ORDER: bool = true;
 
-    async fn handle(&self, _: Arc<Lane>, delivery: Delivery) -> Settlement {
+    async fn handle(self: Arc<Self>, _: Arc<Lane>, delivery: Delivery) -> Settlement {
         let letter = delivery.message.into();
         if self.mode == Mode::NoAck {
             let parcel = Parcel {
@@ -126,7 +126,7 @@ where
     H: Fn(Event<T>) -> F + Send + Sync + 'static,
     F: Future<Output: IntoVerdict> + Send + 'static,
 {
-    async fn handle(&self, _: Arc<Lane>, delivery: Delivery) -> Settlement {
+    async fn handle(self: Arc<Self>, _: Arc<Lane>, delivery: Delivery) -> Settlement {
         let event = match self.reader.read(delivery.message.into()) {
             Read::Event(event) => event,
             Read::Missed(missed) => {

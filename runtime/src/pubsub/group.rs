@@ -72,7 +72,7 @@ impl<T> Drop for Presenter<T> {
 }
 
 /// Handles jobs in the order of their deliveries, up to the moment when each is presented.
-pub(super) struct InOrder(JobHandler);
+pub(super) struct InOrder(Arc<JobHandler>);
 
 impl InOrder {
     pub(super) fn new<T: DeserializeOwned + Send + 'static>(
@@ -81,15 +81,19 @@ impl InOrder {
         presenter: Presenter<T>,
     ) -> Self {
         let work = Arc::new(presenter);
-        Self(JobHandler::new(connection, spec, work, None))
+        Self(Arc::new(JobHandler::new(connection, spec, work, None)))
     }
 }
 
 impl Handler for InOrder {
     const IN_ORDER: bool = true;
 
-    async fn handle(&self, lane: Arc<Lane>, delivery: Delivery) -> Settlement {
-        self.0.handle(lane, delivery).await
+    fn handle(
+        self: Arc<Self>,
+        lane: Arc<Lane>,
+        delivery: Delivery,
+    ) -> impl Future<Output = Settlement> + Send {
+        Arc::clone(&self.0).handle(lane, delivery)
     }
 
     fn drain(&self) {

@@ -22,7 +22,7 @@ use crate::stats::Counters;
 const RETURNS: Duration = Duration::from_millis(500);
 
 /// A delivery that is handled, on the channel it came from.
-pub(super) struct Handled {
+pub(crate) struct Handled {
     pub(super) lane: Arc<Lane>,
     pub(super) tag: u64,
     pub(super) settlement: Settlement,
@@ -133,26 +133,7 @@ impl<'a, H: Handler> Hands<'a, H> {
     fn start(&mut self, lane: Arc<Lane>, delivery: Delivery) {
         let (handler, counters) = (Arc::clone(&self.handler), Arc::clone(&self.counters));
         let current = Arc::clone(&lane);
-        let mut work = Box::pin(async move {
-            let _running = Gauge::raise(counters);
-            let tag = delivery.tag;
-            // In one expression: what has a name has a place of its own in this future.
-            let settlement = AssertUnwindSafe(handler.handle(Arc::clone(&lane), delivery))
-                .catch_unwind()
-                .await
-                .unwrap_or_else(|panic| {
-                    tracing::error!(
-                        panic = crate::panic::text(&*panic),
-                        "a delivery is rejected"
-                    );
-                    Settlement::Reject
-                });
-            Handled {
-                lane,
-                tag,
-                settlement,
-            }
-        });
+        let mut work = Box::pin(work(handler, counters, lane, delivery));
         if !H::IN_ORDER && !self.pace.is_quick() {
             self.set.spawn_on(self.pace.watch(work), &self.tasks);
             return;
@@ -285,6 +266,34 @@ impl<'a, H: Handler> Hands<'a, H> {
             lane.close().await;
         }
     }
+}
+
+/// Handles a delivery, whatever the handler does. Without an `async` block: that would have a place
+/// for the handler's future twice.
+pub(crate) fn work<H: Handler>(
+    handler: Arc<H>,
+    counters: Arc<Counters>,
+    lane: Arc<Lane>,
+    delivery: Delivery,
+) -> impl Future<Output = Handled> + Send {
+    let running = Gauge::raise(counters);
+    let (tag, its_lane) = (delivery.tag, Arc::clone(&lane));
+    let handling = AssertUnwindSafe(handler.handle(lane, delivery)).catch_unwind();
+    handling.map(move |handled| {
+        drop(running);
+        let settlement = handled.unwrap_or_else(|panic| {
+            tracing::error!(
+                panic = crate::panic::text(&*panic),
+                "a delivery is rejected"
+            );
+            Settlement::Reject
+        });
+        Handled {
+            lane: its_lane,
+            tag,
+            settlement,
+        }
+    })
 }
 
 /// Replies whose caller is gone come back; lapin keeps them until somebody looks.

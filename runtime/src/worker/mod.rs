@@ -21,6 +21,8 @@ use crate::retry::RetryPolicy;
 use crate::service::BoxFuture;
 use crate::topology::Topology;
 use hands::Hands;
+#[cfg(test)]
+pub(crate) use hands::work;
 pub(crate) use pace::HEAVY;
 
 /// A consumer that worked this long starts its backoff anew when it ends.
@@ -69,7 +71,7 @@ pub(crate) trait Handler: Send + Sync + 'static {
     /// Handles one delivery. The lane is the channel it came from: what is published there is
     /// written before the settlement.
     fn handle(
-        &self,
+        self: Arc<Self>,
         lane: Arc<Lane>,
         delivery: Delivery,
     ) -> impl Future<Output = Settlement> + Send;
