@@ -217,6 +217,13 @@ impl Tap {
         lock(&self.record).clone()
     }
 
+    /// How many bytes passed together in one direction, each time.
+    pub fn sizes(&self, way: Way) -> Vec<usize> {
+        let record = lock(&self.record);
+        let mine = record.iter().filter(|chunk| chunk.way == way);
+        mine.map(|chunk| chunk.bytes.len()).collect()
+    }
+
     /// The bytes of one direction of one connection.
     pub fn bytes(&self, link: u64, way: Way) -> Vec<u8> {
         let record = lock(&self.record);

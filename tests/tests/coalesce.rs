@@ -8,7 +8,7 @@ use lapin::BasicProperties;
 use lepus::{Client, Code, Connection, Outcome, Running, Server};
 use lepus_tests::peer::{Caller, short};
 use lepus_tests::probe::{DivideByZero, ProbeClient, Rig, Subject, is_settled, serve};
-use lepus_tests::proxy::{Cut, Proxy};
+use lepus_tests::proxy::{Cut, Proxy, Way};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance};
 use std::sync::Arc;
@@ -28,6 +28,7 @@ conformance!(one_thread together:
     large_replies_are_spread,
     what_is_not_alike_does_not_share,
     a_server_that_goes_gives_all_of_them_back,
+    one_at_a_time_replies_leave_with_their_acknowledgement,
 );
 
 conformance!(one_thread each:
@@ -257,6 +258,30 @@ async fn a_server_that_goes_gives_all_of_them_back(env: Env) {
     let first: Vec<_> = runs.iter().filter(|run| run.id == 1).collect();
     assert_eq!(first.len(), 2);
     assert!(!first[0].facts.redelivered && first[1].facts.redelivered);
+}
+
+async fn one_at_a_time_replies_leave_with_their_acknowledgement(env: Env) {
+    const MESSAGES: usize = 100;
+    let proxy = Proxy::start(&env.uri).await;
+    let serving = env.builder_at(proxy.uri()).open().await.unwrap();
+    let rig = Rig::over(&env, serving, env.connect().await).await;
+    let probe = together(&rig, 64).await;
+    is_settled(&env, &rig.queue).await;
+    let tap = proxy.tap();
+    for _ in 0..MESSAGES {
+        let calls = (0..3).map(|n| probe.echo(n.to_string()).into_future());
+        for answer in join_all(calls).await {
+            answer.unwrap();
+        }
+    }
+    is_settled(&env, &rig.queue).await;
+    let sizes = tap.sizes(Way::Up);
+    // A thread that is taken off its processor at the wrong moment may part one or two.
+    assert!(
+        sizes.len() <= MESSAGES + MESSAGES / 10,
+        "{}: {sizes:?}",
+        sizes.len()
+    );
 }
 
 async fn a_dropped_call_is_not_sent(env: Env) {

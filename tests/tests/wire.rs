@@ -7,7 +7,7 @@ use lepus::{Client, Codec, Server};
 use lepus_tests::frames::{BASIC_ACK, BASIC_PUBLISH, Frame};
 use lepus_tests::peer::{Caller, Reply, headers, short};
 use lepus_tests::probe::{DivideByZero, ProbeClient, Rig};
-use lepus_tests::proxy::{Chunk, Proxy, Way};
+use lepus_tests::proxy::{Proxy, Way};
 use lepus_tests::raw::{Raw, delivery, table};
 use lepus_tests::{Env, conformance, eventually};
 use std::time::Duration;
@@ -395,8 +395,7 @@ async fn one_at_a_time_they_leave_together(env: Env) {
         rig.probe.echo("hi".into()).await.unwrap();
     }
     rig.is_well(&env).await;
-    let up = |chunk: &Chunk| (chunk.way == Way::Up).then(|| chunk.bytes.len());
-    let sizes: Vec<usize> = tap.chunks().iter().filter_map(up).collect();
+    let sizes = tap.sizes(Way::Up);
     // A thread that is taken off its processor at the wrong moment may part one or two.
     assert!(
         sizes.len() <= CALLS + CALLS / 10,

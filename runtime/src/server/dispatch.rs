@@ -211,8 +211,9 @@ impl Dispatcher {
         Reply::failed(Status::new(Code::ResourceExhausted, text))
     }
 
-    /// Hands a reply over, to be written before its request is acknowledged. The request's tag is
-    /// that of a delivery that has no other reply and is not settled yet.
+    /// Hands a reply over, to be written before its request is acknowledged. It is acknowledged by
+    /// whoever gets the settlement; or along with this reply, where the tag is given: of a request
+    /// that is not settled yet and gets no reply after this one.
     pub(super) fn send(
         &self,
         lane: &Arc<Lane>,
@@ -241,7 +242,7 @@ impl Dispatcher {
         };
         let reply = match request {
             Some(tag) => lane.reply(message, tag),
-            None => lane.write(message).map(Replying::Apart),
+            None => lane.write(message).map(Replying::Alone),
         };
         match reply {
             Ok(reply) => Settlement::AckOnceWritten(reply),

@@ -38,18 +38,19 @@ impl Dispatcher {
         });
         let to = self.address(&mut head);
         let settled = self.acknowledge_first(lane, tag, &to, content.redelivered);
+        let request = (!settled).then_some(tag);
         let settlement = match read {
             Ok((codec, calls)) => {
                 let mut outbox = Outbox::new(self, lane, to);
                 self.work_through(calls, codec, &head, &content, &mut outbox)
                     .await;
-                outbox.flush();
+                outbox.flush(request);
                 outbox.settlement
             }
             Err(status) => {
                 let Reply { status, body } = self.refused(status);
                 let form = to.form;
-                self.send(lane, to, (status, form), body, None)
+                self.send(lane, to, (status, form), body, request)
             }
         };
         if settled {
@@ -96,7 +97,7 @@ impl Dispatcher {
                 Some(None) | None => {}
             }
             // Nothing more is ready: what is goes out.
-            outbox.flush();
+            outbox.flush(None);
             tokio::select! {
                 biased;
                 Some(done) = running.next(), if !running.is_empty() => outbox.extend(done),
@@ -198,13 +199,14 @@ impl<'a> Outbox<'a> {
     fn extend(&mut self, answer: Option<Answer>) {
         let Some(answer) = answer else { return };
         if self.size + answer.body.len() > FULL {
-            self.flush();
+            self.flush(None);
         }
         self.size += answer.body.len();
         self.answers.push(answer);
     }
 
-    fn flush(&mut self) {
+    /// With the request, if it gets no reply after this one.
+    fn flush(&mut self, request: Option<u64>) {
         if self.answers.is_empty() {
             return;
         }
@@ -220,6 +222,6 @@ impl<'a> Outbox<'a> {
         self.size = 0;
         let form = (ReplyStatus::Success, Form::Several);
         let to = self.to.clone();
-        self.settlement = self.dispatcher.send(self.lane, to, form, body, None);
+        self.settlement = self.dispatcher.send(self.lane, to, form, body, request);
     }
 }

@@ -21,6 +21,10 @@ use crate::stats::Counters;
 /// How often replies that came back are collected while there are replies.
 const RETURNS: Duration = Duration::from_millis(500);
 
+/// So many replies leave at the latest, though more are at hand: each may wait for handlers that
+/// hold the thread for a moment.
+const TOGETHER: usize = 32;
+
 /// A delivery that is handled, on the channel it came from.
 pub(crate) struct Handled {
     pub(super) lane: Arc<Lane>,
@@ -33,7 +37,7 @@ pub(super) struct Hands<'a, H> {
     set: JoinSet<Handled>,
     leaving: Leaving,
     acks: Acks,
-    /// How many replies on the current channel nobody was told to write yet: they leave together.
+    /// How many replies of handlers that ended here nobody was told to write yet: they leave together.
     untold: usize,
     tasks: Handle,
     counters: Arc<Counters>,
@@ -77,7 +81,8 @@ impl<'a, H: Handler> Hands<'a, H> {
         // Held back until there is nothing else to do, but never so many that the broker runs dry.
         let most = limit.div_ceil(2);
         // With every place taken, deliveries are awaited all the same, for the consumer's end; one
-        // that comes (an early acknowledgement has made room for it) waits here.
+        // that comes (an early acknowledgement has made room for it, or one along with its reply)
+        // waits here.
         let mut next: Option<Delivery> = None;
         let stopping = is_true(shutdown);
         tokio::pin!(stopping);
@@ -85,10 +90,10 @@ impl<'a, H: Handler> Hands<'a, H> {
             if self.acks.waiting() >= most {
                 self.flush(lane);
             }
-            if self.untold >= most {
+            if self.untold >= most.min(TOGETHER) {
                 self.tell(lane);
             }
-            while let Some(handled) = self.leaving.acknowledged() {
+            while let Some(handled) = self.leaving.ended() {
                 self.settle(Some(lane), Ok(handled));
             }
             if self.set.len() + self.leaving.len() < limit
@@ -135,15 +140,27 @@ impl<'a, H: Handler> Hands<'a, H> {
         let current = Arc::clone(&lane);
         let mut work = Box::pin(work(handler, counters, lane, delivery));
         if !H::IN_ORDER && !self.pace.is_quick() {
-            self.set.spawn_on(self.pace.watch(work), &self.tasks);
+            let work = self.pace.watch(work);
+            self.spawn(work);
             return;
         }
         let mut context = Context::from_waker(Waker::noop());
         match self.pace.time(|| work.as_mut().poll(&mut context)) {
-            Poll::Ready(handled) => self.settle(Some(&current), Ok(handled)),
+            Poll::Ready(handled) => {
+                if let Settlement::AckOnceWritten(_) = handled.settlement {
+                    self.untold += 1;
+                }
+                self.settle(Some(&current), Ok(handled));
+            }
             // It is polled again by its task, which is then the one to be woken.
-            Poll::Pending => drop(self.set.spawn_on(work, &self.tasks)),
+            Poll::Pending => self.spawn(work),
         }
+    }
+
+    fn spawn(&mut self, work: impl Future<Output = Handled> + Send + 'static) {
+        // Nobody may be here to tell of its reply: this may be waiting to consume again.
+        let work = work.inspect(|handled| handled.lane.ring());
+        self.set.spawn_on(work, &self.tasks);
     }
 
     /// Settles a delivery; singly, where its channel is not the current one.
@@ -167,18 +184,13 @@ impl<'a, H: Handler> Hands<'a, H> {
         match settlement {
             Settlement::Ack => self.ack(current, &lane, tag),
             Settlement::AckOnceWritten(reply) => match reply {
-                Replying::Apart(Writing::Done(Ok(()))) => self.ack(current, &lane, tag),
-                Replying::Apart(Writing::Done(Err(error))) => not_sent(&error),
-                Replying::Apart(Writing::Pending(writing)) => {
+                Replying::Alone(Writing::Done(Ok(()))) => self.ack(current, &lane, tag),
+                Replying::Alone(Writing::Done(Err(error))) => not_sent(&error),
+                Replying::Alone(Writing::Pending(writing)) => {
                     let step = Step::Writing(writing);
-                    if current {
-                        self.untold += 1;
-                    } else {
-                        lane.ring();
-                    }
                     self.leaving.push(current, lane, tag, step);
                 }
-                Replying::Both(both) => {
+                Replying::WithAck(both) => {
                     let step = Step::Acking(both);
                     self.leaving.push(current, lane, tag, step);
                 }
@@ -256,7 +268,6 @@ impl<'a, H: Handler> Hands<'a, H> {
             };
             self.settle(lane, handled);
             if let Some(lane) = lane {
-                self.tell(lane);
                 self.flush(lane);
             }
         }

@@ -54,14 +54,16 @@ impl Leaving {
         self.len() == 0
     }
 
-    /// Whether one needs somebody to acknowledge its request when it is written.
+    /// Whether one needs somebody to look when it is written: to acknowledge its request, or, on an
+    /// earlier channel, to make room.
     pub(super) fn is_awaited(&self) -> bool {
         let by_itself = |reply: &Reply| matches!(reply.step, Step::Acking(_));
         !self.earlier.is_empty() || !self.current.iter().all(by_itself)
     }
 
-    /// The next one whose request was acknowledged along with it, if that is so by now.
-    pub(super) fn acknowledged(&mut self) -> Option<Handled> {
+    /// The next one that needed nobody, if it has ended by now: its request was acknowledged along
+    /// with it, or it was not sent.
+    pub(super) fn ended(&mut self) -> Option<Handled> {
         match &self.current.front()?.step {
             Step::Writing(_) => return None,
             Step::Acking(both) => {

@@ -54,7 +54,8 @@ pub(crate) enum OnLoss {
 /// What becomes of a delivery once it is handled.
 pub(crate) enum Settlement {
     Ack,
-    /// Acknowledged when this has been written: lapin would write the acknowledgement first.
+    /// Acknowledged when this has been written, if it is not along with it: lapin would write the
+    /// acknowledgement first.
     AckOnceWritten(Replying),
     GiveBack,
     Reject,
@@ -69,7 +70,7 @@ pub(crate) trait Handler: Send + Sync + 'static {
     const IN_ORDER: bool = false;
 
     /// Handles one delivery. The lane is the channel it came from: what is published there is
-    /// written before the settlement.
+    /// written before the settlement. What may panic is in the future, not in making it.
     fn handle(
         self: Arc<Self>,
         lane: Arc<Lane>,
