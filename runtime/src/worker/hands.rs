@@ -147,7 +147,7 @@ impl<'a, H: Handler> Hands<'a, H> {
         let mut context = Context::from_waker(Waker::noop());
         match self.pace.time(|| work.as_mut().poll(&mut context)) {
             Poll::Ready(handled) => {
-                if let Settlement::AckOnceWritten(_) = handled.settlement {
+                if let Settlement::AckOnceWritten(Replying::Alone(_)) = handled.settlement {
                     self.untold += 1;
                 }
                 self.settle(Some(&current), Ok(handled));
