@@ -12,9 +12,35 @@ use std::task::{Context, Poll, Wake, Waker};
 use futures_util::task::AtomicWaker;
 
 use super::convert;
-use super::lane::{Extent, Lane, PendingWrite};
+use super::lane::{Extent, Lane, PendingWrite, Writing};
 use super::socket::Errand;
 use crate::error::{Error, Kind};
+use crate::message::Outgoing;
+
+/// A reply that is on its way, and the acknowledgement of its request.
+pub(crate) enum Replying {
+    /// When it is written, its request is to be acknowledged, with others that are done by then.
+    Alone(Writing),
+    /// Its request is acknowledged along with it.
+    WithAck(AckAfter),
+}
+
+impl Replying {
+    /// Hands over a reply to a delivery of this channel, which is acknowledged after it. It leaves
+    /// when the lane is rung for; at once where there is no other to put its acknowledgement together
+    /// with.
+    ///
+    /// # Errors
+    /// The message cannot be said in AMQP.
+    pub(crate) fn begin(lane: &Arc<Lane>, message: Outgoing, tag: u64) -> Result<Self, Error> {
+        if lane.takes_one_at_a_time() {
+            let reply = lane.writing(message)?;
+            let both = AckAfter::begin(Arc::clone(lane), tag, reply);
+            return Ok(Self::WithAck(both));
+        }
+        lane.hand_over(message).map(Self::Alone)
+    }
+}
 
 /// A reply on its way out and the request that is acknowledged after it.
 pub(crate) struct AckAfter(Arc<Inner>);
@@ -35,7 +61,7 @@ enum State {
 impl AckAfter {
     /// Begins to write a reply. The thread that writes is only told when it will be heard of that:
     /// else it would often be done before, and the acknowledgement leave in a packet of its own.
-    pub(super) fn begin(lane: Arc<Lane>, tag: u64, reply: PendingWrite) -> Self {
+    fn begin(lane: Arc<Lane>, tag: u64, reply: PendingWrite) -> Self {
         let inner = Arc::new(Inner {
             lane,
             tag,
@@ -46,7 +72,7 @@ impl AckAfter {
         // Whoever has it looks at how it went.
         let _ = inner.advance();
         drop(order);
-        inner.lane.session().ring();
+        inner.lane.ring();
         Self(inner)
     }
 

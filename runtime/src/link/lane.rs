@@ -10,7 +10,6 @@ use futures_util::FutureExt;
 use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicNackOptions, BasicPublishOptions, BasicRejectOptions};
 
-use super::ack_after::AckAfter;
 use super::convert;
 use super::session::{Counted, Session};
 use super::socket::Following;
@@ -121,55 +120,49 @@ impl Lane {
         self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a publish. lapin sends what was polled once, whether or not anybody waits for it.
+    /// Begins a publish. lapin sends what was polled once, whether or not anybody waits for it; the
+    /// thread that writes finds it when it is rung for, or looks by itself.
     fn begin<F: Future + ?Sized>(&self, publish: Pin<&mut F>) -> Poll<F::Output> {
-        let first = self.hand_over(publish);
-        self.session.ring();
-        first
-    }
-
-    /// The thread that writes finds it when it is rung for, or looks by itself.
-    fn hand_over<F: Future + ?Sized>(&self, publish: Pin<&mut F>) -> Poll<F::Output> {
         let _order = self.order();
         publish.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    /// Hands a message over to be written when the lane is [rung](Self::ring) for, so that several
+    /// can leave together; [`written`](Self::written) waits for that.
+    ///
+    /// # Errors
+    /// The message cannot be said in AMQP. A channel that is gone is told by `written`.
+    pub(super) fn hand_over(self: &Arc<Self>, message: Outgoing) -> Result<Writing, Error> {
+        let mut writing = self.writing(message)?;
+        Ok(match self.begin(writing.as_mut()) {
+            Poll::Ready(written) => Writing::Done(written.map_err(convert::error)),
+            Poll::Pending => Writing::Pending(writing),
+        })
     }
 
     /// Hands a message over to be written; [`written`](Self::written) waits for that.
     ///
     /// # Errors
-    /// The message cannot be said in AMQP. A channel that is gone is told by `written`.
+    /// As [`hand_over`](Self::hand_over).
     pub(crate) fn write(self: &Arc<Self>, message: Outgoing) -> Result<Writing, Error> {
-        let mut writing = self.writing(message)?;
-        let first = self.begin(writing.as_mut());
-        Ok(Writing::begun(writing, first))
+        let writing = self.hand_over(message)?;
+        self.ring();
+        Ok(writing)
     }
 
-    /// Hands over a reply to a delivery of this channel, which is acknowledged after it. It leaves
-    /// when the lane is [rung](Self::ring) for, so that several can leave together; one that shares
-    /// with no other leaves at once.
-    ///
-    /// # Errors
-    /// As [`write`](Self::write).
-    pub(crate) fn reply(self: &Arc<Self>, message: Outgoing, tag: u64) -> Result<Replying, Error> {
-        if self.one_at_a_time.get().is_none() {
-            let mut reply = self.writing(message)?;
-            let first = self.hand_over(reply.as_mut());
-            return Ok(Replying::Alone(Writing::begun(reply, first)));
-        }
-        // There is no other to put its acknowledgement together with.
-        let reply = self.writing(message)?;
-        let both = AckAfter::begin(Arc::clone(self), tag, reply);
-        Ok(Replying::WithAck(both))
-    }
-
-    /// Has replies that were handed over written.
+    /// Has what was handed over written.
     pub(crate) fn ring(&self) {
         self.session.ring();
     }
 
-    fn writing(self: &Arc<Self>, message: Outgoing) -> Result<PendingWrite, Error> {
+    /// A message that is to be written once this is polled.
+    pub(super) fn writing(self: &Arc<Self>, message: Outgoing) -> Result<PendingWrite, Error> {
         let prepared = Prepared::new(message, self)?;
         Ok(Box::pin(write_on(Arc::clone(self), prepared)))
+    }
+
+    pub(super) fn takes_one_at_a_time(&self) -> bool {
+        self.one_at_a_time.get().is_some()
     }
 
     /// From now on the broker sends a delivery when the one before it is settled.
@@ -192,7 +185,9 @@ impl Lane {
     /// The channel is gone: the message was not sent.
     pub(crate) fn publish_now(&self, message: Outgoing) -> Result<(), Error> {
         let publish = pin!(publish_on(self, Prepared::new(message, self)?));
-        match self.begin(publish) {
+        let first = self.begin(publish);
+        self.ring();
+        match first {
             Poll::Ready(written) => written.map(drop).map_err(convert::error),
             Poll::Pending => Ok(()),
         }
@@ -302,23 +297,6 @@ impl Drop for Lane {
 pub(crate) enum Writing {
     Done(Result<(), Error>),
     Pending(PendingWrite),
-}
-
-impl Writing {
-    fn begun(writing: PendingWrite, first: Poll<lapin::Result<()>>) -> Self {
-        match first {
-            Poll::Ready(written) => Self::Done(written.map_err(convert::error)),
-            Poll::Pending => Self::Pending(writing),
-        }
-    }
-}
-
-/// A reply that is on its way, and the acknowledgement of its request.
-pub(crate) enum Replying {
-    /// When it is written, its request is to be acknowledged, with others that are done by then.
-    Alone(Writing),
-    /// Its request is acknowledged along with it.
-    WithAck(AckAfter),
 }
 
 /// Completes when a message is written; perhaps never, if the session is lost before.

@@ -20,12 +20,12 @@ mod socket;
 mod state;
 mod supervise;
 
-pub(crate) use ack_after::AckAfter;
+pub(crate) use ack_after::{AckAfter, Replying};
 pub(crate) use confirm::{Confirmed, Fate};
 pub use connection::{Connection, ConnectionBuilder};
 pub(crate) use consume::{Deliveries, Delivery, Ended, Mode, poll};
 pub(crate) use declare::{QueueCounts, bind, count, declare, delete, purge, unbind};
-pub(crate) use lane::{Extent, Lane, PendingWrite, Replying, Writing};
+pub(crate) use lane::{Extent, Lane, PendingWrite, Writing};
 pub(crate) use namespace::Namespace;
 pub(crate) use session::Session;
 pub use state::ConnectionState;

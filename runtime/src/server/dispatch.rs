@@ -241,7 +241,7 @@ impl Dispatcher {
             body,
         };
         let reply = match request {
-            Some(tag) => lane.reply(message, tag),
+            Some(tag) => Replying::begin(lane, message, tag),
             None => lane.write(message).map(Replying::Alone),
         };
         match reply {
