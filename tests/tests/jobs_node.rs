@@ -107,9 +107,18 @@ async fn waiting(node: &Node) {
     })
     .await;
     node.kill().await;
+    // RabbitMQ writes acknowledgements down a little later: what ran by now may come again.
+    while let Ok(run) = told.try_recv() {
+        seen.push(run);
+    }
+    let early = seen.clone();
+    let what = |run: &(&'static str, u32, u32)| (run.0, run.1, run.1 == 2 && run.2 > 1);
     node.start_again().await;
     while seen.len() < 6 {
-        seen.push(told.recv().await.expect("a job"));
+        let run = told.recv().await.expect("a job");
+        if !early.iter().any(|one| what(one) == what(&run)) {
+            seen.push(run);
+        }
     }
     seen.sort_unstable();
     let runs: Vec<_> = seen.iter().map(|(name, job, _)| (*name, *job)).collect();
