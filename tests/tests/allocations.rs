@@ -15,16 +15,16 @@ struct Budget {
 }
 
 const ONE_AT_A_TIME: Budget = Budget {
-    client: 46.0,
-    server: 59.0,
+    client: 32.0,
+    server: 32.0,
 };
 const SIXTY_FOUR_AT_ONCE: Budget = Budget {
-    client: 46.0,
-    server: 49.0,
+    client: 32.0,
+    server: 32.0,
 };
 const IN_PROCESS: f64 = 12.0;
 /// Of both sides together, to those of a call by hand.
-const TO_BY_HAND: f64 = 1.2;
+const TO_BY_HAND: f64 = 0.8;
 
 fn peer(arguments: &[&str]) -> Program {
     Program::spawn(Command::new(env!("CARGO_BIN_EXE_counted_peer")).args(arguments))

@@ -12,7 +12,7 @@ use crate::batch;
 use crate::envelope::{Form, ReplyHead, ReplyStatus};
 use crate::error::{Error, Kind};
 use crate::link::{
-    self, Connection, Deliveries, Ended, Lane, Link, Mode, Namespace, Session, Writing,
+    self, Connection, Deliveries, Ended, Lane, Leave, Link, Mode, Namespace, Session,
 };
 use crate::message::{Incoming, Outgoing};
 use crate::name::Name;
@@ -28,6 +28,9 @@ const EAGER: Duration = Duration::from_millis(5);
 const SETTLED: Duration = Duration::from_millis(250);
 /// And this often while calls are in flight otherwise.
 const LAZY: Duration = Duration::from_millis(100);
+/// Up to so many calls in flight, each request is written by whoever makes the call. More are
+/// written by lapin's thread, several at once.
+const FEW: usize = 16;
 
 /// How a call in flight was answered.
 #[derive(Debug)]
@@ -180,10 +183,15 @@ impl Station {
     ///
     /// # Errors
     /// The channel is gone: the request was not sent.
-    pub(crate) fn publish(&self, message: Outgoing) -> Result<(), Error> {
-        let result = self.lane().publish_now(message);
+    pub(crate) fn publish(&self, message: &Outgoing) -> Result<(), Error> {
+        let leave = if self.has_many_calls() {
+            Leave::Soon
+        } else {
+            Leave::Now
+        };
+        let result = self.lane().publish(message, leave);
         self.note_publish(result.is_ok());
-        result
+        result.map(drop)
     }
 
     /// Publishes; completes when the message is written to the socket, or never will be.
@@ -192,17 +200,14 @@ impl Station {
     /// As [`publish`](Self::publish), and at once.
     pub(crate) fn publish_paced(
         &self,
-        message: Outgoing,
+        message: &Outgoing,
     ) -> Result<impl Future<Output = ()> + use<>, Error> {
         let lane = self.lane();
-        let writing = lane.write(message);
-        self.note_publish(writing.is_ok());
-        let writing = match writing? {
-            Writing::Done(result) => Writing::Done(Ok(result?)),
-            pending => pending,
-        };
+        let published = lane.publish(message, Leave::Soon);
+        self.note_publish(published.is_ok());
+        let mark = published?;
         // A message that is lost on its way is lost with its session, which ends its calls.
-        Ok(async move { drop(lane.written(writing).await) })
+        Ok(async move { drop(lane.written(mark).await) })
     }
 
     /// Sends so many of these calls out in one message: those that wait for it still, and gives
@@ -254,6 +259,11 @@ impl Station {
     /// Whether anybody waits for an answer.
     pub(crate) fn has_calls(&self) -> bool {
         self.pending().as_ref().is_some_and(|all| !all.is_empty())
+    }
+
+    /// Whether there are so many that each had better not be written by itself.
+    fn has_many_calls(&self) -> bool {
+        self.pending().as_ref().is_some_and(|all| all.len() > FEW)
     }
 
     fn blocked(&self) -> Option<String> {

@@ -135,7 +135,7 @@ async fn gather(
         for group in groups {
             last = group.send(caller.as_deref()).or(last);
         }
-        // lapin writes in order.
+        // They are written in order.
         if let Some(written) = last {
             written.await;
         }
@@ -192,7 +192,7 @@ impl Group {
         self.parcels.retain(|parcel| parcel.letter.deadline > now);
         let number = station.set_out(&mut self.parcels, |parcel| parcel.id)?;
         let message = self.message(station.reply_to(), number, caller);
-        let error = match message.and_then(|message| station.publish_paced(message)) {
+        let error = match message.and_then(|message| station.publish_paced(&message)) {
             Ok(written) => return Some(written),
             Err(error) => error,
         };

@@ -360,7 +360,7 @@ fn send_over(
     let asks = remote.coalescer.as_ref().is_some_and(|c| c.asks());
     let name = remote.connection.given_name();
     let message = letter.outgoing(name, Some(slot.address()), asks);
-    Some(station.publish(message).map(|()| slot))
+    Some(station.publish(&message).map(|()| slot))
 }
 
 /// Sends the request if there is nothing to wait for.

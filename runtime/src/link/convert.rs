@@ -10,7 +10,7 @@ use crate::name::SHORT_STRING_MAX;
 use crate::value::{Table, Value};
 
 /// AMQP's delivery mode of a message that a durable queue writes to disk. Without one it is not.
-const PERSISTENT: u8 = 2;
+pub(super) const PERSISTENT: u8 = 2;
 /// What a frame of properties has besides them: type, channel, size and end; class, weight, body
 /// size and flags.
 const HEADER_FRAME: usize = 8 + 14;
@@ -19,29 +19,39 @@ const HEADER_FRAME: usize = 8 + 14;
 pub(super) fn short(text: impl Into<String>) -> Result<ShortString, Error> {
     let text = text.into();
     let length = text.len();
-    ShortString::try_new(text).map_err(|_| {
-        Error::invalid(format!(
-            "AMQP carries names and properties of {SHORT_STRING_MAX} bytes at most, this one has {length}"
-        ))
-    })
+    ShortString::try_new(text).map_err(|_| too_long(length))
+}
+
+/// The error for a short string of so many bytes.
+pub(super) fn too_long(length: usize) -> Error {
+    Error::invalid(format!(
+        "AMQP carries names and properties of {SHORT_STRING_MAX} bytes at most, this one has {length}"
+    ))
 }
 
 fn optional(text: Option<String>) -> Result<Option<ShortString>, Error> {
     text.map(short).transpose()
 }
 
-/// Properties as lapin has them.
-///
 /// # Errors
-/// They do not fit into one frame, as AMQP asks: the broker closes the connection over that, and
-/// every call and delivery on it with them.
-pub(super) fn properties(ours: Properties, frame_max: u32) -> Result<BasicProperties, Error> {
-    let size = HEADER_FRAME + properties_size(&ours);
-    if frame_max > 0 && size > usize::try_from(frame_max).unwrap_or(usize::MAX) {
-        let limit = usize::try_from(frame_max).unwrap_or(usize::MAX);
+/// Properties do not fit into one frame, as AMQP asks: the broker closes the connection over that,
+/// and every call and delivery on it with them.
+pub(super) fn check_size(ours: &Properties, frame_max: u32) -> Result<(), Error> {
+    let size = HEADER_FRAME + properties_size(ours);
+    let limit = usize::try_from(frame_max).unwrap_or(usize::MAX);
+    if frame_max > 0 && size > limit {
         let error = Error::new(Kind::TooLarge { size, limit });
         return Err(error.caused_by("its properties and headers have to fit in one frame"));
     }
+    Ok(())
+}
+
+/// Properties as lapin has them.
+///
+/// # Errors
+/// As [`check_size`].
+pub(super) fn properties(ours: Properties, frame_max: u32) -> Result<BasicProperties, Error> {
+    check_size(&ours, frame_max)?;
     let mut theirs = BasicProperties::default();
     if ours.persistent {
         theirs = theirs.with_delivery_mode(PERSISTENT);

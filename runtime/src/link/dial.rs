@@ -9,9 +9,11 @@ use lapin::{AsyncTcpStream, ConnectionProperties, ErrorKind};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::runtime::Handle;
 
+use super::bare::Bare;
 use super::kit::Kit;
+use super::outbox::Outbox;
 use super::settings::{Address, Settings, TlsSettings};
-use super::socket::{Bell, Socket};
+use super::socket::Socket;
 use crate::error::{ConnectFault, Error, Kind};
 
 /// AMQP's reply code for a refused login.
@@ -26,7 +28,7 @@ const NOT_ALLOWED: u16 = 530;
 pub(super) async fn dial(
     settings: &Settings,
     io: &Handle,
-) -> Result<(lapin::Connection, Bell), Error> {
+) -> Result<(lapin::Connection, Outbox), Error> {
     let mut failure = Error::invalid("no address to connect to");
     for address in &settings.addresses {
         match dial_one(address, settings, io).await {
@@ -47,13 +49,13 @@ async fn dial_one(
     address: &Address,
     settings: &Settings,
     io: &Handle,
-) -> Result<(lapin::Connection, Bell), Error> {
-    let bell = Bell::default();
-    let (opened, runtime) = (bell.clone(), Kit::new(io.clone(), bell.clone()));
+) -> Result<(lapin::Connection, Outbox), Error> {
+    let outbox = Outbox::default();
+    let (opened, runtime) = (outbox.clone(), Kit::new(io.clone(), outbox.clone()));
     let limit = settings.connect_timeout;
     // lapin has no handshake timeout and its thread outlives a dropped connect: both end with this,
     // however the attempt does, and before there is a socket at the limit.
-    let lifeline = bell.lifeline();
+    let lifeline = outbox.bell().lifeline();
     let tls = settings.tls.clone();
     let open = async move |uri: AMQPUri, _| {
         let target = (uri.authority.host.clone(), uri.authority.port);
@@ -61,9 +63,9 @@ async fn dial_one(
         let stream = tokio::time::timeout(limit, connecting).await;
         let stream = stream.map_err(io::Error::from)??;
         stream.set_nodelay(true)?;
-        let socket = Socket::new(stream.into_std()?, opened.clone())?;
-        let stream = AsyncTcpStream::Plain(socket);
-        Ok(secure(stream, &uri, &tls).await?)
+        let secure = |stream| secure(stream, &uri, &tls);
+        let socket = Socket::open(stream.into_std()?, &opened, secure).await?;
+        Ok(AsyncTcpStream::Plain(socket))
     };
     let name: LongString = settings.name.clone().into();
     let properties = ConnectionProperties::default()
@@ -80,10 +82,10 @@ async fn dial_one(
                 return Err(Error::new(Kind::Connect(ConnectFault::Address)).caused_by(error));
             }
             let connecting = lapin::Connection::connector(uri, runtime, open, properties);
-            let connection = bell.ringing(connecting).await;
+            let connection = outbox.bell().ringing(connecting).await;
             let connection = connection.map_err(Error::from_dial)?;
             lifeline.release();
-            Ok((connection, bell))
+            Ok((connection, outbox))
         })
         .await
     });
@@ -101,10 +103,10 @@ fn short(text: &'static str) -> lapin::types::ShortString {
 
 #[cfg(feature = "tls")]
 async fn secure(
-    stream: AsyncTcpStream<Socket>,
+    stream: AsyncTcpStream<Bare>,
     uri: &AMQPUri,
     tls: &TlsSettings,
-) -> io::Result<AsyncTcpStream<Socket>> {
+) -> io::Result<AsyncTcpStream<Bare>> {
     use lapin::tcp::OwnedIdentity;
     use lapin::uri::AMQPScheme;
 
@@ -126,10 +128,10 @@ async fn secure(
 
 #[cfg(not(feature = "tls"))]
 async fn secure(
-    stream: AsyncTcpStream<Socket>,
+    stream: AsyncTcpStream<Bare>,
     uri: &AMQPUri,
     _: &TlsSettings,
-) -> io::Result<AsyncTcpStream<Socket>> {
+) -> io::Result<AsyncTcpStream<Bare>> {
     use lapin::uri::AMQPScheme;
 
     let _ = OwnedTLSConfig::default();

@@ -12,19 +12,22 @@ use futures_core::Stream;
 use futures_io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 
-use super::socket::{Bell, Socket};
+use super::bare::Bare;
+use super::outbox::Outbox;
+use super::socket::Socket;
+use lapin::AsyncTcpStream;
 
 /// Tokio's tasks and timers, and sockets that lapin's thread watches itself.
 #[derive(Clone, Debug)]
 pub(super) struct Kit {
     tokio: Tokio,
-    bell: Bell,
+    outbox: Outbox,
 }
 
 impl Kit {
-    pub(super) fn new(tasks: Handle, bell: Bell) -> Self {
+    pub(super) fn new(tasks: Handle, outbox: Outbox) -> Self {
         let tokio = Tokio::default().with_handle(tasks);
-        Self { tokio, bell }
+        Self { tokio, outbox }
     }
 }
 
@@ -43,7 +46,8 @@ impl Executor for Kit {
     ) -> Task<Self::Task<T>> {
         // lapin never takes a task back: one that is dropped before its end had its runtime taken
         // away, and what nobody looks after any more is better ended.
-        let (bell, lifeline) = (self.bell.clone(), self.bell.lifeline());
+        let bell = self.outbox.bell().clone();
+        let lifeline = bell.lifeline();
         self.tokio.spawn(async move {
             let output = bell.ringing(future).await;
             lifeline.release();
@@ -83,7 +87,13 @@ impl Reactor for Kit {
         &self,
         address: SocketAddr,
     ) -> impl Future<Output = io::Result<Socket>> + Send + 'static {
-        let (connecting, bell) = (self.tokio.tcp_connect_addr(address), self.bell.clone());
-        async move { Socket::new(connecting.await?.into_inner().into_std()?, bell) }
+        let (connecting, outbox) = (self.tokio.tcp_connect_addr(address), self.outbox.clone());
+        async move {
+            let stream = connecting.await?.into_inner().into_std()?;
+            Socket::open(stream, &outbox, async |stream: AsyncTcpStream<Bare>| {
+                Ok(stream)
+            })
+            .await
+        }
     }
 }

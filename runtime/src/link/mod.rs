@@ -4,29 +4,32 @@
 //! [`supervise::Link`] keeps one up. Everything made on a session is void when it goes down:
 //! whoever needs a channel, a queue or a consumer makes it anew on the next one.
 
-mod ack_after;
+mod bare;
+mod bell;
 mod confirm;
 mod connection;
 mod consume;
 mod convert;
 mod declare;
 mod dial;
+mod frame;
 mod kit;
 mod lane;
 mod namespace;
+mod outbox;
 mod session;
 mod settings;
 mod socket;
 mod state;
 mod supervise;
 
-pub(crate) use ack_after::{AckAfter, Replying};
 pub(crate) use confirm::{Confirmed, Fate};
 pub use connection::{Connection, ConnectionBuilder};
 pub(crate) use consume::{Deliveries, Delivery, Ended, Mode, poll};
 pub(crate) use declare::{QueueCounts, bind, count, declare, delete, purge, unbind};
-pub(crate) use lane::{Extent, Lane, PendingWrite, Writing};
+pub(crate) use lane::{Extent, Lane};
 pub(crate) use namespace::Namespace;
+pub(crate) use outbox::Leave;
 pub(crate) use session::Session;
 pub use state::ConnectionState;
 pub(crate) use supervise::Link;

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::convert;
-use super::socket::{Bell, Errand, Following};
+use super::outbox::Outbox;
 use crate::error::{Error, Kind};
 use crate::stats::Counters;
 
@@ -25,7 +25,7 @@ const CLOSE: Duration = Duration::from_secs(2);
 pub(crate) struct Session {
     generation: u64,
     connection: lapin::Connection,
-    bell: Bell,
+    outbox: Outbox,
     down: watch::Sender<Option<Error>>,
     blocked: watch::Sender<Option<String>>,
     /// What both sides agreed on.
@@ -56,7 +56,7 @@ impl Drop for Counted {
 
 impl Session {
     pub(super) fn start(
-        (connection, bell): (lapin::Connection, Bell),
+        (connection, outbox): (lapin::Connection, Outbox),
         generation: u64,
         io: &Handle,
         counters: Arc<Counters>,
@@ -67,7 +67,7 @@ impl Session {
             generation,
             frame_max: connection.configuration().frame_max(),
             connection,
-            bell,
+            outbox,
             down: watch::Sender::new(None),
             blocked: watch::Sender::new(None),
             counters,
@@ -121,7 +121,7 @@ impl Session {
         &self,
         operation: impl Future<Output = lapin::Result<T>>,
     ) -> Result<T, Error> {
-        self.hear(self.bell.ringing(operation)).await
+        self.hear(self.outbox.bell().ringing(operation)).await
     }
 
     /// The same for what gives lapin nothing more to do.
@@ -138,18 +138,12 @@ impl Session {
 
     /// Something was left with lapin to be written.
     pub(super) fn ring(&self) {
-        self.bell.ring();
+        self.outbox.bell().ring();
     }
 
-    /// For as long as it is held, what is written is followed by more: the acknowledgement of what
-    /// a reply was to. Begun before there is a reply, which may be written at once.
-    pub(super) fn follow(&self) -> Following {
-        self.bell.follow()
-    }
-
-    /// Something for the thread that writes, after what it is writing now.
-    pub(super) fn leave(&self, errand: Arc<dyn Errand>) {
-        self.bell.leave(errand);
+    /// The way out for what lapin does not write.
+    pub(super) fn outbox(&self) -> &Outbox {
+        &self.outbox
     }
 
     pub(super) async fn channel(&self) -> Result<Counted, Error> {
@@ -168,7 +162,7 @@ impl Session {
         // First the reason: the farewell makes lapin report an end of its own.
         self.end(Error::new(Kind::Closed));
         let text = lapin::types::ShortString::try_new("bye").unwrap_or_default();
-        let closing = self.bell.ringing(self.connection.close(200, text));
+        let closing = self.outbox.bell().ringing(self.connection.close(200, text));
         // What a connection that is going away answers to its farewell changes nothing.
         let _ = tokio::time::timeout(CLOSE, closing).await;
     }

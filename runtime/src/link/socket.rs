@@ -1,4 +1,4 @@
-//! A connection's socket, watched by the thread that reads and writes it.
+//! A connection's socket, watched by the thread that reads it.
 //!
 //! lapin's thread waits on a queue of events and leaves the socket to a reactor, that is to another
 //! thread: whatever comes from the broker wakes two threads before anybody reads it. Here lapin's
@@ -6,288 +6,172 @@
 //! to write, or changes what it has to look at, rings a bell. lapin's own queue then never has
 //! anybody waiting on it.
 
-use std::fmt;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use futures_io::{AsyncRead, AsyncWrite};
+use lapin::AsyncTcpStream;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Token};
 
-/// While something [follows](Bell::follow) what is written, up to so many bytes are kept until the
-/// next read: a reply and its acknowledgement leave together. All else is in the socket when lapin
-/// hears that it is written.
-const KEPT: usize = 16 * 1024;
+use super::bare::Bare;
+use super::outbox::Outbox;
+
 const SOCKET: Token = Token(0);
 const BELL: Token = Token(1);
-/// How long lapin's thread sleeps at the most: what it is to look at is rung for, and this is for
-/// what was not.
-const NAP: Duration = Duration::from_millis(500);
-
-/// Ends the wait of the thread that watches the socket.
-#[derive(Clone, Default)]
-pub(super) struct Bell(Arc<State>);
-
-#[derive(Default)]
-struct State {
-    /// Since it was last looked at.
-    is_rung: AtomicBool,
-    /// The thread waits, or is about to.
-    is_asleep: AtomicBool,
-    /// Nobody is left to look after the connection.
-    is_over: AtomicBool,
-    /// Who has more to write right after what is being written.
-    following: AtomicUsize,
-    alarm: Mutex<Option<mio::Waker>>,
-    /// None where there is no socket any more: an errand holds the session, and the session this.
-    errands: Mutex<Option<Vec<Arc<dyn Errand>>>>,
-}
-
-/// Something to be done by the thread that writes, as soon as it has written and holds no lock.
-pub(super) trait Errand: Send + Sync {
-    fn run(self: Arc<Self>);
-}
-
-impl Bell {
-    /// Has lapin's thread look at what there is for it to do. Called after that is there.
-    pub(super) fn ring(&self) {
-        // In this order, and the other way round where it goes to sleep: one of the two sees what
-        // the other has written.
-        self.0.is_rung.store(true, Ordering::SeqCst);
-        if self.0.is_asleep.load(Ordering::SeqCst) && self.0.is_asleep.swap(false, Ordering::SeqCst)
-        {
-            let alarm = self.0.alarm.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(Err(error)) = alarm.as_ref().map(mio::Waker::wake) {
-                tracing::debug!(%error, "the connection's thread sleeps on, for {NAP:?} at most");
-            }
-        }
-    }
-
-    /// A future of lapin's, which may leave it something to do each time it is polled.
-    pub(super) async fn ringing<F: Future>(&self, operation: F) -> F::Output {
-        let mut operation = pin!(operation);
-        std::future::poll_fn(|context| {
-            let polled = operation.as_mut().poll(context);
-            self.ring();
-            polled
-        })
-        .await
-    }
-
-    /// For as long as it is held, more follows what is being written: best with it.
-    pub(super) fn follow(&self) -> Following {
-        self.0.following.fetch_add(1, Ordering::Relaxed);
-        Following(self.clone())
-    }
-
-    /// Has an errand run after what is being written now.
-    pub(super) fn leave(&self, errand: Arc<dyn Errand>) {
-        if let Some(errands) = self.errands().as_mut() {
-            errands.push(errand);
-        }
-    }
-
-    fn run_errands(&self) {
-        let errands = self.errands().as_mut().map(std::mem::take);
-        for errand in errands.into_iter().flatten() {
-            errand.run();
-        }
-    }
-
-    fn errands(&self) -> MutexGuard<'_, Option<Vec<Arc<dyn Errand>>>> {
-        self.0
-            .errands
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends the connection, as if the broker had.
-    fn hang_up(&self) {
-        self.0.is_over.store(true, Ordering::SeqCst);
-        self.ring();
-    }
-
-    /// Hangs up when it is dropped, unless it was released before.
-    pub(super) fn lifeline(&self) -> Lifeline {
-        Lifeline(Some(self.clone()))
-    }
-}
-
-/// What is written meanwhile waits for what follows it.
-#[derive(Debug)]
-pub(super) struct Following(Bell);
-
-impl Drop for Following {
-    fn drop(&mut self) {
-        self.0.0.following.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// What a connection hangs on.
-pub(super) struct Lifeline(Option<Bell>);
-
-impl Lifeline {
-    /// The connection does without it.
-    pub(super) fn release(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Lifeline {
-    fn drop(&mut self) {
-        if let Some(bell) = &self.0 {
-            bell.hang_up();
-        }
-    }
-}
-
-impl fmt::Debug for Bell {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bell").finish_non_exhaustive()
-    }
-}
 
 /// A socket that is waited for where it is read.
 pub(super) struct Socket {
-    stream: TcpStream,
-    poll: mio::Poll,
-    events: Events,
-    bell: Bell,
+    watch: Watch,
+    outbox: Outbox,
+    /// All that there was is read when there was room for more. TLS may keep some.
+    is_plain: bool,
     /// There may be more to read than was.
     is_readable: bool,
-    /// The broker has closed its side: what was sent before can still be read.
-    is_closed: bool,
     /// Something was read since a read last found nothing: it is to be dealt with before anybody
     /// waits.
     is_fresh: bool,
-    /// Written by lapin and not yet by us.
-    kept: Vec<u8>,
     writer: Option<Waker>,
 }
 
-impl Socket {
-    /// Takes over a connected socket that does not block.
-    pub(super) fn new(stream: std::net::TcpStream, bell: Bell) -> io::Result<Self> {
-        let poll = mio::Poll::new()?;
-        let mut stream = TcpStream::from_std(stream);
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        poll.registry().register(&mut stream, SOCKET, interest)?;
-        let alarm = mio::Waker::new(poll.registry(), BELL)?;
-        *bell.0.alarm.lock().unwrap_or_else(PoisonError::into_inner) = Some(alarm);
-        *bell.errands() = Some(Vec::new());
-        Ok(Self {
-            stream,
-            poll,
-            events: Events::with_capacity(8),
-            bell,
-            is_readable: true,
-            is_closed: false,
-            is_fresh: false,
-            kept: Vec::new(),
-            writer: None,
-        })
-    }
+/// What the socket can do now.
+struct Watch {
+    poll: mio::Poll,
+    events: Events,
+    /// The broker has closed its side: what was sent before can still be read.
+    is_closed: bool,
+}
 
+/// What has become possible.
+struct News {
+    is_readable: bool,
+    is_writable: bool,
+}
+
+impl Watch {
     /// Waits for the socket, or for the bell.
-    fn wait(&mut self) -> io::Result<()> {
-        let state = &self.bell.0;
-        state.is_asleep.store(true, Ordering::SeqCst);
-        let waited = if state.is_rung.swap(false, Ordering::SeqCst) {
-            // However often it is rung, the socket is looked at as well.
-            self.poll.poll(&mut self.events, Some(Duration::ZERO))
-        } else {
-            self.poll.poll(&mut self.events, Some(NAP))
-        };
-        state.is_asleep.store(false, Ordering::SeqCst);
-        state.is_rung.store(false, Ordering::SeqCst);
+    fn wait(&mut self, outbox: &Outbox) -> io::Result<News> {
+        let waited = outbox
+            .bell()
+            .sleep(|most| self.poll.poll(&mut self.events, Some(most)));
         match waited {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
             _ => {}
         }
-        let mut is_writable = false;
-        for event in &self.events {
-            if event.token() != SOCKET {
-                continue;
-            }
+        let mut news = News {
+            is_readable: false,
+            is_writable: false,
+        };
+        for event in self.events.iter().filter(|event| event.token() == SOCKET) {
             self.is_closed |= event.is_read_closed() || event.is_error();
-            self.is_readable |= event.is_readable() || self.is_closed;
-            if event.is_writable() || event.is_write_closed() {
-                is_writable = true;
-            }
+            news.is_readable |= event.is_readable() || self.is_closed;
+            news.is_writable |= event.is_writable() || event.is_write_closed();
         }
-        if is_writable {
-            self.write_kept()?;
-            if let Some(writer) = self.writer.take() {
-                writer.wake();
-            }
-        }
-        Ok(())
+        Ok(news)
     }
+}
 
-    /// Writes as much of what was kept as the socket takes; the rest waits for it.
-    fn write_kept(&mut self) -> io::Result<()> {
-        let mut written = 0;
-        while written < self.kept.len() {
-            match self.stream.write(&self.kept[written..]) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(size) => written += size,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+impl Socket {
+    /// Takes over a connected socket that does not block, and puts TLS on it where there is to be.
+    /// Holds the thread until that is done.
+    pub(super) async fn open<F>(
+        stream: std::net::TcpStream,
+        outbox: &Outbox,
+        secure: impl FnOnce(AsyncTcpStream<Bare>) -> F,
+    ) -> io::Result<Self>
+    where
+        F: Future<Output = io::Result<AsyncTcpStream<Bare>>>,
+    {
+        let poll = mio::Poll::new()?;
+        let mut stream = TcpStream::from_std(stream);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        poll.registry().register(&mut stream, SOCKET, interest)?;
+        outbox.bell().hang(mio::Waker::new(poll.registry(), BELL)?);
+        let mut watch = Watch {
+            poll,
+            events: Events::with_capacity(8),
+            is_closed: false,
+        };
+        let mut securing = pin!(secure(AsyncTcpStream::Plain(Bare(stream))));
+        let stream = std::future::poll_fn(|context| {
+            let secured = securing.as_mut().poll(context);
+            if secured.is_pending() {
+                if outbox.bell().is_over() {
+                    return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+                }
+                watch.wait(outbox)?;
+                context.waker().wake_by_ref();
             }
-        }
-        self.kept.drain(..written);
-        // Whoever made room tells who waits for it.
-        if written > 0
-            && self.kept.is_empty()
-            && let Some(writer) = self.writer.take()
-        {
-            writer.wake();
-        }
-        Ok(())
+            secured
+        })
+        .await?;
+        let is_plain = matches!(stream, AsyncTcpStream::Plain(_));
+        outbox.open(stream);
+        Ok(Self {
+            watch,
+            outbox: outbox.clone(),
+            is_plain,
+            is_readable: true,
+            is_fresh: false,
+            writer: None,
+        })
     }
 
     fn poll_read_with(
         &mut self,
         context: &mut Context<'_>,
         space: usize,
-        mut read: impl FnMut(&mut TcpStream) -> io::Result<usize>,
+        mut read: impl FnMut(
+            Pin<&mut AsyncTcpStream<Bare>>,
+            &mut Context<'_>,
+        ) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            if self.bell.0.is_over.load(Ordering::SeqCst) {
+            if self.outbox.bell().is_over() {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
-            self.write_kept()?;
-            while self.is_readable {
-                match read(&mut self.stream) {
-                    Ok(size) => {
+            // Whoever makes room tells who waits for it.
+            let sent = self.outbox.try_send();
+            if matches!(sent, Ok(true)) {
+                self.wake_writer();
+            }
+            if self.is_readable {
+                match self.outbox.with(&mut read) {
+                    Poll::Ready(Ok(size)) => {
                         // Less than there was space for is all there was; more is told of.
-                        self.is_readable = size == space || self.is_closed;
+                        self.is_readable = !self.is_plain || size == space || self.watch.is_closed;
                         self.is_fresh = true;
                         return Poll::Ready(Ok(size));
                     }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        self.is_readable = false;
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Poll::Ready(Err(error)),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => self.is_readable = false,
                 }
             }
+            // After what the broker may have said before it went.
+            sent?;
             if !std::mem::take(&mut self.is_fresh) {
-                self.wait()?;
-                if self.is_readable {
+                let news = self.watch.wait(&self.outbox)?;
+                if news.is_writable {
+                    self.wake_writer();
+                }
+                if news.is_readable {
+                    self.is_readable = true;
                     // If there was nothing after all, what was rung for comes first.
                     self.is_fresh = true;
                     continue;
                 }
+                self.outbox.try_send()?;
             }
             // Come again, when the rest is looked at.
             context.waker().wake_by_ref();
             return Poll::Pending;
+        }
+    }
+
+    fn wake_writer(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
         }
     }
 
@@ -296,50 +180,17 @@ impl Socket {
         context: &mut Context<'_>,
         buffers: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let size: usize = buffers.iter().map(|buffer| buffer.len()).sum();
-        let is_followed = self.bell.0.following.load(Ordering::Relaxed) > 0;
-        if is_followed && self.kept.len() + size <= KEPT {
-            for buffer in buffers {
-                self.kept.extend_from_slice(buffer);
-            }
-            return Poll::Ready(Ok(size));
+        let written = self.outbox.poll_write(buffers);
+        if written.is_pending() {
+            self.writer = Some(context.waker().clone());
         }
-        loop {
-            let kept = self.kept.len();
-            let written = if kept == 0 {
-                self.stream.write_vectored(buffers)
-            } else {
-                let kept = std::iter::once(IoSlice::new(&self.kept));
-                let all: Vec<_> = kept.chain(buffers.iter().copied()).collect();
-                self.stream.write_vectored(&all)
-            };
-            match written {
-                Ok(0) if kept + size > 0 => {
-                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-                }
-                Ok(written) if written < kept => drop(self.kept.drain(..written)),
-                Ok(written) => {
-                    self.kept.clear();
-                    if written > kept || size == 0 {
-                        return Poll::Ready(Ok(written - kept));
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-        self.writer = Some(context.waker().clone());
-        Poll::Pending
+        written
     }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // A last word to a broker that has said its own; if it does not hear it, no matter.
-        let _ = self.write_kept();
-        let errands = self.bell.errands().take();
-        drop(errands);
+        self.outbox.close();
     }
 }
 
@@ -350,7 +201,9 @@ impl AsyncRead for Socket {
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let space = buffer.len();
-        self.poll_read_with(context, space, |stream| stream.read(buffer))
+        self.poll_read_with(context, space, |stream, context| {
+            stream.poll_read(context, buffer)
+        })
     }
 
     fn poll_read_vectored(
@@ -359,7 +212,9 @@ impl AsyncRead for Socket {
         buffers: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
         let space = buffers.iter().map(|buffer| buffer.len()).sum();
-        self.poll_read_with(context, space, |stream| stream.read_vectored(buffers))
+        self.poll_read_with(context, space, |stream, context| {
+            stream.poll_read_vectored(context, buffers)
+        })
     }
 }
 
@@ -380,36 +235,104 @@ impl AsyncWrite for Socket {
         self.poll_write_with(context, buffers)
     }
 
-    /// lapin flushes before and after each write, with nothing locked, and reads after its last
-    /// one: what is kept is written then.
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.bell.run_errands();
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = self.outbox.with(|stream, inner| stream.poll_flush(inner));
+        if flushed.is_pending() {
+            self.writer = Some(context.waker().clone());
+        }
+        flushed
     }
 
-    fn poll_close(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.write_kept()?;
-        Poll::Ready(self.stream.shutdown(std::net::Shutdown::Write))
+    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let is_sent = self.outbox.try_send()?;
+        let closed = if is_sent {
+            self.outbox.with(|stream, inner| stream.poll_close(inner))
+        } else {
+            Poll::Pending
+        };
+        if closed.is_pending() {
+            if self.outbox.bell().is_over() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+            let outbox = self.outbox.clone();
+            self.watch.wait(&outbox)?;
+            context.waker().wake_by_ref();
+        }
+        closed
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::bell::NAP;
+    use crate::link::outbox::{Leave, Mark};
+    use bytes::BufMut;
+    use futures_util::FutureExt;
+    use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream as Peer};
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::task::Wake;
     use std::thread;
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
-    fn pair(bell: &Bell) -> (Socket, Peer) {
+    /// What lapin sends first.
+    const GREETING: &[u8] = b"AMQP\0\0\x09\x01";
+
+    fn pair(outbox: &Outbox) -> (Socket, Peer) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = Peer::connect(listener.local_addr().unwrap()).unwrap();
         stream.set_nonblocking(true).unwrap();
-        let (peer, _) = listener.accept().unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
         peer.set_read_timeout(Some(Duration::from_secs(10)))
             .unwrap();
-        (Socket::new(stream, bell.clone()).unwrap(), peer)
+        let plain = async |stream: AsyncTcpStream<Bare>| Ok(stream);
+        let opening = Socket::open(stream, outbox, plain);
+        let mut socket = opening.now_or_never().unwrap().unwrap();
+        let written = write(&mut socket, Waker::noop(), GREETING);
+        assert!(matches!(written, Poll::Ready(Ok(size)) if size == GREETING.len()));
+        peer.read_exact(&mut [0; GREETING.len()]).unwrap();
+        (socket, peer)
+    }
+
+    fn frame(channel: u16, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![3];
+        frame.extend(channel.to_be_bytes());
+        frame.extend((payload.len() as u32).to_be_bytes());
+        frame.extend(payload);
+        frame.push(0xCE);
+        frame
+    }
+
+    fn put(outbox: &Outbox, leave: Leave, frame: &[u8]) -> Mark {
+        let put = outbox.put(
+            leave,
+            || true,
+            |out| {
+                out.put_slice(frame);
+                Ok(())
+            },
+        );
+        put.unwrap()
+    }
+
+    fn arrives(peer: &mut Peer, expected: &[&[u8]]) {
+        let expected = expected.concat();
+        let mut arrived = vec![0; expected.len()];
+        peer.read_exact(&mut arrived).unwrap();
+        assert_eq!(arrived, expected);
+    }
+
+    /// Nothing has arrived, and nothing is on its way: what is sent has arrived on the loopback.
+    fn nothing_arrives(peer: &mut Peer) {
+        peer.set_nonblocking(true).unwrap();
+        let read = peer.read(&mut [0; 16]);
+        peer.set_nonblocking(false).unwrap();
+        assert!(
+            matches!(&read, Err(error) if error.kind() == io::ErrorKind::WouldBlock),
+            "{read:?}"
+        );
     }
 
     #[derive(Default)]
@@ -431,11 +354,17 @@ mod tests {
         Pin::new(socket).poll_write(&mut context, bytes)
     }
 
+    /// Has the thread that watches come by, as it does when it is rung for.
+    fn come_by(socket: &mut Socket) {
+        socket.outbox.bell().ring();
+        assert!(read(socket, &mut [0; 16]).is_pending());
+    }
+
     #[test]
     fn no_ring_is_lost() {
         const RINGS: usize = 2000;
-        let bell = Bell::default();
-        let (mut socket, _peer) = pair(&bell);
+        let outbox = Outbox::default();
+        let (mut socket, _peer) = pair(&outbox);
         let (given, seen) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let reader = {
             let (given, seen) = (Arc::clone(&given), Arc::clone(&seen));
@@ -449,7 +378,7 @@ mod tests {
         let began = Instant::now();
         for ring in 1..=RINGS {
             given.store(ring, Ordering::SeqCst);
-            bell.ring();
+            outbox.bell().ring();
             while seen.load(Ordering::SeqCst) < ring {
                 thread::yield_now();
             }
@@ -460,74 +389,203 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_in_the_socket() {
-        let bell = Bell::default();
-        let (mut socket, mut peer) = pair(&bell);
-        let following = bell.follow();
-        assert!(write(&mut socket, Waker::noop(), b"reply ").is_ready());
-        drop(following);
-        let written = write(&mut socket, Waker::noop(), b"event");
-        assert!(matches!(written, Poll::Ready(Ok(5))), "{written:?}");
-        let mut arrived = [0; 11];
-        peer.read_exact(&mut arrived).unwrap();
-        assert_eq!(&arrived, b"reply event");
+    fn what_leaves_now_needs_nobody() {
+        let outbox = Outbox::default();
+        let (_socket, mut peer) = pair(&outbox);
+        let event = frame(7, b"event");
+        let mark = put(&outbox, Leave::Now, &event);
+        assert!(outbox.written(mark).now_or_never().unwrap().is_ok());
+        arrives(&mut peer, &[&event]);
     }
 
     #[test]
-    fn what_is_followed_leaves_with_what_follows() {
-        let bell = Bell::default();
-        let (mut socket, mut peer) = pair(&bell);
-        let _following = bell.follow();
-        for word in ["reply ", "and ", "ack"] {
-            let written = write(&mut socket, Waker::noop(), word.as_bytes());
-            assert!(matches!(written, Poll::Ready(Ok(size)) if size == word.len()));
-        }
-        assert_eq!(socket.kept, b"reply and ack");
-        bell.ring();
-        assert!(read(&mut socket, &mut [0; 16]).is_pending());
-        assert_eq!(socket.kept, b"");
-        let mut arrived = [0; 13];
-        peer.read_exact(&mut arrived).unwrap();
-        assert_eq!(&arrived, b"reply and ack");
+    fn what_leaves_later_leaves_with_the_next() {
+        let outbox = Outbox::default();
+        let (mut socket, mut peer) = pair(&outbox);
+        let (reply, ack) = (frame(1, b"reply"), frame(1, b"ack"));
+        let mark = put(&outbox, Leave::Later, &reply);
+        nothing_arrives(&mut peer);
+        assert!(outbox.written(mark).now_or_never().is_none());
+        put(&outbox, Leave::Now, &ack);
+        arrives(&mut peer, &[&reply, &ack]);
+        put(&outbox, Leave::Later, &reply);
+        outbox.send();
+        arrives(&mut peer, &[&reply]);
+        // Before what lapin writes afterwards, too.
+        put(&outbox, Leave::Later, &reply);
+        let theirs = frame(2, b"theirs");
+        assert!(write(&mut socket, Waker::noop(), &theirs).is_ready());
+        arrives(&mut peer, &[&reply, &theirs]);
     }
 
     #[test]
-    fn a_full_socket_takes_no_more_until_its_peer_reads() {
-        let bell = Bell::default();
-        let (mut socket, mut peer) = pair(&bell);
+    fn what_leaves_soon_is_written_by_who_watches() {
+        let outbox = Outbox::default();
+        let (mut socket, mut peer) = pair(&outbox);
+        let request = frame(1, b"request");
+        let mark = put(&outbox, Leave::Soon, &request);
+        nothing_arrives(&mut peer);
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
-        // Both ways of writing take turns.
-        let _following = bell.follow();
-        let sent: Vec<u8> = (0..KEPT * 3).map(|at| at as u8).collect();
-        let mut total = 0;
-        loop {
-            let from = total % sent.len();
-            match write(&mut socket, &waker, &sent[from..]) {
-                Poll::Ready(size) => total += size.unwrap(),
-                Poll::Pending => break,
+        let mut written = pin!(outbox.written(mark));
+        let mut context = Context::from_waker(&waker);
+        assert!(written.as_mut().poll(&mut context).is_pending());
+        let began = Instant::now();
+        assert!(read(&mut socket, &mut [0; 16]).is_pending());
+        assert!(began.elapsed() < NAP, "it was not rung for");
+        arrives(&mut peer, &[&request]);
+        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+        let written = written.as_mut().poll(&mut context);
+        assert!(matches!(written, Poll::Ready(Ok(()))));
+    }
+
+    /// lapin stops where the socket is full, or where its own buffer ends.
+    #[test]
+    fn ours_wait_for_the_end_of_a_frame_of_lapins() {
+        let outbox = Outbox::default();
+        let (mut socket, mut peer) = pair(&outbox);
+        let (theirs, ours) = (frame(2, b"theirs"), frame(1, b"ours"));
+        for stop in 1..theirs.len() {
+            let (begun, rest) = theirs.split_at(stop);
+            assert!(write(&mut socket, Waker::noop(), begun).is_ready());
+            put(&outbox, Leave::Now, &ours);
+            come_by(&mut socket);
+            arrives(&mut peer, &[begun]);
+            nothing_arrives(&mut peer);
+            // In the same breath as what may end the channel that ours are for.
+            let all = [rest, &theirs].concat();
+            let mut left = &all[..];
+            while !left.is_empty() {
+                match write(&mut socket, Waker::noop(), left) {
+                    Poll::Ready(written) => left = &left[written.unwrap()..],
+                    Poll::Pending => come_by(&mut socket),
+                }
             }
+            arrives(&mut peer, &[rest, &ours, &theirs]);
         }
-        assert_eq!(woken.0.load(Ordering::SeqCst), 0);
-        let reading = thread::spawn(move || {
-            let mut arrived = vec![0; total];
-            peer.read_exact(&mut arrived).unwrap();
-            (arrived, peer)
+    }
+
+    /// lapin and two others write as fast as they can through a socket that is full most of the
+    /// time: whatever arrives is whole, and each one's in its order.
+    #[test]
+    fn all_frames_arrive_whole_and_in_order() {
+        const FRAMES: u32 = 3000;
+        let outbox = Outbox::default();
+        let (mut socket, mut peer) = pair(&outbox);
+        let payload = |number: u32| {
+            let mut payload = number.to_be_bytes().to_vec();
+            payload.resize(4 + (number as usize * 37) % 1500, number as u8);
+            payload
+        };
+        let others = [1, 2].map(|channel| {
+            let outbox = outbox.clone();
+            thread::spawn(move || {
+                for number in 0..FRAMES {
+                    let leave = [Leave::Now, Leave::Later, Leave::Soon][number as usize % 3];
+                    let mark = put(&outbox, leave, &frame(channel, &payload(number)));
+                    if number % 64 == 63 {
+                        outbox.send();
+                        let written = outbox.written(mark);
+                        tokio::runtime::Builder::new_current_thread()
+                            .build()
+                            .unwrap()
+                            .block_on(written)
+                            .unwrap();
+                    }
+                }
+                outbox.send();
+            })
         });
-        while woken.0.load(Ordering::SeqCst) == 0 {
-            assert!(read(&mut socket, &mut [0; 16]).is_pending());
+        let is_done = Arc::new(AtomicBool::new(false));
+        let done = Arc::clone(&is_done);
+        let lapin = thread::spawn(move || {
+            let woken = Arc::new(Woken::default());
+            let waker = Waker::from(Arc::clone(&woken));
+            let all: Vec<u8> = (0..FRAMES)
+                .flat_map(|number| frame(3, &payload(number)))
+                .collect();
+            let mut left = &all[..];
+            let mut size = 1;
+            while !left.is_empty() {
+                size = size % 5000 + 613;
+                match write(&mut socket, &waker, &left[..size.min(left.len())]) {
+                    Poll::Ready(written) => left = &left[written.unwrap()..],
+                    Poll::Pending => {
+                        let before = woken.0.load(Ordering::SeqCst);
+                        while woken.0.load(Ordering::SeqCst) == before {
+                            assert!(read(&mut socket, &mut [0; 16]).is_pending());
+                        }
+                    }
+                }
+            }
+            // It watches on.
+            while !done.load(Ordering::SeqCst) {
+                assert!(read(&mut socket, &mut [0; 16]).is_pending());
+            }
+        });
+        let mut next = [0; 4];
+        for _ in 0..3 * FRAMES {
+            let mut head = [0; 7];
+            peer.read_exact(&mut head).unwrap();
+            let [kind, _, channel, size @ ..] = head;
+            assert_eq!(kind, 3);
+            let mut rest = vec![0; u32::from_be_bytes(size) as usize + 1];
+            peer.read_exact(&mut rest).unwrap();
+            assert_eq!(rest.pop(), Some(0xCE));
+            assert_eq!(rest, payload(next[usize::from(channel)]));
+            next[usize::from(channel)] += 1;
         }
-        while !socket.kept.is_empty() {
-            assert!(read(&mut socket, &mut [0; 16]).is_pending());
+        assert_eq!(next, [0, FRAMES, FRAMES, FRAMES]);
+        for other in others {
+            other.join().unwrap();
         }
-        let (arrived, _peer) = reading.join().unwrap();
-        assert!(arrived.iter().zip(sent.iter().cycle()).all(|(a, b)| a == b));
+        is_done.store(true, Ordering::SeqCst);
+        outbox.bell().ring();
+        lapin.join().unwrap();
+    }
+
+    #[test]
+    fn nothing_is_put_in_where_it_cannot_leave() {
+        let outbox = Outbox::default();
+        let nothing = |out: &mut bytes::BytesMut| {
+            out.put_slice(b"nothing");
+            Ok(())
+        };
+        let early = outbox.put(Leave::Now, || true, nothing);
+        assert!(early.unwrap_err().is_disconnected());
+        let (socket, mut peer) = pair(&outbox);
+        let closed = outbox.put(Leave::Now, || false, nothing);
+        assert!(closed.unwrap_err().is_disconnected());
+        // What was put in before is written, if it can be.
+        let last = frame(1, b"last");
+        put(&outbox, Leave::Later, &last);
+        drop(socket);
+        arrives(&mut peer, &[&last]);
+        let late = outbox.put(Leave::Now, || true, nothing);
+        assert!(late.unwrap_err().is_disconnected());
+    }
+
+    #[test]
+    fn nobody_waits_for_a_socket_that_is_gone() {
+        let outbox = Outbox::default();
+        let (socket, _peer) = pair(&outbox);
+        let large = frame(1, &vec![0; 32 * 1024 * 1024]);
+        let mark = put(&outbox, Leave::Now, &large);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut written = pin!(outbox.written(mark));
+        let mut context = Context::from_waker(&waker);
+        assert!(written.as_mut().poll(&mut context).is_pending());
+        drop(socket);
+        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+        let written = written.as_mut().poll(&mut context);
+        assert!(matches!(written, Poll::Ready(Err(error)) if error.is_disconnected()));
     }
 
     #[test]
     fn what_was_sent_before_the_end_is_read_before_it() {
-        let bell = Bell::default();
-        let (mut socket, mut peer) = pair(&bell);
+        let outbox = Outbox::default();
+        let (mut socket, mut peer) = pair(&outbox);
         peer.write_all(b"bye").unwrap();
         drop(peer);
         let mut buffer = [0; 16];
@@ -545,8 +603,8 @@ mod tests {
     /// Nothing may wait between what was read and who deals with it.
     #[test]
     fn a_read_after_another_does_not_wait() {
-        let bell = Bell::default();
-        let (mut socket, mut peer) = pair(&bell);
+        let outbox = Outbox::default();
+        let (mut socket, mut peer) = pair(&outbox);
         peer.write_all(b"frame").unwrap();
         let mut buffer = [0; 16];
         let size = loop {
@@ -562,63 +620,24 @@ mod tests {
 
     #[test]
     fn a_bell_that_never_rests_keeps_nobody_from_reading() {
-        let bell = Bell::default();
-        let (mut socket, mut peer) = pair(&bell);
-        bell.ring();
-        assert!(read(&mut socket, &mut [0; 16]).is_pending());
+        let outbox = Outbox::default();
+        let (mut socket, mut peer) = pair(&outbox);
+        come_by(&mut socket);
         peer.write_all(b"frame").unwrap();
         let arrived = (0..100_000).any(|_| {
-            bell.ring();
+            outbox.bell().ring();
             read(&mut socket, &mut [0; 16]).is_ready()
         });
         assert!(arrived);
     }
 
     #[test]
-    fn a_writer_is_woken_by_a_read_that_makes_room() {
-        let bell = Bell::default();
-        let (mut socket, _peer) = pair(&bell);
-        let woken = Arc::new(Woken::default());
-        // A new socket tells that it can be written to.
-        bell.ring();
-        assert!(read(&mut socket, &mut [0; 16]).is_pending());
-        socket.kept = b"kept".to_vec();
-        socket.writer = Some(Waker::from(Arc::clone(&woken)));
-        bell.ring();
-        assert!(read(&mut socket, &mut [0; 16]).is_pending());
-        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
-    }
-
-    struct Nothing;
-
-    impl Errand for Nothing {
-        fn run(self: Arc<Self>) {}
-    }
-
-    /// It may hold the session, and the session holds the bell.
-    #[test]
-    fn no_errand_outlives_the_socket() {
-        let bell = Bell::default();
-        let (socket, _peer) = pair(&bell);
-        let early: Arc<dyn Errand> = Arc::new(Nothing);
-        let left = Arc::downgrade(&early);
-        bell.leave(early);
-        assert!(left.upgrade().is_some());
-        drop(socket);
-        assert!(left.upgrade().is_none());
-        let late: Arc<dyn Errand> = Arc::new(Nothing);
-        let left = Arc::downgrade(&late);
-        bell.leave(late);
-        assert!(left.upgrade().is_none());
-    }
-
-    #[test]
     fn a_connection_that_nobody_looks_after_ends() {
-        let bell = Bell::default();
-        let (mut socket, _peer) = pair(&bell);
-        bell.lifeline().release();
-        assert!(!bell.0.is_over.load(Ordering::SeqCst));
-        drop(bell.lifeline());
+        let outbox = Outbox::default();
+        let (mut socket, _peer) = pair(&outbox);
+        outbox.bell().lifeline().release();
+        assert!(!outbox.bell().is_over());
+        drop(outbox.bell().lifeline());
         let ended = loop {
             if let Poll::Ready(ended) = read(&mut socket, &mut [0; 16]) {
                 break ended;

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::publisher::Options;
 use super::spec::Spec;
 use crate::error::{Error, Kind};
-use crate::link::{self, Connection, Lane, Session};
+use crate::link::{self, Connection, Lane, Leave, Session};
 use crate::message::Outgoing;
 use crate::publisher::{Fault, Publisher, UNCONFIRMED};
 use crate::random;
@@ -159,9 +159,9 @@ impl Outlet {
                 Box::pin(lane).await.map_err(not_sent)?
             }
         };
-        let writing = lane.write(Arc::unwrap_or_clone(message));
-        let writing = writing.map_err(not_sent)?;
-        match timeout_at(deadline, lane.written(writing)).await {
+        let published = lane.publish(&message, Leave::Now);
+        let mark = published.map_err(not_sent)?;
+        match timeout_at(deadline, lane.written(mark)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(Fault::sent(error, started)),
             Err(_) => {
@@ -255,8 +255,8 @@ impl Outlet {
             let mut blocked = session.blocked();
             if blocked.borrow_and_update().is_some() {
                 drop(opening);
-                // What lapin has queued while the broker takes nothing it sends later, when
-                // nobody may want it any more.
+                // What is sent while the broker takes nothing it takes later, when nobody may want
+                // it any more.
                 tokio::select! {
                     _ = blocked.wait_for(Option::is_none) => {}
                     _ = session.down() => {}

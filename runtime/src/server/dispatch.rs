@@ -12,7 +12,7 @@ use crate::codec::Codec;
 use crate::context::{Context, Facts};
 use crate::descriptor::MethodDescriptor;
 use crate::envelope::{CALLS, Form, ReplyHead, ReplyStatus, RequestHead};
-use crate::link::{Connection, Delivery, Extent, Lane, Replying};
+use crate::link::{Connection, Delivery, Extent, Lane, Leave};
 use crate::message::Outgoing;
 use crate::panic::{self, Apart, Ended, Made};
 use crate::service::{Reply, Request, Service};
@@ -240,12 +240,17 @@ impl Dispatcher {
             properties: head.into_properties(),
             body,
         };
-        let reply = match request {
-            Some(tag) => Replying::begin(lane, message, tag),
-            None => lane.write(message).map(Replying::Alone),
+        let sent = match request {
+            Some(tag) => lane.reply(&message, tag),
+            None => lane.publish(&message, Leave::Now).map(|_| false),
         };
-        match reply {
-            Ok(reply) => Settlement::AckOnceWritten(reply),
+        match sent {
+            Ok(true) => Settlement::Settled,
+            Ok(false) => Settlement::Ack,
+            Err(error) if error.is_disconnected() => {
+                tracing::debug!(%error, "a reply was not sent: its request comes again");
+                Settlement::Settled
+            }
             // What cannot be said in AMQP at all would not be sayable the next time either.
             Err(error) => {
                 tracing::warn!(service = self.service_name(), %error, "the reply cannot be sent");

@@ -41,11 +41,11 @@ impl Dispatcher {
         let request = (!settled).then_some(tag);
         let settlement = match read {
             Ok((codec, calls)) => {
-                let mut outbox = Outbox::new(self, lane, to);
-                self.work_through(calls, codec, &head, &content, &mut outbox)
+                let mut replies = Replies::new(self, lane, to);
+                self.work_through(calls, codec, &head, &content, &mut replies)
                     .await;
-                outbox.flush(request);
-                outbox.settlement
+                replies.flush(request);
+                replies.settlement
             }
             Err(status) => {
                 let Reply { status, body } = self.refused(status);
@@ -67,7 +67,7 @@ impl Dispatcher {
         codec: Codec,
         head: &RequestHead,
         content: &Content,
-        outbox: &mut Outbox<'_>,
+        replies: &mut Replies<'_>,
     ) {
         let mut calls = calls.into_iter().peekable();
         let mut running = FuturesUnordered::new();
@@ -86,21 +86,21 @@ impl Dispatcher {
                 if self.side_by_side && polled.elapsed() > HEAVY {
                     site = Site::Apart;
                 }
-                outbox.extend(done.flatten());
+                replies.extend(done.flatten());
             }
             match running.next().now_or_never() {
                 Some(Some(done)) => {
-                    outbox.extend(done);
+                    replies.extend(done);
                     continue;
                 }
                 Some(None) if calls.peek().is_none() => return,
                 Some(None) | None => {}
             }
             // Nothing more is ready: what is goes out.
-            outbox.flush(None);
+            replies.flush(None);
             tokio::select! {
                 biased;
-                Some(done) = running.next(), if !running.is_empty() => outbox.extend(done),
+                Some(done) = running.next(), if !running.is_empty() => replies.extend(done),
                 freed = self.places.acquire(), if calls.peek().is_some() => match freed {
                     Ok(freed) => place = Some(freed),
                     // It is never closed.
@@ -174,17 +174,17 @@ fn calls(body: &Bytes) -> Result<Vec<Call<'_>>, Status> {
 }
 
 /// Replies on their way out.
-struct Outbox<'a> {
+struct Replies<'a> {
     dispatcher: &'a Dispatcher,
     lane: &'a Arc<Lane>,
     to: Address,
     answers: Vec<Answer>,
     size: usize,
-    /// Of the last message: lapin writes in order, so it says enough of those before it.
+    /// Of the last message: they leave in order, so it says enough of those before it.
     settlement: Settlement,
 }
 
-impl<'a> Outbox<'a> {
+impl<'a> Replies<'a> {
     fn new(dispatcher: &'a Dispatcher, lane: &'a Arc<Lane>, to: Address) -> Self {
         Self {
             dispatcher,

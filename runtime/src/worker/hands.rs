@@ -10,11 +10,10 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 
-use super::leaving::{Leaving, Step, not_sent};
 use super::pace::Pace;
 use super::{Handler, OnLoss, Settlement, Source, Stopped, is_true};
 use crate::acks::{Ack, Acks};
-use crate::link::{Deliveries, Delivery, Ended, Extent, Lane, Replying, Writing};
+use crate::link::{Deliveries, Delivery, Ended, Extent, Lane};
 use crate::shutdown::second_signal;
 use crate::stats::Counters;
 
@@ -35,10 +34,9 @@ pub(crate) struct Handled {
 /// The handlers under way, of this generation and of those before it.
 pub(super) struct Hands<'a, H> {
     set: JoinSet<Handled>,
-    leaving: Leaving,
     acks: Acks,
-    /// How many replies of handlers that ended here nobody was told to write yet: they leave together.
-    untold: usize,
+    /// How many handlers ended here whose replies may not have been sent yet: they leave together.
+    unsent: usize,
     tasks: Handle,
     counters: Arc<Counters>,
     handler: Arc<H>,
@@ -53,12 +51,11 @@ impl<'a, H: Handler> Hands<'a, H> {
         tasks: Handle,
         counters: Arc<Counters>,
     ) -> Self {
-        let (set, leaving, acks) = (JoinSet::new(), Leaving::default(), Acks::default());
+        let (set, acks) = (JoinSet::new(), Acks::default());
         Self {
             set,
-            leaving,
             acks,
-            untold: 0,
+            unsent: 0,
             tasks,
             counters,
             handler,
@@ -74,7 +71,6 @@ impl<'a, H: Handler> Hands<'a, H> {
         shutdown: &mut watch::Receiver<bool>,
     ) -> Stopped {
         self.acks = Acks::default();
-        self.leaving.outlive_channel();
         let mut returns = tokio::time::interval(RETURNS);
         returns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let limit = usize::from(self.source.concurrency.max(1));
@@ -90,13 +86,10 @@ impl<'a, H: Handler> Hands<'a, H> {
             if self.acks.waiting() >= most {
                 self.flush(lane);
             }
-            if self.untold >= most.min(TOGETHER) {
-                self.tell(lane);
+            if self.unsent >= most.min(TOGETHER) {
+                self.send(lane);
             }
-            while let Some(handled) = self.leaving.ended() {
-                self.settle(Some(lane), Ok(handled));
-            }
-            if self.set.len() + self.leaving.len() < limit
+            if self.set.len() < limit
                 && let Some(delivery) = next.take()
             {
                 self.start(Arc::clone(lane), delivery);
@@ -107,9 +100,6 @@ impl<'a, H: Handler> Hands<'a, H> {
                 Some(handled) = self.set.join_next(), if !self.set.is_empty() => {
                     self.settle(Some(lane), handled);
                 }
-                written = self.leaving.next(), if next.is_some() || self.leaving.is_awaited() => {
-                    self.settle(Some(lane), Ok(written));
-                }
                 delivery = deliveries.next(), if next.is_none() => match delivery {
                     Ok(delivery) => next = Some(delivery),
                     Err(ended) => break Stopped::Ended(ended),
@@ -118,15 +108,12 @@ impl<'a, H: Handler> Hands<'a, H> {
                     break Stopped::Ended(Ended::Lost(reason));
                 }
                 _ = returns.tick() => collect_returns(&self.counters, lane).await,
-                // The last branches of a biased choice: nothing else is ready.
-                () = std::future::ready(()), if self.untold > 0 => self.tell(lane),
-                // Replies that are being written will be acknowledged along with these in a moment.
-                () = std::future::ready(()), if self.acks.waiting() > 0 && self.leaving.is_empty() => {
+                // The last branch of a biased choice: nothing else is ready.
+                () = std::future::ready(()), if self.unsent + self.acks.waiting() > 0 => {
                     self.flush(lane);
                 }
             }
         };
-        self.tell(lane);
         self.flush(lane);
         if let Some(delivery) = next {
             lane.give_back(delivery.tag);
@@ -147,9 +134,7 @@ impl<'a, H: Handler> Hands<'a, H> {
         let mut context = Context::from_waker(Waker::noop());
         match self.pace.time(|| work.as_mut().poll(&mut context)) {
             Poll::Ready(handled) => {
-                if let Settlement::AckOnceWritten(Replying::Alone(_)) = handled.settlement {
-                    self.untold += 1;
-                }
+                self.unsent += 1;
                 self.settle(Some(&current), Ok(handled));
             }
             // It is polled again by its task, which is then the one to be woken.
@@ -158,8 +143,8 @@ impl<'a, H: Handler> Hands<'a, H> {
     }
 
     fn spawn(&mut self, work: impl Future<Output = Handled> + Send + 'static) {
-        // Nobody may be here to tell of its reply: this may be waiting to consume again.
-        let work = work.inspect(|handled| handled.lane.ring());
+        // Nobody may be here to send its reply: this may be waiting to consume again.
+        let work = work.inspect(|handled| handled.lane.send());
         self.set.spawn_on(work, &self.tasks);
     }
 
@@ -176,25 +161,8 @@ impl<'a, H: Handler> Hands<'a, H> {
         };
         // The ledger is of the current channel; an earlier one's deliveries are settled singly.
         let current = current.is_some_and(|current| Arc::ptr_eq(&lane, current));
-        // A handler that was done as its channel went: lapin may never end its reply's write, and
-        // whoever waited for that would hold a place for ever.
-        if !current && !lane.is_open() {
-            return;
-        }
         match settlement {
             Settlement::Ack => self.ack(current, &lane, tag),
-            Settlement::AckOnceWritten(reply) => match reply {
-                Replying::Alone(Writing::Done(Ok(()))) => self.ack(current, &lane, tag),
-                Replying::Alone(Writing::Done(Err(error))) => not_sent(&error),
-                Replying::Alone(Writing::Pending(writing)) => {
-                    let step = Step::Writing(writing);
-                    self.leaving.push(current, lane, tag, step);
-                }
-                Replying::WithAck(both) => {
-                    let step = Step::Acking(both);
-                    self.leaving.push(current, lane, tag, step);
-                }
-            },
             Settlement::GiveBack => {
                 lane.give_back(tag);
                 self.gone(current, tag);
@@ -217,8 +185,6 @@ impl<'a, H: Handler> Hands<'a, H> {
 
     /// The channel is gone, and with it what was to be written or settled on it.
     pub(super) fn lose(&mut self) {
-        // lapin may never end a write that was under way then.
-        self.leaving.clear();
         if self.source.on_loss == OnLoss::Drop {
             self.set.abort_all();
         }
@@ -230,19 +196,22 @@ impl<'a, H: Handler> Hands<'a, H> {
         }
     }
 
-    /// Has the replies written.
-    fn tell(&mut self, lane: &Lane) {
-        self.untold = 0;
-        lane.ring();
+    /// Sends the replies.
+    fn send(&mut self, lane: &Lane) {
+        self.unsent = 0;
+        lane.send();
     }
 
+    /// Sends the replies, and acknowledges their requests.
     fn flush(&mut self, lane: &Lane) {
-        for ack in self.acks.flush() {
-            match ack {
-                Ack::One(tag) => lane.ack(tag, Extent::One),
-                Ack::UpTo(tag) => lane.ack(tag, Extent::UpTo),
-            }
+        if self.acks.waiting() == 0 {
+            return self.send(lane);
         }
+        self.unsent = 0;
+        lane.ack_all(self.acks.flush().into_iter().map(|ack| match ack {
+            Ack::One(tag) => (tag, Extent::One),
+            Ack::UpTo(tag) => (tag, Extent::UpTo),
+        }));
     }
 
     /// Waits for what is in hand, for as long as the grace lasts.
@@ -257,10 +226,9 @@ impl<'a, H: Handler> Hands<'a, H> {
             }
         };
         tokio::pin!(patience);
-        while !self.set.is_empty() || !self.leaving.is_empty() {
+        while !self.set.is_empty() {
             let handled = tokio::select! {
-                Some(handled) = self.set.join_next(), if !self.set.is_empty() => handled,
-                written = self.leaving.next(), if !self.leaving.is_empty() => Ok(written),
+                Some(handled) = self.set.join_next() => handled,
                 why = &mut patience => {
                     tracing::warn!(queue = self.source.queue, "{why}");
                     break;

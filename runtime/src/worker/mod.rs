@@ -2,7 +2,6 @@
 //! share it.
 
 mod hands;
-mod leaving;
 mod pace;
 
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Kind};
 use crate::link::{
-    self, Connection, Deliveries, Delivery, Ended, Lane, Link, Mode, Namespace, Replying, Session,
+    self, Connection, Deliveries, Delivery, Ended, Lane, Link, Mode, Namespace, Session,
 };
 use crate::random;
 use crate::retry::RetryPolicy;
@@ -54,9 +53,6 @@ pub(crate) enum OnLoss {
 /// What becomes of a delivery once it is handled.
 pub(crate) enum Settlement {
     Ack,
-    /// Acknowledged when this has been written, if it is not along with it: lapin would write the
-    /// acknowledgement first.
-    AckOnceWritten(Replying),
     GiveBack,
     Reject,
     /// The handler has settled it itself, or nobody can any more.

@@ -1,0 +1,370 @@
+//! The frames that Lepus writes itself: messages that ask for no confirm, and settlements.
+//!
+//! Laid out as in AMQP 0-9-1, 2.3.5 and 4.2. All else is lapin's to write.
+
+use bytes::{BufMut, BytesMut};
+use lapin::types::generation::gen_field_table;
+
+use super::convert;
+use crate::error::Error;
+use crate::message::{Outgoing, Properties};
+
+const METHOD: u8 = 1;
+const HEADER: u8 = 2;
+const BODY: u8 = 3;
+const END: u8 = 0xCE;
+/// Type, channel and size before a frame's payload.
+pub(super) const HEAD: usize = 7;
+/// And the byte after it.
+pub(super) const TAIL: usize = 1;
+
+/// The class `basic` and its methods.
+const BASIC: u16 = 60;
+const PUBLISH: u16 = 40;
+const ACK: u16 = 80;
+const REJECT: u16 = 90;
+const NACK: u16 = 120;
+
+/// How a delivery is settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Settling {
+    Ack {
+        multiple: bool,
+    },
+    /// Back to its queue.
+    Requeue,
+    Reject,
+}
+
+/// Appends a message, or nothing.
+///
+/// # Errors
+/// It cannot be said in AMQP: a name is too long, or its properties do not fit into a frame.
+pub(super) fn put_message(
+    out: &mut BytesMut,
+    channel: u16,
+    message: &Outgoing,
+    frame_max: u32,
+) -> Result<(), Error> {
+    let start = out.len();
+    let put = put_parts(out, channel, message, frame_max);
+    if put.is_err() {
+        out.truncate(start);
+    }
+    put
+}
+
+/// Appends what becomes of a delivery.
+pub(super) fn put_settling(out: &mut BytesMut, channel: u16, tag: u64, settling: Settling) {
+    let (method, bits) = match settling {
+        Settling::Ack { multiple } => (ACK, u8::from(multiple)),
+        Settling::Requeue => (NACK, 0b10),
+        Settling::Reject => (REJECT, 0),
+    };
+    put(out, METHOD, channel, |out| {
+        out.put_u16(BASIC);
+        out.put_u16(method);
+        out.put_u64(tag);
+        out.put_u8(bits);
+    });
+}
+
+fn put_parts(
+    out: &mut BytesMut,
+    channel: u16,
+    message: &Outgoing,
+    frame_max: u32,
+) -> Result<(), Error> {
+    convert::check_size(&message.properties, frame_max)?;
+    let exchange = short(&message.exchange)?;
+    let routing_key = short(&message.routing_key)?;
+    put(out, METHOD, channel, |out| {
+        out.put_u16(BASIC);
+        out.put_u16(PUBLISH);
+        // Once a ticket, now reserved.
+        out.put_u16(0);
+        put_short(out, exchange);
+        put_short(out, routing_key);
+        out.put_u8(u8::from(message.mandatory));
+    });
+    let size = message.body.len() as u64;
+    try_put(out, HEADER, channel, |out| {
+        out.put_u16(BASIC);
+        out.put_u16(0);
+        out.put_u64(size);
+        put_properties(out, &message.properties)
+    })?;
+    let most = match usize::try_from(frame_max) {
+        Ok(max) if max > HEAD + TAIL => max - HEAD - TAIL,
+        _ => message.body.len().max(1),
+    };
+    for part in message.body.chunks(most) {
+        put(out, BODY, channel, |out| out.put_slice(part));
+    }
+    Ok(())
+}
+
+/// Flags for what is there, from the highest bit on, then what is there.
+fn put_properties(out: &mut BytesMut, properties: &Properties) -> Result<(), Error> {
+    let Properties {
+        content_type,
+        headers,
+        persistent,
+        priority,
+        correlation_id,
+        reply_to,
+        expiration,
+        message_id,
+        timestamp,
+        kind,
+        app_id,
+    } = properties;
+    let at = out.len();
+    out.put_u16(0);
+    let mut flags: u16 = 0;
+    let mut text = |out: &mut BytesMut, bit: u32, text: &Option<String>| {
+        if let Some(text) = text {
+            flags |= 1 << bit;
+            put_short(out, short(text)?);
+        }
+        Ok::<(), Error>(())
+    };
+    text(out, 15, content_type)?;
+    let mut others: u16 = 0;
+    if !headers.is_empty() {
+        others |= 1 << 13;
+        put_table(out, convert::table(headers.clone())?)?;
+    }
+    if *persistent {
+        others |= 1 << 12;
+        out.put_u8(convert::PERSISTENT);
+    }
+    if let Some(priority) = priority {
+        others |= 1 << 11;
+        out.put_u8(*priority);
+    }
+    text(out, 10, correlation_id)?;
+    text(out, 9, reply_to)?;
+    text(out, 8, expiration)?;
+    text(out, 7, message_id)?;
+    if let Some(seconds) = timestamp {
+        others |= 1 << 6;
+        out.put_u64(*seconds);
+    }
+    text(out, 5, kind)?;
+    text(out, 3, app_id)?;
+    let flags = flags | others;
+    if let Some(place) = out.get_mut(at..at + 2) {
+        place.copy_from_slice(&flags.to_be_bytes());
+    }
+    Ok(())
+}
+
+fn put_table(out: &mut BytesMut, table: lapin::types::FieldTable) -> Result<(), Error> {
+    let written = gen_field_table(&table)(Vec::new().into());
+    let (bytes, _) = written
+        .map_err(|error| Error::invalid("headers that AMQP cannot carry").caused_by(error))?
+        .into_inner();
+    out.put_slice(&bytes);
+    Ok(())
+}
+
+/// AMQP's short strings have a byte for their length.
+fn short(text: &str) -> Result<(u8, &str), Error> {
+    match u8::try_from(text.len()) {
+        Ok(length) => Ok((length, text)),
+        Err(_) => Err(convert::too_long(text.len())),
+    }
+}
+
+fn put_short(out: &mut BytesMut, (length, text): (u8, &str)) {
+    out.put_u8(length);
+    out.put_slice(text.as_bytes());
+}
+
+fn put(out: &mut BytesMut, kind: u8, channel: u16, payload: impl FnOnce(&mut BytesMut)) {
+    // What cannot fail.
+    let _ = try_put(out, kind, channel, |out| {
+        payload(out);
+        Ok(())
+    });
+}
+
+fn try_put(
+    out: &mut BytesMut,
+    kind: u8,
+    channel: u16,
+    payload: impl FnOnce(&mut BytesMut) -> Result<(), Error>,
+) -> Result<(), Error> {
+    out.put_u8(kind);
+    out.put_u16(channel);
+    let size_at = out.len();
+    out.put_u32(0);
+    let start = out.len();
+    payload(out)?;
+    // No frame is larger than what both sides have agreed on in 32 bits.
+    let size = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
+    if let Some(place) = out.get_mut(size_at..start) {
+        place.copy_from_slice(&size.to_be_bytes());
+    }
+    out.put_u8(END);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use crate::value::{Table, Value};
+    use amq_protocol::frame::{AMQPFrame, parse_frame};
+    use amq_protocol::protocol::{AMQPClass, basic};
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    fn text() -> impl Strategy<Value = Option<String>> {
+        prop::option::of("\\PC{0,20}")
+    }
+
+    prop_compose! {
+        fn texts()(texts in [text(), text(), text(), text(), text(), text(), text()]) -> Properties {
+            let [content_type, correlation_id, reply_to, expiration, message_id, kind, app_id] = texts;
+            Properties {
+                content_type, correlation_id, reply_to, expiration, message_id, kind, app_id,
+                ..Properties::default()
+            }
+        }
+    }
+
+    prop_compose! {
+        fn messages()(
+            properties in texts(),
+            persistent in any::<bool>(),
+            priority in any::<Option<u8>>(),
+            timestamp in any::<Option<u64>>(),
+            headers in prop::collection::btree_map("[a-z]{1,9}", any::<i64>(), 0..4),
+            exchange in "\\PC{0,20}",
+            routing_key in "\\PC{0,20}",
+            mandatory in any::<bool>(),
+            body in prop::collection::vec(any::<u8>(), 0..300),
+        ) -> Outgoing {
+            let headers: Table = headers
+                .into_iter()
+                .map(|(name, value)| (name, Value::Int(value)))
+                .collect();
+            let properties = Properties { persistent, priority, timestamp, headers, ..properties };
+            Outgoing { exchange, routing_key, mandatory, properties, body: Bytes::from(body) }
+        }
+    }
+
+    fn frames(mut bytes: &[u8]) -> Vec<AMQPFrame> {
+        let mut frames = Vec::new();
+        while !bytes.is_empty() {
+            let (rest, frame) = parse_frame(bytes).expect("a frame");
+            frames.push(frame);
+            bytes = rest;
+        }
+        frames
+    }
+
+    proptest! {
+        /// As amq-protocol, which lapin writes with, reads it.
+        #[test]
+        fn a_message_is_read_as_it_was_put(message in messages(), frame_max in 400_u32..500) {
+            let mut out = BytesMut::from(&b"before"[..]);
+            put_message(&mut out, 9, &message, frame_max).unwrap();
+            let (before, bytes) = out.split_at(6);
+            prop_assert_eq!(before, b"before");
+            let mut frames = frames(bytes).into_iter();
+            prop_assert_eq!(frames.next(), Some(AMQPFrame::Method(9, AMQPClass::Basic(
+                basic::AMQPMethod::Publish(basic::Publish {
+                    exchange: message.exchange.as_str().into(),
+                    routing_key: message.routing_key.as_str().into(),
+                    mandatory: message.mandatory,
+                    immediate: false,
+                }),
+            ))));
+            match frames.next() {
+                Some(AMQPFrame::Header(9, header)) => {
+                    prop_assert_eq!(header.class_id, 60);
+                    prop_assert_eq!(header.body_size, message.body.len() as u64);
+                    let theirs = convert::properties(message.properties.clone(), frame_max);
+                    prop_assert_eq!(header.properties, theirs.unwrap());
+                }
+                other => prop_assert!(false, "{other:?}"),
+            }
+            let mut body = Vec::new();
+            for frame in frames {
+                match frame {
+                    AMQPFrame::Body(9, part) => {
+                        prop_assert!(!part.is_empty() && part.len() + HEAD + TAIL <= frame_max as usize);
+                        body.extend(part);
+                    }
+                    other => prop_assert!(false, "{other:?}"),
+                }
+            }
+            prop_assert_eq!(&body[..], &message.body[..]);
+        }
+    }
+
+    #[test]
+    fn a_settlement_is_read_as_it_was_put() {
+        let mut out = BytesMut::new();
+        put_settling(&mut out, 3, 7, Settling::Ack { multiple: false });
+        put_settling(&mut out, 3, 9, Settling::Ack { multiple: true });
+        put_settling(&mut out, 3, 10, Settling::Requeue);
+        put_settling(&mut out, 3, 11, Settling::Reject);
+        let ack = |delivery_tag, multiple| {
+            basic::AMQPMethod::Ack(basic::Ack {
+                delivery_tag,
+                multiple,
+            })
+        };
+        let expected = [
+            ack(7, false),
+            ack(9, true),
+            basic::AMQPMethod::Nack(basic::Nack {
+                delivery_tag: 10,
+                multiple: false,
+                requeue: true,
+            }),
+            basic::AMQPMethod::Reject(basic::Reject {
+                delivery_tag: 11,
+                requeue: false,
+            }),
+        ];
+        let expected = expected.map(|method| AMQPFrame::Method(3, AMQPClass::Basic(method)));
+        assert_eq!(frames(&out), expected);
+    }
+
+    #[test]
+    fn what_cannot_be_said_leaves_no_trace() {
+        let message = |properties, routing_key: &str| Outgoing {
+            exchange: String::new(),
+            routing_key: routing_key.into(),
+            mandatory: true,
+            properties,
+            body: Bytes::new(),
+        };
+        let long = "x".repeat(256);
+        let late = Properties {
+            app_id: Some(long.clone()),
+            ..Properties::default()
+        };
+        let large = Properties {
+            headers: [("large".into(), Value::Text("x".repeat(5000)))].into(),
+            ..Properties::default()
+        };
+        let refused = [
+            message(late, "echo"),
+            message(Properties::default(), &long),
+            message(large, "echo"),
+        ];
+        for message in refused {
+            let mut out = BytesMut::from(&b"before"[..]);
+            let error = put_message(&mut out, 1, &message, 4096).unwrap_err();
+            let is_clear = matches!(error.kind(), Kind::Invalid(_) | Kind::TooLarge { .. });
+            assert!(is_clear, "{error:?}");
+            assert_eq!(&out[..], b"before");
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! The way out to the broker, for lapin's frames and for ours.
+//!
+//! lapin writes on a thread of its own: to be woken up for a message, and to wake up whoever waits
+//! for it, is what one call at a time costs most. Messages without confirms and settlements need
+//! nothing that lapin knows, so they are laid out here and written by whoever has them. Between two
+//! frames of lapin's, for AMQP lets the frames of different channels take turns: a channel has all
+//! its messages from the one or all from the other.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, BytesMut};
+use futures_io::AsyncWrite;
+use lapin::AsyncTcpStream;
+
+use super::bare::Bare;
+use super::bell::Bell;
+use super::frame;
+use crate::error::{Error, Kind};
+
+/// So much room is kept when it is empty.
+const ROOM: usize = 64 * 1024;
+/// What lapin sends before its first frame.
+const GREETING: usize = 8;
+
+type Stream = AsyncTcpStream<Bare>;
+
+/// When what is put into an outbox leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// At once, from this thread.
+    Now,
+    /// With what is put in next, or when somebody [sends](Outbox::send) it.
+    Later,
+    /// As soon as lapin's thread comes to it.
+    Soon,
+}
+
+/// The way out of one connection. Everybody has the same one.
+#[derive(Clone, Default)]
+pub(super) struct Outbox {
+    state: Arc<Mutex<State>>,
+    bell: Bell,
+}
+
+#[derive(Default)]
+struct State {
+    /// None before there is one, and when it is gone.
+    stream: Option<Stream>,
+    /// Whole frames; only the first one may have been begun, while lapin has none that is.
+    ours: BytesMut,
+    theirs: Progress,
+    /// TLS may have kept some of what was written.
+    is_flushed: bool,
+    /// How many bytes were ever put in, and how many of them written.
+    put: u64,
+    written: u64,
+    /// Who waits until so many are written.
+    watchers: BTreeMap<u64, Waker>,
+}
+
+impl Outbox {
+    pub(super) fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    /// From now on what is put in leaves here.
+    pub(super) fn open(&self, stream: Stream) {
+        *self.state() = State {
+            stream: Some(stream),
+            is_flushed: true,
+            ..State::default()
+        };
+    }
+
+    /// Nothing leaves any more.
+    pub(super) fn close(&self) {
+        let mut state = self.state();
+        // A last word to a broker that has said its own; if it does not hear it, no matter.
+        let _ = state.send();
+        let stream = state.stream.take();
+        let watchers = std::mem::take(&mut state.watchers);
+        drop(state);
+        drop(stream);
+        watchers.into_values().for_each(Waker::wake);
+    }
+
+    /// Puts frames in, all of them or none, if they may still be sent: whoever finds that a channel
+    /// is open may write to it, for lapin says that it is not before it answers to its end, and its
+    /// answer passes by here.
+    ///
+    /// # Errors
+    /// They were not put in and never will be: the connection is gone, or what `put` says.
+    pub(super) fn put(
+        &self,
+        leave: Leave,
+        is_open: impl FnOnce() -> bool,
+        put: impl FnOnce(&mut BytesMut) -> Result<(), Error>,
+    ) -> Result<Mark, Error> {
+        let mut state = self.state();
+        if state.stream.is_none() || !is_open() {
+            return Err(Error::new(Kind::Disconnected).caused_by("the channel was closed"));
+        }
+        let before = state.ours.len();
+        put(&mut state.ours)?;
+        state.put += (state.ours.len() - before) as u64;
+        let mark = Mark(state.put);
+        let sent = match leave {
+            Leave::Now => state.send(),
+            Leave::Later | Leave::Soon => Ok(()),
+        };
+        let woken = state.woken();
+        drop(state);
+        // lapin's thread finds out what ails the connection.
+        if sent.is_err() || leave == Leave::Soon {
+            self.bell.ring();
+        }
+        woken.into_iter().for_each(Waker::wake);
+        Ok(mark)
+    }
+
+    /// Writes what was put in, as far as the socket takes it; the rest leaves when it takes more.
+    pub(super) fn send(&self) {
+        if self.try_send().is_err() {
+            self.bell.ring();
+        }
+    }
+
+    /// The same. Gives whether nothing is left.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub(super) fn try_send(&self) -> io::Result<bool> {
+        let mut state = self.state();
+        let sent = state.send();
+        let is_empty = state.ours.is_empty();
+        let woken = state.woken();
+        drop(state);
+        woken.into_iter().for_each(Waker::wake);
+        sent.map(|()| is_empty)
+    }
+
+    /// Completes when what was put in up to a mark is in the socket.
+    ///
+    /// # Errors
+    /// The connection went before that.
+    pub(super) fn written(&self, mark: Mark) -> Written {
+        Written {
+            outbox: self.clone(),
+            mark,
+        }
+    }
+
+    /// lapin's bytes. Pending: whoever watches the socket tells when to come again.
+    pub(super) fn poll_write(&self, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let mut state = self.state();
+        let polled = state.poll_write(buffers);
+        let woken = state.woken();
+        drop(state);
+        woken.into_iter().for_each(Waker::wake);
+        polled
+    }
+
+    /// Does something else with the stream.
+    ///
+    /// # Errors
+    /// There is none any more.
+    pub(super) fn with<T>(
+        &self,
+        act: impl FnOnce(Pin<&mut Stream>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        match &mut self.state().stream {
+            Some(stream) => act(Pin::new(stream), &mut Context::from_waker(Waker::noop())),
+            None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn send(&mut self) -> io::Result<()> {
+        let Some(stream) = &mut self.stream else {
+            return Ok(());
+        };
+        let context = &mut Context::from_waker(Waker::noop());
+        while self.theirs.is_whole() && !self.ours.is_empty() {
+            self.is_flushed = false;
+            match Pin::new(&mut *stream).poll_write(context, &self.ours) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(written) => {
+                    let written = written?;
+                    self.ours.advance(written);
+                    self.written += written as u64;
+                }
+                Poll::Pending => return Ok(()),
+            }
+        }
+        if self.ours.is_empty() && self.ours.capacity() > ROOM {
+            self.ours = BytesMut::new();
+        }
+        if !self.is_flushed
+            && let Poll::Ready(flushed) = Pin::new(stream).poll_flush(context)
+        {
+            flushed?;
+            self.is_flushed = true;
+        }
+        Ok(())
+    }
+
+    fn poll_write(&mut self, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let Some(stream) = &mut self.stream else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        let context = &mut Context::from_waker(Waker::noop());
+        let size: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        // Ours were there before.
+        while self.theirs.is_whole() && !self.ours.is_empty() {
+            let ours = self.ours.len();
+            let all = std::iter::once(IoSlice::new(&self.ours)).chain(buffers.iter().copied());
+            let all: Vec<_> = all.collect();
+            let written = ready!(Pin::new(&mut *stream).poll_write_vectored(context, &all))?;
+            self.is_flushed = false;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let of_ours = written.min(ours);
+            self.ours.advance(of_ours);
+            self.written += of_ours as u64;
+            if written > ours || size == 0 {
+                self.theirs.pass(buffers, written - of_ours);
+                return Poll::Ready(Ok(written - of_ours));
+            }
+        }
+        if size == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        // Ours come after the frame that is begun and before the next one: that may be the end of
+        // the channel they are for.
+        let rest;
+        let buffers = match buffers.iter().find(|buffer| !buffer.is_empty()) {
+            Some(first) if !self.ours.is_empty() => {
+                rest = [IoSlice::new(&first[..first.len().min(self.theirs.left())])];
+                &rest
+            }
+            _ => buffers,
+        };
+        let written = ready!(Pin::new(stream).poll_write_vectored(context, buffers))?;
+        if written == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        self.is_flushed = false;
+        self.theirs.pass(buffers, written);
+        Poll::Ready(Ok(written))
+    }
+
+    /// Those whose frames are written, to be woken up when the lock is gone.
+    fn woken(&mut self) -> Vec<Waker> {
+        let mut woken = Vec::new();
+        while let Some(first) = self.watchers.first_entry()
+            && *first.key() <= self.written
+        {
+            woken.push(first.remove());
+        }
+        woken
+    }
+}
+
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbox").finish_non_exhaustive()
+    }
+}
+
+/// The end of what was put in at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark(u64);
+
+/// See [`Outbox::written`].
+#[derive(Debug)]
+pub(crate) struct Written {
+    outbox: Outbox,
+    mark: Mark,
+}
+
+impl Future for Written {
+    type Output = Result<(), Error>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.outbox.state();
+        if state.written >= self.mark.0 {
+            return Poll::Ready(Ok(()));
+        }
+        if state.stream.is_none() {
+            return Poll::Ready(Err(Error::new(Kind::Disconnected)));
+        }
+        state.watchers.insert(self.mark.0, context.waker().clone());
+        Poll::Pending
+    }
+}
+
+/// How far lapin has come with what it writes: it may stop in the middle of a frame.
+struct Progress {
+    /// Of the frame.
+    left: usize,
+    head: [u8; frame::HEAD],
+    has: usize,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            left: GREETING,
+            head: [0; frame::HEAD],
+            has: 0,
+        }
+    }
+}
+
+impl Progress {
+    /// How many more bytes are of the same frame, as far as that is known.
+    fn left(&self) -> usize {
+        match self.left {
+            0 => frame::HEAD - self.has,
+            left => left,
+        }
+    }
+
+    /// No frame is begun.
+    fn is_whole(&self) -> bool {
+        self.left == 0 && self.has == 0
+    }
+
+    /// So many of these bytes were written.
+    fn pass(&mut self, buffers: &[IoSlice<'_>], mut count: usize) {
+        for buffer in buffers {
+            let (passed, _) = buffer.split_at(count.min(buffer.len()));
+            count -= passed.len();
+            self.pass_all(passed);
+        }
+    }
+
+    fn pass_all(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.left > 0 {
+                let passed = self.left.min(bytes.len());
+                self.left -= passed;
+                bytes = &bytes[passed..];
+                continue;
+            }
+            let passed = (frame::HEAD - self.has).min(bytes.len());
+            self.head[self.has..self.has + passed].copy_from_slice(&bytes[..passed]);
+            self.has += passed;
+            bytes = &bytes[passed..];
+            if self.has == frame::HEAD {
+                let [_, _, _, size @ ..] = self.head;
+                self.left = u32::from_be_bytes(size) as usize + frame::TAIL;
+                self.has = 0;
+            }
+        }
+    }
+}
