@@ -1,6 +1,5 @@
 //! What ends the wait of the thread that watches a socket.
 
-use std::fmt;
 use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -103,11 +102,5 @@ impl Drop for Lifeline {
         if let Some(bell) = &self.0 {
             bell.hang_up();
         }
-    }
-}
-
-impl fmt::Debug for Bell {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bell").finish_non_exhaustive()
     }
 }

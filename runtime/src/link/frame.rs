@@ -18,6 +18,9 @@ pub(super) const HEAD: usize = 7;
 /// And the byte after it.
 pub(super) const TAIL: usize = 1;
 
+/// A message rarely has more than this beside its body.
+const USUAL: usize = 512;
+
 /// The class `basic` and its methods.
 const BASIC: u16 = 60;
 const PUBLISH: u16 = 40;
@@ -26,7 +29,7 @@ const REJECT: u16 = 90;
 const NACK: u16 = 120;
 
 /// How a delivery is settled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Settling {
     Ack {
         multiple: bool,
@@ -78,6 +81,7 @@ fn put_parts(
     convert::check_size(&message.properties, frame_max)?;
     let exchange = short(&message.exchange)?;
     let routing_key = short(&message.routing_key)?;
+    out.reserve(USUAL + message.body.len());
     put(out, METHOD, channel, |out| {
         out.put_u16(BASIC);
         out.put_u16(PUBLISH);
@@ -94,10 +98,10 @@ fn put_parts(
         out.put_u64(size);
         put_properties(out, &message.properties)
     })?;
-    let most = match usize::try_from(frame_max) {
-        Ok(max) if max > HEAD + TAIL => max - HEAD - TAIL,
-        _ => message.body.len().max(1),
-    };
+    // 0 is no limit.
+    let most = usize::try_from(frame_max).unwrap_or(usize::MAX);
+    let most = most.checked_sub(HEAD + TAIL).unwrap_or(usize::MAX);
+    let most = most.max(1);
     for part in message.body.chunks(most) {
         put(out, BODY, channel, |out| out.put_slice(part));
     }

@@ -12,10 +12,8 @@ use futures_core::Stream;
 use futures_io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 
-use super::bare::Bare;
 use super::outbox::Outbox;
 use super::socket::Socket;
-use lapin::AsyncTcpStream;
 
 /// Tokio's tasks and timers, and sockets that lapin's thread watches itself.
 #[derive(Clone, Debug)]
@@ -83,17 +81,11 @@ impl Reactor for Kit {
         self.tokio.interval(duration)
     }
 
+    /// lapin is given its socket by `dial`.
     fn tcp_connect_addr(
         &self,
-        address: SocketAddr,
+        _: SocketAddr,
     ) -> impl Future<Output = io::Result<Socket>> + Send + 'static {
-        let (connecting, outbox) = (self.tokio.tcp_connect_addr(address), self.outbox.clone());
-        async move {
-            let stream = connecting.await?.into_inner().into_std()?;
-            Socket::open(stream, &outbox, async |stream: AsyncTcpStream<Bare>| {
-                Ok(stream)
-            })
-            .await
-        }
+        std::future::ready(Err(io::ErrorKind::Unsupported.into()))
     }
 }

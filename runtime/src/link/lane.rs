@@ -116,12 +116,18 @@ impl Lane {
     /// Completes when what was handed over up to a mark is in the socket.
     ///
     /// # Errors
-    /// The connection went before that.
+    /// The session went before that.
     pub(crate) async fn written(&self, mark: Mark) -> Result<(), Error> {
-        self.session.outbox().written(mark).await
+        tokio::select! {
+            biased;
+            written = self.session.outbox().written(mark) => {
+                written.map_err(|error| self.session.reason().unwrap_or(error))
+            }
+            reason = self.session.down() => Err(reason),
+        }
     }
 
-    /// Acknowledges a delivery of this channel, and all before it where `multiple`.
+    /// Acknowledges a delivery of this channel, and all before it where that is the extent.
     ///
     /// Only handed over: an acknowledgement that is lost with the connection is a redelivery, and
     /// waiting for it would change nothing.

@@ -4,14 +4,15 @@
 //! for it, is what one call at a time costs most. Messages without confirms and settlements need
 //! nothing that lapin knows, so they are laid out here and written by whoever has them. Between two
 //! frames of lapin's, for AMQP lets the frames of different channels take turns: a channel has all
-//! its messages from the one or all from the other.
+//! its messages from the one or all from the other. (`channel.flow`, with which a broker may ask for
+//! a pause, holds back lapin's only. RabbitMQ does not send it.)
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, BytesMut};
 use futures_io::AsyncWrite;
@@ -29,12 +30,12 @@ const GREETING: usize = 8;
 
 type Stream = AsyncTcpStream<Bare>;
 
-/// When what is put into an outbox leaves.
+/// When what is put into an outbox leaves, as soon as the socket takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leave {
-    /// At once, from this thread.
+    /// At once, from this thread; after what lapin has begun.
     Now,
-    /// With what is put in next, or when somebody [sends](Outbox::send) it.
+    /// With what leaves next, or when somebody [sends](Outbox::send) it.
     Later,
     /// As soon as lapin's thread comes to it.
     Soon,
@@ -54,7 +55,9 @@ struct State {
     /// Whole frames; only the first one may have been begun, while lapin has none that is.
     ours: BytesMut,
     theirs: Progress,
-    /// TLS may have kept some of what was written.
+    /// While lapin waits to begin a frame: how much of ours goes before it.
+    before_theirs: Option<usize>,
+    /// TLS has kept nothing of what was written.
     is_flushed: bool,
     /// How many bytes were ever put in, and how many of them written.
     put: u64,
@@ -83,6 +86,7 @@ impl Outbox {
         // A last word to a broker that has said its own; if it does not hear it, no matter.
         let _ = state.send();
         let stream = state.stream.take();
+        state.ours = BytesMut::new();
         let watchers = std::mem::take(&mut state.watchers);
         drop(state);
         drop(stream);
@@ -102,21 +106,26 @@ impl Outbox {
         put: impl FnOnce(&mut BytesMut) -> Result<(), Error>,
     ) -> Result<Mark, Error> {
         let mut state = self.state();
-        if state.stream.is_none() || !is_open() {
-            return Err(Error::new(Kind::Disconnected).caused_by("the channel was closed"));
+        let gone = match &state.stream {
+            None => Some("the connection is gone"),
+            Some(_) if !is_open() => Some("the channel was closed"),
+            Some(_) => None,
+        };
+        if let Some(why) = gone {
+            return Err(Error::new(Kind::Disconnected).caused_by(why));
         }
         let before = state.ours.len();
         put(&mut state.ours)?;
         state.put += (state.ours.len() - before) as u64;
         let mark = Mark(state.put);
-        let sent = match leave {
-            Leave::Now => state.send(),
-            Leave::Later | Leave::Soon => Ok(()),
+        let rings = match leave {
+            Leave::Now => state.send_from_here(),
+            Leave::Later => false,
+            Leave::Soon => true,
         };
         let woken = state.woken();
         drop(state);
-        // lapin's thread finds out what ails the connection.
-        if sent.is_err() || leave == Leave::Soon {
+        if rings {
             self.bell.ring();
         }
         woken.into_iter().for_each(Waker::wake);
@@ -125,12 +134,17 @@ impl Outbox {
 
     /// Writes what was put in, as far as the socket takes it; the rest leaves when it takes more.
     pub(super) fn send(&self) {
-        if self.try_send().is_err() {
+        let mut state = self.state();
+        let rings = state.send_from_here();
+        let woken = state.woken();
+        drop(state);
+        if rings {
             self.bell.ring();
         }
+        woken.into_iter().for_each(Waker::wake);
     }
 
-    /// The same. Gives whether nothing is left.
+    /// The same, for lapin's thread. Gives whether nothing is left.
     ///
     /// # Errors
     /// The connection is broken.
@@ -142,6 +156,11 @@ impl Outbox {
         drop(state);
         woken.into_iter().for_each(Waker::wake);
         sent.map(|()| is_empty)
+    }
+
+    /// Whether lapin waits to begin a frame and nothing of ours goes before it any more.
+    pub(super) fn is_lapins_turn(&self) -> bool {
+        self.state().is_lapins_turn()
     }
 
     /// Completes when what was put in up to a mark is in the socket.
@@ -185,27 +204,29 @@ impl Outbox {
 }
 
 impl State {
+    /// Sends from a thread that is not lapin's, which is to be rung for if this is true: it finds out
+    /// what ails the connection, or it can go on.
+    fn send_from_here(&mut self) -> bool {
+        let was_lapins_turn = self.is_lapins_turn();
+        self.send().is_err() || (self.is_lapins_turn() && !was_lapins_turn)
+    }
+
     fn send(&mut self) -> io::Result<()> {
-        let Some(stream) = &mut self.stream else {
-            return Ok(());
-        };
         let context = &mut Context::from_waker(Waker::noop());
-        while self.theirs.is_whole() && !self.ours.is_empty() {
-            self.is_flushed = false;
-            match Pin::new(&mut *stream).poll_write(context, &self.ours) {
+        while let Some(next) = self.next()
+            && let Some(stream) = &mut self.stream
+        {
+            match Pin::new(stream).poll_write(context, &self.ours[..next]) {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(written) => {
-                    let written = written?;
-                    self.ours.advance(written);
-                    self.written += written as u64;
-                }
+                Poll::Ready(written) => self.wrote(written?),
                 Poll::Pending => return Ok(()),
             }
         }
-        if self.ours.is_empty() && self.ours.capacity() > ROOM {
+        if self.ours.is_empty() && self.ours.try_reclaim(ROOM) {
             self.ours = BytesMut::new();
         }
         if !self.is_flushed
+            && let Some(stream) = &mut self.stream
             && let Poll::Ready(flushed) = Pin::new(stream).poll_flush(context)
         {
             flushed?;
@@ -215,49 +236,76 @@ impl State {
     }
 
     fn poll_write(&mut self, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let Some(stream) = &mut self.stream else {
-            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-        };
         let context = &mut Context::from_waker(Waker::noop());
         let size: usize = buffers.iter().map(|buffer| buffer.len()).sum();
-        // Ours were there before.
-        while self.theirs.is_whole() && !self.ours.is_empty() {
-            let ours = self.ours.len();
-            let all = std::iter::once(IoSlice::new(&self.ours)).chain(buffers.iter().copied());
-            let all: Vec<_> = all.collect();
-            let written = ready!(Pin::new(&mut *stream).poll_write_vectored(context, &all))?;
-            self.is_flushed = false;
+        loop {
+            let Some(stream) = &mut self.stream else {
+                return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+            };
+            let stream = Pin::new(stream);
+            let ours = Self::next_of(&self.theirs, &self.ours, self.before_theirs).unwrap_or(0);
+            let polled = if ours == 0 && size == 0 {
+                return Poll::Ready(Ok(0));
+            } else if ours == self.ours.len() {
+                let ours =
+                    std::iter::once(IoSlice::new(&self.ours)).filter(|ours| !ours.is_empty());
+                let all: Vec<_> = ours.chain(buffers.iter().copied()).collect();
+                stream.poll_write_vectored(context, &all)
+            } else if ours > 0 {
+                stream.poll_write(context, &self.ours[..ours])
+            } else {
+                // Ours come after the frame that is begun and before the next one: that may be the
+                // end of the channel they are for.
+                let frame = self.theirs.left();
+                let first = buffers.iter().find(|buffer| !buffer.is_empty());
+                let first = first.map_or(&[][..], |first| first);
+                stream.poll_write(context, &first[..first.len().min(frame)])
+            };
+            let Poll::Ready(written) = polled else {
+                if self.theirs.is_whole() && size > 0 {
+                    self.before_theirs.get_or_insert(self.ours.len());
+                }
+                return Poll::Pending;
+            };
+            let written = written?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             let of_ours = written.min(ours);
-            self.ours.advance(of_ours);
-            self.written += of_ours as u64;
-            if written > ours || size == 0 {
-                self.theirs.pass(buffers, written - of_ours);
-                return Poll::Ready(Ok(written - of_ours));
+            self.wrote(of_ours);
+            if written > ours {
+                self.is_flushed = false;
+                self.before_theirs = None;
+                self.theirs.pass(buffers, written - ours);
+                return Poll::Ready(Ok(written - ours));
             }
         }
-        if size == 0 {
-            return Poll::Ready(Ok(0));
+    }
+
+    /// How many bytes of ours can be written now.
+    fn next(&self) -> Option<usize> {
+        Self::next_of(&self.theirs, &self.ours, self.before_theirs)
+    }
+
+    fn next_of(theirs: &Progress, ours: &[u8], before_theirs: Option<usize>) -> Option<usize> {
+        let next = before_theirs.map_or(ours.len(), |before| before.min(ours.len()));
+        (theirs.is_whole() && next > 0).then_some(next)
+    }
+
+    /// So many bytes of ours are written.
+    fn wrote(&mut self, size: usize) {
+        self.ours.advance(size);
+        self.written += size as u64;
+        if size > 0 {
+            self.is_flushed = false;
         }
-        // Ours come after the frame that is begun and before the next one: that may be the end of
-        // the channel they are for.
-        let rest;
-        let buffers = match buffers.iter().find(|buffer| !buffer.is_empty()) {
-            Some(first) if !self.ours.is_empty() => {
-                rest = [IoSlice::new(&first[..first.len().min(self.theirs.left())])];
-                &rest
-            }
-            _ => buffers,
-        };
-        let written = ready!(Pin::new(stream).poll_write_vectored(context, buffers))?;
-        if written == 0 {
-            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        if let Some(before) = &mut self.before_theirs {
+            *before = before.saturating_sub(size);
         }
-        self.is_flushed = false;
-        self.theirs.pass(buffers, written);
-        Poll::Ready(Ok(written))
+    }
+
+    fn is_lapins_turn(&self) -> bool {
+        self.before_theirs == Some(0)
     }
 
     /// Those whose frames are written, to be woken up when the lock is gone.
@@ -300,7 +348,9 @@ impl Future for Written {
         if state.stream.is_none() {
             return Poll::Ready(Err(Error::new(Kind::Disconnected)));
         }
-        state.watchers.insert(self.mark.0, context.waker().clone());
+        let before = state.watchers.insert(self.mark.0, context.waker().clone());
+        drop(state);
+        drop(before);
         Poll::Pending
     }
 }

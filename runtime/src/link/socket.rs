@@ -9,6 +9,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use futures_io::{AsyncRead, AsyncWrite};
 use lapin::AsyncTcpStream;
@@ -20,6 +21,8 @@ use super::outbox::Outbox;
 
 const SOCKET: Token = Token(0);
 const BELL: Token = Token(1);
+/// How long a peer that takes nothing any more is waited for when the connection is over.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A socket that is waited for where it is read.
 pub(super) struct Socket {
@@ -33,6 +36,7 @@ pub(super) struct Socket {
     /// waits.
     is_fresh: bool,
     writer: Option<Waker>,
+    closing: Option<Instant>,
 }
 
 /// What the socket can do now.
@@ -115,6 +119,7 @@ impl Socket {
             is_readable: true,
             is_fresh: false,
             writer: None,
+            closing: None,
         })
     }
 
@@ -131,12 +136,12 @@ impl Socket {
             if self.outbox.bell().is_over() {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
-            // Whoever makes room tells who waits for it.
             let sent = self.outbox.try_send();
-            if matches!(sent, Ok(true)) {
+            if self.writer.is_some() && self.outbox.is_lapins_turn() {
                 self.wake_writer();
             }
-            if self.is_readable {
+            // First what the broker may have said before it went.
+            if self.is_readable || sent.is_err() {
                 match self.outbox.with(&mut read) {
                     Poll::Ready(Ok(size)) => {
                         // Less than there was space for is all there was; more is told of.
@@ -148,9 +153,8 @@ impl Socket {
                     Poll::Pending => self.is_readable = false,
                 }
             }
-            // After what the broker may have said before it went.
-            sent?;
             if !std::mem::take(&mut self.is_fresh) {
+                sent?;
                 let news = self.watch.wait(&self.outbox)?;
                 if news.is_writable {
                     self.wake_writer();
@@ -251,8 +255,10 @@ impl AsyncWrite for Socket {
             Poll::Pending
         };
         if closed.is_pending() {
-            if self.outbox.bell().is_over() {
-                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            // lapin has nobody else who would come by.
+            let since = *self.closing.get_or_insert_with(Instant::now);
+            if since.elapsed() > FAREWELL {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
             let outbox = self.outbox.clone();
             self.watch.wait(&outbox)?;
@@ -275,7 +281,6 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::task::Wake;
     use std::thread;
-    use std::time::{Duration, Instant};
 
     /// What lapin sends first.
     const GREETING: &[u8] = b"AMQP\0\0\x09\x01";
@@ -465,6 +470,49 @@ mod tests {
         }
     }
 
+    /// However much others put in meanwhile.
+    #[test]
+    fn what_lapin_waits_with_has_its_turn() {
+        let outbox = Outbox::default();
+        let (mut socket, mut peer) = pair(&outbox);
+        let (large, theirs, late) = (
+            frame(1, &vec![1; 32 * 1024 * 1024]),
+            frame(2, b"theirs"),
+            frame(1, b"late"),
+        );
+        put(&outbox, Leave::Now, &large);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        assert!(write(&mut socket, &waker, &theirs).is_pending());
+        put(&outbox, Leave::Now, &late);
+        let mut left = &theirs[..];
+        let others = outbox.clone();
+        let arriving = thread::spawn(move || {
+            let mut buffer = vec![0; large.len()];
+            for part in buffer.chunks_mut(100_000) {
+                peer.read_exact(part).unwrap();
+                // It makes room, and somebody else uses it.
+                others.send();
+            }
+            assert!(buffer == large);
+            peer
+        });
+        while !left.is_empty() {
+            let before = woken.0.load(Ordering::SeqCst);
+            match write(&mut socket, &waker, left) {
+                Poll::Ready(written) => left = &left[written.unwrap()..],
+                Poll::Pending => {
+                    while woken.0.load(Ordering::SeqCst) == before {
+                        assert!(read(&mut socket, &mut [0; 16]).is_pending());
+                    }
+                }
+            }
+        }
+        come_by(&mut socket);
+        let mut peer = arriving.join().unwrap();
+        arrives(&mut peer, &[&theirs, &late]);
+    }
+
     /// lapin and two others write as fast as they can through a socket that is full most of the
     /// time: whatever arrives is whole, and each one's in its order.
     #[test]
@@ -582,6 +630,23 @@ mod tests {
         assert!(matches!(written, Poll::Ready(Err(error)) if error.is_disconnected()));
     }
 
+    /// Its connection was cut where nobody sees it: nothing is taken and nothing is refused.
+    #[test]
+    fn a_farewell_that_nobody_takes_ends() {
+        let outbox = Outbox::default();
+        let (mut socket, _peer) = pair(&outbox);
+        put(&outbox, Leave::Now, &frame(1, &vec![0; 32 * 1024 * 1024]));
+        let began = Instant::now();
+        let ended = loop {
+            let mut context = Context::from_waker(Waker::noop());
+            if let Poll::Ready(ended) = Pin::new(&mut socket).poll_close(&mut context) {
+                break ended;
+            }
+            assert!(began.elapsed() < NAP * 20, "it waits for ever");
+        };
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
     #[test]
     fn what_was_sent_before_the_end_is_read_before_it() {
         let outbox = Outbox::default();
@@ -598,6 +663,33 @@ mod tests {
             }
         }
         assert_eq!(arrived, b"bye");
+    }
+
+    /// The broker says why it goes, and whoever writes meanwhile finds the connection broken first.
+    #[test]
+    fn a_broken_pipe_does_not_hide_the_reason() {
+        let outbox = Outbox::default();
+        let (mut socket, mut peer) = pair(&outbox);
+        come_by(&mut socket);
+        assert!(!socket.is_readable);
+        peer.write_all(b"bye").unwrap();
+        let unread = frame(1, b"unread");
+        put(&outbox, Leave::Now, &unread);
+        drop(peer);
+        put(&outbox, Leave::Later, &unread);
+        while outbox.try_send().is_ok() {
+            put(&outbox, Leave::Later, &unread);
+        }
+        let mut buffer = [0; 16];
+        let said = read(&mut socket, &mut buffer);
+        assert!(matches!(said, Poll::Ready(Ok(3))), "{said:?}");
+        assert_eq!(&buffer[..3], b"bye");
+        let ended = loop {
+            if let Poll::Ready(ended) = read(&mut socket, &mut buffer) {
+                break ended;
+            }
+        };
+        assert!(!matches!(ended, Ok(1..)), "{ended:?}");
     }
 
     /// Nothing may wait between what was read and who deals with it.

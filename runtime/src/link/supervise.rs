@@ -43,15 +43,10 @@ impl Dialer {
 
     /// One attempt.
     pub(super) async fn connect(&self) -> Result<Arc<Session>, Error> {
-        let (connection, bell) = dial(&self.settings, &self.io).await?;
+        let connection = dial(&self.settings, &self.io).await?;
         let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
         let counters = Arc::clone(&self.counters);
-        Ok(Session::start(
-            (connection, bell),
-            generation,
-            &self.io,
-            counters,
-        ))
+        Ok(Session::start(connection, generation, &self.io, counters))
     }
 
     pub(super) fn keep(&self, session: Arc<Session>) {

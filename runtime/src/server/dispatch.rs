@@ -248,7 +248,7 @@ impl Dispatcher {
             Ok(true) => Settlement::Settled,
             Ok(false) => Settlement::Ack,
             Err(error) if error.is_disconnected() => {
-                tracing::debug!(%error, "a reply was not sent: its request comes again");
+                tracing::debug!(%error, "a reply was not sent");
                 Settlement::Settled
             }
             // What cannot be said in AMQP at all would not be sayable the next time either.
