@@ -49,10 +49,6 @@ impl<W> Pending<W> {
         self.waiting.into_values()
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.waiting.len()
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }

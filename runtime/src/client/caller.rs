@@ -28,9 +28,9 @@ const EAGER: Duration = Duration::from_millis(5);
 const SETTLED: Duration = Duration::from_millis(250);
 /// And this often while calls are in flight otherwise.
 const LAZY: Duration = Duration::from_millis(100);
-/// Up to so many calls in flight, each request is written by whoever makes the call. More are
-/// written by lapin's thread, several at once.
-const FEW: usize = 16;
+/// Requests that follow one another so closely are written by lapin's thread, several at once; else
+/// by whoever makes the call.
+const BURST: Duration = Duration::from_micros(20);
 
 /// How a call in flight was answered.
 #[derive(Debug)]
@@ -184,14 +184,14 @@ impl Station {
     /// # Errors
     /// The channel is gone: the request was not sent.
     pub(crate) fn publish(&self, message: &Outgoing) -> Result<(), Error> {
-        let leave = if self.has_many_calls() {
+        let leave = if self.note_publish() < BURST {
             Leave::Soon
         } else {
             Leave::Now
         };
-        let result = self.lane().publish(message, leave);
-        self.note_publish(result.is_ok());
-        result.map(drop)
+        let published = self.lane().publish(message, leave);
+        self.wake.notify_one();
+        published.map(drop)
     }
 
     /// Publishes; completes when the message is written to the socket, or never will be.
@@ -203,8 +203,9 @@ impl Station {
         message: &Outgoing,
     ) -> Result<impl Future<Output = ()> + use<>, Error> {
         let lane = self.lane();
+        self.note_publish();
         let published = lane.publish(message, Leave::Soon);
-        self.note_publish(published.is_ok());
+        self.wake.notify_one();
         let mark = published?;
         // A message that is lost on its way is lost with its session, which ends its calls.
         Ok(async move { drop(lane.written(mark).await) })
@@ -246,24 +247,19 @@ impl Station {
         Arc::clone(&self.lane.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn note_publish(&self, sent: bool) {
-        if sent {
-            *self
-                .published
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        }
-        self.wake.notify_one();
+    /// Notes that a request is about to be published, and gives how long after the last one.
+    fn note_publish(&self) -> Duration {
+        let mut published = self
+            .published
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let last = std::mem::replace(&mut *published, Instant::now());
+        published.saturating_duration_since(last)
     }
 
     /// Whether anybody waits for an answer.
     pub(crate) fn has_calls(&self) -> bool {
         self.pending().as_ref().is_some_and(|all| !all.is_empty())
-    }
-
-    /// Whether there are so many that each had better not be written by itself.
-    fn has_many_calls(&self) -> bool {
-        self.pending().as_ref().is_some_and(|all| all.len() > FEW)
     }
 
     fn blocked(&self) -> Option<String> {
