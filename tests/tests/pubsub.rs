@@ -191,7 +191,11 @@ async fn a_topic_routes_as_the_pattern_says(env: Env) {
     let seed = random.0;
     let (mut patterns, mut keys) = (BTreeSet::new(), BTreeSet::new());
     while patterns.len() < 24 {
-        patterns.insert(random.words(&["a", "b", "*", "#"], 5));
+        let pattern = random.words(&["a", "b", "*", "#"], 5);
+        // RabbitMQ 4.3 takes no more in one.
+        if pattern.matches('#').count() <= 2 {
+            patterns.insert(pattern);
+        }
     }
     while keys.len() < 24 {
         keys.insert(random.words(&["a", "b", "cc"], 5));

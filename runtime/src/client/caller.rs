@@ -194,7 +194,8 @@ impl Station {
         published.map(drop)
     }
 
-    /// Publishes; completes when the message is written to the socket, or never will be.
+    /// Publishes a message that leaves, with others that are published before, when this is awaited;
+    /// completes when it is written to the socket, or never will be.
     ///
     /// # Errors
     /// As [`publish`](Self::publish), and at once.
@@ -204,11 +205,14 @@ impl Station {
     ) -> Result<impl Future<Output = ()> + use<>, Error> {
         let lane = self.lane();
         self.note_publish();
-        let published = lane.publish(message, Leave::Soon);
+        let published = lane.publish(message, Leave::Later);
         self.wake.notify_one();
         let mark = published?;
-        // A message that is lost on its way is lost with its session, which ends its calls.
-        Ok(async move { drop(lane.written(mark).await) })
+        Ok(async move {
+            lane.send(Leave::Soon);
+            // A message that is lost on its way is lost with its session, which ends its calls.
+            drop(lane.written(mark).await);
+        })
     }
 
     /// Sends so many of these calls out in one message: those that wait for it still, and gives

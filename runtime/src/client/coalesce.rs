@@ -131,12 +131,11 @@ async fn gather(
                 None => groups.push(Group::of(parcel)),
             }
         }
-        let mut last = None;
-        for group in groups {
-            last = group.send(caller.as_deref()).or(last);
-        }
-        // They are written in order.
-        if let Some(written) = last {
+        // They leave together, when the first of them is waited for.
+        let sent = groups
+            .into_iter()
+            .filter_map(|group| group.send(caller.as_deref()));
+        for written in sent.collect::<Vec<_>>() {
             written.await;
         }
     }

@@ -103,9 +103,13 @@ impl Lane {
         Ok(true)
     }
 
-    /// Sends what was handed over to leave later.
-    pub(crate) fn send(&self) {
-        self.session.outbox().send();
+    /// Has what was handed over to leave later leave now or soon.
+    pub(crate) fn send(&self, leave: Leave) {
+        match leave {
+            Leave::Now => self.session.outbox().send(),
+            Leave::Soon => self.session.ring(),
+            Leave::Later => {}
+        }
     }
 
     /// From now on the broker sends a delivery when the one before it is settled.
@@ -132,16 +136,16 @@ impl Lane {
     /// Only handed over: an acknowledgement that is lost with the connection is a redelivery, and
     /// waiting for it would change nothing.
     pub(crate) fn ack(&self, tag: u64, extent: Extent) {
-        self.ack_all([(tag, extent)]);
+        self.ack_all([(tag, extent)], Leave::Now);
     }
 
     /// Several, in this order.
-    pub(crate) fn ack_all(&self, acks: impl IntoIterator<Item = (u64, Extent)>) {
+    pub(crate) fn ack_all(&self, acks: impl IntoIterator<Item = (u64, Extent)>, last: Leave) {
         let mut acks = acks.into_iter().peekable();
         while let Some((tag, extent)) = acks.next() {
             let leave = match acks.peek() {
                 Some(_) => Leave::Later,
-                None => Leave::Now,
+                None => last,
             };
             let multiple = extent == Extent::UpTo;
             self.settle(tag, Settling::Ack { multiple }, leave);

@@ -23,8 +23,8 @@ use super::bell::Bell;
 use super::frame;
 use crate::error::{Error, Kind};
 
-/// So much room is kept when it is empty.
-const ROOM: usize = 64 * 1024;
+/// So much room is kept at the most when it is empty: a good many messages of the usual size.
+const ROOM: usize = 512 * 1024;
 /// What lapin sends before its first frame.
 const GREETING: usize = 8;
 

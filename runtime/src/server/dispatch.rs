@@ -211,16 +211,15 @@ impl Dispatcher {
         Reply::failed(Status::new(Code::ResourceExhausted, text))
     }
 
-    /// Hands a reply over, to be written before its request is acknowledged. It is acknowledged by
-    /// whoever gets the settlement; or along with this reply, where the tag is given: of a request
-    /// that is not settled yet and gets no reply after this one.
+    /// Hands a reply over, to be written before its request is acknowledged: by whoever gets the
+    /// settlement, if not along with it.
     pub(super) fn send(
         &self,
         lane: &Arc<Lane>,
         to: Address,
         (status, form): (ReplyStatus, Form),
         body: Bytes,
-        request: Option<u64>,
+        with: With,
     ) -> Settlement {
         let Some(reply_to) = to.reply_to else {
             return Settlement::Ack;
@@ -240,9 +239,9 @@ impl Dispatcher {
             properties: head.into_properties(),
             body,
         };
-        let sent = match request {
-            Some(tag) => lane.reply(&message, tag),
-            None => lane.publish(&message, Leave::Now).map(|_| false),
+        let sent = match with {
+            With::Request(tag) => lane.reply(&message, tag),
+            With::Nothing(leave) => lane.publish(&message, leave).map(|_| false),
         };
         match sent {
             Ok(true) => Settlement::Settled,
@@ -296,8 +295,8 @@ impl Dispatcher {
         settled |= self.acknowledge_first(lane, tag, &to, redelivered && !settled);
         let Reply { status, body } = reply;
         let form = to.form;
-        let request = (!settled).then_some(tag);
-        let settlement = self.send(lane, to, (status, form), body, request);
+        let with = With::request(tag, settled);
+        let settlement = self.send(lane, to, (status, form), body, with);
         if settled {
             // Written or not, there is nothing left to acknowledge.
             Settlement::Settled
@@ -394,6 +393,26 @@ impl Dispatcher {
             lane.ack(tag, Extent::One);
         }
         first
+    }
+}
+
+/// What a reply leaves with.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum With {
+    /// The acknowledgement of this request, which gets no reply after it, if the two can leave at
+    /// once.
+    Request(u64),
+    Nothing(Leave),
+}
+
+impl With {
+    /// The last reply to a request that may be settled already.
+    pub(super) fn request(tag: u64, settled: bool) -> Self {
+        if settled {
+            Self::Nothing(Leave::Now)
+        } else {
+            Self::Request(tag)
+        }
     }
 }
 

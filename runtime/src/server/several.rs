@@ -10,12 +10,12 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 
-use super::dispatch::{Address, Content, Dispatcher, Route, Site, Work};
+use super::dispatch::{Address, Content, Dispatcher, Route, Site, With, Work};
 use crate::batch::{self, Answer, Call};
 use crate::codec::Codec;
 use crate::context::Facts;
 use crate::envelope::{Form, ReplyStatus, RequestHead};
-use crate::link::Lane;
+use crate::link::{Lane, Leave};
 use crate::service::Reply;
 use crate::status::{Code, Status};
 use crate::worker::{HEAVY, Settlement};
@@ -38,25 +38,26 @@ impl Dispatcher {
         });
         let to = self.address(&mut head);
         let settled = self.acknowledge_first(lane, tag, &to, content.redelivered);
-        let request = (!settled).then_some(tag);
+        let with = With::request(tag, settled);
         let settlement = match read {
             Ok((codec, calls)) => {
                 let mut replies = Replies::new(self, lane, to);
                 self.work_through(calls, codec, &head, &content, &mut replies)
                     .await;
-                replies.flush(request);
+                replies.flush(with);
                 replies.settlement
             }
             Err(status) => {
                 let Reply { status, body } = self.refused(status);
                 let form = to.form;
-                self.send(lane, to, (status, form), body, request)
+                self.send(lane, to, (status, form), body, with)
             }
         };
-        if settled {
-            Settlement::Settled
-        } else {
-            settlement
+        match settlement {
+            _ if settled => Settlement::Settled,
+            // Replies that arrive together are answered with calls that are made together.
+            Settlement::Ack => Settlement::AckSoon,
+            other => other,
         }
     }
 
@@ -97,7 +98,7 @@ impl Dispatcher {
                 Some(None) | None => {}
             }
             // Nothing more is ready: what is goes out.
-            replies.flush(None);
+            replies.flush(With::Nothing(Leave::Soon));
             tokio::select! {
                 biased;
                 Some(done) = running.next(), if !running.is_empty() => replies.extend(done),
@@ -199,14 +200,14 @@ impl<'a> Replies<'a> {
     fn extend(&mut self, answer: Option<Answer>) {
         let Some(answer) = answer else { return };
         if self.size + answer.body.len() > FULL {
-            self.flush(None);
+            // With those that follow: apart, their callers would call again apart.
+            self.flush(With::Nothing(Leave::Later));
         }
         self.size += answer.body.len();
         self.answers.push(answer);
     }
 
-    /// With the request, if it gets no reply after this one.
-    fn flush(&mut self, request: Option<u64>) {
+    fn flush(&mut self, with: With) {
         if self.answers.is_empty() {
             return;
         }
@@ -222,6 +223,6 @@ impl<'a> Replies<'a> {
         self.size = 0;
         let form = (ReplyStatus::Success, Form::Several);
         let to = self.to.clone();
-        self.settlement = self.dispatcher.send(self.lane, to, form, body, request);
+        self.settlement = self.dispatcher.send(self.lane, to, form, body, with);
     }
 }

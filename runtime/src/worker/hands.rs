@@ -13,7 +13,7 @@ use tokio::task::{JoinError, JoinSet};
 use super::pace::Pace;
 use super::{Handler, OnLoss, Settlement, Source, Stopped, is_true};
 use crate::acks::{Ack, Acks};
-use crate::link::{Deliveries, Delivery, Ended, Extent, Lane};
+use crate::link::{Deliveries, Delivery, Ended, Extent, Lane, Leave};
 use crate::shutdown::second_signal;
 use crate::stats::Counters;
 
@@ -37,6 +37,8 @@ pub(super) struct Hands<'a, H> {
     acks: Acks,
     /// How many handlers ended here whose replies may not have been sent yet: they leave together.
     unsent: usize,
+    /// Whether they are left to lapin's thread.
+    is_soon: bool,
     tasks: Handle,
     counters: Arc<Counters>,
     handler: Arc<H>,
@@ -56,6 +58,7 @@ impl<'a, H: Handler> Hands<'a, H> {
             set,
             acks,
             unsent: 0,
+            is_soon: false,
             tasks,
             counters,
             handler,
@@ -144,7 +147,7 @@ impl<'a, H: Handler> Hands<'a, H> {
 
     fn spawn(&mut self, work: impl Future<Output = Handled> + Send + 'static) {
         // Nobody may be here to send its reply: this may be waiting to consume again.
-        let work = work.inspect(|handled| handled.lane.send());
+        let work = work.inspect(|handled| handled.lane.send(Leave::Now));
         self.set.spawn_on(work, &self.tasks);
     }
 
@@ -163,6 +166,10 @@ impl<'a, H: Handler> Hands<'a, H> {
         let current = current.is_some_and(|current| Arc::ptr_eq(&lane, current));
         match settlement {
             Settlement::Ack => self.ack(current, &lane, tag),
+            Settlement::AckSoon => {
+                self.is_soon = true;
+                self.ack(current, &lane, tag);
+            }
             Settlement::GiveBack => {
                 lane.give_back(tag);
                 self.gone(current, tag);
@@ -199,7 +206,7 @@ impl<'a, H: Handler> Hands<'a, H> {
     /// Sends the replies.
     fn send(&mut self, lane: &Lane) {
         self.unsent = 0;
-        lane.send();
+        lane.send(self.leave());
     }
 
     /// Sends the replies, and acknowledges their requests.
@@ -208,10 +215,20 @@ impl<'a, H: Handler> Hands<'a, H> {
             return self.send(lane);
         }
         self.unsent = 0;
-        lane.ack_all(self.acks.flush().into_iter().map(|ack| match ack {
+        let leave = self.leave();
+        let acks = self.acks.flush().into_iter().map(|ack| match ack {
             Ack::One(tag) => (tag, Extent::One),
             Ack::UpTo(tag) => (tag, Extent::UpTo),
-        }));
+        });
+        lane.ack_all(acks, leave);
+    }
+
+    fn leave(&mut self) -> Leave {
+        if std::mem::take(&mut self.is_soon) {
+            Leave::Soon
+        } else {
+            Leave::Now
+        }
     }
 
     /// Waits for what is in hand, for as long as the grace lasts.

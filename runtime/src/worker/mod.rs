@@ -53,6 +53,9 @@ pub(crate) enum OnLoss {
 /// What becomes of a delivery once it is handled.
 pub(crate) enum Settlement {
     Ack,
+    /// The same, and what was published on its channel meets others on its way out: it is left to
+    /// lapin's thread.
+    AckSoon,
     GiveBack,
     Reject,
     /// The handler has settled it itself, or nobody can any more.
