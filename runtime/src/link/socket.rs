@@ -136,12 +136,7 @@ impl Socket {
             if self.outbox.bell().is_over() {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
-            let sent = self.outbox.try_send();
-            if self.writer.is_some() && self.outbox.is_lapins_turn() {
-                self.wake_writer();
-            }
-            // First what the broker may have said before it went.
-            if self.is_readable || sent.is_err() {
+            if self.is_readable {
                 match self.outbox.with(&mut read) {
                     Poll::Ready(Ok(size)) => {
                         // Less than there was space for is all there was; more is told of.
@@ -154,7 +149,20 @@ impl Socket {
                 }
             }
             if !std::mem::take(&mut self.is_fresh) {
-                sent?;
+                // When all that was read is dealt with: what follows from it leaves together.
+                if let Err(error) = self.outbox.try_send() {
+                    // First what the broker may have said before it went.
+                    let last = self.outbox.with(&mut read);
+                    self.is_fresh = matches!(last, Poll::Ready(Ok(1..)));
+                    return if self.is_fresh {
+                        last
+                    } else {
+                        Poll::Ready(Err(error))
+                    };
+                }
+                if self.writer.is_some() && self.outbox.is_lapins_turn() {
+                    self.wake_writer();
+                }
                 let news = self.watch.wait(&self.outbox)?;
                 if news.is_writable {
                     self.wake_writer();
@@ -165,7 +173,6 @@ impl Socket {
                     self.is_fresh = true;
                     continue;
                 }
-                self.outbox.try_send()?;
             }
             // Come again, when the rest is looked at.
             context.waker().wake_by_ref();
@@ -239,7 +246,11 @@ impl AsyncWrite for Socket {
         self.poll_write_with(context, buffers)
     }
 
+    /// lapin flushes each time that it has dealt with what it has read, also where there is always
+    /// more to read.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The next read that finds nothing tells what ails the connection.
+        let _ = self.outbox.try_send();
         let flushed = self.outbox.with(|stream, inner| stream.poll_flush(inner));
         if flushed.is_pending() {
             self.writer = Some(context.waker().clone());
@@ -442,6 +453,22 @@ mod tests {
         assert_eq!(woken.0.load(Ordering::SeqCst), 1);
         let written = written.as_mut().poll(&mut context);
         assert!(matches!(written, Poll::Ready(Ok(()))));
+    }
+
+    #[test]
+    fn what_leaves_soon_leaves_though_there_is_always_more_to_read() {
+        let outbox = Outbox::default();
+        let (mut socket, mut peer) = pair(&outbox);
+        peer.write_all(&[1; 1000]).unwrap();
+        let request = frame(1, b"request");
+        put(&outbox, Leave::Soon, &request);
+        while read(&mut socket, &mut [0; 16]).is_pending() {}
+        for _ in 0..10 {
+            assert!(read(&mut socket, &mut [0; 16]).is_ready());
+        }
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut socket).poll_flush(&mut context).is_ready());
+        arrives(&mut peer, &[&request]);
     }
 
     /// lapin stops where the socket is full, or where its own buffer ends.
