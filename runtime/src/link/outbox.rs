@@ -105,43 +105,36 @@ impl Outbox {
         is_open: impl FnOnce() -> bool,
         put: impl FnOnce(&mut BytesMut) -> Result<(), Error>,
     ) -> Result<Mark, Error> {
-        let mut state = self.state();
-        let gone = match &state.stream {
-            None => Some("the connection is gone"),
-            Some(_) if !is_open() => Some("the channel was closed"),
-            Some(_) => None,
-        };
-        if let Some(why) = gone {
-            return Err(Error::new(Kind::Disconnected).caused_by(why));
-        }
-        let before = state.ours.len();
-        put(&mut state.ours)?;
-        state.put += (state.ours.len() - before) as u64;
-        let mark = Mark(state.put);
-        let rings = match leave {
-            Leave::Now => state.send_from_here(),
-            Leave::Later => false,
-            Leave::Soon => true,
-        };
-        let woken = state.woken();
-        drop(state);
+        let (mark, rings) = self.turn(|state| {
+            let gone = match &state.stream {
+                None => Some("the connection is gone"),
+                Some(_) if !is_open() => Some("the channel was closed"),
+                Some(_) => None,
+            };
+            if let Some(why) = gone {
+                return Err(Error::new(Kind::Disconnected).caused_by(why));
+            }
+            let before = state.ours.len();
+            put(&mut state.ours)?;
+            state.put += (state.ours.len() - before) as u64;
+            let rings = match leave {
+                Leave::Now => state.send_from_here(),
+                Leave::Later => false,
+                Leave::Soon => true,
+            };
+            Ok((Mark(state.put), rings))
+        })?;
         if rings {
             self.bell.ring();
         }
-        woken.into_iter().for_each(Waker::wake);
         Ok(mark)
     }
 
     /// Writes what was put in, as far as the socket takes it; the rest leaves when it takes more.
     pub(super) fn send(&self) {
-        let mut state = self.state();
-        let rings = state.send_from_here();
-        let woken = state.woken();
-        drop(state);
-        if rings {
+        if self.turn(State::send_from_here) {
             self.bell.ring();
         }
-        woken.into_iter().for_each(Waker::wake);
     }
 
     /// The same, for lapin's thread. Gives whether nothing is left.
@@ -149,13 +142,7 @@ impl Outbox {
     /// # Errors
     /// The connection is broken.
     pub(super) fn try_send(&self) -> io::Result<bool> {
-        let mut state = self.state();
-        let sent = state.send();
-        let is_empty = state.ours.is_empty();
-        let woken = state.woken();
-        drop(state);
-        woken.into_iter().for_each(Waker::wake);
-        sent.map(|()| is_empty)
+        self.turn(|state| state.send().map(|()| state.ours.is_empty()))
     }
 
     /// Whether lapin waits to begin a frame and nothing of ours goes before it any more.
@@ -176,12 +163,7 @@ impl Outbox {
 
     /// lapin's bytes. Pending: whoever watches the socket tells when to come again.
     pub(super) fn poll_write(&self, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let mut state = self.state();
-        let polled = state.poll_write(buffers);
-        let woken = state.woken();
-        drop(state);
-        woken.into_iter().for_each(Waker::wake);
-        polled
+        self.turn(|state| state.poll_write(buffers))
     }
 
     /// Does something else with the stream.
@@ -196,6 +178,16 @@ impl Outbox {
             Some(stream) => act(Pin::new(stream), &mut Context::from_waker(Waker::noop())),
             None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
+    }
+
+    /// Does something that may write, and then wakes up, without the lock, who waited for that.
+    fn turn<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state();
+        let outcome = act(&mut state);
+        let woken = state.woken();
+        drop(state);
+        woken.into_iter().for_each(Waker::wake);
+        outcome
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
