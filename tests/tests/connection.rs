@@ -46,6 +46,7 @@ conformance!(losing:
 conformance!(queues:
     a_deleted_queue_is_declared_and_consumed_again,
     a_queue_deleted_meanwhile_is_declared_again,
+    a_queue_deleted_as_a_server_starts_is_declared_again,
     a_deleted_reply_queue_is_replaced,
     a_mismatch_names_queue_argument_and_values,
     a_queue_of_another_connection,
@@ -835,6 +836,23 @@ async fn a_queue_deleted_meanwhile_is_declared_again(env: Env) {
         .timeout(LONG)
         .await
         .unwrap();
+}
+
+async fn a_queue_deleted_as_a_server_starts_is_declared_again(env: Env) {
+    let (proxy, raw) = (Proxy::start(&env.uri).await, Raw::open(&env.uri).await);
+    let serving = env.builder_at(proxy.uri()).open().await.unwrap();
+    let queue = env.name("other");
+    // Right after basic.qos: the queue is declared, and what asks for its messages is held.
+    let qos = b"\0\x3c\0\x0a\0\0\0\0\0\x01\0\xce";
+    let trap = proxy.stall_after(Way::Up, qos);
+    let server = Server::new(&serving).serve(OtherServer::new(Idle));
+    let starting = tokio::spawn(server.start());
+    trap.sprung().await;
+    raw.delete(&queue).await;
+    proxy.resume();
+    let _running = starting.await.unwrap().expect("it starts");
+    let other = OtherClient::new(&env.connect().await);
+    other.idle().timeout(LONG).await.unwrap();
 }
 
 #[lepus::service]

@@ -297,10 +297,18 @@ impl Setup for Plain {
 
 async fn set_up(link: &Link, setup: &dyn Setup) -> Result<Ready, Error> {
     let session = link.session().await?;
-    let queue = setup.prepare(Arc::clone(&session)).await?;
-    let lane = Lane::open(&session).await?;
-    let deliveries = Deliveries::start(&lane, &queue, setup.mode()).await?;
-    Ok(Ready { lane, deliveries })
+    let mut again = true;
+    loop {
+        let queue = setup.prepare(Arc::clone(&session)).await?;
+        let lane = Lane::open(&session).await?;
+        match Deliveries::start(&lane, &queue, setup.mode()).await {
+            Ok(deliveries) => return Ok(Ready { lane, deliveries }),
+            // It was there a moment ago and was deleted since. Whoever starts would not try
+            // again, for what a first set-up runs into is the user's to know.
+            Err(error) if again && error.amqp_code() == Some(404) => again = false,
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Once clearly, then quietly: the same refusal again is no news.

@@ -217,7 +217,9 @@ impl Book {
         (pages.lost_there, pages.redelivered_there)
     }
 
+    /// Also said at once: what it leads to may end the run before the judge speaks.
     pub fn complain(&self, what: String) {
+        println!("  {what}");
         self.pages().complaints.push(what);
     }
 
