@@ -383,8 +383,8 @@ impl Publisher {
             let session = self.inner.link.session().await?;
             let mut blocked = session.blocked();
             if blocked.borrow_and_update().is_some() {
-                // lapin writes nothing while the broker takes nothing; what it has queued it
-                // sends later, when nobody may want it any more.
+                // What is sent while the broker takes nothing it takes later, when nobody may want it
+                // any more.
                 tokio::select! {
                     _ = blocked.wait_for(Option::is_none) => {}
                     _ = session.down() => {}

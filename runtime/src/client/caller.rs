@@ -1,18 +1,18 @@
 //! The reply queue of a connection and the calls that wait on it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::Instant;
 
 use super::letter::{Address, CorrelationId};
 use crate::batch;
 use crate::envelope::{Form, ReplyHead, ReplyStatus};
 use crate::error::{Error, Kind};
 use crate::link::{
-    self, Connection, Deliveries, Ended, Lane, Leave, Link, Mode, Namespace, Session,
+    self, Connection, Deliveries, Ended, Lane, Leave, Link, Listener, Mark, Mode, Namespace, Rush,
+    Session, Word,
 };
 use crate::message::{Incoming, Outgoing};
 use crate::name::Name;
@@ -22,15 +22,8 @@ use crate::retry::RetryPolicy;
 use crate::stats::Counters;
 use crate::topology::{Queue, Topology};
 
-/// Requests that came back are looked for this often while one may still come.
-const EAGER: Duration = Duration::from_millis(5);
-/// A broker that has not returned a request after this long most likely routed it.
-const SETTLED: Duration = Duration::from_millis(250);
-/// And this often while calls are in flight otherwise.
-const LAZY: Duration = Duration::from_millis(100);
-/// Requests that follow one another so closely are written by lapin's thread, several at once; else
-/// by whoever makes the call.
-const BURST: Duration = Duration::from_micros(20);
+/// Before a channel that could not be opened is tried again.
+const NEXT_TRY: Duration = Duration::from_millis(100);
 
 /// How a call in flight was answered.
 #[derive(Debug)]
@@ -90,9 +83,9 @@ pub(crate) struct Station {
     reply_to: String,
     /// `None` once no answer can come any more.
     pending: Mutex<Option<Waiting>>,
-    /// The last publish, for the collector of returned requests.
-    published: Mutex<Instant>,
-    wake: Notify,
+    rush: Rush,
+    /// A request came back, or the channel is gone.
+    news: Notify,
     counters: Arc<Counters>,
 }
 
@@ -184,14 +177,7 @@ impl Station {
     /// # Errors
     /// The channel is gone: the request was not sent.
     pub(crate) fn publish(&self, message: &Outgoing) -> Result<(), Error> {
-        let leave = if self.note_publish() < BURST {
-            Leave::Soon
-        } else {
-            Leave::Now
-        };
-        let published = self.lane().publish(message, leave);
-        self.wake.notify_one();
-        published.map(drop)
+        self.hand_over(message, self.rush.next()).map(drop)
     }
 
     /// Publishes a message that leaves, with others that are published before, when this is awaited;
@@ -203,11 +189,7 @@ impl Station {
         &self,
         message: &Outgoing,
     ) -> Result<impl Future<Output = ()> + use<>, Error> {
-        let lane = self.lane();
-        self.note_publish();
-        let published = lane.publish(message, Leave::Later);
-        self.wake.notify_one();
-        let mark = published?;
+        let (lane, mark) = self.hand_over(message, Leave::Later)?;
         Ok(async move {
             lane.send(Leave::Soon);
             // A message that is lost on its way is lost with its session, which ends its calls.
@@ -251,14 +233,15 @@ impl Station {
         Arc::clone(&self.lane.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Notes that a request is about to be published, and gives how long after the last one.
-    fn note_publish(&self) -> Duration {
-        let mut published = self
-            .published
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let last = std::mem::replace(&mut *published, Instant::now());
-        published.saturating_duration_since(last)
+    fn hand_over(&self, message: &Outgoing, leave: Leave) -> Result<(Arc<Lane>, Mark), Error> {
+        let lane = self.lane();
+        match lane.publish(message, leave) {
+            Ok(mark) => Ok((lane, mark)),
+            Err(error) => {
+                self.news.notify_one();
+                Err(error)
+            }
+        }
     }
 
     /// Whether anybody waits for an answer.
@@ -374,45 +357,28 @@ impl Station {
         }
     }
 
-    /// Collects requests that came back, while there are calls in flight. A channel without
-    /// confirms gives every returned message exactly once, with its own properties.
-    async fn collect_returns(&self) {
+    /// Has a channel for requests there, for as long as the session lives.
+    async fn keep_lane(self: &Arc<Self>) {
         loop {
             let lane = self.lane();
-            if !lane.is_open() {
-                if !self.session.is_up() {
-                    return;
+            if lane.is_open() {
+                self.news.notified().await;
+                if lane.is_open() {
+                    lane.forget_returned().await;
                 }
-                match Lane::open(&self.session).await {
+            } else if !self.session.is_up() {
+                return;
+            } else {
+                let returns = Arc::new(Returns::default());
+                returns.go_to(self);
+                match Lane::open_heard(&self.session, returns).await {
                     Ok(fresh) => {
                         *self.lane.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
                     }
                     Err(error) => {
                         tracing::debug!(%error, "no channel for requests yet");
-                        tokio::time::sleep(LAZY).await;
+                        tokio::time::sleep(NEXT_TRY).await;
                     }
-                }
-                continue;
-            }
-            if let Ok(returned) = lane.returned().await {
-                for message in returned {
-                    self.returned(message.properties.correlation_id.as_deref());
-                }
-            }
-            let age = self
-                .published
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .elapsed();
-            // Also with nothing in flight just now: the next call need not wake this task then.
-            if age < SETTLED {
-                tokio::time::sleep(EAGER).await;
-            } else if !self.has_calls() {
-                self.wake.notified().await;
-            } else {
-                tokio::select! {
-                    () = self.wake.notified() => {}
-                    () = tokio::time::sleep(LAZY) => {}
                 }
             }
         }
@@ -470,7 +436,6 @@ impl Keeper {
             match self.set_up(&session).await {
                 Ok((station, replies)) => {
                     failures = 0;
-                    let station = Arc::new(station);
                     let _manned = Manned {
                         station: Arc::clone(&station),
                         stations: &stations,
@@ -493,7 +458,7 @@ impl Keeper {
         }
     }
 
-    async fn set_up(&self, session: &Arc<Session>) -> Result<(Station, Deliveries), Error> {
+    async fn set_up(&self, session: &Arc<Session>) -> Result<(Arc<Station>, Deliveries), Error> {
         // A fresh name each generation: the broker may not have noticed yet that the owner of the
         // last one is gone, and server-named queues cannot be told apart from the outside.
         let name = Name::parse(format!("lepus.reply.{}", random::identity()))?;
@@ -502,16 +467,43 @@ impl Keeper {
         link::declare(session, &topology, &self.namespace).await?;
         let replies =
             Deliveries::start(&Lane::open(session).await?, &reply_to, Mode::NoAck).await?;
-        let station = Station {
+        let returns = Arc::new(Returns::default());
+        let lane = Lane::open_heard(session, Arc::clone(&returns) as _).await?;
+        let station = Arc::new(Station {
             session: Arc::clone(session),
-            lane: Mutex::new(Lane::open(session).await?),
+            lane: Mutex::new(lane),
             reply_to,
             pending: Mutex::new(Some(Pending::default())),
-            published: Mutex::new(Instant::now()),
-            wake: Notify::new(),
+            rush: Rush::default(),
+            news: Notify::new(),
             counters: Arc::clone(&self.counters),
-        };
+        });
+        returns.go_to(&station);
         Ok((station, replies))
+    }
+}
+
+/// What comes back on a channel for requests, on its way to their station.
+#[derive(Default)]
+struct Returns {
+    station: OnceLock<Weak<Station>>,
+}
+
+impl Returns {
+    fn go_to(&self, station: &Arc<Station>) {
+        self.station.get_or_init(|| Arc::downgrade(station));
+    }
+}
+
+impl Listener for Returns {
+    fn hear(&self, word: Word) {
+        let Some(station) = self.station.get().and_then(Weak::upgrade) else {
+            return;
+        };
+        if let Word::Returned(message) = word {
+            station.returned(message.properties.correlation_id.as_deref());
+        }
+        station.news.notify_one();
     }
 }
 
@@ -531,7 +523,7 @@ impl Drop for Manned<'_> {
 
 /// Gives out replies until no more can come; then says why.
 async fn serve(station: &Arc<Station>, mut replies: Deliveries) -> Error {
-    let collecting = station.collect_returns();
+    let keeping = station.keep_lane();
     let reading = async {
         loop {
             match replies.next().await {
@@ -550,10 +542,10 @@ async fn serve(station: &Arc<Station>, mut replies: Deliveries) -> Error {
             }
         }
     };
-    tokio::pin!(collecting, reading);
+    tokio::pin!(keeping, reading);
     tokio::select! {
         reason = &mut reading => reason,
         // It ends only with the session, and so does the reader.
-        () = &mut collecting => reading.await,
+        () = &mut keeping => reading.await,
     }
 }

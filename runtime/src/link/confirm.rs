@@ -1,28 +1,21 @@
 //! Publishes that the broker confirms, each told its own outcome.
 //!
-//! A confirm of lapin's may carry the returned message of another publish, an earlier or a later
-//! one, so returns are matched by the message's own identity. They are complete only once every
-//! earlier publish is confirmed and every confirm that came before has been looked at: outcomes
-//! are given out in order.
+//! Messages and confirms pass lapin by: it would number the publishes, and tell a confirm to a task
+//! that tells it to the publisher. Here a publish is numbered as it is laid out, and its confirm is
+//! told to the publisher by the thread that reads it. A message that no queue took comes back before
+//! it is confirmed (RabbitMQ's publisher confirms).
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::future::poll_fn;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{Confirmation, PublisherConfirm};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
-use super::convert;
+use super::inbox::{Listener, Word};
 use super::lane::Lane;
+use super::outbox::Rush;
 use super::session::Session;
 use crate::error::{Error, Kind};
 use crate::message::Outgoing;
@@ -40,93 +33,6 @@ pub(crate) enum Fate {
     Unknown(Error),
 }
 
-/// A publish in lapin's terms. Boxed: lapin's future is large by itself, and would be half as large
-/// again with this in it.
-struct Prepared {
-    exchange: lapin::types::ShortString,
-    routing_key: lapin::types::ShortString,
-    options: BasicPublishOptions,
-    properties: lapin::BasicProperties,
-    body: bytes::Bytes,
-}
-
-impl Prepared {
-    fn new(message: Outgoing, lane: &Lane) -> Result<Box<Self>, Error> {
-        Ok(Box::new(Self {
-            exchange: convert::short(message.exchange)?,
-            routing_key: convert::short(message.routing_key)?,
-            options: BasicPublishOptions {
-                mandatory: message.mandatory,
-                immediate: false,
-            },
-            properties: convert::properties(message.properties, lane.session().frame_max())?,
-            body: message.body,
-        }))
-    }
-}
-
-/// Publishes; the message is with lapin after the first poll.
-async fn publish_on(
-    lane: Arc<Lane>,
-    prepared: Box<Prepared>,
-) -> lapin::Result<lapin::PublisherConfirm> {
-    let Prepared {
-        exchange,
-        routing_key,
-        options,
-        properties,
-        body,
-    } = *prepared;
-    lane.channel()
-        .basic_publish(exchange, routing_key, options, &body, properties)
-        .await
-}
-
-/// A publish that lapin has: written when it is done, and confirmed when what it gives is.
-type Writing = Pin<Box<dyn Future<Output = lapin::Result<PublisherConfirm>> + Send>>;
-
-/// A publish on its way to the collector.
-struct Flight {
-    message: Arc<Outgoing>,
-    writing: Writing,
-    fate: oneshot::Sender<Fate>,
-}
-
-/// Publishes that the collector has not taken in yet.
-#[derive(Default)]
-struct Intake {
-    flights: VecDeque<Flight>,
-    /// No publish is under way, so that the collector would not look here by itself.
-    is_idle: bool,
-    /// There are no publishers any more, or no collector.
-    is_closed: bool,
-}
-
-/// The way from the publishers to the collector.
-#[derive(Default)]
-struct Hatch {
-    order: Mutex<()>,
-    intake: Mutex<Intake>,
-    open: Notify,
-}
-
-impl Hatch {
-    fn intake(&self) -> MutexGuard<'_, Intake> {
-        self.intake.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// lapin numbers a publish and queues its frames in two steps, both within the first poll:
-    /// whoever polls a publish for the first time holds this.
-    fn order(&self) -> MutexGuard<'_, ()> {
-        self.order.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn close(&self) {
-        self.intake().is_closed = true;
-        self.open.notify_one();
-    }
-}
-
 /// How long a route is refused on one channel before another one is tried.
 ///
 /// A channel that first publishes to a quorum queue while its leader is gone asks the node that
@@ -134,38 +40,30 @@ impl Hatch {
 /// on RabbitMQ 3.10, three nodes). A queue that is full does not mind.
 const REFUSED: Duration = Duration::from_secs(1);
 
-/// A channel in confirm mode with its collector.
+/// A channel in confirm mode.
 pub(crate) struct Confirmed {
     lane: Arc<Lane>,
-    is_refused: Arc<AtomicBool>,
-    hatch: Arc<Hatch>,
+    ledger: Arc<Ledger>,
+    rush: Rush,
 }
 
 impl Confirmed {
     /// Opens a channel and puts it in confirm mode.
     pub(crate) async fn open(session: &Arc<Session>, tasks: &Handle) -> Result<Self, Error> {
-        let lane = Lane::open(session).await?;
-        let select = lane
-            .channel()
-            .confirm_select(ConfirmSelectOptions { nowait: false });
-        session.race(select).await?;
-        let hatch = Arc::new(Hatch::default());
-        let is_refused = Arc::new(AtomicBool::new(false));
-        tasks.spawn(collect(
-            Arc::clone(&lane),
-            Arc::clone(&hatch),
-            Arc::clone(&is_refused),
-        ));
+        let ledger = Arc::new(Ledger::default());
+        let lane = Lane::open_heard(session, Arc::clone(&ledger) as _).await?;
+        lane.select_confirms()?;
+        tasks.spawn(keep(Arc::clone(&lane), Arc::clone(&ledger)));
         Ok(Self {
             lane,
-            is_refused,
-            hatch,
+            ledger,
+            rush: Rush::default(),
         })
     }
 
     /// Whether it is there, and worth publishing on.
     pub(crate) fn is_open(&self) -> bool {
-        self.lane.is_open() && !self.is_refused.load(Ordering::Relaxed)
+        self.lane.is_open() && self.ledger.pages().is_worth_it()
     }
 
     /// Whether the broker takes messages now.
@@ -181,44 +79,24 @@ impl Confirmed {
     /// # Errors
     /// The message was not sent: it cannot be said in AMQP, or the channel is gone.
     pub(crate) fn publish(&self, message: Arc<Outgoing>) -> Result<oneshot::Receiver<Fate>, Error> {
-        let prepared = Prepared::new(Outgoing::clone(&message), &self.lane)?;
-        let mut writing: Writing = Box::pin(publish_on(Arc::clone(&self.lane), prepared));
         let (fate, promise) = oneshot::channel();
-        let order = self.hatch.order();
-        let first = writing
-            .as_mut()
-            .poll(&mut Context::from_waker(Waker::noop()));
-        let writing = match first {
-            Poll::Ready(Err(error)) => return Err(convert::error(error)),
-            Poll::Ready(written) => Box::pin(std::future::ready(written)),
-            Poll::Pending => writing,
-        };
-        // In the order of the publishes, hence under the same lock.
-        let mut intake = self.hatch.intake();
-        if intake.is_closed {
-            let _ = fate.send(Fate::Unknown(Error::new(Kind::Disconnected)));
-            return Ok(promise);
-        }
-        intake.flights.push_back(Flight {
-            message,
-            writing,
+        let entry = Entry {
+            message: Arc::clone(&message),
             fate,
-        });
-        let is_idle = std::mem::take(&mut intake.is_idle);
-        drop(intake);
-        drop(order);
-        self.lane.session().ring();
-        if is_idle {
-            self.hatch.open.notify_one();
-        }
+        };
+        let ledger = &self.ledger;
+        // In the order of the messages: the broker counts them.
+        let note = || ledger.add(entry);
+        self.lane.publish_noted(&message, self.rush.next(), note)?;
         Ok(promise)
     }
 }
 
 impl Drop for Confirmed {
     fn drop(&mut self) {
-        // What is under way is still collected.
-        self.hatch.close();
+        // What is under way is still heard of.
+        self.ledger.pages().is_left = true;
+        self.ledger.news.notify_one();
     }
 }
 
@@ -230,103 +108,181 @@ impl fmt::Debug for Confirmed {
     }
 }
 
-/// What is known of one publish.
-enum Known {
-    Nothing,
-    Acked,
-    Nacked,
-    Failed(Error),
+/// Keeps the channel for as long as there is something to hear on it.
+async fn keep(lane: Arc<Lane>, ledger: Arc<Ledger>) {
+    let working = async {
+        loop {
+            ledger.news.notified().await;
+            if std::mem::take(&mut ledger.pages().has_returned) {
+                lane.forget_returned().await;
+            }
+            if ledger.pages().is_done() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = working => {}
+        reason = lane.down() => ledger.end(&reason),
+    }
 }
 
-struct Waiting {
+/// The publishes on a channel that are not confirmed.
+#[derive(Default)]
+struct Ledger {
+    pages: Mutex<Pages>,
+    /// There is something for the keeper to look at.
+    news: Notify,
+}
+
+/// Who publishes, and what.
+struct Entry {
     message: Arc<Outgoing>,
     fate: oneshot::Sender<Fate>,
-    known: Known,
 }
 
 /// A returned message: its `message_id` and its routing key.
 type Key = (String, String);
 
 #[derive(Default)]
-struct Ledger {
-    /// The sequence number of the first in `waiting`.
-    first: u64,
-    waiting: VecDeque<Waiting>,
+struct Pages {
+    /// How many were confirmed before the first of `entries`.
+    before: u64,
+    /// `None`: it is confirmed, and one before it is not.
+    entries: VecDeque<Option<Entry>>,
     returned: HashMap<Key, usize>,
     /// Routes that have been refused, and nothing else, since then.
     refused: HashMap<String, Instant>,
+    is_refused: bool,
+    /// lapin keeps what came back until it is asked.
+    has_returned: bool,
+    /// There are no publishers any more.
+    is_left: bool,
+    /// No confirm will come any more.
+    is_ended: bool,
+}
+
+/// Outcomes, to be told when nothing is locked.
+#[derive(Default)]
+struct Told(Vec<(oneshot::Sender<Fate>, Fate)>);
+
+impl Told {
+    fn tell(self) {
+        for (publisher, fate) in self.0 {
+            // A publisher that does not wait for its fate does not hear of it.
+            let _ = publisher.send(fate);
+        }
+    }
 }
 
 impl Ledger {
-    fn add(&mut self, message: Arc<Outgoing>, fate: oneshot::Sender<Fate>) -> u64 {
-        self.waiting.push_back(Waiting {
-            message,
-            fate,
-            known: Known::Nothing,
-        });
-        self.first + self.waiting.len() as u64 - 1
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn record(&mut self, number: u64, confirmation: lapin::Result<Confirmation>) {
-        let (known, returned) = match confirmation {
-            Ok(Confirmation::Ack(returned)) => (Known::Acked, returned),
-            Ok(Confirmation::Nack(returned)) => (Known::Nacked, returned),
-            Ok(Confirmation::NotRequested) => (Known::Acked, None),
-            Err(error) => (Known::Failed(convert::error(error)), None),
-        };
-        if let Some(message) = returned {
-            let id = message.delivery.properties.message_id().as_ref();
-            let id = id.map(ToString::to_string).unwrap_or_default();
-            let key = (id, message.delivery.routing_key.to_string());
-            *self.returned.entry(key).or_default() += 1;
+    fn add(&self, entry: Entry) -> Result<(), Error> {
+        let mut pages = self.pages();
+        if pages.is_ended {
+            return Err(Error::new(Kind::Disconnected).caused_by("the channel was closed"));
         }
-        let position = number
-            .checked_sub(self.first)
-            .and_then(|at| usize::try_from(at).ok());
-        if let Some(waiting) = position.and_then(|at| self.waiting.get_mut(at)) {
-            waiting.known = known;
-        }
+        pages.entries.push_back(Some(entry));
+        Ok(())
     }
 
-    /// How many of the first ones are known.
-    fn known(&self) -> usize {
-        self.waiting
-            .iter()
-            .take_while(|waiting| !matches!(waiting.known, Known::Nothing))
-            .count()
+    fn end(&self, reason: &Error) {
+        let mut told = Told::default();
+        let mut pages = self.pages();
+        pages.is_ended = true;
+        let left = pages.entries.drain(..).flatten();
+        told.0
+            .extend(left.map(|entry| (entry.fate, Fate::Unknown(reason.clone()))));
+        drop(pages);
+        told.tell();
     }
+}
 
-    /// Gives out the outcomes of so many.
-    fn settle(&mut self, publishes: usize) {
-        for _ in 0..publishes {
-            let Some(waiting) = self.waiting.pop_front() else {
-                return;
-            };
-            self.first += 1;
-            let fate = match waiting.known {
-                Known::Failed(error) => Fate::Unknown(error),
-                _ if self.take_returned(&waiting.message) => Fate::Unroutable,
-                Known::Nacked => Fate::Rejected,
-                Known::Nothing | Known::Acked => Fate::Stored,
-            };
-            // A publisher that does not wait for its fate does not hear of it.
-            match fate {
-                Fate::Rejected => {
-                    let route = waiting.message.routing_key.clone();
-                    self.refused.entry(route).or_insert_with(Instant::now);
+impl Listener for Ledger {
+    fn hear(&self, word: Word) {
+        match word {
+            Word::Confirmed {
+                tag,
+                multiple,
+                is_stored,
+            } => {
+                let mut pages = self.pages();
+                let told = pages.confirm(tag, multiple, is_stored);
+                let is_news = pages.has_returned || pages.is_done();
+                drop(pages);
+                told.tell();
+                if is_news {
+                    self.news.notify_one();
                 }
-                // Mostly there are none.
-                Fate::Stored if !self.refused.is_empty() => {
-                    self.refused.remove(&waiting.message.routing_key);
-                }
-                _ => {}
             }
-            let _ = waiting.fate.send(fate);
+            Word::Returned(message) => {
+                let id = message.properties.message_id.unwrap_or_default();
+                let mut pages = self.pages();
+                pages.has_returned = true;
+                *pages.returned.entry((id, message.routing_key)).or_default() += 1;
+            }
+            Word::Closed(reason) => self.end(&reason),
         }
     }
+}
 
-    fn is_refused_for(&self, time: Duration) -> bool {
-        self.refused.values().any(|since| since.elapsed() >= time)
+impl Pages {
+    fn is_worth_it(&self) -> bool {
+        !self.is_ended && !self.is_refused
+    }
+
+    fn is_done(&self) -> bool {
+        self.is_left && self.entries.is_empty()
+    }
+
+    fn confirm(&mut self, tag: u64, multiple: bool, is_stored: bool) -> Told {
+        let mut told = Told::default();
+        let all = self.entries.len();
+        let (from, to) = match tag {
+            0 => (0, all),
+            _ => match usize::try_from(tag.saturating_sub(self.before)) {
+                Ok(to) if (1..=all).contains(&to) => (if multiple { 0 } else { to - 1 }, to),
+                // It was confirmed before, or was never published.
+                _ => {
+                    tracing::debug!(tag, "a confirm that nobody waits for");
+                    return told;
+                }
+            },
+        };
+        for at in from..to {
+            if let Some(entry) = self.entries.get_mut(at).and_then(Option::take) {
+                let fate = self.fate_of(&entry.message, is_stored);
+                told.0.push((entry.fate, fate));
+            }
+        }
+        while let Some(None) = self.entries.front() {
+            self.entries.pop_front();
+            self.before += 1;
+        }
+        told
+    }
+
+    fn fate_of(&mut self, message: &Outgoing, is_stored: bool) -> Fate {
+        if self.take_returned(message) {
+            return Fate::Unroutable;
+        }
+        if is_stored {
+            // Mostly there are none.
+            if !self.refused.is_empty() {
+                self.refused.remove(&message.routing_key);
+            }
+            return Fate::Stored;
+        }
+        let route = message.routing_key.clone();
+        let since = *self.refused.entry(route).or_insert_with(Instant::now);
+        if since.elapsed() >= REFUSED && !std::mem::replace(&mut self.is_refused, true) {
+            tracing::debug!("refused for a while: another channel may not be");
+        }
+        Fate::Rejected
     }
 
     fn take_returned(&mut self, message: &Outgoing) -> bool {
@@ -345,158 +301,173 @@ impl Ledger {
         }
         true
     }
-
-    fn fail(&mut self, reason: &Error) {
-        for waiting in self.waiting.drain(..) {
-            let _ = waiting.fate.send(Fate::Unknown(reason.clone()));
-        }
-    }
-}
-
-/// What the broker is yet to confirm.
-#[derive(Default)]
-struct UnderWay {
-    /// In the order in which they are written: to look at the first one is enough.
-    writing: VecDeque<(u64, Writing)>,
-    confirming: FuturesUnordered<Confirming>,
-}
-
-struct Confirming {
-    number: u64,
-    confirm: PublisherConfirm,
-}
-
-type Numbered = (u64, lapin::Result<Confirmation>);
-
-impl Future for Confirming {
-    type Output = Numbered;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Numbered> {
-        let number = self.number;
-        let confirm = Pin::new(&mut self.confirm);
-        confirm.poll(context).map(|confirmed| (number, confirmed))
-    }
-}
-
-impl UnderWay {
-    fn is_empty(&self) -> bool {
-        self.writing.is_empty() && self.confirming.is_empty()
-    }
-
-    /// The next one whose end is known; pending if there is none.
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Numbered> {
-        while let Some((number, writing)) = self.writing.front_mut() {
-            let (number, Poll::Ready(written)) = (*number, writing.as_mut().poll(context)) else {
-                break;
-            };
-            self.writing.pop_front();
-            match written {
-                Ok(confirm) => self.confirming.push(Confirming { number, confirm }),
-                Err(error) => return Poll::Ready((number, Err(error))),
-            }
-        }
-        match self.confirming.poll_next_unpin(context) {
-            Poll::Ready(Some(numbered)) => Poll::Ready(numbered),
-            Poll::Ready(None) | Poll::Pending => Poll::Pending,
-        }
-    }
-}
-
-async fn collect(lane: Arc<Lane>, hatch: Arc<Hatch>, is_refused: Arc<AtomicBool>) {
-    let mut ledger = Ledger::default();
-    let mut under_way = UnderWay::default();
-    let session = Arc::clone(lane.session());
-    let mut down = std::pin::pin!(session.down());
-    while take_in(&hatch, &mut ledger, &mut under_way) {
-        tokio::select! {
-            biased;
-            (number, confirmation) = poll_fn(|context| under_way.poll_next(context)),
-                if !under_way.is_empty() =>
-            {
-                ledger.record(number, confirmation);
-                record_ready(&mut ledger, &mut under_way);
-                loop {
-                    let known = ledger.known();
-                    if known == 0 {
-                        break;
-                    }
-                    // What came back for one of these may be with any confirm that was there by
-                    // now, that of a publish not yet taken in included.
-                    take_in(&hatch, &mut ledger, &mut under_way);
-                    record_ready(&mut ledger, &mut under_way);
-                    ledger.settle(known);
-                }
-                if ledger.is_refused_for(REFUSED) && !is_refused.swap(true, Ordering::Relaxed) {
-                    tracing::debug!("refused for a while: another channel may not be");
-                }
-            }
-            () = hatch.open.notified(), if under_way.is_empty() => {}
-            reason = &mut down => {
-                ledger.fail(&reason);
-                break;
-            }
-        }
-    }
-    hatch.close();
-    // Publishes that raced with the end.
-    for flight in std::mem::take(&mut hatch.intake().flights) {
-        let _ = flight
-            .fate
-            .send(Fate::Unknown(Error::new(Kind::Disconnected)));
-    }
-}
-
-/// Takes in every publish that lapin has numbered by now: that and its way here are under one
-/// lock. While others are under way nobody says that one has come: it is found with the next of
-/// their confirms, and its own outcome is given out after theirs anyway.
-///
-/// False when there is nothing more to collect.
-fn take_in(hatch: &Hatch, ledger: &mut Ledger, under_way: &mut UnderWay) -> bool {
-    let _order = hatch.order();
-    let mut intake = hatch.intake();
-    for flight in intake.flights.drain(..) {
-        let number = ledger.add(flight.message, flight.fate);
-        under_way.writing.push_back((number, flight.writing));
-    }
-    intake.is_idle = under_way.is_empty();
-    !(intake.is_idle && intake.is_closed)
-}
-
-/// Every confirm that is there by now.
-fn record_ready(ledger: &mut Ledger, under_way: &mut UnderWay) {
-    let again = Arc::new(Again::default());
-    let waker = Waker::from(Arc::clone(&again));
-    let mut context = Context::from_waker(&waker);
-    loop {
-        match under_way.poll_next(&mut context) {
-            Poll::Ready((number, confirmation)) => ledger.record(number, confirmation),
-            // It may stop short of some that are ready, and says so.
-            Poll::Pending if again.0.swap(false, Ordering::SeqCst) => {}
-            Poll::Pending => return,
-        }
-    }
-}
-
-#[derive(Default)]
-struct Again(AtomicBool);
-
-impl Wake for Again {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::SeqCst);
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::size_of_future;
+    use crate::link::inbox::Returned;
+    use crate::message::Properties;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
 
-    /// One a message, and each is moved to the heap. 1,064 bytes of it are lapin's: a little too much
-    /// for where the allocator is fast.
+    type Promise = oneshot::Receiver<Fate>;
+
+    fn properties(id: usize) -> Properties {
+        Properties {
+            message_id: Some(id.to_string()),
+            ..Properties::default()
+        }
+    }
+
+    fn add(ledger: &Ledger, id: usize, route: &str) -> Result<Promise, Error> {
+        let message = Outgoing {
+            exchange: String::new(),
+            routing_key: route.into(),
+            mandatory: true,
+            properties: properties(id),
+            body: Bytes::new(),
+        };
+        let (fate, promise) = oneshot::channel();
+        let message = Arc::new(message);
+        ledger.add(Entry { message, fate }).map(|()| promise)
+    }
+
+    fn added(ledger: &Ledger, count: usize) -> Vec<Promise> {
+        (1..=count)
+            .map(|id| add(ledger, id, "jobs").unwrap())
+            .collect()
+    }
+
+    fn confirmed(ledger: &Ledger, tag: u64, multiple: bool, is_stored: bool) {
+        ledger.hear(Word::Confirmed {
+            tag,
+            multiple,
+            is_stored,
+        });
+    }
+
+    fn returned(ledger: &Ledger, id: usize, route: &str) {
+        ledger.hear(Word::Returned(Box::new(Returned {
+            text: "NO_ROUTE".into(),
+            routing_key: route.into(),
+            properties: properties(id),
+        })));
+    }
+
+    /// A letter for each: what it was told, or that it waits.
+    fn told(promises: &mut [Promise]) -> String {
+        let told = promises.iter_mut().map(|promise| match promise.try_recv() {
+            Ok(Fate::Stored) => 's',
+            Ok(Fate::Unroutable) => 'u',
+            Ok(Fate::Rejected) => 'r',
+            Ok(Fate::Unknown(_)) => '?',
+            Err(oneshot::error::TryRecvError::Empty) => '.',
+            Err(oneshot::error::TryRecvError::Closed) => '-',
+        });
+        told.collect()
+    }
+
     #[test]
-    fn the_future_of_a_publish_stays_small() {
-        type Given = (Arc<Lane>, Box<Prepared>);
-        let publish = size_of_future(|(lane, prepared): Given| publish_on(lane, prepared));
-        assert!(publish <= 1152, "{publish}");
+    fn confirms_come_in_any_order_one_by_one_or_for_several() {
+        let ledger = Ledger::default();
+        let mut promises = added(&ledger, 8);
+        confirmed(&ledger, 3, false, true);
+        assert_eq!(told(&mut promises), "..s.....");
+        confirmed(&ledger, 4, true, true);
+        assert_eq!(told(&mut promises), "ss-s....");
+        // What is confirmed already is no news, and neither is what was never published.
+        confirmed(&ledger, 2, true, false);
+        confirmed(&ledger, 3, false, false);
+        confirmed(&ledger, 99, false, true);
+        assert_eq!(told(&mut promises), "----....");
+        confirmed(&ledger, 6, true, false);
+        assert_eq!(told(&mut promises), "----rr..");
+        confirmed(&ledger, 0, true, true);
+        assert_eq!(told(&mut promises), "------ss");
+        assert!(ledger.pages().entries.is_empty());
+        let mut more = [add(&ledger, 9, "jobs").unwrap()];
+        confirmed(&ledger, 9, false, true);
+        assert_eq!(told(&mut more), "s");
+    }
+
+    #[test]
+    fn what_came_back_is_unroutable_and_nothing_else_is() {
+        let ledger = Ledger::default();
+        let mut promises = added(&ledger, 3);
+        // The same message went by another route.
+        promises.push(add(&ledger, 2, "others").unwrap());
+        returned(&ledger, 2, "jobs");
+        assert_eq!(told(&mut promises), "....");
+        confirmed(&ledger, 4, true, true);
+        assert_eq!(told(&mut promises), "suss");
+        assert!(ledger.pages().returned.is_empty());
+    }
+
+    #[test]
+    fn the_end_is_told_to_all_that_wait_and_nothing_comes_after_it() {
+        let ledger = Ledger::default();
+        let mut promises = added(&ledger, 3);
+        confirmed(&ledger, 2, false, true);
+        assert!(ledger.pages().is_worth_it());
+        let reason = || Error::new(Kind::Disconnected);
+        ledger.hear(Word::Closed(reason()));
+        ledger.end(&reason());
+        assert_eq!(told(&mut promises), "?s?");
+        assert!(!ledger.pages().is_worth_it());
+        let refused = add(&ledger, 4, "jobs").unwrap_err();
+        assert!(refused.is_disconnected(), "{refused}");
+        confirmed(&ledger, 4, true, true);
+    }
+
+    #[test]
+    fn it_is_done_when_nobody_publishes_and_all_is_confirmed() {
+        let ledger = Ledger::default();
+        let promises = added(&ledger, 2);
+        ledger.pages().is_left = true;
+        confirmed(&ledger, 2, false, true);
+        assert!(!ledger.pages().is_done());
+        drop(promises);
+        confirmed(&ledger, 1, false, true);
+        assert!(ledger.pages().is_done());
+    }
+
+    proptest! {
+        /// As the broker may: in any order, alone or together, with some that came back before.
+        #[test]
+        fn each_is_told_its_own_fate_once(
+            fates in prop::collection::vec(0_u8..3, 1..40),
+            order in prop::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 0..60),
+        ) {
+            let ledger = Ledger::default();
+            let mut promises = added(&ledger, fates.len());
+            let mut open: BTreeMap<usize, u8> = (1..).zip(fates.iter().copied()).collect();
+            for (id, _) in open.iter().filter(|(_, fate)| **fate == 1) {
+                returned(&ledger, *id, "jobs");
+            }
+            let mut expected = vec!['.'; fates.len()];
+            let mut confirm = |open: &mut BTreeMap<usize, u8>, id: usize, multiple: bool| {
+                let is_stored = open[&id] < 2;
+                // A confirm for several is for those of the same fate.
+                let same = |fate: u8| (fate < 2) == is_stored;
+                let multiple = multiple && open.range(..=id).all(|(_, fate)| same(*fate));
+                let from = if multiple { 1 } else { id };
+                for id in from..=id {
+                    if let Some(fate) = open.remove(&id) {
+                        expected[id - 1] = ['s', 'u', 'r'][usize::from(fate)];
+                    }
+                }
+                confirmed(&ledger, id as u64, multiple, is_stored);
+            };
+            for (index, multiple) in order {
+                if open.is_empty() {
+                    break;
+                }
+                let ids: Vec<_> = open.keys().copied().collect();
+                confirm(&mut open, *index.get(&ids), multiple);
+            }
+            prop_assert_eq!(told(&mut promises), expected.into_iter().collect::<String>());
+        }
     }
 }

@@ -29,10 +29,6 @@ pub(super) fn too_long(length: usize) -> Error {
     ))
 }
 
-fn optional(text: Option<String>) -> Result<Option<ShortString>, Error> {
-    text.map(short).transpose()
-}
-
 /// # Errors
 /// Properties do not fit into one frame, as AMQP asks: the broker closes the connection over that,
 /// and every call and delivery on it with them.
@@ -44,49 +40,6 @@ pub(super) fn check_size(ours: &Properties, frame_max: u32) -> Result<(), Error>
         return Err(error.caused_by("its properties and headers have to fit in one frame"));
     }
     Ok(())
-}
-
-/// Properties as lapin has them.
-///
-/// # Errors
-/// As [`check_size`].
-pub(super) fn properties(ours: Properties, frame_max: u32) -> Result<BasicProperties, Error> {
-    check_size(&ours, frame_max)?;
-    let mut theirs = BasicProperties::default();
-    if ours.persistent {
-        theirs = theirs.with_delivery_mode(PERSISTENT);
-    }
-    if !ours.headers.is_empty() {
-        theirs = theirs.with_headers(table(ours.headers)?);
-    }
-    if let Some(priority) = ours.priority {
-        theirs = theirs.with_priority(priority);
-    }
-    if let Some(seconds) = ours.timestamp {
-        theirs = theirs.with_timestamp(seconds);
-    }
-    if let Some(text) = optional(ours.content_type)? {
-        theirs = theirs.with_content_type(text);
-    }
-    if let Some(text) = optional(ours.correlation_id)? {
-        theirs = theirs.with_correlation_id(text);
-    }
-    if let Some(text) = optional(ours.reply_to)? {
-        theirs = theirs.with_reply_to(text);
-    }
-    if let Some(text) = optional(ours.expiration)? {
-        theirs = theirs.with_expiration(text);
-    }
-    if let Some(text) = optional(ours.message_id)? {
-        theirs = theirs.with_message_id(text);
-    }
-    if let Some(text) = optional(ours.kind)? {
-        theirs = theirs.with_type(text);
-    }
-    if let Some(text) = optional(ours.app_id)? {
-        theirs = theirs.with_app_id(text);
-    }
-    Ok(theirs)
 }
 
 fn properties_size(ours: &Properties) -> usize {
@@ -229,19 +182,25 @@ pub(super) fn error(error: lapin::Error) -> Error {
     let kind = match error.kind() {
         // It says nothing of the operation, but that its connection is gone.
         ErrorKind::ProtocolError(amqp) if amqp.get_id() == CONNECTION_FORCED => Kind::Disconnected,
-        ErrorKind::ProtocolError(amqp) => {
-            let (code, text) = (amqp.get_id(), amqp.get_message().to_string());
-            match mismatch(&text) {
-                Some(mismatch) => Kind::Mismatch(mismatch),
-                None => Kind::Broker { code, text },
-            }
-        }
+        ErrorKind::ProtocolError(amqp) => refused(amqp.get_id(), amqp.get_message().to_string()),
         ErrorKind::ChannelsLimitReached => {
             Kind::Invalid("the connection has no channel left (channel_max)".into())
         }
         _ => Kind::Disconnected,
     };
     Error::new(kind).caused_by(error)
+}
+
+/// The broker closed a channel for this reason.
+pub(super) fn refusal(code: u16, text: String) -> Error {
+    Error::new(refused(code, text))
+}
+
+fn refused(code: u16, text: String) -> Kind {
+    match mismatch(&text) {
+        Some(mismatch) => Kind::Mismatch(mismatch),
+        None => Kind::Broker { code, text },
+    }
 }
 
 /// Reads RabbitMQ's `PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/':
@@ -290,31 +249,16 @@ mod tests {
     }
 
     #[test]
-    fn properties_survive_the_way_there_and_back() {
-        let ours = Properties {
-            content_type: Some("application/json".into()),
-            headers: Table::from([
-                ("n".to_owned(), Value::Int(-1)),
-                (
-                    "list".to_owned(),
-                    Value::List(vec![Value::Null, Value::Bool(true)]),
-                ),
-                ("bytes".to_owned(), Value::Bytes(vec![255])),
-            ]),
-            persistent: true,
-            priority: Some(5),
-            correlation_id: Some("7".into()),
-            reply_to: Some("q".into()),
-            expiration: Some("100".into()),
-            message_id: Some("m".into()),
-            timestamp: Some(1),
-            kind: Some("fib".into()),
-            app_id: Some("hare".into()),
-        };
-        assert_eq!(
-            from_properties(&properties(ours.clone(), 4096).unwrap()),
-            ours
-        );
+    fn headers_survive_the_way_there_and_back() {
+        let ours = Table::from([
+            ("n".to_owned(), Value::Int(-1)),
+            (
+                "list".to_owned(),
+                Value::List(vec![Value::Null, Value::Bool(true)]),
+            ),
+            ("bytes".to_owned(), Value::Bytes(vec![255])),
+        ]);
+        assert_eq!(from_table(&table(ours.clone()).unwrap()), ours);
     }
 
     #[test]
@@ -345,11 +289,7 @@ mod tests {
 
     #[test]
     fn an_overlong_name_is_an_error() {
-        let ours = Properties {
-            kind: Some("x".repeat(256)),
-            ..Properties::default()
-        };
-        assert!(properties(ours, 4096).unwrap_err().is_invalid());
+        assert!(short("x".repeat(256)).unwrap_err().is_invalid());
     }
 
     #[test]
@@ -358,8 +298,8 @@ mod tests {
             headers: Table::from([("note".to_owned(), Value::from("x".repeat(4096)))]),
             ..Properties::default()
         };
-        let error = properties(ours.clone(), 4096).unwrap_err();
+        let error = check_size(&ours, 4096).unwrap_err();
         assert!(error.is_too_large(), "{error}");
-        assert!(properties(ours, 8192).is_ok());
+        assert!(check_size(&ours, 8192).is_ok());
     }
 }

@@ -10,6 +10,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::runtime::Handle;
 
 use super::bare::Bare;
+use super::inbox::Inbox;
 use super::kit::Kit;
 use super::outbox::Outbox;
 use super::settings::{Address, Settings, TlsSettings};
@@ -21,20 +22,24 @@ const ACCESS_REFUSED: u16 = 403;
 /// AMQP's reply code for a virtual host that is not there, or not for this user.
 const NOT_ALLOWED: u16 = 530;
 
+/// lapin's connection, and the ways out of it and into it past lapin.
+pub(super) struct Line {
+    pub(super) connection: lapin::Connection,
+    pub(super) outbox: Outbox,
+    pub(super) inbox: Inbox,
+}
+
 /// Connects to the first address that works, in turn.
 ///
 /// # Errors
 /// The last address's fault, with its cause.
-pub(super) async fn dial(
-    settings: &Settings,
-    io: &Handle,
-) -> Result<(lapin::Connection, Outbox), Error> {
+pub(super) async fn dial(settings: &Settings, io: &Handle) -> Result<Line, Error> {
     let mut failure = Error::invalid("no address to connect to");
     for address in &settings.addresses {
         match dial_one(address, settings, io).await {
-            Ok(connection) => {
+            Ok(line) => {
                 tracing::debug!(%address, "connected");
-                return Ok(connection);
+                return Ok(line);
             }
             Err(error) => {
                 tracing::debug!(%address, %error, "no connection");
@@ -45,13 +50,10 @@ pub(super) async fn dial(
     Err(failure)
 }
 
-async fn dial_one(
-    address: &Address,
-    settings: &Settings,
-    io: &Handle,
-) -> Result<(lapin::Connection, Outbox), Error> {
-    let outbox = Outbox::default();
-    let (opened, runtime) = (outbox.clone(), Kit::new(io.clone(), outbox.clone()));
+async fn dial_one(address: &Address, settings: &Settings, io: &Handle) -> Result<Line, Error> {
+    let (outbox, inbox) = (Outbox::default(), Inbox::default());
+    let (opened, heard) = (outbox.clone(), inbox.clone());
+    let runtime = Kit::new(io.clone(), outbox.clone());
     let limit = settings.connect_timeout;
     // lapin has no handshake timeout and its thread outlives a dropped connect: both end with this,
     // however the attempt does, and before there is a socket at the limit.
@@ -64,7 +66,7 @@ async fn dial_one(
         let stream = stream.map_err(io::Error::from)??;
         stream.set_nodelay(true)?;
         let secure = |stream| secure(stream, &uri, &tls);
-        let socket = Socket::open(stream.into_std()?, &opened, secure).await?;
+        let socket = Socket::open(stream.into_std()?, &opened, &heard, secure).await?;
         Ok(AsyncTcpStream::Plain(socket))
     };
     let name: LongString = settings.name.clone().into();
@@ -85,7 +87,11 @@ async fn dial_one(
             let connection = outbox.bell().ringing(connecting).await;
             let connection = connection.map_err(Error::from_dial)?;
             lifeline.release();
-            Ok((connection, outbox))
+            Ok(Line {
+                connection,
+                outbox,
+                inbox,
+            })
         })
         .await
     });

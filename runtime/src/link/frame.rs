@@ -1,4 +1,4 @@
-//! The frames that Lepus writes itself: messages that ask for no confirm, and settlements.
+//! The frames that Lepus writes itself: messages, what asks for their confirms, and settlements.
 //!
 //! Laid out as in AMQP 0-9-1, 2.3.5 and 4.2. All else is lapin's to write.
 
@@ -9,8 +9,8 @@ use super::convert;
 use crate::error::Error;
 use crate::message::{Outgoing, Properties};
 
-const METHOD: u8 = 1;
-const HEADER: u8 = 2;
+pub(super) const METHOD: u8 = 1;
+pub(super) const HEADER: u8 = 2;
 const BODY: u8 = 3;
 const END: u8 = 0xCE;
 /// Type, channel and size before a frame's payload.
@@ -27,6 +27,9 @@ const PUBLISH: u16 = 40;
 const ACK: u16 = 80;
 const REJECT: u16 = 90;
 const NACK: u16 = 120;
+/// The class `confirm`, RabbitMQ's own, and its method.
+const CONFIRM: u16 = 85;
+const SELECT: u16 = 10;
 
 /// How a delivery is settled.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +72,17 @@ pub(super) fn put_settling(out: &mut BytesMut, channel: u16, tag: u64, settling:
         out.put_u16(method);
         out.put_u64(tag);
         out.put_u8(bits);
+    });
+}
+
+/// Appends what has the broker confirm all that is published on a channel from then on. It is not
+/// answered.
+pub(super) fn put_confirm_select(out: &mut BytesMut, channel: u16) {
+    put(out, METHOD, channel, |out| {
+        out.put_u16(CONFIRM);
+        out.put_u16(SELECT);
+        // No wait.
+        out.put_u8(1);
     });
 }
 
@@ -221,7 +235,7 @@ mod tests {
     use crate::error::Kind;
     use crate::value::{Table, Value};
     use amq_protocol::frame::{AMQPFrame, parse_frame};
-    use amq_protocol::protocol::{AMQPClass, basic};
+    use amq_protocol::protocol::{AMQPClass, basic, confirm};
     use bytes::Bytes;
     use proptest::prelude::*;
 
@@ -291,8 +305,8 @@ mod tests {
                 Some(AMQPFrame::Header(9, header)) => {
                     prop_assert_eq!(header.class_id, 60);
                     prop_assert_eq!(header.body_size, message.body.len() as u64);
-                    let theirs = convert::properties(message.properties.clone(), frame_max);
-                    prop_assert_eq!(header.properties, theirs.unwrap());
+                    let properties = convert::from_properties(&header.properties);
+                    prop_assert_eq!(&properties, &message.properties);
                 }
                 other => prop_assert!(false, "{other:?}"),
             }
@@ -338,6 +352,15 @@ mod tests {
         ];
         let expected = expected.map(|method| AMQPFrame::Method(3, AMQPClass::Basic(method)));
         assert_eq!(frames(&out), expected);
+    }
+
+    #[test]
+    fn confirms_are_asked_for() {
+        let mut out = BytesMut::new();
+        put_confirm_select(&mut out, 3);
+        let select = confirm::AMQPMethod::Select(confirm::Select { nowait: true });
+        let expected = AMQPFrame::Method(3, AMQPClass::Confirm(select));
+        assert_eq!(frames(&out), [expected]);
     }
 
     #[test]

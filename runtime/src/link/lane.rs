@@ -1,18 +1,23 @@
 //! A channel of one session: publishing, acknowledging, and what the broker gave back.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use lapin::Channel;
 
-use super::convert;
 use super::frame::{self, Settling};
+use super::inbox::{Listener, Listening, Returned, Word};
 use super::outbox::{Leave, Mark};
 use super::session::{Counted, Session};
 use crate::error::{Error, Kind};
-use crate::message::{Outgoing, Properties};
+use crate::message::Outgoing;
+
+/// After this long lapin has dealt with what was read, unless it has more to do than that.
+const READ: Duration = Duration::from_millis(100);
 
 /// A channel, for as long as it and its session live.
 #[derive(Debug)]
@@ -23,26 +28,70 @@ pub(crate) struct Lane {
     unsettled: Mutex<BTreeSet<u64>>,
     /// Each delivery comes when the one before it is settled.
     one_at_a_time: AtomicBool,
+    heard: Option<Heard>,
 }
 
-/// A mandatory message that no queue took (`basic.return`).
-#[derive(Debug)]
-pub(crate) struct Returned {
-    pub(crate) text: String,
-    pub(crate) routing_key: String,
-    pub(crate) properties: Properties,
+/// What is heard on a channel, for as long as it is held.
+struct Heard {
+    ear: Arc<Ear>,
+    _listening: Listening,
+}
+
+/// Hears that the channel is closed before lapin knows, and tells all else.
+struct Ear {
+    is_closed: AtomicBool,
+    listener: Arc<dyn Listener>,
+}
+
+impl Listener for Ear {
+    fn hear(&self, word: Word) {
+        if let Word::Closed(_) = &word {
+            self.is_closed.store(true, Ordering::Relaxed);
+        }
+        self.listener.hear(word);
+    }
+}
+
+impl fmt::Debug for Heard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Heard").finish_non_exhaustive()
+    }
 }
 
 impl Lane {
     /// Opens a channel.
     pub(crate) async fn open(session: &Arc<Session>) -> Result<Arc<Self>, Error> {
         let channel = session.channel().await?;
-        Ok(Arc::new(Self {
+        Ok(Self::new(session, channel, None))
+    }
+
+    /// Opens a channel and hears what the broker says of what is published there. Nothing is
+    /// consumed on it.
+    pub(crate) async fn open_heard(
+        session: &Arc<Session>,
+        listener: Arc<dyn Listener>,
+    ) -> Result<Arc<Self>, Error> {
+        let channel = session.channel().await?;
+        let ear = Arc::new(Ear {
+            is_closed: AtomicBool::new(false),
+            listener,
+        });
+        let listening = session.inbox().listen(channel.id(), Arc::clone(&ear) as _);
+        let heard = Heard {
+            ear,
+            _listening: listening,
+        };
+        Ok(Self::new(session, channel, Some(heard)))
+    }
+
+    fn new(session: &Arc<Session>, channel: Counted, heard: Option<Heard>) -> Arc<Self> {
+        Arc::new(Self {
             session: Arc::clone(session),
             channel,
             unsettled: Mutex::default(),
             one_at_a_time: AtomicBool::new(false),
-        }))
+            heard,
+        })
     }
 
     pub(crate) fn session(&self) -> &Arc<Session> {
@@ -55,7 +104,9 @@ impl Lane {
 
     /// Whether the channel and its session are up.
     pub(crate) fn is_open(&self) -> bool {
-        self.session.is_up() && self.channel.status().connected()
+        let heard = self.heard.as_ref();
+        let is_closed = heard.is_some_and(|heard| heard.ear.is_closed.load(Ordering::Relaxed));
+        !is_closed && self.session.is_up() && self.channel.status().connected()
     }
 
     /// Puts frames of this channel on their way.
@@ -70,16 +121,43 @@ impl Lane {
         outbox.put(leave, is_open, |out| put(out, channel.id()))
     }
 
-    /// Hands a message over to be written, without confirms: on a channel where lapin publishes
-    /// nothing. [`written`](Self::written) waits for that.
+    /// Hands a message over to be written, on a channel where lapin publishes nothing.
+    /// [`written`](Self::written) waits for that.
     ///
     /// # Errors
     /// The message was not sent: it cannot be said in AMQP, or the channel is gone.
     pub(crate) fn publish(&self, message: &Outgoing, leave: Leave) -> Result<Mark, Error> {
+        self.publish_noted(message, leave, || Ok(()))
+    }
+
+    /// The same, and notes it in the order in which messages are handed over, before it can leave.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish), or what `note` says: it was not sent.
+    pub(super) fn publish_noted(
+        &self,
+        message: &Outgoing,
+        leave: Leave,
+        note: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<Mark, Error> {
         let frame_max = self.session.frame_max();
         self.put(leave, |out, channel| {
-            frame::put_message(out, channel, message, frame_max)
+            let start = out.len();
+            frame::put_message(out, channel, message, frame_max)?;
+            note().inspect_err(|_| out.truncate(start))
         })
+    }
+
+    /// Has the broker confirm what is published from now on.
+    ///
+    /// # Errors
+    /// The channel is gone.
+    pub(super) fn select_confirms(&self) -> Result<(), Error> {
+        let asked = self.put(Leave::Later, |out, channel| {
+            frame::put_confirm_select(out, channel);
+            Ok(())
+        });
+        asked.map(drop)
     }
 
     /// Answers a delivery of this channel. Where no other has come along with it, it is
@@ -204,10 +282,18 @@ impl Lane {
         }
     }
 
-    /// What the broker returned since the last look. Only for channels without confirms.
+    /// What the broker returned since the last look, on a channel that nobody listens to.
     pub(crate) async fn returned(&self) -> Result<Vec<Returned>, Error> {
         let returned = self.session.hear(self.channel.wait_for_confirms()).await?;
         Ok(returned.into_iter().map(Returned::from_lapin).collect())
+    }
+
+    /// Has lapin forget what came back and was heard. It keeps it until it is asked; when it was
+    /// heard, lapin was yet to read it.
+    pub(crate) async fn forget_returned(&self) {
+        tokio::time::sleep(READ).await;
+        // Where there is no channel any more, it is forgotten.
+        let _ = self.session.hear(self.channel.wait_for_confirms()).await;
     }
 
     /// Completes when the session is down; a channel that dies alone is found by `is_open`.
@@ -244,14 +330,4 @@ pub(crate) enum Extent {
     One,
     /// It and every earlier one of the channel that is not settled yet.
     UpTo,
-}
-
-impl Returned {
-    pub(super) fn from_lapin(message: lapin::message::BasicReturnMessage) -> Self {
-        Self {
-            text: message.reply_text.to_string(),
-            routing_key: message.delivery.routing_key.to_string(),
-            properties: convert::from_properties(&message.delivery.properties),
-        }
-    }
 }

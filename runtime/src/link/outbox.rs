@@ -1,11 +1,11 @@
 //! The way out to the broker, for lapin's frames and for ours.
 //!
 //! lapin writes on a thread of its own: to be woken up for a message, and to wake up whoever waits
-//! for it, is what one call at a time costs most. Messages without confirms and settlements need
-//! nothing that lapin knows, so they are laid out here and written by whoever has them. Between two
-//! frames of lapin's, for AMQP lets the frames of different channels take turns: a channel has all
-//! its messages from the one or all from the other. (`channel.flow`, with which a broker may ask for
-//! a pause, holds back lapin's only. RabbitMQ does not send it.)
+//! for it, is what one call at a time costs most. Messages and settlements need nothing that lapin
+//! knows, so they are laid out here and written by whoever has them. Between two frames of lapin's,
+//! for AMQP lets the frames of different channels take turns: a channel has all its messages from
+//! the one or all from the other. (`channel.flow`, with which a broker may ask for a pause, holds
+//! back lapin's only. RabbitMQ does not send it.)
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,6 +13,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use futures_io::AsyncWrite;
@@ -20,11 +21,13 @@ use lapin::AsyncTcpStream;
 
 use super::bare::Bare;
 use super::bell::Bell;
-use super::frame;
+use super::progress::Progress;
 use crate::error::{Error, Kind};
 
 /// So much room is kept at the most when it is empty: a good many messages of the usual size.
 const ROOM: usize = 512 * 1024;
+/// Messages that follow one another so closely are in a rush.
+const RUSH: Duration = Duration::from_micros(20);
 /// What lapin sends before its first frame.
 const GREETING: usize = 8;
 
@@ -41,6 +44,25 @@ pub(crate) enum Leave {
     Soon,
 }
 
+/// When messages leave that may come one by one or in a rush.
+#[derive(Debug, Default)]
+pub(crate) struct Rush {
+    last: Mutex<Option<Instant>>,
+}
+
+impl Rush {
+    /// For the next message, which is about to be handed over: in a rush, lapin's thread writes
+    /// several at once; else whoever has it does.
+    pub(crate) fn next(&self) -> Leave {
+        let now = Instant::now();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match last.replace(now) {
+            Some(last) if now.saturating_duration_since(last) < RUSH => Leave::Soon,
+            _ => Leave::Now,
+        }
+    }
+}
+
 /// The way out of one connection. Everybody has the same one.
 #[derive(Clone, Default)]
 pub(super) struct Outbox {
@@ -54,6 +76,7 @@ struct State {
     stream: Option<Stream>,
     /// Whole frames; only the first one may have been begun, while lapin has none that is.
     ours: BytesMut,
+    /// How far lapin has come with what it writes.
     theirs: Progress,
     /// While lapin waits to begin a frame: how much of ours goes before it.
     before_theirs: Option<usize>,
@@ -76,6 +99,7 @@ impl Outbox {
         *self.state() = State {
             stream: Some(stream),
             is_flushed: true,
+            theirs: Progress::after(GREETING),
             ..State::default()
         };
     }
@@ -268,7 +292,7 @@ impl State {
             if written > ours {
                 self.is_flushed = false;
                 self.before_theirs = None;
-                self.theirs.pass(buffers, written - ours);
+                self.they_passed(buffers, written - ours);
                 return Poll::Ready(Ok(written - ours));
             }
         }
@@ -293,6 +317,15 @@ impl State {
         }
         if let Some(before) = &mut self.before_theirs {
             *before = before.saturating_sub(size);
+        }
+    }
+
+    /// So many of these bytes of lapin's are written.
+    fn they_passed(&mut self, buffers: &[IoSlice<'_>], mut count: usize) {
+        for buffer in buffers {
+            let (passed, _) = buffer.split_at(count.min(buffer.len()));
+            count -= passed.len();
+            self.theirs.pass(passed);
         }
     }
 
@@ -344,67 +377,5 @@ impl Future for Written {
         drop(state);
         drop(before);
         Poll::Pending
-    }
-}
-
-/// How far lapin has come with what it writes: it may stop in the middle of a frame.
-struct Progress {
-    /// Of the frame.
-    left: usize,
-    head: [u8; frame::HEAD],
-    has: usize,
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self {
-            left: GREETING,
-            head: [0; frame::HEAD],
-            has: 0,
-        }
-    }
-}
-
-impl Progress {
-    /// How many more bytes are of the same frame, as far as that is known.
-    fn left(&self) -> usize {
-        match self.left {
-            0 => frame::HEAD - self.has,
-            left => left,
-        }
-    }
-
-    /// No frame is begun.
-    fn is_whole(&self) -> bool {
-        self.left == 0 && self.has == 0
-    }
-
-    /// So many of these bytes were written.
-    fn pass(&mut self, buffers: &[IoSlice<'_>], mut count: usize) {
-        for buffer in buffers {
-            let (passed, _) = buffer.split_at(count.min(buffer.len()));
-            count -= passed.len();
-            self.pass_all(passed);
-        }
-    }
-
-    fn pass_all(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            if self.left > 0 {
-                let passed = self.left.min(bytes.len());
-                self.left -= passed;
-                bytes = &bytes[passed..];
-                continue;
-            }
-            let passed = (frame::HEAD - self.has).min(bytes.len());
-            self.head[self.has..self.has + passed].copy_from_slice(&bytes[..passed]);
-            self.has += passed;
-            bytes = &bytes[passed..];
-            if self.has == frame::HEAD {
-                let [_, _, _, size @ ..] = self.head;
-                self.left = u32::from_be_bytes(size) as usize + frame::TAIL;
-                self.has = 0;
-            }
-        }
     }
 }

@@ -10,6 +10,8 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::convert;
+use super::dial::Line;
+use super::inbox::Inbox;
 use super::outbox::Outbox;
 use crate::error::{Error, Kind};
 use crate::stats::Counters;
@@ -26,6 +28,7 @@ pub(crate) struct Session {
     generation: u64,
     connection: lapin::Connection,
     outbox: Outbox,
+    inbox: Inbox,
     down: watch::Sender<Option<Error>>,
     blocked: watch::Sender<Option<String>>,
     /// What both sides agreed on.
@@ -56,11 +59,16 @@ impl Drop for Counted {
 
 impl Session {
     pub(super) fn start(
-        (connection, outbox): (lapin::Connection, Outbox),
+        line: Line,
         generation: u64,
         io: &Handle,
         counters: Arc<Counters>,
     ) -> Arc<Self> {
+        let Line {
+            connection,
+            outbox,
+            inbox,
+        } = line;
         // lapin gives each event to one listener only: this is the one.
         let events = connection.events_listener();
         let session = Arc::new(Self {
@@ -68,6 +76,7 @@ impl Session {
             frame_max: connection.configuration().frame_max(),
             connection,
             outbox,
+            inbox,
             down: watch::Sender::new(None),
             blocked: watch::Sender::new(None),
             counters,
@@ -144,6 +153,11 @@ impl Session {
     /// The way out for what lapin does not write.
     pub(super) fn outbox(&self) -> &Outbox {
         &self.outbox
+    }
+
+    /// The way in for what is not lapin's to hear.
+    pub(super) fn inbox(&self) -> &Inbox {
+        &self.inbox
     }
 
     pub(super) async fn channel(&self) -> Result<Counted, Error> {

@@ -17,6 +17,7 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Token};
 
 use super::bare::Bare;
+use super::inbox::{Inbox, Passage};
 use super::outbox::Outbox;
 
 const SOCKET: Token = Token(0);
@@ -28,6 +29,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub(super) struct Socket {
     watch: Watch,
     outbox: Outbox,
+    passage: Passage,
     /// All that there was is read when there was room for more. TLS may keep some.
     is_plain: bool,
     /// There may be more to read than was.
@@ -82,6 +84,7 @@ impl Socket {
     pub(super) async fn open<F>(
         stream: std::net::TcpStream,
         outbox: &Outbox,
+        inbox: &Inbox,
         secure: impl FnOnce(AsyncTcpStream<Bare>) -> F,
     ) -> io::Result<Self>
     where
@@ -115,6 +118,7 @@ impl Socket {
         Ok(Self {
             watch,
             outbox: outbox.clone(),
+            passage: Passage::new(inbox.clone()),
             is_plain,
             is_readable: true,
             is_fresh: false,
@@ -212,9 +216,13 @@ impl AsyncRead for Socket {
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let space = buffer.len();
-        self.poll_read_with(context, space, |stream, context| {
+        let polled = self.poll_read_with(context, space, |stream, context| {
             stream.poll_read(context, buffer)
-        })
+        });
+        if let Poll::Ready(Ok(size)) = polled {
+            self.passage.pass(buffer.get(..size).unwrap_or_default());
+        }
+        polled
     }
 
     fn poll_read_vectored(
@@ -223,9 +231,17 @@ impl AsyncRead for Socket {
         buffers: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
         let space = buffers.iter().map(|buffer| buffer.len()).sum();
-        self.poll_read_with(context, space, |stream, context| {
+        let polled = self.poll_read_with(context, space, |stream, context| {
             stream.poll_read_vectored(context, buffers)
-        })
+        });
+        if let Poll::Ready(Ok(mut left)) = polled {
+            for buffer in buffers {
+                let (read, _) = buffer.split_at(left.min(buffer.len()));
+                left -= read.len();
+                self.passage.pass(read);
+            }
+        }
+        polled
     }
 }
 
@@ -303,8 +319,9 @@ mod tests {
         let (mut peer, _) = listener.accept().unwrap();
         peer.set_read_timeout(Some(Duration::from_secs(10)))
             .unwrap();
+        let inbox = Inbox::default();
         let plain = async |stream: AsyncTcpStream<Bare>| Ok(stream);
-        let opening = Socket::open(stream, outbox, plain);
+        let opening = Socket::open(stream, outbox, &inbox, plain);
         let mut socket = opening.now_or_never().unwrap().unwrap();
         let written = write(&mut socket, Waker::noop(), GREETING);
         assert!(matches!(written, Poll::Ready(Ok(size)) if size == GREETING.len()));

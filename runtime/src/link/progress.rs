@@ -1,0 +1,131 @@
+//! How far a stream of frames has come: what passes may end in the middle of one.
+
+use super::frame::{HEAD, TAIL};
+
+/// Where one frame ends and the next one begins (AMQP 0-9-1, 2.3.5).
+#[derive(Default)]
+pub(super) struct Progress {
+    /// Of the frame.
+    left: usize,
+    head: [u8; HEAD],
+    has: usize,
+}
+
+/// Some bytes of a frame's payload.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Piece<'a> {
+    pub(super) kind: u8,
+    pub(super) channel: u16,
+    pub(super) bytes: &'a [u8],
+    pub(super) is_last: bool,
+}
+
+impl Progress {
+    /// A stream that begins with so many bytes which are no frame.
+    pub(super) fn after(greeting: usize) -> Self {
+        Self {
+            left: greeting,
+            ..Self::default()
+        }
+    }
+
+    /// How many more bytes are of the same frame, as far as that is known.
+    pub(super) fn left(&self) -> usize {
+        match self.left {
+            0 => HEAD - self.has,
+            left => left,
+        }
+    }
+
+    /// No frame is begun.
+    pub(super) fn is_whole(&self) -> bool {
+        self.left == 0 && self.has == 0
+    }
+
+    /// These bytes pass.
+    pub(super) fn pass(&mut self, mut bytes: &[u8]) {
+        while self.next(&mut bytes).is_some() {}
+    }
+
+    /// The next piece of these bytes, which are no longer among them; none when all have passed.
+    pub(super) fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Piece<'a>> {
+        loop {
+            if bytes.is_empty() {
+                return None;
+            }
+            if self.left > 0 {
+                let passed = take(bytes, self.left);
+                self.left -= passed.len();
+                let is_last = self.left == 0;
+                let end = if is_last { TAIL } else { 0 };
+                let [kind, channel @ .., _, _, _, _] = self.head;
+                return Some(Piece {
+                    kind,
+                    channel: u16::from_be_bytes(channel),
+                    bytes: passed.get(..passed.len() - end).unwrap_or_default(),
+                    is_last,
+                });
+            }
+            let passed = take(bytes, HEAD - self.has);
+            self.head[self.has..self.has + passed.len()].copy_from_slice(passed);
+            self.has += passed.len();
+            if self.has == HEAD {
+                let [_, _, _, size @ ..] = self.head;
+                self.left = u32::from_be_bytes(size) as usize + TAIL;
+                self.has = 0;
+            }
+        }
+    }
+}
+
+fn take<'a>(bytes: &mut &'a [u8], most: usize) -> &'a [u8] {
+    let (taken, rest) = bytes.split_at(most.min(bytes.len()));
+    *bytes = rest;
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn encode((kind, channel, payload): &(u8, u16, Vec<u8>)) -> Vec<u8> {
+        let mut frame = vec![*kind];
+        frame.extend(channel.to_be_bytes());
+        frame.extend((payload.len() as u32).to_be_bytes());
+        frame.extend(payload);
+        frame.push(0xCE);
+        frame
+    }
+
+    proptest! {
+        #[test]
+        fn frames_are_told_apart_however_they_are_cut(
+            frames in prop::collection::vec(
+                (any::<u8>(), any::<u16>(), prop::collection::vec(any::<u8>(), 0..20)), 0..9,
+            ),
+            greeting in prop::option::of(Just(b"AMQP\0\0\x09\x01")),
+            cut in 1_usize..40,
+        ) {
+            let greeting = greeting.map_or(&[][..], |greeting| &greeting[..]);
+            let mut bytes = greeting.to_vec();
+            bytes.extend(frames.iter().flat_map(encode));
+            let mut progress = Progress::after(greeting.len());
+            let (mut seen, mut payload, mut greeted) = (Vec::new(), Vec::new(), greeting.is_empty());
+            for mut part in bytes.chunks(cut) {
+                while let Some(piece) = progress.next(&mut part) {
+                    payload.extend(piece.bytes);
+                    if piece.is_last {
+                        let payload = std::mem::take(&mut payload);
+                        if std::mem::replace(&mut greeted, true) {
+                            seen.push((piece.kind, piece.channel, payload));
+                        }
+                    }
+                }
+            }
+            prop_assert_eq!(seen, frames);
+            prop_assert!(progress.is_whole());
+            prop_assert_eq!(progress.left(), HEAD);
+        }
+    }
+}
