@@ -5,7 +5,7 @@
 //! told to the publisher by the thread that reads it. A message that no queue took comes back before
 //! it is confirmed (RabbitMQ's publisher confirms).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -147,14 +147,12 @@ type Key = (String, String);
 
 #[derive(Default)]
 struct Pages {
-    /// How many were confirmed before the first of `entries`.
-    before: u64,
-    /// `None`: it is confirmed, and one before it is not.
-    entries: VecDeque<Option<Entry>>,
+    /// How many were published.
+    count: u64,
+    /// By their numbers, of which the first is 1.
+    entries: BTreeMap<u64, Entry>,
     returned: HashMap<Key, usize>,
-    /// Routes that have been refused, and nothing else, since then.
-    refused: HashMap<String, Instant>,
-    is_refused: bool,
+    refused: Refused,
     /// lapin keeps what came back until it is asked.
     has_returned: bool,
     /// There are no publishers any more.
@@ -186,7 +184,9 @@ impl Ledger {
         if pages.is_ended {
             return Err(Error::new(Kind::Disconnected).caused_by("the channel was closed"));
         }
-        pages.entries.push_back(Some(entry));
+        pages.count += 1;
+        let number = pages.count;
+        pages.entries.insert(number, entry);
         Ok(())
     }
 
@@ -194,11 +194,12 @@ impl Ledger {
         let mut told = Told::default();
         let mut pages = self.pages();
         pages.is_ended = true;
-        let left = pages.entries.drain(..).flatten();
+        let left = std::mem::take(&mut pages.entries).into_values();
         told.0
             .extend(left.map(|entry| (entry.fate, Fate::Unknown(reason.clone()))));
         drop(pages);
         told.tell();
+        self.news.notify_one();
     }
 }
 
@@ -232,7 +233,7 @@ impl Listener for Ledger {
 
 impl Pages {
     fn is_worth_it(&self) -> bool {
-        !self.is_ended && !self.is_refused
+        !self.is_ended && !self.refused.is_for_long
     }
 
     fn is_done(&self) -> bool {
@@ -240,49 +241,31 @@ impl Pages {
     }
 
     fn confirm(&mut self, tag: u64, multiple: bool, is_stored: bool) -> Told {
-        let mut told = Told::default();
-        let all = self.entries.len();
-        let (from, to) = match tag {
-            0 => (0, all),
-            _ => match usize::try_from(tag.saturating_sub(self.before)) {
-                Ok(to) if (1..=all).contains(&to) => (if multiple { 0 } else { to - 1 }, to),
-                // It was confirmed before, or was never published.
-                _ => {
-                    tracing::debug!(tag, "a confirm that nobody waits for");
-                    return told;
-                }
-            },
-        };
-        for at in from..to {
-            if let Some(entry) = self.entries.get_mut(at).and_then(Option::take) {
-                let fate = self.fate_of(&entry.message, is_stored);
-                told.0.push((entry.fate, fate));
+        let confirmed = match (tag, multiple) {
+            (0, _) => std::mem::take(&mut self.entries),
+            (_, true) => {
+                let later = self.entries.split_off(&(tag + 1));
+                std::mem::replace(&mut self.entries, later)
             }
-        }
-        while let Some(None) = self.entries.front() {
-            self.entries.pop_front();
-            self.before += 1;
-        }
-        told
+            (_, false) => self.entries.remove_entry(&tag).into_iter().collect(),
+        };
+        let confirmed = confirmed.into_values().map(|entry| {
+            let fate = self.fate_of(&entry.message, is_stored);
+            (entry.fate, fate)
+        });
+        Told(confirmed.collect())
     }
 
     fn fate_of(&mut self, message: &Outgoing, is_stored: bool) -> Fate {
         if self.take_returned(message) {
-            return Fate::Unroutable;
+            Fate::Unroutable
+        } else if is_stored {
+            self.refused.forget(&message.routing_key);
+            Fate::Stored
+        } else {
+            self.refused.note(&message.routing_key);
+            Fate::Rejected
         }
-        if is_stored {
-            // Mostly there are none.
-            if !self.refused.is_empty() {
-                self.refused.remove(&message.routing_key);
-            }
-            return Fate::Stored;
-        }
-        let route = message.routing_key.clone();
-        let since = *self.refused.entry(route).or_insert_with(Instant::now);
-        if since.elapsed() >= REFUSED && !std::mem::replace(&mut self.is_refused, true) {
-            tracing::debug!("refused for a while: another channel may not be");
-        }
-        Fate::Rejected
     }
 
     fn take_returned(&mut self, message: &Outgoing) -> bool {
@@ -303,12 +286,39 @@ impl Pages {
     }
 }
 
+/// Routes that have been refused, and nothing else.
+#[derive(Default)]
+struct Refused {
+    routes: HashSet<String>,
+    /// Since when there are any.
+    since: Option<Instant>,
+    is_for_long: bool,
+}
+
+impl Refused {
+    fn note(&mut self, route: &str) {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        self.is_for_long |= since.elapsed() >= REFUSED;
+        if !self.routes.contains(route) {
+            self.routes.insert(route.to_owned());
+        }
+    }
+
+    fn forget(&mut self, route: &str) {
+        // Mostly there are none.
+        if !self.routes.is_empty() && self.routes.remove(route) && self.routes.is_empty() {
+            self.since = None;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::link::inbox::Returned;
     use crate::message::Properties;
     use bytes::Bytes;
+    use futures_util::FutureExt;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
@@ -419,6 +429,43 @@ mod tests {
         let refused = add(&ledger, 4, "jobs").unwrap_err();
         assert!(refused.is_disconnected(), "{refused}");
         confirmed(&ledger, 4, true, true);
+    }
+
+    #[test]
+    fn the_end_is_news_to_the_keeper() {
+        let ledger = Ledger::default();
+        let _promises = added(&ledger, 1);
+        ledger.pages().is_left = true;
+        ledger.hear(Word::Closed(Error::new(Kind::Disconnected)));
+        assert!(ledger.news.notified().now_or_never().is_some());
+        assert!(ledger.pages().is_done());
+    }
+
+    #[test]
+    fn what_is_refused_for_long_is_not_worth_it_whatever_its_routes() {
+        let ledger = Ledger::default();
+        let refuse = |id: usize| {
+            let promise = add(&ledger, id, &id.to_string()).unwrap();
+            confirmed(&ledger, id as u64, false, false);
+            assert_eq!(told(&mut [promise]), "r");
+        };
+        (1..=3).for_each(refuse);
+        assert!(ledger.pages().is_worth_it());
+        ledger.pages().refused.since = Instant::now().checked_sub(REFUSED);
+        refuse(4);
+        assert!(!ledger.pages().is_worth_it());
+    }
+
+    #[test]
+    fn what_is_taken_again_is_refused_no_longer() {
+        let ledger = Ledger::default();
+        let mut promises = added(&ledger, 3);
+        confirmed(&ledger, 1, false, false);
+        ledger.pages().refused.since = Instant::now().checked_sub(REFUSED);
+        confirmed(&ledger, 2, false, true);
+        confirmed(&ledger, 3, false, false);
+        assert_eq!(told(&mut promises), "rsr");
+        assert!(ledger.pages().is_worth_it());
     }
 
     #[test]

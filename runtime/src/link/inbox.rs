@@ -57,15 +57,19 @@ pub(super) struct Inbox {
 pub(super) struct Listening {
     inbox: Inbox,
     channel: u16,
+    listener: Arc<dyn Listener>,
 }
 
 impl Inbox {
     /// Listens to a channel: one that is open, and where nothing has been published yet.
     pub(super) fn listen(&self, channel: u16, listener: Arc<dyn Listener>) -> Listening {
-        self.listeners().insert(channel, listener);
+        let before = self.listeners().insert(channel, Arc::clone(&listener));
+        // Without the lock: its end may wake somebody up.
+        drop(before);
         Listening {
             inbox: self.clone(),
             channel,
+            listener,
         }
     }
 
@@ -82,7 +86,12 @@ impl Inbox {
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.inbox.listeners().remove(&self.channel);
+        let mut listeners = self.inbox.listeners();
+        let ours = |found: &Arc<dyn Listener>| Arc::ptr_eq(found, &self.listener);
+        // Not one of a later channel of the same number.
+        if listeners.get(&self.channel).is_some_and(ours) {
+            listeners.remove(&self.channel);
+        }
     }
 }
 

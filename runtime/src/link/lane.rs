@@ -104,9 +104,13 @@ impl Lane {
 
     /// Whether the channel and its session are up.
     pub(crate) fn is_open(&self) -> bool {
+        self.session.is_up() && self.takes_frames()
+    }
+
+    fn takes_frames(&self) -> bool {
         let heard = self.heard.as_ref();
         let is_closed = heard.is_some_and(|heard| heard.ear.is_closed.load(Ordering::Relaxed));
-        !is_closed && self.session.is_up() && self.channel.status().connected()
+        !is_closed && self.channel.status().connected()
     }
 
     /// Puts frames of this channel on their way.
@@ -115,10 +119,9 @@ impl Lane {
         leave: Leave,
         put: impl FnOnce(&mut BytesMut, u16) -> Result<(), Error>,
     ) -> Result<Mark, Error> {
-        let channel = &self.channel;
-        let is_open = || channel.status().connected();
+        let channel = self.channel.id();
         let outbox = self.session.outbox();
-        outbox.put(leave, is_open, |out| put(out, channel.id()))
+        outbox.put(leave, || self.takes_frames(), |out| put(out, channel))
     }
 
     /// Hands a message over to be written, on a channel where lapin publishes nothing.

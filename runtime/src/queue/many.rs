@@ -19,7 +19,7 @@ pub(super) struct Many<'a> {
     till: &'a Till,
     /// Those that have not ended yet are `Ok` here.
     outcomes: Vec<Outcome>,
-    /// In the order in which they were handed over, which is that of their confirms.
+    /// In the order in which they were handed over: mostly that of their confirms too.
     under_way: VecDeque<(usize, Parcel, Begun<'a>)>,
     /// Those that there was something to wait for, or that are tried again: the queue may have been
     /// missing.
