@@ -4,6 +4,7 @@
 
 use lapin::BasicProperties;
 use lapin::types::AMQPValue;
+use lapin::uri::AMQPUri;
 use lepus::{Code, Connection, Outcome};
 use lepus_tests::peer::{Caller, headers, short};
 use lepus_tests::probe::{ProbeClient, Rig, Subject, serve};
@@ -12,6 +13,8 @@ use lepus_tests::{Env, conformance, eventually};
 use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 const SHORT: Duration = Duration::from_millis(200);
 /// Enough for a request to reach its handler, also on a slow machine.
@@ -30,6 +33,7 @@ conformance!(requests:
     a_request_without_reply_to_runs,
     a_request_without_correlation_id_is_answered,
     a_hostile_reply_to_harms_nobody,
+    texts_that_are_no_text_harm_nobody,
     a_direct_reply_to_an_unknown_node_is_no_endless_loop,
     a_reply_to_by_direct_reply_is_answered,
     a_caller_that_is_gone_is_counted,
@@ -384,6 +388,79 @@ async fn a_hostile_reply_to_harms_nobody(env: Env) {
     .await;
     rig.is_well(&env).await;
     assert_eq!(rig.serving.stats().malformed, before + 1);
+}
+
+/// A way to the broker on which one text turns into bytes that are none.
+async fn garbling(uri: &str, text: &'static [u8]) -> String {
+    let at: AMQPUri = uri.parse().expect("an address");
+    let to = (at.authority.host.clone(), at.authority.port);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    tokio::spawn(async move {
+        let (near, _) = listener.accept().await.expect("a client");
+        let far = TcpStream::connect(to).await.expect("the broker");
+        let ((mut down, mut up), (mut far_down, mut far_up)) =
+            (near.into_split(), far.into_split());
+        tokio::spawn(async move { tokio::io::copy(&mut far_down, &mut up).await });
+        let mut bytes = vec![0; 64 * 1024];
+        while let Ok(size @ 1..) = down.read(&mut bytes).await {
+            let bytes = &mut bytes[..size];
+            for at in 0..size.saturating_sub(text.len() - 1) {
+                if bytes[at..].starts_with(text) {
+                    bytes[at..at + text.len()].fill(0xFF);
+                }
+            }
+            if far_up.write_all(bytes).await.is_err() {
+                return;
+            }
+        }
+    });
+    let AMQPUri {
+        authority, vhost, ..
+    } = at;
+    let user = authority.userinfo;
+    format!(
+        "amqp://{}:{}@127.0.0.1:{port}/{}",
+        user.username,
+        user.password,
+        vhost.replace('/', "%2f")
+    )
+}
+
+/// RabbitMQ passes on whatever a peer has put into a property; the embedded broker hears no more of
+/// such a peer.
+async fn texts_that_are_no_text_harm_nobody(env: Env) {
+    const TEXT: &str = "no-text!";
+    let rig = hasty(&env).await;
+    let caller = Caller::open(&env).await;
+    let mut state = rig.serving.state();
+    state.borrow_and_update();
+    let no_text = || short(TEXT);
+    let good = || caller.json("echo").with_reply_to("nowhere".into());
+    let each = [
+        good().with_type(no_text()),
+        good().with_content_type(no_text()),
+        good().with_content_encoding(no_text()),
+        good().with_correlation_id(no_text()),
+        good().with_reply_to(no_text()),
+        good().with_message_id(no_text()),
+        good()
+            .with_expiration("10000".into())
+            .with_app_id(no_text()),
+        good().with_headers(table(&[(TEXT, AMQPValue::Boolean(true))])),
+        good().with_headers(headers(&[("x", TEXT)])),
+    ];
+    for properties in each {
+        let raw = Raw::open(&garbling(&env.uri, TEXT.as_bytes()).await).await;
+        let published = raw.publish_with("", &rig.queue, br#"{"text":"x"}"#, properties);
+        assert!(published.await.is_ok() || env.embedded().is_some());
+        rig.is_well(&env).await;
+    }
+    assert!(
+        !state.has_changed().expect("a connection"),
+        "{:?}",
+        *state.borrow()
+    );
 }
 
 /// An address as RabbitMQ makes them, of a node that it does not know. RabbitMQ before 4.0 ends

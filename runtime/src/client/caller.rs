@@ -1,6 +1,6 @@
 //! The reply queue of a connection and the calls that wait on it.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -84,8 +84,8 @@ pub(crate) struct Station {
     /// `None` once no answer can come any more.
     pending: Mutex<Option<Waiting>>,
     rush: Rush,
-    /// A request came back, or the channel is gone.
-    news: Notify,
+    /// The channel is gone.
+    closed: Notify,
     counters: Arc<Counters>,
 }
 
@@ -238,7 +238,7 @@ impl Station {
         match lane.publish(message, leave) {
             Ok(mark) => Ok((lane, mark)),
             Err(error) => {
-                self.news.notify_one();
+                self.closed.notify_one();
                 Err(error)
             }
         }
@@ -362,17 +362,13 @@ impl Station {
         loop {
             let lane = self.lane();
             if lane.is_open() {
-                self.news.notified().await;
-                if lane.is_open() {
-                    lane.forget_returned().await;
-                }
+                self.closed.notified().await;
             } else if !self.session.is_up() {
                 return;
             } else {
-                let returns = Arc::new(Returns::default());
-                returns.go_to(self);
-                match Lane::open_heard(&self.session, returns).await {
+                match Lane::open(&self.session).await {
                     Ok(fresh) => {
+                        fresh.listen(Arc::new(Returns(Arc::downgrade(self))));
                         *self.lane.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
                     }
                     Err(error) => {
@@ -467,43 +463,39 @@ impl Keeper {
         link::declare(session, &topology, &self.namespace).await?;
         let replies =
             Deliveries::start(&Lane::open(session).await?, &reply_to, Mode::NoAck).await?;
-        let returns = Arc::new(Returns::default());
-        let lane = Lane::open_heard(session, Arc::clone(&returns) as _).await?;
+        let lane = Lane::open(session).await?;
         let station = Arc::new(Station {
             session: Arc::clone(session),
-            lane: Mutex::new(lane),
+            lane: Mutex::new(Arc::clone(&lane)),
             reply_to,
             pending: Mutex::new(Some(Pending::default())),
             rush: Rush::default(),
-            news: Notify::new(),
+            closed: Notify::new(),
             counters: Arc::clone(&self.counters),
         });
-        returns.go_to(&station);
+        lane.listen(Arc::new(Returns(Arc::downgrade(&station))));
         Ok((station, replies))
     }
 }
 
 /// What comes back on a channel for requests, on its way to their station.
-#[derive(Default)]
-struct Returns {
-    station: OnceLock<Weak<Station>>,
-}
-
-impl Returns {
-    fn go_to(&self, station: &Arc<Station>) {
-        self.station.get_or_init(|| Arc::downgrade(station));
-    }
-}
+struct Returns(Weak<Station>);
 
 impl Listener for Returns {
     fn hear(&self, word: Word) {
-        let Some(station) = self.station.get().and_then(Weak::upgrade) else {
+        let Some(station) = self.0.upgrade() else {
             return;
         };
-        if let Word::Returned(message) = word {
-            station.returned(message.properties.correlation_id.as_deref());
+        match word {
+            Word::Returned(message) => {
+                station.returned(message.properties.correlation_id.as_deref());
+            }
+            Word::Closed(reason) => {
+                tracing::debug!(%reason, "the channel for requests was closed");
+                station.closed.notify_one();
+            }
+            Word::Confirmed { .. } | Word::Delivered(_) => {}
         }
-        station.news.notify_one();
     }
 }
 

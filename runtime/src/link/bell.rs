@@ -56,18 +56,22 @@ impl Bell {
         *self.0.alarm.lock().unwrap_or_else(PoisonError::into_inner) = Some(alarm);
     }
 
-    /// A wait that ends when it is rung. It is told for how long to wait.
-    pub(super) fn sleep(&self, wait: impl FnOnce(Duration) -> io::Result<()>) -> io::Result<()> {
+    /// A wait that ends when it is rung. It is told for how long to wait. Gives whether it was rung,
+    /// before or meanwhile.
+    pub(super) fn sleep(&self, wait: impl FnOnce(Duration) -> io::Result<()>) -> io::Result<bool> {
         self.0.is_asleep.store(true, Ordering::SeqCst);
-        let waited = if self.0.is_rung.swap(false, Ordering::SeqCst) {
-            // However often it is rung, the socket is looked at as well.
-            wait(Duration::ZERO)
-        } else {
-            wait(NAP)
-        };
+        let was_rung = self.was_rung();
+        // However often it is rung, the socket is looked at as well.
+        let waited = wait(if was_rung { Duration::ZERO } else { NAP });
         self.0.is_asleep.store(false, Ordering::SeqCst);
-        self.0.is_rung.store(false, Ordering::SeqCst);
-        waited
+        let is_rung = self.was_rung();
+        waited.map(|()| was_rung || is_rung)
+    }
+
+    /// Whether it was rung since it was last looked at: what there is for lapin's thread to do is to
+    /// be looked at now.
+    pub(super) fn was_rung(&self) -> bool {
+        self.0.is_rung.swap(false, Ordering::SeqCst)
     }
 
     /// Whether the connection is to end.

@@ -51,7 +51,8 @@ impl Confirmed {
     /// Opens a channel and puts it in confirm mode.
     pub(crate) async fn open(session: &Arc<Session>, tasks: &Handle) -> Result<Self, Error> {
         let ledger = Arc::new(Ledger::default());
-        let lane = Lane::open_heard(session, Arc::clone(&ledger) as _).await?;
+        let lane = Lane::open(session).await?;
+        lane.listen(Arc::clone(&ledger) as _);
         lane.select_confirms()?;
         tasks.spawn(keep(Arc::clone(&lane), Arc::clone(&ledger)));
         Ok(Self {
@@ -111,14 +112,8 @@ impl fmt::Debug for Confirmed {
 /// Keeps the channel for as long as there is something to hear on it.
 async fn keep(lane: Arc<Lane>, ledger: Arc<Ledger>) {
     let working = async {
-        loop {
+        while !ledger.pages().is_done() {
             ledger.news.notified().await;
-            if std::mem::take(&mut ledger.pages().has_returned) {
-                lane.forget_returned().await;
-            }
-            if ledger.pages().is_done() {
-                return;
-            }
         }
     };
     tokio::select! {
@@ -153,8 +148,6 @@ struct Pages {
     entries: BTreeMap<u64, Entry>,
     returned: HashMap<Key, usize>,
     refused: Refused,
-    /// lapin keeps what came back until it is asked.
-    has_returned: bool,
     /// There are no publishers any more.
     is_left: bool,
     /// No confirm will come any more.
@@ -213,20 +206,20 @@ impl Listener for Ledger {
             } => {
                 let mut pages = self.pages();
                 let told = pages.confirm(tag, multiple, is_stored);
-                let is_news = pages.has_returned || pages.is_done();
+                let is_done = pages.is_done();
                 drop(pages);
                 told.tell();
-                if is_news {
+                if is_done {
                     self.news.notify_one();
                 }
             }
             Word::Returned(message) => {
                 let id = message.properties.message_id.unwrap_or_default();
                 let mut pages = self.pages();
-                pages.has_returned = true;
                 *pages.returned.entry((id, message.routing_key)).or_default() += 1;
             }
             Word::Closed(reason) => self.end(&reason),
+            Word::Delivered(_) => {}
         }
     }
 }

@@ -4,25 +4,19 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use futures_util::stream::Fuse;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
+use tokio::sync::mpsc;
 
 use super::convert;
+use super::inbox::{Delivery, Listener, Word};
 use super::lane::Lane;
 use super::session::Session;
 use crate::error::Error;
-use crate::message::Incoming;
-
-/// A delivery and the tag that settles it, on the channel it came from and no other.
-#[derive(Debug)]
-pub(crate) struct Delivery {
-    pub(crate) tag: u64,
-    pub(crate) message: Incoming,
-}
+use crate::stats::Counters;
 
 /// Why deliveries stopped.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Ended {
     /// The broker cancelled the consumer: its queue is gone, or its leader is.
     Cancelled,
@@ -42,18 +36,12 @@ pub(crate) enum Mode {
 /// A consumer. Dropping it cancels it.
 pub(crate) struct Deliveries {
     lane: Arc<Lane>,
-    consumer: Fuse<lapin::Consumer>,
+    /// As many as the broker sends ahead, which the prefetch bounds.
+    coming: mpsc::UnboundedReceiver<Box<Delivery>>,
     tag: ShortString,
     mode: Mode,
-    /// The end of the session, listened to once for all deliveries.
-    down: End,
-}
-
-type End = Pin<Box<dyn Future<Output = Error> + Send>>;
-
-fn end_of(session: &Arc<Session>) -> End {
-    let session = Arc::clone(session);
-    Box::pin(async move { session.down().await })
+    end: Pin<Box<dyn Future<Output = Ended> + Send>>,
+    ended: Option<Ended>,
 }
 
 impl std::fmt::Debug for Deliveries {
@@ -85,15 +73,19 @@ impl Deliveries {
             options,
             FieldTable::default(),
         );
+        let (feed, coming) = mpsc::unbounded_channel();
+        lane.listen(Arc::new(Feed {
+            deliveries: feed,
+            counters: Arc::clone(session.counters()),
+        }));
         let consumer = session.race(consume).await?;
-        let tag = consumer.tag();
-        // lapin's stream may hang when it is polled after its end.
         Ok(Self {
             lane: Arc::clone(lane),
-            consumer: consumer.fuse(),
-            tag,
+            coming,
+            tag: consumer.tag(),
             mode,
-            down: end_of(session),
+            end: Box::pin(end_of(Arc::clone(lane), consumer)),
+            ended: None,
         })
     }
 
@@ -103,36 +95,31 @@ impl Deliveries {
 
     /// The next delivery; where deliveries are settled, one that still can be.
     pub(crate) async fn next(&mut self) -> Result<Delivery, Ended> {
-        let item = tokio::select! {
-            biased;
-            item = self.consumer.next() => item,
-            reason = &mut self.down => {
-                // Whoever asks again hears it again.
-                self.down = end_of(self.lane.session());
-                return Err(Ended::Lost(reason));
-            }
+        let ended = match &self.ended {
+            Some(ended) => ended.clone(),
+            None => tokio::select! {
+                biased;
+                Some(delivery) = self.coming.recv() => return self.take(delivery),
+                ended = &mut self.end => self.ended.insert(ended).clone(),
+            },
         };
-        let ended = match item {
-            // What was buffered when the connection went is still given out: its tag means
-            // nothing any more.
-            Some(Ok(_)) if self.is_settled() && !self.lane.is_open() => {
-                Ended::Lost(self.lane.dead())
+        // What came before the end, and after the look at what comes.
+        match self.coming.try_recv() {
+            Ok(delivery) => self.take(delivery),
+            Err(_) => Err(ended),
+        }
+    }
+
+    fn take(&self, delivery: Box<Delivery>) -> Result<Delivery, Ended> {
+        if self.is_settled() {
+            // What came when the connection went is still here: its tag means nothing any more.
+            if !self.lane.is_open() {
+                let reason = self.lane.session().reason();
+                return Err(Ended::Lost(reason.unwrap_or_else(|| self.lane.dead())));
             }
-            Some(Ok(delivery)) => {
-                if self.is_settled() {
-                    self.lane.delivered(delivery.delivery_tag);
-                }
-                return Ok(Delivery {
-                    tag: delivery.delivery_tag,
-                    message: convert::incoming(delivery),
-                });
-            }
-            Some(Err(error)) => Ended::Lost(convert::error(error)),
-            None if self.lane.is_open() => Ended::Cancelled,
-            None => Ended::Lost(self.lane.dead()),
-        };
-        // The end of the session explains the end of its consumers.
-        Err(self.lane.session().reason().map_or(ended, Ended::Lost))
+            self.lane.delivered(delivery.tag);
+        }
+        Ok(*delivery)
     }
 
     /// Stops new deliveries and gives those that were prefetched back to the queue.
@@ -151,6 +138,46 @@ impl Deliveries {
         }
         while let Ok(delivery) = self.next().await {
             self.lane.give_back(delivery.tag);
+        }
+    }
+}
+
+/// How a consumer ends; lapin gives it nothing else.
+async fn end_of(lane: Arc<Lane>, mut consumer: lapin::Consumer) -> Ended {
+    let session = lane.session();
+    let ended = loop {
+        tokio::select! {
+            biased;
+            item = consumer.next() => match item {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => break Ended::Lost(convert::error(error)),
+                None if lane.is_open() => break Ended::Cancelled,
+                None => break Ended::Lost(lane.dead()),
+            },
+            reason = session.down() => return Ended::Lost(reason),
+        }
+    };
+    // The end of the session explains the end of its consumers.
+    session.reason().map_or(ended, Ended::Lost)
+}
+
+/// Hands deliveries over to who consumes them.
+struct Feed {
+    deliveries: mpsc::UnboundedSender<Box<Delivery>>,
+    counters: Arc<Counters>,
+}
+
+impl Listener for Feed {
+    fn hear(&self, word: Word) {
+        match word {
+            // Nobody consumes any more: the channel is about to be closed, and it goes back.
+            Word::Delivered(delivery) => drop(self.deliveries.send(delivery)),
+            Word::Returned(message) => {
+                self.counters.returned_replies.add();
+                let (queue, reason) = (&message.routing_key, &message.text);
+                tracing::debug!(queue, reason, "a reply came back: its caller is gone");
+            }
+            Word::Confirmed { .. } | Word::Closed(_) => {}
         }
     }
 }

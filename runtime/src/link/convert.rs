@@ -133,7 +133,7 @@ fn to_amqp(value: Value) -> Result<AMQPValue, Error> {
     })
 }
 
-fn from_table(theirs: &FieldTable) -> Table {
+pub(super) fn from_table(theirs: &FieldTable) -> Table {
     let entries = theirs.inner().iter();
     entries
         .map(|(name, value)| (name.as_str().to_owned(), from_amqp(value)))

@@ -11,8 +11,9 @@ use crate::message::{Outgoing, Properties};
 
 pub(super) const METHOD: u8 = 1;
 pub(super) const HEADER: u8 = 2;
-const BODY: u8 = 3;
-const END: u8 = 0xCE;
+pub(super) const BODY: u8 = 3;
+const HEARTBEAT: u8 = 8;
+pub(super) const END: u8 = 0xCE;
 /// Type, channel and size before a frame's payload.
 pub(super) const HEAD: usize = 7;
 /// And the byte after it.
@@ -22,11 +23,11 @@ pub(super) const TAIL: usize = 1;
 const USUAL: usize = 512;
 
 /// The class `basic` and its methods.
-const BASIC: u16 = 60;
+pub(super) const BASIC: u16 = 60;
 const PUBLISH: u16 = 40;
-const ACK: u16 = 80;
+pub(super) const ACK: u16 = 80;
 const REJECT: u16 = 90;
-const NACK: u16 = 120;
+pub(super) const NACK: u16 = 120;
 /// The class `confirm`, RabbitMQ's own, and its method.
 const CONFIRM: u16 = 85;
 const SELECT: u16 = 10;
@@ -84,6 +85,11 @@ pub(super) fn put_confirm_select(out: &mut BytesMut, channel: u16) {
         // No wait.
         out.put_u8(1);
     });
+}
+
+/// Appends a heartbeat.
+pub(super) fn put_heartbeat(out: &mut BytesMut) {
+    put(out, HEARTBEAT, 0, |_| {});
 }
 
 fn put_parts(

@@ -1,23 +1,25 @@
-//! What the broker says of messages that Lepus wrote itself, read on its way to lapin.
+//! The way in from the broker, for lapin's frames and for ours.
 //!
-//! lapin knows nothing of these messages: to it their channels ask for no confirms, so it passes
-//! over those that come. Here they are heard as they are read, in the broker's order: what came back
-//! (`basic.return`) before its confirm.
+//! Deliveries, confirms and what came back are read here, on the thread that reads, and told to
+//! whoever listens to their channel; lapin never sees them. To lapin such a channel has asked for no
+//! confirms and its consumers get nothing; everything else that is said on it, its end above all,
+//! goes on to lapin.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lapin::protocol::{AMQPClass, basic, channel, parse_class};
+use bytes::{BufMut, BytesMut};
 
-use super::convert;
 use super::frame;
 use super::progress::{Piece, Progress};
+use super::said::{self, Deliver, Method, Return};
 use crate::error::Error;
-use crate::message::Properties;
+use crate::message::{Incoming, Properties};
 
-/// Class, weight and body size, before the properties of a content header.
-const BEFORE_PROPERTIES: usize = 12;
+/// A body that is said to be larger grows as it comes.
+const ROOM: u64 = 1024 * 1024;
 
 /// What the broker says on a channel.
 #[derive(Debug)]
@@ -29,9 +31,17 @@ pub(crate) enum Word {
         multiple: bool,
         is_stored: bool,
     },
+    Delivered(Box<Delivery>),
     Returned(Box<Returned>),
     /// It has closed the channel.
     Closed(Error),
+}
+
+/// A delivery and the tag that settles it, on the channel it came from and no other.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) tag: u64,
+    pub(crate) message: Incoming,
 }
 
 /// A mandatory message that no queue took (`basic.return`).
@@ -50,7 +60,7 @@ pub(crate) trait Listener: Send + Sync {
 /// The listeners of one connection. Everybody has the same ones.
 #[derive(Clone, Default)]
 pub(super) struct Inbox {
-    listeners: Arc<Mutex<HashMap<u16, Arc<dyn Listener>>>>,
+    listeners: Arc<Mutex<BTreeMap<u16, Arc<dyn Listener>>>>,
 }
 
 /// A channel that is listened to until this is dropped.
@@ -61,7 +71,7 @@ pub(super) struct Listening {
 }
 
 impl Inbox {
-    /// Listens to a channel: one that is open, and where nothing has been published yet.
+    /// Listens to a channel: one that is open, and where nothing has been published or consumed yet.
     pub(super) fn listen(&self, channel: u16, listener: Arc<dyn Listener>) -> Listening {
         let before = self.listeners().insert(channel, Arc::clone(&listener));
         // Without the lock: its end may wake somebody up.
@@ -77,7 +87,11 @@ impl Inbox {
         self.listeners().get(&channel).cloned()
     }
 
-    fn listeners(&self) -> MutexGuard<'_, HashMap<u16, Arc<dyn Listener>>> {
+    fn is_listened_to(&self, channel: u16) -> bool {
+        self.listeners().contains_key(&channel)
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, BTreeMap<u16, Arc<dyn Listener>>> {
         self.listeners
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -101,14 +115,38 @@ impl fmt::Debug for Inbox {
     }
 }
 
-/// The way in: everything that is read passes here.
+/// Where everything that is read is told apart.
 pub(super) struct Passage {
     inbox: Inbox,
     progress: Progress,
-    /// Of the frame that has come in part.
+    /// Whose the frame is that has come in part.
+    whose: Whose,
+    /// Its payload, where it is to be looked at as a whole.
     payload: Vec<u8>,
-    /// Messages that come back, by their channel, whose properties are yet to come.
-    returning: HashMap<u16, basic::Return>,
+    /// Messages that have begun to come, by their channel.
+    coming: BTreeMap<u16, Coming>,
+    theirs: BytesMut,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    Lapins,
+    Ours,
+    /// That is known when all of it is there.
+    Open,
+}
+
+/// A message whose header or body is yet to come.
+struct Coming {
+    what: What,
+    properties: Properties,
+    left: u64,
+    body: BytesMut,
+}
+
+enum What {
+    Delivery(Deliver),
+    Return(Return),
 }
 
 impl Passage {
@@ -116,98 +154,209 @@ impl Passage {
         Self {
             inbox,
             progress: Progress::default(),
+            whose: Whose::Lapins,
             payload: Vec::new(),
-            returning: HashMap::new(),
+            coming: BTreeMap::new(),
+            theirs: BytesMut::new(),
         }
     }
 
-    /// These bytes were read. What lapin would not understand either is left to it.
-    pub(super) fn pass(&mut self, mut bytes: &[u8]) {
+    /// What is lapin's of that which has passed.
+    pub(super) fn theirs(&mut self) -> &mut BytesMut {
+        &mut self.theirs
+    }
+
+    /// Tells lapin that the broker lives, unless it is in the middle of a frame: it may have had
+    /// nothing for long because all that came was ours.
+    pub(super) fn heartbeat(&mut self) {
+        if self.progress.is_whole() || self.whose != Whose::Lapins {
+            frame::put_heartbeat(&mut self.theirs);
+        }
+    }
+
+    /// These bytes were read.
+    ///
+    /// # Errors
+    /// They are not in frames.
+    pub(super) fn pass(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while let Some(piece) = self.progress.next(&mut bytes) {
-            if !matches!(piece.kind, frame::METHOD | frame::HEADER) {
-                continue;
+            if piece.end.is_some_and(|end| end != frame::END) {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "a frame does not end as it should",
+                ));
             }
-            match self.inbox.of(piece.channel) {
-                Some(listener) => self.take(&piece, &*listener),
-                // Nobody listens any more who did when it began.
-                None => self.forget(piece.channel),
+            if piece.is_first {
+                self.whose = self.whose_is(&piece);
             }
+            match self.whose {
+                Whose::Lapins => pass_on(&mut self.theirs, &piece),
+                Whose::Ours if piece.kind == frame::BODY => self.body(&piece),
+                Whose::Ours | Whose::Open => self.gather(&piece),
+            }
+        }
+        Ok(())
+    }
+
+    fn whose_is(&self, piece: &Piece<'_>) -> Whose {
+        match piece.kind {
+            frame::METHOD if self.inbox.is_listened_to(piece.channel) => Whose::Open,
+            frame::HEADER | frame::BODY if self.coming.contains_key(&piece.channel) => Whose::Ours,
+            _ => Whose::Lapins,
         }
     }
 
-    fn take(&mut self, piece: &Piece<'_>, listener: &dyn Listener) {
-        if !piece.is_last || !self.payload.is_empty() {
-            self.payload.extend_from_slice(piece.bytes);
+    fn gather(&mut self, piece: &Piece<'_>) {
+        if piece.end.is_some() && piece.is_first {
+            return self.frame(piece, piece.bytes);
         }
-        if !piece.is_last {
+        self.payload.extend_from_slice(piece.bytes);
+        if piece.end.is_some() {
+            let mut payload = std::mem::take(&mut self.payload);
+            self.frame(piece, &payload);
+            payload.clear();
+            self.payload = payload;
+        }
+    }
+
+    fn frame(&mut self, last: &Piece<'_>, payload: &[u8]) {
+        if last.kind == frame::HEADER {
+            return self.header(last.channel, payload);
+        }
+        let method = said::method(payload);
+        let is_lapins = matches!(method, None | Some(Method::Close(_)));
+        if is_lapins {
+            let whole = Piece {
+                bytes: payload,
+                is_first: true,
+                ..*last
+            };
+            pass_on(&mut self.theirs, &whole);
+        }
+        if let Some(method) = method {
+            self.method(last.channel, method);
+        }
+    }
+
+    fn method(&mut self, channel: u16, method: Method) {
+        let what = match method {
+            Method::Confirm {
+                tag,
+                multiple,
+                is_stored,
+            } => {
+                return self.tell(
+                    channel,
+                    Word::Confirmed {
+                        tag,
+                        multiple,
+                        is_stored,
+                    },
+                );
+            }
+            Method::Close(reason) => {
+                self.coming.remove(&channel);
+                return self.tell(channel, Word::Closed(reason));
+            }
+            Method::Deliver(deliver) => What::Delivery(deliver),
+            Method::Return(returned) => What::Return(returned),
+        };
+        let coming = Coming {
+            what,
+            properties: Properties::default(),
+            left: 0,
+            body: BytesMut::new(),
+        };
+        self.coming.insert(channel, coming);
+    }
+
+    fn header(&mut self, channel: u16, payload: &[u8]) {
+        let (Some(coming), Some(header)) = (self.coming.get_mut(&channel), said::header(payload))
+        else {
             return;
+        };
+        coming.properties = header.properties.unwrap_or_else(|| {
+            tracing::warn!(
+                channel,
+                "a message whose properties cannot be read: it has none"
+            );
+            Properties::default()
+        });
+        coming.left = header.size;
+        if let Ok(room) = usize::try_from(header.size.min(ROOM)) {
+            coming.body.reserve(room);
         }
-        let payload = std::mem::take(&mut self.payload);
-        let whole = if payload.is_empty() {
-            piece.bytes
-        } else {
-            &payload
-        };
-        let word = if piece.kind == frame::METHOD {
-            self.method(piece.channel, whole)
-        } else {
-            self.header(piece.channel, whole)
-        };
-        if let Some(word) = word {
-            listener.hear(word);
-        }
-    }
-
-    fn forget(&mut self, channel: u16) {
-        self.payload.clear();
-        self.returning.remove(&channel);
-    }
-
-    fn method(&mut self, channel: u16, payload: &[u8]) -> Option<Word> {
-        let confirmed = |tag, multiple, is_stored| Word::Confirmed {
-            tag,
-            multiple,
-            is_stored,
-        };
-        let (_, class) = parse_class(payload).ok()?;
-        match class {
-            AMQPClass::Basic(basic::AMQPMethod::Ack(ack)) => {
-                Some(confirmed(ack.delivery_tag, ack.multiple, true))
-            }
-            AMQPClass::Basic(basic::AMQPMethod::Nack(nack)) => {
-                Some(confirmed(nack.delivery_tag, nack.multiple, false))
-            }
-            AMQPClass::Basic(basic::AMQPMethod::Return(returned)) => {
-                self.returning.insert(channel, returned);
-                None
-            }
-            AMQPClass::Channel(channel::AMQPMethod::Close(close)) => {
-                let text = close.reply_text.to_string();
-                Some(Word::Closed(convert::refusal(close.reply_code, text)))
-            }
-            _ => None,
+        if header.size == 0 {
+            self.come(channel);
         }
     }
 
-    fn header(&mut self, channel: u16, payload: &[u8]) -> Option<Word> {
-        let returned = self.returning.remove(&channel)?;
-        let properties = payload.get(BEFORE_PROPERTIES..)?;
-        let (_, properties) = basic::parse_properties(properties).ok()?;
-        Some(Word::Returned(Box::new(Returned {
-            text: returned.reply_text.to_string(),
-            routing_key: returned.routing_key.to_string(),
-            properties: convert::from_properties(&properties),
-        })))
+    fn body(&mut self, piece: &Piece<'_>) {
+        let Some(coming) = self.coming.get_mut(&piece.channel) else {
+            return;
+        };
+        coming.body.put_slice(piece.bytes);
+        coming.left = coming.left.saturating_sub(piece.bytes.len() as u64);
+        if coming.left == 0 && piece.end.is_some() {
+            self.come(piece.channel);
+        }
+    }
+
+    /// All of a message is there.
+    fn come(&mut self, channel: u16) {
+        let Some(Coming {
+            what,
+            properties,
+            body,
+            ..
+        }) = self.coming.remove(&channel)
+        else {
+            return;
+        };
+        let word = match what {
+            What::Delivery(Deliver {
+                tag,
+                redelivered,
+                exchange,
+                routing_key,
+            }) => Word::Delivered(Box::new(Delivery {
+                tag,
+                message: Incoming {
+                    exchange,
+                    routing_key,
+                    redelivered,
+                    properties,
+                    body: body.freeze(),
+                },
+            })),
+            What::Return(Return { text, routing_key }) => Word::Returned(Box::new(Returned {
+                text,
+                routing_key,
+                properties,
+            })),
+        };
+        self.tell(channel, word);
+    }
+
+    fn tell(&self, channel: u16, word: Word) {
+        // Without the lock: it may wake somebody up.
+        let listener = self.inbox.of(channel);
+        match listener {
+            Some(listener) => listener.hear(word),
+            None => tracing::debug!(channel, "something is said that nobody listens to any more"),
+        }
     }
 }
 
-impl Returned {
-    pub(super) fn from_lapin(message: lapin::message::BasicReturnMessage) -> Self {
-        Self {
-            text: message.reply_text.to_string(),
-            routing_key: message.delivery.routing_key.to_string(),
-            properties: convert::from_properties(&message.delivery.properties),
-        }
+fn pass_on(theirs: &mut BytesMut, piece: &Piece<'_>) {
+    if piece.is_first {
+        theirs.put_u8(piece.kind);
+        theirs.put_u16(piece.channel);
+        theirs.put_u32(piece.size);
+    }
+    theirs.put_slice(piece.bytes);
+    if let Some(end) = piece.end {
+        theirs.put_u8(end);
     }
 }
 
@@ -215,8 +364,9 @@ impl Returned {
 mod tests {
     use super::*;
     use amq_protocol::frame::{AMQPContentHeader, AMQPFrame, gen_frame};
+    use amq_protocol::protocol::{AMQPClass, basic, channel};
     use lapin::BasicProperties;
-    use std::sync::Mutex;
+    use proptest::prelude::*;
 
     #[derive(Default)]
     struct Heard(Mutex<Vec<String>>);
@@ -229,13 +379,15 @@ mod tests {
                     multiple,
                     is_stored,
                 } => format!("{tag} {multiple} {is_stored}"),
+                Word::Delivered(delivery) => {
+                    let message = delivery.message;
+                    assert!(message.body.iter().all(|byte| *byte == frame::END));
+                    let id = message.properties.message_id;
+                    format!("{} {id:?} {} bytes", delivery.tag, message.body.len())
+                }
                 Word::Returned(message) => {
-                    let Returned {
-                        text,
-                        routing_key,
-                        properties,
-                    } = *message;
-                    format!("{text} {routing_key} {:?}", properties.message_id)
+                    let id = message.properties.message_id;
+                    format!("{} {} {id:?}", message.text, message.routing_key)
                 }
                 Word::Closed(error) => error.to_string(),
             };
@@ -270,6 +422,26 @@ mod tests {
         method(channel, basic::AMQPMethod::Ack(ack))
     }
 
+    fn nack(channel: u16) -> AMQPFrame {
+        let nack = basic::Nack {
+            delivery_tag: 5,
+            multiple: true,
+            requeue: false,
+        };
+        method(channel, basic::AMQPMethod::Nack(nack))
+    }
+
+    fn deliver(channel: u16, delivery_tag: u64) -> AMQPFrame {
+        let deliver = basic::Deliver {
+            consumer_tag: "consumer".into(),
+            delivery_tag,
+            redelivered: true,
+            exchange: "".into(),
+            routing_key: "jobs".into(),
+        };
+        method(channel, basic::AMQPMethod::Deliver(deliver))
+    }
+
     fn returned(channel: u16) -> AMQPFrame {
         let returned = basic::Return {
             reply_code: 312,
@@ -278,6 +450,19 @@ mod tests {
             routing_key: "nowhere".into(),
         };
         method(channel, basic::AMQPMethod::Return(returned))
+    }
+
+    fn close(channel: u16) -> AMQPFrame {
+        let close = channel::Close {
+            reply_code: 404,
+            reply_text: "NOT_FOUND - no exchange".into(),
+            class_id: 60,
+            method_id: 40,
+        };
+        AMQPFrame::Method(
+            channel,
+            AMQPClass::Channel(channel::AMQPMethod::Close(close)),
+        )
     }
 
     fn header(channel: u16, body_size: u64) -> AMQPFrame {
@@ -292,53 +477,63 @@ mod tests {
         AMQPFrame::Header(channel, header)
     }
 
-    fn everything() -> Vec<u8> {
-        encode(&[
-            ack(7, 1, false),
-            ack(8, 99, true),
-            AMQPFrame::Heartbeat,
-            returned(7),
-            ack(8, 100, false),
-            header(7, 20_000),
-            AMQPFrame::Body(7, vec![0xCE; 20_000]),
-            method(
-                7,
-                basic::AMQPMethod::Nack(basic::Nack {
-                    delivery_tag: 5,
-                    multiple: true,
-                    requeue: false,
-                }),
-            ),
-            AMQPFrame::Method(
-                7,
-                AMQPClass::Channel(channel::AMQPMethod::Close(channel::Close {
-                    reply_code: 404,
-                    reply_text: "NOT_FOUND - no exchange".into(),
-                    class_id: 60,
-                    method_id: 40,
-                })),
-            ),
-        ])
+    fn body(channel: u16, size: usize) -> AMQPFrame {
+        AMQPFrame::Body(channel, vec![frame::END; size])
     }
 
-    const SAID: [&str; 4] = [
-        "1 false true",
-        "NO_ROUTE nowhere Some(\"the id\")",
-        "5 true false",
-        "the broker answered 404: NOT_FOUND - no exchange",
-    ];
+    /// What is heard on channel 7 of these frames, and what lapin gets.
+    fn told_apart(bytes: &[u8], cut: usize) -> (Vec<String>, Vec<u8>) {
+        let (inbox, heard) = (Inbox::default(), Arc::new(Heard::default()));
+        let _listening = inbox.listen(7, Arc::clone(&heard) as _);
+        let mut passage = Passage::new(inbox.clone());
+        for part in bytes.chunks(cut) {
+            passage.pass(part).unwrap();
+        }
+        assert!(passage.payload.is_empty() && passage.coming.is_empty());
+        (heard.all(), passage.theirs.to_vec())
+    }
 
     #[test]
-    fn what_is_said_on_a_channel_is_heard_however_it_is_cut() {
+    fn ours_and_lapins_are_told_apart_however_they_are_cut() {
+        let said = [
+            (ack(7, 1, false), false),
+            (ack(8, 99, true), true),
+            (AMQPFrame::Heartbeat, true),
+            (returned(7), false),
+            (deliver(8, 100), true),
+            (header(7, 20_001), false),
+            (body(7, 20_000), false),
+            (header(8, 3), true),
+            (body(8, 3), true),
+            (body(7, 1), false),
+            (nack(7), false),
+            (deliver(7, 3), false),
+            (header(7, 0), false),
+            (deliver(7, 4), false),
+            (header(7, 2), false),
+            (body(7, 2), false),
+            (close(7), true),
+        ];
+        let theirs: Vec<_> = said.iter().filter(|(_, theirs)| *theirs).cloned().collect();
+        let [all, theirs] = [said.to_vec(), theirs].map(|frames| {
+            let frames: Vec<_> = frames.into_iter().map(|(frame, _)| frame).collect();
+            encode(&frames)
+        });
         for cut in [1, 2, 7, 8, 100, 1_000_000] {
-            let (inbox, heard) = (Inbox::default(), Arc::new(Heard::default()));
-            let _listening = inbox.listen(7, Arc::clone(&heard) as _);
-            let mut passage = Passage::new(inbox.clone());
-            for part in everything().chunks(cut) {
-                passage.pass(part);
-            }
-            assert_eq!(heard.all(), SAID, "cut into {cut}");
-            assert!(passage.payload.is_empty() && passage.returning.is_empty());
+            let (heard, left) = told_apart(&all, cut);
+            assert_eq!(
+                heard,
+                [
+                    "1 false true",
+                    "NO_ROUTE nowhere Some(\"the id\")",
+                    "5 true false",
+                    "3 Some(\"the id\") 0 bytes",
+                    "4 Some(\"the id\") 2 bytes",
+                    "the broker answered 404: NOT_FOUND - no exchange",
+                ],
+                "cut into {cut}"
+            );
+            assert_eq!(left, theirs, "cut into {cut}");
         }
     }
 
@@ -347,16 +542,91 @@ mod tests {
         let (inbox, heard) = (Inbox::default(), Arc::new(Heard::default()));
         let listening = inbox.listen(7, Arc::clone(&heard) as _);
         let mut passage = Passage::new(inbox.clone());
-        passage.pass(&encode(&[ack(7, 1, false), returned(7)]));
+        passage
+            .pass(&encode(&[ack(7, 1, false), returned(7)]))
+            .unwrap();
         assert_eq!(heard.all().len(), 1);
         let header = encode(&[header(7, 0)]);
-        passage.pass(&header[..10]);
+        passage.pass(&header[..10]).unwrap();
         drop(listening);
-        passage.pass(&header[10..]);
+        passage.pass(&header[10..]).unwrap();
         assert!(heard.all().is_empty());
-        // Another channel of the same number.
+        let other = encode(&[ack(7, 2, false), close(7)]);
+        passage.pass(&other).unwrap();
+        assert_eq!(passage.theirs.to_vec(), other);
+        // Another channel of the same number, whose listener an old one does not take away.
+        let old = inbox.listen(7, Arc::new(Heard::default()));
         let _listening = inbox.listen(7, Arc::clone(&heard) as _);
-        passage.pass(&encode(&[ack(7, 1, true)]));
+        drop(old);
+        passage.pass(&encode(&[ack(7, 1, true)])).unwrap();
         assert_eq!(heard.all(), ["1 true true"]);
+    }
+
+    #[test]
+    fn a_sign_of_life_is_between_two_frames_of_lapins() {
+        let inbox = Inbox::default();
+        let _listening = inbox.listen(7, Arc::new(Heard::default()));
+        let mut passage = Passage::new(inbox);
+        let heartbeat = encode(&[AMQPFrame::Heartbeat]);
+        passage.heartbeat();
+        assert_eq!(passage.theirs.split(), heartbeat);
+        let (theirs, ours) = (encode(&[body(8, 9)]), encode(&[deliver(7, 1)]));
+        passage.pass(&theirs[..9]).unwrap();
+        passage.heartbeat();
+        passage.pass(&theirs[9..]).unwrap();
+        assert_eq!(passage.theirs.split(), theirs);
+        passage.pass(&ours[..9]).unwrap();
+        passage.heartbeat();
+        assert_eq!(passage.theirs.split(), heartbeat);
+    }
+
+    #[test]
+    fn what_is_no_frame_is_an_error() {
+        let mut passage = Passage::new(Inbox::default());
+        let mut bytes = encode(&[body(8, 9)]);
+        *bytes.last_mut().unwrap() = b'x';
+        let error = passage.pass(&bytes).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn properties_that_are_none_cost_nobody_else_anything() {
+        let mut broken = encode(&[deliver(7, 1), header(7, 1), body(7, 1)]);
+        let at = broken
+            .windows(4)
+            .position(|bytes| bytes == b"\x03x/y")
+            .unwrap();
+        broken[at] = 200;
+        let mut no_text = encode(&[deliver(7, 2), header(7, 1), body(7, 1)]);
+        let at = no_text
+            .windows(6)
+            .position(|bytes| bytes == b"the id")
+            .unwrap();
+        no_text[at] = 0xFF;
+        let (heard, left) = told_apart(&[broken, no_text].concat(), 1_000);
+        let said = ["1 None 1 bytes", "2 Some(\"\u{fffd}he id\") 1 bytes"];
+        assert_eq!(heard, said);
+        assert!(left.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic(
+            payloads in prop::collection::vec(
+                (1_u8..4, 7_u16..9, prop::collection::vec(any::<u8>(), 0..60)), 0..20,
+            ),
+        ) {
+            let (inbox, heard) = (Inbox::default(), Arc::new(Heard::default()));
+            let _listening = inbox.listen(7, Arc::clone(&heard) as _);
+            let mut passage = Passage::new(inbox.clone());
+            for (kind, channel, payload) in payloads {
+                let mut frame = vec![kind];
+                frame.extend(channel.to_be_bytes());
+                frame.extend((payload.len() as u32).to_be_bytes());
+                frame.extend(payload);
+                frame.push(frame::END);
+                passage.pass(&frame).unwrap();
+            }
+        }
     }
 }

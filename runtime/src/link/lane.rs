@@ -3,21 +3,17 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::BytesMut;
 use lapin::Channel;
 
 use super::frame::{self, Settling};
-use super::inbox::{Listener, Listening, Returned, Word};
+use super::inbox::{Listener, Listening, Word};
 use super::outbox::{Leave, Mark};
 use super::session::{Counted, Session};
 use crate::error::{Error, Kind};
 use crate::message::Outgoing;
-
-/// After this long lapin has dealt with what was read, unless it has more to do than that.
-const READ: Duration = Duration::from_millis(100);
 
 /// A channel, for as long as it and its session live.
 #[derive(Debug)]
@@ -28,7 +24,7 @@ pub(crate) struct Lane {
     unsettled: Mutex<BTreeSet<u64>>,
     /// Each delivery comes when the one before it is settled.
     one_at_a_time: AtomicBool,
-    heard: Option<Heard>,
+    heard: OnceLock<Heard>,
 }
 
 /// What is heard on a channel, for as long as it is held.
@@ -62,36 +58,29 @@ impl Lane {
     /// Opens a channel.
     pub(crate) async fn open(session: &Arc<Session>) -> Result<Arc<Self>, Error> {
         let channel = session.channel().await?;
-        Ok(Self::new(session, channel, None))
-    }
-
-    /// Opens a channel and hears what the broker says of what is published there. Nothing is
-    /// consumed on it.
-    pub(crate) async fn open_heard(
-        session: &Arc<Session>,
-        listener: Arc<dyn Listener>,
-    ) -> Result<Arc<Self>, Error> {
-        let channel = session.channel().await?;
-        let ear = Arc::new(Ear {
-            is_closed: AtomicBool::new(false),
-            listener,
-        });
-        let listening = session.inbox().listen(channel.id(), Arc::clone(&ear) as _);
-        let heard = Heard {
-            ear,
-            _listening: listening,
-        };
-        Ok(Self::new(session, channel, Some(heard)))
-    }
-
-    fn new(session: &Arc<Session>, channel: Counted, heard: Option<Heard>) -> Arc<Self> {
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             session: Arc::clone(session),
             channel,
             unsettled: Mutex::default(),
             one_at_a_time: AtomicBool::new(false),
-            heard,
-        })
+            heard: OnceLock::new(),
+        }))
+    }
+
+    /// From now on a listener hears what the broker says on it, and nobody else does. There is one,
+    /// and it comes before anything is published or consumed.
+    pub(crate) fn listen(&self, listener: Arc<dyn Listener>) {
+        self.heard.get_or_init(|| {
+            let ear = Arc::new(Ear {
+                is_closed: AtomicBool::new(false),
+                listener,
+            });
+            let inbox = self.session.inbox();
+            Heard {
+                _listening: inbox.listen(self.channel.id(), Arc::clone(&ear) as _),
+                ear,
+            }
+        });
     }
 
     pub(crate) fn session(&self) -> &Arc<Session> {
@@ -108,7 +97,7 @@ impl Lane {
     }
 
     fn takes_frames(&self) -> bool {
-        let heard = self.heard.as_ref();
+        let heard = self.heard.get();
         let is_closed = heard.is_some_and(|heard| heard.ear.is_closed.load(Ordering::Relaxed));
         !is_closed && self.channel.status().connected()
     }
@@ -283,20 +272,6 @@ impl Lane {
         if let Err(error) = put {
             tracing::debug!(%error, "a delivery could not be settled: the broker will redeliver it");
         }
-    }
-
-    /// What the broker returned since the last look, on a channel that nobody listens to.
-    pub(crate) async fn returned(&self) -> Result<Vec<Returned>, Error> {
-        let returned = self.session.hear(self.channel.wait_for_confirms()).await?;
-        Ok(returned.into_iter().map(Returned::from_lapin).collect())
-    }
-
-    /// Has lapin forget what came back and was heard. It keeps it until it is asked; when it was
-    /// heard, lapin was yet to read it.
-    pub(crate) async fn forget_returned(&self) {
-        tokio::time::sleep(READ).await;
-        // Where there is no channel any more, it is forgotten.
-        let _ = self.session.hear(self.channel.wait_for_confirms()).await;
     }
 
     /// Completes when the session is down; a channel that dies alone is found by `is_open`.

@@ -7,17 +7,23 @@ use super::frame::{HEAD, TAIL};
 pub(super) struct Progress {
     /// Of the frame.
     left: usize,
+    /// A piece of it has passed.
+    is_begun: bool,
     head: [u8; HEAD],
     has: usize,
 }
 
 /// Some bytes of a frame's payload.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece<'a> {
     pub(super) kind: u8,
     pub(super) channel: u16,
+    /// Of the frame's payload.
+    pub(super) size: u32,
     pub(super) bytes: &'a [u8],
-    pub(super) is_last: bool,
+    pub(super) is_first: bool,
+    /// The byte after the payload, where this is the last piece.
+    pub(super) end: Option<u8>,
 }
 
 impl Progress {
@@ -56,14 +62,19 @@ impl Progress {
             if self.left > 0 {
                 let passed = take(bytes, self.left);
                 self.left -= passed.len();
-                let is_last = self.left == 0;
-                let end = if is_last { TAIL } else { 0 };
-                let [kind, channel @ .., _, _, _, _] = self.head;
+                let was_begun = std::mem::replace(&mut self.is_begun, self.left > 0);
+                let (end, payload) = match passed.split_last() {
+                    Some((end, payload)) if self.left == 0 => (Some(*end), payload),
+                    _ => (None, passed),
+                };
+                let [kind, a, b, size @ ..] = self.head;
                 return Some(Piece {
                     kind,
-                    channel: u16::from_be_bytes(channel),
-                    bytes: passed.get(..passed.len() - end).unwrap_or_default(),
-                    is_last,
+                    channel: u16::from_be_bytes([a, b]),
+                    size: u32::from_be_bytes(size),
+                    bytes: payload,
+                    is_first: !was_begun,
+                    end,
                 });
             }
             let passed = take(bytes, HEAD - self.has);
@@ -111,15 +122,17 @@ mod tests {
             let mut bytes = greeting.to_vec();
             bytes.extend(frames.iter().flat_map(encode));
             let mut progress = Progress::after(greeting.len());
-            let (mut seen, mut payload, mut greeted) = (Vec::new(), Vec::new(), greeting.is_empty());
+            let (mut seen, mut payload, mut greeted) = (Vec::new(), None, greeting.is_empty());
             for mut part in bytes.chunks(cut) {
                 while let Some(piece) = progress.next(&mut part) {
-                    payload.extend(piece.bytes);
-                    if piece.is_last {
-                        let payload = std::mem::take(&mut payload);
-                        if std::mem::replace(&mut greeted, true) {
-                            seen.push((piece.kind, piece.channel, payload));
-                        }
+                    prop_assert_eq!(piece.is_first, payload.is_none());
+                    let payload_so_far: &mut Vec<u8> = payload.get_or_insert_default();
+                    payload_so_far.extend(piece.bytes);
+                    let Some(end) = piece.end else { continue };
+                    let payload = payload.take().unwrap_or_default();
+                    if std::mem::replace(&mut greeted, true) {
+                        prop_assert_eq!((piece.size as usize, end), (payload.len(), 0xCE));
+                        seen.push((piece.kind, piece.channel, payload));
                     }
                 }
             }

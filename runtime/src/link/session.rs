@@ -167,7 +167,7 @@ impl Session {
         Ok(Counted { channel, counters })
     }
 
-    pub(super) fn counters(&self) -> &Counters {
+    pub(super) fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }
 

@@ -11,6 +11,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use bytes::{Buf, BytesMut};
 use futures_io::{AsyncRead, AsyncWrite};
 use lapin::AsyncTcpStream;
 use mio::net::TcpStream;
@@ -22,6 +23,10 @@ use super::outbox::Outbox;
 
 const SOCKET: Token = Token(0);
 const BELL: Token = Token(1);
+/// How much is read at once.
+const AT_ONCE: usize = 128 * 1024;
+/// How often lapin hears that the broker lives, when all that the broker says is ours.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(200);
 /// How long a peer that takes nothing any more is waited for when the connection is over.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -30,12 +35,15 @@ pub(super) struct Socket {
     watch: Watch,
     outbox: Outbox,
     passage: Passage,
+    buffer: Box<[u8]>,
+    /// When lapin was last given something.
+    given: Instant,
     /// All that there was is read when there was room for more. TLS may keep some.
     is_plain: bool,
     /// There may be more to read than was.
     is_readable: bool,
-    /// Something was read since a read last found nothing: it is to be dealt with before anybody
-    /// waits.
+    /// lapin was given something since a read last found nothing: it is to be dealt with before
+    /// anybody waits.
     is_fresh: bool,
     writer: Option<Waker>,
     closing: Option<Instant>,
@@ -53,21 +61,23 @@ struct Watch {
 struct News {
     is_readable: bool,
     is_writable: bool,
+    is_rung: bool,
 }
 
 impl Watch {
     /// Waits for the socket, or for the bell.
     fn wait(&mut self, outbox: &Outbox) -> io::Result<News> {
-        let waited = outbox
-            .bell()
-            .sleep(|most| self.poll.poll(&mut self.events, Some(most)));
-        match waited {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-            _ => {}
-        }
+        let waited =
+            outbox
+                .bell()
+                .sleep(|most| match self.poll.poll(&mut self.events, Some(most)) {
+                    Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+                    _ => Ok(()),
+                });
         let mut news = News {
             is_readable: false,
             is_writable: false,
+            is_rung: waited?,
         };
         for event in self.events.iter().filter(|event| event.token() == SOCKET) {
             self.is_closed |= event.is_read_closed() || event.is_error();
@@ -119,6 +129,8 @@ impl Socket {
             watch,
             outbox: outbox.clone(),
             passage: Passage::new(inbox.clone()),
+            buffer: vec![0; AT_ONCE].into(),
+            given: Instant::now(),
             is_plain,
             is_readable: true,
             is_fresh: false,
@@ -127,61 +139,76 @@ impl Socket {
         })
     }
 
+    /// Reads, and gives lapin what is lapin's.
     fn poll_read_with(
         &mut self,
         context: &mut Context<'_>,
-        space: usize,
-        mut read: impl FnMut(
-            Pin<&mut AsyncTcpStream<Bare>>,
-            &mut Context<'_>,
-        ) -> Poll<io::Result<usize>>,
+        give: impl FnOnce(&mut BytesMut) -> usize,
     ) -> Poll<io::Result<usize>> {
         loop {
             if self.outbox.bell().is_over() {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
-            if self.is_readable {
-                match self.outbox.with(&mut read) {
-                    Poll::Ready(Ok(size)) => {
-                        // Less than there was space for is all there was; more is told of.
-                        self.is_readable = !self.is_plain || size == space || self.watch.is_closed;
-                        self.is_fresh = true;
-                        return Poll::Ready(Ok(size));
-                    }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                    Poll::Pending => self.is_readable = false,
-                }
+            if !self.passage.theirs().is_empty() {
+                self.is_fresh = true;
+                self.given = Instant::now();
+                return Poll::Ready(Ok(give(self.passage.theirs())));
             }
-            if !std::mem::take(&mut self.is_fresh) {
+            if self.is_readable {
+                match self.read() {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Ok(0)),
+                    Poll::Ready(Ok(_)) if !self.outbox.bell().was_rung() => continue,
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => {
+                        self.is_readable = false;
+                        continue;
+                    }
+                }
+            } else if !std::mem::take(&mut self.is_fresh) {
                 // When all that was read is dealt with: what follows from it leaves together.
                 if let Err(error) = self.outbox.try_send() {
                     // First what the broker may have said before it went.
-                    let last = self.outbox.with(&mut read);
-                    self.is_fresh = matches!(last, Poll::Ready(Ok(1..)));
-                    return if self.is_fresh {
-                        last
-                    } else {
-                        Poll::Ready(Err(error))
+                    return match self.read() {
+                        Poll::Ready(Ok(1..)) => continue,
+                        _ => Poll::Ready(Err(error)),
                     };
                 }
                 if self.writer.is_some() && self.outbox.is_lapins_turn() {
                     self.wake_writer();
-                }
-                let news = self.watch.wait(&self.outbox)?;
-                if news.is_writable {
-                    self.wake_writer();
-                }
-                if news.is_readable {
-                    self.is_readable = true;
-                    // If there was nothing after all, what was rung for comes first.
-                    self.is_fresh = true;
-                    continue;
+                } else {
+                    let news = self.watch.wait(&self.outbox)?;
+                    self.is_readable |= news.is_readable;
+                    if news.is_writable {
+                        self.wake_writer();
+                    } else if news.is_readable && !news.is_rung {
+                        continue;
+                    }
                 }
             }
             // Come again, when the rest is looked at.
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
+    }
+
+    /// Reads what there is.
+    fn read(&mut self) -> Poll<io::Result<usize>> {
+        let buffer = &mut self.buffer;
+        let read = self
+            .outbox
+            .with(|stream, context| stream.poll_read(context, buffer));
+        let Poll::Ready(Ok(size)) = read else {
+            return read;
+        };
+        // Less than there was space for is all there was; more is told of.
+        self.is_readable = !self.is_plain || size == self.buffer.len() || self.watch.is_closed;
+        let bytes = self.buffer.get(..size).unwrap_or_default();
+        self.passage.pass(bytes)?;
+        if size > 0 && self.passage.theirs().is_empty() && self.given.elapsed() >= SIGN_OF_LIFE {
+            self.passage.heartbeat();
+        }
+        Poll::Ready(Ok(size))
     }
 
     fn wake_writer(&mut self) {
@@ -215,14 +242,7 @@ impl AsyncRead for Socket {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let space = buffer.len();
-        let polled = self.poll_read_with(context, space, |stream, context| {
-            stream.poll_read(context, buffer)
-        });
-        if let Poll::Ready(Ok(size)) = polled {
-            self.passage.pass(buffer.get(..size).unwrap_or_default());
-        }
-        polled
+        self.poll_read_with(context, |theirs| give(theirs, buffer))
     }
 
     fn poll_read_vectored(
@@ -230,19 +250,16 @@ impl AsyncRead for Socket {
         context: &mut Context<'_>,
         buffers: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
-        let space = buffers.iter().map(|buffer| buffer.len()).sum();
-        let polled = self.poll_read_with(context, space, |stream, context| {
-            stream.poll_read_vectored(context, buffers)
-        });
-        if let Poll::Ready(Ok(mut left)) = polled {
-            for buffer in buffers {
-                let (read, _) = buffer.split_at(left.min(buffer.len()));
-                left -= read.len();
-                self.passage.pass(read);
-            }
-        }
-        polled
+        self.poll_read_with(context, |theirs| {
+            buffers.iter_mut().map(|buffer| give(theirs, buffer)).sum()
+        })
     }
+}
+
+fn give(theirs: &mut BytesMut, buffer: &mut [u8]) -> usize {
+    let size = theirs.len().min(buffer.len());
+    theirs.copy_to_slice(&mut buffer[..size]);
+    size
 }
 
 impl AsyncWrite for Socket {
@@ -299,6 +316,7 @@ impl AsyncWrite for Socket {
 mod tests {
     use super::*;
     use crate::link::bell::NAP;
+    use crate::link::inbox::{Listener, Word};
     use crate::link::outbox::{Leave, Mark};
     use bytes::BufMut;
     use futures_util::FutureExt;
@@ -313,15 +331,18 @@ mod tests {
     const GREETING: &[u8] = b"AMQP\0\0\x09\x01";
 
     fn pair(outbox: &Outbox) -> (Socket, Peer) {
+        pair_with(outbox, &Inbox::default())
+    }
+
+    fn pair_with(outbox: &Outbox, inbox: &Inbox) -> (Socket, Peer) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = Peer::connect(listener.local_addr().unwrap()).unwrap();
         stream.set_nonblocking(true).unwrap();
         let (mut peer, _) = listener.accept().unwrap();
         peer.set_read_timeout(Some(Duration::from_secs(10)))
             .unwrap();
-        let inbox = Inbox::default();
         let plain = async |stream: AsyncTcpStream<Bare>| Ok(stream);
-        let opening = Socket::open(stream, outbox, &inbox, plain);
+        let opening = Socket::open(stream, outbox, inbox, plain);
         let mut socket = opening.now_or_never().unwrap().unwrap();
         let written = write(&mut socket, Waker::noop(), GREETING);
         assert!(matches!(written, Poll::Ready(Ok(size)) if size == GREETING.len()));
@@ -695,7 +716,8 @@ mod tests {
     fn what_was_sent_before_the_end_is_read_before_it() {
         let outbox = Outbox::default();
         let (mut socket, mut peer) = pair(&outbox);
-        peer.write_all(b"bye").unwrap();
+        let bye = frame(0, b"bye");
+        peer.write_all(&bye).unwrap();
         drop(peer);
         let mut buffer = [0; 16];
         let mut arrived = Vec::new();
@@ -706,7 +728,7 @@ mod tests {
                 Poll::Pending => {}
             }
         }
-        assert_eq!(arrived, b"bye");
+        assert_eq!(arrived, bye);
     }
 
     /// The broker says why it goes, and whoever writes meanwhile finds the connection broken first.
@@ -716,7 +738,8 @@ mod tests {
         let (mut socket, mut peer) = pair(&outbox);
         come_by(&mut socket);
         assert!(!socket.is_readable);
-        peer.write_all(b"bye").unwrap();
+        let bye = frame(0, b"bye");
+        peer.write_all(&bye).unwrap();
         let unread = frame(1, b"unread");
         put(&outbox, Leave::Now, &unread);
         drop(peer);
@@ -726,8 +749,8 @@ mod tests {
         }
         let mut buffer = [0; 16];
         let said = read(&mut socket, &mut buffer);
-        assert!(matches!(said, Poll::Ready(Ok(3))), "{said:?}");
-        assert_eq!(&buffer[..3], b"bye");
+        assert!(matches!(said, Poll::Ready(Ok(11))), "{said:?}");
+        assert_eq!(&buffer[..11], bye);
         let ended = loop {
             if let Poll::Ready(ended) = read(&mut socket, &mut buffer) {
                 break ended;
@@ -741,14 +764,15 @@ mod tests {
     fn a_read_after_another_does_not_wait() {
         let outbox = Outbox::default();
         let (mut socket, mut peer) = pair(&outbox);
-        peer.write_all(b"frame").unwrap();
+        let frame = frame(0, b"frame");
+        peer.write_all(&frame).unwrap();
         let mut buffer = [0; 16];
         let size = loop {
             if let Poll::Ready(size) = read(&mut socket, &mut buffer) {
                 break size.unwrap();
             }
         };
-        assert_eq!(&buffer[..size], b"frame");
+        assert_eq!(&buffer[..size], frame);
         assert!(socket.is_fresh);
         assert!(read(&mut socket, &mut buffer).is_pending());
         assert!(!socket.is_fresh);
@@ -759,12 +783,76 @@ mod tests {
         let outbox = Outbox::default();
         let (mut socket, mut peer) = pair(&outbox);
         come_by(&mut socket);
-        peer.write_all(b"frame").unwrap();
+        peer.write_all(&frame(0, b"frame")).unwrap();
         let arrived = (0..100_000).any(|_| {
             outbox.bell().ring();
             read(&mut socket, &mut [0; 16]).is_ready()
         });
         assert!(arrived);
+    }
+
+    struct Deaf;
+
+    impl Listener for Deaf {
+        fn hear(&self, _: Word) {}
+    }
+
+    /// An acknowledgement of the broker's on channel 7.
+    fn ack() -> Vec<u8> {
+        let mut ack = frame(7, b"\0\x3c\0\x50\0\0\0\0\0\0\0\x01\0");
+        ack[0] = crate::link::frame::METHOD;
+        ack
+    }
+
+    /// lapin is given nothing of what is ours, and looks at what it was rung for all the same.
+    #[test]
+    fn what_is_ours_keeps_lapin_from_nothing() {
+        let (outbox, inbox) = (Outbox::default(), Inbox::default());
+        let _listening = inbox.listen(7, Arc::new(Deaf));
+        let (mut socket, mut peer) = pair_with(&outbox, &inbox);
+        come_by(&mut socket);
+        let more = Arc::new(AtomicBool::new(true));
+        let flood = {
+            let more = Arc::clone(&more);
+            thread::spawn(move || {
+                while more.load(Ordering::SeqCst) {
+                    peer.write_all(&ack()).unwrap();
+                }
+            })
+        };
+        let began = Instant::now();
+        // Gives nothing, or a sign of life.
+        let mut come_by = || {
+            outbox.bell().ring();
+            read(&mut socket, &mut [0; 16])
+        };
+        let looks = (0..1_000).filter(|_| come_by().is_pending()).count();
+        assert!(looks > 900, "{looks}");
+        more.store(false, Ordering::SeqCst);
+        // Each one that waits for the flood to end, or for a nap, would cost more.
+        assert!(began.elapsed() < NAP * 20, "{:?}", began.elapsed());
+        // Until its end is read: it may wait for room.
+        while !flood.is_finished() {
+            let _ = come_by();
+        }
+        flood.join().unwrap();
+    }
+
+    #[test]
+    fn lapin_hears_that_the_broker_lives_when_all_that_comes_is_ours() {
+        let (outbox, inbox) = (Outbox::default(), Inbox::default());
+        let _listening = inbox.listen(7, Arc::new(Deaf));
+        let (mut socket, mut peer) = pair_with(&outbox, &inbox);
+        socket.given = Instant::now().checked_sub(SIGN_OF_LIFE).unwrap();
+        peer.write_all(&ack()).unwrap();
+        let mut buffer = [0; 16];
+        let size = loop {
+            if let Poll::Ready(size) = read(&mut socket, &mut buffer) {
+                break size.unwrap();
+            }
+        };
+        assert_eq!(buffer[..size], [8, 0, 0, 0, 0, 0, 0, 0xCE]);
+        assert!(socket.given.elapsed() < SIGN_OF_LIFE);
     }
 
     #[test]

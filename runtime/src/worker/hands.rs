@@ -17,9 +17,6 @@ use crate::link::{Deliveries, Delivery, Ended, Extent, Lane, Leave};
 use crate::shutdown::second_signal;
 use crate::stats::Counters;
 
-/// How often replies that came back are collected while there are replies.
-const RETURNS: Duration = Duration::from_millis(500);
-
 /// So many replies leave at the latest, though more are at hand: each may wait for handlers that
 /// hold the thread for a moment.
 const TOGETHER: usize = 32;
@@ -74,8 +71,6 @@ impl<'a, H: Handler> Hands<'a, H> {
         shutdown: &mut watch::Receiver<bool>,
     ) -> Stopped {
         self.acks = Acks::default();
-        let mut returns = tokio::time::interval(RETURNS);
-        returns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let limit = usize::from(self.source.concurrency.max(1));
         // Held back until there is nothing else to do, but never so many that the broker runs dry.
         let most = limit.div_ceil(2);
@@ -110,7 +105,6 @@ impl<'a, H: Handler> Hands<'a, H> {
                 reason = lane.down(), if next.is_some() => {
                     break Stopped::Ended(Ended::Lost(reason));
                 }
-                _ = returns.tick() => collect_returns(&self.counters, lane).await,
                 // The last branch of a biased choice: nothing else is ready.
                 () = std::future::ready(()), if self.unsent + self.acks.waiting() > 0 => {
                     self.flush(lane);
@@ -290,18 +284,6 @@ pub(crate) fn work<H: Handler>(
             settlement,
         }
     })
-}
-
-/// Replies whose caller is gone come back; lapin keeps them until somebody looks.
-async fn collect_returns(counters: &Counters, lane: &Lane) {
-    let Ok(returned) = lane.returned().await else {
-        return;
-    };
-    for message in returned {
-        counters.returned_replies.add();
-        let (queue, reason) = (&message.routing_key, &message.text);
-        tracing::debug!(queue, reason, "a reply came back: its caller is gone");
-    }
 }
 
 /// Counts a handler as running, however it ends.
