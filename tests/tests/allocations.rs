@@ -15,16 +15,16 @@ struct Budget {
 }
 
 const ONE_AT_A_TIME: Budget = Budget {
-    client: 32.0,
-    server: 32.0,
+    client: 22.0,
+    server: 18.0,
 };
 const SIXTY_FOUR_AT_ONCE: Budget = Budget {
-    client: 32.0,
-    server: 32.0,
+    client: 22.0,
+    server: 18.0,
 };
 const IN_PROCESS: f64 = 12.0;
 /// Of both sides together, to those of a call by hand.
-const TO_BY_HAND: f64 = 0.8;
+const TO_BY_HAND: f64 = 0.45;
 
 fn peer(arguments: &[&str]) -> Program {
     Program::spawn(Command::new(env!("CARGO_BIN_EXE_counted_peer")).args(arguments))
@@ -76,10 +76,10 @@ async fn a_call_in_process_stays_within_its_budget() {
     assert!(count <= IN_PROCESS, "{count} > {IN_PROCESS}");
 }
 
-/// What lapin takes is most of it. Lepus keeps deadlines, returns, types and a bound on calls in
-/// flight: it may allocate for that, in proportion.
+/// Most of what a call by hand takes is lapin's own, and Lepus does without; for its deadlines, returns,
+/// types and its bound on calls in flight it takes little.
 #[tokio::test]
-async fn a_call_allocates_little_more_than_one_by_hand() {
+async fn a_call_allocates_half_of_one_by_hand() {
     let (ours, by_hand) = (counted("lepus").await, counted("naive").await);
     for (ours, by_hand) in ours.into_iter().zip(by_hand) {
         let [ours, by_hand] = [ours, by_hand].map(|counts| counts.iter().sum::<f64>());
