@@ -10,6 +10,7 @@ pub mod deadline;
 pub mod env;
 pub mod eventually;
 pub mod frames;
+pub mod garbling;
 pub mod gate;
 pub mod greeting;
 pub mod hands;

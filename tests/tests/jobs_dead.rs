@@ -4,10 +4,11 @@
 use lapin::BasicProperties;
 use lapin::options::BasicRejectOptions;
 use lepus::{Codec, Job, QueueKind, WorkQueue, reject};
+use lepus_tests::garbling::garbling;
 use lepus_tests::jobs::{Crew, KINDS, Yard, header, next, policy, queue};
 use lepus_tests::process::Signal;
 use lepus_tests::proxy::Cut;
-use lepus_tests::raw::delivery;
+use lepus_tests::raw::{Raw, delivery};
 use lepus_tests::{Env, conformance, eventually};
 use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
@@ -19,6 +20,7 @@ conformance!(
     one_some_or_all_are_replayed,
     a_replay_is_confirmed_before_anything_is_removed,
     they_are_purged,
+    a_job_that_says_no_text_is_taken_and_listed,
     the_brokers_own_dead_letters_are_read_too,
     a_job_whose_connection_is_lost_each_time_is_abandoned,
     a_job_that_takes_its_process_down_is_abandoned,
@@ -250,6 +252,33 @@ async fn they_are_purged(env: Env) {
     assert_eq!(letters.count().await.unwrap(), 0);
     assert_eq!(letters.purge().await.unwrap(), 0);
     yard.sweep(&["jobs"]).await;
+}
+
+async fn a_job_that_says_no_text_is_taken_and_listed(env: Env) {
+    if env.embedded().is_some() {
+        return env.leave_out("the embedded broker does not take such a job");
+    }
+    const TEXT: &str = "no-text!";
+    let yard = Yard::open(env).await;
+    let queue = queue::<u32>("jobs", QueueKind::Classic).codec(Codec::Json);
+    queue.declare(&yard.connection).await.unwrap();
+    let raw = Raw::open(&garbling(&yard.env.uri, TEXT.as_bytes()).await).await;
+    let properties = BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_message_id(TEXT.into());
+    for name in ["jobs", "jobs.dead"] {
+        let to = yard.full(name);
+        let published = raw.publish_with("", &to, b"7", properties.clone());
+        published.await.expect("it is taken");
+    }
+    let taken = queue.getter(&yard.connection).next().await.unwrap();
+    let taken = taken.expect("a job");
+    let replaced = "\u{fffd}".repeat(TEXT.len());
+    assert_eq!(taken.message_id(), Some(replaced.as_str()));
+    assert_eq!(taken.done().unwrap(), 7);
+    let letters = queue.dead_letters(&yard.connection).list(9).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(*letters[0].payload().unwrap(), 7);
 }
 
 async fn the_brokers_own_dead_letters_are_read_too(env: Env) {

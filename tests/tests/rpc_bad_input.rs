@@ -4,8 +4,8 @@
 
 use lapin::BasicProperties;
 use lapin::types::AMQPValue;
-use lapin::uri::AMQPUri;
 use lepus::{Code, Connection, Outcome};
+use lepus_tests::garbling::garbling;
 use lepus_tests::peer::{Caller, headers, short};
 use lepus_tests::probe::{ProbeClient, Rig, Subject, serve};
 use lepus_tests::raw::{Raw, delivery, table};
@@ -13,8 +13,6 @@ use lepus_tests::{Env, conformance, eventually};
 use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 
 const SHORT: Duration = Duration::from_millis(200);
 /// Enough for a request to reach its handler, also on a slow machine.
@@ -388,43 +386,6 @@ async fn a_hostile_reply_to_harms_nobody(env: Env) {
     .await;
     rig.is_well(&env).await;
     assert_eq!(rig.serving.stats().malformed, before + 1);
-}
-
-/// A way to the broker on which one text turns into bytes that are none.
-async fn garbling(uri: &str, text: &'static [u8]) -> String {
-    let at: AMQPUri = uri.parse().expect("an address");
-    let to = (at.authority.host.clone(), at.authority.port);
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = listener.local_addr().expect("bound").port();
-    tokio::spawn(async move {
-        let (near, _) = listener.accept().await.expect("a client");
-        let far = TcpStream::connect(to).await.expect("the broker");
-        let ((mut down, mut up), (mut far_down, mut far_up)) =
-            (near.into_split(), far.into_split());
-        tokio::spawn(async move { tokio::io::copy(&mut far_down, &mut up).await });
-        let mut bytes = vec![0; 64 * 1024];
-        while let Ok(size @ 1..) = down.read(&mut bytes).await {
-            let bytes = &mut bytes[..size];
-            for at in 0..size.saturating_sub(text.len() - 1) {
-                if bytes[at..].starts_with(text) {
-                    bytes[at..at + text.len()].fill(0xFF);
-                }
-            }
-            if far_up.write_all(bytes).await.is_err() {
-                return;
-            }
-        }
-    });
-    let AMQPUri {
-        authority, vhost, ..
-    } = at;
-    let user = authority.userinfo;
-    format!(
-        "amqp://{}:{}@127.0.0.1:{port}/{}",
-        user.username,
-        user.password,
-        vhost.replace('/', "%2f")
-    )
 }
 
 /// RabbitMQ passes on whatever a peer has put into a property; the embedded broker hears no more of

@@ -219,7 +219,7 @@ impl Listener for Ledger {
                 *pages.returned.entry((id, message.routing_key)).or_default() += 1;
             }
             Word::Closed(reason) => self.end(&reason),
-            Word::Delivered(_) => {}
+            Word::Delivered(_) | Word::Got(_) => {}
         }
     }
 }

@@ -4,14 +4,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use tokio::sync::mpsc;
 
 use super::convert;
 use super::inbox::{Delivery, Listener, Word};
 use super::lane::Lane;
-use super::session::Session;
 use crate::error::Error;
 use crate::stats::Counters;
 
@@ -177,24 +176,7 @@ impl Listener for Feed {
                 let (queue, reason) = (&message.routing_key, &message.text);
                 tracing::debug!(queue, reason, "a reply came back: its caller is gone");
             }
-            Word::Confirmed { .. } | Word::Closed(_) => {}
+            Word::Confirmed { .. } | Word::Got(_) | Word::Closed(_) => {}
         }
     }
-}
-
-/// Takes one message from a queue without consuming (`basic.get`): `None` when it is empty. The
-/// caller settles it on the lane.
-pub(crate) async fn poll(lane: &Lane, queue: &str) -> Result<Option<Delivery>, Error> {
-    let session: &Arc<Session> = lane.session();
-    let get = lane
-        .channel()
-        .basic_get(convert::short(queue)?, BasicGetOptions { no_ack: false });
-    let message = session.race(get).await?;
-    if let Some(message) = &message {
-        lane.delivered(message.delivery.delivery_tag);
-    }
-    Ok(message.map(|message| Delivery {
-        tag: message.delivery.delivery_tag,
-        message: convert::incoming(message.delivery),
-    }))
 }

@@ -1,11 +1,10 @@
 //! Our values to lapin's and back; lapin's errors to ours.
 
-use bytes::Bytes;
+use lapin::ErrorKind;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
-use lapin::{BasicProperties, ErrorKind};
 
 use crate::error::{Error, Kind, Mismatch};
-use crate::message::{Incoming, Properties};
+use crate::message::Properties;
 use crate::name::SHORT_STRING_MAX;
 use crate::value::{Table, Value};
 
@@ -55,37 +54,6 @@ fn properties_size(ours: &Properties) -> usize {
     let texts: usize = texts.into_iter().flatten().map(|text| 1 + text.len()).sum();
     // Delivery mode, priority and timestamp.
     1 + 1 + 8 + texts + size(&ours.headers)
-}
-
-pub(super) fn from_properties(theirs: &BasicProperties) -> Properties {
-    let text = |text: &Option<ShortString>| text.as_ref().map(|text| text.as_str().to_owned());
-    Properties {
-        content_type: text(theirs.content_type()),
-        headers: theirs
-            .headers()
-            .as_ref()
-            .map(from_table)
-            .unwrap_or_default(),
-        persistent: *theirs.delivery_mode() == Some(PERSISTENT),
-        priority: *theirs.priority(),
-        correlation_id: text(theirs.correlation_id()),
-        reply_to: text(theirs.reply_to()),
-        expiration: text(theirs.expiration()),
-        message_id: text(theirs.message_id()),
-        timestamp: *theirs.timestamp(),
-        kind: text(theirs.kind()),
-        app_id: text(theirs.app_id()),
-    }
-}
-
-pub(super) fn incoming(delivery: lapin::message::Delivery) -> Incoming {
-    Incoming {
-        properties: from_properties(&delivery.properties),
-        exchange: delivery.exchange.into(),
-        routing_key: delivery.routing_key.into(),
-        redelivered: delivery.redelivered,
-        body: Bytes::from(delivery.data),
-    }
 }
 
 pub(super) fn table(ours: Table) -> Result<FieldTable, Error> {

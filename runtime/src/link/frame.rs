@@ -1,4 +1,5 @@
-//! The frames that Lepus writes itself: messages, what asks for their confirms, and settlements.
+//! The frames that Lepus writes itself: messages, what asks for their confirms and for messages, and
+//! settlements.
 //!
 //! Laid out as in AMQP 0-9-1, 2.3.5 and 4.2. All else is lapin's to write.
 
@@ -26,6 +27,7 @@ const USUAL: usize = 512;
 pub(super) const BASIC: u16 = 60;
 const PUBLISH: u16 = 40;
 pub(super) const ACK: u16 = 80;
+const GET: u16 = 70;
 const REJECT: u16 = 90;
 pub(super) const NACK: u16 = 120;
 /// The class `confirm`, RabbitMQ's own, and its method.
@@ -85,6 +87,23 @@ pub(super) fn put_confirm_select(out: &mut BytesMut, channel: u16) {
         // No wait.
         out.put_u8(1);
     });
+}
+
+/// Appends a request for one message of a queue, which is to be acknowledged.
+///
+/// # Errors
+/// The name is too long.
+pub(super) fn put_get(out: &mut BytesMut, channel: u16, queue: &str) -> Result<(), Error> {
+    let queue = short(queue)?;
+    put(out, METHOD, channel, |out| {
+        out.put_u16(BASIC);
+        out.put_u16(GET);
+        // Once a ticket, now reserved.
+        out.put_u16(0);
+        put_short(out, queue);
+        out.put_u8(0);
+    });
+    Ok(())
 }
 
 /// Appends a heartbeat.
@@ -239,8 +258,9 @@ fn try_put(
 mod tests {
     use super::*;
     use crate::error::Kind;
+    use crate::link::said;
     use crate::value::{Table, Value};
-    use amq_protocol::frame::{AMQPFrame, parse_frame};
+    use amq_protocol::frame::{AMQPFrame, gen_frame, parse_frame};
     use amq_protocol::protocol::{AMQPClass, basic, confirm};
     use bytes::Bytes;
     use proptest::prelude::*;
@@ -311,8 +331,13 @@ mod tests {
                 Some(AMQPFrame::Header(9, header)) => {
                     prop_assert_eq!(header.class_id, 60);
                     prop_assert_eq!(header.body_size, message.body.len() as u64);
-                    let properties = convert::from_properties(&header.properties);
-                    prop_assert_eq!(&properties, &message.properties);
+                    // As it writes them, and as Lepus reads them.
+                    let frame = AMQPFrame::Header(9, header);
+                    let theirs = gen_frame(&frame)(Vec::new().into()).unwrap().into_inner().0;
+                    prop_assert!(bytes.windows(theirs.len()).any(|ours| ours == theirs));
+                    let payload = &theirs[HEAD..theirs.len() - TAIL];
+                    let header = said::header(payload).unwrap();
+                    prop_assert_eq!(header.properties.as_ref(), Some(&message.properties));
                 }
                 other => prop_assert!(false, "{other:?}"),
             }
@@ -367,6 +392,18 @@ mod tests {
         let select = confirm::AMQPMethod::Select(confirm::Select { nowait: true });
         let expected = AMQPFrame::Method(3, AMQPClass::Confirm(select));
         assert_eq!(frames(&out), [expected]);
+    }
+
+    #[test]
+    fn a_message_is_asked_for() {
+        let mut out = BytesMut::new();
+        put_get(&mut out, 3, "jobs").unwrap();
+        assert!(put_get(&mut out, 3, &"x".repeat(256)).is_err());
+        let get = basic::AMQPMethod::Get(basic::Get {
+            queue: "jobs".into(),
+            no_ack: false,
+        });
+        assert_eq!(frames(&out), [AMQPFrame::Method(3, AMQPClass::Basic(get))]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The way in from the broker, for lapin's frames and for ours.
 //!
-//! Deliveries, confirms and what came back are read here, on the thread that reads, and told to
+//! Messages, confirms and what came back are read here, on the thread that reads, and told to
 //! whoever listens to their channel; lapin never sees them. To lapin such a channel has asked for no
 //! confirms and its consumers get nothing; everything else that is said on it, its end above all,
 //! goes on to lapin.
@@ -32,6 +32,9 @@ pub(crate) enum Word {
         is_stored: bool,
     },
     Delivered(Box<Delivery>),
+    /// The answer to who asked for a message; none when the queue is empty (`basic.get-ok`,
+    /// `basic.get-empty`).
+    Got(Option<Box<Delivery>>),
     Returned(Box<Returned>),
     /// It has closed the channel.
     Closed(Error),
@@ -146,6 +149,7 @@ struct Coming {
 
 enum What {
     Delivery(Deliver),
+    Answer(Deliver),
     Return(Return),
 }
 
@@ -258,7 +262,9 @@ impl Passage {
                 self.coming.remove(&channel);
                 return self.tell(channel, Word::Closed(reason));
             }
+            Method::GetEmpty => return self.tell(channel, Word::Got(None)),
             Method::Deliver(deliver) => What::Delivery(deliver),
+            Method::GetOk(deliver) => What::Answer(deliver),
             Method::Return(returned) => What::Return(returned),
         };
         let coming = Coming {
@@ -313,22 +319,25 @@ impl Passage {
         else {
             return;
         };
-        let word = match what {
-            What::Delivery(Deliver {
+        let delivery = |deliver: Deliver, properties, body: BytesMut| {
+            let Deliver {
                 tag,
                 redelivered,
                 exchange,
                 routing_key,
-            }) => Word::Delivered(Box::new(Delivery {
-                tag,
-                message: Incoming {
-                    exchange,
-                    routing_key,
-                    redelivered,
-                    properties,
-                    body: body.freeze(),
-                },
-            })),
+            } = deliver;
+            let message = Incoming {
+                exchange,
+                routing_key,
+                redelivered,
+                properties,
+                body: body.freeze(),
+            };
+            Box::new(Delivery { tag, message })
+        };
+        let word = match what {
+            What::Delivery(deliver) => Word::Delivered(delivery(deliver, properties, body)),
+            What::Answer(deliver) => Word::Got(Some(delivery(deliver, properties, body))),
             What::Return(Return { text, routing_key }) => Word::Returned(Box::new(Returned {
                 text,
                 routing_key,
@@ -389,6 +398,8 @@ mod tests {
                     let id = message.properties.message_id;
                     format!("{} {} {id:?}", message.text, message.routing_key)
                 }
+                Word::Got(None) => "nothing".into(),
+                Word::Got(Some(delivery)) => format!("got {}", delivery.tag),
                 Word::Closed(error) => error.to_string(),
             };
             self.0.lock().unwrap().push(said);
@@ -440,6 +451,21 @@ mod tests {
             routing_key: "jobs".into(),
         };
         method(channel, basic::AMQPMethod::Deliver(deliver))
+    }
+
+    fn got(channel: u16, delivery_tag: u64) -> AMQPFrame {
+        let got = basic::GetOk {
+            delivery_tag,
+            redelivered: true,
+            exchange: "".into(),
+            routing_key: "jobs".into(),
+            message_count: 7,
+        };
+        method(channel, basic::AMQPMethod::GetOk(got))
+    }
+
+    fn empty(channel: u16) -> AMQPFrame {
+        method(channel, basic::AMQPMethod::GetEmpty(basic::GetEmpty {}))
     }
 
     fn returned(channel: u16) -> AMQPFrame {
@@ -512,6 +538,10 @@ mod tests {
             (deliver(7, 4), false),
             (header(7, 2), false),
             (body(7, 2), false),
+            (got(7, 5), false),
+            (header(7, 0), false),
+            (empty(7), false),
+            (empty(8), true),
             (close(7), true),
         ];
         let theirs: Vec<_> = said.iter().filter(|(_, theirs)| *theirs).cloned().collect();
@@ -529,6 +559,8 @@ mod tests {
                     "5 true false",
                     "3 Some(\"the id\") 0 bytes",
                     "4 Some(\"the id\") 2 bytes",
+                    "got 5",
+                    "nothing",
                     "the broker answered 404: NOT_FOUND - no exchange",
                 ],
                 "cut into {cut}"

@@ -152,6 +152,20 @@ impl Lane {
         asked.map(drop)
     }
 
+    /// Asks for a message of a queue, by its name on the broker; `note` is called in the order of the
+    /// answers.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub(super) fn get(&self, queue: &str, note: impl FnOnce()) -> Result<(), Error> {
+        let asked = self.put(Leave::Now, |out, channel| {
+            frame::put_get(out, channel, queue)?;
+            note();
+            Ok(())
+        });
+        asked.map(drop)
+    }
+
     /// Answers a delivery of this channel. Where no other has come along with it, it is
     /// acknowledged as well, and that is true; else its acknowledgement is to follow, and both leave
     /// when somebody [sends](Self::send) them.

@@ -11,6 +11,8 @@ use crate::message::Properties;
 
 const RETURN: u16 = 50;
 const DELIVER: u16 = 60;
+const GET_OK: u16 = 71;
+const GET_EMPTY: u16 = 72;
 const CHANNEL: u16 = 20;
 const CLOSE: u16 = 40;
 /// The length before a field table's entries.
@@ -27,6 +29,10 @@ pub(super) enum Method {
     },
     /// `basic.deliver`.
     Deliver(Deliver),
+    /// `basic.get-ok`.
+    GetOk(Deliver),
+    /// `basic.get-empty`.
+    GetEmpty,
     /// `basic.return`.
     Return(Return),
     /// `channel.close`, which lapin is to read as well: it answers.
@@ -67,13 +73,10 @@ pub(super) fn method(payload: &[u8]) -> Option<Method> {
         }),
         (BASIC, DELIVER) => {
             rest.short()?;
-            Some(Method::Deliver(Deliver {
-                tag: rest.u64()?,
-                redelivered: rest.u8()? & 1 == 1,
-                exchange: rest.text()?,
-                routing_key: rest.text()?,
-            }))
+            Some(Method::Deliver(deliver(rest)?))
         }
+        (BASIC, GET_OK) => Some(Method::GetOk(deliver(rest)?)),
+        (BASIC, GET_EMPTY) => Some(Method::GetEmpty),
         (BASIC, RETURN) => {
             rest.u16()?;
             let text = rest.text()?;
@@ -88,6 +91,15 @@ pub(super) fn method(payload: &[u8]) -> Option<Method> {
         }
         _ => None,
     }
+}
+
+fn deliver(mut rest: Rest<'_>) -> Option<Deliver> {
+    Some(Deliver {
+        tag: rest.u64()?,
+        redelivered: rest.u8()? & 1 == 1,
+        exchange: rest.text()?,
+        routing_key: rest.text()?,
+    })
 }
 
 /// Reads a content header frame's payload; none if it is too short for one.

@@ -12,7 +12,7 @@ use super::Spec;
 use super::pool::codec;
 use crate::envelope::{JobHead, Obituary};
 use crate::error::{Error, Kind};
-use crate::link::{self, Connection, Delivery, Extent, Lane, QueueCounts, Session};
+use crate::link::{self, Connection, Delivery, Extent, Lane, Polling, QueueCounts, Session};
 use crate::message::Outgoing;
 use crate::publisher::{Publisher, TIMEOUT, What};
 use crate::topology::Topology;
@@ -56,13 +56,13 @@ impl<T: DeserializeOwned> DeadLetters<T> {
     /// # Errors
     /// The connection was lost or closed, or the broker refuses.
     pub async fn list(&self, most: usize) -> Result<Vec<DeadLetter<T>>, Error> {
-        let lane = Lane::open(&self.session().await?).await?;
+        let polling = Polling::open(&self.session().await?).await?;
         let (mut letters, mut tags) = (Vec::new(), Vec::new());
         let looked = loop {
             if letters.len() >= most {
                 break Ok(());
             }
-            match self.take(&lane).await {
+            match self.take(&polling).await {
                 Ok(Some(delivery)) => {
                     letters.push(self.read(&delivery));
                     tags.push(delivery.tag);
@@ -71,7 +71,7 @@ impl<T: DeserializeOwned> DeadLetters<T> {
                 Err(error) => break Err(error),
             }
         };
-        put_back(&lane, tags).await;
+        put_back(polling.lane(), tags).await;
         looked.map(|()| letters)
     }
 
@@ -131,11 +131,11 @@ impl<T: DeserializeOwned> DeadLetters<T> {
         // Not more than there are now: a replayed job that dies again comes back here.
         let most = self.count().await?;
         let publisher = Publisher::mover(&self.connection);
-        let lane = Lane::open(&self.session().await?).await?;
+        let polling = Polling::open(&self.session().await?).await?;
         let (mut replayed, mut left) = (0, Vec::new());
         let result = async {
             for _ in 0..most {
-                let Some(delivery) = self.take(&lane).await? else {
+                let Some(delivery) = self.take(&polling).await? else {
                     break;
                 };
                 let choice = choose(&self.read(&delivery));
@@ -146,7 +146,7 @@ impl<T: DeserializeOwned> DeadLetters<T> {
                     Choice::Stop => break,
                     Choice::Replay => {
                         self.revive(&publisher, &delivery).await?;
-                        lane.ack(delivery.tag, Extent::One);
+                        polling.lane().ack(delivery.tag, Extent::One);
                         left.pop();
                         replayed += 1;
                     }
@@ -155,7 +155,7 @@ impl<T: DeserializeOwned> DeadLetters<T> {
             Ok(())
         };
         let result: Result<(), Error> = result.await;
-        put_back(&lane, left).await;
+        put_back(polling.lane(), left).await;
         result.map(|()| replayed)
     }
 
@@ -181,9 +181,10 @@ impl<T: DeserializeOwned> DeadLetters<T> {
         self.connection.namespace().clone()
     }
 
-    async fn take(&self, lane: &Lane) -> Result<Option<Delivery>, Error> {
+    async fn take(&self, polling: &Polling) -> Result<Option<Delivery>, Error> {
         let name = self.spec.dead_name()?;
-        link::poll(lane, &self.connection.namespace().scope(name.as_str())).await
+        let queue = self.connection.namespace().scope(name.as_str());
+        polling.poll(&queue).await
     }
 
     fn read(&self, delivery: &Delivery) -> DeadLetter<T> {

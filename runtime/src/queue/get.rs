@@ -12,7 +12,7 @@ use super::pool::codec;
 use crate::codec::CodecError;
 use crate::envelope::JobHead;
 use crate::error::{Error, Kind};
-use crate::link::{self, Connection, Extent, Lane};
+use crate::link::{self, Connection, Extent, Lane, Polling};
 use crate::message::Incoming;
 use crate::value::Table;
 
@@ -21,7 +21,7 @@ use crate::value::Table;
 pub struct Getter<T> {
     connection: Connection,
     spec: Spec,
-    lane: Mutex<Option<Arc<Lane>>>,
+    polling: Mutex<Option<Arc<Polling>>>,
     payload: PhantomData<fn() -> T>,
 }
 
@@ -30,7 +30,7 @@ impl<T> Getter<T> {
         Self {
             connection: connection.clone(),
             spec,
-            lane: Mutex::new(None),
+            polling: Mutex::new(None),
             payload: PhantomData,
         }
     }
@@ -45,23 +45,23 @@ impl<T: DeserializeOwned> Getter<T> {
     ///
     /// Cancel-safe: a job taken by a dropped future goes back.
     pub async fn next(&self) -> Result<Option<Taken<T>>, Error> {
-        let lane = self.lane().await?;
+        let polling = self.polling().await?;
         let queue = self.connection.namespace().scope(&self.spec.name);
         let tasks = self.connection.tasks();
         // In a task of its own: what the broker answers to a dropped request would be nobody's.
-        let polling = tasks.spawn(async move {
-            let taken = link::poll(&lane, &queue).await?;
+        let taking = tasks.spawn(async move {
+            let taken = polling.poll(&queue).await?;
             Ok::<_, Error>(taken.map(|delivery| {
                 (
                     Hold {
-                        lane,
+                        lane: Arc::clone(polling.lane()),
                         tag: Some(delivery.tag),
                     },
                     delivery.message,
                 )
             }))
         });
-        let taken = polling
+        let taken = taking
             .await
             .map_err(|ended| Error::new(Kind::Closed).caused_by(ended))??;
         Ok(taken.map(|(hold, message)| {
@@ -83,22 +83,23 @@ impl<T: DeserializeOwned> Getter<T> {
         }))
     }
 
-    async fn lane(&self) -> Result<Arc<Lane>, Error> {
-        let mut slot = self.lane.lock().await;
-        if let Some(lane) = slot.as_ref().filter(|lane| lane.is_open()) {
-            return Ok(Arc::clone(lane));
+    async fn polling(&self) -> Result<Arc<Polling>, Error> {
+        let mut slot = self.polling.lock().await;
+        if let Some(polling) = slot.as_ref().filter(|polling| polling.lane().is_open()) {
+            return Ok(Arc::clone(polling));
         }
         let session = self.connection.consuming().session().await?;
         let (topology, namespace) = (self.spec.topology()?, self.connection.namespace().clone());
         let opening = self.connection.tasks().spawn(async move {
             link::declare(&session, &topology, &namespace).await?;
-            Lane::open(&session).await
+            Polling::open(&session).await
         });
-        let lane = opening
+        let polling = opening
             .await
             .map_err(|ended| Error::new(Kind::Closed).caused_by(ended))??;
-        *slot = Some(Arc::clone(&lane));
-        Ok(lane)
+        let polling = Arc::new(polling);
+        *slot = Some(Arc::clone(&polling));
+        Ok(polling)
     }
 }
 
