@@ -273,7 +273,7 @@ async fn a_job_that_says_no_text_is_taken_and_listed(env: Env) {
     }
     let taken = queue.getter(&yard.connection).next().await.unwrap();
     let taken = taken.expect("a job");
-    let replaced = "\u{fffd}".repeat(TEXT.len());
+    let replaced = "?".repeat(TEXT.len());
     assert_eq!(taken.message_id(), Some(replaced.as_str()));
     assert_eq!(taken.done().unwrap(), 7);
     let letters = queue.dead_letters(&yard.connection).list(9).await.unwrap();

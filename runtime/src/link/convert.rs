@@ -1,7 +1,7 @@
 //! Our values to lapin's and back; lapin's errors to ours.
 
 use lapin::ErrorKind;
-use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use crate::error::{Error, Kind, Mismatch};
 use crate::message::Properties;
@@ -101,47 +101,6 @@ fn to_amqp(value: Value) -> Result<AMQPValue, Error> {
     })
 }
 
-pub(super) fn from_table(theirs: &FieldTable) -> Table {
-    let entries = theirs.inner().iter();
-    entries
-        .map(|(name, value)| (name.as_str().to_owned(), from_amqp(value)))
-        .collect()
-}
-
-fn from_amqp(value: &AMQPValue) -> Value {
-    match value {
-        AMQPValue::Boolean(value) => Value::Bool(*value),
-        AMQPValue::ShortShortInt(value) => Value::Int((*value).into()),
-        AMQPValue::ShortShortUInt(value) => Value::Int((*value).into()),
-        AMQPValue::ShortInt(value) => Value::Int((*value).into()),
-        AMQPValue::ShortUInt(value) => Value::Int((*value).into()),
-        AMQPValue::LongInt(value) => Value::Int((*value).into()),
-        AMQPValue::LongUInt(value) => Value::Int((*value).into()),
-        AMQPValue::LongLongInt(value) => Value::Int(*value),
-        AMQPValue::Float(value) => Value::Float((*value).into()),
-        AMQPValue::Double(value) => Value::Float(*value),
-        AMQPValue::DecimalValue(value) => {
-            Value::Float(f64::from(value.value) / 10f64.powi(value.scale.into()))
-        }
-        AMQPValue::ShortString(value) => Value::Text(value.as_str().to_owned()),
-        AMQPValue::LongString(value) => from_long_string(value),
-        AMQPValue::FieldArray(values) => {
-            Value::List(values.as_slice().iter().map(from_amqp).collect())
-        }
-        AMQPValue::Timestamp(value) => Value::Timestamp(*value),
-        AMQPValue::FieldTable(value) => Value::Table(from_table(value)),
-        AMQPValue::ByteArray(value) => Value::Bytes(value.as_slice().to_vec()),
-        AMQPValue::Void => Value::Null,
-    }
-}
-
-fn from_long_string(value: &LongString) -> Value {
-    match std::str::from_utf8(value.as_bytes()) {
-        Ok(text) => Value::Text(text.to_owned()),
-        Err(_) => Value::Bytes(value.as_bytes().to_vec()),
-    }
-}
-
 /// AMQP's reply code of a connection that an operator closed, or a broker that stops.
 const CONNECTION_FORCED: u16 = 320;
 
@@ -214,19 +173,6 @@ mod tests {
             "queue `q` exists with `x-message-ttl` = none, declared here with 60000"
         );
         assert_eq!(mismatch("NOT_FOUND - no queue 'q' in vhost '/'"), None);
-    }
-
-    #[test]
-    fn headers_survive_the_way_there_and_back() {
-        let ours = Table::from([
-            ("n".to_owned(), Value::Int(-1)),
-            (
-                "list".to_owned(),
-                Value::List(vec![Value::Null, Value::Bool(true)]),
-            ),
-            ("bytes".to_owned(), Value::Bytes(vec![255])),
-        ]);
-        assert_eq!(from_table(&table(ours.clone()).unwrap()), ours);
     }
 
     #[test]

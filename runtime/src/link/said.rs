@@ -2,12 +2,11 @@
 //!
 //! Laid out as in AMQP 0-9-1, 2.3.5 and 4.2. All else is lapin's to read.
 
-use lapin::types::parsing::parse_field_table;
-
 use super::convert;
 use super::frame::{ACK, BASIC, NACK};
 use crate::error::Error;
 use crate::message::Properties;
+use crate::value::{Table, Value};
 
 const RETURN: u16 = 50;
 const DELIVER: u16 = 60;
@@ -15,8 +14,8 @@ const GET_OK: u16 = 71;
 const GET_EMPTY: u16 = 72;
 const CHANNEL: u16 = 20;
 const CLOSE: u16 = 40;
-/// The length before a field table's entries.
-const TABLE_SIZE: usize = 4;
+/// How deep tables and lists may be in one another: a peer could have this thread run out of stack.
+const DEPTH: usize = 128;
 
 /// A method, where it is one that Lepus hears.
 #[derive(Debug)]
@@ -131,9 +130,11 @@ fn properties(mut rest: Rest<'_>) -> Option<Properties> {
         rest.short()?;
     }
     if has(13) {
-        let size = usize::try_from(Rest(rest.0).u32()?).ok()?;
-        let (_, table) = parse_field_table(rest.take(TABLE_SIZE.checked_add(size)?)?).ok()?;
-        properties.headers = convert::from_table(&table);
+        let entries = rest.long()?;
+        properties.headers = table(Rest(entries), DEPTH).unwrap_or_else(|| {
+            tracing::warn!("headers that cannot be read: the message has none");
+            Table::new()
+        });
     }
     if has(12) {
         properties.persistent = rest.u8()? == convert::PERSISTENT;
@@ -155,6 +156,55 @@ fn properties(mut rest: Rest<'_>) -> Option<Properties> {
     }
     properties.app_id = text(&mut rest, 3)?;
     Some(properties)
+}
+
+fn table(mut entries: Rest<'_>, depth: usize) -> Option<Table> {
+    let mut table = Table::new();
+    while !entries.0.is_empty() {
+        let name = entries.text()?;
+        table.insert(name, value(&mut entries, depth)?);
+    }
+    Some(table)
+}
+
+/// A value, in the types that RabbitMQ has: it reads and writes 's' as a number, and 'l' as 'L'.
+fn value(rest: &mut Rest<'_>, depth: usize) -> Option<Value> {
+    Some(match rest.u8()? {
+        b't' => Value::Bool(rest.u8()? != 0),
+        b'b' => Value::Int(rest.array().map(i8::from_be_bytes)?.into()),
+        b'B' => Value::Int(rest.u8()?.into()),
+        b's' | b'U' => Value::Int(rest.array().map(i16::from_be_bytes)?.into()),
+        b'u' => Value::Int(rest.u16()?.into()),
+        b'I' => Value::Int(rest.array().map(i32::from_be_bytes)?.into()),
+        b'i' => Value::Int(rest.u32()?.into()),
+        b'l' | b'L' => Value::Int(rest.array().map(i64::from_be_bytes)?),
+        b'f' => Value::Float(rest.array().map(f32::from_be_bytes)?.into()),
+        b'd' => Value::Float(rest.array().map(f64::from_be_bytes)?),
+        b'D' => {
+            let (scale, number) = (rest.u8()?, rest.u32()?);
+            Value::Float(f64::from(number) / 10f64.powi(scale.into()))
+        }
+        b'S' => {
+            let bytes = rest.long()?;
+            match std::str::from_utf8(bytes) {
+                Ok(text) => Value::Text(text.to_owned()),
+                Err(_) => Value::Bytes(bytes.to_vec()),
+            }
+        }
+        b'x' => Value::Bytes(rest.long()?.to_vec()),
+        b'T' => Value::Timestamp(rest.u64()?),
+        b'V' => Value::Null,
+        b'F' => Value::Table(table(Rest(rest.long()?), depth.checked_sub(1)?)?),
+        b'A' => {
+            let (mut items, depth) = (Rest(rest.long()?), depth.checked_sub(1)?);
+            let mut list = Vec::new();
+            while !items.0.is_empty() {
+                list.push(value(&mut items, depth)?);
+            }
+            Value::List(list)
+        }
+        _ => return None,
+    })
 }
 
 /// What is still to be read.
@@ -193,9 +243,140 @@ impl<'a> Rest<'a> {
         self.take(size.into())
     }
 
-    /// A peer may have put anything into it: what is no text is not worth the connection.
+    fn long(&mut self) -> Option<&'a [u8]> {
+        let size = self.u32()?;
+        self.take(usize::try_from(size).ok()?)
+    }
+
+    /// A peer may have put anything into it: what is no text is not worth the connection. It does not
+    /// become longer, for it may be sent again.
     fn text(&mut self) -> Option<String> {
         let bytes = self.short()?;
-        Some(String::from_utf8_lossy(bytes).into_owned())
+        let mut text = String::with_capacity(bytes.len());
+        for chunk in bytes.utf8_chunks() {
+            text.push_str(chunk.valid());
+            text.extend(chunk.invalid().iter().map(|_| '?'));
+        }
+        Some(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lapin::types::generation::gen_field_table;
+    use lapin::types::{AMQPValue, DecimalValue, FieldTable};
+
+    /// A content header whose only property is this table of headers.
+    fn with_headers(table: &[u8]) -> Vec<u8> {
+        let mut payload = vec![0; 12];
+        payload.extend((1_u16 << 13).to_be_bytes());
+        payload.extend(table);
+        payload
+    }
+
+    fn headers(table: &[u8]) -> Table {
+        let header = header(&with_headers(table)).unwrap();
+        header.properties.unwrap().headers
+    }
+
+    #[test]
+    fn each_type_is_read_as_lapin_writes_it() {
+        let mut inner = FieldTable::default();
+        inner.insert("n".into(), AMQPValue::LongLongInt(-1));
+        let entries = [
+            ("a bool", AMQPValue::Boolean(true), Value::Bool(true)),
+            ("b i8", AMQPValue::ShortShortInt(-2), Value::Int(-2)),
+            ("c u8", AMQPValue::ShortShortUInt(200), Value::Int(200)),
+            ("d i16", AMQPValue::ShortInt(-300), Value::Int(-300)),
+            ("e u16", AMQPValue::ShortUInt(60_000), Value::Int(60_000)),
+            ("f i32", AMQPValue::LongInt(-70_000), Value::Int(-70_000)),
+            ("g u32", AMQPValue::LongUInt(1 << 31), Value::Int(1 << 31)),
+            ("h i64", AMQPValue::LongLongInt(-1), Value::Int(-1)),
+            ("i f32", AMQPValue::Float(0.5), Value::Float(0.5)),
+            ("j f64", AMQPValue::Double(0.25), Value::Float(0.25)),
+            (
+                "k decimal",
+                AMQPValue::DecimalValue(DecimalValue {
+                    scale: 2,
+                    value: 275,
+                }),
+                Value::Float(2.75),
+            ),
+            (
+                "l text",
+                AMQPValue::LongString("häse".into()),
+                Value::from("häse"),
+            ),
+            (
+                "m no text",
+                AMQPValue::LongString(vec![0xFF].into()),
+                Value::Bytes(vec![0xFF]),
+            ),
+            (
+                "n list",
+                AMQPValue::FieldArray(vec![AMQPValue::Void, AMQPValue::Boolean(false)].into()),
+                Value::List(vec![Value::Null, Value::Bool(false)]),
+            ),
+            ("o time", AMQPValue::Timestamp(7), Value::Timestamp(7)),
+            (
+                "p table",
+                AMQPValue::FieldTable(inner),
+                Value::Table([("n".to_owned(), Value::Int(-1))].into()),
+            ),
+            (
+                "q bytes",
+                AMQPValue::ByteArray(vec![1, 2].into()),
+                Value::Bytes(vec![1, 2]),
+            ),
+            ("r null", AMQPValue::Void, Value::Null),
+        ];
+        let (mut theirs, mut ours) = (FieldTable::default(), Table::new());
+        for (name, their, our) in entries {
+            theirs.insert(name.into(), their);
+            ours.insert(name.to_owned(), our);
+        }
+        let written = gen_field_table(&theirs)(Vec::new().into()).unwrap();
+        assert_eq!(headers(&written.into_inner().0), ours);
+    }
+
+    fn long(bytes: &[u8]) -> Vec<u8> {
+        let mut long = (bytes.len() as u32).to_be_bytes().to_vec();
+        long.extend(bytes);
+        long
+    }
+
+    #[test]
+    fn headers_that_go_deep_cost_the_message_its_headers_and_nobody_the_stack() {
+        let deep = |depth: usize| {
+            let list = (0..depth).fold(Vec::new(), |inner, _| [b"A", &long(&inner)[..]].concat());
+            long(&[b"\x01x", &list[..]].concat())
+        };
+        assert_eq!(headers(&deep(100)).len(), 1);
+        assert!(headers(&deep(20_000)).is_empty());
+    }
+
+    #[test]
+    fn headers_that_cannot_be_read_cost_no_other_property() {
+        let mut payload = vec![0; 12];
+        payload.extend((1_u16 << 15 | 1 << 13 | 1 << 7).to_be_bytes());
+        payload.extend(b"\x03x/y");
+        payload.extend(long(b"\x01x?"));
+        payload.extend(b"\x02id");
+        let properties = header(&payload).unwrap().properties.unwrap();
+        assert_eq!(properties.content_type.as_deref(), Some("x/y"));
+        assert_eq!(properties.message_id.as_deref(), Some("id"));
+        assert!(properties.headers.is_empty());
+    }
+
+    #[test]
+    fn a_text_that_is_none_becomes_no_longer() {
+        let mut bytes = vec![255];
+        bytes.extend([0xFF; 251]);
+        bytes.extend("hä".as_bytes());
+        bytes.push(0xC3);
+        assert_eq!(bytes.len(), 256);
+        let text = Rest(&bytes).text().unwrap();
+        assert_eq!(text, format!("{}hä?", "?".repeat(251)));
     }
 }

@@ -157,8 +157,14 @@ impl Socket {
             if self.is_readable {
                 match self.read() {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Ok(0)),
-                    Poll::Ready(Ok(_)) if !self.outbox.bell().was_rung() => continue,
-                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Ok(_)) if !self.passage.theirs().is_empty() => continue,
+                    Poll::Ready(Ok(_)) => {
+                        // lapin reads on until there is nothing: it may have something to deal with.
+                        let is_fresh = std::mem::take(&mut self.is_fresh);
+                        if !is_fresh && !self.outbox.bell().was_rung() {
+                            continue;
+                        }
+                    }
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Pending => {
                         self.is_readable = false;
@@ -174,14 +180,11 @@ impl Socket {
                         _ => Poll::Ready(Err(error)),
                     };
                 }
-                if self.writer.is_some() && self.outbox.is_lapins_turn() {
-                    self.wake_writer();
-                } else {
+                if !self.outbox.is_lapins_turn() || !self.wake_writer() {
                     let news = self.watch.wait(&self.outbox)?;
                     self.is_readable |= news.is_readable;
-                    if news.is_writable {
-                        self.wake_writer();
-                    } else if news.is_readable && !news.is_rung {
+                    let is_lapins = news.is_writable && self.wake_writer() || news.is_rung;
+                    if !is_lapins && (news.is_readable || news.is_writable) {
                         continue;
                     }
                 }
@@ -211,10 +214,12 @@ impl Socket {
         Poll::Ready(Ok(size))
     }
 
-    fn wake_writer(&mut self) {
-        if let Some(writer) = self.writer.take() {
-            writer.wake();
-        }
+    /// Has lapin write on, if it waits for that.
+    fn wake_writer(&mut self) -> bool {
+        let writer = self.writer.take();
+        let waits = writer.is_some();
+        writer.into_iter().for_each(Waker::wake);
+        waits
     }
 
     fn poll_write_with(
@@ -836,6 +841,24 @@ mod tests {
             let _ = come_by();
         }
         flood.join().unwrap();
+    }
+
+    /// lapin reads until there is nothing, and only then deals with what it was given.
+    #[test]
+    fn what_lapin_was_given_is_dealt_with_though_more_of_ours_comes() {
+        let (outbox, inbox) = (Outbox::default(), Inbox::default());
+        let _listening = inbox.listen(7, Arc::new(Deaf));
+        let (mut socket, mut peer) = pair_with(&outbox, &inbox);
+        // As if each read might be followed by another.
+        socket.is_plain = false;
+        peer.write_all(&frame(8, b"body")).unwrap();
+        peer.write_all(&ack().repeat(AT_ONCE / ack().len() + 100))
+            .unwrap();
+        let mut buffer = [0; 16];
+        while read(&mut socket, &mut buffer).is_pending() {}
+        assert_eq!(buffer[..12], frame(8, b"body"));
+        assert!(read(&mut socket, &mut buffer).is_pending());
+        assert!(socket.is_readable, "it has looked for more");
     }
 
     #[test]
