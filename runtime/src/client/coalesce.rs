@@ -116,10 +116,16 @@ async fn gather(
 ) {
     let mut parcels = Vec::new();
     while incoming.recv_many(&mut parcels, usize::MAX).await > 0 {
-        // Whoever is about to call gets to do so.
-        tokio::task::yield_now().await;
-        while let Ok(parcel) = incoming.try_recv() {
-            parcels.push(parcel);
+        // Whoever is about to call gets to do so: as long as others do, there may be more.
+        loop {
+            tokio::task::yield_now().await;
+            let before = parcels.len();
+            while let Ok(parcel) = incoming.try_recv() {
+                parcels.push(parcel);
+            }
+            if parcels.len() == before || parcels.len() >= most {
+                break;
+            }
         }
         lonely.store(parcels.len() == 1, Ordering::Relaxed);
         let mut groups: Vec<Group> = Vec::new();
