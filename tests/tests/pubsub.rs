@@ -1698,13 +1698,20 @@ async fn a_singleton_takes_over(env: Env) {
     publisher.publish("a", &10).await.unwrap();
     let unsettled = held(&mut active).await;
     assert_eq!(unsettled.payload, 10);
+    // The acknowledgements have left, and are with the broker when what is asked after them on
+    // their connection is answered.
+    eventually("one that is not acknowledged", || async {
+        far.stats().unsettled == 1
+    })
+    .await;
+    let waiting = member(&far).await.unwrap();
     proxy.down().await;
     let taken = held(&mut standby).await;
     assert_eq!((taken.payload, taken.redelivered()), (10, true));
     taken.ack();
     publisher.publish("a", &11).await.unwrap();
     assert_eq!(held(&mut standby).await.ack().payload, 11);
-    drop((unsettled, active));
+    drop((unsettled, active, waiting));
 
     // Shared and singleton are two kinds of queue.
     let shared = topic
