@@ -10,7 +10,6 @@ pub mod deadline;
 pub mod env;
 pub mod eventually;
 pub mod frames;
-pub mod garbling;
 pub mod gate;
 pub mod greeting;
 pub mod hands;

@@ -165,6 +165,12 @@ impl Proxy {
         trap
     }
 
+    /// From now on a text on its way to the broker turns into bytes that are none:
+    /// what no client writes and AMQP lets through.
+    pub fn garble(&self, text: &str) {
+        self.shared.state().garbled = text.as_bytes().to_vec();
+    }
+
     /// Slips bytes in towards every client, between two frames.
     pub fn inject(&self, bytes: &[u8]) {
         for link in self.shared.state().links.values() {
@@ -252,6 +258,7 @@ struct State {
     links: HashMap<u64, Link>,
     taps: Vec<Arc<Mutex<Vec<Chunk>>>>,
     traps: Vec<trap::Spring>,
+    garbled: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy)]

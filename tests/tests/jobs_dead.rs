@@ -4,10 +4,9 @@
 use lapin::BasicProperties;
 use lapin::options::BasicRejectOptions;
 use lepus::{Codec, Job, QueueKind, WorkQueue, reject};
-use lepus_tests::garbling::garbling;
 use lepus_tests::jobs::{Crew, KINDS, Yard, header, next, policy, queue};
 use lepus_tests::process::Signal;
-use lepus_tests::proxy::Cut;
+use lepus_tests::proxy::{Cut, Proxy};
 use lepus_tests::raw::{Raw, delivery};
 use lepus_tests::{Env, conformance, eventually};
 use std::time::{Duration, SystemTime};
@@ -262,7 +261,9 @@ async fn a_job_that_says_no_text_is_taken_and_listed(env: Env) {
     let yard = Yard::open(env).await;
     let queue = queue::<u32>("jobs", QueueKind::Classic).codec(Codec::Json);
     queue.declare(&yard.connection).await.unwrap();
-    let raw = Raw::open(&garbling(&yard.env.uri, TEXT.as_bytes()).await).await;
+    let proxy = Proxy::start(&yard.env.uri).await;
+    proxy.garble(TEXT);
+    let raw = Raw::open(proxy.uri()).await;
     let properties = BasicProperties::default()
         .with_content_type("application/json".into())
         .with_message_id(TEXT.into());

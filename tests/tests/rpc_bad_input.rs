@@ -5,9 +5,9 @@
 use lapin::BasicProperties;
 use lapin::types::AMQPValue;
 use lepus::{Code, Connection, Outcome};
-use lepus_tests::garbling::garbling;
 use lepus_tests::peer::{Caller, headers, short};
 use lepus_tests::probe::{ProbeClient, Rig, Subject, serve};
+use lepus_tests::proxy::Proxy;
 use lepus_tests::raw::{Raw, delivery, table};
 use lepus_tests::{Env, conformance, eventually};
 use std::error::Error as _;
@@ -392,6 +392,8 @@ async fn a_hostile_reply_to_harms_nobody(env: Env) {
 /// such a peer.
 async fn texts_that_are_no_text_harm_nobody(env: Env) {
     const TEXT: &str = "no-text!";
+    let proxy = Proxy::start(&env.uri).await;
+    proxy.garble(TEXT);
     let rig = hasty(&env).await;
     let caller = Caller::open(&env).await;
     let mut state = rig.serving.state();
@@ -412,7 +414,7 @@ async fn texts_that_are_no_text_harm_nobody(env: Env) {
         good().with_headers(headers(&[("x", TEXT)])),
     ];
     for properties in each {
-        let raw = Raw::open(&garbling(&env.uri, TEXT.as_bytes()).await).await;
+        let raw = Raw::open(proxy.uri()).await;
         let published = raw.publish_with("", &rig.queue, br#"{"text":"x"}"#, properties);
         assert!(published.await.is_ok() || env.embedded().is_some());
         rig.is_well(&env).await;

@@ -494,7 +494,7 @@ impl Listener for Returns {
                 tracing::debug!(%reason, "the channel for requests was closed");
                 station.closed.notify_one();
             }
-            Word::Confirmed { .. } | Word::Delivered(_) | Word::Got(_) => {}
+            Word::Confirmed(_) | Word::Delivered(_) | Word::Got(_) => {}
         }
     }
 }

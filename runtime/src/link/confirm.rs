@@ -16,6 +16,7 @@ use tokio::sync::{Notify, oneshot};
 use super::inbox::{Listener, Word};
 use super::lane::Lane;
 use super::outbox::Rush;
+use super::said::Confirm;
 use super::session::Session;
 use crate::error::{Error, Kind};
 use crate::message::Outgoing;
@@ -155,7 +156,6 @@ struct Pages {
 }
 
 /// Outcomes, to be told when nothing is locked.
-#[derive(Default)]
 struct Told(Vec<(oneshot::Sender<Fate>, Fate)>);
 
 impl Told {
@@ -184,14 +184,12 @@ impl Ledger {
     }
 
     fn end(&self, reason: &Error) {
-        let mut told = Told::default();
         let mut pages = self.pages();
         pages.is_ended = true;
         let left = std::mem::take(&mut pages.entries).into_values();
-        told.0
-            .extend(left.map(|entry| (entry.fate, Fate::Unknown(reason.clone()))));
         drop(pages);
-        told.tell();
+        let unknown = || Fate::Unknown(reason.clone());
+        Told(left.map(|entry| (entry.fate, unknown())).collect()).tell();
         self.news.notify_one();
     }
 }
@@ -199,13 +197,9 @@ impl Ledger {
 impl Listener for Ledger {
     fn hear(&self, word: Word) {
         match word {
-            Word::Confirmed {
-                tag,
-                multiple,
-                is_stored,
-            } => {
+            Word::Confirmed(confirm) => {
                 let mut pages = self.pages();
-                let told = pages.confirm(tag, multiple, is_stored);
+                let told = pages.confirm(confirm);
                 let is_done = pages.is_done();
                 drop(pages);
                 told.tell();
@@ -233,16 +227,23 @@ impl Pages {
         self.is_left && self.entries.is_empty()
     }
 
-    fn confirm(&mut self, tag: u64, multiple: bool, is_stored: bool) -> Told {
-        let confirmed = match (tag, multiple) {
-            (0, _) => std::mem::take(&mut self.entries),
+    fn confirm(&mut self, confirm: Confirm) -> Told {
+        let Confirm {
+            tag,
+            multiple,
+            is_stored,
+        } = confirm;
+        let confirmed: Vec<_> = match (tag, multiple) {
+            (0, _) => std::mem::take(&mut self.entries).into_values().collect(),
             (_, true) => {
-                let later = self.entries.split_off(&(tag + 1));
-                std::mem::replace(&mut self.entries, later)
+                let later = self.entries.split_off(&tag.saturating_add(1));
+                let confirmed = std::mem::replace(&mut self.entries, later);
+                confirmed.into_values().collect()
             }
-            (_, false) => self.entries.remove_entry(&tag).into_iter().collect(),
+            // Mostly, and so without a map of one.
+            (_, false) => self.entries.remove(&tag).into_iter().collect(),
         };
-        let confirmed = confirmed.into_values().map(|entry| {
+        let confirmed = confirmed.into_iter().map(|entry| {
             let fate = self.fate_of(&entry.message, is_stored);
             (entry.fate, fate)
         });
@@ -344,11 +345,11 @@ mod tests {
     }
 
     fn confirmed(ledger: &Ledger, tag: u64, multiple: bool, is_stored: bool) {
-        ledger.hear(Word::Confirmed {
+        ledger.hear(Word::Confirmed(Confirm {
             tag,
             multiple,
             is_stored,
-        });
+        }));
     }
 
     fn returned(ledger: &Ledger, id: usize, route: &str) {
@@ -393,6 +394,9 @@ mod tests {
         let mut more = [add(&ledger, 9, "jobs").unwrap()];
         confirmed(&ledger, 9, false, true);
         assert_eq!(told(&mut more), "s");
+        let mut last = [10, 11].map(|id| add(&ledger, id, "jobs").unwrap());
+        confirmed(&ledger, u64::MAX, true, true);
+        assert_eq!(told(&mut last), "ss");
     }
 
     #[test]

@@ -176,7 +176,7 @@ impl Listener for Feed {
                 let (queue, reason) = (&message.routing_key, &message.text);
                 tracing::debug!(queue, reason, "a reply came back: its caller is gone");
             }
-            Word::Confirmed { .. } | Word::Got(_) | Word::Closed(_) => {}
+            Word::Confirmed(_) | Word::Got(_) | Word::Closed(_) => {}
         }
     }
 }

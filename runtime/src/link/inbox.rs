@@ -14,7 +14,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::frame;
 use super::progress::{Piece, Progress};
-use super::said::{self, Deliver, Method, Return};
+use super::said::{self, Confirm, Deliver, Method, Return};
 use crate::error::Error;
 use crate::message::{Incoming, Properties};
 
@@ -24,13 +24,8 @@ const ROOM: u64 = 1024 * 1024;
 /// What the broker says on a channel.
 #[derive(Debug)]
 pub(crate) enum Word {
-    /// What becomes of the publish of this number, and of all before it where it is of several; of
-    /// all that there are where the number is 0 (`basic.ack`, `basic.nack`).
-    Confirmed {
-        tag: u64,
-        multiple: bool,
-        is_stored: bool,
-    },
+    /// What becomes of publishes (`basic.ack`, `basic.nack`).
+    Confirmed(Confirm),
     Delivered(Box<Delivery>),
     /// The answer to who asked for a message; none when the queue is empty (`basic.get-ok`,
     /// `basic.get-empty`).
@@ -251,20 +246,7 @@ impl Passage {
 
     fn method(&mut self, channel: u16, method: Method) {
         let what = match method {
-            Method::Confirm {
-                tag,
-                multiple,
-                is_stored,
-            } => {
-                return self.tell(
-                    channel,
-                    Word::Confirmed {
-                        tag,
-                        multiple,
-                        is_stored,
-                    },
-                );
-            }
+            Method::Confirm(confirm) => return self.tell(channel, Word::Confirmed(confirm)),
             Method::Close(reason) => {
                 self.coming.remove(&channel);
                 return self.tell(channel, Word::Closed(reason));
@@ -394,11 +376,11 @@ mod tests {
     impl Listener for Heard {
         fn hear(&self, word: Word) {
             let said = match word {
-                Word::Confirmed {
+                Word::Confirmed(Confirm {
                     tag,
                     multiple,
                     is_stored,
-                } => format!("{tag} {multiple} {is_stored}"),
+                }) => format!("{tag} {multiple} {is_stored}"),
                 Word::Delivered(delivery) => {
                     let message = delivery.message;
                     assert!(message.body.iter().all(|byte| *byte == frame::END));

@@ -77,7 +77,7 @@ impl Listener for Asked {
                     drop(asker.send(Err(reason.clone())));
                 }
             }
-            Word::Confirmed { .. } | Word::Delivered(_) | Word::Returned(_) => {}
+            Word::Confirmed(_) | Word::Delivered(_) | Word::Returned(_) => {}
         }
     }
 }

@@ -21,11 +21,7 @@ const DEPTH: usize = 128;
 #[derive(Debug)]
 pub(super) enum Method {
     /// `basic.ack` and `basic.nack`.
-    Confirm {
-        tag: u64,
-        multiple: bool,
-        is_stored: bool,
-    },
+    Confirm(Confirm),
     /// `basic.deliver`.
     Deliver(Deliver),
     /// `basic.get-ok`.
@@ -36,6 +32,15 @@ pub(super) enum Method {
     Return(Return),
     /// `channel.close`, which lapin is to read as well: it answers.
     Close(Error),
+}
+
+/// What becomes of the publish of this number, and of all before it where it is of several; of all
+/// that there are where the number is 0.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Confirm {
+    pub(super) tag: u64,
+    pub(super) multiple: bool,
+    pub(super) is_stored: bool,
 }
 
 #[derive(Debug)]
@@ -65,11 +70,11 @@ pub(super) struct Header {
 pub(super) fn method(payload: &[u8]) -> Option<Method> {
     let mut rest = Rest(payload);
     match (rest.u16()?, rest.u16()?) {
-        (BASIC, method @ (ACK | NACK)) => Some(Method::Confirm {
+        (BASIC, method @ (ACK | NACK)) => Some(Method::Confirm(Confirm {
             tag: rest.u64()?,
             multiple: rest.u8()? & 1 == 1,
             is_stored: method == ACK,
-        }),
+        })),
         (BASIC, DELIVER) => {
             rest.short()?;
             Some(Method::Deliver(deliver(rest)?))

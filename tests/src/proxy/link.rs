@@ -156,6 +156,7 @@ impl<'a> Pump<'a> {
                 self.wait().await;
                 return self.to.shutdown().await;
             }
+            self.garble(&mut buffer[..read]);
             let mut rest = &buffer[..read];
             while !rest.is_empty() {
                 self.wait().await;
@@ -167,6 +168,18 @@ impl<'a> Pump<'a> {
                 }
                 let passed = self.pass(piece).await?;
                 rest = &rest[passed..];
+            }
+        }
+    }
+
+    fn garble(&self, bytes: &mut [u8]) {
+        let text = self.shared.state().garbled.clone();
+        if self.way == Way::Down || text.is_empty() {
+            return;
+        }
+        for at in 0..bytes.len() {
+            if bytes[at..].starts_with(&text) {
+                bytes[at..at + text.len()].fill(0xFF);
             }
         }
     }
