@@ -42,5 +42,8 @@ pub(crate) struct Incoming {
     /// Whether it was delivered before and not acknowledged.
     pub(crate) redelivered: bool,
     pub(crate) properties: Properties,
+    /// The body's size in bytes, also where the body is left out because it is larger than is taken;
+    /// `u32::MAX` stands for all larger ones.
+    pub(crate) size: u32,
     pub(crate) body: Bytes,
 }

@@ -374,21 +374,15 @@ impl Publisher {
     fn ready(&self) -> Option<Arc<Confirmed>> {
         let slot = self.slot();
         let channel = slot.as_ref().filter(|channel| channel.is_open());
-        channel.filter(|channel| !channel.is_blocked()).cloned()
+        channel.filter(|channel| channel.takes_messages()).cloned()
     }
 
     /// The channel, once there is one that may be published on.
     async fn channel(&self) -> Result<Arc<Confirmed>, Error> {
         loop {
             let session = self.inner.link.session().await?;
-            let mut blocked = session.blocked();
-            if blocked.borrow_and_update().is_some() {
-                // What is sent while the broker takes nothing it takes later, when nobody may want it
-                // any more.
-                tokio::select! {
-                    _ = blocked.wait_for(Option::is_none) => {}
-                    _ = session.down() => {}
-                }
+            if !session.takes_messages() {
+                session.message_taken().await;
                 continue;
             }
             let _opening = self.inner.opening.lock().await;

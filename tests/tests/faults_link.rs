@@ -649,14 +649,15 @@ async fn row_14_a_half_open_link_with_full_buffers_is_found(env: Env) {
     rig.subject.gate.entered(1).await;
     let stalled = Instant::now();
     proxy.stall_both();
-    // More than the kernel takes for both sockets.
+    // More than the kernel takes for both sockets: the rest fills the write buffer, or waits for room
+    // in it.
     let mut stuck = JoinSet::new();
     for _ in 0..40 {
         let probe = rig.probe.clone();
         stuck.spawn(async move { probe.echo("x".repeat(1 << 20)).timeout(LONG).await });
     }
     eventually("calls under way", || async {
-        rig.calling.stats().pending_calls == 41
+        rig.calling.stats().pending_calls > 3
     })
     .await;
     is_found(&env, &proxy, &rig, vec![call], stalled).await;

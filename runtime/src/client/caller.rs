@@ -46,6 +46,8 @@ pub(crate) struct Replied {
     pub(crate) status: ReplyStatus,
     pub(crate) form: Form,
     pub(crate) content_type: Option<String>,
+    /// The body's size, also where it was left out for being too large.
+    pub(crate) size: usize,
     pub(crate) body: Bytes,
 }
 
@@ -107,6 +109,7 @@ impl Caller {
                 link: connection.publishing().clone(),
                 namespace: connection.namespace().clone(),
                 backoff: connection.backoff().clone(),
+                max_message: connection.max_message(),
                 counters: connection.counters(),
             };
             connection.tasks().spawn(keeper.run(sender));
@@ -127,10 +130,10 @@ impl Caller {
             let current = stations.borrow_and_update().clone();
             match current {
                 Some(station) if station.session.is_up() => {
-                    if !station.session.is_blocked() {
+                    if station.session.takes_messages() {
                         return Ok(station);
                     }
-                    station.unblocked().await;
+                    station.session.message_taken().await;
                 }
                 _ => {
                     if stations.changed().await.is_err() {
@@ -144,7 +147,7 @@ impl Caller {
     /// The station that can take a request now, if there is one.
     pub(crate) fn ready(&self) -> Option<Arc<Station>> {
         let station = self.station.borrow().clone();
-        station.filter(|station| station.session.is_up() && !station.session.is_blocked())
+        station.filter(|station| station.session.is_up() && station.session.takes_messages())
     }
 
     /// Why no station was ready: the broker's reason for taking no messages, if that is why.
@@ -253,14 +256,6 @@ impl Station {
         self.session.blocked().borrow().clone()
     }
 
-    async fn unblocked(&self) {
-        let mut blocked = self.session.blocked();
-        tokio::select! {
-            _ = blocked.wait_for(Option::is_none) => {}
-            _ = self.session.down() => {}
-        }
-    }
-
     fn pending(&self) -> MutexGuard<'_, Option<Waiting>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -311,6 +306,7 @@ impl Station {
                     status: head.status,
                     form: head.form,
                     content_type: head.content_type,
+                    size: reply.size as usize,
                     body: reply.body,
                 };
                 self.answer(id, Answer::Reply(reply));
@@ -327,6 +323,7 @@ impl Station {
                         status,
                         form: head.form,
                         content_type: head.content_type.clone(),
+                        size: body.len(),
                         body,
                     };
                     self.answer(id, Answer::Reply(reply));
@@ -419,6 +416,7 @@ struct Keeper {
     link: Link,
     namespace: Namespace,
     backoff: RetryPolicy,
+    max_message: usize,
     counters: Arc<Counters>,
 }
 
@@ -461,8 +459,9 @@ impl Keeper {
         let reply_to = self.namespace.scope(name.as_str());
         let topology = Topology::queue(Queue::exclusive(name));
         link::declare(session, &topology, &self.namespace).await?;
-        let replies =
-            Deliveries::start(&Lane::open(session).await?, &reply_to, Mode::NoAck).await?;
+        let consuming = Lane::open(session).await?;
+        consuming.limit_bodies(self.max_message);
+        let replies = Deliveries::start(&consuming, &reply_to, Mode::NoAck).await?;
         let lane = Lane::open(session).await?;
         let station = Arc::new(Station {
             session: Arc::clone(session),
@@ -494,7 +493,7 @@ impl Listener for Returns {
                 tracing::debug!(%reason, "the channel for requests was closed");
                 station.closed.notify_one();
             }
-            Word::Confirmed(_) | Word::Delivered(_) | Word::Got(_) => {}
+            Word::Confirmed(_) | Word::Delivered(_) | Word::Cancelled => {}
         }
     }
 }

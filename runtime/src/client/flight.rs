@@ -326,10 +326,10 @@ fn read(letter: &Letter, reply: Replied, limit: usize) -> Result<Answered, Error
     let Replied {
         status,
         content_type,
+        size,
         body,
         ..
     } = reply;
-    let size = body.len();
     if size > limit {
         return Err(letter.failed(Kind::TooLarge { size, limit }, Outcome::Answered));
     }

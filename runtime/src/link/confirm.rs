@@ -1,9 +1,8 @@
 //! Publishes that the broker confirms, each told its own outcome.
 //!
-//! Messages and confirms pass lapin by: it would number the publishes, and tell a confirm to a task
-//! that tells it to the publisher. Here a publish is numbered as it is laid out, and its confirm is
-//! told to the publisher by the thread that reads it. A message that no queue took comes back before
-//! it is confirmed (RabbitMQ's publisher confirms).
+//! A publish is numbered as it is appended to the write buffer, which is the order in which the
+//! broker counts; its confirm is told to the publisher on the I/O task. A message that no queue took
+//! comes back before it is confirmed (RabbitMQ's publisher confirms).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -13,11 +12,11 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
-use super::inbox::{Listener, Word};
+use super::channel::{Listener, Word};
 use super::lane::Lane;
-use super::outbox::Rush;
 use super::said::Confirm;
 use super::session::Session;
+use super::socket::Rush;
 use crate::error::{Error, Kind};
 use crate::message::Outgoing;
 
@@ -68,9 +67,9 @@ impl Confirmed {
         self.lane.is_open() && self.ledger.pages().is_worth_it()
     }
 
-    /// Whether the broker takes messages now.
-    pub(crate) fn is_blocked(&self) -> bool {
-        self.lane.session().is_blocked()
+    /// Whether a message may be handed over now.
+    pub(crate) fn takes_messages(&self) -> bool {
+        self.lane.session().takes_messages()
     }
 
     /// Hands a message over and gives the promise of its fate. The message has a `message_id`;
@@ -213,7 +212,7 @@ impl Listener for Ledger {
                 *pages.returned.entry((id, message.routing_key)).or_default() += 1;
             }
             Word::Closed(reason) => self.end(&reason),
-            Word::Delivered(_) | Word::Got(_) => {}
+            Word::Delivered(_) | Word::Cancelled => {}
         }
     }
 }
@@ -309,7 +308,7 @@ impl Refused {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::inbox::Returned;
+    use crate::link::channel::Returned;
     use crate::message::Properties;
     use bytes::Bytes;
     use futures_util::FutureExt;

@@ -1,18 +1,19 @@
 //! A queue's deliveries, for as long as the consumer lives, and how it ended.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::StreamExt;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::{FieldTable, ShortString};
+use amq_protocol::protocol::{AMQPClass, basic};
+use amq_protocol::types::FieldTable;
 use tokio::sync::mpsc;
 
+use super::channel::{Delivery, Listener, Word};
 use super::convert;
-use super::inbox::{Delivery, Listener, Word};
 use super::lane::Lane;
 use crate::error::Error;
 use crate::stats::Counters;
+
+/// The consumer's tag. It is unique on its channel, for there is one consumer on a channel.
+const CONSUMER_TAG: &str = "lepus";
 
 /// Why deliveries stopped.
 #[derive(Clone, Debug)]
@@ -33,57 +34,52 @@ pub(crate) enum Mode {
 }
 
 /// A consumer. Dropping it cancels it.
+#[derive(Debug)]
 pub(crate) struct Deliveries {
     lane: Arc<Lane>,
-    /// As many as the broker sends ahead, which the prefetch bounds.
-    coming: mpsc::UnboundedReceiver<Box<Delivery>>,
-    tag: ShortString,
+    /// As many as the broker sends ahead, which the prefetch bounds; last the end of the consumer.
+    coming: mpsc::UnboundedReceiver<Item>,
     mode: Mode,
-    end: Pin<Box<dyn Future<Output = Ended> + Send>>,
     ended: Option<Ended>,
 }
 
-impl std::fmt::Debug for Deliveries {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Deliveries")
-            .field("tag", &self.tag)
-            .finish_non_exhaustive()
-    }
-}
+type Item = Result<Box<Delivery>, Box<Ended>>;
 
 impl Deliveries {
     /// Starts consuming on a lane of its own, by the queue's name on the broker.
+    ///
+    /// # Errors
+    /// The broker's refusal, or the session went. Cancel-safe: the lane is to be dropped then.
     pub(crate) async fn start(lane: &Arc<Lane>, queue: &str, mode: Mode) -> Result<Self, Error> {
-        let (channel, session) = (lane.channel(), lane.session());
         if let Mode::Settled { prefetch } = mode {
-            let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
-            session.race(qos).await?;
+            let qos = basic::AMQPMethod::Qos(basic::Qos {
+                prefetch_count: prefetch,
+                global: false,
+            });
+            lane.call(AMQPClass::Basic(qos)).await?;
             if prefetch == 1 {
                 lane.take_one_at_a_time();
             }
         }
-        let options = BasicConsumeOptions {
+        let consume = basic::AMQPMethod::Consume(basic::Consume {
+            queue: convert::short(queue)?,
+            consumer_tag: convert::short(CONSUMER_TAG)?,
+            no_local: false,
             no_ack: mode == Mode::NoAck,
-            ..BasicConsumeOptions::default()
-        };
-        let consume = channel.basic_consume(
-            convert::short(queue)?,
-            ShortString::default(),
-            options,
-            FieldTable::default(),
-        );
+            exclusive: false,
+            nowait: false,
+            arguments: FieldTable::default(),
+        });
         let (feed, coming) = mpsc::unbounded_channel();
         lane.listen(Arc::new(Feed {
-            deliveries: feed,
-            counters: Arc::clone(session.counters()),
+            items: feed,
+            counters: Arc::clone(lane.session().counters()),
         }));
-        let consumer = session.race(consume).await?;
+        lane.call(AMQPClass::Basic(consume)).await?;
         Ok(Self {
             lane: Arc::clone(lane),
             coming,
-            tag: consumer.tag(),
             mode,
-            end: Box::pin(end_of(Arc::clone(lane), consumer)),
             ended: None,
         })
     }
@@ -92,91 +88,97 @@ impl Deliveries {
         matches!(self.mode, Mode::Settled { .. })
     }
 
-    /// The next delivery; where deliveries are settled, one that still can be.
+    /// The next delivery; where deliveries are settled, one that still can be. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Delivery, Ended> {
-        let ended = match &self.ended {
-            Some(ended) => ended.clone(),
-            None => tokio::select! {
-                biased;
-                Some(delivery) = self.coming.recv() => return self.take(delivery),
-                ended = &mut self.end => self.ended.insert(ended).clone(),
-            },
-        };
-        // What came before the end, and after the look at what comes.
-        match self.coming.try_recv() {
-            Ok(delivery) => self.take(delivery),
-            Err(_) => Err(ended),
+        if let Some(ended) = &self.ended {
+            return Err(ended.clone());
         }
+        let ended = match self.coming.recv().await {
+            Some(Ok(delivery)) => match self.take(&delivery) {
+                Ok(()) => return Ok(*delivery),
+                Err(ended) => ended,
+            },
+            Some(Err(ended)) => *ended,
+            None => Ended::Lost(self.lane.dead()),
+        };
+        Err(self.ended.insert(ended).clone())
     }
 
-    fn take(&self, delivery: Box<Delivery>) -> Result<Delivery, Ended> {
+    fn take(&self, delivery: &Delivery) -> Result<(), Ended> {
         if self.is_settled() {
-            // What came when the connection went is still here: its tag means nothing any more.
+            // Deliveries that had come when the connection went: their tags mean nothing any more.
             if !self.lane.is_open() {
-                let reason = self.lane.session().reason();
-                return Err(Ended::Lost(reason.unwrap_or_else(|| self.lane.dead())));
+                return Err(Ended::Lost(self.reason()));
             }
             self.lane.delivered(delivery.tag);
         }
-        Ok(*delivery)
+        Ok(())
+    }
+
+    /// Why the channel is gone, as far as that is known by now.
+    fn reason(&self) -> Error {
+        let reason = self.lane.session().reason();
+        reason.unwrap_or_else(|| self.lane.dead())
     }
 
     /// Stops new deliveries and gives those that were prefetched back to the queue.
     pub(crate) async fn cancel(mut self) {
-        let session = Arc::clone(self.lane.session());
-        let cancel = self
-            .lane
-            .channel()
-            .basic_cancel(self.tag.clone(), BasicCancelOptions::default());
-        if let Err(error) = session.race(cancel).await {
+        let cancel = convert::short(CONSUMER_TAG).map(|consumer_tag| {
+            AMQPClass::Basic(basic::AMQPMethod::Cancel(basic::Cancel {
+                consumer_tag,
+                nowait: false,
+            }))
+        });
+        let cancelled = match cancel {
+            Ok(cancel) => self.lane.call(cancel).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = cancelled {
             tracing::debug!(%error, "a consumer was gone before it was cancelled");
             return;
         }
-        if !self.is_settled() {
-            return;
-        }
-        while let Ok(delivery) = self.next().await {
-            self.lane.give_back(delivery.tag);
+        // The broker sends none after its cancel-ok.
+        self.coming.close();
+        self.ended.get_or_insert(Ended::Cancelled);
+        while let Ok(item) = self.coming.try_recv() {
+            if let Ok(delivery) = item
+                && self.is_settled()
+            {
+                self.lane.give_back(delivery.tag);
+            }
         }
     }
 }
 
-/// How a consumer ends; lapin gives it nothing else.
-async fn end_of(lane: Arc<Lane>, mut consumer: lapin::Consumer) -> Ended {
-    let session = lane.session();
-    let ended = loop {
-        tokio::select! {
-            biased;
-            item = consumer.next() => match item {
-                Some(Ok(_)) => {}
-                Some(Err(error)) => break Ended::Lost(convert::error(error)),
-                None if lane.is_open() => break Ended::Cancelled,
-                None => break Ended::Lost(lane.dead()),
-            },
-            reason = session.down() => return Ended::Lost(reason),
+impl Drop for Deliveries {
+    fn drop(&mut self) {
+        if self.ended.is_none() && self.lane.is_open() {
+            self.lane.cancel(CONSUMER_TAG);
         }
-    };
-    // The end of the session explains the end of its consumers.
-    session.reason().map_or(ended, Ended::Lost)
+    }
 }
 
-/// Hands deliveries over to who consumes them.
+/// Hands deliveries over to the consumer's owner.
 struct Feed {
-    deliveries: mpsc::UnboundedSender<Box<Delivery>>,
+    items: mpsc::UnboundedSender<Item>,
     counters: Arc<Counters>,
 }
 
 impl Listener for Feed {
     fn hear(&self, word: Word) {
-        match word {
-            // Nobody consumes any more: the channel is about to be closed, and it goes back.
-            Word::Delivered(delivery) => drop(self.deliveries.send(delivery)),
+        let item = match word {
+            Word::Delivered(delivery) => Ok(delivery),
+            Word::Cancelled => Err(Box::new(Ended::Cancelled)),
+            Word::Closed(reason) => Err(Box::new(Ended::Lost(reason))),
             Word::Returned(message) => {
                 self.counters.returned_replies.add();
                 let (queue, reason) = (&message.routing_key, &message.text);
                 tracing::debug!(queue, reason, "a reply came back: its caller is gone");
+                return;
             }
-            Word::Confirmed(_) | Word::Got(_) | Word::Closed(_) => {}
-        }
+            Word::Confirmed(_) => return,
+        };
+        // When nobody consumes any more, the channel is about to be closed, and it goes back.
+        drop(self.items.send(item));
     }
 }

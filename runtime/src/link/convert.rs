@@ -1,7 +1,6 @@
-//! Our values to lapin's and back; lapin's errors to ours.
+//! Our values to amq-protocol's and back; lapin's and the broker's errors to ours.
 
-use lapin::ErrorKind;
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
 
 use crate::error::{Error, Kind, Mismatch};
 use crate::message::Properties;
@@ -14,7 +13,7 @@ pub(super) const PERSISTENT: u8 = 2;
 /// size and flags.
 const HEADER_FRAME: usize = 8 + 14;
 
-/// A short string, or an error that says which one is too long: lapin's own conversion panics.
+/// A short string, or an error that says which one is too long: amq-protocol's own conversion panics.
 pub(super) fn short(text: impl Into<String>) -> Result<ShortString, Error> {
     let text = text.into();
     let length = text.len();
@@ -104,22 +103,12 @@ fn to_amqp(value: Value) -> Result<AMQPValue, Error> {
 /// AMQP's reply code of a connection that an operator closed, or a broker that stops.
 const CONNECTION_FORCED: u16 = 320;
 
-/// An error of an operation on a connection that was up.
-pub(super) fn error(error: lapin::Error) -> Error {
-    let kind = match error.kind() {
-        // It says nothing of the operation, but that its connection is gone.
-        ErrorKind::ProtocolError(amqp) if amqp.get_id() == CONNECTION_FORCED => Kind::Disconnected,
-        ErrorKind::ProtocolError(amqp) => refused(amqp.get_id(), amqp.get_message().to_string()),
-        ErrorKind::ChannelsLimitReached => {
-            Kind::Invalid("the connection has no channel left (channel_max)".into())
-        }
-        _ => Kind::Disconnected,
-    };
-    Error::new(kind).caused_by(error)
-}
-
 /// The broker closed a channel for this reason.
 pub(super) fn refusal(code: u16, text: String) -> Error {
+    // It says nothing of the operation, but that its connection is going away.
+    if code == CONNECTION_FORCED {
+        return Error::new(Kind::Disconnected).caused_by(text);
+    }
     Error::new(refused(code, text))
 }
 
@@ -176,8 +165,8 @@ mod tests {
     }
 
     #[test]
-    fn a_tables_size_is_what_lapin_writes() {
-        use lapin::types::generation::gen_field_table;
+    fn a_tables_size_is_what_amq_protocol_writes() {
+        use amq_protocol::types::generation::gen_field_table;
 
         let ours = Table::from([
             ("bool".to_owned(), Value::Bool(true)),

@@ -1,14 +1,12 @@
-//! Makes a topology be there, on a channel that is thrown away: a refusal closes it.
+//! Declares topologies, on channels that are thrown away: a refusal closes them.
 
 use std::sync::Arc;
 
-use lapin::options::{
-    ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
-    QueueDeleteOptions, QueuePurgeOptions,
-};
-use lapin::{Channel, ExchangeKind as LapinKind};
+use amq_protocol::protocol::{AMQPClass, exchange, queue};
 
+use super::channel::unexpected;
 use super::convert::{short, table};
+use super::lane::Lane;
 use super::namespace::Namespace;
 use super::session::Session;
 use crate::error::Error;
@@ -30,18 +28,17 @@ pub(crate) async fn declare(
     topology: &Topology,
     namespace: &Namespace,
 ) -> Result<(), Error> {
-    let channel = session.channel().await?;
+    let lane = Lane::open(session).await?;
     for exchange in &topology.exchanges {
-        declare_exchange(session, &channel, exchange, namespace).await?;
+        declare_exchange(&lane, exchange, namespace).await?;
     }
     for queue in &topology.queues {
-        let counts = declare_queue(session, &channel, queue, namespace).await?;
+        let counts = declare_queue(&lane, queue, namespace).await?;
         tracing::debug!(queue = %queue.name, ?counts, "queue is there");
     }
     for binding in &topology.bindings {
-        bind_on(session, &channel, binding, namespace).await?;
+        bind_on(&lane, binding, namespace).await?;
     }
-    close(session, &channel).await;
     Ok(())
 }
 
@@ -54,9 +51,8 @@ pub(crate) async fn count(
     queue: &Queue,
     namespace: &Namespace,
 ) -> Result<QueueCounts, Error> {
-    let channel = session.channel().await?;
-    let counts = declare_queue(session, &channel, &queue.clone().passive(), namespace).await?;
-    close(session, &channel).await;
+    let lane = Lane::open(session).await?;
+    let counts = declare_queue(&lane, &queue.clone().passive(), namespace).await?;
     Ok(counts)
 }
 
@@ -66,13 +62,16 @@ pub(crate) async fn purge(
     queue: &Queue,
     namespace: &Namespace,
 ) -> Result<u32, Error> {
-    let channel = session.channel().await?;
+    let lane = Lane::open(session).await?;
     let name = short(namespace.scope(queue.name.as_str()))?;
-    let removed = session
-        .race(channel.queue_purge(name, QueuePurgeOptions::default()))
-        .await?;
-    close(session, &channel).await;
-    Ok(removed)
+    let purge = queue::AMQPMethod::Purge(queue::Purge {
+        queue: name,
+        nowait: false,
+    });
+    match lane.call(AMQPClass::Queue(purge)).await? {
+        AMQPClass::Queue(queue::AMQPMethod::PurgeOk(purged)) => Ok(purged.message_count),
+        _ => Err(unexpected()),
+    }
 }
 
 /// Deletes a queue with what is in it.
@@ -81,13 +80,15 @@ pub(crate) async fn delete(
     queue: &Queue,
     namespace: &Namespace,
 ) -> Result<(), Error> {
-    let channel = session.channel().await?;
+    let lane = Lane::open(session).await?;
     let name = short(namespace.scope(queue.name.as_str()))?;
-    session
-        .race(channel.queue_delete(name, QueueDeleteOptions::default()))
-        .await?;
-    close(session, &channel).await;
-    Ok(())
+    let delete = queue::AMQPMethod::Delete(queue::Delete {
+        queue: name,
+        if_unused: false,
+        if_empty: false,
+        nowait: false,
+    });
+    lane.call(AMQPClass::Queue(delete)).await.map(drop)
 }
 
 /// Adds one binding.
@@ -96,9 +97,8 @@ pub(crate) async fn bind(
     binding: &Binding,
     namespace: &Namespace,
 ) -> Result<(), Error> {
-    let channel = session.channel().await?;
-    bind_on(session, &channel, binding, namespace).await?;
-    close(session, &channel).await;
+    let lane = Lane::open(session).await?;
+    bind_on(&lane, binding, namespace).await?;
     Ok(())
 }
 
@@ -108,99 +108,87 @@ pub(crate) async fn unbind(
     binding: &Binding,
     namespace: &Namespace,
 ) -> Result<(), Error> {
-    let channel = session.channel().await?;
+    let lane = Lane::open(session).await?;
     let Destination::Queue(queue) = &binding.destination else {
         return Err(Error::invalid("only a queue's bindings can be removed"));
     };
-    let queue = short(namespace.scope(queue.as_str()))?;
-    let exchange = short(namespace.scope(binding.exchange.as_str()))?;
-    let key = short(binding.routing_key.clone())?;
-    let arguments = table(binding.arguments.clone())?;
-    session
-        .race(channel.queue_unbind(queue, exchange, key, arguments))
-        .await?;
-    close(session, &channel).await;
-    Ok(())
+    let unbind = queue::AMQPMethod::Unbind(queue::Unbind {
+        queue: short(namespace.scope(queue.as_str()))?,
+        exchange: short(namespace.scope(binding.exchange.as_str()))?,
+        routing_key: short(binding.routing_key.clone())?,
+        arguments: table(binding.arguments.clone())?,
+    });
+    lane.call(AMQPClass::Queue(unbind)).await.map(drop)
 }
 
 async fn declare_exchange(
-    session: &Session,
-    channel: &Channel,
+    lane: &Lane,
     exchange: &Exchange,
     namespace: &Namespace,
 ) -> Result<(), Error> {
     let kind = match exchange.kind {
-        ExchangeKind::Fanout => LapinKind::Fanout,
-        ExchangeKind::Direct => LapinKind::Direct,
-        ExchangeKind::Topic => LapinKind::Topic,
-        ExchangeKind::Headers => LapinKind::Headers,
+        ExchangeKind::Fanout => "fanout",
+        ExchangeKind::Direct => "direct",
+        ExchangeKind::Topic => "topic",
+        ExchangeKind::Headers => "headers",
     };
-    let options = ExchangeDeclareOptions {
+    let declare = exchange::AMQPMethod::Declare(exchange::Declare {
+        exchange: short(namespace.scope(exchange.name.as_str()))?,
+        kind: short(kind)?,
         passive: exchange.passive,
         durable: exchange.durable,
         auto_delete: exchange.auto_delete,
         internal: exchange.internal,
         nowait: false,
-    };
-    let name = short(namespace.scope(exchange.name.as_str()))?;
-    let arguments = table(namespace.arguments(&exchange.arguments))?;
-    session
-        .race(channel.exchange_declare(name, kind, options, arguments))
-        .await
+        arguments: table(namespace.arguments(&exchange.arguments))?,
+    });
+    lane.call(AMQPClass::Exchange(declare)).await.map(drop)
 }
 
 async fn declare_queue(
-    session: &Session,
-    channel: &Channel,
+    lane: &Lane,
     queue: &Queue,
     namespace: &Namespace,
 ) -> Result<QueueCounts, Error> {
-    let options = QueueDeclareOptions {
+    let declare = queue::AMQPMethod::Declare(queue::Declare {
+        queue: short(namespace.scope(queue.name.as_str()))?,
         passive: queue.passive,
         durable: queue.durable,
         exclusive: queue.exclusive,
         auto_delete: queue.auto_delete,
         nowait: false,
-    };
-    let name = short(namespace.scope(queue.name.as_str()))?;
-    let arguments = table(namespace.arguments(&queue.arguments))?;
-    let declared = session
-        .race(channel.queue_declare(name, options, arguments))
-        .await?;
-    Ok(QueueCounts {
-        messages: declared.message_count(),
-        consumers: declared.consumer_count(),
-    })
-}
-
-async fn bind_on(
-    session: &Session,
-    channel: &Channel,
-    binding: &Binding,
-    namespace: &Namespace,
-) -> Result<(), Error> {
-    let exchange = short(namespace.scope(binding.exchange.as_str()))?;
-    let key = short(binding.routing_key.clone())?;
-    let arguments = table(binding.arguments.clone())?;
-    match &binding.destination {
-        Destination::Queue(queue) => {
-            let queue = short(namespace.scope(queue.as_str()))?;
-            let options = QueueBindOptions::default();
-            session
-                .race(channel.queue_bind(queue, exchange, key, options, arguments))
-                .await
-        }
-        Destination::Exchange(destination) => {
-            let destination = short(namespace.scope(destination.as_str()))?;
-            let options = ExchangeBindOptions::default();
-            let bind = channel.exchange_bind(destination, exchange, key, options, arguments);
-            session.race(bind).await
-        }
+        arguments: table(namespace.arguments(&queue.arguments))?,
+    });
+    match lane.call(AMQPClass::Queue(declare)).await? {
+        AMQPClass::Queue(queue::AMQPMethod::DeclareOk(declared)) => Ok(QueueCounts {
+            messages: declared.message_count,
+            consumers: declared.consumer_count,
+        }),
+        _ => Err(unexpected()),
     }
 }
 
-async fn close(session: &Session, channel: &Channel) {
-    let text = lapin::types::ShortString::try_new("done").unwrap_or_default();
-    // Its work is done; a session that goes down now says so to everybody else.
-    let _ = session.race(channel.close(200, text)).await;
+async fn bind_on(lane: &Lane, binding: &Binding, namespace: &Namespace) -> Result<(), Error> {
+    let source = short(namespace.scope(binding.exchange.as_str()))?;
+    let routing_key = short(binding.routing_key.clone())?;
+    let arguments = table(binding.arguments.clone())?;
+    let bind = match &binding.destination {
+        Destination::Queue(queue) => AMQPClass::Queue(queue::AMQPMethod::Bind(queue::Bind {
+            queue: short(namespace.scope(queue.as_str()))?,
+            exchange: source,
+            routing_key,
+            nowait: false,
+            arguments,
+        })),
+        Destination::Exchange(destination) => {
+            AMQPClass::Exchange(exchange::AMQPMethod::Bind(exchange::Bind {
+                destination: short(namespace.scope(destination.as_str()))?,
+                source,
+                routing_key,
+                nowait: false,
+                arguments,
+            }))
+        }
+    };
+    lane.call(bind).await.map(drop)
 }

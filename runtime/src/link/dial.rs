@@ -1,32 +1,39 @@
 //! One attempt to reach a broker: bounded in time, leaving nothing behind, its failure named.
 
 use std::io;
+use std::sync::Mutex;
 
-use lapin::tcp::OwnedTLSConfig;
 use lapin::types::LongString;
 use lapin::uri::AMQPUri;
 use lapin::{AsyncTcpStream, ConnectionProperties, ErrorKind};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
-use super::bare::Bare;
-use super::inbox::Inbox;
+use super::channel::Channels;
 use super::kit::Kit;
-use super::outbox::Outbox;
 use super::settings::{Address, Settings, TlsSettings};
-use super::socket::Socket;
+use super::socket::{Pipe, Socket, Transport, Tune, WriteMux};
 use crate::error::{ConnectFault, Error, Kind};
+
+/// lapin uses no channel.
+const LAPINS_CHANNEL_MAX: u16 = 1;
+/// lapin sizes its buffers by this. What it reads and writes on channel 0 is small, but for a secret
+/// that may be a token of some kilobytes.
+const LAPINS_FRAME_MAX: u32 = 16 * 1024;
 
 /// AMQP's reply code for a refused login.
 const ACCESS_REFUSED: u16 = 403;
 /// AMQP's reply code for a virtual host that is not there, or not for this user.
 const NOT_ALLOWED: u16 = 530;
 
-/// lapin's connection, and the ways out of it and into it past lapin.
+/// A connection: channel 0 with lapin, the write buffer and all other channels.
 pub(super) struct Line {
     pub(super) connection: lapin::Connection,
-    pub(super) outbox: Outbox,
-    pub(super) inbox: Inbox,
+    pub(super) mux: WriteMux,
+    pub(super) channels: Channels,
+    /// How the I/O task ended.
+    pub(super) ended: oneshot::Receiver<io::Error>,
 }
 
 /// Connects to the first address that works, in turn.
@@ -51,56 +58,107 @@ pub(super) async fn dial(settings: &Settings, io: &Handle) -> Result<Line, Error
 }
 
 async fn dial_one(address: &Address, settings: &Settings, io: &Handle) -> Result<Line, Error> {
-    let (outbox, inbox) = (Outbox::default(), Inbox::default());
-    let (opened, heard) = (outbox.clone(), inbox.clone());
-    let runtime = Kit::new(io.clone(), outbox.clone());
     let limit = settings.connect_timeout;
-    // lapin has no handshake timeout and its thread outlives a dropped connect: both end with this,
-    // however the attempt does, and before there is a socket at the limit.
-    let lifeline = outbox.bell().lifeline();
-    let tls = settings.tls.clone();
-    let open = async move |uri: AMQPUri, _| {
-        let target = (uri.authority.host.clone(), uri.authority.port);
-        let connecting = TcpStream::connect(target);
-        let stream = tokio::time::timeout(limit, connecting).await;
-        let stream = stream.map_err(io::Error::from)??;
-        stream.set_nodelay(true)?;
-        let secure = |stream| secure(stream, &uri, &tls);
-        let socket = Socket::open(stream.into_std()?, &opened, &heard, secure).await?;
-        Ok(AsyncTcpStream::Plain(socket))
-    };
-    let name: LongString = settings.name.clone().into();
     let properties = ConnectionProperties::default()
-        .with_connection_name(name)
+        .with_connection_name(LongString::from(settings.name.clone()))
         .with_client_property(short("product"), "lepus".into())
         .with_client_property(short("version"), env!("CARGO_PKG_VERSION").into());
-    let uri = address.0.clone();
-    let (host, port) = (uri.authority.host.clone(), uri.authority.port);
-    let runtime = async_rs::Runtime::new(runtime);
-    // On lapin's own runtime, where a caller that goes away does not cancel it half-way.
-    let attempt = io.spawn(async move {
-        tokio::time::timeout(limit, async move {
-            if let Err(error) = lookup_host((host, port)).await {
-                return Err(Error::new(Kind::Connect(ConnectFault::Address)).caused_by(error));
-            }
-            let connecting = lapin::Connection::connector(uri, runtime, open, properties);
-            let connection = outbox.bell().ringing(connecting).await;
-            let connection = connection.map_err(Error::from_dial)?;
-            lifeline.release();
-            Ok(Line {
-                connection,
-                outbox,
-                inbox,
-            })
-        })
+    let (uri, tls, runtime) = (address.0.clone(), settings.tls.clone(), io.clone());
+    // On the connection's own runtime, where a caller that goes away does not cancel it half-way.
+    let attempt = io.spawn(tokio::time::timeout(limit, async move {
+        let transport = reach(&uri, &tls).await?;
+        let wanted = Tune {
+            channel_max: uri.query.channel_max.unwrap_or_default(),
+            frame_max: uri.query.frame_max.unwrap_or_default(),
+            heartbeat: uri.query.heartbeat.unwrap_or_default(),
+        };
+        greet(
+            uri,
+            Socket::start(transport, wanted, &runtime),
+            runtime,
+            properties,
+        )
         .await
-    });
-    let result = match attempt.await {
+    }));
+    match attempt.await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) => Err(Error::new(Kind::Connect(ConnectFault::Timeout(limit)))),
         Err(ended) => Err(Error::new(Kind::Closed).caused_by(ended)),
-    };
-    result.map_err(|error| name_tls_fault(error, address))
+    }
+}
+
+/// Connects, with TLS on it where the URI says so.
+async fn reach(uri: &AMQPUri, tls: &TlsSettings) -> Result<Transport, Error> {
+    let failed = |fault| move |error: io::Error| Error::new(Kind::Connect(fault)).caused_by(error);
+    let target = (uri.authority.host.clone(), uri.authority.port);
+    let addresses: Vec<_> = lookup_host(target)
+        .await
+        .map_err(failed(ConnectFault::Address))?
+        .collect();
+    let stream = TcpStream::connect(&*addresses)
+        .await
+        .map_err(failed(ConnectFault::Refused))?;
+    stream
+        .set_nodelay(true)
+        .map_err(failed(ConnectFault::Refused))?;
+    secure(stream, uri, tls)
+        .await
+        .map_err(failed(ConnectFault::Tls))
+}
+
+/// Has lapin open the connection over its pipe. If this ends in an error or is dropped, the socket
+/// is closed, and lapin's thread ends with it.
+async fn greet(
+    mut uri: AMQPUri,
+    socket: Socket,
+    runtime: Handle,
+    properties: ConnectionProperties,
+) -> Result<Line, Error> {
+    let Socket {
+        mux,
+        channels,
+        pipe,
+        ended,
+    } = socket;
+    uri.query.channel_max = Some(LAPINS_CHANNEL_MAX);
+    uri.query.frame_max = Some(LAPINS_FRAME_MAX);
+    let hang_up = HangUp(Some(mux.clone()));
+    let pipe = Mutex::new(Some(pipe));
+    let open =
+        async move |_: AMQPUri, _: async_rs::Runtime<Kit>| -> lapin::Result<AsyncTcpStream<Pipe>> {
+            // There is one, and lapin does not reconnect.
+            let pipe = pipe.lock().ok().and_then(|mut pipe| pipe.take());
+            let pipe = pipe.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
+            Ok(AsyncTcpStream::Plain(pipe))
+        };
+    let runtime = async_rs::Runtime::new(Kit::new(runtime));
+    let connecting = lapin::Connection::connector(uri, runtime, open, properties);
+    let connection = connecting.await.map_err(Error::from_dial)?;
+    hang_up.release();
+    Ok(Line {
+        connection,
+        mux,
+        channels,
+        ended,
+    })
+}
+
+/// Closes the socket when it is dropped, unless it was released before: lapin has no limit for its
+/// handshake, and its thread outlives a connect that is dropped.
+struct HangUp(Option<WriteMux>);
+
+impl HangUp {
+    fn release(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for HangUp {
+    fn drop(&mut self) {
+        if let Some(mux) = &self.0 {
+            mux.close();
+        }
+    }
 }
 
 fn short(text: &'static str) -> lapin::types::ShortString {
@@ -108,41 +166,21 @@ fn short(text: &'static str) -> lapin::types::ShortString {
 }
 
 #[cfg(feature = "tls")]
-async fn secure(
-    stream: AsyncTcpStream<Bare>,
-    uri: &AMQPUri,
-    tls: &TlsSettings,
-) -> io::Result<AsyncTcpStream<Bare>> {
-    use lapin::tcp::OwnedIdentity;
+async fn secure(stream: TcpStream, uri: &AMQPUri, tls: &TlsSettings) -> io::Result<Transport> {
     use lapin::uri::AMQPScheme;
 
     match uri.scheme {
-        AMQPScheme::AMQP => Ok(stream),
-        AMQPScheme::AMQPS => {
-            let identity = tls.identity.clone();
-            let config = OwnedTLSConfig {
-                cert_chain: tls.authorities.clone(),
-                identity: identity.map(|(pem, key)| OwnedIdentity::PKCS8 { pem, key }),
-            };
-            stream
-                .into_tls(&uri.authority.host, config.as_ref())
-                .await
-                .map_err(io::Error::other)
-        }
+        AMQPScheme::AMQP => Ok(Transport::plain(stream)),
+        AMQPScheme::AMQPS => super::socket::secure(stream, &uri.authority.host, tls).await,
     }
 }
 
 #[cfg(not(feature = "tls"))]
-async fn secure(
-    stream: AsyncTcpStream<Bare>,
-    uri: &AMQPUri,
-    _: &TlsSettings,
-) -> io::Result<AsyncTcpStream<Bare>> {
+async fn secure(stream: TcpStream, uri: &AMQPUri, _: &TlsSettings) -> io::Result<Transport> {
     use lapin::uri::AMQPScheme;
 
-    let _ = OwnedTLSConfig::default();
     match uri.scheme {
-        AMQPScheme::AMQP => Ok(stream),
+        AMQPScheme::AMQP => Ok(Transport::plain(stream)),
         AMQPScheme::AMQPS => Err(io::Error::other(
             "this build has no TLS: enable feature `tls`",
         )),
@@ -157,26 +195,8 @@ impl Error {
                 NOT_ALLOWED => ConnectFault::VirtualHost,
                 _ => ConnectFault::Protocol,
             },
-            ErrorKind::IOError(io) => match io.kind() {
-                // rustls reports a bad certificate, and a peer that speaks no TLS, so.
-                io::ErrorKind::InvalidData | io::ErrorKind::Other => ConnectFault::Tls,
-                io::ErrorKind::ConnectionAborted | io::ErrorKind::UnexpectedEof => {
-                    ConnectFault::Protocol
-                }
-                _ => ConnectFault::Refused,
-            },
             _ => ConnectFault::Protocol,
         };
         Self::new(Kind::Connect(fault)).caused_by(error)
-    }
-}
-
-/// Over a plain connection an unreadable answer is no TLS fault.
-fn name_tls_fault(error: Error, address: &Address) -> Error {
-    match error.kind() {
-        Kind::Connect(ConnectFault::Tls) if !address.is_tls() => {
-            Error::new(Kind::Connect(ConnectFault::Protocol)).caused_by(error)
-        }
-        _ => error,
     }
 }

@@ -1,4 +1,4 @@
-//! What lapin runs on: tokio, but for the socket.
+//! The runtime that lapin is given: tokio, and our in-memory pipe for a socket.
 
 use std::future::Future;
 use std::io::{self, Read, Write};
@@ -12,20 +12,18 @@ use futures_core::Stream;
 use futures_io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 
-use super::outbox::Outbox;
-use super::socket::Socket;
+use super::socket::Pipe;
 
-/// Tokio's tasks and timers, and sockets that lapin's thread watches itself.
+/// Tokio's tasks and timers.
 #[derive(Clone, Debug)]
 pub(super) struct Kit {
     tokio: Tokio,
-    outbox: Outbox,
 }
 
 impl Kit {
-    pub(super) fn new(tasks: Handle, outbox: Outbox) -> Self {
+    pub(super) fn new(tasks: Handle) -> Self {
         let tokio = Tokio::default().with_handle(tasks);
-        Self { tokio, outbox }
+        Self { tokio }
     }
 }
 
@@ -42,15 +40,7 @@ impl Executor for Kit {
         &self,
         future: F,
     ) -> Task<Self::Task<T>> {
-        // lapin never takes a task back: one that is dropped before its end had its runtime taken
-        // away, and what nobody looks after any more is better ended.
-        let bell = self.outbox.bell().clone();
-        let lifeline = bell.lifeline();
-        self.tokio.spawn(async move {
-            let output = bell.ringing(future).await;
-            lifeline.release();
-            output
-        })
+        self.tokio.spawn(future)
     }
 
     fn spawn_blocking<T: Send + 'static, F: FnOnce() -> T + Send + 'static>(
@@ -62,15 +52,15 @@ impl Executor for Kit {
 }
 
 impl Reactor for Kit {
-    type TcpStream = Socket;
+    type TcpStream = Pipe;
     type Sleep = <Tokio as Reactor>::Sleep;
 
-    /// lapin has no other handles than its socket.
+    /// lapin has no other handles than its pipe.
     fn register<H: Read + Write + Send + 'static>(
         &self,
         _: H,
     ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
-        Err::<Socket, _>(io::ErrorKind::Unsupported.into())
+        Err::<Pipe, _>(io::ErrorKind::Unsupported.into())
     }
 
     fn sleep(&self, duration: Duration) -> Self::Sleep {
@@ -81,11 +71,11 @@ impl Reactor for Kit {
         self.tokio.interval(duration)
     }
 
-    /// lapin is given its socket by `dial`.
+    /// lapin is given its pipe by `dial`.
     fn tcp_connect_addr(
         &self,
         _: SocketAddr,
-    ) -> impl Future<Output = io::Result<Socket>> + Send + 'static {
+    ) -> impl Future<Output = io::Result<Pipe>> + Send + 'static {
         std::future::ready(Err(io::ErrorKind::Unsupported.into()))
     }
 }

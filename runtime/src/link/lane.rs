@@ -1,116 +1,101 @@
-//! A channel of one session: publishing, acknowledging, and what the broker gave back.
+//! A channel of one session: publishing, settling, synchronous methods.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use amq_protocol::protocol::AMQPClass;
 use bytes::BytesMut;
-use lapin::Channel;
 
-use super::frame::{self, Settling};
-use super::inbox::{Listener, Listening, Word};
-use super::outbox::{Leave, Mark};
-use super::session::{Counted, Session};
-use crate::error::{Error, Kind};
+use super::channel::{Answer, Core, Handle, Listener, Reply, closed, unexpected};
+use super::frame::Settling;
+use super::session::Session;
+use super::socket::{Leave, Mark};
+use crate::error::Error;
 use crate::message::Outgoing;
 
-/// A channel, for as long as it and its session live.
+/// A channel, for as long as it and its session live. Dropping it closes it; deliveries that were
+/// not settled go back to their queue then.
 #[derive(Debug)]
 pub(crate) struct Lane {
     session: Arc<Session>,
-    channel: Counted,
+    handle: Handle,
     /// The tags of deliveries that are to be settled.
     unsettled: Mutex<BTreeSet<u64>>,
     /// Each delivery comes when the one before it is settled.
     one_at_a_time: AtomicBool,
-    heard: OnceLock<Heard>,
-}
-
-/// What is heard on a channel, for as long as it is held.
-struct Heard {
-    ear: Arc<Ear>,
-    _listening: Listening,
-}
-
-/// Hears that the channel is closed before lapin knows, and tells all else.
-struct Ear {
-    is_closed: AtomicBool,
-    listener: Arc<dyn Listener>,
-}
-
-impl Listener for Ear {
-    fn hear(&self, word: Word) {
-        if let Word::Closed(_) = &word {
-            self.is_closed.store(true, Ordering::Relaxed);
-        }
-        self.listener.hear(word);
-    }
-}
-
-impl fmt::Debug for Heard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Heard").finish_non_exhaustive()
-    }
 }
 
 impl Lane {
-    /// Opens a channel.
+    /// Opens a channel. Cancel-safe: a channel that nobody waits for any more is closed.
+    ///
+    /// # Errors
+    /// The session went, or has no channel left.
     pub(crate) async fn open(session: &Arc<Session>) -> Result<Arc<Self>, Error> {
-        let channel = session.channel().await?;
+        let handle = session.open_channel().await?;
         Ok(Arc::new(Self {
             session: Arc::clone(session),
-            channel,
+            handle,
             unsettled: Mutex::default(),
             one_at_a_time: AtomicBool::new(false),
-            heard: OnceLock::new(),
         }))
     }
 
-    /// From now on a listener hears what the broker says on it, and nobody else does. There is one,
-    /// and it comes before anything is published or consumed.
+    /// Registers the receiver of the channel's events. There is one, registered before anything is
+    /// published or consumed.
     pub(crate) fn listen(&self, listener: Arc<dyn Listener>) {
-        self.heard.get_or_init(|| {
-            let ear = Arc::new(Ear {
-                is_closed: AtomicBool::new(false),
-                listener,
-            });
-            let inbox = self.session.inbox();
-            Heard {
-                _listening: inbox.listen(self.channel.id(), Arc::clone(&ear) as _),
-                ear,
-            }
-        });
+        self.handle.listen(listener);
     }
 
     pub(crate) fn session(&self) -> &Arc<Session> {
         &self.session
     }
 
-    pub(super) fn channel(&self) -> &Channel {
-        &self.channel
-    }
-
     /// Whether the channel and its session are up.
     pub(crate) fn is_open(&self) -> bool {
-        self.session.is_up() && self.takes_frames()
+        self.handle.is_open() && self.session.is_up()
     }
 
-    fn takes_frames(&self) -> bool {
-        let heard = self.heard.get();
-        let is_closed = heard.is_some_and(|heard| heard.ear.is_closed.load(Ordering::Relaxed));
-        !is_closed && self.channel.status().connected()
+    /// From now on messages with a longer body come without it, and with their size.
+    pub(crate) fn limit_bodies(&self, most: usize) {
+        self.handle.limit_bodies(most as u64);
+    }
+
+    /// Calls a synchronous method.
+    ///
+    /// # Errors
+    /// The broker's refusal, which closes the channel; or the channel or the session went.
+    pub(super) async fn call(&self, method: AMQPClass) -> Result<AMQPClass, Error> {
+        match self.ask(method).await? {
+            Answer::Method(method) => Ok(method),
+            Answer::Got(_) => Err(unexpected()),
+        }
+    }
+
+    /// Asks for a message (`basic.get`).
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub(super) async fn ask(&self, method: AMQPClass) -> Result<Answer, Error> {
+        let answer = self.handle.call(method).await;
+        // The end of the session explains the end of its channels.
+        answer.map_err(|error| self.session.explain(error))
+    }
+
+    /// Cancels a consumer without waiting for the answer. Deliveries may still come.
+    pub(super) fn cancel(&self, consumer_tag: &str) {
+        if let Err(error) = self.put(Leave::Now, |core, out| core.cancel(out, consumer_tag)) {
+            tracing::debug!(%error, "a consumer was gone before it was cancelled");
+        }
     }
 
     /// Puts frames of this channel on their way.
     fn put(
         &self,
         leave: Leave,
-        put: impl FnOnce(&mut BytesMut, u16) -> Result<(), Error>,
+        put: impl FnOnce(&mut Core<Reply>, &mut BytesMut) -> Result<(), Error>,
     ) -> Result<Mark, Error> {
-        let channel = self.channel.id();
-        let outbox = self.session.outbox();
-        outbox.put(leave, || self.takes_frames(), |out| put(out, channel))
+        self.handle.ask(leave, put)
     }
 
     /// Hands a message over to be written, on a channel where lapin publishes nothing.
@@ -132,11 +117,9 @@ impl Lane {
         leave: Leave,
         note: impl FnOnce() -> Result<(), Error>,
     ) -> Result<Mark, Error> {
-        let frame_max = self.session.frame_max();
-        self.put(leave, |out, channel| {
-            let start = out.len();
-            frame::put_message(out, channel, message, frame_max)?;
-            note().inspect_err(|_| out.truncate(start))
+        self.put(leave, |core, out| {
+            core.publish(out, message)?;
+            note()
         })
     }
 
@@ -145,24 +128,7 @@ impl Lane {
     /// # Errors
     /// The channel is gone.
     pub(super) fn select_confirms(&self) -> Result<(), Error> {
-        let asked = self.put(Leave::Later, |out, channel| {
-            frame::put_confirm_select(out, channel);
-            Ok(())
-        });
-        asked.map(drop)
-    }
-
-    /// Asks for a message of a queue, by its name on the broker; `note` is called in the order of the
-    /// answers.
-    ///
-    /// # Errors
-    /// As [`publish`](Self::publish).
-    pub(super) fn get(&self, queue: &str, note: impl FnOnce()) -> Result<(), Error> {
-        let asked = self.put(Leave::Now, |out, channel| {
-            frame::put_get(out, channel, queue)?;
-            note();
-            Ok(())
-        });
+        let asked = self.put(Leave::Later, |core, out| core.select_confirms(out));
         asked.map(drop)
     }
 
@@ -173,15 +139,13 @@ impl Lane {
     /// # Errors
     /// As [`publish`](Self::publish), and the delivery is not acknowledged.
     pub(crate) fn reply(&self, message: &Outgoing, tag: u64) -> Result<bool, Error> {
-        let frame_max = self.session.frame_max();
         if !self.one_at_a_time.load(Ordering::Relaxed) {
             self.publish(message, Leave::Later)?;
             return Ok(false);
         }
-        self.put(Leave::Now, |out, channel| {
-            frame::put_message(out, channel, message, frame_max)?;
-            frame::put_settling(out, channel, tag, Settling::Ack { multiple: false });
-            Ok(())
+        self.put(Leave::Now, |core, out| {
+            core.publish(out, message)?;
+            core.settle(out, tag, Settling::Ack { multiple: false })
         })?;
         self.settled(tag, Extent::One);
         Ok(true)
@@ -190,8 +154,8 @@ impl Lane {
     /// Has what was handed over to leave later leave now or soon.
     pub(crate) fn send(&self, leave: Leave) {
         match leave {
-            Leave::Now => self.session.outbox().send(),
-            Leave::Soon => self.session.ring(),
+            Leave::Now => self.session.send(),
+            Leave::Soon => self.session.wake_io(),
             Leave::Later => {}
         }
     }
@@ -208,8 +172,8 @@ impl Lane {
     pub(crate) async fn written(&self, mark: Mark) -> Result<(), Error> {
         tokio::select! {
             biased;
-            written = self.session.outbox().written(mark) => {
-                written.map_err(|error| self.session.reason().unwrap_or(error))
+            written = self.session.written(mark) => {
+                written.map_err(|error| self.session.explain(error))
             }
             reason = self.session.down() => Err(reason),
         }
@@ -279,10 +243,7 @@ impl Lane {
     }
 
     fn settle(&self, tag: u64, settling: Settling, leave: Leave) {
-        let put = self.put(leave, |out, channel| {
-            frame::put_settling(out, channel, tag, settling);
-            Ok(())
-        });
+        let put = self.put(leave, |core, out| core.settle(out, tag, settling));
         if let Err(error) = put {
             tracing::debug!(%error, "a delivery could not be settled: the broker will redeliver it");
         }
@@ -293,17 +254,15 @@ impl Lane {
         self.session.down().await
     }
 
-    /// Closes the channel; deliveries that were not settled go back to their queue.
+    /// Closes the channel and waits until that is done; deliveries that were not settled go back to
+    /// their queue.
     pub(crate) async fn close(&self) {
-        let text = lapin::types::ShortString::try_new("done").unwrap_or_default();
-        if let Err(error) = self.session.race(self.channel.close(200, text)).await {
-            tracing::debug!(%error, "a channel was gone before it was closed");
-        }
+        self.handle.close().await;
     }
 
     /// The error for a channel that is found dead.
     pub(crate) fn dead(&self) -> Error {
-        Error::new(Kind::Disconnected).caused_by("the channel was closed")
+        closed()
     }
 }
 

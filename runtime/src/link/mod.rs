@@ -1,11 +1,13 @@
 //! The broker as Lepus sees it. The only folder that names lapin.
 //!
-//! A [`session::Session`] is one lapin connection with a generation number; a
-//! [`supervise::Link`] keeps one up. Everything made on a session is void when it goes down:
-//! whoever needs a channel, a queue or a consumer makes it anew on the next one.
+//! A [`session::Session`] is one AMQP connection with a generation number; a [`supervise::Link`]
+//! keeps one up. Everything made on a session is void when it goes down: whoever needs a channel, a
+//! queue or a consumer makes it anew on the next one.
+//!
+//! lapin keeps the connection itself (channel 0); the channels are ours. `socket/mod.rs` explains
+//! how the two share a socket, `channel/core.rs` is the state machine of a channel.
 
-mod bare;
-mod bell;
+mod channel;
 mod confirm;
 mod connection;
 mod consume;
@@ -13,11 +15,9 @@ mod convert;
 mod declare;
 mod dial;
 mod frame;
-mod inbox;
 mod kit;
 mod lane;
 mod namespace;
-mod outbox;
 mod poll;
 mod progress;
 mod said;
@@ -27,15 +27,15 @@ mod socket;
 mod state;
 mod supervise;
 
+pub(crate) use channel::{Delivery, Listener, Word};
 pub(crate) use confirm::{Confirmed, Fate};
 pub use connection::{Connection, ConnectionBuilder};
 pub(crate) use consume::{Deliveries, Ended, Mode};
 pub(crate) use declare::{QueueCounts, bind, count, declare, delete, purge, unbind};
-pub(crate) use inbox::{Delivery, Listener, Word};
 pub(crate) use lane::{Extent, Lane};
 pub(crate) use namespace::Namespace;
-pub(crate) use outbox::{Leave, Mark, Rush};
 pub(crate) use poll::Polling;
 pub(crate) use session::Session;
+pub(crate) use socket::{Leave, Mark, Rush};
 pub use state::ConnectionState;
 pub(crate) use supervise::Link;

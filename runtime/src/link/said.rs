@@ -1,6 +1,7 @@
-//! The broker's frames that Lepus reads itself: deliveries, what came back, and confirms.
+//! Decodes the frames that are read most: deliveries, returned messages, confirms, content headers.
 //!
-//! Laid out as in AMQP 0-9-1, 2.3.5 and 4.2. All else is lapin's to read.
+//! By hand, for their speed; laid out as in AMQP 0-9-1, 2.3.5 and 4.2. Other methods are read with
+//! amq-protocol.
 
 use super::convert;
 use super::frame::{ACK, BASIC, NACK};
@@ -17,7 +18,7 @@ const CLOSE: u16 = 40;
 /// How deep tables and lists may be in one another: a peer could have this thread run out of stack.
 const DEPTH: usize = 128;
 
-/// A method, where it is one that Lepus hears.
+/// A method, where it is one of those that are decoded here.
 #[derive(Debug)]
 pub(super) enum Method {
     /// `basic.ack` and `basic.nack`.
@@ -30,7 +31,7 @@ pub(super) enum Method {
     GetEmpty,
     /// `basic.return`.
     Return(Return),
-    /// `channel.close`, which lapin is to read as well: it answers.
+    /// `channel.close`, here because its text may be no UTF-8: it quotes names.
     Close(Error),
 }
 
@@ -43,7 +44,7 @@ pub(crate) struct Confirm {
     pub(super) is_stored: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Deliver {
     pub(super) tag: u64,
     pub(super) redelivered: bool,
@@ -66,7 +67,7 @@ pub(super) struct Header {
     pub(super) properties: Option<Properties>,
 }
 
-/// Reads a method frame's payload; none of those that are lapin's alone.
+/// Reads a method frame's payload; none for all other methods.
 pub(super) fn method(payload: &[u8]) -> Option<Method> {
     let mut rest = Rest(payload);
     match (rest.u16()?, rest.u16()?) {
@@ -269,8 +270,8 @@ impl<'a> Rest<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lapin::types::generation::gen_field_table;
-    use lapin::types::{AMQPValue, DecimalValue, FieldTable};
+    use amq_protocol::types::generation::gen_field_table;
+    use amq_protocol::types::{AMQPValue, DecimalValue, FieldTable};
 
     /// A content header whose only property is this table of headers.
     fn with_headers(table: &[u8]) -> Vec<u8> {
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn each_type_is_read_as_lapin_writes_it() {
+    fn each_type_is_read_as_amq_protocol_writes_it() {
         let mut inner = FieldTable::default();
         inner.insert("n".into(), AMQPValue::LongLongInt(-1));
         let entries = [

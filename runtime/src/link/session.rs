@@ -1,25 +1,27 @@
 //! One lapin connection with a generation number, and the one signal that it is down.
 
-use std::ops::Deref;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::Event;
-use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::runtime;
+use tokio::sync::{oneshot, watch};
 
-use super::convert;
+use super::channel::{Channels, Handle};
 use super::dial::Line;
-use super::inbox::Inbox;
-use super::outbox::Outbox;
+use super::socket::{Mark, WriteMux};
 use crate::error::{Error, Kind};
 use crate::stats::Counters;
 
 /// How often the state is looked at besides lapin's events, which it does not promise to send.
 const CHECK: Duration = Duration::from_millis(500);
+/// After the end of the socket, how long lapin's reason for it is waited for: the broker may have
+/// given one in `connection.close`, which lapin reads on a thread of its own.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How long a polite close may take before the socket is simply dropped.
-const CLOSE: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection as long as it lasts. Everything made on it belongs to its generation and is void
 /// once it is down.
@@ -27,71 +29,43 @@ const CLOSE: Duration = Duration::from_secs(2);
 pub(crate) struct Session {
     generation: u64,
     connection: lapin::Connection,
-    outbox: Outbox,
-    inbox: Inbox,
+    mux: WriteMux,
+    channels: Channels,
     down: watch::Sender<Option<Error>>,
     blocked: watch::Sender<Option<String>>,
-    /// What both sides agreed on.
-    frame_max: u32,
     counters: Arc<Counters>,
-}
-
-/// A channel, counted for as long as it is held.
-#[derive(Debug)]
-pub(super) struct Counted {
-    channel: lapin::Channel,
-    counters: Arc<Counters>,
-}
-
-impl Deref for Counted {
-    type Target = lapin::Channel;
-
-    fn deref(&self) -> &lapin::Channel {
-        &self.channel
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.counters.channels.remove();
-    }
 }
 
 impl Session {
     pub(super) fn start(
         line: Line,
         generation: u64,
-        io: &Handle,
+        io: &runtime::Handle,
         counters: Arc<Counters>,
     ) -> Arc<Self> {
         let Line {
             connection,
-            outbox,
-            inbox,
+            mux,
+            channels,
+            ended,
         } = line;
         // lapin gives each event to one listener only: this is the one.
         let events = connection.events_listener();
         let session = Arc::new(Self {
             generation,
-            frame_max: connection.configuration().frame_max(),
             connection,
-            outbox,
-            inbox,
+            mux,
+            channels,
             down: watch::Sender::new(None),
             blocked: watch::Sender::new(None),
             counters,
         });
-        io.spawn(watch_over(Arc::downgrade(&session), events));
+        io.spawn(watch_over(Arc::downgrade(&session), events, ended));
         session
     }
 
     pub(crate) fn generation(&self) -> u64 {
         self.generation
-    }
-
-    /// The largest frame both sides agreed on, in bytes; 0 is no limit.
-    pub(super) fn frame_max(&self) -> u32 {
-        self.frame_max
     }
 
     pub(crate) fn is_up(&self) -> bool {
@@ -124,85 +98,133 @@ impl Session {
         self.blocked.subscribe()
     }
 
-    /// An operation of lapin's, ended by the end of the session: some of them pend for ever when
-    /// the connection dies under them.
-    pub(super) async fn race<T>(
-        &self,
-        operation: impl Future<Output = lapin::Result<T>>,
-    ) -> Result<T, Error> {
-        self.hear(self.outbox.bell().ringing(operation)).await
+    /// An error of a channel, or the end of the session that explains it.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        self.reason().unwrap_or(error)
     }
 
-    /// The same for what gives lapin nothing more to do.
-    pub(super) async fn hear<T>(
-        &self,
-        news: impl Future<Output = lapin::Result<T>>,
-    ) -> Result<T, Error> {
-        tokio::select! {
-            biased;
-            result = news => result.map_err(convert::error),
-            reason = self.down() => Err(reason),
+    /// Opens a channel.
+    ///
+    /// # Errors
+    /// The session went, or has no channel left.
+    pub(super) async fn open_channel(&self) -> Result<Handle, Error> {
+        let opened = self.channels.open(&self.counters).await;
+        opened.map_err(|error| self.explain(error))
+    }
+
+    /// Whether a message may be handed over now: the broker takes messages, and there is room in the
+    /// write buffer.
+    pub(crate) fn takes_messages(&self) -> bool {
+        !self.is_blocked() && self.mux.has_room()
+    }
+
+    /// Completes when a message may be handed over, or the session is down. Cancel-safe.
+    ///
+    /// A message that were handed over while the broker takes none would be taken later, when nobody
+    /// may want it any more.
+    pub(crate) async fn message_taken(&self) {
+        let mut blocked = self.blocked();
+        while self.is_up() && !self.takes_messages() {
+            tokio::select! {
+                reason = blocked.wait_for(Option::is_none) => {
+                    if reason.is_err() {
+                        return;
+                    }
+                }
+                _ = self.down() => return,
+            }
+            tokio::select! {
+                () = self.mux.room() => {}
+                _ = self.down() => return,
+            }
         }
     }
 
-    /// Something was left with lapin to be written.
-    pub(super) fn ring(&self) {
-        self.outbox.bell().ring();
+    /// Writes what was appended to be written later.
+    pub(super) fn send(&self) {
+        self.mux.send();
     }
 
-    /// The way out for what lapin does not write.
-    pub(super) fn outbox(&self) -> &Outbox {
-        &self.outbox
+    /// Has the I/O task write what was appended.
+    pub(super) fn wake_io(&self) {
+        self.mux.wake();
     }
 
-    /// The way in for what is not lapin's to hear.
-    pub(super) fn inbox(&self) -> &Inbox {
-        &self.inbox
-    }
-
-    pub(super) async fn channel(&self) -> Result<Counted, Error> {
-        let channel = self.race(self.connection.create_channel()).await?;
-        let counters = Arc::clone(&self.counters);
-        counters.channels.add();
-        Ok(Counted { channel, counters })
+    /// Completes when what was appended up to a mark is with the socket.
+    pub(super) async fn written(&self, mark: Mark) -> Result<(), Error> {
+        self.mux.written(mark).await
     }
 
     pub(super) fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }
 
-    /// Closes the connection as AMQP asks (`connection.close`), within two seconds.
+    /// Closes the connection as AMQP asks (`connection.close`), within two seconds; then the socket is
+    /// closed in any case.
+    ///
+    /// A connection that is blocked by an alarm is closed without a word: the broker reads nothing on
+    /// it, and lapin writes nothing.
     pub(super) async fn close(&self) {
-        // First the reason: the farewell makes lapin report an end of its own.
+        // First the reason: the close makes lapin report an end of its own.
         self.end(Error::new(Kind::Closed));
-        let text = lapin::types::ShortString::try_new("bye").unwrap_or_default();
-        let closing = self.outbox.bell().ringing(self.connection.close(200, text));
-        // What a connection that is going away answers to its farewell changes nothing.
-        let _ = tokio::time::timeout(CLOSE, closing).await;
+        if !self.is_blocked() {
+            let text = lapin::types::ShortString::try_new("bye").unwrap_or_default();
+            let closing = self.connection.close(200, text);
+            // Whatever a connection that is going away answers changes nothing.
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
+        }
+        self.mux.close();
     }
 
     fn end(&self, reason: Error) {
-        self.down.send_if_modified(|down| {
+        let is_first = self.down.send_if_modified(|down| {
             let first = down.is_none();
             if first {
-                *down = Some(reason);
+                *down = Some(reason.clone());
             }
             first
         });
+        if is_first {
+            self.channels.lose(&reason);
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Nobody is left to use it; lapin says goodbye as its connection is dropped.
+        self.channels.lose(&Error::new(Kind::Closed));
     }
 }
 
 async fn watch_over(
     session: std::sync::Weak<Session>,
     events: impl futures_core::Stream<Item = Event> + Send + 'static,
+    mut ended: oneshot::Receiver<io::Error>,
 ) {
     let mut events = std::pin::pin!(events.fuse());
     let mut check = tokio::time::interval(CHECK);
+    let mut broken: Option<Error> = None;
     loop {
         let event = tokio::select! {
+            // In this order: the broker's own reason for the end is better than the socket's.
+            biased;
             event = events.next() => event,
+            error = &mut ended, if broken.is_none() => {
+                let lost = Error::new(Kind::Disconnected);
+                broken = Some(match error {
+                    Ok(error) => lost.caused_by(error),
+                    Err(_) => lost,
+                });
+                check.reset_after(LAST_WORDS);
+                continue;
+            }
             _ = check.tick() => {
                 let Some(session) = session.upgrade() else { return };
+                if let Some(reason) = broken.take() {
+                    session.end(reason);
+                    return;
+                }
                 if !session.connection.status().connected() {
                     session.end(Error::new(Kind::Disconnected));
                     return;
@@ -219,12 +241,6 @@ async fn watch_over(
             }
             Some(Event::ConnectionUnblocked) => {
                 session.blocked.send_replace(None);
-            }
-            // A channel's error arrives here as well; whoever owns the channel deals with it.
-            Some(Event::Error(error))
-                if error.is_amqp_soft_error() && session.connection.status().connected() =>
-            {
-                tracing::debug!(%error, "a channel was closed by the broker");
             }
             Some(Event::Error(error)) => {
                 session.end(Error::new(Kind::Disconnected).caused_by(error));

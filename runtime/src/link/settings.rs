@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::uri::AMQPUri;
 
 use crate::error::Error;
 use crate::name::Name;
@@ -37,10 +37,6 @@ impl Address {
         parsed.query.heartbeat = heartbeat.or(parsed.query.heartbeat).or(Some(HEARTBEAT));
         parsed.query.frame_max = parsed.query.frame_max.or(Some(FRAME_MAX));
         Ok(Self(parsed))
-    }
-
-    pub(super) fn is_tls(&self) -> bool {
-        self.0.scheme == AMQPScheme::AMQPS
     }
 }
 

@@ -209,7 +209,7 @@ impl Outlet {
         let session = self.ready()?;
         let slot = self.slot();
         let lane = slot.as_ref().filter(|lane| lane.is_open());
-        lane.filter(|_| !session.is_blocked()).cloned()
+        lane.filter(|_| session.takes_messages()).cloned()
     }
 
     /// The session that is up, with the exchange declared on it.
@@ -252,15 +252,9 @@ impl Outlet {
                 self.undeclared().await;
             }
             let session = self.session().await?;
-            let mut blocked = session.blocked();
-            if blocked.borrow_and_update().is_some() {
+            if !session.takes_messages() {
                 drop(opening);
-                // What is sent while the broker takes nothing it takes later, when nobody may want
-                // it any more.
-                tokio::select! {
-                    _ = blocked.wait_for(Option::is_none) => {}
-                    _ = session.down() => {}
-                }
+                session.message_taken().await;
                 continue;
             }
             if let Some(lane) = self.slot().clone() {

@@ -154,6 +154,7 @@ mod tests {
                 content_type: content_type.map(str::to_owned),
                 ..Properties::default()
             },
+            size: body.len() as u32,
             body: Bytes::from_static(body),
         }
         .into()

@@ -1,0 +1,386 @@
+//! The channels of one connection by their numbers.
+//!
+//! Two locks are taken in this order only: the write buffer's, then a channel's core. Whatever
+//! writes holds both, so that the state of a channel and the frames on it are changed together; a
+//! frame that is read needs the core alone, and both when it is due to be answered.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use amq_protocol::protocol::AMQPClass;
+use bytes::BytesMut;
+use tokio::sync::{Notify, oneshot};
+
+use super::core::{Answer, Core, Delivery, Event, Frame, Returned, Violation, closed};
+use crate::error::{Error, Kind};
+use crate::link::frame::Settling;
+use crate::link::said::Confirm;
+use crate::link::socket::{Leave, Mark, WriteMux};
+use crate::stats::Counters;
+
+/// Something that the broker said on a channel.
+#[derive(Debug)]
+pub(crate) enum Word {
+    /// The outcome of publishes (`basic.ack`, `basic.nack`).
+    Confirmed(Confirm),
+    Delivered(Box<Delivery>),
+    Returned(Box<Returned>),
+    /// The consumer was cancelled by the broker.
+    Cancelled,
+    /// The channel is closed: by the broker, or with the connection.
+    Closed(Error),
+}
+
+/// Receives a channel's events, mostly on the I/O task and always without a lock held. Must not
+/// block.
+pub(crate) trait Listener: Send + Sync {
+    fn hear(&self, word: Word);
+}
+
+/// The owner of a synchronous method's answer.
+pub(in crate::link) type Reply = oneshot::Sender<Result<Answer, Error>>;
+
+type PendingAnswer = oneshot::Receiver<Result<Answer, Error>>;
+
+/// All channels of one connection.
+#[derive(Clone)]
+pub(in crate::link) struct Channels {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    mux: WriteMux,
+    table: Mutex<Table>,
+    /// A number has become free.
+    freed: Notify,
+}
+
+#[derive(Default)]
+struct Table {
+    endpoints: BTreeMap<u16, Arc<Endpoint>>,
+    /// The number that was given out last.
+    last: u16,
+    /// Why the connection is gone, once it is.
+    lost: Option<Error>,
+}
+
+/// One channel as the table knows it.
+pub(in crate::link) struct Endpoint {
+    number: u16,
+    core: Mutex<Core<Reply>>,
+    listener: OnceLock<Arc<dyn Listener>>,
+    /// A copy of the core's state, to be read without its lock.
+    is_open: AtomicBool,
+    /// Our close was asked for: the number will be free soon.
+    is_closing: AtomicBool,
+}
+
+impl Channels {
+    pub(in crate::link) fn new(mux: WriteMux) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                mux,
+                table: Mutex::default(),
+                freed: Notify::new(),
+            }),
+        }
+    }
+
+    pub(in crate::link) fn get(&self, number: u16) -> Option<Arc<Endpoint>> {
+        self.table().endpoints.get(&number).cloned()
+    }
+
+    /// Opens a channel (`channel.open`). Dropped before its end, the channel is closed again.
+    ///
+    /// # Errors
+    /// All numbers up to `channel_max` are in use, or the connection is gone.
+    pub(in crate::link) async fn open(&self, counters: &Arc<Counters>) -> Result<Handle, Error> {
+        let agreed = self.shared.mux.agreed();
+        let (most, frame_max) = agreed.map_or((0, 0), |tune| (tune.channel_max, tune.frame_max));
+        loop {
+            let freed = self.shared.freed.notified();
+            if let Some((handle, answer)) = self.begin(most, frame_max, counters)? {
+                handle.ask(Leave::Now, |_, _| Ok(()))?;
+                answered(answer).await?;
+                return Ok(handle);
+            }
+            // Some are about to become free.
+            freed.await;
+        }
+    }
+
+    /// Gives a channel a number; none if it has to wait for one.
+    fn begin(
+        &self,
+        most: u16,
+        frame_max: u32,
+        counters: &Arc<Counters>,
+    ) -> Result<Option<(Handle, PendingAnswer)>, Error> {
+        let mut table = self.table();
+        if let Some(reason) = &table.lost {
+            return Err(reason.clone());
+        }
+        let Some(number) = table.free_number(most) else {
+            let mut endpoints = table.endpoints.values();
+            if endpoints.any(|endpoint| endpoint.is_closing.load(Ordering::Relaxed)) {
+                return Ok(None);
+            }
+            let text = format!("the connection has no channel left (channel_max is {most})");
+            return Err(Error::invalid(text));
+        };
+        let (reply, answer) = oneshot::channel();
+        let endpoint = Arc::new(Endpoint {
+            number,
+            core: Mutex::new(Core::open(number, frame_max, reply)),
+            listener: OnceLock::new(),
+            is_open: AtomicBool::new(false),
+            is_closing: AtomicBool::new(false),
+        });
+        table.endpoints.insert(number, Arc::clone(&endpoint));
+        drop(table);
+        counters.channels.add();
+        let handle = Handle {
+            channels: self.clone(),
+            endpoint,
+            counters: Arc::clone(counters),
+        };
+        Ok(Some((handle, answer)))
+    }
+
+    /// Takes a frame of the broker, on the I/O task. `events` is empty before and after: it is kept by
+    /// the caller so that not every frame allocates one.
+    ///
+    /// # Errors
+    /// The broker has broken the protocol.
+    pub(in crate::link) fn handle(
+        &self,
+        endpoint: &Endpoint,
+        frame: Frame<'_>,
+        events: &mut Vec<Event<Reply>>,
+    ) -> Result<(), Violation> {
+        let mut core = endpoint.core();
+        let handled = core.handle(frame, events);
+        let has_output = core.has_output();
+        endpoint.is_open.store(core.is_open(), Ordering::Relaxed);
+        let is_free = core.is_free();
+        drop(core);
+        if has_output {
+            // A connection that is over answers nothing any more.
+            let _ = self.shared.mux.put(Leave::Now, |out| {
+                endpoint.core().flush(out);
+                Ok(())
+            });
+        }
+        // After its close-ok was appended: a new channel's open is behind it.
+        if is_free || (has_output && endpoint.core().is_free()) {
+            self.free(endpoint);
+        }
+        self.tell(endpoint, events);
+        handled
+    }
+
+    /// The connection is gone: every channel is closed for this reason.
+    pub(in crate::link) fn lose(&self, reason: &Error) {
+        let mut table = self.table();
+        table.lost.get_or_insert_with(|| reason.clone());
+        let endpoints = std::mem::take(&mut table.endpoints);
+        drop(table);
+        for endpoint in endpoints.into_values() {
+            let mut events = Vec::new();
+            endpoint.core().lose(reason, &mut events);
+            endpoint.is_open.store(false, Ordering::Relaxed);
+            self.tell(&endpoint, &mut events);
+        }
+        self.shared.freed.notify_waiters();
+    }
+
+    fn free(&self, endpoint: &Endpoint) {
+        let mut table = self.table();
+        let is_own = table
+            .endpoints
+            .get(&endpoint.number)
+            .is_some_and(|found| std::ptr::eq(&**found, endpoint));
+        let removed = if is_own {
+            table.endpoints.remove(&endpoint.number)
+        } else {
+            None
+        };
+        drop(table);
+        if removed.is_some() {
+            self.shared.freed.notify_waiters();
+        }
+    }
+
+    fn tell(&self, endpoint: &Endpoint, events: &mut Vec<Event<Reply>>) {
+        for event in events.drain(..) {
+            let word = match event {
+                Event::Answered(reply, answer) => {
+                    if let Err(Ok(Answer::Got(Some(delivery)))) = reply.send(answer) {
+                        self.requeue(endpoint, delivery.tag);
+                    }
+                    continue;
+                }
+                Event::Confirmed(confirm) => Word::Confirmed(confirm),
+                Event::Delivered(delivery) => Word::Delivered(delivery),
+                Event::Returned(returned) => Word::Returned(returned),
+                Event::Cancelled => Word::Cancelled,
+                Event::Closed(reason) => Word::Closed(reason),
+            };
+            match endpoint.listener.get() {
+                Some(listener) => listener.hear(word),
+                None => tracing::debug!(
+                    channel = endpoint.number,
+                    ?word,
+                    "an event of a channel that nobody listens to"
+                ),
+            }
+        }
+    }
+
+    /// Gives a message back that was fetched for somebody who is gone.
+    fn requeue(&self, endpoint: &Endpoint, tag: u64) {
+        let put = self.shared.mux.put(Leave::Now, |out| {
+            endpoint.core().settle(out, tag, Settling::Requeue)
+        });
+        if let Err(error) = put {
+            // The broker takes it back with the channel.
+            tracing::debug!(%error, "a fetched message goes back with its channel");
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        let table = self.shared.table.lock();
+        table.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    /// The next free number, 1 to `most`. Numbers are used in turn, so that one which was just freed
+    /// rests for a while.
+    fn free_number(&mut self, most: u16) -> Option<u16> {
+        let after = (self.last.saturating_add(1)..=most).chain(1..=self.last.min(most));
+        let number = after
+            .into_iter()
+            .find(|number| !self.endpoints.contains_key(number))?;
+        self.last = number;
+        Some(number)
+    }
+}
+
+impl Endpoint {
+    fn core(&self) -> MutexGuard<'_, Core<Reply>> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Channels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channels").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An open channel. Dropping it closes the channel (`channel.close`); deliveries that were not
+/// settled go back to their queue then.
+#[derive(Debug)]
+pub(in crate::link) struct Handle {
+    channels: Channels,
+    endpoint: Arc<Endpoint>,
+    counters: Arc<Counters>,
+}
+
+impl Handle {
+    /// Registers the receiver of the channel's events. There is one, registered before anything is
+    /// published or consumed.
+    pub(in crate::link) fn listen(&self, listener: Arc<dyn Listener>) {
+        self.endpoint.listener.get_or_init(|| listener);
+    }
+
+    pub(in crate::link) fn is_open(&self) -> bool {
+        self.endpoint.is_open.load(Ordering::Relaxed)
+    }
+
+    pub(in crate::link) fn limit_bodies(&self, most: u64) {
+        self.endpoint.core().limit_bodies(most);
+    }
+
+    /// Does something with the core under both locks and writes what is due.
+    ///
+    /// # Errors
+    /// The connection is over, or what `act` says; nothing was written then.
+    pub(in crate::link) fn ask(
+        &self,
+        leave: Leave,
+        act: impl FnOnce(&mut Core<Reply>, &mut BytesMut) -> Result<(), Error>,
+    ) -> Result<Mark, Error> {
+        self.channels.shared.mux.put(leave, |out| {
+            let mut core = self.endpoint.core();
+            act(&mut core, out)?;
+            core.flush(out);
+            Ok(())
+        })
+    }
+
+    /// Calls a synchronous method and waits for its answer. Dropped before that, the method is
+    /// still executed.
+    ///
+    /// # Errors
+    /// The broker has closed the channel over it, with its reason; or the channel or the connection
+    /// is gone.
+    pub(in crate::link) async fn call(&self, method: AMQPClass) -> Result<Answer, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Leave::Now, |core, _| core.call(&method, reply))?;
+        answered(answer).await
+    }
+
+    /// Closes the channel and waits until that is done.
+    pub(in crate::link) async fn close(&self) {
+        let (reply, answer) = oneshot::channel();
+        self.begin_close(Some(reply));
+        if let Err(error) = answered(answer).await {
+            tracing::debug!(%error, "a channel was gone before it was closed");
+        }
+    }
+
+    fn begin_close(&self, reply: Option<Reply>) {
+        self.endpoint.is_closing.store(true, Ordering::Relaxed);
+        let mut events = Vec::new();
+        let put = self.ask(Leave::Now, |core, _| {
+            core.close(reply, &mut events);
+            self.endpoint.is_open.store(false, Ordering::Relaxed);
+            Ok(())
+        });
+        // Over a connection that is gone, the channel is gone as well.
+        drop(put);
+        self.channels.tell(&self.endpoint, &mut events);
+        self.channels.shared.freed.notify_waiters();
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.counters.channels.remove();
+        self.begin_close(None);
+    }
+}
+
+async fn answered(answer: PendingAnswer) -> Result<Answer, Error> {
+    match answer.await {
+        Ok(answer) => answer,
+        Err(_) => Err(closed()),
+    }
+}
+
+/// An answer that the state machine cannot give to this method.
+pub(in crate::link) fn unexpected() -> Error {
+    Error::new(Kind::Disconnected).caused_by("an answer of another method")
+}

@@ -1,0 +1,105 @@
+//! lapin's end of the connection: an ordinary in-memory byte stream.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Buf, BytesMut};
+use futures_io::{AsyncRead, AsyncWrite};
+
+use super::mux::WriteMux;
+
+/// The stream that lapin reads channel 0 from and writes it to. Dropping it ends the connection.
+#[derive(Debug)]
+pub(in crate::link) struct Pipe {
+    mux: WriteMux,
+    inward: Arc<Inward>,
+}
+
+/// The bytes on their way from the I/O task to lapin.
+#[derive(Debug, Default)]
+pub(super) struct Inward(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    bytes: BytesMut,
+    is_over: bool,
+    reader: Option<Waker>,
+}
+
+impl Inward {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives lapin bytes to read.
+    pub(super) fn give(&self, bytes: &[u8]) {
+        let mut state = self.state();
+        state.bytes.extend_from_slice(bytes);
+        let reader = state.reader.take();
+        drop(state);
+        reader.into_iter().for_each(Waker::wake);
+    }
+
+    /// Nothing more will come.
+    pub(super) fn end(&self) {
+        let mut state = self.state();
+        state.is_over = true;
+        let reader = state.reader.take();
+        drop(state);
+        reader.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Pipe {
+    pub(super) fn new(mux: WriteMux, inward: Arc<Inward>) -> Self {
+        Self { mux, inward }
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        self.mux.close();
+    }
+}
+
+impl AsyncRead for Pipe {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut state = self.inward.state();
+        if !state.bytes.is_empty() {
+            let size = state.bytes.len().min(buffer.len());
+            let (filled, _) = buffer.split_at_mut(size);
+            state.bytes.copy_to_slice(filled);
+            return Poll::Ready(Ok(size));
+        }
+        if state.is_over {
+            return Poll::Ready(Ok(0));
+        }
+        state.reader = Some(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Pipe {
+    /// Takes everything at once: what lapin says of a connection is little.
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(self.mux.put_from_lapin(bytes))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

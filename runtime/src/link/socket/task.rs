@@ -1,0 +1,192 @@
+//! The I/O task: the only reader of a socket, and the writer of what nobody could write inline.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::MissedTickBehavior;
+
+use super::demux::Demux;
+use super::mux::WriteMux;
+use super::pipe::{Inward, Pipe};
+use super::transport::Transport;
+use super::tune::{self, Tune};
+use crate::link::channel::Channels;
+
+/// How much is read at once.
+const READ_BUFFER: usize = 128 * 1024;
+/// At most so often lapin is given a heartbeat, while the broker speaks on other channels only.
+const SYNTHETIC_HEARTBEAT: Duration = Duration::from_millis(200);
+
+/// A socket with the task that serves it.
+#[derive(Debug)]
+pub(in crate::link) struct Socket {
+    pub(in crate::link) mux: WriteMux,
+    pub(in crate::link) channels: Channels,
+    pub(in crate::link) pipe: Pipe,
+    /// How the task ended: with the end of the stream, or with an error.
+    pub(in crate::link) ended: oneshot::Receiver<io::Error>,
+}
+
+impl Socket {
+    /// Starts the task on a runtime.
+    pub(in crate::link) fn start(transport: Transport, wanted: Tune, io: &Handle) -> Self {
+        let transport = Arc::new(transport);
+        let mux = WriteMux::new(Arc::clone(&transport), wanted);
+        let channels = Channels::new(mux.clone());
+        let inward = Arc::<Inward>::default();
+        let (ending, ended) = oneshot::channel();
+        let task = Task {
+            transport,
+            demux: Demux::new(mux.clone(), channels.clone(), Arc::clone(&inward)),
+            end: End {
+                mux: mux.clone(),
+                inward: Arc::clone(&inward),
+                ending: Some(ending),
+            },
+            gave_lapin: Instant::now(),
+            buffer: vec![0; READ_BUFFER].into(),
+        };
+        io.spawn(task.run());
+        Self {
+            pipe: Pipe::new(mux.clone(), inward),
+            mux,
+            channels,
+            ended,
+        }
+    }
+}
+
+struct Task {
+    transport: Arc<Transport>,
+    demux: Demux,
+    end: End,
+    gave_lapin: Instant,
+    buffer: Box<[u8]>,
+}
+
+/// Tells everybody of the end, also when the runtime ends under the task.
+struct End {
+    mux: WriteMux,
+    inward: Arc<Inward>,
+    ending: Option<oneshot::Sender<io::Error>>,
+}
+
+impl End {
+    fn with(&mut self, error: io::Error) {
+        if let Some(ending) = self.ending.take() {
+            // A connection that is being given up does not ask any more.
+            let _ = ending.send(error);
+        }
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.mux.close();
+        self.inward.end();
+        self.with(io::Error::other("the runtime of the connection has ended"));
+    }
+}
+
+impl Task {
+    async fn run(mut self) {
+        let ended = match self.serve().await {
+            Ok(()) => io::ErrorKind::UnexpectedEof.into(),
+            Err(error) => error,
+        };
+        self.end.with(ended);
+    }
+
+    /// Reads and writes until the stream ends, on either side.
+    async fn serve(&mut self) -> io::Result<()> {
+        let mux = self.end.mux.clone();
+        let mut is_sent = true;
+        let mut silence = Silence::default();
+        loop {
+            if mux.is_over() {
+                return Ok(());
+            }
+            tokio::select! {
+                // In this order: a broker that always has something to say must not keep
+                // heartbeats from it.
+                biased;
+                () = silence.next(&mux) => {}
+                ready = self.transport.ready(!is_sent) => {
+                    let ready = ready?;
+                    if (ready.is_readable() || ready.is_read_closed()) && !self.read()? {
+                        return Ok(());
+                    }
+                }
+                () = mux.woken() => {}
+            }
+            is_sent = match mux.try_send() {
+                Ok(is_sent) => is_sent,
+                Err(error) => {
+                    // First whatever the broker may have said before it went.
+                    while let Ok(true) = self.read() {}
+                    return Err(error);
+                }
+            };
+        }
+    }
+
+    /// Reads what there is; false at the end of the stream.
+    fn read(&mut self) -> io::Result<bool> {
+        match self.transport.try_read(&mut self.buffer) {
+            Ok(0) => return Ok(false),
+            Ok(size) => self
+                .demux
+                .pass(self.buffer.get(..size).unwrap_or_default())?,
+            Err(error) => {
+                return match error.kind() {
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(true),
+                    _ => Err(error),
+                };
+            }
+        }
+        if self.demux.take_gave_lapin() {
+            self.gave_lapin = Instant::now();
+        } else if self.gave_lapin.elapsed() >= SYNTHETIC_HEARTBEAT {
+            self.gave_lapin = Instant::now();
+            let mut heartbeat = bytes::BytesMut::new();
+            tune::heartbeat(&mut heartbeat);
+            self.end.inward.give(&heartbeat);
+        }
+        Ok(true)
+    }
+}
+
+/// Finds out when nothing was written for too long.
+#[derive(Default)]
+struct Silence {
+    ticks: Option<tokio::time::Interval>,
+    written: u64,
+}
+
+impl Silence {
+    /// Completes when half a heartbeat interval has passed, after a heartbeat was written in case
+    /// nothing else was meanwhile: the broker so hears something once an interval at least.
+    async fn next(&mut self, mux: &WriteMux) {
+        if self.ticks.is_none() {
+            // Until the limits are agreed on, lapin speaks for itself.
+            let Some(Tune { heartbeat: 1.., .. }) = mux.agreed() else {
+                return std::future::pending().await;
+            };
+        }
+        let ticks = self.ticks.get_or_insert_with(|| {
+            let seconds = mux.agreed().map_or(1, |tune| tune.heartbeat.max(1));
+            let mut ticks = tokio::time::interval(Duration::from_millis(500) * seconds.into());
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            ticks
+        });
+        ticks.tick().await;
+        let written = mux.bytes_written();
+        if written == self.written {
+            mux.heartbeat();
+        }
+        self.written = mux.bytes_written();
+    }
+}

@@ -1,0 +1,214 @@
+//! The three adjustments to channel 0, which is lapin's otherwise.
+//!
+//! 1. **`connection.tune-ok`**: lapin is told to ask for one channel and small frames, because it
+//!    uses no channel and sizes its buffers by the frame; the broker hears what Lepus wants.
+//! 2. **A heartbeat to lapin** when the broker has spoken on other channels only: any traffic is a
+//!    sign of life (AMQP 0-9-1, 4.2.7), and lapin sees channel 0 alone.
+//! 3. **A heartbeat to the broker** when nothing else was written for a while: lapin writes nothing
+//!    while the connection is blocked by an alarm, and a broker that hears nothing for two intervals
+//!    closes the connection.
+
+use bytes::BytesMut;
+
+use crate::link::frame::{self, HEAD};
+
+/// `connection.tune`, class and method.
+const TUNE: [u8; 4] = [0, 10, 0, 30];
+/// `connection.tune-ok`.
+const TUNE_OK: [u8; 4] = [0, 10, 0, 31];
+/// Bytes of a frame before the arguments of its method.
+const ARGUMENTS: usize = HEAD + 4;
+/// The smallest frame size that a peer has to take (AMQP 0-9-1, `frame-min-size`).
+const FRAME_MIN: u32 = 4096;
+/// The arguments of both methods: channel_max, frame_max and heartbeat.
+const SIZE: usize = 2 + 4 + 2;
+
+/// The limits of a connection (`connection.tune`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::link) struct Tune {
+    /// The highest channel number.
+    pub(in crate::link) channel_max: u16,
+    /// The largest frame in bytes, head and end included.
+    pub(in crate::link) frame_max: u32,
+    /// Seconds between heartbeats; 0 is none.
+    pub(in crate::link) heartbeat: u16,
+}
+
+impl Tune {
+    /// Both sides' limits: the smaller ones, where 0 is no limit. The heartbeat is `theirs`.
+    fn agree(self, theirs: Self) -> Self {
+        let channel_max = match (self.channel_max, theirs.channel_max) {
+            (0, 0) => u16::MAX,
+            (0, limit) | (limit, 0) => limit,
+            (ours, theirs) => ours.min(theirs),
+        };
+        let frame_max = match (self.frame_max, theirs.frame_max) {
+            (ours, 0) => ours,
+            (0, theirs) => theirs,
+            (ours, theirs) => ours.min(theirs),
+        };
+        Self {
+            channel_max,
+            frame_max: frame_max.max(FRAME_MIN),
+            heartbeat: theirs.heartbeat,
+        }
+    }
+
+    fn read(frame: &[u8], method: [u8; 4]) -> Option<Self> {
+        if frame.first() != Some(&frame::METHOD) || frame.get(HEAD..ARGUMENTS) != Some(&method) {
+            return None;
+        }
+        let arguments = frame.get(ARGUMENTS..ARGUMENTS + SIZE)?;
+        let [a, b, c, d, e, f, g, h] = *arguments else {
+            return None;
+        };
+        Some(Self {
+            channel_max: u16::from_be_bytes([a, b]),
+            frame_max: u32::from_be_bytes([c, d, e, f]),
+            heartbeat: u16::from_be_bytes([g, h]),
+        })
+    }
+}
+
+/// The negotiation of a connection's limits, from `connection.tune` to `connection.tune-ok`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Negotiation {
+    wanted: Tune,
+    offered: Option<Tune>,
+    agreed: Option<Tune>,
+}
+
+impl Negotiation {
+    pub(super) fn new(wanted: Tune) -> Self {
+        Self {
+            wanted,
+            offered: None,
+            agreed: None,
+        }
+    }
+
+    pub(super) fn agreed(&self) -> Option<Tune> {
+        self.agreed
+    }
+
+    /// Looks at a whole frame of the broker on channel 0.
+    pub(super) fn hear(&mut self, frame: &[u8]) {
+        if let Some(tune) = Tune::read(frame, TUNE) {
+            self.offered = Some(tune);
+        }
+    }
+
+    /// The first adjustment: puts the limits that Lepus and the broker agree on into lapin's
+    /// `connection.tune-ok`. Other frames of lapin stay as they are.
+    pub(super) fn restore(&mut self, frame: &mut [u8]) {
+        let (Some(theirs), Some(offered)) = (Tune::read(frame, TUNE_OK), self.offered) else {
+            return;
+        };
+        let agreed = Tune {
+            heartbeat: theirs.heartbeat,
+            ..self.wanted.agree(offered)
+        };
+        let limits = agreed
+            .channel_max
+            .to_be_bytes()
+            .into_iter()
+            .chain(agreed.frame_max.to_be_bytes());
+        let places = frame.iter_mut().skip(ARGUMENTS);
+        places.zip(limits).for_each(|(place, byte)| *place = byte);
+        self.agreed = Some(agreed);
+    }
+}
+
+/// The second and the third adjustment: a heartbeat frame.
+pub(super) fn heartbeat(out: &mut BytesMut) {
+    frame::put_heartbeat(out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OFFER: [u8; 20] = [
+        1, 0, 0, 0, 0, 0, 12, 0, 10, 0, 30, 7, 255, 0, 2, 0, 0, 0, 60, 0xCE,
+    ];
+
+    fn answer(channel_max: u16, frame_max: u32, heartbeat: u16) -> Vec<u8> {
+        let mut frame = vec![1, 0, 0, 0, 0, 0, 12, 0, 10, 0, 31];
+        frame.extend(channel_max.to_be_bytes());
+        frame.extend(frame_max.to_be_bytes());
+        frame.extend(heartbeat.to_be_bytes());
+        frame.push(0xCE);
+        frame
+    }
+
+    fn restored(wanted: (u16, u32), offer: &[u8]) -> (Vec<u8>, Option<Tune>) {
+        let mut negotiation = Negotiation::new(Tune {
+            channel_max: wanted.0,
+            frame_max: wanted.1,
+            heartbeat: 0,
+        });
+        negotiation.hear(offer);
+        let mut frame = answer(1, 16_384, 10);
+        negotiation.restore(&mut frame);
+        (frame, negotiation.agreed())
+    }
+
+    #[test]
+    fn tune_ok_says_the_limits_that_lepus_wants() {
+        let (frame, agreed) = restored((0, 131_072), &OFFER);
+        // channel_max 2047, frame_max 131,072 and lapin's heartbeat.
+        let golden = [
+            1, 0, 0, 0, 0, 0, 12, 0, 10, 0, 31, 7, 255, 0, 2, 0, 0, 0, 10, 0xCE,
+        ];
+        assert_eq!(frame, golden);
+        let expected = Tune {
+            channel_max: 2047,
+            frame_max: 131_072,
+            heartbeat: 10,
+        };
+        assert_eq!(agreed, Some(expected));
+    }
+
+    #[test]
+    fn the_smaller_limit_counts_and_zero_is_no_limit() {
+        let limits = |wanted, offer: &[u8]| {
+            let (frame, _) = restored(wanted, offer);
+            frame[ARGUMENTS..ARGUMENTS + 6].to_vec()
+        };
+        assert_eq!(limits((20, 4096), &OFFER), [0, 20, 0, 0, 16, 0]);
+        let mut unlimited = OFFER;
+        unlimited[ARGUMENTS..ARGUMENTS + 6].fill(0);
+        assert_eq!(limits((0, 131_072), &unlimited), [255, 255, 0, 2, 0, 0]);
+        // A broker may not ask for less than AMQP's minimum.
+        let mut tiny = OFFER;
+        tiny[ARGUMENTS + 2..ARGUMENTS + 6].copy_from_slice(&[0, 0, 0, 9]);
+        assert_eq!(limits((0, 131_072), &tiny)[2..], [0, 0, 16, 0]);
+    }
+
+    #[test]
+    fn other_frames_stay_as_they_are() {
+        let mut negotiation = Negotiation::new(Tune {
+            channel_max: 0,
+            frame_max: 131_072,
+            heartbeat: 0,
+        });
+        negotiation.hear(&OFFER);
+        for whole in [
+            &b"\x08\0\0\0\0\0\0\xCE"[..],
+            &OFFER[..],
+            &answer(1, 4096, 1)[..14],
+        ] {
+            let mut frame = whole.to_vec();
+            negotiation.restore(&mut frame);
+            assert_eq!(frame, whole);
+            assert_eq!(negotiation.agreed(), None);
+        }
+    }
+
+    #[test]
+    fn a_heartbeat_is_a_frame_without_payload_on_channel_0() {
+        let mut out = BytesMut::new();
+        heartbeat(&mut out);
+        assert_eq!(&out[..], b"\x08\0\0\0\0\0\0\xCE");
+    }
+}
