@@ -10,10 +10,8 @@ use super::channel::{Delivery, Listener, Word};
 use super::convert;
 use super::lane::Lane;
 use crate::error::Error;
+use crate::random;
 use crate::stats::Counters;
-
-/// The consumer's tag. It is unique on its channel, for there is one consumer on a channel.
-const CONSUMER_TAG: &str = "lepus";
 
 /// Why deliveries stopped.
 #[derive(Clone, Debug)]
@@ -37,6 +35,8 @@ pub(crate) enum Mode {
 #[derive(Debug)]
 pub(crate) struct Deliveries {
     lane: Arc<Lane>,
+    /// Unique on the broker, so that an operator can tell consumers apart.
+    consumer_tag: String,
     /// As many as the broker sends ahead, which the prefetch bounds; last the end of the consumer.
     coming: mpsc::UnboundedReceiver<Item>,
     mode: Mode,
@@ -61,9 +61,10 @@ impl Deliveries {
                 lane.take_one_at_a_time();
             }
         }
+        let consumer_tag = format!("lepus.{}", random::identity());
         let consume = basic::AMQPMethod::Consume(basic::Consume {
             queue: convert::short(queue)?,
-            consumer_tag: convert::short(CONSUMER_TAG)?,
+            consumer_tag: convert::short(consumer_tag.as_str())?,
             no_local: false,
             no_ack: mode == Mode::NoAck,
             exclusive: false,
@@ -78,6 +79,7 @@ impl Deliveries {
         lane.call(AMQPClass::Basic(consume)).await?;
         Ok(Self {
             lane: Arc::clone(lane),
+            consumer_tag,
             coming,
             mode,
             ended: None,
@@ -123,7 +125,7 @@ impl Deliveries {
 
     /// Stops new deliveries and gives those that were prefetched back to the queue.
     pub(crate) async fn cancel(mut self) {
-        let cancel = convert::short(CONSUMER_TAG).map(|consumer_tag| {
+        let cancel = convert::short(self.consumer_tag.as_str()).map(|consumer_tag| {
             AMQPClass::Basic(basic::AMQPMethod::Cancel(basic::Cancel {
                 consumer_tag,
                 nowait: false,
@@ -153,7 +155,7 @@ impl Deliveries {
 impl Drop for Deliveries {
     fn drop(&mut self) {
         if self.ended.is_none() && self.lane.is_open() {
-            self.lane.cancel(CONSUMER_TAG);
+            self.lane.cancel(&self.consumer_tag);
         }
     }
 }

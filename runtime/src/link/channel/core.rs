@@ -3,8 +3,8 @@
 //! Frames of the broker go into [`Core::handle`], operations into the other methods; events come
 //! out, and [`Core::flush`] writes what is due. A channel is *opening* until `channel.open-ok`,
 //! *open* until either side closes it, *closing* while our `channel.close` is unanswered, and then
-//! *closed*. Its number is free again only when the close is complete in both directions: if both
-//! sides close at once, each has to answer the other's `channel.close` (AMQP 0-9-1, 1.5.2.5).
+//! *closed*. Its number is free again only when the close is complete: their close is answered, or
+//! ours is (AMQP 0-9-1, 1.5.2.5).
 //!
 //! AMQP allows one synchronous method at a time on a channel (2.2.2): the others wait in a queue
 //! and are written as the answers come. Methods are read and written with amq-protocol. Messages,
@@ -169,7 +169,7 @@ impl<T> Core<T> {
         self.state == State::Open
     }
 
-    /// Whether the number may be used for another channel: the close is complete both ways.
+    /// Whether the number may be used for another channel: the close is complete.
     pub(crate) fn is_free(&self) -> bool {
         self.state == State::Closed && !self.owes_close_ok
     }
@@ -381,7 +381,9 @@ impl<T> Core<T> {
                 )));
                 events.extend(closer.map(|token| Event::Answered(token, Ok(answer))));
             }
-            (20, 40) => self.owes_close_ok = true,
+            // Both sides close at once. AMQP asks for a close-ok here; RabbitMQ must not get one: it
+            // forgets the channel as it reads our close, answers that, and takes a close-ok after it
+            // for the first method of a new channel (504, the end of the connection; seen on 3.10.8).
             _ => {}
         }
     }
