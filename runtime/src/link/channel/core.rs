@@ -370,21 +370,18 @@ impl<T> Core<T> {
         events.extend(calls.map(|call| Event::Answered(call.token, Err(reason.clone()))));
     }
 
-    /// While our `channel.close` is unanswered, only the two methods that end a channel count.
+    /// While our `channel.close` is unanswered, only its answer counts.
+    ///
+    /// If both sides close at once, AMQP asks for a `close-ok` of ours. RabbitMQ must not get one: it
+    /// forgets the channel as it reads our close, answers that, and takes a `close-ok` after it for
+    /// the first method of a new channel (504, the end of the connection; seen on 3.10.8).
     fn closing(&mut self, payload: &[u8], events: &mut Vec<Event<T>>) {
-        match id(payload) {
-            (20, 41) => {
-                self.state = State::Closed;
-                let closer = self.closer.take();
-                let answer = Answer::Method(AMQPClass::Channel(channel::AMQPMethod::CloseOk(
-                    channel::CloseOk {},
-                )));
-                events.extend(closer.map(|token| Event::Answered(token, Ok(answer))));
-            }
-            // Both sides close at once. AMQP asks for a close-ok here; RabbitMQ must not get one: it
-            // forgets the channel as it reads our close, answers that, and takes a close-ok after it
-            // for the first method of a new channel (504, the end of the connection; seen on 3.10.8).
-            _ => {}
+        if id(payload) == (20, 41) {
+            self.state = State::Closed;
+            let close_ok = channel::AMQPMethod::CloseOk(channel::CloseOk {});
+            let answer = Answer::Method(AMQPClass::Channel(close_ok));
+            let closer = self.closer.take();
+            events.extend(closer.map(|token| Event::Answered(token, Ok(answer))));
         }
     }
 
