@@ -17,6 +17,7 @@ mod settle;
 #[cfg(test)]
 mod tests;
 mod time;
+mod transaction;
 mod vhost;
 
 use std::{

@@ -198,19 +198,19 @@ impl Exchange {
         })
     }
 
-    /// Calls `found` for every binding that matches; the same destination may come twice.
+    /// Calls `found` for every binding that matches one of the keys; the same destination may
+    /// come several times.
     pub(crate) fn matches<'a>(
         &'a self,
-        routing_key: &str,
+        routing_keys: &[&str],
         headers: Option<&FieldTable>,
         mut found: impl FnMut(&'a Destination),
     ) {
         match self.kind {
             Kind::Direct => {
-                for binding in self
-                    .bindings
-                    .get(routing_key)
+                for binding in routing_keys
                     .iter()
+                    .filter_map(|routing_key| self.bindings.get(*routing_key))
                     .flat_map(|k| &k.bindings)
                 {
                     found(&binding.destination);
@@ -222,13 +222,15 @@ impl Exchange {
                 }
             }
             Kind::Topic => {
-                let words = topic::words(routing_key);
-                for key in self
-                    .bindings
-                    .values()
-                    .filter(|key| key.pattern.matches(&words))
-                {
-                    key.bindings.iter().for_each(|b| found(&b.destination));
+                for routing_key in routing_keys {
+                    let words = topic::words(routing_key);
+                    for key in self
+                        .bindings
+                        .values()
+                        .filter(|key| key.pattern.matches(&words))
+                    {
+                        key.bindings.iter().for_each(|b| found(&b.destination));
+                    }
                 }
             }
             Kind::Headers => {
@@ -283,7 +285,7 @@ mod tests {
 
     fn routed(exchange: &Exchange, key: &str, headers: Option<&FieldTable>) -> Vec<Destination> {
         let mut all = Vec::new();
-        exchange.matches(key, headers, |destination| all.push(destination.clone()));
+        exchange.matches(&[key], headers, |destination| all.push(destination.clone()));
         all
     }
 

@@ -66,19 +66,23 @@ impl Faults {
         })
     }
 
-    /// Takes messages but says nothing of them: publisher confirms are held back until
-    /// [`release_confirms`](Self::release_confirms).
+    /// Takes messages but says nothing of them: publisher confirms, and the answers to `tx.commit`
+    /// of transactions with messages, are held back until
+    /// [`release_confirms`](Self::release_confirms). Meanwhile a transactional channel must not be
+    /// used (504), as with RabbitMQ.
     pub fn withhold_confirms(&self, target: impl Into<Target>) -> usize {
         self.each(target, Operator::WithholdConfirms)
     }
 
-    /// Sends the confirms held back, in order, and holds back no more.
+    /// Sends the confirms and answers held back, in order, and holds back no more.
     pub fn release_confirms(&self, target: impl Into<Target>) -> usize {
         self.each(target, Operator::ReleaseConfirms)
     }
 
     /// Answers the next `count` messages published in confirm mode with `basic.nack`. They
-    /// are routed all the same, which a real nack does not rule out either.
+    /// are routed all the same, which a real nack does not rule out either. A message of a
+    /// transaction counts when it is committed: the commit then fails (406), and the other messages
+    /// and settlements of it stand.
     pub fn nack_next(&self, target: impl Into<Target>, count: u32) -> usize {
         self.each(target, |id| Operator::NackNext(id, count))
     }

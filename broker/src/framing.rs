@@ -243,6 +243,7 @@ mod tests {
         let message = Message::new(
             "logs".into(),
             "key".into(),
+            Vec::new(),
             Properties::default(),
             Bytes::from(vec![7; 100]),
             &Gauge::default(),

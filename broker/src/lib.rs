@@ -52,7 +52,11 @@
 //! - One node: quorum queues are plain queues that count how often a message came back.
 //!   They die after `x-delivery-limit`; without it there is no limit, as in RabbitMQ before
 //!   4.0.
-//! - No transactions (`tx.*`), no streams (`x-queue-type: stream`): 540.
+//! - No streams (`x-queue-type: stream`): 540.
+//! - The answer to `tx.commit` comes at once. RabbitMQ's comes when all queues have the messages,
+//!   and what a client sends before it closes the connection (504).
+//! - A prefetch shared by a channel (`global`) is given out to its queues in turn; RabbitMQ draws
+//!   lots.
 //! - No permissions on queues and exchanges; a user may open a virtual host or not. No
 //!   policies, no plugins, no exchange types beyond the four, no management interface,
 //!   no TLS.

@@ -35,6 +35,9 @@ impl Gauge {
 pub(crate) struct Message {
     pub(crate) exchange: Name,
     pub(crate) routing_key: String,
+    /// The further keys it was published with, in its `CC` and `BCC` headers. The latter header
+    /// is taken off, so they are kept here.
+    pub(crate) copies: Vec<String>,
     pub(crate) properties: Properties,
     pub(crate) body: Bytes,
     /// The message's own time to live.
@@ -47,20 +50,30 @@ impl Message {
     pub(crate) fn new(
         exchange: Name,
         routing_key: String,
+        copies: Vec<String>,
         properties: Properties,
         body: Bytes,
         gauge: &Gauge,
     ) -> Self {
-        let bytes = body.len() + properties.as_bytes().len() + routing_key.len() + OVERHEAD;
+        let keys = routing_key.len() + copies.iter().map(String::len).sum::<usize>();
+        let bytes = body.len() + properties.as_bytes().len() + keys + OVERHEAD;
         Self {
             expiration: expiration(&properties).ok().flatten(),
             priority: properties.octet(Property::Priority).unwrap_or(0),
             exchange,
             routing_key,
+            copies,
             properties,
             body,
             charge: Charge::new(bytes, gauge),
         }
+    }
+
+    /// All keys it is routed by.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.routing_key)
+            .chain(&self.copies)
+            .map(String::as_str)
     }
 
     /// What sending it costs, roughly.
@@ -149,7 +162,14 @@ mod tests {
     fn memory_is_charged_for_as_long_as_the_message_lives() {
         let gauge = Gauge::default();
         let body = Bytes::from_static(b"body");
-        let message = Message::new("e".into(), "k".into(), Properties::default(), body, &gauge);
+        let message = Message::new(
+            "e".into(),
+            "k".into(),
+            Vec::new(),
+            Properties::default(),
+            body,
+            &gauge,
+        );
         assert!(gauge.bytes() > OVERHEAD);
         drop(message);
         assert_eq!(gauge.bytes(), 0);

@@ -488,13 +488,8 @@ async fn large_messages_and_many_queues_are_refused() {
 }
 
 #[tokio::test]
-async fn transactions_and_streams_are_not_implemented() {
+async fn streams_are_not_implemented() {
     let broker = Broker::start().await.unwrap();
-    let mut raw = Raw::ready(broker.address()).await;
-    let select =
-        amq_protocol::protocol::tx::AMQPMethod::Select(amq_protocol::protocol::tx::Select {});
-    raw.send(1, AMQPClass::Tx(select)).await;
-    assert_eq!(raw.closed_with().await, 540);
     let mut raw = Raw::ready(broker.address()).await;
     let mut arguments = FieldTable::default();
     arguments.insert(

@@ -30,6 +30,7 @@ impl Core {
                 client,
                 channels: Default::default(),
                 in_flight: 0,
+                turn: QueueId(0),
                 block: Block::default(),
                 confirms: ConfirmFault::default(),
             },
@@ -85,8 +86,11 @@ impl Core {
         let consumers: Vec<_> = std::mem::take(&mut channel.consumers)
             .into_values()
             .collect();
-        let unacked = channel.unacked.take_all();
         channel.confirm = None;
+        if let Some(mut transaction) = channel.transaction.take() {
+            channel.unacked.put_back(transaction.take_settled());
+        }
+        let unacked = channel.unacked.take_all();
         if let Some(reply) = channel.reply.take() {
             self.replies.remove(&reply.token);
         }
@@ -115,9 +119,7 @@ impl Core {
             .collect();
         queues.sort_unstable();
         queues.dedup();
-        for queue in queues {
-            self.dispatch(now, queue);
-        }
+        self.dispatch_in_turn(now, id, queues);
     }
 
     /// Marks a publisher while publishing is blocked, so that nothing more is read from it.

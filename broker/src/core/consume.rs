@@ -6,12 +6,12 @@ use crate::{
     arguments::{integer, short, type_name},
     core::{
         Core, Now,
-        connection::{Consumer, ReplyConsumer},
+        connection::{Channel, Consumer, ReplyConsumer},
         queues::REPLY_TO,
     },
-    exception::{Exception, access_refused, not_allowed, precondition_failed},
+    exception::{Exception, access_refused, not_allowed, not_implemented, precondition_failed},
     id::{ConnectionId, ConsumerId, Name, QueueId},
-    queue::Subscriber,
+    queue::{Queue, Subscriber},
 };
 
 impl Core {
@@ -25,20 +25,24 @@ impl Core {
         let Some(channel) = self.channel_mut(id, number) else {
             return Ok(());
         };
-        let mut queues = Vec::new();
-        if qos.global {
-            channel.shared_prefetch = qos.prefetch_count;
-            queues = self.queues_of_channel(id, number);
+        let shared = if qos.global {
+            qos.prefetch_count
         } else {
+            // RabbitMQ ends the shared prefetch here.
             channel.prefetch = qos.prefetch_count;
-        }
+            0
+        };
+        let was_shared = channel.limiter.is_active();
+        let unacked = channel.unacked.len();
+        channel.limiter.set(shared, unacked);
         self.send(
             id,
             number,
             AMQPClass::Basic(basic::AMQPMethod::QosOk(basic::QosOk {})),
         );
-        for queue in queues {
-            self.dispatch(now, queue);
+        if was_shared {
+            let queues = self.queues_of_channel(id, number);
+            self.dispatch_in_turn(now, id, queues);
         }
         Ok(())
     }
@@ -80,6 +84,16 @@ impl Core {
                 ))
             })?,
         };
+        let quorum = |queue: &Queue| queue.settings.quorum;
+        let limited = |channel: &Channel| channel.limiter.is_active();
+        if self.queues.get(&queue_id).is_some_and(quorum)
+            && self.channel(id, number).is_some_and(limited)
+        {
+            let vhost = &self.vhost_of(id)?.name;
+            return Err(not_implemented(format!(
+                "queue '{name}' in vhost '{vhost}' does not support global qos"
+            )));
+        }
         self.check_not_taken(queue_id, Some(consume.exclusive))?;
         let limit = self.config.limits.consumers;
         if self.consumers.len() >= limit {

@@ -117,8 +117,22 @@ impl Core {
         }
         let original = dead.message.properties.headers().unwrap_or_default();
         let headers = record(&dead, &original, now.unix);
-        let key = dead.key.as_ref().unwrap_or(&dead.message.routing_key);
-        let routed = route_all(vhost, &dead.exchange, key, Some(&headers));
+        let (key, copies) = match &dead.key {
+            Some(key) => (key, Vec::new()),
+            None => (&dead.message.routing_key, dead.message.copies.clone()),
+        };
+        let message = Message::new(
+            dead.exchange.clone(),
+            key.clone(),
+            copies,
+            dead.message
+                .properties
+                .with_headers(&headers)
+                .without(Property::Expiration),
+            dead.message.body.clone(),
+            &self.gauge,
+        );
+        let routed = route_all(vhost, &message, Some(&headers));
         let queue = |id| self.queues.get(id);
         let is_taken = !routed.is_empty() && !routed.iter().filter_map(queue).any(Queue::refuses);
         if dead.at_least_once && !is_taken {
@@ -134,16 +148,6 @@ impl Core {
                         .is_some_and(|q| !closes_cycle(&headers, &q.name))
             })
             .collect();
-        let message = Message::new(
-            dead.exchange.clone(),
-            key.clone(),
-            dead.message
-                .properties
-                .with_headers(&headers)
-                .without(Property::Expiration),
-            dead.message.body.clone(),
-            &self.gauge,
-        );
         self.republish(now, message, queues);
         None
     }
@@ -151,51 +155,81 @@ impl Core {
 
 /// The headers of a dead message: the event at the front of `x-death`, where another of
 /// the same queue and reason is counted up instead of repeated.
-fn record(dead: &DeadLetter, headers: &FieldTable, unix: u64) -> FieldTable {
+fn record(dead: &DeadLetter, original: &FieldTable, unix: u64) -> FieldTable {
     let mut headers = match dead.key {
-        Some(_) => without(headers, "CC"),
-        None => headers.clone(),
+        Some(_) => without(original, "CC"),
+        None => original.clone(),
     };
-    let mut deaths = deaths(&headers);
-    let first = deaths.is_empty();
-    let queue = long(&dead.queue);
-    let reason = long(dead.reason.name());
-    let before = deaths
-        .iter()
-        .position(|death| {
-            death.inner().get("queue") == Some(&queue)
-                && death.inner().get("reason") == Some(&reason)
-        })
-        .map(|at| deaths.remove(at));
-    let event = match before {
-        Some(mut event) => {
-            let count = event.inner().get("count").and_then(integer).unwrap_or(1);
-            event.insert(
-                "count".into(),
-                AMQPValue::LongLongInt(count.saturating_add(1)),
-            );
-            event
+    let event = event(dead, original, unix);
+    let deaths = match original.inner().get("x-death") {
+        Some(AMQPValue::FieldArray(_)) => {
+            let mut deaths = merged(&deaths(original));
+            let before = deaths
+                .iter()
+                .position(|death| is_alike(death, &event))
+                .map(|at| deaths.remove(at));
+            deaths.insert(0, before.map_or(event, counted_up));
+            deaths
         }
-        None => event(dead, &headers, unix),
+        // RabbitMQ starts afresh where a publisher has put something else there, and takes it
+        // for the first death only where there is nothing.
+        Some(_) => vec![event],
+        None => {
+            headers.insert(
+                "x-first-death-exchange".into(),
+                long(&dead.message.exchange),
+            );
+            headers.insert("x-first-death-queue".into(), long(&dead.queue));
+            headers.insert("x-first-death-reason".into(), long(dead.reason.name()));
+            vec![event]
+        }
     };
-    deaths.insert(0, event);
-    let deaths = deaths
-        .into_iter()
-        .map(AMQPValue::FieldTable)
-        .collect::<Vec<_>>();
+    let deaths: Vec<_> = deaths.into_iter().map(AMQPValue::FieldTable).collect();
     headers.insert(
         "x-death".into(),
         AMQPValue::FieldArray(FieldArray::from(deaths)),
     );
-    if first {
-        headers.insert(
-            "x-first-death-exchange".into(),
-            long(&dead.message.exchange),
-        );
-        headers.insert("x-first-death-queue".into(), queue);
-        headers.insert("x-first-death-reason".into(), reason);
-    }
     headers
+}
+
+/// Whether two events are of the same queue and reason.
+fn is_alike(one: &FieldTable, other: &FieldTable) -> bool {
+    let same = |name| one.inner().get(name) == other.inner().get(name);
+    same("queue") && same("reason")
+}
+
+/// Makes one event of those that are alike, as RabbitMQ 3.10 does before it adds another: the
+/// first stays, and if it has no count it gets their number. It puts them in reverse order by
+/// that, at each death anew, and leaves a single event as it is.
+fn merged(deaths: &[FieldTable]) -> Vec<FieldTable> {
+    if let [_] = deaths {
+        return deaths.to_vec();
+    }
+    let mut merged = Vec::new();
+    for (at, death) in deaths.iter().enumerate() {
+        if deaths.iter().take(at).any(|other| is_alike(other, death)) {
+            continue;
+        }
+        let mut death = death.clone();
+        if !death.contains_key("count") {
+            let alike = deaths
+                .iter()
+                .filter(|other| is_alike(other, &death))
+                .count();
+            let count = i64::try_from(alike).unwrap_or(i64::MAX);
+            death.insert("count".into(), AMQPValue::LongLongInt(count));
+        }
+        merged.push(death);
+    }
+    merged.reverse();
+    merged
+}
+
+fn counted_up(mut event: FieldTable) -> FieldTable {
+    let count = event.inner().get("count").and_then(integer).unwrap_or(0);
+    let count = AMQPValue::LongLongInt(count.saturating_add(1));
+    event.insert("count".into(), count);
+    event
 }
 
 fn event(dead: &DeadLetter, headers: &FieldTable, unix: u64) -> FieldTable {

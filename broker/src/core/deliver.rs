@@ -27,6 +27,42 @@ impl Core {
         self.arm(id);
     }
 
+    /// Delivers from queues whose consumers share the room of one connection or channel: one
+    /// message each in turn, so that none of them has all of the room. RabbitMQ draws lots.
+    pub(super) fn dispatch_in_turn(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        mut queues: Vec<QueueId>,
+    ) {
+        let Some(connection) = self.connections.get(&id) else {
+            return;
+        };
+        let last = connection.turn;
+        queues.sort_unstable();
+        let next = queues.partition_point(|queue| *queue <= last);
+        queues.rotate_left(next);
+        for queue in &queues {
+            self.expire(now, *queue);
+        }
+        let mut waiting = queues.clone();
+        while !waiting.is_empty() {
+            waiting.retain(|queue| {
+                let delivered = self.deliver_one(*queue);
+                if delivered {
+                    self.expire(now, *queue);
+                    if let Some(connection) = self.connections.get_mut(&id) {
+                        connection.turn = *queue;
+                    }
+                }
+                delivered
+            });
+        }
+        for queue in queues {
+            self.dispatch(now, queue);
+        }
+    }
+
     /// Delivers the next message, if there is one and somebody takes it.
     pub(super) fn deliver_one(&mut self, id: QueueId) -> bool {
         let Some(queue) = self.queues.get_mut(&id) else {
@@ -36,7 +72,9 @@ impl Core {
             return false;
         }
         let (consumers, connections) = (&self.consumers, &self.connections);
-        let Some(consumer) = queue.next_consumer(|c| can_take(consumers, connections, c)) else {
+        let quorum = queue.settings.quorum;
+        let Some(consumer) = queue.next_consumer(|c| can_take(consumers, connections, c, quorum))
+        else {
             return false;
         };
         let Some(entry) = queue.pop() else {
@@ -73,6 +111,9 @@ impl Core {
         };
         if !consumer.no_ack {
             consumer.unacked += 1;
+            if !quorum {
+                channel.limiter.note_delivered();
+            }
             let tag = channel.last_tag;
             channel.unacked.push(Delivered {
                 tag,
@@ -165,7 +206,7 @@ impl Core {
     }
 
     /// Drops messages beyond the queue's length.
-    fn trim(&mut self, id: QueueId) {
+    pub(super) fn trim(&mut self, id: QueueId) {
         while let Some(queue) = self
             .queues
             .get_mut(&id)
@@ -180,11 +221,12 @@ impl Core {
     }
 }
 
-/// Whether a consumer may have one more message.
+/// Whether a consumer of a queue, of quorum type or not, may have one more message.
 fn can_take(
     consumers: &HashMap<ConsumerId, Consumer>,
     connections: &HashMap<ConnectionId, Connection>,
     id: ConsumerId,
+    quorum: bool,
 ) -> bool {
     let Some(consumer) = consumers.get(&id) else {
         return false;
@@ -195,17 +237,12 @@ fn can_take(
     if connection.in_flight >= DELIVERY_WINDOW {
         return false;
     }
-    if consumer.no_ack {
-        return true;
-    }
-    if consumer.prefetch > 0 && consumer.unacked >= usize::from(consumer.prefetch) {
-        return false;
-    }
-    connection
-        .channels
-        .get(&consumer.channel)
-        .is_some_and(|channel| {
-            channel.shared_prefetch == 0
-                || channel.unacked.consumed() < usize::from(channel.shared_prefetch)
-        })
+    let has_room = consumer.no_ack
+        || consumer.prefetch == 0
+        || consumer.unacked < usize::from(consumer.prefetch);
+    has_room
+        && connection
+            .channels
+            .get(&consumer.channel)
+            .is_some_and(|channel| quorum || !channel.limiter.is_full())
 }

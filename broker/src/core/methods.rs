@@ -1,10 +1,13 @@
 //! Which method does what.
 
-use amq_protocol::protocol::{AMQPClass, access, basic, channel, confirm, exchange, queue, tx};
+use amq_protocol::protocol::{AMQPClass, access, basic, channel, confirm, exchange, queue};
 
 use crate::{
-    core::{Core, Now, connection::Confirm},
-    exception::{Code, Exception, not_implemented},
+    core::{
+        Core, Now,
+        connection::{Confirm, Settlement},
+    },
+    exception::{Code, Exception, not_implemented, precondition_failed},
     id::ConnectionId,
 };
 
@@ -46,6 +49,7 @@ impl Core {
         {
             return Ok(());
         }
+        self.check_not_committing(id, number)?;
         match method {
             AMQPClass::Basic(method) => self.basic(now, id, number, method),
             AMQPClass::Queue(method) => self.queue_method(now, id, number, method),
@@ -65,6 +69,9 @@ impl Core {
             AMQPClass::Channel(channel::AMQPMethod::FlowOk(_)) => Ok(()),
             AMQPClass::Confirm(confirm::AMQPMethod::Select(select)) => {
                 if let Some(channel) = self.channel_mut(id, number) {
+                    if channel.transaction.is_some() {
+                        return Err(precondition_failed("cannot switch from tx to confirm mode"));
+                    }
                     channel.confirm.get_or_insert_with(Confirm::default);
                 }
                 if !select.nowait {
@@ -86,11 +93,7 @@ impl Core {
                 );
                 Ok(())
             }
-            AMQPClass::Tx(
-                tx::AMQPMethod::Select(_) | tx::AMQPMethod::Commit(_) | tx::AMQPMethod::Rollback(_),
-            ) => Err(not_implemented(
-                "this broker has no transactions: use publisher confirms",
-            )),
+            AMQPClass::Tx(method) => self.transaction_method(now, id, number, &method),
             _ => Err(unexpected()),
         }
     }
@@ -111,18 +114,24 @@ impl Core {
                 Ok(())
             }
             M::Get(get) => self.get(now, id, number, &get),
-            M::Ack(ack) => self.ack(now, id, number, ack.delivery_tag, ack.multiple),
-            M::Nack(nack) => self.reject(
+            M::Ack(ack) => self.settle(
                 now,
-                id,
-                number,
-                nack.delivery_tag,
-                nack.multiple,
-                nack.requeue,
+                (id, number),
+                (ack.delivery_tag, ack.multiple),
+                Settlement::Ack,
             ),
-            M::Reject(reject) => {
-                self.reject(now, id, number, reject.delivery_tag, false, reject.requeue)
-            }
+            M::Nack(nack) => self.settle(
+                now,
+                (id, number),
+                (nack.delivery_tag, nack.multiple),
+                Settlement::rejected(nack.requeue),
+            ),
+            M::Reject(reject) => self.settle(
+                now,
+                (id, number),
+                (reject.delivery_tag, false),
+                Settlement::rejected(reject.requeue),
+            ),
             M::Recover(recover) => {
                 self.recover(now, id, number, recover.requeue)?;
                 self.send(
@@ -175,6 +184,6 @@ impl Core {
 }
 
 /// A method that only the broker sends, or that belongs to another state.
-fn unexpected() -> Exception {
+pub(super) fn unexpected() -> Exception {
     Exception::new(Code::CommandInvalid, "unimplemented method")
 }

@@ -49,7 +49,7 @@ impl Core {
                     connection.confirms.withheld = true;
                 }
             }
-            Operator::ReleaseConfirms(id) => self.release_confirms(id),
+            Operator::ReleaseConfirms(id) => self.release_confirms(now, id),
             Operator::NackNext(id, count) => {
                 if let Some(connection) = self.connections.get_mut(&id) {
                     connection.confirms.nacks = count;
@@ -65,12 +65,13 @@ impl Core {
         }
     }
 
-    fn release_confirms(&mut self, id: ConnectionId) {
+    fn release_confirms(&mut self, now: Now, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
         connection.confirms.withheld = false;
         let mut held = Vec::new();
+        let mut commits = Vec::new();
         for (number, channel) in &mut connection.channels {
             if let Some(confirm) = &mut channel.confirm {
                 held.extend(
@@ -80,6 +81,12 @@ impl Core {
                         .map(|(tag, outcome)| (*number, tag, outcome)),
                 );
             }
+            let transaction = channel.transaction.as_mut();
+            let committing = transaction.and_then(|transaction| transaction.committing.take());
+            commits.extend(committing.map(|outcome| (*number, outcome)));
+        }
+        for (number, outcome) in commits {
+            self.complete(now, id, number, outcome);
         }
         for (channel, tag, outcome) in held {
             self.act(

@@ -8,6 +8,7 @@ use crate::{
     arguments::{text, type_name},
     core::{
         Action, Content, Core, Head, Now, Outcome, Publish,
+        connection::Uncommitted,
         deadletter::Reason,
         queues::{REPLY_TO, reply_token},
         vhost::Vhost,
@@ -22,7 +23,7 @@ use crate::{
 
 /// Whether every queue took the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Taken {
+pub(super) enum Taken {
     ByAll,
     NotByAll,
 }
@@ -39,6 +40,7 @@ impl Core {
             Some(channel) if !channel.closing => {}
             _ => return Ok(()),
         }
+        self.check_not_committing(id, number)?;
         self.note_publisher(id);
         if publish.immediate {
             return Err(not_implemented("immediate=true"));
@@ -52,53 +54,54 @@ impl Core {
                 confirm.published += 1;
                 confirm.published
             });
-        let headers = if properties.has(Property::Headers) {
+        let mut headers = if properties.has(Property::Headers) {
             properties.headers()
         } else {
             None
         };
-        if let Some(headers) = &headers {
+        let mut properties = properties;
+        let mut copies = Vec::new();
+        if let Some(headers) = &mut headers {
             check_copies(headers)?;
-        }
-        let vhost = self.vhost_of(id)?;
-        let mut routed = route_all(vhost, &exchange, &publish.routing_key, headers.as_ref());
-        let properties = match headers {
-            Some(headers) if headers.contains_key("BCC") => {
-                properties.with_headers(&without(&headers, "BCC"))
+            copies = ["CC", "BCC"]
+                .into_iter()
+                .flat_map(|name| copy_keys(headers, name))
+                .collect();
+            if headers.contains_key("BCC") {
+                *headers = without(headers, "BCC");
+                properties = properties.with_headers(headers);
             }
-            _ => properties,
-        };
+        }
         let message = Arc::new(Message::new(
             exchange,
             publish.routing_key,
+            copies,
             properties,
             publish.body,
             &self.gauge,
         ));
+        // RabbitMQ hands a direct reply over while it routes, in a transaction as well.
         let replied = self.reply(&message);
-        if routed.is_empty() && publish.mandatory && !replied {
-            let head = Head::Return {
-                code: 312,
-                text: "NO_ROUTE",
-            };
-            self.act(
-                id,
-                Action::Content(
-                    number,
-                    Content {
-                        head,
-                        message: message.clone(),
-                        returns: None,
-                    },
-                ),
-            );
-        }
-        let mut taken = Taken::ByAll;
-        for queue in routed.drain(..) {
-            if self.enqueue(now, queue, &message) == Taken::NotByAll {
-                taken = Taken::NotByAll;
+        let mandatory = publish.mandatory && !replied;
+        let transactional = self
+            .channel(id, number)
+            .is_some_and(|channel| channel.transaction.is_some());
+        if transactional {
+            let queues = self.queue_names(id, &message, headers.as_ref())?;
+            let transaction = self
+                .channel_mut(id, number)
+                .and_then(|channel| channel.transaction.as_mut());
+            if let Some(transaction) = transaction {
+                transaction.published.push(Uncommitted {
+                    message,
+                    queues,
+                    mandatory,
+                });
             }
+            return Ok(());
         }
+        let routed = route_all(self.vhost_of(id)?, &message, headers.as_ref());
+        let taken = self.distribute(now, (id, number), &message, routed, mandatory);
         if let Some(tag) = confirm {
             let outcome = if taken == Taken::ByAll {
                 Outcome::Ack
@@ -108,6 +111,55 @@ impl Core {
             self.confirm(id, number, tag, outcome);
         }
         Ok(())
+    }
+
+    /// Puts a message into its queues, or returns it to the channel it came by if it must not
+    /// be lost and there are none.
+    pub(super) fn distribute(
+        &mut self,
+        now: Now,
+        (id, number): (ConnectionId, u16),
+        message: &Arc<Message>,
+        queues: Vec<QueueId>,
+        mandatory: bool,
+    ) -> Taken {
+        if queues.is_empty() && mandatory {
+            let head = Head::Return {
+                code: 312,
+                text: "NO_ROUTE",
+            };
+            let content = Content {
+                head,
+                message: message.clone(),
+                returns: None,
+            };
+            self.act(id, Action::Content(number, content));
+        }
+        let mut taken = Taken::ByAll;
+        for queue in queues {
+            if self.enqueue(now, queue, message) == Taken::NotByAll {
+                taken = Taken::NotByAll;
+            }
+        }
+        taken
+    }
+
+    /// The names of the queues that a message of a transaction is for. The default exchange
+    /// routes to a name whether there is such a queue yet or not.
+    fn queue_names(
+        &self,
+        id: ConnectionId,
+        message: &Message,
+        headers: Option<&FieldTable>,
+    ) -> Result<Vec<Name>, Exception> {
+        if message.exchange.is_empty() {
+            let names = message.keys().filter(|key| reply_token(key).is_none());
+            let names: BTreeSet<Name> = names.map(Name::from).collect();
+            return Ok(names.into_iter().collect());
+        }
+        let routed = route_all(self.vhost_of(id)?, message, headers);
+        let name = |queue| self.queues.get(queue).map(|queue| queue.name.clone());
+        Ok(routed.iter().filter_map(name).collect())
     }
 
     /// The exchange's own name, so that messages share it.
@@ -163,14 +215,21 @@ impl Core {
         Ok(properties)
     }
 
-    /// Hands a message to the direct reply consumer it is addressed to, if it is.
+    /// Hands a message to the direct reply consumers it is addressed to, once each. Tells
+    /// whether there are any.
     fn reply(&mut self, message: &Arc<Message>) -> bool {
         if !message.exchange.is_empty() {
             return false;
         }
-        let Some(token) = reply_token(&message.routing_key) else {
-            return false;
-        };
+        let tokens: BTreeSet<&str> = message.keys().filter_map(reply_token).collect();
+        let mut replied = false;
+        for token in tokens {
+            replied |= self.reply_to(token, message);
+        }
+        replied
+    }
+
+    fn reply_to(&mut self, token: &str, message: &Arc<Message>) -> bool {
         let Some(&(id, number)) = self.replies.get(token) else {
             return false;
         };
@@ -258,25 +317,18 @@ impl Core {
     }
 }
 
-/// All queues that a message reaches, each once: by its key, and by the keys in its
-/// `CC` and `BCC` headers.
+/// All queues that a message reaches, each once.
 pub(super) fn route_all(
     vhost: &Vhost,
-    exchange: &Name,
-    key: &str,
+    message: &Message,
     headers: Option<&FieldTable>,
 ) -> Vec<QueueId> {
-    if exchange.is_empty() && headers.is_none() {
-        return vhost.queues.get(key).copied().into_iter().collect();
-    }
     let mut found = Vec::new();
-    route(vhost, exchange, key, headers, &mut found);
-    for more in headers.into_iter().flat_map(|headers| {
-        ["CC", "BCC"]
-            .into_iter()
-            .flat_map(|name| copy_keys(headers, name))
-    }) {
-        route(vhost, exchange, &more, headers, &mut found);
+    if message.exchange.is_empty() {
+        found.extend(message.keys().filter_map(|key| vhost.queues.get(key)));
+    } else {
+        let keys: Vec<&str> = message.keys().collect();
+        route(vhost, &message.exchange, &keys, headers, &mut found);
     }
     found.sort_unstable();
     found.dedup();
@@ -313,22 +365,19 @@ pub(super) fn without(headers: &FieldTable, name: &str) -> FieldTable {
     rest.into()
 }
 
-/// Follows bindings from exchange to exchange, each visited once; an exchange that
-/// routes nowhere hands over to its alternate.
+/// Follows bindings from exchange to exchange, each visited once and with all keys; an exchange
+/// that routes none of them hands over to its alternate. The default exchange has no bindings to
+/// be followed, so it takes nothing as an alternate.
 fn route(
     vhost: &Vhost,
     exchange: &Name,
-    key: &str,
+    keys: &[&str],
     headers: Option<&FieldTable>,
     found: &mut Vec<QueueId>,
 ) {
     let mut seen = BTreeSet::new();
     let mut open = vec![exchange];
     while let Some(name) = open.pop() {
-        if name.is_empty() {
-            found.extend(vhost.queues.get(key).copied());
-            continue;
-        }
         if !seen.insert(name) {
             continue;
         }
@@ -336,7 +385,7 @@ fn route(
             continue;
         };
         let mut matched = false;
-        exchange.matches(key, headers, |destination| {
+        exchange.matches(keys, headers, |destination| {
             matched = true;
             match destination {
                 Destination::Queue(queue) => found.push(*queue),

@@ -1,51 +1,67 @@
 //! Deliveries are settled: acknowledged, rejected, given back.
 
 use crate::{
-    core::{Core, Now, connection::Delivered, deadletter::Reason},
+    core::{
+        Core, Now,
+        connection::{Delivered, Settlement},
+        deadletter::Reason,
+    },
     exception::{Exception, not_implemented, precondition_failed},
     id::{ConnectionId, QueueId},
+    queue::Queue,
 };
 
 impl Core {
-    pub(super) fn ack(
+    /// Takes deliveries off a channel, and settles them now or, in a transaction, at its commit.
+    pub(super) fn settle(
         &mut self,
         now: Now,
-        id: ConnectionId,
-        number: u16,
-        tag: u64,
-        multiple: bool,
+        (id, number): (ConnectionId, u16),
+        (tag, multiple): (u64, bool),
+        how: Settlement,
     ) -> Result<(), Exception> {
         let settled = self.take(id, number, tag, multiple)?;
-        let mut queues = Vec::new();
-        for delivered in settled {
-            self.release(&delivered, &mut queues);
+        let transaction = self
+            .channel_mut(id, number)
+            .and_then(|channel| channel.transaction.as_mut());
+        match transaction {
+            Some(transaction) => transaction.settle(how, settled),
+            None => self.carry_out(now, id, number, how, settled),
         }
-        self.dispatch_after(now, id, number, queues);
         Ok(())
     }
 
-    pub(super) fn reject(
+    /// Settles deliveries that were taken off a channel.
+    pub(super) fn carry_out(
         &mut self,
         now: Now,
         id: ConnectionId,
         number: u16,
-        tag: u64,
-        multiple: bool,
-        requeue: bool,
-    ) -> Result<(), Exception> {
-        let settled = self.take(id, number, tag, multiple)?;
-        if requeue {
-            self.requeue(now, settled);
-            self.dispatch_after(now, id, number, Vec::new());
-            return Ok(());
-        }
+        how: Settlement,
+        settled: Vec<Delivered>,
+    ) {
+        let consumed = settled.iter().filter(|d| d.consumer.is_some()).count();
         let mut queues = Vec::new();
-        for delivered in settled {
-            self.release(&delivered, &mut queues);
-            self.dead_letter(delivered.queue, delivered.entry.message, Reason::Rejected);
+        match how {
+            Settlement::Ack => {
+                for delivered in &settled {
+                    self.release(delivered, &mut queues);
+                }
+            }
+            // The place in a shared prefetch is free only when they are back in their queues,
+            // which offer them to others first.
+            Settlement::Requeue => self.requeue(now, settled),
+            Settlement::Discard => {
+                for delivered in settled {
+                    self.release(&delivered, &mut queues);
+                    self.dead_letter(delivered.queue, delivered.entry.message, Reason::Rejected);
+                }
+            }
+        }
+        if let Some(channel) = self.channel_mut(id, number) {
+            channel.limiter.note_settled(consumed);
         }
         self.dispatch_after(now, id, number, queues);
-        Ok(())
     }
 
     pub(super) fn recover(
@@ -60,7 +76,7 @@ impl Core {
         }
         if let Some(channel) = self.channel_mut(id, number) {
             let all = channel.unacked.take_all();
-            self.requeue(now, all);
+            self.carry_out(now, id, number, Settlement::Requeue, all);
         }
         Ok(())
     }
@@ -93,6 +109,12 @@ impl Core {
             }
         }
         for queue in queues {
+            // A classic queue lets go of what is beyond its length before it delivers again, a
+            // quorum queue afterwards.
+            let quorum = |queue: &Queue| queue.settings.quorum;
+            if !self.queues.get(&queue).is_some_and(quorum) {
+                self.trim(queue);
+            }
             self.dispatch(now, queue);
         }
     }
@@ -133,18 +155,14 @@ impl Core {
 
     /// Fills the room that settling made: in the queues concerned, and where the channel
     /// shares one prefetch, in all it consumes from.
-    fn dispatch_after(
-        &mut self,
-        now: Now,
-        id: ConnectionId,
-        number: u16,
-        mut queues: Vec<QueueId>,
-    ) {
+    fn dispatch_after(&mut self, now: Now, id: ConnectionId, number: u16, queues: Vec<QueueId>) {
         if self
             .channel(id, number)
-            .is_some_and(|channel| channel.shared_prefetch > 0)
+            .is_some_and(|channel| channel.limiter.is_active())
         {
-            queues = self.queues_of_channel(id, number);
+            let queues = self.queues_of_channel(id, number);
+            self.dispatch_in_turn(now, id, queues);
+            return;
         }
         for queue in queues {
             self.dispatch(now, queue);

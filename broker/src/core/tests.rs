@@ -108,9 +108,20 @@ impl Lab {
 
     /// Publishes a number to a queue.
     fn publish(&mut self, id: ConnectionId, queue: &str, body: u64, properties: Properties) {
+        self.publish_on(id, 1, queue, body, properties);
+    }
+
+    fn publish_on(
+        &mut self,
+        id: ConnectionId,
+        number: u16,
+        queue: &str,
+        body: u64,
+        properties: Properties,
+    ) {
         self.do_(Command::Publish(
             id,
-            1,
+            number,
             Publish {
                 exchange: String::new(),
                 routing_key: queue.to_owned(),

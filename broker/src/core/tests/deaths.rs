@@ -33,7 +33,10 @@ fn ring(lab: &mut Lab) -> crate::id::ConnectionId {
     id
 }
 
-fn recorded(content: &Content) -> Vec<(String, String, i64)> {
+/// One line of a history: queue, reason and, unless a publisher left it out, the count.
+type Line = (String, String, Option<i64>);
+
+fn recorded(content: &Content) -> Vec<Line> {
     let headers = content.message.properties.headers().unwrap_or_default();
     let Some(AMQPValue::FieldArray(deaths)) = headers.inner().get("x-death") else {
         return Vec::new();
@@ -44,70 +47,96 @@ fn recorded(content: &Content) -> Vec<(String, String, i64)> {
         .map(|death| {
             let death = death.as_field_table().unwrap().inner();
             let field = |name: &str| text(&death[name]).unwrap();
-            (
-                field("queue"),
-                field("reason"),
-                integer(&death["count"]).unwrap(),
-            )
+            let count = death.get("count").map(|count| integer(count).unwrap());
+            (field("queue"), field("reason"), count)
         })
         .collect()
 }
 
-/// What the log amounts to: one line a queue and reason, the latest first.
-fn summed(log: &[(&str, &str)]) -> Vec<(String, String, i64)> {
-    let mut lines: Vec<(String, String, i64)> = Vec::new();
-    for event in log.iter().rev() {
-        if !lines
-            .iter()
-            .any(|line| (line.0.as_str(), line.1.as_str()) == *event)
-        {
-            let count = log.iter().filter(|other| *other == event).count();
-            lines.push((
-                event.0.to_owned(),
-                event.1.to_owned(),
-                i64::try_from(count).unwrap(),
-            ));
-        }
+/// A history as a publisher writes it.
+fn written(lines: &[Line]) -> Properties {
+    let mut headers = FieldTable::default();
+    if !lines.is_empty() {
+        let lines = lines.iter().map(|(queue, reason, count)| {
+            let mut line = FieldTable::default();
+            line.insert("queue".into(), long(queue));
+            line.insert("reason".into(), long(reason));
+            if let Some(count) = count {
+                line.insert("count".into(), AMQPValue::LongLongInt(*count));
+            }
+            AMQPValue::FieldTable(line)
+        });
+        let lines = lines.collect::<Vec<_>>();
+        headers.insert("x-death".into(), AMQPValue::FieldArray(lines.into()));
     }
-    lines
+    Properties::default().with_headers(&headers)
 }
 
-/// Whether a message that expires its way into `queue` was there before and has not
-/// been rejected since.
-fn closes_circle(log: &[(&str, &str)], queue: &str) -> bool {
-    match log.iter().rposition(|event| event.0 == queue) {
-        Some(at) => log[at..].iter().all(|event| event.1 != "rejected"),
+/// The history after one more death: one line a queue and reason, the new one first, and the
+/// others in reverse order as soon as there are two.
+fn after(lines: &[Line], queue: &str, reason: &str) -> Vec<Line> {
+    let mut summed: Vec<Line> = Vec::new();
+    for line in lines {
+        let alike = |other: &Line| (&other.0, &other.1) == (&line.0, &line.1);
+        if !summed.iter().any(alike) {
+            let number = i64::try_from(lines.iter().filter(|other| alike(other)).count()).unwrap();
+            let count = line.2.or((lines.len() > 1).then_some(number));
+            summed.insert(0, (line.0.clone(), line.1.clone(), count));
+        }
+    }
+    let own = |line: &Line| (line.0.as_str(), line.1.as_str()) == (queue, reason);
+    let before = summed.iter().find(|line| own(line)).cloned();
+    summed.retain(|line| !own(line));
+    let count = before.and_then(|line| line.2).unwrap_or(0) + 1;
+    summed.insert(0, (queue.to_owned(), reason.to_owned(), Some(count)));
+    summed
+}
+
+/// Whether a message that expires its way into `queue` was there before, with no rejection in
+/// the history up to there.
+fn closes_circle(lines: &[Line], queue: &str) -> bool {
+    match lines.iter().position(|line| line.0 == queue) {
+        Some(at) => lines[..=at].iter().all(|line| line.1 != "rejected"),
         None => false,
     }
 }
 
+fn line() -> impl Strategy<Value = Line> {
+    let queue = prop::sample::select(vec!["a", "b", "elsewhere"]);
+    let reason = prop::sample::select(vec!["rejected", "expired"]);
+    (queue, reason, proptest::option::of(1..5_i64))
+        .prop_map(|(queue, reason, count)| (queue.to_owned(), reason.to_owned(), count))
+}
+
 proptest! {
     #[test]
-    fn history_is_summed_and_circles_are_cut(rejections in proptest::collection::vec(any::<bool>(), 1..25)) {
+    fn history_is_summed_and_circles_are_cut(
+        mut lines in proptest::collection::vec(line(), 0..4),
+        rejections in proptest::collection::vec(any::<bool>(), 1..25),
+    ) {
         let mut lab = Lab::new();
         let id = ring(&mut lab);
-        lab.publish(id, NAMES[0], 1, Properties::default());
-        let mut log: Vec<(&str, &str)> = Vec::new();
+        lab.publish(id, NAMES[0], 1, written(&lines));
         let mut place = 0;
         for rejected in rejections {
             let (here, there) = (NAMES[place], NAMES[(place + 1) % NAMES.len()]);
             let dropped = if rejected {
                 lab.get(id, 1, here, false);
                 let content = lab.got().unwrap();
-                prop_assert_eq!(recorded(&content), summed(&log));
+                prop_assert_eq!(recorded(&content), lines.clone());
                 let Head::GetOk { tag, .. } = content.head else { panic!() };
                 let reject = basic::Reject { delivery_tag: tag, requeue: false };
                 lab.basic(id, 1, basic::AMQPMethod::Reject(reject));
-                log.push((here, "rejected"));
+                lines = after(&lines, here, "rejected");
                 false
             } else {
                 lab.sleep(TTL);
-                log.push((here, "expired"));
-                closes_circle(&log, there)
+                lines = after(&lines, here, "expired");
+                closes_circle(&lines, there)
             };
             let ready: Vec<_> = lab.core.queue_infos().into_iter().filter(|q| q.ready > 0).collect();
             if dropped {
-                prop_assert!(ready.is_empty(), "{:?} after {:?}", ready, log);
+                prop_assert!(ready.is_empty(), "{:?} after {:?}", ready, lines);
                 return Ok(());
             }
             prop_assert_eq!(ready.len(), 1);

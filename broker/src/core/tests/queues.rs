@@ -4,16 +4,16 @@
 mod model;
 mod op;
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use amq_protocol::{
-    protocol::{AMQPClass, basic, queue},
+    protocol::{AMQPClass, basic, queue, tx},
     types::{AMQPValue, FieldTable},
 };
 use proptest::prelude::*;
 
 use self::{
-    model::{Held, ModelChannel, ModelConsumer, ModelQueue},
+    model::{Held, Kind, ModelChannel, ModelConsumer, ModelQueue, ModelTransaction, Step},
     op::{Op, op},
 };
 use super::{Lab, number, with_expiration};
@@ -26,6 +26,10 @@ use crate::{
 
 const QUEUES: usize = 5;
 const CHANNELS: usize = 3;
+/// The channel whose consumers may share a prefetch. It is never transactional and consumes from
+/// no quorum queue, so that what counts against its prefetch is what is outstanding.
+const SHARED: usize = 0;
+const QUORUM: usize = 3;
 
 struct Bench {
     lab: Lab,
@@ -34,7 +38,10 @@ struct Bench {
     channels: Vec<ModelChannel>,
     clock: u64,
     next_id: u64,
+    next_order: u64,
     next_consumer: u32,
+    /// What a commit does, as far as it is not yet known to have happened.
+    steps: VecDeque<Step>,
 }
 
 fn queue_name(queue: usize) -> String {
@@ -93,7 +100,9 @@ impl Bench {
             channels,
             clock: 0,
             next_id: 0,
+            next_order: 0,
             next_consumer: 0,
+            steps: VecDeque::new(),
         }
     }
 
@@ -101,31 +110,37 @@ impl Bench {
         let id = self.connection;
         match op {
             Op::Publish {
+                channel,
                 queue,
                 priority,
                 ttl,
             } => {
                 self.next_id += 1;
-                let model = &mut self.queues[queue];
-                let ttl_of_queue = model.ttl;
-                let ttl_of_both = [ttl, ttl_of_queue].into_iter().flatten().min();
-                model.put(Held {
+                let step = Step::Publish {
+                    queue,
                     id: self.next_id,
-                    priority: priority.min(model.priorities),
-                    expires: ttl_of_both.map(|ttl| self.clock + ttl),
-                    redelivered: false,
-                    returns: 0,
-                });
+                    priority,
+                    ttl,
+                };
+                let transaction = channel.and_then(|at| self.channels[at].transaction.as_mut());
+                match transaction {
+                    Some(transaction) => transaction.published.push(step),
+                    None => self.apply(step),
+                }
                 let properties = ttl.map_or_else(Properties::default, with_expiration);
                 let properties = properties.with_octet(Property::Priority, priority);
+                let number = channel.map_or(1, channel_number);
                 self.lab
-                    .publish(id, &queue_name(queue), self.next_id, properties);
+                    .publish_on(id, number, &queue_name(queue), self.next_id, properties);
             }
             Op::Consume {
                 channel,
                 queue,
                 no_ack,
             } => {
+                if (channel, queue) == (SHARED, QUORUM) {
+                    return;
+                }
                 self.next_consumer += 1;
                 let tag = format!("c{}", self.next_consumer);
                 let prefetch = self.channels[channel].prefetch;
@@ -166,6 +181,7 @@ impl Bench {
             }
             Op::Qos { channel, prefetch } => {
                 self.channels[channel].prefetch = prefetch;
+                self.channels[channel].shared = 0;
                 let qos = basic::Qos {
                     prefetch_count: prefetch,
                     global: false,
@@ -173,12 +189,54 @@ impl Bench {
                 self.lab
                     .basic(id, channel_number(channel), basic::AMQPMethod::Qos(qos));
             }
+            Op::Share { prefetch } => {
+                let channel = &mut self.channels[SHARED];
+                if channel.shared == 0 {
+                    let got = |(_, owner, _): &&(_, Option<String>, _)| owner.is_none();
+                    channel.got = channel.unacked.values().filter(got).count();
+                }
+                channel.shared = prefetch;
+                let qos = basic::Qos {
+                    prefetch_count: prefetch,
+                    global: true,
+                };
+                self.lab
+                    .basic(id, channel_number(SHARED), basic::AMQPMethod::Qos(qos));
+            }
+            Op::Select { channel } => {
+                self.channels[channel]
+                    .transaction
+                    .get_or_insert_with(ModelTransaction::default);
+                self.transaction(channel, tx::AMQPMethod::Select(tx::Select {}));
+            }
+            Op::Commit { channel } => {
+                let Some(transaction) = &mut self.channels[channel].transaction else {
+                    return;
+                };
+                let done = std::mem::take(transaction);
+                let settled = done.settled.into_iter();
+                let settled =
+                    settled.map(|(kind, group)| Step::Settle(kind, group.into_values().collect()));
+                self.steps = done.published.into_iter().chain(settled).collect();
+                self.transaction(channel, tx::AMQPMethod::Commit(tx::Commit {}));
+            }
+            Op::Rollback { channel } => {
+                let known = &mut self.channels[channel];
+                let Some(transaction) = &mut known.transaction else {
+                    return;
+                };
+                let undone = std::mem::take(transaction);
+                for (_, group) in undone.settled {
+                    known.unacked.extend(group);
+                }
+                self.transaction(channel, tx::AMQPMethod::Rollback(tx::Rollback {}));
+            }
             Op::Ack {
                 channel,
                 nth,
                 multiple,
             } => {
-                let Some(tag) = self.settle(channel, nth, multiple).0 else {
+                let Some(tag) = self.settle(channel, nth, multiple, Kind::Ack) else {
                     return;
                 };
                 let ack = basic::Ack {
@@ -194,16 +252,10 @@ impl Bench {
                 multiple,
                 requeue,
             } => {
-                let (Some(tag), settled) = self.settle(channel, nth, multiple) else {
+                let kind = if requeue { Kind::Requeue } else { Kind::Reject };
+                let Some(tag) = self.settle(channel, nth, multiple, kind) else {
                     return;
                 };
-                if requeue {
-                    self.give_back(settled);
-                } else {
-                    for (queue, held) in settled {
-                        self.queues[queue].dead.push((held.id, "rejected"));
-                    }
-                }
                 let nack = basic::Nack {
                     delivery_tag: tag,
                     multiple,
@@ -255,11 +307,7 @@ impl Bench {
             }
             Op::Recover { channel } => {
                 let all = std::mem::take(&mut self.channels[channel].unacked);
-                self.give_back(
-                    all.into_values()
-                        .map(|(queue, _, held)| (queue, held))
-                        .collect(),
-                );
+                self.apply(Step::Settle(Kind::Requeue, all.into_values().collect()));
                 let recover = basic::Recover { requeue: true };
                 self.lab.basic(
                     id,
@@ -269,11 +317,8 @@ impl Bench {
             }
             Op::Reopen { channel } => {
                 let closed = std::mem::take(&mut self.channels[channel]);
-                let all = closed
-                    .unacked
-                    .into_values()
-                    .map(|(queue, _, held)| (queue, held));
-                self.give_back(all.collect());
+                let all = closed.outstanding().cloned().collect();
+                self.apply(Step::Settle(Kind::Requeue, all));
                 self.lab.close(id, channel_number(channel));
                 self.lab.open(id, channel_number(channel));
             }
@@ -297,50 +342,99 @@ impl Bench {
         self.check();
     }
 
-    /// Takes deliveries off a channel as an ack does; the tag is absent if there are none.
-    fn settle(
-        &mut self,
-        channel: usize,
-        nth: usize,
-        multiple: bool,
-    ) -> (Option<u64>, Vec<(usize, Held)>) {
-        let unacked = &mut self.channels[channel].unacked;
-        let Some(tag) = unacked.keys().nth(nth).copied() else {
-            return (None, Vec::new());
-        };
-        let tags: Vec<u64> = unacked
-            .keys()
-            .copied()
-            .filter(|other| {
-                if multiple {
-                    *other <= tag
-                } else {
-                    *other == tag
-                }
-            })
-            .collect();
-        let settled = tags.iter().filter_map(|tag| unacked.remove(tag));
-        (
-            Some(tag),
-            settled.map(|(queue, _, held)| (queue, held)).collect(),
-        )
+    fn transaction(&mut self, channel: usize, method: tx::AMQPMethod) {
+        let number = channel_number(channel);
+        let method = Command::Method(self.connection, number, AMQPClass::Tx(method));
+        self.lab.do_(method);
+        let is_answer = |action: &Action| matches!(action, Action::Send(_, method) if matches!(**method, AMQPClass::Tx(_)));
+        let effects = &mut self.lab.effects;
+        let before = effects.len();
+        effects.retain(|effect| !is_answer(&effect.action));
+        assert_eq!(effects.len() + 1, before, "one answer");
     }
 
-    fn give_back(&mut self, all: Vec<(usize, Held)>) {
-        for (queue, mut held) in all {
-            let model = &mut self.queues[queue];
-            held.redelivered = true;
-            held.returns += 1;
-            if model.limit.is_some_and(|limit| held.returns > limit) {
-                model.dead.push((held.id, "delivery_limit"));
-            } else {
-                model.put(held);
+    /// Takes deliveries off a channel as an ack does, and settles them unless that waits for a
+    /// commit; the tag is absent if there are none.
+    fn settle(&mut self, channel: usize, nth: usize, multiple: bool, kind: Kind) -> Option<u64> {
+        let known = &mut self.channels[channel];
+        let tag = known.unacked.keys().nth(nth).copied()?;
+        let tags: Vec<u64> = known
+            .unacked
+            .keys()
+            .copied()
+            .filter(|other| *other == tag || multiple && *other < tag)
+            .collect();
+        let settled = tags
+            .iter()
+            .filter_map(|tag| Some((*tag, known.unacked.remove(tag)?)));
+        match &mut known.transaction {
+            None => {
+                let all = settled.map(|(_, unsettled)| unsettled).collect();
+                self.apply(Step::Settle(kind, all));
+            }
+            Some(transaction) => match transaction.settled.last_mut() {
+                Some((last, group)) if *last == kind => group.extend(settled),
+                _ => transaction.settled.push((kind, settled.collect())),
+            },
+        }
+        Some(tag)
+    }
+
+    fn apply(&mut self, step: Step) {
+        match step {
+            Step::Publish {
+                queue,
+                id,
+                priority,
+                ttl,
+            } => {
+                self.next_order += 1;
+                let model = &mut self.queues[queue];
+                let ttl = [ttl, model.ttl].into_iter().flatten().min();
+                model.put(Held {
+                    id,
+                    order: self.next_order,
+                    priority: priority.min(model.priorities),
+                    expires: ttl.map(|ttl| self.clock + ttl),
+                    redelivered: false,
+                    returns: 0,
+                });
+            }
+            Step::Settle(Kind::Ack, _) => {}
+            Step::Settle(Kind::Reject, settled) => {
+                for (queue, _, held) in settled {
+                    self.queues[queue].dead.push((held.id, "rejected"));
+                }
+            }
+            Step::Settle(Kind::Requeue, settled) => {
+                for (queue, _, mut held) in settled {
+                    let model = &mut self.queues[queue];
+                    held.redelivered = true;
+                    held.returns += 1;
+                    if model.limit.is_some_and(|limit| held.returns > limit) {
+                        model.dead.push((held.id, "delivery_limit"));
+                    } else {
+                        model.put(held);
+                    }
+                }
+                // Before anything is delivered again.
+                self.queues.iter_mut().for_each(ModelQueue::trim);
             }
         }
     }
 
+    /// Drops what is past its time or beyond its queue's length.
+    fn trim(&mut self) {
+        for queue in &mut self.queues {
+            queue.expire(self.clock);
+            queue.trim();
+            // The next at the head may have been past its time already.
+            queue.expire(self.clock);
+        }
+    }
+
     /// Goes through what the core delivered: each must be the next of its queue, to a
-    /// consumer with room for it.
+    /// consumer with room for it. A delivery that does not fit yet is of a later step.
     fn follow(&mut self) {
         for effect in std::mem::take(&mut self.lab.effects) {
             let Action::Content(number_, content) = effect.action else {
@@ -354,37 +448,39 @@ impl Bench {
             else {
                 panic!("{content:?}")
             };
-            let channel = &mut self.channels[usize::from(number_) - 2];
+            let at = usize::from(number_) - 2;
+            let of = self.channels[at].consumers[&**consumer].queue;
+            self.queues[of].expire(self.clock);
+            while self.queues[of].ready.first().map(|held| held.id) != Some(number(&content)) {
+                let step = self.steps.pop_front();
+                self.trim();
+                self.apply(step.expect("the next of its queue"));
+            }
+            let channel = &mut self.channels[at];
             let known = &channel.consumers[&**consumer];
-            let queue = &mut self.queues[known.queue];
-            queue.expire(self.clock);
+            let queue = &mut self.queues[of];
             let held = queue.ready.remove(0);
-            assert_eq!(number(&content), held.id, "not the next of its queue");
             assert_eq!(*redelivered, held.redelivered);
             let counted = queue.quorum && held.returns > 0;
             assert_eq!(content.returns, counted.then_some(held.returns));
             channel.last_tag += 1;
             assert_eq!(*tag, channel.last_tag);
+            assert!(!channel.is_full(), "shared prefetch");
             if !known.no_ack {
-                let waiting = channel
-                    .unacked
-                    .values()
-                    .filter(|(_, owner, _)| owner.as_deref() == Some(&**consumer))
-                    .count();
+                let waiting = channel.waiting(consumer);
                 assert!(
                     known.prefetch == 0 || waiting < usize::from(known.prefetch),
                     "prefetch"
                 );
                 let owner = Some(consumer.to_string());
-                channel.unacked.insert(*tag, (known.queue, owner, held));
+                channel.unacked.insert(*tag, (of, owner, held));
             }
         }
-        for queue in &mut self.queues {
-            queue.expire(self.clock);
-            queue.trim();
-            // The next at the head may have been past its time already.
-            queue.expire(self.clock);
+        for step in std::mem::take(&mut self.steps) {
+            self.trim();
+            self.apply(step);
         }
+        self.trim();
     }
 
     /// The core and the model agree, and nobody waits who could be served.
@@ -399,7 +495,7 @@ impl Bench {
             let unacked = self
                 .channels
                 .iter()
-                .flat_map(|channel| channel.unacked.values())
+                .flat_map(ModelChannel::outstanding)
                 .filter(|(of, ..)| *of == at)
                 .count();
             assert_eq!(info.unacked, unacked, "unacked of {}", info.name);
@@ -413,15 +509,14 @@ impl Bench {
             }
             for channel in &self.channels {
                 for (tag, consumer) in channel.consumers.iter().filter(|(_, c)| c.queue == at) {
-                    let waiting = channel
-                        .unacked
-                        .values()
-                        .filter(|(_, owner, _)| owner.as_ref() == Some(tag))
-                        .count();
                     let full = !consumer.no_ack
                         && consumer.prefetch > 0
-                        && waiting >= usize::from(consumer.prefetch);
-                    assert!(full, "{tag} has room and {} has messages", info.name);
+                        && channel.waiting(tag) >= usize::from(consumer.prefetch);
+                    assert!(
+                        full || channel.is_full(),
+                        "{tag} has room and {} has messages",
+                        info.name
+                    );
                 }
             }
         }

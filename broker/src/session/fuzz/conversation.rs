@@ -2,7 +2,9 @@
 
 use amq_protocol::{
     frame::{AMQPContentHeader, AMQPFrame, WriteContext, gen_frame},
-    protocol::{AMQPClass, BasicProperties, basic, channel, confirm, connection, exchange, queue},
+    protocol::{
+        AMQPClass, BasicProperties, basic, channel, confirm, connection, exchange, queue, tx,
+    },
     types::{AMQPValue, FieldTable},
 };
 
@@ -127,7 +129,7 @@ pub(super) fn conversation() -> Vec<Vec<u8>> {
         ),
     ];
     for _ in 0..3 {
-        pieces.extend(message());
+        pieces.extend(message(1));
     }
     pieces.push(on(
         2,
@@ -152,7 +154,8 @@ pub(super) fn conversation() -> Vec<Vec<u8>> {
             no_ack: false,
         })),
     ));
-    pieces.extend(message());
+    pieces.extend(message(1));
+    pieces.extend(transactions());
     pieces.push(on(
         1,
         AMQPClass::Channel(channel::AMQPMethod::Close(channel::Close {
@@ -174,7 +177,35 @@ pub(super) fn conversation() -> Vec<Vec<u8>> {
     pieces
 }
 
-fn message() -> Vec<Vec<u8>> {
+/// Two transactions on a channel of their own: one is committed, one rolled back.
+fn transactions() -> Vec<Vec<u8>> {
+    use basic::AMQPMethod as B;
+    let open = channel::AMQPMethod::Open(channel::Open {});
+    let select = tx::AMQPMethod::Select(tx::Select {});
+    let commit = tx::AMQPMethod::Commit(tx::Commit {});
+    let rollback = tx::AMQPMethod::Rollback(tx::Rollback {});
+    let get = basic::Get {
+        queue: "q".into(),
+        no_ack: false,
+    };
+    let ack = basic::Ack {
+        delivery_tag: 0,
+        multiple: true,
+    };
+    let mut pieces = vec![
+        on(3, AMQPClass::Channel(open)),
+        on(3, AMQPClass::Tx(select)),
+    ];
+    for end in [commit, rollback] {
+        pieces.extend(message(3));
+        pieces.push(on(3, AMQPClass::Basic(B::Get(get.clone()))));
+        pieces.push(on(3, AMQPClass::Basic(B::Ack(ack.clone()))));
+        pieces.push(on(3, AMQPClass::Tx(end)));
+    }
+    pieces
+}
+
+fn message(channel: u16) -> Vec<Vec<u8>> {
     let publish = basic::Publish {
         exchange: "e".into(),
         routing_key: "a.b".into(),
@@ -189,16 +220,19 @@ fn message() -> Vec<Vec<u8>> {
         .with_priority(1)
         .with_correlation_id("id".into());
     vec![
-        on(1, AMQPClass::Basic(basic::AMQPMethod::Publish(publish))),
+        on(
+            channel,
+            AMQPClass::Basic(basic::AMQPMethod::Publish(publish)),
+        ),
         frame(&AMQPFrame::Header(
-            1,
+            channel,
             AMQPContentHeader {
                 class_id: 60,
                 body_size: 10,
                 properties,
             },
         )),
-        frame(&AMQPFrame::Body(1, b"hello".to_vec())),
-        frame(&AMQPFrame::Body(1, b"world".to_vec())),
+        frame(&AMQPFrame::Body(channel, b"hello".to_vec())),
+        frame(&AMQPFrame::Body(channel, b"world".to_vec())),
     ]
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) id: u64,
+    /// When it came into its queue: a commit may be later than the publish.
+    pub(super) order: u64,
     pub(super) priority: u8,
     pub(super) expires: Option<u64>,
     pub(super) redelivered: bool,
@@ -26,9 +28,8 @@ pub(super) struct ModelQueue {
 impl ModelQueue {
     pub(super) fn put(&mut self, held: Held) {
         self.ready.push(held);
-        // Numbers grow with time, so that they are the order within a priority.
         self.ready
-            .sort_by_key(|held| (u8::MAX - held.priority, held.id));
+            .sort_by_key(|held| (u8::MAX - held.priority, held.order));
     }
 
     /// Drops what is past its time at the head of its priority.
@@ -65,10 +66,63 @@ pub(super) struct ModelConsumer {
     pub(super) prefetch: u16,
 }
 
+/// What a client does with its deliveries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Ack,
+    Requeue,
+    Reject,
+}
+
+/// One thing that happens to the queues. A commit is several, one after another.
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    Publish {
+        queue: usize,
+        id: u64,
+        priority: u8,
+        ttl: Option<u64>,
+    },
+    Settle(Kind, Vec<Unsettled>),
+}
+
+/// A delivery: its queue, its consumer unless it was got, and the message.
+pub(super) type Unsettled = (usize, Option<String>, Held);
+
 #[derive(Debug, Default)]
 pub(super) struct ModelChannel {
     pub(super) prefetch: u16,
+    /// The shared prefetch, and what counts against it for ever: messages got before it was set.
+    pub(super) shared: u16,
+    pub(super) got: usize,
     pub(super) last_tag: u64,
     pub(super) consumers: BTreeMap<String, ModelConsumer>,
-    pub(super) unacked: BTreeMap<u64, (usize, Option<String>, Held)>,
+    pub(super) unacked: BTreeMap<u64, Unsettled>,
+    pub(super) transaction: Option<ModelTransaction>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct ModelTransaction {
+    pub(super) published: Vec<Step>,
+    pub(super) settled: Vec<(Kind, BTreeMap<u64, Unsettled>)>,
+}
+
+impl ModelChannel {
+    /// All deliveries that no queue has back yet.
+    pub(super) fn outstanding(&self) -> impl Iterator<Item = &Unsettled> {
+        let uncommitted = self.transaction.iter().flat_map(|t| &t.settled);
+        let uncommitted = uncommitted.flat_map(|(_, group)| group.values());
+        self.unacked.values().chain(uncommitted)
+    }
+
+    pub(super) fn waiting(&self, consumer: &str) -> usize {
+        let own = |(_, owner, _): &&Unsettled| owner.as_deref() == Some(consumer);
+        self.outstanding().filter(own).count()
+    }
+
+    /// Whether the shared prefetch is used up.
+    pub(super) fn is_full(&self) -> bool {
+        let consumed = self.outstanding().filter(|(_, owner, _)| owner.is_some());
+        self.shared > 0 && consumed.count() + self.got >= usize::from(self.shared)
+    }
 }

@@ -2,11 +2,13 @@
 
 use proptest::prelude::*;
 
-use super::{CHANNELS, QUEUES};
+use super::{CHANNELS, QUEUES, SHARED};
 
 #[derive(Clone, Debug)]
 pub(super) enum Op {
     Publish {
+        /// On one that may be transactional, or on one of its own.
+        channel: Option<usize>,
         queue: usize,
         priority: u8,
         ttl: Option<u64>,
@@ -23,6 +25,19 @@ pub(super) enum Op {
     Qos {
         channel: usize,
         prefetch: u16,
+    },
+    /// A prefetch for the whole channel, on [`SHARED`].
+    Share {
+        prefetch: u16,
+    },
+    Select {
+        channel: usize,
+    },
+    Commit {
+        channel: usize,
+    },
+    Rollback {
+        channel: usize,
     },
     Ack {
         channel: usize,
@@ -56,13 +71,25 @@ pub(super) enum Op {
 
 pub(super) fn op() -> impl Strategy<Value = Op> {
     let (queue, channel, nth) = (0..QUEUES, 0..CHANNELS, 0..8_usize);
+    let transactional = SHARED + 1..CHANNELS;
     prop_oneof![
-        8 => (queue.clone(), 0..4_u8, proptest::option::weighted(0.3, 1..40_u64))
-            .prop_map(|(queue, priority, ttl)| Op::Publish { queue, priority, ttl }),
+        8 => (
+            proptest::option::weighted(0.4, channel.clone()),
+            queue.clone(),
+            0..4_u8,
+            proptest::option::weighted(0.3, 1..40_u64),
+        )
+            .prop_map(|(channel, queue, priority, ttl)| {
+                Op::Publish { channel, queue, priority, ttl }
+            }),
         2 => (channel.clone(), queue.clone(), prop::bool::weighted(0.2))
             .prop_map(|(channel, queue, no_ack)| Op::Consume { channel, queue, no_ack }),
         1 => (channel.clone(), nth.clone()).prop_map(|(channel, nth)| Op::Cancel { channel, nth }),
         1 => (channel.clone(), 0..4_u16).prop_map(|(channel, prefetch)| Op::Qos { channel, prefetch }),
+        1 => (0..6_u16).prop_map(|prefetch| Op::Share { prefetch }),
+        1 => transactional.clone().prop_map(|channel| Op::Select { channel }),
+        2 => transactional.clone().prop_map(|channel| Op::Commit { channel }),
+        1 => transactional.prop_map(|channel| Op::Rollback { channel }),
         4 => (channel.clone(), nth.clone(), any::<bool>())
             .prop_map(|(channel, nth, multiple)| Op::Ack { channel, nth, multiple }),
         4 => (channel.clone(), nth, any::<bool>(), any::<bool>())
