@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use crate::clock;
 use crate::message::Properties;
 use crate::status::{Code, Status};
 use crate::value::{Table, Value};
@@ -493,7 +494,7 @@ pub(crate) fn expiration(time_left: Duration) -> String {
 
 /// The same as a number: at the most what the broker takes.
 pub(crate) fn milliseconds(time_left: Duration) -> u32 {
-    u32::try_from(time_left.as_nanos().div_ceil(1_000_000)).unwrap_or(EXPIRATION_MAX)
+    u32::try_from(clock::whole_millis(time_left)).unwrap_or(EXPIRATION_MAX)
 }
 
 fn duration(expiration: &str) -> Option<Duration> {

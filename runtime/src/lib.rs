@@ -154,6 +154,7 @@ pub mod __rt;
 mod acks;
 mod batch;
 mod client;
+mod clock;
 mod codec;
 mod context;
 mod descriptor;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::clock;
+
 /// Attempts and the delays between them: exponential backoff with a cap and jitter.
 ///
 /// The default is 5 attempts, 1 s before the second, doubling, capped at 5 minutes, with a
@@ -44,7 +46,8 @@ impl RetryPolicy {
         self
     }
 
-    /// The delay before the second attempt, and the longest delay before any.
+    /// The delay before the second attempt, and the longest delay before any. A first delay of
+    /// zero stays zero: what it is multiplied with does not matter.
     #[must_use]
     pub fn backoff(mut self, first: Duration, max: Duration) -> Self {
         self.first = first;
@@ -91,29 +94,40 @@ impl RetryPolicy {
     /// spreads it downwards, so that the cap holds.
     #[must_use]
     pub fn jittered(&self, attempt: u32, random: f64) -> Duration {
-        self.step(attempt)
-            .mul_f64(1.0 - self.jitter * random.clamp(0.0, 1.0))
+        clock::fraction_of(
+            self.step(attempt),
+            1.0 - self.jitter * random.clamp(0.0, 1.0),
+        )
     }
 
     /// Every distinct delay the policy can ask for, shortest first.
     #[must_use]
     pub fn delays(&self) -> Vec<Duration> {
-        let mut delays: Vec<_> = (1..self.attempts)
-            .map(|attempt| self.step(attempt))
-            .collect();
-        delays.dedup();
+        let mut delays = Vec::new();
+        for attempt in 1..self.attempts {
+            let delay = self.step(attempt);
+            if delays.last() != Some(&delay) {
+                delays.push(delay);
+            }
+            // They never get shorter, and there may be billions of attempts.
+            if delay == self.max || delay.is_zero() || self.factor <= 1.0 {
+                break;
+            }
+        }
         delays
     }
 
     fn step(&self, attempt: u32) -> Duration {
+        if self.first.is_zero() {
+            // The power below grows to infinity, and zero times infinity is no number.
+            return Duration::ZERO;
+        }
         let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
         let seconds = self.first.as_secs_f64() * self.factor.powi(exponent);
         // A delay beyond the cap may be beyond what a Duration holds, too.
-        if seconds >= self.max.as_secs_f64() {
-            self.max
-        } else {
-            Duration::from_secs_f64(seconds)
-        }
+        Duration::try_from_secs_f64(seconds)
+            .unwrap_or(self.max)
+            .clamp(self.first, self.max)
     }
 }
 
@@ -136,7 +150,40 @@ mod tests {
         assert_eq!(RetryPolicy::never().delay(1), None);
     }
 
+    #[test]
+    fn the_shortest_and_the_longest_delays_are_what_they_are() {
+        let many = RetryPolicy::default().attempts(u32::MAX);
+        for attempt in [1, 2, 1_025, 2_000, u32::MAX] {
+            let at_once = many.clone().backoff(Duration::ZERO, SECOND);
+            assert_eq!(at_once.jittered(attempt, 0.5), Duration::ZERO, "{attempt}");
+            let never = many.clone().backoff(Duration::MAX, Duration::MAX);
+            assert_eq!(never.jittered(attempt, 0.0), Duration::MAX, "{attempt}");
+            assert!(never.jittered(attempt, 1.0) < Duration::MAX);
+        }
+        let tiny = many.backoff(Duration::from_nanos(1), Duration::MAX);
+        assert_eq!(tiny.delays().len(), 95);
+    }
+
     proptest! {
+        #[test]
+        fn every_policy_has_a_delay_for_every_attempt(
+            first: Duration,
+            max: Duration,
+            attempt: u32,
+            factor: f64,
+            jitter: f64,
+            random: f64,
+        ) {
+            let policy = RetryPolicy::default()
+                .attempts(u32::MAX)
+                .backoff(first, max)
+                .factor(factor)
+                .jitter(jitter);
+            let most = max.max(first);
+            prop_assert!(policy.jittered(attempt, random) <= most);
+            prop_assert!(policy.delay(attempt).is_none_or(|delay| delay >= first && delay <= most));
+        }
+
         #[test]
         fn no_delay_passes_the_cap(attempt in 0u32.., random in 0.0..=1.0f64, factor in 0.0..1e300f64) {
             let policy = RetryPolicy::default().attempts(u32::MAX).factor(factor);

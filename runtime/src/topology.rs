@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::clock;
 use crate::name::{Name, NameError};
 use crate::value::{Table, Value};
 
@@ -104,13 +105,14 @@ impl Queue {
     }
 
     /// How long a message waits before it is dead-lettered or dropped (`x-message-ttl`), in whole
-    /// milliseconds.
+    /// milliseconds, rounded up.
     #[must_use]
     pub fn message_ttl(self, ttl: Duration) -> Self {
         self.argument("x-message-ttl", millis(ttl))
     }
 
-    /// How long the queue lives unused (`x-expires`), in whole milliseconds.
+    /// How long the queue lives unused (`x-expires`), in whole milliseconds, rounded up. RabbitMQ
+    /// refuses zero.
     #[must_use]
     pub fn expires(self, after: Duration) -> Self {
         self.argument("x-expires", millis(after))
@@ -187,11 +189,7 @@ pub(crate) fn delay_queue(
 
 fn step(delay: Duration) -> Duration {
     const STEPS: [u128; 6] = [10, 15, 20, 30, 50, 70];
-    let wanted = delay
-        .min(LONGEST_DELAY)
-        .as_nanos()
-        .div_ceil(1_000_000)
-        .max(1);
+    let wanted = clock::whole_millis(delay.min(LONGEST_DELAY)).max(1);
     // In tenths of a millisecond.
     let mut decade: u128 = 1;
     loop {
@@ -206,7 +204,7 @@ fn step(delay: Duration) -> Duration {
 }
 
 fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+    i64::try_from(clock::whole_millis(duration)).unwrap_or(i64::MAX)
 }
 
 /// How an exchange routes.

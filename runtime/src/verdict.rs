@@ -72,7 +72,8 @@ pub fn retry(error: impl fmt::Display) -> JobError {
 }
 
 /// The job failed and is tried again after this delay, rounded up to the next step the queue has
-/// a delay queue for.
+/// a delay queue for. More than 2³²−1 ms (49 days, the longest that RabbitMQ holds a message)
+/// counts as that.
 pub fn retry_after(delay: Duration, error: impl fmt::Display) -> JobError {
     JobError {
         text: error.to_string(),

@@ -109,7 +109,8 @@ impl Publish {
     }
 
     /// How long the event may wait in a queue before it is dropped there (AMQP's `expiration`),
-    /// in whole milliseconds.
+    /// in whole milliseconds, rounded up. More than 2³²−1 ms (49 days, the longest `expiration`
+    /// that RabbitMQ takes) counts as that.
     pub fn time_to_live(mut self, ttl: Duration) -> Self {
         self.time_to_live = Some(ttl);
         self

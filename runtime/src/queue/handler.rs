@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::Spec;
 use super::job::{Cancelled, RawJob};
 use super::producer::now;
+use crate::clock;
 use crate::context::{Context, Facts};
 use crate::envelope::{self, JobHead, Obituary, Route};
 use crate::error::Error;
@@ -81,7 +82,7 @@ impl JobHandler {
         attempt: u32,
     ) -> impl Future<Output = Verdict> + Send + use<'_> {
         let limit = self.work.limit(head.task.as_deref()).or(self.timeout);
-        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+        let deadline = limit.map(|limit| clock::deadline(Instant::now(), limit));
         let context = Context::new(Facts {
             service: self.spec.name.clone().into(),
             method: head.task.clone().unwrap_or_default().into(),

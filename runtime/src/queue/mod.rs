@@ -126,7 +126,7 @@ impl<T> WorkQueue<T> {
     }
 
     /// How long a job may wait before it is dead-lettered as expired (`x-message-ttl`), in whole
-    /// milliseconds.
+    /// milliseconds, rounded up.
     #[must_use]
     pub fn message_ttl(mut self, ttl: Duration) -> Self {
         self.spec.message_ttl = Some(ttl);

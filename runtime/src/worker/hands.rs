@@ -9,10 +9,12 @@ use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 
 use super::pace::Pace;
 use super::{Handler, OnLoss, Settlement, Source, Stopped, is_true};
 use crate::acks::{Ack, Acks};
+use crate::clock;
 use crate::link::{Deliveries, Delivery, Ended, Extent, Lane, Leave};
 use crate::shutdown::second_signal;
 use crate::stats::Counters;
@@ -230,9 +232,10 @@ impl<'a, H: Handler> Hands<'a, H> {
         // Not before the consumer is cancelled: whoever ends at this word makes room, and what
         // the broker sent for it would have to be given back.
         self.handler.drain();
+        let end = clock::deadline(Instant::now(), grace);
         let patience = async {
             tokio::select! {
-                () = tokio::time::sleep(grace) => "the grace period is over, giving back the rest",
+                () = tokio::time::sleep_until(end) => "the grace period is over, giving back the rest",
                 () = second_signal() => "stopping at once, giving back the rest",
             }
         };

@@ -50,7 +50,8 @@ impl<T> Held<T> {
         self.settle(Err(verdict::retry(error)))
     }
 
-    /// The event failed and is tried again after this delay, while attempts are left.
+    /// The event failed and is tried again after this delay, while attempts are left. More than
+    /// 2³²−1 ms (49 days) counts as that.
     pub fn retry_after(self, delay: Duration, error: impl fmt::Display) -> Event<T> {
         self.settle(Err(verdict::retry_after(delay, error)))
     }

@@ -1,0 +1,91 @@
+//! Arithmetic of deadlines and durations that cannot overflow, and the check for a runtime.
+//!
+//! Users may give any `Duration`, `Duration::MAX` included. `Instant + Duration` panics when the sum
+//! cannot be represented, and `Duration::mul_f64` likewise; whatever adds or multiplies a user's
+//! duration does it here.
+
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+/// A duration that no program waits out: 30 years. tokio's timers take it on every platform, and
+/// an `Instant` this far ahead leaves room for their own rounding.
+const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+/// The moment `limit` after `from`, or 30 years after it if that is earlier.
+pub(crate) fn deadline(from: Instant, limit: Duration) -> Instant {
+    from.checked_add(limit.min(FAR)).unwrap_or(from)
+}
+
+/// A duration times a factor from 0 to 1. Anything else counts as the nearer of these two.
+pub(crate) fn fraction_of(duration: Duration, factor: f64) -> Duration {
+    // `f64` rounds the longest durations up, beyond what a `Duration` holds.
+    let seconds = duration.as_secs_f64() * factor.clamp(0.0, 1.0);
+    Duration::try_from_secs_f64(seconds)
+        .unwrap_or(duration)
+        .min(duration)
+}
+
+/// A duration in milliseconds, rounded up: only zero is 0.
+pub(crate) fn whole_millis(duration: Duration) -> u128 {
+    duration.as_nanos().div_ceil(1_000_000)
+}
+
+/// A duration in seconds, rounded up: only zero is 0.
+pub(crate) fn whole_seconds(duration: Duration) -> u64 {
+    let part = u64::from(duration.subsec_nanos() > 0);
+    duration.as_secs().saturating_add(part)
+}
+
+/// Whether this thread is in a tokio runtime. Elsewhere tokio's timers and tasks panic.
+pub(crate) fn is_in_runtime() -> bool {
+    Handle::try_current().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    pub(crate) const EXTREMES: [Duration; 6] = [
+        Duration::ZERO,
+        Duration::from_nanos(1),
+        Duration::from_micros(500),
+        Duration::from_millis(u64::MAX),
+        Duration::from_secs(i64::MAX as u64),
+        Duration::MAX,
+    ];
+
+    #[tokio::test]
+    async fn every_deadline_can_be_waited_for() {
+        let now = Instant::now();
+        for limit in EXTREMES {
+            let deadline = deadline(now, limit);
+            assert!(deadline >= now, "{limit:?}");
+            // tokio rounds it up to a whole millisecond, which must not overflow either.
+            let waited = tokio::time::timeout_at(deadline, std::future::ready(())).await;
+            assert!(waited.is_ok(), "{limit:?}");
+        }
+        assert_eq!(deadline(now, Duration::MAX), now + FAR);
+        let far = deadline(now, Duration::MAX);
+        assert!(deadline(far, Duration::MAX) >= far);
+    }
+
+    #[test]
+    fn only_zero_rounds_to_zero() {
+        let millis = EXTREMES.map(whole_millis);
+        assert_eq!(millis[..3], [0, 1, 1]);
+        assert_eq!(EXTREMES.map(whole_seconds)[..3], [0, 1, 1]);
+        assert_eq!(whole_seconds(Duration::MAX), u64::MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn a_fraction_is_no_more_than_the_whole(seconds: u64, nanos in 0u32..1_000_000_000, factor: f64) {
+            let whole = Duration::new(seconds, nanos);
+            prop_assert!(fraction_of(whole, factor) <= whole);
+            prop_assert_eq!(fraction_of(whole, 0.0), Duration::ZERO);
+        }
+    }
+}
