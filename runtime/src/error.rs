@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock;
 use crate::name::NameError;
 use crate::status::{Code, Status};
 
@@ -51,6 +52,8 @@ struct Inner {
     site: Option<Site>,
     /// The broker's address, without credentials, where it is about connecting to it.
     address: Option<String>,
+    /// Of several addresses: each with its own fault, where none could be connected to.
+    addresses: Arc<[Error]>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
@@ -127,6 +130,7 @@ impl Error {
                 kind,
                 site: None,
                 address: None,
+                addresses: Arc::default(),
                 source: None,
             }),
         }
@@ -159,6 +163,51 @@ impl Error {
         Self {
             inner: Arc::new(inner),
         }
+    }
+
+    /// One error for all the addresses of a broker. Of its kind is the one that got furthest: a
+    /// broker that answers tells more than one that is away.
+    pub(crate) fn of_addresses(mut failures: Vec<Self>) -> Self {
+        let furthest = failures.iter().max_by_key(|failure| failure.progress());
+        let Some(furthest) = furthest.cloned() else {
+            return Self::invalid("no address to connect to");
+        };
+        if failures.len() < 2 {
+            return failures.pop().unwrap_or(furthest);
+        }
+        let mut inner = Arc::unwrap_or_clone(furthest.inner);
+        inner.addresses = failures.into();
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// How far an attempt to connect got before it failed.
+    fn progress(&self) -> u8 {
+        match &self.inner.kind {
+            Kind::Connect(fault) => match fault {
+                ConnectFault::Address => 0,
+                ConnectFault::Refused => 1,
+                ConnectFault::Timeout(_) => 2,
+                ConnectFault::Protocol => 3,
+                ConnectFault::Tls => 4,
+                ConnectFault::Credentials => 5,
+                ConnectFault::VirtualHost => 6,
+            },
+            _ => 7,
+        }
+    }
+
+    /// # Errors
+    /// This thread is not in a tokio runtime, whose timers and tasks are needed from here on.
+    pub(crate) fn check_runtime() -> Result<(), Self> {
+        if clock::is_in_runtime() {
+            return Ok(());
+        }
+        Err(Self::invalid(
+            "this thread is not in a tokio runtime: use `Runtime::block_on`, or `Handle::enter`, \
+             around what calls Lepus",
+        ))
     }
 
     pub(crate) fn kind(&self) -> &Kind {
@@ -223,7 +272,8 @@ impl Error {
         matches!(self.inner.kind, Kind::Closed)
     }
 
-    /// No connection could be made.
+    /// No connection could be made. Where a broker has several addresses, `Display` names each
+    /// with its own fault, and the `is_*` methods speak of the one that got furthest.
     #[must_use]
     pub fn is_connect(&self) -> bool {
         matches!(self.inner.kind, Kind::Connect(_))
@@ -341,8 +391,20 @@ impl fmt::Display for Error {
             kind,
             site,
             address,
+            addresses,
             ..
         } = &*self.inner;
+        if !addresses.is_empty() {
+            f.write_str("no connection to any address of the broker: ")?;
+            for (place, failure) in addresses.iter().enumerate() {
+                let separator = if place > 0 { "; " } else { "" };
+                write!(f, "{separator}{failure}")?;
+                if let Some(cause) = failure.source() {
+                    write!(f, ": {cause}")?;
+                }
+            }
+            return Ok(());
+        }
         match (site, address) {
             (None, None) => kind.fmt(f),
             (None, Some(address)) => write!(f, "{kind} ({address})"),
@@ -423,6 +485,9 @@ impl fmt::Debug for Error {
         }
         if let Some(address) = &self.inner.address {
             debug.field("address", address);
+        }
+        if !self.inner.addresses.is_empty() {
+            debug.field("addresses", &self.inner.addresses);
         }
         if let Some(source) = &self.inner.source {
             debug.field("source", source);
@@ -589,6 +654,29 @@ mod tests {
         assert!(!at(Kind::Status(unknown), Outcome::Answered).may_have_executed());
         let broken = Status::new(Code::Internal, "panicked");
         assert!(at(Kind::Status(broken), Outcome::Answered).may_have_executed());
+    }
+
+    #[test]
+    fn an_error_of_several_addresses_names_each_with_its_fault() {
+        let of = |fault, address: &str| Error::new(Kind::Connect(fault)).connecting_to(&address);
+        let refused = of(ConnectFault::Refused, "amqp://one:5672").caused_by("refused (111)");
+        let login = of(ConnectFault::Credentials, "amqp://two:5672");
+        let error = Error::of_addresses(vec![login.clone(), refused.clone()]);
+        assert_eq!(
+            error.to_string(),
+            "no connection to any address of the broker: \
+             the broker refuses this user or password (amqp://two:5672); \
+             no connection to the broker (amqp://one:5672): refused (111)"
+        );
+        assert!(error.is_connect() && error.is_bad_credentials());
+        // One alone is itself.
+        let error = Error::of_addresses(vec![refused]);
+        assert_eq!(
+            error.to_string(),
+            "no connection to the broker (amqp://one:5672)"
+        );
+        assert!(!error.is_bad_credentials());
+        assert!(Error::of_addresses(Vec::new()).is_invalid());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::time::Instant;
 
+use crate::clock;
 use crate::error::{Error, Kind, Outcome, Site};
 use crate::link::{self, Confirmed, Connection, Fate, Link, Namespace};
 use crate::message::Outgoing;
@@ -156,12 +157,14 @@ impl Publisher {
         limit: Duration,
     ) -> Result<(), Fault> {
         let started = Instant::now();
+        Error::check_runtime().map_err(|error| Fault::not_sent(error, started))?;
         let _place = match self.inner.unconfirmed.try_acquire() {
             Ok(place) => place,
             Err(_) => {
                 // What is rare is boxed: thousands of these may wait at once.
                 let place = self.inner.unconfirmed.acquire();
-                match Box::pin(tokio::time::timeout(limit, place)).await {
+                let deadline = clock::deadline(started, limit);
+                match Box::pin(tokio::time::timeout_at(deadline, place)).await {
                     Ok(Ok(place)) => place,
                     Ok(Err(_)) | Err(_) => {
                         return Err(Fault::not_sent(Error::new(Kind::Timeout), started));
@@ -182,6 +185,9 @@ impl Publisher {
         message: &Arc<Outgoing>,
         limit: Duration,
     ) -> Option<Result<Begun<'_>, Fault>> {
+        if let Err(error) = Error::check_runtime() {
+            return Some(Err(Fault::not_sent(error, Instant::now())));
+        }
         let place = self.inner.unconfirmed.try_acquire().ok()?;
         let receipt = self.send_now(message, Instant::now(), limit)?;
         Some(receipt.map(|receipt| Begun { place, receipt }))
@@ -194,9 +200,10 @@ impl Publisher {
 
     /// Waits until messages can be sent.
     pub(crate) async fn opened(&self, limit: Duration) {
-        if self.ready().is_none() {
+        if self.ready().is_none() && clock::is_in_runtime() {
+            let deadline = clock::deadline(Instant::now(), limit);
             // Whoever publishes is told what there is to be told.
-            let _ = tokio::time::timeout(limit, self.channel()).await;
+            let _ = tokio::time::timeout_at(deadline, self.channel()).await;
         }
     }
 
@@ -240,8 +247,8 @@ impl Publisher {
                 Ok(self.missed(topology, started).await)
             }
         };
-        let left = limit.saturating_sub(started.elapsed());
-        match tokio::time::timeout(left, restoring).await {
+        let deadline = clock::deadline(started, limit);
+        match tokio::time::timeout_at(deadline, restoring).await {
             Ok(Ok(Missed::Yes)) => {
                 let left = limit.saturating_sub(started.elapsed());
                 let published = self.publish(message, left).await;
@@ -298,7 +305,7 @@ impl Publisher {
         started: Instant,
         limit: Duration,
     ) -> Result<Receipt, Fault> {
-        let deadline = started + limit;
+        let deadline = clock::deadline(started, limit);
         let not_sent = |error| Fault::not_sent(error, started);
         loop {
             let channel = match tokio::time::timeout_at(deadline, self.channel()).await {
@@ -342,7 +349,7 @@ impl Publisher {
             Ok(fate) => Some(Ok(Receipt {
                 fate,
                 started,
-                deadline: started + limit,
+                deadline: clock::deadline(started, limit),
                 limit,
             })),
             Err(error) if error.is_disconnected() => {

@@ -103,11 +103,10 @@ async fn a_virtual_host_that_is_not_there(env: Env) {
     let uri = with(&env.uri, "guest:guest", Some("no-such-host"));
     let error = env.builder_at(&uri).open().await.unwrap_err();
     assert!(error.is_bad_virtual_host() && error.is_connect(), "{error}");
-    assert!(
-        everything(&error).contains("no-such-host"),
-        "{}",
-        everything(&error)
-    );
+    let text = everything(&error);
+    assert!(text.contains("530") && text.contains("vhost"), "{text}");
+    // Its name may be a password that slipped there.
+    assert!(!text.contains("no-such-host"), "{text}");
 }
 
 async fn nobody_listens(env: Env) {
@@ -267,7 +266,7 @@ async fn the_next_address_is_tried(env: Env) {
     );
     assert!(first.accepted() >= 1);
 
-    // With none there the error is of the last.
+    // With none there the error is of the one that got furthest.
     first.down().await;
     let builder = env
         .builder_at(first.uri())

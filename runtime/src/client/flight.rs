@@ -11,6 +11,7 @@ use super::call::Plan;
 use super::caller::{Answer, Replied, Slot, Stage, Station};
 use super::letter::Letter;
 use super::{Backend, Client, DEFAULT_TIMEOUT, Place, Remote};
+use crate::clock;
 use crate::codec::{Codec, CodecError};
 use crate::context::{Context, Facts};
 use crate::envelope::ReplyStatus;
@@ -106,7 +107,7 @@ fn write(plan: Plan) -> Result<(Client, Letter), Error> {
         .or(client.inner.timeout)
         .unwrap_or(DEFAULT_TIMEOUT)
         .min(LONGEST);
-    let own = started + limit;
+    let own = clock::deadline(started, limit);
     let mut letter = Letter {
         service: client.inner.descriptor,
         method,
@@ -120,6 +121,7 @@ fn write(plan: Plan) -> Result<(Client, Letter), Error> {
         headers,
         trace: context.trace().clone(),
     };
+    Error::check_runtime().map_err(|error| letter.not_sent(error))?;
     letter.body = body.map_err(|error| letter.not_sent(error))?;
     Ok((client, letter))
 }
@@ -205,6 +207,13 @@ impl Flight {
     /// Waits for the answer, once. What is rare in it is boxed: thousands of these may wait at once.
     pub(super) async fn land(&mut self) -> Result<Answered, Error> {
         let letter = &self.letter;
+        // It may have been sent from somewhere else.
+        let is_here = Error::check_runtime();
+        is_here.map_err(|error| {
+            letter
+                .what()
+                .failed(error, letter.started, Outcome::SentNoReply)
+        })?;
         let (remote, slot) = match &mut self.way {
             Way::Remote(remote, slot) => (remote, slot),
             Way::Local(local) => {

@@ -12,6 +12,7 @@ use super::namespace::Namespace;
 use super::settings::{Address, Settings, TlsSettings};
 use super::state::{Board, ConnectionState, Role};
 use super::supervise::{Dialer, Link};
+use crate::clock;
 use crate::error::Error;
 use crate::name::Name;
 use crate::retry::RetryPolicy;
@@ -19,6 +20,8 @@ use crate::stats::{Counters, Stats};
 
 /// How long a dropped connection may take to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(3);
+/// The shortest pause between two attempts to connect: without one they would never rest.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 /// A queue's name has 255 bytes; this leaves room for those that Lepus makes up.
 const NAMESPACE_MAX: usize = 128;
 
@@ -30,10 +33,49 @@ const NAMESPACE_MAX: usize = 128;
 /// acknowledgements. When one is lost it is built again with jittered backoff, for ever, until
 /// [`close`](Self::close); queues and consumers are put back. [`state`](Self::state) tells.
 ///
-/// lapin runs on a thread of its own, so a handler that blocks its thread costs no heartbeats.
+/// Its own reading and writing is done by threads of its own, so a handler that blocks its thread
+/// costs no heartbeats. Handlers, and whatever else works for the user, run on the tokio runtime that
+/// the connection was opened on; when that runtime ends, the connection is closed. It may be used
+/// from others, but not from a thread without any: that is an error
+/// ([`is_invalid`](Error::is_invalid)).
 #[derive(Clone)]
 pub struct Connection {
     inner: Arc<Inner>,
+}
+
+/// Closes the connection when the runtime goes that it was opened on, with the task that holds this.
+struct RuntimeGuard {
+    dialer: Arc<Dialer>,
+    board: Arc<Board>,
+    closing: watch::Sender<bool>,
+}
+
+impl RuntimeGuard {
+    /// Starts the task. It ends with the connection.
+    fn watch(self, tasks: &Handle) {
+        let mut closing = self.closing.subscribe();
+        tasks.spawn(async move {
+            // The guard holds a sender, so there is always one.
+            let _ = closing.wait_for(|closing| *closing).await;
+            drop(self);
+        });
+    }
+}
+
+impl Drop for RuntimeGuard {
+    fn drop(&mut self) {
+        if self.closing.send_replace(true) {
+            return;
+        }
+        tracing::warn!("the runtime that the connection was opened on has ended: it is closed");
+        if let Some(spare) = self.dialer.take() {
+            self.dialer.io.spawn(async move { spare.close().await });
+        }
+        // Whoever keeps a session up closes it first, and says so then.
+        if !self.dialer.is_in_use() {
+            self.board.closed_all();
+        }
+    }
 }
 
 struct Inner {
@@ -59,8 +101,25 @@ impl Connection {
         Self::builder(uri).open().await
     }
 
-    /// A connection to be configured. Several addresses of one cluster may be given, separated by
-    /// commas; they are tried in turn.
+    /// A connection to be configured. Several addresses of one cluster may be given, each a whole
+    /// URI, separated by commas; they are tried in turn.
+    ///
+    /// A URI is `amqp://user:password@host:port/vhost`, or `amqps://` for TLS. What is left out is
+    /// `guest` and `guest`, port 5672 (TLS: 5671), and the virtual host `/`. `/`, `@`, `%` and the
+    /// like in user name, password and virtual host are percent-encoded (`%2F`, `%40`, `%25`). An IPv6
+    /// address stands in brackets: `amqp://[2001:db8::1]:5672`. Behind a `?` may follow, separated by
+    /// `&`:
+    ///
+    /// | parameter | | default |
+    /// |---|---|---|
+    /// | `heartbeat` | seconds, 1 to 65535 | 10 |
+    /// | `frame_max` | bytes, 4096 to 1048576 | 131072 |
+    /// | `channel_max` | 1 to 65535 | 2047 |
+    /// | `connection_timeout` | milliseconds, at least 1 | 5000 |
+    /// | `auth_mechanism` | `plain`, `amqplain`, `external`, `anonymous`, `rabbit-cr-demo` | `plain` |
+    ///
+    /// The broker may lower the first three. A URI that says anything else is an error, and no error
+    /// repeats user, password or virtual host.
     pub fn builder(uri: &str) -> ConnectionBuilder {
         ConnectionBuilder::new(uri)
     }
@@ -85,7 +144,10 @@ impl Connection {
     pub async fn close(&self) {
         self.inner.closing.send_replace(true);
         if let Some(spare) = self.inner.dialer.take() {
-            spare.close().await;
+            // There, so that it goes on when this is dropped, and has its timer wherever this is.
+            let closing = self.io().spawn(async move { spare.close().await });
+            // It can fail only with its runtime, which is the end as well.
+            let _ = closing.await;
         }
         for link in self.inner.links() {
             link.closed().await;
@@ -183,16 +245,39 @@ impl Drop for Inner {
                 link.closed().await;
             }
         };
-        // A runtime cannot be waited for where it is dropped, which may be inside another one.
-        let waiting = std::thread::Builder::new()
-            .name("lepus-close".into())
-            .spawn(move || {
-                io.block_on(async { tokio::time::timeout(FAREWELL, farewell).await })
-                    .ok();
-                io.shutdown_background();
-            });
-        if let Err(error) = waiting {
-            tracing::warn!(%error, "no thread to close the connection politely");
+        end(io, farewell, |work| {
+            let thread = std::thread::Builder::new().name("lepus-close".into());
+            thread.spawn(work).map(drop)
+        });
+    }
+}
+
+/// Ends a runtime once `farewell` is done, from a thread of its own. tokio panics when a runtime is
+/// waited for or dropped inside another one, and the last clone of a connection may be dropped
+/// anywhere.
+fn end(
+    io: Runtime,
+    farewell: impl Future<Output = ()> + Send + 'static,
+    spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> std::io::Result<()>,
+) {
+    // Where no thread can be had, what it was to do is dropped, and the runtime must not be.
+    let io = Arc::new(Mutex::new(Some(io)));
+    let take =
+        |io: &Mutex<Option<Runtime>>| io.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let owned = Arc::clone(&io);
+    let waiting = spawn(Box::new(move || {
+        if let Some(io) = take(&owned) {
+            let said = io.block_on(async { tokio::time::timeout(FAREWELL, farewell).await });
+            if said.is_err() {
+                tracing::debug!("the broker did not answer the end of the connection");
+            }
+            io.shutdown_background();
+        }
+    }));
+    if let Err(error) = waiting {
+        tracing::warn!(%error, "no thread to close the connection politely");
+        if let Some(io) = take(&io) {
+            io.shutdown_background();
         }
     }
 }
@@ -215,7 +300,7 @@ pub struct ConnectionBuilder {
     uris: Vec<Uri>,
     name: Option<String>,
     heartbeat: Option<Duration>,
-    connect_timeout: Duration,
+    connect_timeout: Option<Duration>,
     backoff: (Duration, Duration),
     max_message: usize,
     tls: TlsSettings,
@@ -236,10 +321,10 @@ impl std::fmt::Debug for Uri {
 impl ConnectionBuilder {
     fn new(uris: &str) -> Self {
         Self {
-            uris: uris.split(',').map(|uri| Uri(uri.to_owned())).collect(),
+            uris: vec![Uri(uris.to_owned())],
             name: None,
             heartbeat: None,
-            connect_timeout: Duration::from_secs(5),
+            connect_timeout: None,
             backoff: (Duration::from_millis(100), Duration::from_secs(5)),
             max_message: 16 * 1024 * 1024,
             tls: TlsSettings::default(),
@@ -248,7 +333,8 @@ impl ConnectionBuilder {
         }
     }
 
-    /// Another address of the same cluster, tried after those before it.
+    /// Another address of the same cluster, or several separated by commas, tried after those before
+    /// it.
     pub fn address(mut self, uri: &str) -> Self {
         self.uris.push(Uri(uri.to_owned()));
         self
@@ -258,26 +344,35 @@ impl ConnectionBuilder {
     /// sees it as [`Context::caller`](crate::Context::caller)): 1 to 255 bytes without control
     /// characters. Without one the UI shows the program's name and messages carry none, which
     /// saves the broker a few percent of each.
+    ///
+    /// The first of a connection's AMQP connections goes by this name; a second one has its part
+    /// behind it, `name (consuming)` or `name (publishing)`.
     pub fn name(mut self, name: &str) -> Self {
         self.name = Some(name.to_owned());
         self
     }
 
-    /// How often heartbeats are sent, in whole seconds; a dead peer is found after two intervals.
-    /// Default 10 s, or what the URI's `heartbeat=` says. The broker may ask for a shorter one.
+    /// How often heartbeats are sent, in whole seconds, rounded up: 1 to 65535 s. A dead peer is
+    /// found after two intervals. Default 10 s, or what the URI's `heartbeat=` says. The broker may
+    /// ask for a shorter one.
     pub fn heartbeat(mut self, interval: Duration) -> Self {
         self.heartbeat = Some(interval);
         self
     }
 
-    /// How long one attempt may take, from the name look-up to `connection.open-ok`. Default 5 s.
+    /// How long one attempt at an address may take, from the name look-up to `connection.open-ok`.
+    /// Default 5 s, or what the URI's `connection_timeout=` says.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
-        self.connect_timeout = limit;
+        self.connect_timeout = Some(limit);
         self
     }
 
     /// The first and the longest pause between attempts to reconnect; doubling in between, with
-    /// jitter. Default 0.1 s to 5 s.
+    /// jitter. Default 0.1 s to 5 s; at least 1 ms each.
+    ///
+    /// While the broker's port is closed (nobody listens: the broker is being restarted), pauses
+    /// grow to half a second at the most in the first minute, unless the first is set longer: the
+    /// connection is back within a second of the broker.
     pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.backoff = (first, longest);
         self
@@ -326,13 +421,16 @@ impl ConnectionBuilder {
     /// [`retry_at_start`](Self::retry_at_start): [`is_connect`](Error::is_connect), with
     /// [`is_bad_credentials`](Error::is_bad_credentials),
     /// [`is_bad_virtual_host`](Error::is_bad_virtual_host), [`is_tls`](Error::is_tls) and
-    /// [`is_timeout`](Error::is_timeout) to tell them apart.
+    /// [`is_timeout`](Error::is_timeout) to tell them apart. Outside of a tokio runtime it is
+    /// [`is_invalid`](Error::is_invalid).
     ///
     /// # Panics
-    /// As tokio does, when it is called outside of a tokio runtime.
+    /// As tokio does, when the runtime it is called on has no timers (`enable_time`).
     ///
     /// Cancel-safe: a dropped attempt ends at its timeout and leaves nothing behind.
     pub async fn open(self) -> Result<Connection, Error> {
+        Error::check_runtime()?;
+        let tasks = Handle::current();
         let retry_at_start = self.retry_at_start;
         let settings = self.settings()?;
         // One thread: lapin does its reading and writing on threads of its own.
@@ -346,22 +444,29 @@ impl ConnectionBuilder {
         let counters = Arc::<Counters>::default();
         let dialer = Dialer::new(settings, io.handle().clone(), Arc::clone(&counters));
         let dialer = Arc::new(dialer);
+        let (board, closing) = (Arc::new(Board::new()), watch::Sender::new(false));
+        let guard = RuntimeGuard {
+            dialer: Arc::clone(&dialer),
+            board: Arc::clone(&board),
+            closing: closing.clone(),
+        };
+        guard.watch(&tasks);
         let connection = Connection {
             inner: Arc::new(Inner {
                 dialer: Arc::clone(&dialer),
-                board: Arc::new(Board::new()),
+                board,
                 namespace,
-                closing: watch::Sender::new(false),
+                closing,
                 publishing: OnceLock::new(),
                 consuming: OnceLock::new(),
-                tasks: Handle::current(),
+                tasks,
                 shared: Mutex::new(HashMap::new()),
                 counters,
                 io: Some(io),
             }),
         };
         if !retry_at_start {
-            dialer.keep(dialer.connect().await?);
+            dialer.keep(dialer.connect(None).await?);
         }
         Ok(connection)
     }
@@ -369,16 +474,13 @@ impl ConnectionBuilder {
     fn settings(self) -> Result<Settings, Error> {
         let heartbeat = match self.heartbeat {
             None => None,
-            Some(interval) => match u16::try_from(interval.as_secs()) {
+            Some(interval) => match u16::try_from(clock::whole_seconds(interval)) {
                 Ok(seconds) if seconds > 0 => Some(seconds),
                 _ => return Err(Error::invalid("a heartbeat is 1 to 65535 seconds")),
             },
         };
-        let addresses: Result<Vec<_>, _> = self
-            .uris
-            .iter()
-            .map(|Uri(uri)| Address::parse(uri, heartbeat))
-            .collect();
+        let lists = self.uris.iter().map(|Uri(list)| &**list);
+        let addresses = Address::parse_all(lists, heartbeat)?;
         let (first, longest) = self.backoff;
         // It travels as `app_id`, a short string.
         let is_named = self.name.is_some();
@@ -392,13 +494,13 @@ impl ConnectionBuilder {
             return Err(Error::invalid(text));
         }
         Ok(Settings {
-            addresses: addresses?,
+            addresses,
             name: name.to_string(),
             is_named,
             connect_timeout: self.connect_timeout,
             backoff: RetryPolicy::default()
                 .attempts(u32::MAX)
-                .backoff(first, longest)
+                .backoff(first.max(SHORTEST_PAUSE), longest)
                 .jitter(0.5),
             max_message: self.max_message,
             tls: self.tls,
@@ -414,4 +516,44 @@ fn program() -> String {
         .and_then(|path| path.file_stem())
         .and_then(|name| name.to_str());
     name.unwrap_or("lepus").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runtime() -> Runtime {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(1).enable_all().build().unwrap()
+    }
+
+    /// Dropping a runtime in there would panic.
+    #[tokio::test]
+    async fn a_runtime_ends_where_no_thread_can_be_had() {
+        let io = runtime();
+        let handle = io.handle().clone();
+        let (alive, ended) = tokio::sync::oneshot::channel::<()>();
+        handle.spawn(async move {
+            std::future::pending::<()>().await;
+            drop(alive);
+        });
+        end(io, std::future::ready(()), |work| {
+            drop(work);
+            Err(std::io::ErrorKind::WouldBlock.into())
+        });
+        // Its tasks go with it.
+        assert!(ended.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_runtime_ends_once_the_farewell_is_done() {
+        let (said, heard) = tokio::sync::oneshot::channel();
+        let farewell = async move {
+            assert!(said.send(()).is_ok());
+        };
+        end(runtime(), farewell, |work| {
+            std::thread::Builder::new().spawn(work).map(drop)
+        });
+        assert!(heard.await.is_ok());
+    }
 }

@@ -39,41 +39,47 @@ pub(super) struct Line {
 /// Connects to the first address that works, in turn.
 ///
 /// # Errors
-/// The last address's fault, with its cause.
-pub(super) async fn dial(settings: &Settings, io: &Handle) -> Result<Line, Error> {
-    let mut failure = Error::invalid("no address to connect to");
+/// The fault, with its cause; of several addresses each with its own.
+pub(super) async fn dial(settings: &Settings, name: &str, io: &Handle) -> Result<Line, Error> {
+    let mut failures = Vec::new();
     for address in &settings.addresses {
-        match dial_one(address, settings, io).await {
+        match dial_one(address, settings, name, io).await {
             Ok(line) => {
                 tracing::debug!(%address, "connected");
                 return Ok(line);
             }
             Err(error) => {
                 tracing::debug!(%address, %error, "no connection");
-                failure = error.connecting_to(address);
+                failures.push(error.connecting_to(address));
             }
         }
     }
-    Err(failure)
+    Err(Error::of_addresses(failures))
 }
 
-async fn dial_one(address: &Address, settings: &Settings, io: &Handle) -> Result<Line, Error> {
-    let limit = settings.connect_timeout;
+async fn dial_one(
+    address: &Address,
+    settings: &Settings,
+    name: &str,
+    io: &Handle,
+) -> Result<Line, Error> {
+    let limit = settings.connect_timeout(address);
     let properties = ConnectionProperties::default()
-        .with_connection_name(LongString::from(settings.name.clone()))
+        .with_connection_name(LongString::from(name))
         .with_client_property(short("product"), "lepus".into())
         .with_client_property(short("version"), env!("CARGO_PKG_VERSION").into());
-    let (uri, tls, runtime) = (address.0.clone(), settings.tls.clone(), io.clone());
+    let (address, tls, runtime) = (address.clone(), settings.tls.clone(), io.clone());
     // On the connection's own runtime, where a caller that goes away does not cancel it half-way.
     let attempt = io.spawn(tokio::time::timeout(limit, async move {
-        let transport = reach(&uri, &tls).await?;
+        let uri = &address.0;
+        let transport = reach(uri, &tls).await?;
         let wanted = Tune {
             channel_max: uri.query.channel_max.unwrap_or_default(),
             frame_max: uri.query.frame_max.unwrap_or_default(),
             heartbeat: uri.query.heartbeat.unwrap_or_default(),
         };
         greet(
-            uri,
+            &address,
             Socket::start(transport, wanted, &runtime),
             runtime,
             properties,
@@ -109,7 +115,7 @@ async fn reach(uri: &AMQPUri, tls: &TlsSettings) -> Result<Transport, Error> {
 /// Has lapin open the connection over its pipe. If this ends in an error or is dropped, the socket
 /// is closed, and lapin's thread ends with it.
 async fn greet(
-    mut uri: AMQPUri,
+    address: &Address,
     socket: Socket,
     runtime: Handle,
     properties: ConnectionProperties,
@@ -120,6 +126,7 @@ async fn greet(
         pipe,
         ended,
     } = socket;
+    let mut uri = address.0.clone();
     uri.query.channel_max = Some(LAPINS_CHANNEL_MAX);
     uri.query.frame_max = Some(LAPINS_FRAME_MAX);
     let hang_up = HangUp(Some(mux.clone()));
@@ -133,7 +140,9 @@ async fn greet(
         };
     let runtime = async_rs::Runtime::new(Kit::new(runtime));
     let connecting = lapin::Connection::connector(uri, runtime, open, properties);
-    let connection = connecting.await.map_err(Error::from_dial)?;
+    let connection = connecting
+        .await
+        .map_err(|error| Error::from_dial(error, address))?;
     hang_up.release();
     Ok(Line {
         connection,
@@ -188,15 +197,20 @@ async fn secure(stream: TcpStream, uri: &AMQPUri, _: &TlsSettings) -> io::Result
 }
 
 impl Error {
-    fn from_dial(error: lapin::Error) -> Self {
-        let fault = match error.kind() {
-            ErrorKind::ProtocolError(amqp) => match amqp.get_id() {
-                ACCESS_REFUSED => ConnectFault::Credentials,
-                NOT_ALLOWED => ConnectFault::VirtualHost,
-                _ => ConnectFault::Protocol,
-            },
+    fn from_dial(error: lapin::Error, address: &Address) -> Self {
+        let ErrorKind::ProtocolError(amqp) = error.kind() else {
+            return Self::new(Kind::Connect(ConnectFault::Protocol)).caused_by(error);
+        };
+        let fault = match amqp.get_id() {
+            ACCESS_REFUSED => ConnectFault::Credentials,
+            NOT_ALLOWED => ConnectFault::VirtualHost,
             _ => ConnectFault::Protocol,
         };
-        Self::new(Kind::Connect(fault)).caused_by(error)
+        // The broker repeats the virtual host and the user that it refuses.
+        let answer = Self::new(Kind::Broker {
+            code: amqp.get_id(),
+            text: address.redact(amqp.get_message().as_str()),
+        });
+        Self::new(Kind::Connect(fault)).caused_by(answer)
     }
 }

@@ -26,6 +26,7 @@ mod settings;
 mod socket;
 mod state;
 mod supervise;
+mod uri;
 
 pub(crate) use channel::{Delivery, Listener, Word};
 pub(crate) use confirm::{Confirmed, Fate};

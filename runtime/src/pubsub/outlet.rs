@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::publisher::Options;
 use super::spec::Spec;
+use crate::clock;
 use crate::error::{Error, Kind};
 use crate::link::{self, Connection, Lane, Leave, Session};
 use crate::message::Outgoing;
@@ -94,8 +95,9 @@ impl Outlet {
         options: Options,
         started: Instant,
     ) -> Result<(), Fault> {
-        let deadline = started + options.timeout;
+        let deadline = clock::deadline(started, options.timeout);
         let not_sent = |error| Fault::not_sent(error, started);
+        Error::check_runtime().map_err(not_sent)?;
         if self.spec.internal {
             let text = "the exchange is internal: events reach it through its bindings alone";
             return Err(not_sent(Error::invalid(text)));
