@@ -15,6 +15,8 @@ use std::future::IntoFuture;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -57,7 +59,7 @@ async fn rows_46_49_50_51_alarms_users_and_tls() {
     deadline::within(name, LIMIT, async {
         let authority = Authority::new();
         let node = Node::setup()
-            .tls(authority.certify("localhost"))
+            .tls(authority.certify_all(&["localhost", "::1"], 4096))
             .start()
             .await;
         row_46_an_alarm_stops_what_is_sent_and_nothing_else(&node).await;
@@ -79,6 +81,12 @@ async fn row_51_a_certificate_for_another_host_is_refused() {
         let tls = authority.certify("rabbit.example");
         let node = Node::setup().tls(tls).start().await;
         let error = refused(at(&node.tls_uri()).certificate_authorities(&authority.pem)).await;
+        assert!(error.is_tls(), "{error:?}");
+        let text = everything(&error).to_lowercase();
+        assert!(text.contains("not valid for name"), "{text}");
+
+        let uri = over_ipv6(&node).await;
+        let error = refused(at(&uri).certificate_authorities(&authority.pem)).await;
         assert!(error.is_tls(), "{error:?}");
         let text = everything(&error).to_lowercase();
         assert!(text.contains("not valid for name"), "{text}");
@@ -486,6 +494,14 @@ async fn row_51_tls_is_right_or_refused(node: &Node, authority: &Authority) {
     assert!(list.contains("true"), "{list}");
     connection.close().await;
 
+    // The address itself is what the certificate has to be for.
+    let connection = at(&over_ipv6(node).await)
+        .certificate_authorities(&authority.pem)
+        .open()
+        .await
+        .expect("the right address");
+    connection.close().await;
+
     let error = refused(at(&node.tls_uri())).await;
     assert!(error.is_tls(), "{error:?}");
     let text = everything(&error);
@@ -501,6 +517,23 @@ async fn row_51_tls_is_right_or_refused(node: &Node, authority: &Authority) {
     // Nor does a plain client get in where TLS is spoken.
     let secret = node.tls_uri().replace("amqps://", "amqp://");
     refused(at(&secret).connect_timeout(2 * SECOND)).await;
+}
+
+/// The node's TLS port by an IPv6 address: it listens on another one itself.
+async fn over_ipv6(node: &Node) -> String {
+    let uri = node.tls_uri();
+    let (_, port) = uri.rsplit_once(':').expect("a port");
+    let port: u16 = port.parse().expect("a port");
+    let listener = TcpListener::bind("[::1]:0").await.expect("a port on [::1]");
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            // It ends as either side does, in whatever way.
+            tokio::spawn(async move { copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    format!("amqps://guest:guest@{address}")
 }
 
 /// A certificate authority that nobody else knows.
@@ -526,9 +559,14 @@ impl Authority {
 
     /// The same, good until that year.
     fn certify_until(&self, host: &str, year: i32) -> Tls {
+        self.certify_all(&[host], year)
+    }
+
+    /// The same for a server of several names.
+    fn certify_all(&self, hosts: &[&str], year: i32) -> Tls {
         let key = rcgen::KeyPair::generate().expect("a key");
-        let mut parameters =
-            rcgen::CertificateParams::new(vec![host.to_owned()]).expect("parameters");
+        let hosts: Vec<_> = hosts.iter().map(|&host| host.to_owned()).collect();
+        let mut parameters = rcgen::CertificateParams::new(hosts).expect("parameters");
         parameters.not_after = rcgen::date_time_ymd(year, 1, 1);
         let certificate = parameters.signed_by(&key, &self.issuer);
         Tls {

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::channel::Channels;
 use super::kit::Kit;
+use super::sasl::{Mask, Responses};
 use super::settings::{Address, Settings, TlsSettings};
 use super::socket::{Pipe, Socket, Transport, Tune, WriteMux};
 use crate::error::{ConnectFault, Error, Kind};
@@ -78,13 +79,18 @@ async fn dial_one(
             frame_max: uri.query.frame_max.unwrap_or_default(),
             heartbeat: uri.query.heartbeat.unwrap_or_default(),
         };
-        greet(
-            &address,
-            Socket::start(transport, wanted, &runtime),
+        let mut lapins = uri.clone();
+        let (responses, mask) = Responses::take(&mut lapins);
+        let socket = Socket::start(transport, wanted, responses, &runtime);
+        let opened = greet(
+            lapins,
+            socket,
             runtime,
-            properties,
-        )
-        .await
+            properties.with_auth_provider::<Mask>(mask),
+        );
+        opened
+            .await
+            .map_err(|error| Error::from_dial(error, &address))
     }));
     match attempt.await {
         Ok(Ok(result)) => result,
@@ -115,18 +121,17 @@ async fn reach(uri: &AMQPUri, tls: &TlsSettings) -> Result<Transport, Error> {
 /// Has lapin open the connection over its pipe. If this ends in an error or is dropped, the socket
 /// is closed, and lapin's thread ends with it.
 async fn greet(
-    address: &Address,
+    mut uri: AMQPUri,
     socket: Socket,
     runtime: Handle,
     properties: ConnectionProperties,
-) -> Result<Line, Error> {
+) -> lapin::Result<Line> {
     let Socket {
         mux,
         channels,
         pipe,
         ended,
     } = socket;
-    let mut uri = address.0.clone();
     uri.query.channel_max = Some(LAPINS_CHANNEL_MAX);
     uri.query.frame_max = Some(LAPINS_FRAME_MAX);
     let hang_up = HangUp(Some(mux.clone()));
@@ -140,9 +145,7 @@ async fn greet(
         };
     let runtime = async_rs::Runtime::new(Kit::new(runtime));
     let connecting = lapin::Connection::connector(uri, runtime, open, properties);
-    let connection = connecting
-        .await
-        .map_err(|error| Error::from_dial(error, address))?;
+    let connection = connecting.await?;
     hang_up.release();
     Ok(Line {
         connection,

@@ -21,6 +21,7 @@ mod namespace;
 mod poll;
 mod progress;
 mod said;
+mod sasl;
 mod session;
 mod settings;
 mod socket;

@@ -12,15 +12,15 @@ use crate::retry::RetryPolicy;
 
 /// Heartbeats every so many seconds; a dead peer is found after two intervals.
 const HEARTBEAT: u16 = 10;
-/// RabbitMQ's own default. Less would spare memory (lapin holds two buffers of 32 frames), but a
+/// RabbitMQ's own default. Less would spare memory, but a
 /// message's headers come in one frame, as large as their sender's connection allows: one that is
 /// larger than agreed on here ends the connection, and comes again on the next.
 const FRAME_MAX: u32 = 128 * 1024;
 /// The longest that one attempt takes, unless set.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// RabbitMQ's own default. Without a limit of ours, a broker that has none would let lapin have
-/// 65,535.
+/// RabbitMQ's own default. Without a limit of ours, a broker that has none would let a
+/// connection have 65,535.
 const CHANNEL_MAX: u16 = 2047;
 
 /// A broker's address, with what is asked for in its URI: frame-max, channel-max and heartbeat are

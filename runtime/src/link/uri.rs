@@ -16,8 +16,8 @@ use lapin::uri::{
 
 /// AMQP's own minimum for frame-max (`frame-min-size`, AMQP 0-9-1, 4.2.3).
 const FRAME_MIN: u64 = 4096;
-/// The most that may be asked for. A connection holds buffers of several frames in each direction,
-/// so that more would cost tens of megabytes a connection; RabbitMQ's own default is 128 KiB.
+/// The most that may be asked for: a frame is held in memory until it is whole, by both sides and by
+/// what is between them. RabbitMQ's own default is 128 KiB.
 const FRAME_LIMIT: u64 = 1024 * 1024;
 /// A short string of AMQP, as which the virtual host is sent.
 const VHOST_MAX: usize = 255;

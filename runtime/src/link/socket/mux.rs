@@ -24,6 +24,7 @@ use super::transport::Transport;
 use super::tune::{self, Negotiation, Tune};
 use crate::error::{Error, Kind};
 use crate::link::progress::Progress;
+use crate::link::sasl::Responses;
 
 /// So much memory is kept at most when the buffer is empty: a good many messages of the usual size.
 const MAX_IDLE_CAPACITY: usize = 512 * 1024;
@@ -97,7 +98,7 @@ struct State {
 }
 
 impl WriteMux {
-    pub(super) fn new(transport: Arc<Transport>, wanted: Tune) -> Self {
+    pub(super) fn new(transport: Arc<Transport>, wanted: Tune, responses: Responses) -> Self {
         Self {
             shared: Arc::new(Shared {
                 state: Mutex::new(State {
@@ -105,7 +106,7 @@ impl WriteMux {
                     out: BytesMut::new(),
                     partial: BytesMut::new(),
                     cursor: Progress::after(PROTOCOL_HEADER),
-                    negotiation: Negotiation::new(wanted),
+                    negotiation: Negotiation::new(wanted, responses),
                     appended: 0,
                     written: 0,
                     is_flushed: true,

@@ -14,6 +14,7 @@ use super::pipe::{Inward, Pipe};
 use super::transport::Transport;
 use super::tune::{self, Tune};
 use crate::link::channel::Channels;
+use crate::link::sasl::Responses;
 
 /// How much is read at once.
 const READ_BUFFER: usize = 128 * 1024;
@@ -32,9 +33,14 @@ pub(in crate::link) struct Socket {
 
 impl Socket {
     /// Starts the task on a runtime.
-    pub(in crate::link) fn start(transport: Transport, wanted: Tune, io: &Handle) -> Self {
+    pub(in crate::link) fn start(
+        transport: Transport,
+        wanted: Tune,
+        responses: Responses,
+        io: &Handle,
+    ) -> Self {
         let transport = Arc::new(transport);
-        let mux = WriteMux::new(Arc::clone(&transport), wanted);
+        let mux = WriteMux::new(Arc::clone(&transport), wanted, responses);
         let channels = Channels::new(mux.clone());
         let inward = Arc::<Inward>::default();
         let (ending, ended) = oneshot::channel();

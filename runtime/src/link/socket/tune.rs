@@ -1,4 +1,4 @@
-//! The three adjustments to channel 0, which is lapin's otherwise.
+//! The four adjustments to channel 0, which is lapin's otherwise.
 //!
 //! 1. **`connection.tune-ok`**: lapin is told to ask for one channel and small frames, because it
 //!    uses no channel and sizes its buffers by the frame; the broker hears what Lepus wants.
@@ -7,15 +7,22 @@
 //! 3. **A heartbeat to the broker** when nothing else was written for a while: lapin writes nothing
 //!    while the connection is blocked by an alarm, and a broker that hears nothing for two intervals
 //!    closes the connection.
+//! 4. **The responses in `connection.start-ok` and `secure-ok`**: lapin has masks of them, because it
+//!    logs what it sends.
 
 use bytes::BytesMut;
 
 use crate::link::frame::{self, HEAD};
+use crate::link::sasl::Responses;
 
 /// `connection.tune`, class and method.
 const TUNE: [u8; 4] = [0, 10, 0, 30];
 /// `connection.tune-ok`.
 const TUNE_OK: [u8; 4] = [0, 10, 0, 31];
+/// `connection.start-ok`.
+const START_OK: [u8; 4] = [0, 10, 0, 11];
+/// `connection.secure-ok`.
+const SECURE_OK: [u8; 4] = [0, 10, 0, 21];
 /// Bytes of a frame before the arguments of its method.
 const ARGUMENTS: usize = HEAD + 4;
 /// The smallest frame size that a peer has to take (AMQP 0-9-1, `frame-min-size`).
@@ -71,17 +78,19 @@ impl Tune {
 }
 
 /// The negotiation of a connection's limits, from `connection.tune` to `connection.tune-ok`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Negotiation {
     wanted: Tune,
+    responses: Responses,
     offered: Option<Tune>,
     agreed: Option<Tune>,
 }
 
 impl Negotiation {
-    pub(super) fn new(wanted: Tune) -> Self {
+    pub(super) fn new(wanted: Tune, responses: Responses) -> Self {
         Self {
             wanted,
+            responses,
             offered: None,
             agreed: None,
         }
@@ -98,9 +107,17 @@ impl Negotiation {
         }
     }
 
-    /// The first adjustment: puts the limits that Lepus and the broker agree on into lapin's
-    /// `connection.tune-ok`. Other frames of lapin stay as they are.
+    /// The first and the fourth adjustment: puts the limits that Lepus and the broker agree on into
+    /// lapin's `connection.tune-ok`, and the responses where it has masks of them. Other frames of
+    /// lapin stay as they are.
     pub(super) fn restore(&mut self, frame: &mut [u8]) {
+        if self.agreed.is_some() {
+            return;
+        }
+        if let Some((mask, response)) = masked(frame, &self.responses) {
+            mask.copy_from_slice(response);
+            return;
+        }
         let (Some(theirs), Some(offered)) = (Tune::read(frame, TUNE_OK), self.offered) else {
             return;
         };
@@ -116,7 +133,34 @@ impl Negotiation {
         let places = frame.iter_mut().skip(ARGUMENTS);
         places.zip(limits).for_each(|(place, byte)| *place = byte);
         self.agreed = Some(agreed);
+        // The broker has let us in: nothing needs them any more.
+        self.responses = Responses::default();
     }
+}
+
+/// The mask in a frame of lapin, and the response of the same length that it stands for.
+fn masked<'a>(frame: &'a mut [u8], responses: &'a Responses) -> Option<(&'a mut [u8], &'a [u8])> {
+    if frame.first() != Some(&frame::METHOD) {
+        return None;
+    }
+    let method: [u8; 4] = frame.get(HEAD..ARGUMENTS)?.try_into().ok()?;
+    let length = |at: usize| -> Option<usize> {
+        let bytes = frame.get(at..at + 4)?.try_into().ok()?;
+        usize::try_from(u32::from_be_bytes(bytes)).ok()
+    };
+    let (at, response) = match method {
+        // Behind a table (the client's properties) and a short string (the mechanism).
+        START_OK => {
+            let mechanism = ARGUMENTS + 4 + length(ARGUMENTS)?;
+            let at = mechanism + 1 + usize::from(*frame.get(mechanism)?);
+            (at, &responses.start)
+        }
+        SECURE_OK => (ARGUMENTS, &responses.secure),
+        _ => return None,
+    };
+    let size = length(at).filter(|size| *size == response.len())?;
+    let begin = at + 4;
+    Some((frame.get_mut(begin..begin + size)?, response))
 }
 
 /// The second and the third adjustment: a heartbeat frame.
@@ -142,11 +186,12 @@ mod tests {
     }
 
     fn restored(wanted: (u16, u32), offer: &[u8]) -> (Vec<u8>, Option<Tune>) {
-        let mut negotiation = Negotiation::new(Tune {
+        let wanted = Tune {
             channel_max: wanted.0,
             frame_max: wanted.1,
             heartbeat: 0,
-        });
+        };
+        let mut negotiation = Negotiation::new(wanted, Responses::default());
         negotiation.hear(offer);
         let mut frame = answer(1, 16_384, 10);
         negotiation.restore(&mut frame);
@@ -187,11 +232,12 @@ mod tests {
 
     #[test]
     fn other_frames_stay_as_they_are() {
-        let mut negotiation = Negotiation::new(Tune {
+        let wanted = Tune {
             channel_max: 0,
             frame_max: 131_072,
             heartbeat: 0,
-        });
+        };
+        let mut negotiation = Negotiation::new(wanted, Responses::default());
         negotiation.hear(&OFFER);
         for whole in [
             &b"\x08\0\0\0\0\0\0\xCE"[..],
@@ -203,6 +249,60 @@ mod tests {
             assert_eq!(frame, whole);
             assert_eq!(negotiation.agreed(), None);
         }
+    }
+
+    #[test]
+    fn responses_take_the_place_of_their_masks() {
+        let responses = Responses {
+            start: b"\0hare\0s3cret".to_vec(),
+            secure: b"My password is s3cret".to_vec(),
+        };
+        let wanted = Tune {
+            channel_max: 0,
+            frame_max: 131_072,
+            heartbeat: 0,
+        };
+        let start_ok = |response: &[u8]| {
+            let mut arguments = b"\0\x0a\0\x0b\0\0\0\x05\x01at\x01\x01\x05PLAIN".to_vec();
+            arguments.extend(u32::try_from(response.len()).unwrap().to_be_bytes());
+            arguments.extend(response);
+            arguments.extend(b"\x05en_US");
+            whole(&arguments)
+        };
+        let secure_ok = |response: &[u8]| {
+            let mut arguments = b"\0\x0a\0\x15".to_vec();
+            arguments.extend(u32::try_from(response.len()).unwrap().to_be_bytes());
+            arguments.extend(response);
+            whole(&arguments)
+        };
+        let mut negotiation = Negotiation::new(wanted, responses.clone());
+        for (mask, response) in [
+            (start_ok(&[b'*'; 12]), start_ok(&responses.start)),
+            (secure_ok(&[b'*'; 21]), secure_ok(&responses.secure)),
+        ] {
+            let mut frame = mask.clone();
+            negotiation.restore(&mut frame);
+            assert_eq!(frame, response);
+            // What is cut short, or has another length, is left alone.
+            for end in 0..mask.len() {
+                negotiation.restore(&mut mask.clone()[..end]);
+            }
+        }
+        let mut other = start_ok(b"other");
+        negotiation.restore(&mut other);
+        assert_eq!(other, start_ok(b"other"));
+        assert!(
+            !format!("{negotiation:?}").contains("115"),
+            "{negotiation:?}"
+        );
+    }
+
+    fn whole(arguments: &[u8]) -> Vec<u8> {
+        let mut frame = vec![1, 0, 0];
+        frame.extend(u32::try_from(arguments.len()).unwrap().to_be_bytes());
+        frame.extend(arguments);
+        frame.push(0xCE);
+        frame
     }
 
     #[test]
