@@ -87,6 +87,12 @@ impl Faults {
         self.each(target, |id| Operator::NackNext(id, count))
     }
 
+    /// Refuses all that is published from now on, as for a user without the permission to write
+    /// (403 ACCESS_REFUSED, which closes the channel); `false` gives the permission back.
+    pub fn deny_writes(&self, target: impl Into<Target>, denied: bool) -> usize {
+        self.each(target, |id| Operator::DenyWrites(id, denied))
+    }
+
     /// Blocks publishers as a memory alarm does: `connection.blocked` goes out now to
     /// clients that understand it, and a client that publishes is no longer read from.
     pub fn block(&self, target: impl Into<Target>, reason: &str) -> usize {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use amq_protocol::{
     frame::AMQPFrame,
-    protocol::{AMQPClass, basic, confirm, connection, queue},
+    protocol::{AMQPClass, basic, channel, confirm, connection, queue},
     types::FieldTable,
 };
 use lepus_broker::{Accept, Broker, Cut, Stall, Target};
@@ -180,6 +180,29 @@ async fn the_next_publishes_are_nacked() {
         });
     }
     assert_eq!(outcomes, [(1, false), (2, false), (3, true)]);
+}
+
+#[tokio::test]
+async fn a_publisher_without_the_permission_to_write_is_refused_until_it_has_it() {
+    let broker = Broker::start().await.unwrap();
+    let mut raw = with_queue(&broker).await;
+    broker.faults().deny_writes(Target::All, true);
+    raw.publish("q", b"1", false).await;
+    match raw.method().await.unwrap() {
+        AMQPClass::Channel(channel::AMQPMethod::Close(close)) => {
+            assert_eq!(close.reply_code, 403);
+            let text = "ACCESS_REFUSED - access to exchange 'amq.default' in vhost '/' refused for user 'guest'";
+            assert_eq!(close.reply_text.as_str(), text);
+        }
+        other => panic!("{other:?}"),
+    }
+    broker.faults().deny_writes(Target::All, false);
+    let mut raw = confirming(&broker).await;
+    raw.publish("q", b"2", false).await;
+    match raw.method().await.unwrap() {
+        AMQPClass::Basic(basic::AMQPMethod::Ack(ack)) => assert_eq!(ack.delivery_tag, 1),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]

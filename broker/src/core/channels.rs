@@ -33,6 +33,7 @@ impl Core {
                 turn: QueueId(0),
                 block: Block::default(),
                 confirms: ConfirmFault::default(),
+                writes_denied: false,
             },
         );
     }

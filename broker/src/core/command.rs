@@ -60,6 +60,8 @@ pub(crate) enum Operator {
     WithholdConfirms(ConnectionId),
     ReleaseConfirms(ConnectionId),
     NackNext(ConnectionId, u32),
+    /// Takes or gives back the permission to publish.
+    DenyWrites(ConnectionId, bool),
     Block(ConnectionId, String),
     Unblock(ConnectionId),
 }

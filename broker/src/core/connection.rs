@@ -29,6 +29,8 @@ pub(crate) struct Connection {
     pub(crate) turn: QueueId,
     pub(crate) block: Block,
     pub(crate) confirms: ConfirmFault,
+    /// Whether all it publishes is refused (403).
+    pub(crate) writes_denied: bool,
 }
 
 /// Whether a client may publish.

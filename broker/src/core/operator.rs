@@ -55,6 +55,11 @@ impl Core {
                     connection.confirms.nacks = count;
                 }
             }
+            Operator::DenyWrites(id, denied) => {
+                if let Some(connection) = self.connections.get_mut(&id) {
+                    connection.writes_denied = denied;
+                }
+            }
             Operator::Block(id, reason) => {
                 if let Some(connection) = self.connections.get_mut(&id) {
                     connection.block.fault = Some(reason.clone());

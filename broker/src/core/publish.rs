@@ -45,6 +45,7 @@ impl Core {
         if publish.immediate {
             return Err(not_implemented("immediate=true"));
         }
+        self.check_write(id, &publish.exchange)?;
         let exchange = self.publish_exchange(id, &publish.exchange)?;
         let properties = self.check_properties(id, number, publish.properties)?;
         let confirm = self
@@ -160,6 +161,25 @@ impl Core {
         let routed = route_all(self.vhost_of(id)?, message, headers);
         let name = |queue| self.queues.get(queue).map(|queue| queue.name.clone());
         Ok(routed.iter().filter_map(name).collect())
+    }
+
+    fn check_write(&self, id: ConnectionId, exchange: &str) -> Result<(), Exception> {
+        let Some(connection) = self.connections.get(&id) else {
+            return Ok(());
+        };
+        if !connection.writes_denied {
+            return Ok(());
+        }
+        // RabbitMQ's name for the default exchange, where permissions are concerned.
+        let exchange = if exchange.is_empty() {
+            "amq.default"
+        } else {
+            exchange
+        };
+        let (user, vhost) = (&connection.client.user, &connection.client.vhost);
+        Err(access_refused(format!(
+            "access to exchange '{exchange}' in vhost '{vhost}' refused for user '{user}'"
+        )))
     }
 
     /// The exchange's own name, so that messages share it.
