@@ -95,32 +95,28 @@ impl Deliveries {
         if let Some(ended) = &self.ended {
             return Err(ended.clone());
         }
-        let ended = match self.coming.recv().await {
-            Some(Ok(delivery)) => match self.take(&delivery) {
-                Ok(()) => return Ok(*delivery),
-                Err(ended) => ended,
-            },
-            Some(Err(ended)) => *ended,
-            None => Ended::Lost(self.lane.dead()),
+        let ended = loop {
+            match self.coming.recv().await {
+                Some(Ok(delivery)) if self.take(&delivery) => return Ok(*delivery),
+                // It had come when the channel went: its tag means nothing any more, and the reason
+                // of the end follows.
+                Some(Ok(_)) => {}
+                Some(Err(ended)) => break *ended,
+                None => break Ended::Lost(self.lane.dead()),
+            }
         };
         Err(self.ended.insert(ended).clone())
     }
 
-    fn take(&self, delivery: &Delivery) -> Result<(), Ended> {
+    /// Whether a delivery can still be settled, where it is to be.
+    fn take(&self, delivery: &Delivery) -> bool {
         if self.is_settled() {
-            // Deliveries that had come when the connection went: their tags mean nothing any more.
             if !self.lane.is_open() {
-                return Err(Ended::Lost(self.reason()));
+                return false;
             }
             self.lane.delivered(delivery.tag);
         }
-        Ok(())
-    }
-
-    /// Why the channel is gone, as far as that is known by now.
-    fn reason(&self) -> Error {
-        let reason = self.lane.session().reason();
-        reason.unwrap_or_else(|| self.lane.dead())
+        true
     }
 
     /// Stops new deliveries and gives those that were prefetched back to the queue.

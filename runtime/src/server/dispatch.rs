@@ -1,17 +1,22 @@
 //! From a delivery to a handler and back to a reply.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::futures::TaskLocalFuture;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
+use super::in_doubt::{InDoubt, Origin, Refusal, Written};
+use super::limits::BrokerLimits;
 use crate::codec::Codec;
 use crate::context::{Context, Facts};
 use crate::descriptor::MethodDescriptor;
 use crate::envelope::{CALLS, Form, ReplyHead, ReplyStatus, RequestHead};
+use crate::error::Error;
 use crate::link::{Connection, Delivery, Extent, Lane, Leave};
 use crate::message::Outgoing;
 use crate::panic::{self, Apart, Ended, Made};
@@ -45,13 +50,27 @@ pub(super) struct Dispatcher {
     /// Whether there is more than one.
     pub(super) side_by_side: bool,
     counters: Arc<Counters>,
+    /// As the broker knows it.
+    queue: String,
+    limits: Arc<BrokerLimits>,
+    replies: Mutex<Replies>,
+    tasks: Handle,
+}
+
+/// What becomes of the replies that were sent.
+struct Replies {
+    in_doubt: InDoubt,
+    /// The channel in use.
+    lane: Weak<Lane>,
+    /// Why the broker closed the last one.
+    refusal: String,
 }
 
 impl Dispatcher {
     pub(super) fn new(
         connection: &Connection,
         service: Arc<dyn Service>,
-        unnamed: Unnamed,
+        (queue, unnamed): (&str, Unnamed),
         concurrency: u16,
     ) -> Self {
         let descriptor = service.descriptor();
@@ -73,7 +92,24 @@ impl Dispatcher {
             places: Semaphore::new(concurrency.max(1).into()),
             side_by_side: concurrency > 1,
             counters: connection.counters(),
+            queue: connection.namespace().scope(queue),
+            limits: connection.shared(BrokerLimits::default),
+            replies: Mutex::new(Replies {
+                in_doubt: InDoubt::new(concurrency),
+                lane: Weak::new(),
+                refusal: String::new(),
+            }),
+            tasks: connection.tasks().clone(),
         }
+    }
+
+    fn replies(&self) -> MutexGuard<'_, Replies> {
+        self.replies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The largest body of a reply, in bytes.
+    pub(super) fn largest(&self) -> usize {
+        self.max_message.min(self.limits.largest())
     }
 
     pub(super) fn service_name(&self) -> &'static str {
@@ -197,15 +233,20 @@ impl Dispatcher {
         Reply::failed(status)
     }
 
-    /// The reply, or where it is too large to be sent the status that says so.
-    pub(super) fn fitting(&self, method: Option<&str>, reply: Reply) -> Reply {
-        let size = reply.body.len();
-        if size <= self.max_message {
+    /// The reply, or where it is too large to be sent the status that says so. A message of several
+    /// replies adds so many bytes.
+    pub(super) fn fitting(&self, method: Option<&str>, reply: Reply, added: usize) -> Reply {
+        let (size, limit) = (reply.body.len(), self.largest());
+        if size.saturating_add(added) <= limit {
             return reply;
         }
+        self.too_large(method, size)
+    }
+
+    fn too_large(&self, method: Option<&str>, size: usize) -> Reply {
         let text = format!(
             "the reply has {size} bytes, the limit is {}",
-            self.max_message
+            self.largest()
         );
         tracing::warn!(service = self.service_name(), method, "{text}");
         Reply::failed(Status::new(Code::ResourceExhausted, text))
@@ -219,7 +260,7 @@ impl Dispatcher {
         to: Address,
         (status, form): (ReplyStatus, Form),
         body: Bytes,
-        with: With,
+        (with, origin): (With, Origin),
     ) -> Settlement {
         let Some(reply_to) = to.reply_to else {
             return Settlement::Ack;
@@ -239,18 +280,47 @@ impl Dispatcher {
             properties: head.into_properties(),
             body,
         };
+        self.write(lane, Written::new(origin, message), with)
+    }
+
+    /// Writes a reply, and remembers it for as long as the broker may not have taken it.
+    fn write(&self, lane: &Arc<Lane>, reply: Written, with: With) -> Settlement {
+        let now = Instant::now();
+        if !self.limits.may_write(now) {
+            let (service, method) = (self.service_name(), reply.origin.method);
+            let queue = &self.queue;
+            tracing::warn!(
+                service,
+                method,
+                queue,
+                "a reply is not sent: the broker refused others"
+            );
+            return Settlement::Ack;
+        }
+        let message = &reply.message;
+        // Under the lock, so that a reply is remembered before its channel is found to be closed.
+        let mut replies = self.replies();
         let sent = match with {
-            With::Request(tag) => lane.reply(&message, tag),
-            With::Nothing(leave) => lane.publish(&message, leave).map(|_| false),
+            With::Request(tag) => lane.reply(message, tag),
+            With::Nothing(leave) => lane.publish(message, leave).map(|_| false),
         };
         match sent {
-            Ok(true) => Settlement::Settled,
-            Ok(false) => Settlement::Ack,
+            Ok(is_acknowledged) => {
+                replies.in_doubt.wrote(reply);
+                if is_acknowledged {
+                    Settlement::Settled
+                } else {
+                    Settlement::Ack
+                }
+            }
             Err(error) if error.is_disconnected() => {
                 tracing::debug!(%error, "a reply was not sent");
+                if lane.session().is_up() {
+                    self.keep(&mut replies, reply, now);
+                }
                 Settlement::Settled
             }
-            // What cannot be said in AMQP at all would not be sayable the next time either.
+            // It cannot be encoded in AMQP, nor could it be the next time.
             Err(error) => {
                 tracing::warn!(service = self.service_name(), %error, "the reply cannot be sent");
                 Settlement::Ack
@@ -258,10 +328,100 @@ impl Dispatcher {
         }
     }
 
+    /// Keeps a reply that its own channel did not take any more. That of a request which does not
+    /// come back goes out on the next channel: on the one there is, or as soon as there is one.
+    fn keep(&self, replies: &mut Replies, reply: Written, now: Instant) {
+        let next = replies.lane.upgrade().filter(|lane| lane.is_open());
+        if let Some(lane) = next.filter(|_| reply.origin.is_acknowledged)
+            && lane.publish(&reply.message, Leave::Now).is_ok()
+        {
+            replies.in_doubt.wrote(reply);
+        } else {
+            replies.in_doubt.keep(reply, now);
+        }
+    }
+
+    /// Sends a reply that was written before, or what its caller is told instead.
+    fn send_again(&self, lane: &Arc<Lane>, mut reply: Written) {
+        reply.origin.is_acknowledged = true;
+        let (method, origin) = (reply.origin.method, reply.origin);
+        let is_too_large = reply.size() > self.largest();
+        if reply.is_kept() && !is_too_large && !reply.is_suspect() {
+            self.write(lane, reply, With::Nothing(Leave::Now));
+            return;
+        }
+        let failed = if is_too_large {
+            self.too_large(method, reply.size())
+        } else {
+            let refusal = self.replies().refusal.clone();
+            let text = format!("the reply was lost as the broker closed its channel: {refusal}");
+            Reply::failed(Status::new(Code::Internal, text))
+        };
+        let Outgoing {
+            routing_key,
+            properties,
+            body,
+            ..
+        } = reply.message;
+        let head = ReplyHead::from_properties(properties);
+        let to = Address {
+            reply_to: Some(routing_key),
+            correlation_id: head.correlation_id,
+            content_type: head.content_type,
+            form: head.form,
+        };
+        if head.form == Form::Several {
+            self.split(lane, to, &body, &failed, origin);
+        } else {
+            let Reply { status, body } = failed;
+            let with = With::Nothing(Leave::Now);
+            let form = to.form;
+            self.send(lane, to, (status, form), body, (with, origin));
+        }
+    }
+
+    /// Which reply the broker has refused, as far as that can be told.
+    fn report(&self, refusal: Refusal, reply: Option<&Written>, reason: &Error) {
+        let service = self.service_name();
+        let method = reply.and_then(|reply| reply.origin.method);
+        let (queue, error) = (&self.queue, reason);
+        match refusal {
+            Refusal::Unrelated => {
+                tracing::error!(service, queue, %error, "the broker closed the channel of a service");
+            }
+            Refusal::NotPermitted => tracing::error!(
+                service,
+                method,
+                queue,
+                %error,
+                "the broker refused a reply: requests are acknowledged without an answer for a while"
+            ),
+            Refusal::TooLarge { .. } | Refusal::Unknown => tracing::error!(
+                service,
+                method,
+                queue,
+                %error,
+                "the broker refused a reply and closed its channel"
+            ),
+        }
+    }
+
+    /// The replies to a request that was answered before, on a channel that the broker closed.
+    fn answered_before(&self, head: &RequestHead, size: usize) -> Option<Vec<Written>> {
+        let largest = self.largest();
+        let mut replies = self.replies();
+        replies.in_doubt.take(head, size, largest, Instant::now())
+    }
+
     fn open(&self, lane: &Arc<Lane>, delivery: Delivery) -> Opened {
         let Delivery { tag, message } = delivery;
         let arrived = Instant::now();
         let head = RequestHead::from_properties(message.properties);
+        if message.redelivered
+            && let Some(replies) = self.answered_before(&head, message.body.len())
+        {
+            return Opened::Answered(replies);
+        }
         if head.time_left.is_some_and(|left| left.is_zero()) {
             self.expired(head.method.as_deref());
             return Opened::Expired;
@@ -291,12 +451,17 @@ impl Dispatcher {
         let State {
             redelivered,
             mut settled,
+            origin,
         } = state;
         settled |= self.acknowledge_first(lane, tag, &to, redelivered && !settled);
         let Reply { status, body } = reply;
         let form = to.form;
         let with = With::request(tag, settled);
-        let settlement = self.send(lane, to, (status, form), body, with);
+        let origin = Origin {
+            is_acknowledged: settled,
+            ..origin
+        };
+        let settlement = self.send(lane, to, (status, form), body, (with, origin));
         if settled {
             // Written or not, there is nothing left to acknowledge.
             Settlement::Settled
@@ -308,8 +473,8 @@ impl Dispatcher {
     /// Begins to answer one call. All of the request that is not needed any more when its handler
     /// has ended is gone after this.
     fn begin(&self, lane: &Arc<Lane>, tag: u64, mut head: RequestHead, content: Content) -> Begun {
-        let redelivered = content.redelivered;
-        let route = self.route(&head, content.body.len());
+        let (redelivered, size) = (content.redelivered, content.body.len());
+        let route = self.route(&head, size);
         let oneway = route.as_ref().is_ok_and(|route| route.method.is_oneway());
         if !oneway && (head.reply_to.is_none() || head.correlation_id.is_none()) {
             tracing::warn!(
@@ -321,8 +486,17 @@ impl Dispatcher {
             );
         }
         let to = self.address(&mut head);
+        let method = route.as_ref().ok().map(|route| route.method.name());
+        let mut state = State {
+            redelivered,
+            settled: false,
+            origin: Origin::of(method, size),
+        };
         let route = match route {
-            Err(status) => return Begun::answered(self.refused(status), to, redelivered),
+            Err(status) => {
+                let reply = self.refused(status);
+                return Begun::answered(reply, to, state);
+            }
             // It has been with a worker that may have run it: an acknowledgement that was written
             // may still be lost.
             Ok(route) if route.method.is_at_most_once() && redelivered => {
@@ -330,13 +504,13 @@ impl Dispatcher {
                 tracing::debug!(service, method, "not run, it may have been before");
                 let text = "delivered before, and perhaps executed: this method runs at most once";
                 let reply = Reply::failed(Status::new(Code::Aborted, text));
-                return Begun::answered(reply, to, redelivered);
+                return Begun::answered(reply, to, state);
             }
             Ok(route) => route,
         };
         // Acknowledged before it runs: a worker that dies now has lost it, not doubled it.
-        let settled = route.method.is_at_most_once();
-        if settled {
+        state.settled = route.method.is_at_most_once();
+        if state.settled {
             lane.ack(tag, Extent::One);
         }
         let facts = Facts {
@@ -354,10 +528,7 @@ impl Dispatcher {
         Begun {
             step: Step::Run(self.start(Work { route, facts, body })),
             to,
-            state: State {
-                redelivered,
-                settled,
-            },
+            state,
         }
     }
 
@@ -379,8 +550,10 @@ impl Dispatcher {
         }
     }
 
-    /// RabbitMQ before 4.0 ends the connection over a direct reply to an address that it does not
-    /// know. A request that may have done so must not come a third time.
+    /// The reply of a request that comes back may be one over which a broker closes the channel, or,
+    /// RabbitMQ before 4.0 and a direct reply to an address that it does not know, the connection.
+    /// It must not come a third time, whichever server it comes to: it is acknowledged right before
+    /// its reply, in the same write.
     pub(super) fn acknowledge_first(
         &self,
         lane: &Arc<Lane>,
@@ -388,9 +561,9 @@ impl Dispatcher {
         to: &Address,
         again: bool,
     ) -> bool {
-        let first = again && to.reply_to.as_deref().is_some_and(is_direct);
+        let first = again && to.reply_to.is_some();
         if first {
-            lane.ack(tag, Extent::One);
+            lane.ack_all([(tag, Extent::One)], Leave::Later);
         }
         first
     }
@@ -420,6 +593,8 @@ impl With {
 enum Opened {
     /// Nobody waits for its answer any more.
     Expired,
+    /// It was run before.
+    Answered(Vec<Written>),
     Several(Box<(RequestHead, Content)>),
     One(Begun),
 }
@@ -442,18 +617,13 @@ struct State {
     redelivered: bool,
     /// It is acknowledged.
     settled: bool,
+    origin: Origin,
 }
 
 impl Begun {
-    fn answered(reply: Reply, to: Address, redelivered: bool) -> Self {
-        Self {
-            step: Step::Answer(reply),
-            to,
-            state: State {
-                redelivered,
-                settled: false,
-            },
-        }
+    fn answered(reply: Reply, to: Address, state: State) -> Self {
+        let step = Step::Answer(reply);
+        Self { step, to, state }
     }
 }
 
@@ -511,6 +681,13 @@ impl Handler for Dispatcher {
         let tag = delivery.tag;
         let Begun { step, to, state } = match self.open(&lane, delivery) {
             Opened::Expired => return Settlement::Ack,
+            Opened::Answered(replies) => {
+                lane.ack_all([(tag, Extent::One)], Leave::Later);
+                for reply in replies {
+                    self.send_again(&lane, reply);
+                }
+                return Settlement::Settled;
+            }
             Opened::Several(request) => {
                 let (head, content) = *request;
                 return Box::pin(self.answer_several(&lane, tag, head, content)).await;
@@ -519,6 +696,9 @@ impl Handler for Dispatcher {
         };
         let reply = match step {
             Step::Answer(reply) => reply,
+            Step::Run(running) if state.settled => {
+                return Box::pin(self.run_apart(lane, tag, running, to, state)).await;
+            }
             Step::Run(Running {
                 method,
                 deadline,
@@ -526,10 +706,92 @@ impl Handler for Dispatcher {
             }) => {
                 let _place = self.places.acquire().await;
                 let ended = panic::catch(deadline, call).await;
-                self.fitting(Some(method), self.ended(method, ended))
+                self.fitting(Some(method), self.ended(method, ended), 0)
             }
         };
         self.answer(&lane, tag, reply, to, state)
+    }
+
+    fn began(&self, lane: &Arc<Lane>) {
+        self.limits.begin(lane.session().generation());
+        let mut replies = self.replies();
+        replies.lane = Arc::downgrade(lane);
+        let acknowledged = replies.in_doubt.take_acknowledged();
+        drop(replies);
+        for reply in acknowledged {
+            self.send_again(lane, reply);
+        }
+    }
+
+    fn lost(&self, queue: &str, reason: &Error) {
+        let now = Instant::now();
+        let mut replies = self.replies();
+        let Some(refusal) = Refusal::of(reason) else {
+            replies.in_doubt.disconnected();
+            tracing::debug!(queue, error = %reason, "the consumer was lost");
+            return;
+        };
+        let cause = replies.in_doubt.closed(refusal, now);
+        replies.refusal = reason.to_string();
+        drop(replies);
+        match refusal {
+            Refusal::TooLarge { limit } => self.limits.learn_largest(limit),
+            Refusal::NotPermitted => self.limits.deny(now),
+            Refusal::Unrelated | Refusal::Unknown => {}
+        }
+        self.report(refusal, cause.as_ref(), reason);
+    }
+}
+
+impl Dispatcher {
+    /// Runs a request that is acknowledged, on a task of its own: it does not come back, so that it
+    /// goes on when the channel alone is closed under it.
+    async fn run_apart(
+        self: Arc<Self>,
+        lane: Arc<Lane>,
+        tag: u64,
+        running: Running,
+        to: Address,
+        state: State,
+    ) -> Settlement {
+        let (tasks, its_lane) = (self.tasks.clone(), Arc::clone(&lane));
+        let task = tasks.spawn(async move {
+            let Running {
+                method,
+                deadline,
+                call,
+            } = running;
+            let _place = self.places.acquire().await;
+            let ended = panic::catch(deadline, call).await;
+            let reply = self.fitting(Some(method), self.ended(method, ended), 0);
+            self.answer(&its_lane, tag, reply, to, state)
+        });
+        let survivor = Survivor {
+            task: task.abort_handle(),
+            lane,
+        };
+        survivor.ended(task).await
+    }
+}
+
+/// A handler that is dropped with its connection or its server, and not with its channel alone.
+struct Survivor {
+    task: AbortHandle,
+    lane: Arc<Lane>,
+}
+
+impl Survivor {
+    async fn ended(self, task: JoinHandle<Settlement>) -> Settlement {
+        // A handler's panic is caught in it: what ends its task otherwise ends its runtime.
+        task.await.unwrap_or(Settlement::Settled)
+    }
+}
+
+impl Drop for Survivor {
+    fn drop(&mut self) {
+        if self.lane.is_open() || !self.lane.session().is_up() {
+            self.task.abort();
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! The serving side: services on their queues, until shutdown.
 
 mod dispatch;
+mod in_doubt;
+mod limits;
 mod several;
 
 use std::sync::Arc;
@@ -139,8 +141,9 @@ impl Server {
         for served in &self.services {
             for (queue, default) in queues(served)? {
                 let service = Arc::clone(&served.service);
+                let from = (queue.name().as_str(), default);
                 let dispatcher =
-                    Dispatcher::new(&self.connection, service, default, served.concurrency);
+                    Dispatcher::new(&self.connection, service, from, served.concurrency);
                 let source = Source {
                     queue: queue.name().to_string(),
                     topology: Topology::queue(queue),

@@ -11,6 +11,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 
 use super::dispatch::{Address, Content, Dispatcher, Route, Site, With, Work};
+use super::in_doubt::Origin;
 use crate::batch::{self, Answer, Call};
 use crate::codec::Codec;
 use crate::context::Facts;
@@ -22,6 +23,9 @@ use crate::worker::{HEAVY, Settlement};
 
 /// How large a message of several replies becomes before the next one is begun.
 const FULL: usize = 64 * 1024;
+/// The most bytes that a reply takes beside its body and the text of its status, with all that is
+/// of the whole message.
+const OVERHEAD: usize = 64;
 
 impl Dispatcher {
     /// Answers all the calls of a request, which is acknowledged when they are done.
@@ -39,18 +43,21 @@ impl Dispatcher {
         let to = self.address(&mut head);
         let settled = self.acknowledge_first(lane, tag, &to, content.redelivered);
         let with = With::request(tag, settled);
+        let origin = Origin {
+            is_acknowledged: settled,
+            ..Origin::of(None, content.body.len())
+        };
         let settlement = match read {
             Ok((codec, calls)) => {
-                let mut replies = Replies::new(self, lane, to);
+                let mut replies = Replies::new(self, lane, to, origin);
                 self.work_through(calls, codec, &head, &content, &mut replies)
                     .await;
-                replies.flush(with);
-                replies.settlement
+                replies.finish(with)
             }
             Err(status) => {
                 let Reply { status, body } = self.refused(status);
                 let form = to.form;
-                self.send(lane, to, (status, form), body, with)
+                self.send(lane, to, (status, form), body, (with, origin))
             }
         };
         match settlement {
@@ -153,8 +160,41 @@ impl Dispatcher {
                     .await
             }
         };
-        let Reply { status, body } = self.fitting(Some(call.method), reply);
+        let Reply { status, body } = self.fitting(Some(call.method), reply, OVERHEAD);
         Some(Answer { id, status, body })
+    }
+
+    /// Sends the replies of a message again that was too large, or `failed` where they are not to
+    /// be sent as they were.
+    pub(super) fn split(
+        &self,
+        lane: &Arc<Lane>,
+        to: Address,
+        body: &Bytes,
+        failed: &Reply,
+        origin: Origin,
+    ) {
+        let answers = match batch::read_answers(body) {
+            Ok(answers) => answers,
+            Err(error) => {
+                let service = self.service_name();
+                tracing::error!(service, %error, "replies that were kept cannot be read");
+                return;
+            }
+        };
+        // The whole message was too large, or there is another reason.
+        let is_too_large = body.len() > self.largest();
+        let mut replies = Replies::new(self, lane, to, origin);
+        for Answer { id, status, body } in answers {
+            let reply = if is_too_large {
+                self.fitting(origin.method, Reply { status, body }, OVERHEAD)
+            } else {
+                failed.clone()
+            };
+            let Reply { status, body } = reply;
+            replies.extend(Some(Answer { id, status, body }));
+        }
+        replies.finish(With::Nothing(Leave::Now));
     }
 }
 
@@ -181,13 +221,21 @@ struct Replies<'a> {
     to: Address,
     answers: Vec<Answer>,
     size: usize,
+    /// Of the next message.
+    origin: Origin,
     /// Of the last message: they leave in order, so it says enough of those before it.
     settlement: Settlement,
 }
 
 impl<'a> Replies<'a> {
-    fn new(dispatcher: &'a Dispatcher, lane: &'a Arc<Lane>, to: Address) -> Self {
+    fn new(dispatcher: &'a Dispatcher, lane: &'a Arc<Lane>, to: Address, origin: Origin) -> Self {
+        let origin = Origin {
+            is_last: false,
+            is_shared: true,
+            ..origin
+        };
         Self {
+            origin,
             dispatcher,
             lane,
             to,
@@ -199,12 +247,21 @@ impl<'a> Replies<'a> {
 
     fn extend(&mut self, answer: Option<Answer>) {
         let Some(answer) = answer else { return };
-        if self.size + answer.body.len() > FULL {
+        let (_, text) = answer.status.parts();
+        let size = answer.body.len() + text.map_or(0, |text| text.len()) + OVERHEAD;
+        if self.size + size > FULL.min(self.dispatcher.largest()) {
             // With those that follow: apart, their callers would call again apart.
             self.flush(With::Nothing(Leave::Later));
         }
-        self.size += answer.body.len();
+        self.size += size;
         self.answers.push(answer);
+    }
+
+    /// Sends what is left.
+    fn finish(mut self, with: With) -> Settlement {
+        self.origin.is_last = true;
+        self.flush(with);
+        self.settlement
     }
 
     fn flush(&mut self, with: With) {
@@ -223,6 +280,8 @@ impl<'a> Replies<'a> {
         self.size = 0;
         let form = (ReplyStatus::Success, Form::Several);
         let to = self.to.clone();
+        let with = (with, self.origin);
         self.settlement = self.dispatcher.send(self.lane, to, form, body, with);
+        self.origin.part += 1;
     }
 }

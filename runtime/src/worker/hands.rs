@@ -1,5 +1,6 @@
 //! The deliveries in hand: handled side by side, and settled in as few frames as the order allows.
 
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -15,7 +16,8 @@ use super::pace::Pace;
 use super::{Handler, OnLoss, Settlement, Source, Stopped, is_true};
 use crate::acks::{Ack, Acks};
 use crate::clock;
-use crate::link::{Deliveries, Delivery, Ended, Extent, Lane, Leave};
+use crate::error::Error;
+use crate::link::{Deliveries, Delivery, Extent, Lane, Leave};
 use crate::shutdown::second_signal;
 use crate::stats::Counters;
 
@@ -73,13 +75,14 @@ impl<'a, H: Handler> Hands<'a, H> {
         shutdown: &mut watch::Receiver<bool>,
     ) -> Stopped {
         self.acks = Acks::default();
+        self.handler.began(lane);
         let limit = usize::from(self.source.concurrency.max(1));
         // Held back until there is nothing else to do, but never so many that the broker runs dry.
         let most = limit.div_ceil(2);
-        // With every place taken, deliveries are awaited all the same, for the consumer's end; one
-        // that comes (an early acknowledgement has made room for it, or one along with its reply)
-        // waits here.
-        let mut next: Option<Delivery> = None;
+        // With every place taken, deliveries are awaited all the same, for the consumer's end; those
+        // that come (an early acknowledgement has made room for them, or one along with a reply)
+        // wait here. They are not settled, so that there are no more than the prefetch.
+        let mut waiting: VecDeque<Delivery> = VecDeque::new();
         let stopping = is_true(shutdown);
         tokio::pin!(stopping);
         let stopped = loop {
@@ -90,9 +93,13 @@ impl<'a, H: Handler> Hands<'a, H> {
                 self.send(lane);
             }
             if self.set.len() < limit
-                && let Some(delivery) = next.take()
+                && let Some(delivery) = waiting.pop_front()
             {
-                self.start(Arc::clone(lane), delivery);
+                // The broker may have closed the channel while it waited, and then it comes again:
+                // it is not to be handled in vain.
+                if lane.is_open() {
+                    self.start(Arc::clone(lane), delivery);
+                }
             }
             tokio::select! {
                 biased;
@@ -100,13 +107,11 @@ impl<'a, H: Handler> Hands<'a, H> {
                 Some(handled) = self.set.join_next(), if !self.set.is_empty() => {
                     self.settle(Some(lane), handled);
                 }
-                delivery = deliveries.next(), if next.is_none() => match delivery {
-                    Ok(delivery) => next = Some(delivery),
+                delivery = deliveries.next(), if waiting.len() < limit => match delivery {
+                    Ok(delivery) => waiting.push_back(delivery),
                     Err(ended) => break Stopped::Ended(ended),
                 },
-                reason = lane.down(), if next.is_some() => {
-                    break Stopped::Ended(Ended::Lost(reason));
-                }
+                () = std::future::ready(()), if !waiting.is_empty() && self.set.len() < limit => {}
                 // The last branch of a biased choice: nothing else is ready.
                 () = std::future::ready(()), if self.unsent + self.acks.waiting() > 0 => {
                     self.flush(lane);
@@ -114,7 +119,7 @@ impl<'a, H: Handler> Hands<'a, H> {
             }
         };
         self.flush(lane);
-        if let Some(delivery) = next {
+        for delivery in waiting {
             lane.give_back(delivery.tag);
             self.acks.gone(delivery.tag);
         }
@@ -187,7 +192,8 @@ impl<'a, H: Handler> Hands<'a, H> {
     }
 
     /// The channel is gone, and with it what was to be written or settled on it.
-    pub(super) fn lose(&mut self) {
+    pub(super) fn lose(&mut self, reason: &Error) {
+        self.handler.lost(&self.source.queue, reason);
         if self.source.on_loss == OnLoss::Drop {
             self.set.abort_all();
         }

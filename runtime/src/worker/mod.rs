@@ -76,6 +76,18 @@ pub(crate) trait Handler: Send + Sync + 'static {
         delivery: Delivery,
     ) -> impl Future<Output = Settlement> + Send;
 
+    /// The broker delivers on this channel from now on.
+    fn began(&self, _: &Arc<Lane>) {}
+
+    /// The channel is gone, for this reason: what was not settled on it comes again.
+    fn lost(&self, queue: &str, reason: &Error) {
+        if reason.amqp_code().is_some() {
+            tracing::error!(queue, error = %reason, "a consumer was ended by the broker");
+        } else {
+            tracing::debug!(queue, error = %reason, "the consumer was lost");
+        }
+    }
+
     /// No further delivery will come: those in hand had better come to an end.
     fn drain(&self) {}
 }
@@ -234,8 +246,7 @@ impl Worker {
                             );
                         }
                         Ended::Lost(error) => {
-                            hands.lose();
-                            tracing::debug!(queue = source.queue, %error, "the consumer was lost");
+                            hands.lose(error);
                         }
                     }
                     setup.ended(&ended);
