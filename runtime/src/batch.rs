@@ -2,15 +2,17 @@
 //! Both are MessagePack arrays, whatever their calls' arguments are written in.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::marker::PhantomData;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::{DeserializeSeed, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::codec::{Codec, CodecError};
 use crate::envelope::ReplyStatus;
 
-/// How many calls one message may have.
+/// How many calls one message may have, and as many replies.
 pub(crate) const MOST: usize = 4096;
 
 /// One call among others.
@@ -75,9 +77,46 @@ pub(crate) fn write_calls<'a>(calls: impl Iterator<Item = Call<'a>>) -> Result<B
     Codec::MsgPack.encode(&calls.collect::<Vec<_>>())
 }
 
+/// A list whose count is looked at before anything in it is read: an entry of seven bytes takes a
+/// hundred in memory.
+struct Bounded<T>(&'static str, PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for Bounded<T> {
+    type Value = Vec<T>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<T>, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Bounded<T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list of {}", self.0)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Vec<T>, A::Error> {
+        let count = entries.size_hint().unwrap_or_default();
+        if count > MOST {
+            let text = format!("{count} {} in a message, the limit is {MOST}", self.0);
+            return Err(serde::de::Error::custom(text));
+        }
+        let mut all = Vec::with_capacity(count);
+        while let Some(entry) = entries.next_element()? {
+            all.push(entry);
+        }
+        Ok(all)
+    }
+}
+
 /// Reads the body of a message that carries calls.
+///
+/// # Errors
+/// It is none, or has more than [`MOST`] calls.
 pub(crate) fn read_calls(body: &[u8]) -> Result<Vec<Call<'_>>, CodecError> {
-    let calls = Codec::MsgPack.decode_seed(PhantomData::<Vec<WireCall<'_>>>, body)?;
+    let calls = Bounded::<WireCall<'_>>("calls", PhantomData);
+    let calls = Codec::MsgPack.decode_seed(calls, body)?;
     Ok(calls
         .into_iter()
         .map(
@@ -102,8 +141,12 @@ pub(crate) fn write_answers(answers: &[Answer]) -> Result<Bytes, CodecError> {
 }
 
 /// Reads the body of a message that carries replies. Their bodies are parts of it.
+///
+/// # Errors
+/// It is none, or has more than [`MOST`] replies.
 pub(crate) fn read_answers(body: &Bytes) -> Result<Vec<Answer>, CodecError> {
-    let answers = Codec::MsgPack.decode_seed(PhantomData::<Vec<WireAnswer<'_>>>, body)?;
+    let answers = Bounded::<WireAnswer<'_>>("replies", PhantomData);
+    let answers = Codec::MsgPack.decode_seed(answers, body)?;
     Ok(answers
         .into_iter()
         .map(|WireAnswer(id, status, message, Raw(value))| Answer {
@@ -151,6 +194,26 @@ mod tests {
         ];
         let body = write_answers(&answers).unwrap();
         assert_eq!(read_answers(&body).unwrap(), answers);
+    }
+
+    #[test]
+    fn the_count_is_looked_at_before_anything_is_read() {
+        // There is nothing to be read, so that it is the count which is refused.
+        for (count, header) in [
+            (4097, &b"\xdc\x10\x01"[..]),
+            (4097, b"\xdd\x00\x00\x10\x01"),
+            (u32::MAX, b"\xdd\xff\xff\xff\xff"),
+        ] {
+            let error = read_calls(header).unwrap_err().to_string();
+            let expected = format!("{count} calls in a message, the limit is 4096");
+            assert!(error.contains(&expected), "{error}");
+            let error = read_answers(&Bytes::copy_from_slice(header)).unwrap_err();
+            let expected = format!("{count} replies in a message, the limit is 4096");
+            assert!(error.to_string().contains(&expected), "{error}");
+        }
+        let call = b"\x95\x00\xa0\x00\xc0\xc4\x00";
+        let most = [&b"\xdc\x10\x00"[..], &call.repeat(MOST)].concat();
+        assert_eq!(read_calls(&most).unwrap().len(), MOST);
     }
 
     proptest! {

@@ -199,19 +199,10 @@ impl Dispatcher {
 }
 
 fn calls(body: &Bytes) -> Result<Vec<Call<'_>>, Status> {
-    let calls = batch::read_calls(body).map_err(|error| {
+    batch::read_calls(body).map_err(|error| {
         let text = format!("the calls do not decode: {error}");
         Status::new(Code::InvalidArgument, text)
-    })?;
-    if calls.len() > batch::MOST {
-        let text = format!(
-            "{} calls in a message, the limit is {}",
-            calls.len(),
-            batch::MOST
-        );
-        return Err(Status::new(Code::InvalidArgument, text));
-    }
-    Ok(calls)
+    })
 }
 
 /// Replies on their way out.
