@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
+use crate::escape::Escaped;
 use crate::name::NameError;
 use crate::status::{Code, Status};
 
@@ -41,6 +42,7 @@ impl fmt::Display for Outcome {
 ///
 /// Opaque: ask it with the `is_*` methods, and with [`outcome`](Error::outcome) what is known of
 /// the message. `Display` is this error's own level; [`source`](StdError::source) has the rest.
+/// Control characters in the words of a peer or of the broker are escaped.
 #[derive(Clone)]
 pub struct Error {
     inner: Arc<Inner>,
@@ -387,13 +389,20 @@ impl fmt::Display for Site {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner {
+        // A status, and what the broker says, may be a peer's words.
+        Escaped(&*self.inner).fmt(f)
+    }
+}
+
+impl fmt::Display for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
             kind,
             site,
             address,
             addresses,
             ..
-        } = &*self.inner;
+        } = self;
         if !addresses.is_empty() {
             f.write_str("no connection to any address of the broker: ")?;
             for (place, failure) in addresses.iter().enumerate() {

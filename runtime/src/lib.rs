@@ -160,6 +160,7 @@ mod context;
 mod descriptor;
 mod envelope;
 mod error;
+mod escape;
 mod link;
 mod message;
 mod name;

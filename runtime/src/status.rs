@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::escape::Escaped;
+
 /// What went wrong on the other side, in gRPC's canonical codes.
 ///
 /// On the wire it is the lower-snake-case name, in the reply's `rpc-status` header.
@@ -96,9 +98,10 @@ impl FromStr for Code {
     }
 }
 
-/// A status a server answers with instead of a value: a [`Code`] and a message for people.
+/// A status a server answers with instead of a value: a [`Code`] and a message for people. Its
+/// `Display` escapes the message's control characters.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{code}: {message}")]
+#[error("{code}: {}", Escaped(.message))]
 pub struct Status {
     code: Code,
     message: String,

@@ -11,7 +11,7 @@ use std::process::Command;
 /// It may use the rooms of lower floors, and those named before it on its own.
 const FLOORS: &[&[&str]] = &[
     &[
-        "name", "value", "status", "clock", "retry", "random", "panic", "stats",
+        "escape", "name", "value", "status", "clock", "retry", "random", "panic", "stats",
     ],
     &["error", "context", "message", "verdict"],
     &[

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, DeserializeSeed};
 
+use crate::escape::Escaped;
+
 /// How values are written on the wire. Default: MessagePack.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -142,7 +144,7 @@ impl Codec {
     fn error(self, reason: impl fmt::Display) -> CodecError {
         CodecError {
             content_type: self.content_type(),
-            reason: reason.to_string(),
+            reason: Escaped(reason).to_string(),
         }
     }
 }

@@ -11,6 +11,7 @@ use super::convert;
 use super::lane::Lane;
 use crate::error::Error;
 use crate::random;
+use crate::escape::Escaped;
 use crate::stats::Counters;
 
 /// Why deliveries stopped.
@@ -170,8 +171,8 @@ impl Listener for Feed {
             Word::Closed(reason) => Err(Box::new(Ended::Lost(reason))),
             Word::Returned(message) => {
                 self.counters.returned_replies.add();
-                let (queue, reason) = (&message.routing_key, &message.text);
-                tracing::debug!(queue, reason, "a reply came back: its caller is gone");
+                let (queue, reason) = (Escaped(&message.routing_key), Escaped(&message.text));
+                tracing::debug!(%queue, %reason, "a reply came back: its caller is gone");
                 return;
             }
             Word::Confirmed(_) => return,

@@ -14,6 +14,7 @@ use super::reader::{Read, Reader};
 use super::shelf::Shelf;
 use super::station::Tell;
 use super::subscribe::Overflow;
+use crate::escape::Escaped;
 use crate::link::{Connection, Delivery, Lane, Mode};
 use crate::stats::Counters;
 use crate::verdict::IntoVerdict;
@@ -135,7 +136,8 @@ where
             }
             Read::Skipped => return Settlement::Ack,
         };
-        let (key, exchange) = (event.key().to_owned(), event.exchange().to_owned());
+        let key = Escaped(event.key().to_owned());
+        let exchange = Escaped(event.exchange().to_owned());
         let work = event
             .facts
             .context()
@@ -143,13 +145,14 @@ where
         match AssertUnwindSafe(work).catch_unwind().await {
             Ok(returned) => {
                 if let Some(error) = returned.into_verdict().error() {
-                    tracing::warn!(exchange, key, error, "an event's handler failed");
+                    let error = Escaped(error);
+                    tracing::warn!(%exchange, %key, %error, "an event's handler failed");
                 }
             }
             Err(panic) => {
                 self.counters.panics.add();
-                let text = crate::panic::text(&*panic);
-                tracing::error!(exchange, key, text, "an event's handler panicked");
+                let text = Escaped(crate::panic::text(&*panic));
+                tracing::error!(%exchange, %key, %text, "an event's handler panicked");
             }
         }
         Settlement::Ack

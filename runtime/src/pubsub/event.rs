@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::context::{Context, Facts};
 use crate::envelope::EventHead;
 use crate::error::Error;
+use crate::escape::Escaped;
 use crate::message::Incoming;
 use crate::queue::RawJob;
 use crate::value::{Table, Value};
@@ -208,11 +209,11 @@ pub enum Missed {
     #[error("not subscribed at the moment, trying again")]
     Interrupted(#[source] Error),
     /// An event that does not decode.
-    #[error("an event does not decode: {}", .0.reason())]
+    #[error("an event does not decode: {}", Escaped(.0.reason()))]
     Undecodable(Undecodable),
     /// An event of a type that is not looked for, where those are
     /// [surfaced](super::Unknown::Surface).
-    #[error("an event of another type: {}", .0.reason())]
+    #[error("an event of another type: {}", Escaped(.0.reason()))]
     UnknownType(Undecodable),
 }
 

@@ -18,6 +18,7 @@ use super::reader::{Reader, Unknown};
 use super::spec::Spec;
 use super::station::{Place, Station, Tell};
 use crate::error::Error;
+use crate::escape::Escaped;
 use crate::link::{Connection, Mode};
 use crate::running::Running;
 use crate::topology::Topology;
@@ -118,6 +119,7 @@ impl<K: Kind, T, M> Subscribe<K, T, M> {
         self.on_missed.clone().unwrap_or_else(|| {
             Arc::new(move |missed| {
                 let reason = std::error::Error::source(&missed).map(ToString::to_string);
+                let missed = Escaped(&missed);
                 tracing::warn!(exchange, ?reason, "{missed}");
             })
         })

@@ -14,6 +14,7 @@ use crate::clock;
 use crate::context::{Context, Facts};
 use crate::envelope::{self, JobHead, Obituary, Route};
 use crate::error::Error;
+use crate::escape::Escaped;
 use crate::link::{Connection, Delivery, Lane, Namespace};
 use crate::message::{Incoming, Outgoing, Properties};
 use crate::panic::{self, Ended};
@@ -167,7 +168,7 @@ impl JobHandler {
                     queue,
                     attempt,
                     ?delay,
-                    error,
+                    error = %Escaped(&error),
                     "a job failed and is tried again"
                 );
                 let mut properties = envelope::retried(properties(), attempt, &error);
@@ -187,7 +188,7 @@ impl JobHandler {
                     queue,
                     attempt,
                     reason = reason.as_str(),
-                    error,
+                    error = %Escaped(&error),
                     "a job was given up"
                 );
                 let obituary = self.obituary(reason, error, attempt);

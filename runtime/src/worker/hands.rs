@@ -17,6 +17,7 @@ use super::{Handler, OnLoss, Settlement, Source, Stopped, is_true};
 use crate::acks::{Ack, Acks};
 use crate::clock;
 use crate::error::Error;
+use crate::escape::Escaped;
 use crate::link::{Deliveries, Delivery, Extent, Lane, Leave};
 use crate::shutdown::second_signal;
 use crate::stats::Counters;
@@ -282,7 +283,7 @@ pub(crate) fn work<H: Handler>(
         drop(running);
         let settlement = handled.unwrap_or_else(|panic| {
             tracing::error!(
-                panic = crate::panic::text(&*panic),
+                panic = %Escaped(crate::panic::text(&*panic)),
                 "a delivery is rejected"
             );
             Settlement::Reject

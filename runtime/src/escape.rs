@@ -1,0 +1,74 @@
+//! Texts of a peer or of the broker, on their way to a log or an error: control characters are
+//! escaped, so that they begin no line of their own and move no terminal's cursor.
+
+use std::fmt::{self, Display, Write};
+
+/// Shows something without control characters: `\n` and `\u{1b}` in their place, and the same for
+/// what breaks lines or turns their direction in Unicode.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Escaped<T>(pub(crate) T);
+
+impl<T: Display> Display for Escaped<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(Escaping(f), "{}", self.0)
+    }
+}
+
+/// A text that may be missing, for a field of a log event that is missing then.
+pub(crate) fn escaped(text: Option<&str>) -> Option<tracing::field::DisplayValue<Escaped<&str>>> {
+    text.map(|text| tracing::field::display(Escaped(text)))
+}
+
+struct Escaping<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl Write for Escaping<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut rest = text;
+        while let Some((at, letter)) = rest.char_indices().find(|(_, letter)| is_control(*letter)) {
+            let (shown, others) = rest.split_at(at);
+            self.0.write_str(shown)?;
+            write!(self.0, "{}", letter.escape_default())?;
+            rest = others.get(letter.len_utf8()..).unwrap_or_default();
+        }
+        self.0.write_str(rest)
+    }
+}
+
+fn is_control(letter: char) -> bool {
+    let is_format = matches!(
+        letter,
+        '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    );
+    is_format || letter.is_control()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn control_characters_are_written_out() {
+        let shown = |text: &str| Escaped(text).to_string();
+        assert_eq!(shown("häse `x` \\ \"y\""), "häse `x` \\ \"y\"");
+        assert_eq!(
+            shown("a\nERROR b\r\t\u{1b}[2J"),
+            "a\\nERROR b\\r\\t\\u{1b}[2J"
+        );
+        assert_eq!(
+            shown("\u{85}\u{2028}\u{202e}\0"),
+            "\\u{85}\\u{2028}\\u{202e}\\u{0}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_else_changes(text in any::<String>()) {
+            let shown = Escaped(&text).to_string();
+            prop_assert!(!shown.chars().any(is_control));
+            if !text.chars().any(is_control) {
+                prop_assert_eq!(shown, text);
+            }
+        }
+    }
+}
