@@ -16,7 +16,7 @@ pub fn request_head() {
     let head = RequestHead {
         method: Some("echo".into()),
         reply_to: Some("lepus.replies.0b9f6a3e".into()),
-        correlation_id: Some("4711".into()),
+        correlation_id: Some(b"4711".to_vec()),
         content_type: Some("application/msgpack".into()),
         time_left: Some(Duration::from_secs(10)),
         ..RequestHead::default()
@@ -30,7 +30,7 @@ pub fn reply_head() {
     let head = ReplyHead {
         status: ReplyStatus::Success,
         form: Form::Coalescing,
-        correlation_id: Some("4711".into()),
+        correlation_id: Some(b"4711".to_vec()),
         content_type: Some("application/msgpack".into()),
         server: Some("bench".into()),
     };

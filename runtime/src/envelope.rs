@@ -33,7 +33,7 @@ const TEXT_MAX: usize = 1024;
 pub(crate) struct RequestHead {
     pub(crate) method: Option<String>,
     pub(crate) reply_to: Option<String>,
-    pub(crate) correlation_id: Option<String>,
+    pub(crate) correlation_id: Option<Vec<u8>>,
     pub(crate) message_id: Option<String>,
     pub(crate) content_type: Option<String>,
     /// The time left until the caller stops waiting.
@@ -153,7 +153,7 @@ pub(crate) enum Form {
 pub(crate) struct ReplyHead {
     pub(crate) status: ReplyStatus,
     pub(crate) form: Form,
-    pub(crate) correlation_id: Option<String>,
+    pub(crate) correlation_id: Option<Vec<u8>>,
     pub(crate) content_type: Option<String>,
     pub(crate) server: Option<String>,
 }
@@ -527,7 +527,7 @@ mod tests {
         RequestHead {
             method: Some("fib".into()),
             reply_to: Some("lepus.reply.7".into()),
-            correlation_id: Some("42".into()),
+            correlation_id: Some(b"42".to_vec()),
             content_type: Some("application/msgpack".into()),
             time_left: Some(Duration::from_millis(2500)),
             ..RequestHead::default()
@@ -592,7 +592,7 @@ mod tests {
         let head = ReplyHead {
             form: Form::Coalescing,
             status: ReplyStatus::Failed(status),
-            correlation_id: Some("42".into()),
+            correlation_id: Some(b"42".to_vec()),
             content_type: None,
             server: None,
         };
@@ -732,7 +732,7 @@ mod tests {
         ) {
             let head = RequestHead {
                 method,
-                correlation_id: id.clone(),
+                correlation_id: id.clone().map(String::into_bytes),
                 message_id: id,
                 time_left: millis.map(Duration::from_millis),
                 priority,

@@ -11,7 +11,8 @@ pub(crate) struct Properties {
     pub(crate) headers: Table,
     pub(crate) persistent: bool,
     pub(crate) priority: Option<u8>,
-    pub(crate) correlation_id: Option<String>,
+    /// Bytes: it comes back as it is, whatever a peer has put into it.
+    pub(crate) correlation_id: Option<Vec<u8>>,
     pub(crate) reply_to: Option<String>,
     /// Milliseconds, as text: what AMQP carries.
     pub(crate) expiration: Option<String>,

@@ -16,14 +16,72 @@ pub(crate) fn identity() -> String {
 
 fn written(first: u64, second: u64) -> String {
     let mut text = String::with_capacity(2 * HALF);
-    for mut half in [first, second] {
-        for _ in 0..HALF {
-            let digit = DIGITS.get((half % 62) as usize).copied();
-            text.push(digit.map_or('0', char::from));
-            half /= 62;
-        }
+    for half in [first, second] {
+        text.extend(digits(half).map(char::from));
     }
     text
+}
+
+/// 64 bits as letters and digits, which a peer may take for a text.
+pub(crate) fn digits(mut number: u64) -> [u8; HALF] {
+    [(); HALF].map(|()| {
+        let digit = DIGITS.get((number % 62) as usize).copied();
+        number /= 62;
+        digit.unwrap_or(b'0')
+    })
+}
+
+/// What numbers are marked with so that nobody else can guess the mark of another one, who has seen
+/// those of many: SipHash-2-4 (Aumasson and Bernstein, 2012) under a random key.
+#[derive(Clone)]
+pub(crate) struct Secret(u64, u64);
+
+impl Secret {
+    pub(crate) fn new() -> Self {
+        let (first, second) = Uuid::new_v4().as_u64_pair();
+        Self(first, second)
+    }
+
+    /// The mark of a number.
+    pub(crate) fn mark(&self, number: u64) -> u64 {
+        let Self(first, second) = *self;
+        let mut state = [
+            first ^ 0x736f_6d65_7073_6575,
+            second ^ 0x646f_7261_6e64_6f6d,
+            first ^ 0x6c79_6765_6e65_7261,
+            second ^ 0x7465_6462_7974_6573,
+        ];
+        // The eight bytes of the number, then a block with how many there were.
+        for block in [number, 8 << 56] {
+            state[3] ^= block;
+            rounds(&mut state, 2);
+            state[0] ^= block;
+        }
+        state[2] ^= 0xff;
+        rounds(&mut state, 4);
+        state.iter().fold(0, |all, part| all ^ part)
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+fn rounds([a, b, c, d]: &mut [u64; 4], count: usize) {
+    for _ in 0..count {
+        *a = a.wrapping_add(*b);
+        *c = c.wrapping_add(*d);
+        *b = b.rotate_left(13) ^ *a;
+        *d = d.rotate_left(16) ^ *c;
+        *a = a.rotate_left(32);
+        *c = c.wrapping_add(*b);
+        *a = a.wrapping_add(*d);
+        *b = b.rotate_left(17) ^ *c;
+        *d = d.rotate_left(21) ^ *a;
+        *c = c.rotate_left(32);
+    }
 }
 
 /// From 0 to 1. UUIDs are the one source of randomness the crate has anyway.
@@ -52,6 +110,15 @@ mod tests {
             let (start, end) = text.split_at(11);
             prop_assert_eq!((read(start), read(end)), (first.into(), second.into()));
         }
+    }
+
+    #[test]
+    fn a_mark_is_what_the_authors_of_siphash_have() {
+        // Their key 00 01 … 0f, and their message of eight bytes.
+        let key = Secret(0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908);
+        assert_eq!(key.mark(0x0706_0504_0302_0100), 0x93f5_f579_9a93_2462);
+        assert_ne!(Secret::new().mark(1), Secret::new().mark(1));
+        assert_eq!(format!("{key:?}"), "Secret");
     }
 
     #[test]

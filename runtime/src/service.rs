@@ -171,8 +171,12 @@ impl Reply {
         }
     }
 
-    pub(crate) fn panicked(method: &str, text: &str) -> Self {
-        let text = format!("`{method}` panicked: {text}");
+    /// The reply of a handler that panicked, with the panic's text where that is to be told.
+    pub(crate) fn panicked(method: &str, text: Option<&str>) -> Self {
+        let text = match text {
+            Some(text) => format!("`{method}` panicked: {text}"),
+            None => format!("`{method}` panicked"),
+        };
         Self::failed(Status::new(Code::Internal, text))
     }
 

@@ -1,9 +1,11 @@
 //! What the library writes to the log, and what it never shows.
 
-use lepus::Connection;
+use lepus::{Code, Connection, Status};
 use lepus_broker::Broker;
 use lepus_tests::eventually;
+use lepus_tests::peer::short;
 use lepus_tests::probe::{ProbeClient, Subject, serve};
+use lepus_tests::raw::Raw;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -82,6 +84,43 @@ async fn what_happens_is_logged_and_credentials_are_not() {
     logged("over the fence").await;
     probe.echo("my private text".into()).await.unwrap();
 
+    // What a peer says begins no line of its own, and no terminal obeys it.
+    let raw = Raw::open(&broker.uri()).await;
+    raw.declare("replies").await;
+    const FORGED: &str = "x\nFORGED\r\u{1b}[2J\u{85}\u{2028}";
+    let good = || {
+        lapin::BasicProperties::default()
+            .with_type("echo".into())
+            .with_content_type("application/json".into())
+            .with_correlation_id("1".into())
+            .with_reply_to("replies".into())
+    };
+    for properties in [
+        good().with_type(short(FORGED)),
+        good().with_content_type(short(FORGED)),
+        good()
+            .with_type("no_such".into())
+            .with_reply_to(short(FORGED)),
+        good().with_type(short(FORGED)).with_expiration("0".into()),
+        lapin::BasicProperties::default().with_type(short(FORGED)),
+    ] {
+        let sent = raw.publish_with("", "probe", br#"{"text":"x"}"#, properties);
+        sent.await.unwrap();
+    }
+    let json = r#"{"text":1,"x\nFORGED":2}"#;
+    let sent = raw.publish_with("", "probe", json.as_bytes(), good());
+    sent.await.unwrap();
+    assert!(probe.panic(FORGED.into()).await.is_err());
+    eventually("five refused", || async {
+        let refused = connection.stats().malformed;
+        if refused >= 5 { Ok(()) } else { Err(refused) }
+    })
+    .await;
+    logged("x\\nFORGED\\r\\u{1b}[2J\\u{85}\\u{2028}").await;
+    // And so do the texts of errors.
+    let error = Status::new(Code::Internal, FORGED).to_string();
+    assert_eq!(error, "internal: x\\nFORGED\\r\\u{1b}[2J\\u{85}\\u{2028}");
+
     // Lost and found.
     logged("connected to the broker").await;
     broker
@@ -101,6 +140,11 @@ async fn what_happens_is_logged_and_credentials_are_not() {
     drop(server);
 
     let log = log.text();
+    for line in log.lines() {
+        assert!(!line.starts_with("FORGED"), "{log}");
+    }
+    let is_control = |letter: char| letter != '\n' && letter.is_control() || letter == '\u{2028}';
+    assert!(!log.contains(is_control), "{log:?}");
     for secret in [PASSWORD, "s3cret", "my private text"] {
         assert!(!log.contains(secret), "{secret} is in the log:\n{log}");
         assert!(!shown.contains(secret), "{secret} is shown: {shown}");

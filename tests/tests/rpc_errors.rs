@@ -33,6 +33,7 @@ conformance!(kinds:
 
 conformance!(handlers:
     a_panic_is_told_and_the_worker_lives,
+    a_panics_text_is_told_where_that_is_asked_for,
     a_panic_on_the_way_out_is_no_end_either,
     a_handler_is_stopped_at_its_deadline,
     a_method_has_a_timeout_of_its_own,
@@ -301,11 +302,22 @@ async fn a_panic_is_told_and_the_worker_lives(env: Env) {
         assert_eq!(error.code(), Some(Code::Internal));
         assert!(error.may_have_executed());
         let message = error.rpc().unwrap().status().unwrap().message().to_owned();
-        assert_eq!(message, format!("`panic` panicked: {text}"));
+        assert_eq!(message, "`panic` panicked", "its text stays in the log");
         assert_eq!(rig.serving.stats().panics, n as u64 + 1);
     }
     rig.is_well(&env).await;
     assert_eq!(rig.serving.stats().running, 0);
+}
+
+async fn a_panics_text_is_told_where_that_is_asked_for(env: Env) {
+    let (serving, subject) = (env.connect().await, Arc::new(Subject::default()));
+    let server = serve(&serving, &subject).tell_panics(true);
+    let _server = server.start().await.unwrap();
+    let calling = env.connect().await;
+    let error = ProbeClient::new(&calling).panic("häse".into()).await;
+    let error = error.unwrap_err();
+    let message = error.rpc().unwrap().status().unwrap().message().to_owned();
+    assert_eq!(message, "`panic` panicked: häse");
 }
 
 #[lepus::service]

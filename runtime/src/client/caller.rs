@@ -10,6 +10,7 @@ use super::letter::{Address, CorrelationId};
 use crate::batch;
 use crate::envelope::{Form, ReplyHead, ReplyStatus};
 use crate::error::{Error, Kind};
+use crate::escape::Escaped;
 use crate::link::{
     self, Connection, Deliveries, Ended, Lane, Leave, Link, Listener, Mark, Mode, Namespace, Rush,
     Session, Word,
@@ -17,7 +18,7 @@ use crate::link::{
 use crate::message::{Incoming, Outgoing};
 use crate::name::Name;
 use crate::pending::Pending;
-use crate::random;
+use crate::random::{self, Secret};
 use crate::retry::RetryPolicy;
 use crate::stats::Counters;
 use crate::topology::{Queue, Topology};
@@ -83,6 +84,8 @@ pub(crate) struct Station {
     /// Where requests go out. Replaced when it dies alone.
     lane: Mutex<Arc<Lane>>,
     reply_to: String,
+    /// What marks the correlation ids of its calls.
+    secret: Secret,
     /// `None` once no answer can come any more.
     pending: Mutex<Option<Waiting>>,
     rush: Rush,
@@ -232,6 +235,20 @@ impl Station {
         &self.reply_to
     }
 
+    /// Where the answer to a call of this number goes.
+    pub(super) fn address(&self, id: u64) -> Address<'_> {
+        Address {
+            reply_to: &self.reply_to,
+            id,
+            secret: &self.secret,
+        }
+    }
+
+    /// The correlation id of a message of several calls.
+    pub(super) fn several(&self, message: u64) -> Vec<u8> {
+        CorrelationId::Several(message).write(&self.secret)
+    }
+
     fn lane(&self) -> Arc<Lane> {
         Arc::clone(&self.lane.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -272,13 +289,33 @@ impl Station {
         match self.take(id) {
             // A caller that went away a moment ago took its slot's receiver along.
             Some(waiter) => drop(waiter.answer.send(answer)),
-            None => self.dropped(&id.to_string()),
+            None => self.dropped(id.to_string().as_bytes()),
         }
     }
 
-    fn dropped(&self, correlation_id: &str) {
+    /// A call is answered with the message that it was sent in, and with no other.
+    fn answer_among(&self, message: u64, id: u64, answer: Answer) {
+        let is_among = {
+            let mut pending = self.pending();
+            let waiter = pending.as_mut().and_then(|all| all.get_mut(id));
+            waiter.is_some_and(|waiter| waiter.stage == Stage::Among(message))
+        };
+        if is_among {
+            self.answer(id, answer);
+        } else {
+            self.dropped(id.to_string().as_bytes());
+        }
+    }
+
+    fn dropped(&self, correlation_id: &[u8]) {
         self.counters.dropped_replies.add();
-        tracing::debug!(correlation_id, "an answer nobody waits for");
+        let correlation_id = String::from_utf8_lossy(correlation_id);
+        let correlation_id = Escaped(&*correlation_id);
+        tracing::debug!(%correlation_id, "an answer nobody waits for");
+    }
+
+    fn correlation_id(&self, text: Option<&[u8]>) -> Option<CorrelationId> {
+        CorrelationId::read(text.unwrap_or_default(), &self.secret)
     }
 
     /// All the calls that were sent in one message get the same answer.
@@ -293,9 +330,11 @@ impl Station {
 
     fn replied(&self, reply: Incoming) {
         let head = ReplyHead::from_properties(reply.properties);
-        let to = head.correlation_id.as_deref().unwrap_or_default();
-        match (CorrelationId::parse(to), head.form) {
-            (Some(CorrelationId::Several(_)), Form::Several) => self.several(&head, &reply.body),
+        let to = head.correlation_id.as_deref();
+        match (self.correlation_id(to), head.form) {
+            (Some(CorrelationId::Several(message)), Form::Several) => {
+                self.replied_to_several(message, &head, &reply.body);
+            }
             // Of a server that has read none of the calls.
             (Some(CorrelationId::Several(message)), _) => {
                 tracing::debug!(status = ?head.status, "calls go one by one");
@@ -311,11 +350,11 @@ impl Station {
                 };
                 self.answer(id, Answer::Reply(reply));
             }
-            (None, _) => self.dropped(to),
+            (None, _) => self.dropped(to.unwrap_or_default()),
         }
     }
 
-    fn several(&self, head: &ReplyHead, body: &Bytes) {
+    fn replied_to_several(&self, message: u64, head: &ReplyHead, body: &Bytes) {
         match batch::read_answers(body) {
             Ok(answers) => {
                 for batch::Answer { id, status, body } in answers {
@@ -326,7 +365,7 @@ impl Station {
                         size: body.len(),
                         body,
                     };
-                    self.answer(id, Answer::Reply(reply));
+                    self.answer_among(message, id, Answer::Reply(reply));
                 }
             }
             // Its calls end at their deadlines: they may have been executed.
@@ -337,12 +376,11 @@ impl Station {
         }
     }
 
-    fn returned(&self, correlation_id: Option<&str>) {
-        let to = correlation_id.unwrap_or_default();
-        match CorrelationId::parse(to) {
+    fn returned(&self, to: Option<&[u8]>) {
+        match self.correlation_id(to) {
             Some(CorrelationId::One(id)) => self.answer(id, Answer::Returned),
             Some(CorrelationId::Several(message)) => self.answer_all(message, || Answer::Returned),
-            None => self.dropped(to),
+            None => self.dropped(to.unwrap_or_default()),
         }
     }
 
@@ -380,10 +418,7 @@ impl Station {
 
 impl Slot {
     pub(crate) fn address(&self) -> Address<'_> {
-        Address {
-            reply_to: &self.station.reply_to,
-            id: self.id,
-        }
+        self.station.address(self.id)
     }
 
     /// Whether it is still to be sent.
@@ -467,6 +502,7 @@ impl Keeper {
             session: Arc::clone(session),
             lane: Mutex::new(Arc::clone(&lane)),
             reply_to,
+            secret: Secret::new(),
             pending: Mutex::new(Some(Pending::default())),
             rush: Rush::default(),
             closed: Notify::new(),

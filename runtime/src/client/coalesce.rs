@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::caller::{Caller, Slot, Stage, Station};
-use super::letter::{Address, CorrelationId, Letter};
+use super::letter::Letter;
 use crate::batch;
 use crate::envelope::{CALLS, Form, RequestHead, milliseconds};
 use crate::error::{Error, Kind};
@@ -78,7 +78,7 @@ impl Coalescer {
         let slot = station.register(Stage::Waiting)?;
         let parcel = Parcel {
             station,
-            id: slot.address().id,
+            id: slot.id,
             letter: Arc::clone(letter),
         };
         // Without its runtime nobody gathers any more: the call is not registered then.
@@ -196,7 +196,7 @@ impl Group {
         // The others end by themselves, as not sent.
         self.parcels.retain(|parcel| parcel.letter.deadline > now);
         let number = station.set_out(&mut self.parcels, |parcel| parcel.id)?;
-        let message = self.message(station.reply_to(), number, caller);
+        let message = self.message(&station, number, caller);
         let error = match message.and_then(|message| station.publish_paced(&message)) {
             Ok(written) => return Some(written),
             Err(error) => error,
@@ -210,15 +210,14 @@ impl Group {
 
     fn message(
         &self,
-        reply_to: &str,
+        station: &Station,
         number: u64,
         caller: Option<&str>,
     ) -> Result<Outgoing, Error> {
         let letter = match self.parcels.as_slice() {
             [] => return Err(Error::new(Kind::Closed)),
             [Parcel { letter, id, .. }] => {
-                let address = Address { reply_to, id: *id };
-                return Ok(letter.outgoing(caller, Some(address), false));
+                return Ok(letter.outgoing(caller, Some(station.address(*id)), false));
             }
             [Parcel { letter, .. }, ..] => letter,
         };
@@ -236,8 +235,8 @@ impl Group {
             batch::write_calls(calls).map_err(|error| Error::new(Kind::Encode).caused_by(error))?;
         let head = RequestHead {
             method: Some(CALLS.to_owned()),
-            reply_to: Some(reply_to.to_owned()),
-            correlation_id: Some(CorrelationId::Several(number).to_string()),
+            reply_to: Some(station.reply_to().to_owned()),
+            correlation_id: Some(station.several(number)),
             content_type: Some(letter.codec.content_type().to_owned()),
             time_left: Some(self.earliest.saturating_duration_since(Instant::now())),
             priority: letter.priority,

@@ -16,6 +16,7 @@ use crate::codec::{Codec, CodecError};
 use crate::context::{Context, Facts};
 use crate::envelope::ReplyStatus;
 use crate::error::{Error, Kind, Outcome};
+use crate::escape::Escaped;
 use crate::panic::{self, Apart, Ended};
 use crate::publisher::Fault;
 use crate::service::{BoxFuture, Reply, Request, Service};
@@ -223,7 +224,12 @@ impl Flight {
                 };
                 let Reply { status, body } = match ended {
                     Ended::Done(reply) => reply,
-                    Ended::Panicked(text) => Reply::panicked(letter.method.name(), &text),
+                    Ended::Panicked(text) => {
+                        let (service, method) = (letter.service.name(), letter.method.name());
+                        let panic = Escaped(&text);
+                        tracing::error!(service, method, %panic, "a handler panicked");
+                        Reply::panicked(method, None)
+                    }
                     Ended::Late => {
                         return Err(letter.failed(Kind::Timeout, Outcome::SentNoReply));
                     }
@@ -345,6 +351,7 @@ fn read(letter: &Letter, reply: Replied, limit: usize) -> Result<Answered, Error
     let codec = match content_type.as_deref() {
         None => letter.codec,
         Some(name) => Codec::from_content_type(name).ok_or_else(|| {
+            let name = Escaped(name);
             let text = format!("the reply is `{name}`, the request was `{}`", letter.codec);
             letter
                 .failed(Kind::Decode, Outcome::Answered)

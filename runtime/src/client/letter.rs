@@ -1,6 +1,6 @@
 //! A call as it is sent: the request, and what its errors say.
 
-use std::fmt;
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use crate::envelope::RequestHead;
 use crate::error::{Error, Kind, Outcome};
 use crate::message::Outgoing;
 use crate::publisher::What;
+use crate::random::{self, Secret};
 use crate::value::Table;
 
 /// What is sent, and what its errors say.
@@ -35,9 +36,11 @@ pub(super) struct Letter {
 pub(super) struct Address<'a> {
     pub(super) reply_to: &'a str,
     pub(super) id: u64,
+    pub(super) secret: &'a Secret,
 }
 
-/// What a request's answer is told apart by.
+/// The property that a request's answer is told apart by: a mark that nobody can guess, for a peer
+/// that was called once could answer calls to others else, and the number of a call or a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CorrelationId {
     /// A call.
@@ -47,22 +50,37 @@ pub(super) enum CorrelationId {
 }
 
 impl CorrelationId {
-    const SEVERAL: char = 'm';
+    const SEVERAL: u8 = b'm';
 
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        match text.strip_prefix(Self::SEVERAL) {
-            Some(number) => number.parse().ok().map(Self::Several),
-            None => text.parse().ok().map(Self::One),
+    pub(super) fn write(self, secret: &Secret) -> Vec<u8> {
+        let (Self::One(number) | Self::Several(number)) = self;
+        let mark = random::digits(secret.mark(number));
+        let mut text = Vec::with_capacity(mark.len() + 12);
+        text.extend(mark);
+        if matches!(self, Self::Several(_)) {
+            text.push(Self::SEVERAL);
         }
+        // Writing to memory does not fail.
+        let _ = write!(text, "{number}");
+        text
     }
-}
 
-impl fmt::Display for CorrelationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::One(id) => write!(f, "{id}"),
-            Self::Several(number) => write!(f, "{}{number}", Self::SEVERAL),
+    /// Reads one that was written under this secret.
+    pub(super) fn read(text: &[u8], secret: &Secret) -> Option<Self> {
+        let (mark, rest) = text.split_first_chunk()?;
+        let (digits, is_several) = match rest.strip_prefix(&[Self::SEVERAL]) {
+            Some(digits) => (digits, true),
+            None => (rest, false),
+        };
+        if !digits.iter().all(u8::is_ascii_digit) {
+            return None;
         }
+        let number = std::str::from_utf8(digits).ok()?.parse().ok()?;
+        (random::digits(secret.mark(number)) == *mark).then_some(if is_several {
+            Self::Several(number)
+        } else {
+            Self::One(number)
+        })
     }
 }
 
@@ -99,7 +117,8 @@ impl Letter {
         let head = RequestHead {
             method: Some(self.method.name().to_owned()),
             reply_to: answer.map(|address| address.reply_to.to_owned()),
-            correlation_id: answer.map(|address| address.id.to_string()),
+            correlation_id: answer
+                .map(|address| CorrelationId::One(address.id).write(address.secret)),
             message_id: self.message_id.clone(),
             content_type: Some(self.codec.content_type().to_owned()),
             time_left: Some(self.time_left()),
@@ -121,6 +140,36 @@ impl Letter {
             mandatory: true,
             properties: head.into_properties(),
             body,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_correlation_id_is_read_by_who_wrote_it(number: u64, is_several: bool) {
+            let id = if is_several {
+                CorrelationId::Several(number)
+            } else {
+                CorrelationId::One(number)
+            };
+            let (secret, other) = (Secret::new(), Secret::new());
+            let text = id.write(&secret);
+            prop_assert!(text.is_ascii() && text.len() <= 32);
+            prop_assert_eq!(CorrelationId::read(&text, &secret), Some(id));
+            prop_assert_eq!(CorrelationId::read(&text, &other), None);
+        }
+
+        #[test]
+        fn nothing_else_is_one(text in any::<Vec<u8>>(), number: u64) {
+            let secret = Secret::new();
+            prop_assert_eq!(CorrelationId::read(&text, &secret), None);
+            let text = number.to_string();
+            prop_assert_eq!(CorrelationId::read(text.as_bytes(), &secret), None);
         }
     }
 }

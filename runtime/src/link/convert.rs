@@ -43,7 +43,6 @@ pub(super) fn check_size(ours: &Properties, frame_max: u32) -> Result<(), Error>
 fn properties_size(ours: &Properties) -> usize {
     let texts = [
         &ours.content_type,
-        &ours.correlation_id,
         &ours.reply_to,
         &ours.expiration,
         &ours.message_id,
@@ -51,8 +50,9 @@ fn properties_size(ours: &Properties) -> usize {
         &ours.app_id,
     ];
     let texts: usize = texts.into_iter().flatten().map(|text| 1 + text.len()).sum();
+    let id = ours.correlation_id.as_ref().map_or(0, |id| 1 + id.len());
     // Delivery mode, priority and timestamp.
-    1 + 1 + 8 + texts + size(&ours.headers)
+    1 + 1 + 8 + texts + id + size(&ours.headers)
 }
 
 pub(super) fn table(ours: Table) -> Result<FieldTable, Error> {

@@ -201,7 +201,12 @@ fn put_properties(out: &mut BytesMut, properties: &Properties) -> Result<(), Err
         others |= 1 << 11;
         out.put_u8(*priority);
     }
-    text(out, 10, correlation_id)?;
+    if let Some(id) = correlation_id {
+        others |= 1 << 10;
+        let length = u8::try_from(id.len()).map_err(|_| convert::too_long(id.len()))?;
+        out.put_u8(length);
+        out.put_slice(id);
+    }
     text(out, 9, reply_to)?;
     text(out, 8, expiration)?;
     text(out, 7, message_id)?;
@@ -287,6 +292,7 @@ mod tests {
     prop_compose! {
         fn texts()(texts in [text(), text(), text(), text(), text(), text(), text()]) -> Properties {
             let [content_type, correlation_id, reply_to, expiration, message_id, kind, app_id] = texts;
+            let correlation_id = correlation_id.map(String::into_bytes);
             Properties {
                 content_type, correlation_id, reply_to, expiration, message_id, kind, app_id,
                 ..Properties::default()

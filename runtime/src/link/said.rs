@@ -13,6 +13,8 @@ const RETURN: u16 = 50;
 const DELIVER: u16 = 60;
 const GET_OK: u16 = 71;
 const GET_EMPTY: u16 = 72;
+const CONNECTION: u16 = 10;
+const START: u16 = 10;
 const CHANNEL: u16 = 20;
 const CLOSE: u16 = 40;
 /// How deep tables and lists may be in one another: a peer could have this thread run out of stack.
@@ -98,6 +100,31 @@ pub(super) fn method(payload: &[u8]) -> Option<Method> {
     }
 }
 
+/// The broker, as its `connection.start` has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BrokerVersion {
+    pub(crate) product: String,
+    pub(crate) version: String,
+}
+
+/// Reads a method frame's payload, if it is a `connection.start`; what it does not say is empty.
+pub(super) fn broker_version(payload: &[u8]) -> Option<BrokerVersion> {
+    let mut rest = Rest(payload);
+    if (rest.u16()?, rest.u16()?) != (CONNECTION, START) {
+        return None;
+    }
+    rest.u16()?;
+    let mut properties = table(Rest(rest.long()?), DEPTH)?;
+    let mut text = |name| match properties.remove(name) {
+        Some(Value::Text(text)) => text,
+        _ => String::new(),
+    };
+    Some(BrokerVersion {
+        product: text("product"),
+        version: text("version"),
+    })
+}
+
 fn deliver(mut rest: Rest<'_>) -> Option<Deliver> {
     Some(Deliver {
         tag: rest.u64()?,
@@ -148,7 +175,9 @@ fn properties(mut rest: Rest<'_>) -> Option<Properties> {
     if has(11) {
         properties.priority = Some(rest.u8()?);
     }
-    properties.correlation_id = text(&mut rest, 10)?;
+    if has(10) {
+        properties.correlation_id = Some(rest.short()?.to_vec());
+    }
     properties.reply_to = text(&mut rest, 9)?;
     properties.expiration = text(&mut rest, 8)?;
     properties.message_id = text(&mut rest, 7)?;

@@ -11,6 +11,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::channel::{Channels, Handle};
 use super::dial::Line;
+use super::said::BrokerVersion;
 use super::socket::{Mark, WriteMux};
 use crate::error::{Error, Kind};
 use crate::stats::Counters;
@@ -31,6 +32,7 @@ pub(crate) struct Session {
     connection: lapin::Connection,
     mux: WriteMux,
     channels: Channels,
+    broker: Option<BrokerVersion>,
     down: watch::Sender<Option<Error>>,
     blocked: watch::Sender<Option<String>>,
     counters: Arc<Counters>,
@@ -54,6 +56,7 @@ impl Session {
         let session = Arc::new(Self {
             generation,
             connection,
+            broker: mux.broker(),
             mux,
             channels,
             down: watch::Sender::new(None),
@@ -70,6 +73,11 @@ impl Session {
 
     pub(crate) fn is_up(&self) -> bool {
         self.down.borrow().is_none()
+    }
+
+    /// Which broker this is, if it has said so.
+    pub(crate) fn broker(&self) -> Option<&BrokerVersion> {
+        self.broker.as_ref()
     }
 
     /// Why the session is down, if it is.

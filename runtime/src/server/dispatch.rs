@@ -10,6 +10,7 @@ use tokio::task::futures::TaskLocalFuture;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
+use super::Options;
 use super::in_doubt::{InDoubt, Origin, Refusal, Written};
 use super::limits::BrokerLimits;
 use crate::codec::Codec;
@@ -17,6 +18,7 @@ use crate::context::{Context, Facts};
 use crate::descriptor::MethodDescriptor;
 use crate::envelope::{CALLS, Form, ReplyHead, ReplyStatus, RequestHead};
 use crate::error::Error;
+use crate::escape::{Escaped, escaped};
 use crate::link::{Connection, Delivery, Extent, Lane, Leave};
 use crate::message::Outgoing;
 use crate::panic::{self, Apart, Ended, Made};
@@ -55,6 +57,7 @@ pub(super) struct Dispatcher {
     limits: Arc<BrokerLimits>,
     replies: Mutex<Replies>,
     tasks: Handle,
+    options: Options,
 }
 
 /// What becomes of the replies that were sent.
@@ -71,7 +74,7 @@ impl Dispatcher {
         connection: &Connection,
         service: Arc<dyn Service>,
         (queue, unnamed): (&str, Unnamed),
-        concurrency: u16,
+        (concurrency, options): (u16, Options),
     ) -> Self {
         let descriptor = service.descriptor();
         let methods = descriptor
@@ -100,6 +103,7 @@ impl Dispatcher {
                 refusal: String::new(),
             }),
             tasks: connection.tasks().clone(),
+            options,
         }
     }
 
@@ -143,7 +147,7 @@ impl Dispatcher {
         method.ok_or_else(|| {
             let mut known: Vec<_> = self.methods.keys().copied().collect();
             known.sort_unstable();
-            let asked = name.unwrap_or("no method");
+            let asked = Escaped(name.unwrap_or("no method"));
             let text = format!(
                 "`{}` has no method for `{asked}`; it has {}",
                 self.service_name(),
@@ -159,6 +163,7 @@ impl Dispatcher {
             return Ok(own);
         };
         Codec::from_content_type(name).ok_or_else(|| {
+            let name = Escaped(name);
             let text = format!(
                 "content type `{name}` is not understood; `{}` takes {own}, application/msgpack and application/json",
                 self.service_name()
@@ -205,7 +210,8 @@ impl Dispatcher {
                 if status.is_some_and(|status| status.code() == Code::InvalidArgument) {
                     self.counters.malformed.add();
                     let service = self.service_name();
-                    tracing::warn!(service, method, ?status, "a request was refused");
+                    let status = status.map(|status| tracing::field::display(Escaped(status)));
+                    tracing::warn!(service, method, status, "a request was refused");
                 }
                 reply
             }
@@ -216,20 +222,23 @@ impl Dispatcher {
             Ended::Panicked(text) => {
                 self.counters.panics.add();
                 let service = self.service_name();
-                tracing::error!(service, method, panic = text, "a handler panicked");
-                Reply::panicked(method, &text)
+                let panic = Escaped(&text);
+                tracing::error!(service, method, %panic, "a handler panicked");
+                Reply::panicked(method, self.options.tells_panics.then_some(&text))
             }
         }
     }
 
     pub(super) fn expired(&self, method: Option<&str>) {
         self.counters.expired_requests.add();
-        tracing::debug!(service = self.service_name(), method, "an expired request");
+        let (service, method) = (self.service_name(), escaped(method));
+        tracing::debug!(service, method, "an expired request");
     }
 
     pub(super) fn refused(&self, status: Status) -> Reply {
         self.counters.malformed.add();
-        tracing::warn!(service = self.service_name(), %status, "a request was refused");
+        let service = self.service_name();
+        tracing::warn!(service, status = %Escaped(&status), "a request was refused");
         Reply::failed(status)
     }
 
@@ -248,7 +257,8 @@ impl Dispatcher {
             "the reply has {size} bytes, the limit is {}",
             self.largest()
         );
-        tracing::warn!(service = self.service_name(), method, "{text}");
+        let (service, method) = (self.service_name(), escaped(method));
+        tracing::warn!(service, method, "{text}");
         Reply::failed(Status::new(Code::ResourceExhausted, text))
     }
 
@@ -424,7 +434,7 @@ impl Dispatcher {
         }
         if head.time_left.is_some_and(|left| left.is_zero()) {
             self.expired(head.method.as_deref());
-            return Opened::Expired;
+            return Opened::Unanswered;
         }
         let content = Content {
             body: message.body,
@@ -435,7 +445,8 @@ impl Dispatcher {
         if head.method.as_deref() == Some(CALLS) {
             Opened::Several(Box::new((head, content)))
         } else {
-            Opened::One(self.begin(lane, tag, head, content))
+            self.begin(lane, tag, head, content)
+                .map_or(Opened::Unanswered, Opened::One)
         }
     }
 
@@ -472,20 +483,36 @@ impl Dispatcher {
 
     /// Begins to answer one call. All of the request that is not needed any more when its handler
     /// has ended is gone after this.
-    fn begin(&self, lane: &Arc<Lane>, tag: u64, mut head: RequestHead, content: Content) -> Begun {
+    ///
+    /// None where its reply would go where none is to go.
+    fn begin(
+        &self,
+        lane: &Arc<Lane>,
+        tag: u64,
+        mut head: RequestHead,
+        content: Content,
+    ) -> Option<Begun> {
         let (redelivered, size) = (content.redelivered, content.body.len());
         let route = self.route(&head, size);
         let oneway = route.as_ref().is_ok_and(|route| route.method.is_oneway());
         if !oneway && (head.reply_to.is_none() || head.correlation_id.is_none()) {
+            let id = head.correlation_id.as_deref().map(String::from_utf8_lossy);
             tracing::warn!(
                 service = self.service_name(),
-                method = head.method,
-                reply_to = head.reply_to,
-                correlation_id = head.correlation_id,
+                method = escaped(head.method.as_deref()),
+                reply_to = escaped(head.reply_to.as_deref()),
+                correlation_id = escaped(id.as_deref()),
                 "a request without an address for its reply"
             );
         }
-        let to = self.address(&mut head);
+        let is_answered = self.may_answer(lane, &head);
+        let mut to = self.address(&mut head);
+        if !is_answered {
+            if !oneway {
+                return None;
+            }
+            to.reply_to = None;
+        }
         let method = route.as_ref().ok().map(|route| route.method.name());
         let mut state = State {
             redelivered,
@@ -495,7 +522,7 @@ impl Dispatcher {
         let route = match route {
             Err(status) => {
                 let reply = self.refused(status);
-                return Begun::answered(reply, to, state);
+                return Some(Begun::answered(reply, to, state));
             }
             // It has been with a worker that may have run it: an acknowledgement that was written
             // may still be lost.
@@ -504,7 +531,7 @@ impl Dispatcher {
                 tracing::debug!(service, method, "not run, it may have been before");
                 let text = "delivered before, and perhaps executed: this method runs at most once";
                 let reply = Reply::failed(Status::new(Code::Aborted, text));
-                return Begun::answered(reply, to, state);
+                return Some(Begun::answered(reply, to, state));
             }
             Ok(route) => route,
         };
@@ -525,11 +552,36 @@ impl Dispatcher {
             attempt: 1,
         };
         let body = content.body;
-        Begun {
+        Some(Begun {
             step: Step::Run(self.start(Work { route, facts, body })),
             to,
             state,
+        })
+    }
+
+    /// Whether the reply to a request may go where it says.
+    pub(super) fn may_answer(&self, lane: &Arc<Lane>, head: &RequestHead) -> bool {
+        let Some(reply_to) = head.reply_to.as_deref() else {
+            return true;
+        };
+        let prefixes = &self.options.reply_to;
+        let is_allowed = if is_direct(reply_to) && is_direct_risky(lane) {
+            prefixes
+                .iter()
+                .any(|prefix| is_direct(prefix) && reply_to.starts_with(prefix))
+        } else {
+            prefixes.is_empty() || prefixes.iter().any(|prefix| reply_to.starts_with(prefix))
+        };
+        if !is_allowed {
+            self.counters.malformed.add();
+            tracing::warn!(
+                service = self.service_name(),
+                method = escaped(head.method.as_deref()),
+                reply_to = %Escaped(reply_to),
+                "a request is not answered: its reply would go where none is allowed to go"
+            );
         }
+        is_allowed
     }
 
     /// Where the answer to a request goes.
@@ -591,8 +643,8 @@ impl With {
 
 /// A request that was looked at.
 enum Opened {
-    /// Nobody waits for its answer any more.
-    Expired,
+    /// Nobody waits for its answer any more, or nobody is to have it.
+    Unanswered,
     /// It was run before.
     Answered(Vec<Written>),
     Several(Box<(RequestHead, Content)>),
@@ -638,7 +690,7 @@ pub(super) struct Running {
 #[derive(Clone)]
 pub(super) struct Address {
     pub(super) reply_to: Option<String>,
-    pub(super) correlation_id: Option<String>,
+    pub(super) correlation_id: Option<Vec<u8>>,
     /// How the body is written, where the request did not say: else it is written as that was.
     pub(super) content_type: Option<String>,
     /// Of one reply: it says what this server takes where the client has asked.
@@ -680,7 +732,7 @@ impl Handler for Dispatcher {
     async fn handle(self: Arc<Self>, lane: Arc<Lane>, delivery: Delivery) -> Settlement {
         let tag = delivery.tag;
         let Begun { step, to, state } = match self.open(&lane, delivery) {
-            Opened::Expired => return Settlement::Ack,
+            Opened::Unanswered => return Settlement::Ack,
             Opened::Answered(replies) => {
                 lane.ack_all([(tag, Extent::One)], Leave::Later);
                 for reply in replies {
@@ -797,6 +849,16 @@ impl Drop for Survivor {
 
 fn is_direct(reply_to: &str) -> bool {
     reply_to.starts_with(DIRECT_REPLY)
+}
+
+/// Whether a direct reply to an address that somebody has made up ends the connection, as RabbitMQ
+/// before 4.0 does it (541).
+fn is_direct_risky(lane: &Lane) -> bool {
+    lane.session().broker().is_some_and(|broker| {
+        let major = broker.version.split('.').next();
+        let major = major.and_then(|major| major.parse::<u32>().ok());
+        broker.product == "RabbitMQ" && major.is_some_and(|major| major < 4)
+    })
 }
 
 #[cfg(test)]

@@ -49,6 +49,15 @@ pub struct Server {
     connection: Connection,
     services: Vec<Served>,
     grace: Duration,
+    options: Options,
+}
+
+/// What holds for all services.
+#[derive(Clone, Debug, Default)]
+struct Options {
+    /// Prefixes of the queues that replies may go to; empty for all.
+    reply_to: Vec<String>,
+    tells_panics: bool,
 }
 
 /// A service with its options.
@@ -76,6 +85,7 @@ impl Server {
             connection: connection.clone(),
             services: Vec::new(),
             grace: GRACE,
+            options: Options::default(),
         }
     }
 
@@ -116,6 +126,32 @@ impl Server {
         self
     }
 
+    /// Answers only to queues whose name begins so, as `reply_to` has it on the wire: with the
+    /// namespace. May be called several times; a request whose reply would go elsewhere is
+    /// acknowledged, not run and not answered, and counted as malformed, with a WARN. (A one-way
+    /// method is run: it has no reply.)
+    ///
+    /// Without it replies go to any queue that a request names: whoever may publish to the service's
+    /// queue can have it publish to each queue of the virtual host. The replies of Lepus clients go to
+    /// `lepus.reply.…`, after their namespace and a dot.
+    ///
+    /// Direct reply-to (`amq.rabbitmq.reply-to.…`) is refused on RabbitMQ before 4.0 unless a prefix
+    /// here begins with `amq.rabbitmq.reply-to`: there, an address that somebody has made up ends the
+    /// connection of the server that answers it. Where it is allowed, name the other prefixes as well,
+    /// or the empty one for all other queues.
+    pub fn allow_reply_to(mut self, prefix: &str) -> Self {
+        self.options.reply_to.push(prefix.to_owned());
+        self
+    }
+
+    /// Whether a caller whose handler panicked is told the panic's text. Default false: it gets an
+    /// `internal` status that names the method, and the text is in the log alone, at ERROR, for it may
+    /// say what is not for everybody.
+    pub fn tell_panics(mut self, told: bool) -> Self {
+        self.options.tells_panics = told;
+        self
+    }
+
     fn option(mut self, set: impl FnOnce(&mut Served)) -> Self {
         if let Some(served) = self.services.last_mut() {
             set(served);
@@ -142,8 +178,8 @@ impl Server {
             for (queue, default) in queues(served)? {
                 let service = Arc::clone(&served.service);
                 let from = (queue.name().as_str(), default);
-                let dispatcher =
-                    Dispatcher::new(&self.connection, service, from, served.concurrency);
+                let limits = (served.concurrency, self.options.clone());
+                let dispatcher = Dispatcher::new(&self.connection, service, from, limits);
                 let source = Source {
                     queue: queue.name().to_string(),
                     topology: Topology::queue(queue),

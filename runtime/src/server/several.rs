@@ -36,6 +36,9 @@ impl Dispatcher {
         mut head: RequestHead,
         content: Content,
     ) -> Settlement {
+        if !self.may_answer(lane, &head) {
+            return Settlement::Ack;
+        }
         let read = self.check_size(content.body.len()).and_then(|()| {
             let codec = self.codec(head.content_type.as_deref())?;
             Ok((codec, calls(&content.body)?))

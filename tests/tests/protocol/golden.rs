@@ -230,8 +230,9 @@ pub fn untyped(text: &str) -> AMQPValue {
     }
 }
 
-const PLACEHOLDERS: [(&str, &str); 5] = [
+const PLACEHOLDERS: [(&str, &str); 6] = [
     ("<id>", "0123456789ABCDEFGHIJkl"),
+    ("<mark>", "0123456ABab"),
     ("<n>", "7"),
     ("<ms>", "9000"),
     ("<seconds>", "1700000000"),
@@ -265,6 +266,7 @@ fn stands_for(placeholder: &str, text: &str) -> bool {
     let all = |class: fn(char) -> bool| text.chars().all(class);
     match placeholder {
         "<id>" => text.len() == 22 && all(|c| c.is_ascii_alphanumeric()),
+        "<mark>" => text.len() == 11 && all(|c| c.is_ascii_alphanumeric()),
         "<n>" | "<ms>" | "<seconds>" => all(|c| c.is_ascii_digit()),
         "<name>" => true,
         other => panic!("no such placeholder: {other}"),

@@ -235,7 +235,7 @@ async fn a_golden_request_gets_the_golden_reply(env: Env) {
     ] {
         let seen = asking.ask(&Message::golden(request)).await;
         Message::golden(reply).assert_is(&seen);
-        assert_eq!(seen.fields["correlation-id"], "7");
+        assert_eq!(seen.fields["correlation-id"], "0123456ABab7");
     }
     let mut request = Message::golden("rpc.request.json");
     request.fields.insert("type".into(), "multiply".into());

@@ -23,8 +23,10 @@ use tokio::sync::Notify;
 use super::transport::Transport;
 use super::tune::{self, Negotiation, Tune};
 use crate::error::{Error, Kind};
+use crate::link::frame::HEAD;
 use crate::link::progress::Progress;
 use crate::link::sasl::Responses;
+use crate::link::said::{self, BrokerVersion};
 
 /// So much memory is kept at most when the buffer is empty: a good many messages of the usual size.
 const MAX_IDLE_CAPACITY: usize = 512 * 1024;
@@ -88,6 +90,7 @@ struct State {
     partial: BytesMut,
     cursor: Progress,
     negotiation: Negotiation,
+    broker: Option<BrokerVersion>,
     /// Bytes ever appended, and ever written.
     appended: u64,
     written: u64,
@@ -107,6 +110,7 @@ impl WriteMux {
                     partial: BytesMut::new(),
                     cursor: Progress::after(PROTOCOL_HEADER),
                     negotiation: Negotiation::new(wanted, responses),
+                    broker: None,
                     appended: 0,
                     written: 0,
                     is_flushed: true,
@@ -245,7 +249,16 @@ impl WriteMux {
 
     /// Looks at a whole frame that the broker has sent to lapin.
     pub(super) fn hear(&self, frame: &[u8]) {
-        self.state().negotiation.hear(frame);
+        let mut state = self.state();
+        state.negotiation.hear(frame);
+        if state.broker.is_none() {
+            state.broker = frame.get(HEAD..).and_then(said::broker_version);
+        }
+    }
+
+    /// Which broker this is, once its `connection.start` has come.
+    pub(in crate::link) fn broker(&self) -> Option<BrokerVersion> {
+        self.state().broker.clone()
     }
 
     /// The limits of the connection, once they are agreed on.
