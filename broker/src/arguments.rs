@@ -2,14 +2,10 @@
 
 use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
 
-/// How deep tables and arrays may nest. The parser recurses, so a frame full of
-/// opening brackets would otherwise end in a stack overflow.
-const MAX_DEPTH: usize = 64;
-/// A type octet and four octets of length open one level.
-const OCTETS_A_LEVEL: usize = 5;
+use crate::octets;
 
-/// The longest time to live that RabbitMQ takes, in milliseconds.
-pub(crate) const MAX_MILLIS: u64 = u32::MAX as u64;
+/// The longest time to live that RabbitMQ takes, in milliseconds: ten years.
+pub(crate) const MAX_MILLIS: u64 = 315_360_000_000;
 
 /// A short string of any text, cut at 255 octets.
 pub(crate) fn short(text: &str) -> ShortString {
@@ -20,32 +16,10 @@ pub(crate) fn short(text: &str) -> ShortString {
     ShortString::try_new(text.get(..end).unwrap_or_default()).unwrap_or_default()
 }
 
-/// Whether `payload` may hold tables nested deeper than the parser may follow.
-///
-/// Counts the spans that look like a table or an array (`F` or `A` with a length
-/// that fits) around each octet. Every real nesting is among them, so the answer
-/// errs on the safe side only; text never looks like that, because four letters
-/// read as a length are far beyond any frame.
-pub(crate) fn nests_too_deep(payload: &[u8]) -> bool {
-    if payload.len() < MAX_DEPTH * OCTETS_A_LEVEL {
-        return false;
-    }
-    let mut ends = std::collections::BinaryHeap::new();
-    for (at, window) in payload.windows(OCTETS_A_LEVEL).enumerate() {
-        while ends.peek().is_some_and(|std::cmp::Reverse(end)| *end <= at) {
-            ends.pop();
-        }
-        if let [b'F' | b'A', a, b, c, d] = *window {
-            let end = at + OCTETS_A_LEVEL + u32::from_be_bytes([a, b, c, d]) as usize;
-            if end <= payload.len() {
-                ends.push(std::cmp::Reverse(end));
-                if ends.len() > MAX_DEPTH {
-                    return true;
-                }
-            }
-        }
-    }
-    false
+/// The name of a queue or an exchange as RabbitMQ takes it where one is declared, deleted, bound
+/// or unbound: without line ends.
+pub(crate) fn stripped(name: &ShortString) -> String {
+    octets::decode(name.as_str().as_bytes()).replace(['\r', '\n'], "")
 }
 
 /// Any of AMQP's integers.
@@ -64,7 +38,7 @@ pub(crate) fn integer(value: &AMQPValue) -> Option<i64> {
 
 pub(crate) fn text(value: &AMQPValue) -> Option<String> {
     match value {
-        AMQPValue::LongString(text) => Some(text.to_string()),
+        AMQPValue::LongString(text) => Some(octets::decode(text.as_bytes())),
         AMQPValue::ShortString(text) => Some(text.to_string()),
         _ => None,
     }
@@ -72,7 +46,7 @@ pub(crate) fn text(value: &AMQPValue) -> Option<String> {
 
 /// A long string value.
 pub(crate) fn long(text: &str) -> AMQPValue {
-    AMQPValue::LongString(text.into())
+    AMQPValue::LongString(octets::encode(text).into_owned().into())
 }
 
 /// Equality as RabbitMQ compares arguments and headers: integers by value whatever
@@ -115,8 +89,8 @@ pub(crate) fn type_name(value: &AMQPValue) -> &'static str {
 pub(crate) fn display(value: &AMQPValue) -> String {
     match value {
         AMQPValue::Boolean(b) => b.to_string(),
-        AMQPValue::Float(f) => f.to_string(),
-        AMQPValue::Double(d) => d.to_string(),
+        AMQPValue::Float(f) => format!("{f:?}"),
+        AMQPValue::Double(d) => format!("{d:?}"),
         AMQPValue::Timestamp(t) => t.to_string(),
         value => integer(value)
             .map(|n| n.to_string())
@@ -147,29 +121,15 @@ fn float(value: &AMQPValue) -> Option<f64> {
 mod tests {
     use super::*;
 
-    fn nested(levels: usize) -> Vec<u8> {
-        let mut payload = Vec::new();
-        for _ in 0..levels {
-            let mut outer = vec![b'A'];
-            outer.extend_from_slice(&u32::try_from(payload.len()).unwrap().to_be_bytes());
-            outer.extend_from_slice(&payload);
-            payload = outer;
-        }
-        payload
-    }
-
-    #[test]
-    fn deep_nesting_is_seen_and_letters_are_not() {
-        assert!(!nests_too_deep(&nested(MAX_DEPTH)));
-        assert!(nests_too_deep(&nested(MAX_DEPTH + 1)));
-        assert!(nests_too_deep(&nested(20_000)));
-        assert!(!nests_too_deep("AFFA".repeat(10_000).as_bytes()));
-    }
-
     #[test]
     fn a_short_string_is_cut_between_characters() {
         assert_eq!(short(&"é".repeat(200)).as_str().len(), 254);
         assert_eq!(short("plain").as_str(), "plain");
+    }
+
+    #[test]
+    fn names_lose_their_line_ends() {
+        assert_eq!(stripped(&"\r\na\rb\nc".into()), "abc");
     }
 
     #[test]

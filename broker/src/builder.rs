@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     broker::{Broker, StartError},
-    config::{Config, Limits, User},
+    config::{Config, Limits, Product, User},
 };
 
 /// Settings of a [`Broker`]. Obtained from [`Broker::builder`].
@@ -23,6 +23,7 @@ pub struct Builder {
     users: BTreeMap<String, User>,
     vhosts: Vec<String>,
     limits: Limits,
+    product: Product,
     seed: Option<u64>,
 }
 
@@ -33,6 +34,7 @@ impl Default for Builder {
             users: BTreeMap::new(),
             vhosts: Vec::new(),
             limits: Limits::default(),
+            product: Product::default(),
             seed: None,
         }
     }
@@ -151,6 +153,23 @@ impl Builder {
         self
     }
 
+    /// The `product` that the broker names in its server properties (`connection.start`).
+    /// Default `RabbitMQ`, for some clients decide by it what they may do: this broker stands in
+    /// for RabbitMQ, and behaves as it does. Its own name and version are in the property
+    /// `implementation`, and nothing changes that.
+    pub fn product(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.product.name);
+        self
+    }
+
+    /// The `version` that the broker names beside its product. Default `3.10.8`, the RabbitMQ
+    /// whose behaviour it has. Another one changes what clients think of the broker, not what it
+    /// does.
+    pub fn version(mut self, version: &str) -> Self {
+        version.clone_into(&mut self.product.version);
+        self
+    }
+
     /// Makes the names that the broker makes up (`amq.gen-…`, `amq.ctag-…`) the same in
     /// every run.
     pub fn seed(mut self, seed: u64) -> Self {
@@ -176,6 +195,7 @@ impl Builder {
             mut users,
             mut vhosts,
             limits,
+            product,
             seed,
             ..
         } = self;
@@ -198,6 +218,7 @@ impl Builder {
             users,
             vhosts,
             limits,
+            product,
             seed,
         }
     }

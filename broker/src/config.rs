@@ -38,6 +38,22 @@ impl Default for Limits {
     }
 }
 
+/// The broker that this one stands in for, as it tells its clients.
+#[derive(Clone, Debug)]
+pub(crate) struct Product {
+    pub(crate) name: String,
+    pub(crate) version: String,
+}
+
+impl Default for Product {
+    fn default() -> Self {
+        Self {
+            name: "RabbitMQ".into(),
+            version: "3.10.8".into(),
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct User {
     pub(crate) password: String,
@@ -50,6 +66,7 @@ pub(crate) struct Config {
     pub(crate) users: BTreeMap<String, User>,
     pub(crate) vhosts: Vec<Name>,
     pub(crate) limits: Limits,
+    pub(crate) product: Product,
     pub(crate) seed: u64,
 }
 

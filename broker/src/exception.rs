@@ -1,6 +1,8 @@
 //! AMQP exceptions: what closes a channel or a connection, with RabbitMQ's codes
 //! and names.
 
+use crate::octets;
+
 /// A reply code of AMQP 0-9-1 that reports an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Code {
@@ -10,7 +12,6 @@ pub(crate) enum Code {
     ResourceLocked,
     PreconditionFailed,
     FrameError,
-    SyntaxError,
     CommandInvalid,
     ChannelError,
     UnexpectedFrame,
@@ -29,7 +30,6 @@ impl Code {
             Code::ResourceLocked => 405,
             Code::PreconditionFailed => 406,
             Code::FrameError => 501,
-            Code::SyntaxError => 502,
             Code::CommandInvalid => 503,
             Code::ChannelError => 504,
             Code::UnexpectedFrame => 505,
@@ -48,7 +48,6 @@ impl Code {
             Code::ResourceLocked => "RESOURCE_LOCKED",
             Code::PreconditionFailed => "PRECONDITION_FAILED",
             Code::FrameError => "FRAME_ERROR",
-            Code::SyntaxError => "SYNTAX_ERROR",
             Code::CommandInvalid => "COMMAND_INVALID",
             Code::ChannelError => "CHANNEL_ERROR",
             Code::UnexpectedFrame => "UNEXPECTED_FRAME",
@@ -112,9 +111,13 @@ impl Exception {
         self.whole_connection
     }
 
-    /// The reply text on the wire: the code's name, a dash, the reason.
+    /// The reply text on the wire: the code's name, a dash, the reason. RabbitMQ tells no reason
+    /// where it has failed itself.
     pub(crate) fn reply_text(&self) -> String {
-        format!("{} - {}", self.code.name(), self.text)
+        if self.code == Code::InternalError {
+            return self.code.name().to_owned();
+        }
+        format!("{} - {}", self.code.name(), octets::display(&self.text))
     }
 }
 

@@ -1,16 +1,18 @@
-//! Frames on the wire. `amq-protocol` reads and writes what is in them; this file cuts
-//! them out of the stream, and writes by hand the three methods that carry content,
-//! whose strings are shared and need no copy first.
+//! Frames on the wire. `amq-protocol` reads and writes most of what is in them; this file cuts
+//! them out of the stream, reads what RabbitMQ reads otherwise (tables, and the names of a
+//! `basic.publish`), and writes by hand the three methods that carry content, whose strings are
+//! shared and need no copy first.
 
 use amq_protocol::{
     frame::{AMQPFrame, GenError, WriteContext, gen_frame},
-    protocol::{AMQPClass, constants, parse_class},
+    protocol::{AMQPClass, basic, connection, constants, exchange, parse_class, queue},
 };
 
 use crate::{
-    arguments::nests_too_deep,
     core::{Content, Head, Outcome},
     exception::{Code, Exception},
+    octets,
+    table::{self, put_short},
 };
 
 /// The octets that greet: the name and version 0-9-1.
@@ -43,12 +45,13 @@ impl Frame<'_> {
     }
 }
 
-/// Cuts the first frame off `input`; `None` if it is not all there yet.
+/// Cuts the first frame off `input`; `None` if it is not all there yet. The payload may have up
+/// to `frame_max` octets.
 pub(crate) fn cut(input: &[u8], frame_max: usize) -> Result<Option<Frame<'_>>, Exception> {
     let Some(&[kind, c0, c1, s0, s1, s2, s3]) = input.first_chunk::<HEAD>() else {
         return Ok(None);
     };
-    let kind = match kind {
+    let known = match kind {
         constants::FRAME_METHOD => Kind::Method,
         constants::FRAME_HEADER => Kind::Header,
         constants::FRAME_BODY => Kind::Body,
@@ -61,12 +64,14 @@ pub(crate) fn cut(input: &[u8], frame_max: usize) -> Result<Option<Frame<'_>>, E
         }
     };
     let size = u32::from_be_bytes([s0, s1, s2, s3]) as usize;
-    if size + FRAME_OVERHEAD > frame_max {
+    // The standard counts the octets around the payload in. RabbitMQ does when it writes and
+    // does not when it reads, and clients rely on it.
+    if size > frame_max {
         return Err(Exception::new(
             Code::FrameError,
             format!(
-                "frame too large: {size} octets of payload, at most {}",
-                frame_max - FRAME_OVERHEAD
+                "type {kind}, all octets = <<>>: {{frame_too_large,{size},{}}}",
+                frame_max.saturating_sub(FRAME_OVERHEAD)
             ),
         ));
     }
@@ -76,7 +81,7 @@ pub(crate) fn cut(input: &[u8], frame_max: usize) -> Result<Option<Frame<'_>>, E
     match input.get(HEAD + size) {
         None => Ok(None),
         Some(&constants::FRAME_END) => Ok(Some(Frame {
-            kind,
+            kind: known,
             channel: u16::from_be_bytes([c0, c1]),
             payload,
         })),
@@ -89,22 +94,111 @@ pub(crate) fn cut(input: &[u8], frame_max: usize) -> Result<Option<Frame<'_>>, E
 
 /// Reads a method.
 pub(crate) fn method(payload: &[u8]) -> Result<AMQPClass, Exception> {
-    if nests_too_deep(payload) {
-        return Err(Exception::new(Code::FrameError, "tables nest too deep"));
+    let undecodable = || {
+        let exception = Exception::new(Code::FrameError, "cannot decode the method");
+        match payload.first_chunk() {
+            Some([c0, c1, m0, m1]) => exception.of(
+                u16::from_be_bytes([*c0, *c1]),
+                u16::from_be_bytes([*m0, *m1]),
+            ),
+            None => exception,
+        }
+    };
+    let parsed = match table_at(payload) {
+        Some(at) => method_with_table(payload, at),
+        None => parse_class(payload)
+            .ok()
+            .and_then(|(rest, class)| rest.is_empty().then_some(class)),
+    };
+    parsed.ok_or_else(undecodable)
+}
+
+/// Where the table of a method begins, if it is one that a client sends with a table.
+fn table_at(payload: &[u8]) -> Option<usize> {
+    // The octets in front of the short strings, how many of those, the octets behind them.
+    let (before, strings, after) = match payload.first_chunk()? {
+        // connection.start-ok
+        [0, 10, 0, 11] => (4, 0, 0),
+        // exchange.declare
+        [0, 40, 0, 10] => (6, 2, 1),
+        // exchange.bind, exchange.unbind, queue.bind
+        [0, 40, 0, 30 | 40] | [0, 50, 0, 20] => (6, 3, 1),
+        // queue.declare
+        [0, 50, 0, 10] => (6, 1, 1),
+        // queue.unbind
+        [0, 50, 0, 50] => (6, 3, 0),
+        // basic.consume
+        [0, 60, 0, 20] => (6, 2, 1),
+        _ => return None,
+    };
+    let mut at = before;
+    for _ in 0..strings {
+        at += 1 + usize::from(*payload.get(at)?);
     }
-    match parse_class(payload) {
-        Ok(([], class)) => Ok(class),
-        _ => match payload.first_chunk() {
-            Some([c0, c1, m0, m1]) => {
-                let (class, method) = (
-                    u16::from_be_bytes([*c0, *c1]),
-                    u16::from_be_bytes([*m0, *m1]),
-                );
-                Err(Exception::new(Code::FrameError, "cannot decode the method").of(class, method))
-            }
-            None => Err(Exception::new(Code::FrameError, "cannot decode the method")),
-        },
-    }
+    Some(at + after)
+}
+
+/// Reads a method whose table begins at `at`: `amq-protocol` reads the rest, as if the table
+/// were empty.
+fn method_with_table(payload: &[u8], at: usize) -> Option<AMQPClass> {
+    let (before, rest) = payload.split_at_checked(at)?;
+    let (length, rest) = rest.split_first_chunk()?;
+    let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+    let (fields, after) = rest.split_at_checked(length)?;
+    let fields = table::parse(fields).ok()?;
+    let plain = [before, &[0; 4], after].concat();
+    let Ok(([], mut class)) = parse_class(plain.as_slice()) else {
+        return None;
+    };
+    let place = match &mut class {
+        AMQPClass::Connection(connection::AMQPMethod::StartOk(ok)) => &mut ok.client_properties,
+        AMQPClass::Exchange(exchange::AMQPMethod::Declare(declare)) => &mut declare.arguments,
+        AMQPClass::Exchange(exchange::AMQPMethod::Bind(bind)) => &mut bind.arguments,
+        AMQPClass::Exchange(exchange::AMQPMethod::Unbind(unbind)) => &mut unbind.arguments,
+        AMQPClass::Queue(queue::AMQPMethod::Declare(declare)) => &mut declare.arguments,
+        AMQPClass::Queue(queue::AMQPMethod::Bind(bind)) => &mut bind.arguments,
+        AMQPClass::Queue(queue::AMQPMethod::Unbind(unbind)) => &mut unbind.arguments,
+        AMQPClass::Basic(basic::AMQPMethod::Consume(consume)) => &mut consume.arguments,
+        _ => return None,
+    };
+    *place = fields;
+    Some(class)
+}
+
+/// A `basic.publish` without its content. Its names need not be UTF-8: see `octets.rs`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PublishHead {
+    pub(crate) exchange: String,
+    pub(crate) routing_key: String,
+    pub(crate) mandatory: bool,
+    pub(crate) immediate: bool,
+}
+
+/// Reads a `basic.publish`; `None` if the method is another one.
+pub(crate) fn publish(payload: &[u8]) -> Result<Option<PublishHead>, Exception> {
+    let Some(fields) = payload.strip_prefix(&[0, 60, 0, 40]) else {
+        return Ok(None);
+    };
+    let head = || {
+        // Two octets of the ticket that AMQP once had.
+        let (exchange, rest) = short(fields.get(2..)?)?;
+        let (routing_key, rest) = short(rest)?;
+        let &[bits] = rest else { return None };
+        Some(PublishHead {
+            exchange: octets::decode(exchange),
+            routing_key: octets::decode(routing_key),
+            mandatory: bits & 1 != 0,
+            immediate: bits & 2 != 0,
+        })
+    };
+    let undecodable = || Exception::new(Code::FrameError, "cannot decode the method").of(60, 40);
+    head().map(Some).ok_or_else(undecodable)
+}
+
+/// Cuts a short string off.
+fn short(input: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = input.split_first()?;
+    rest.split_at_checked(usize::from(*length))
 }
 
 /// Appends a method frame.
@@ -157,7 +251,7 @@ pub(crate) fn put_content(out: &mut Vec<u8>, channel: u16, content: &Content, fr
                 redelivered,
             } => {
                 out.extend_from_slice(&60_u16.to_be_bytes());
-                put_short(out, consumer);
+                put_short(out, consumer.as_bytes());
                 out.extend_from_slice(&tag.to_be_bytes());
                 out.push(u8::from(*redelivered));
             }
@@ -171,11 +265,11 @@ pub(crate) fn put_content(out: &mut Vec<u8>, channel: u16, content: &Content, fr
             Head::Return { code, text } => {
                 out.extend_from_slice(&50_u16.to_be_bytes());
                 out.extend_from_slice(&code.to_be_bytes());
-                put_short(out, text);
+                put_short(out, text.as_bytes());
             }
         }
-        put_short(out, &message.exchange);
-        put_short(out, &message.routing_key);
+        put_short(out, &octets::encode(&message.exchange));
+        put_short(out, &octets::encode(&message.routing_key));
         if let Head::GetOk { left, .. } = &content.head {
             out.extend_from_slice(&left.to_be_bytes());
         }
@@ -215,13 +309,6 @@ fn put_frame(out: &mut Vec<u8>, kind: u8, channel: u16, payload: impl FnOnce(&mu
     out.push(constants::FRAME_END);
 }
 
-fn put_short(out: &mut Vec<u8>, text: &str) {
-    let bytes = text.as_bytes();
-    let length = u8::try_from(bytes.len()).unwrap_or(u8::MAX);
-    out.push(length);
-    out.extend(bytes.iter().take(length.into()));
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -229,6 +316,7 @@ mod tests {
     use amq_protocol::{
         frame::parse_frame,
         protocol::{BasicProperties, basic},
+        types::{AMQPValue, FieldTable},
     };
     use bytes::Bytes;
 
@@ -287,6 +375,112 @@ mod tests {
         assert!(rest.is_empty());
     }
 
+    fn encoded(class: AMQPClass) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_method(&mut out, 1, class).unwrap();
+        out[HEAD..out.len() - 1].to_vec()
+    }
+
+    fn arguments() -> FieldTable {
+        let mut table = FieldTable::default();
+        table.insert("k".into(), AMQPValue::LongInt(7));
+        table
+    }
+
+    #[test]
+    fn methods_with_tables_read_back() {
+        for class in [
+            AMQPClass::Connection(connection::AMQPMethod::StartOk(connection::StartOk {
+                client_properties: arguments(),
+                mechanism: "PLAIN".into(),
+                response: "secret".into(),
+                locale: "en_US".into(),
+            })),
+            AMQPClass::Exchange(exchange::AMQPMethod::Declare(exchange::Declare {
+                exchange: "e".into(),
+                kind: "topic".into(),
+                passive: false,
+                durable: true,
+                auto_delete: false,
+                internal: true,
+                nowait: false,
+                arguments: arguments(),
+            })),
+            AMQPClass::Exchange(exchange::AMQPMethod::Bind(exchange::Bind {
+                destination: "d".into(),
+                source: "s".into(),
+                routing_key: "key".into(),
+                nowait: true,
+                arguments: arguments(),
+            })),
+            AMQPClass::Exchange(exchange::AMQPMethod::Unbind(exchange::Unbind {
+                destination: "d".into(),
+                source: "s".into(),
+                routing_key: "key".into(),
+                nowait: true,
+                arguments: arguments(),
+            })),
+            AMQPClass::Queue(queue::AMQPMethod::Declare(queue::Declare {
+                queue: "q".into(),
+                passive: false,
+                durable: true,
+                exclusive: false,
+                auto_delete: true,
+                nowait: false,
+                arguments: arguments(),
+            })),
+            AMQPClass::Queue(queue::AMQPMethod::Bind(queue::Bind {
+                queue: "q".into(),
+                exchange: "e".into(),
+                routing_key: "key".into(),
+                nowait: false,
+                arguments: arguments(),
+            })),
+            AMQPClass::Queue(queue::AMQPMethod::Unbind(queue::Unbind {
+                queue: "q".into(),
+                exchange: "e".into(),
+                routing_key: "key".into(),
+                arguments: arguments(),
+            })),
+            AMQPClass::Basic(basic::AMQPMethod::Consume(basic::Consume {
+                queue: "q".into(),
+                consumer_tag: "tag".into(),
+                no_local: false,
+                no_ack: true,
+                exclusive: false,
+                nowait: false,
+                arguments: arguments(),
+            })),
+        ] {
+            let payload = encoded(class.clone());
+            assert!(table_at(&payload).is_some(), "{class:?}");
+            assert_eq!(method(&payload), Ok(class));
+            assert!(method(&[&payload[..], b"x"].concat()).is_err());
+            assert!(method(&payload[..payload.len() - 1]).is_err());
+        }
+    }
+
+    #[test]
+    fn a_publish_reads_back() {
+        let sent = basic::Publish {
+            exchange: "e".into(),
+            routing_key: "key".into(),
+            mandatory: true,
+            immediate: false,
+        };
+        let payload = encoded(AMQPClass::Basic(basic::AMQPMethod::Publish(sent)));
+        let head = PublishHead {
+            exchange: "e".into(),
+            routing_key: "key".into(),
+            mandatory: true,
+            immediate: false,
+        };
+        assert_eq!(publish(&payload), Ok(Some(head)));
+        assert!(publish(&[&payload[..], b"x"].concat()).is_err());
+        assert!(publish(&payload[..payload.len() - 1]).is_err());
+        assert_eq!(publish(&[0, 60, 0, 70]), Ok(None));
+    }
+
     #[test]
     fn frames_are_cut_whole_or_not_at_all() {
         let mut bytes = Vec::new();
@@ -304,7 +498,8 @@ mod tests {
             (second.kind, second.channel, second.payload),
             (Kind::Body, 2, &b"abc"[..])
         );
-        assert!(cut(&bytes[8..], 10).is_err());
+        assert!(cut(&bytes[8..], 3).unwrap().is_some());
+        assert!(cut(&bytes[8..], 2).is_err());
         assert!(cut(&[9, 0, 0, 0, 0, 0, 0, 206], 4096).is_err());
         assert!(cut(&[8, 0, 0, 0, 0, 0, 0, 0], 4096).is_err());
     }

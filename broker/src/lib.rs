@@ -10,9 +10,12 @@
 //! ```
 //!
 //! It speaks the real protocol on a loopback port, so every client that speaks to
-//! RabbitMQ speaks to it unchanged. It holds everything **in memory**, on **one node**, and
-//! forgets it when it stops. It is made for development, examples and tests. RabbitMQ is
-//! the broker for production.
+//! RabbitMQ speaks to it unchanged. It introduces itself as RabbitMQ 3.10.8, whose behaviour it
+//! has and by whose version clients decide what they may do ([`Builder::product`],
+//! [`Builder::version`]); its own name is in the server property `implementation`.
+//!
+//! It holds everything **in memory**, on **one node**, and forgets it when it stops. It is made
+//! for development, examples and tests. RabbitMQ is the broker for production.
 //!
 //! # What it does
 //!
@@ -69,7 +72,11 @@
 //!   `connection.close`, where RabbitMQ now and then just hangs up; the reply texts of such
 //!   errors differ.
 //! - Memory is counted in bytes of messages, not of the process, and freed at once.
-//! - Property values pass byte for byte; RabbitMQ decodes and encodes them again.
+//! - Property values pass byte for byte; RabbitMQ decodes and encodes them again. Properties
+//!   that are malformed end the connection (541) before their exchange is looked for.
+//! - Where the broker writes headers of its own (`x-death`, `x-delivery-count`), of several with
+//!   one name the first is kept, and none whose name has more than 85 octets that are not UTF-8.
+//! - Names in methods are UTF-8 as Unicode has it; RabbitMQ takes surrogates for it, too.
 
 mod arguments;
 mod broker;
@@ -86,10 +93,12 @@ mod link;
 mod listen;
 mod message;
 mod net;
+mod octets;
 mod properties;
 mod queue;
 mod session;
 mod settings;
+mod table;
 mod topic;
 
 pub use crate::{

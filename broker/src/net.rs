@@ -30,11 +30,16 @@ const FLUSH_STEP: usize = 128 * 1024;
 /// How long a closed client may take to hang up.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// The core is ticked at least this often.
+const LONGEST_SLEEP: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Runs until told to stop, ticking the core.
 pub(crate) async fn keep_time(hub: Arc<Hub>) {
     loop {
         match hub.tick() {
             Some(at) => {
+                // Times to live reach further than tokio's timers, which take two years.
+                let at = at.min(Instant::now() + LONGEST_SLEEP);
                 tokio::select! {
                     () = sleep_until(at.into()) => {}
                     () = hub.timer.notified() => {}

@@ -2,15 +2,12 @@
 //!
 //! The broker hands properties on and looks at few of them, so it takes the block
 //! apart only where it must change it. Values survive byte for byte, also those that
-//! are not UTF-8. Tables go through `amq-protocol`.
+//! are not UTF-8.
 
-use amq_protocol::{
-    frame::WriteContext,
-    types::{FieldTable, generation::gen_field_table, parsing::parse_field_table},
-};
+use amq_protocol::types::FieldTable;
 use bytes::Bytes;
 
-use crate::arguments::nests_too_deep;
+use crate::table;
 
 /// The fourteen properties of class `basic`, in the order of the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +73,7 @@ impl Properties {
         for field in fields.by_ref() {
             let (property, value) = field?;
             if property == Property::Headers {
-                parse_table(value)?;
+                table::parse_with_length(value).map_err(|_| Malformed)?;
             }
         }
         if fields.rest.is_empty() {
@@ -108,7 +105,7 @@ impl Properties {
     }
 
     pub(crate) fn headers(&self) -> Option<FieldTable> {
-        parse_table(self.value(Property::Headers)?).ok()
+        table::parse_with_length(self.value(Property::Headers)?).ok()
     }
 
     pub(crate) fn has(&self, wanted: Property) -> bool {
@@ -117,10 +114,9 @@ impl Properties {
 
     #[must_use]
     pub(crate) fn with_headers(&self, headers: &FieldTable) -> Self {
-        let encoded = gen_field_table(headers)(WriteContext::from(Vec::new()))
-            .map(|context| context.into_inner().0)
-            .ok();
-        self.with(Property::Headers, encoded.as_deref())
+        let mut encoded = Vec::new();
+        table::put(&mut encoded, headers);
+        self.with(Property::Headers, Some(&encoded))
     }
 
     #[must_use]
@@ -180,17 +176,13 @@ struct Fields<'a> {
 impl<'a> Fields<'a> {
     fn new(block: &'a [u8]) -> Result<Self, Malformed> {
         let (flags, rest) = block.split_first_chunk().ok_or(Malformed)?;
+        // The two lowest bits stand for no property. RabbitMQ hands them on as they are.
         let flags = u16::from_be_bytes(*flags);
-        // The two lowest bits announce further flag words, which class basic never has.
-        if flags & 0b11 == 0 {
-            Ok(Self {
-                flags,
-                next: 0,
-                rest,
-            })
-        } else {
-            Err(Malformed)
-        }
+        Ok(Self {
+            flags,
+            next: 0,
+            rest,
+        })
     }
 }
 
@@ -238,20 +230,11 @@ fn trim(property: Property, value: &[u8]) -> &[u8] {
     }
 }
 
-fn parse_table(encoded: &[u8]) -> Result<FieldTable, Malformed> {
-    if nests_too_deep(encoded) {
-        return Err(Malformed);
-    }
-    match parse_field_table(encoded) {
-        Ok(([], table)) => Ok(table),
-        _ => Err(Malformed),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use amq_protocol::{
+        frame::WriteContext,
         protocol::basic::{AMQPProperties, gen_properties},
         types::AMQPValue,
     };
@@ -300,15 +283,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_utf8_and_bits_without_a_meaning_are_kept() {
+        let block = b"\xa0\x03\x02a\xff\0\0\0\x04\x01\xfet\x01";
+        let properties = Properties::parse(block).unwrap();
+        assert_eq!(properties.as_bytes(), block);
+        assert_eq!(properties.value(Property::ContentType), Some(&b"a\xff"[..]));
+        let mut headers = properties.headers().unwrap();
+        headers.insert("k".into(), AMQPValue::Void);
+        let more = properties.with_headers(&headers);
+        assert_eq!(
+            more.as_bytes(),
+            b"\xa0\0\x02a\xff\0\0\0\x07\x01kV\x01\xfet\x01"
+        );
+    }
+
+    #[test]
     fn bad_blocks_are_refused() {
         for bad in [
             &[][..],
             &[0x80],
             &[0x80, 0],
             &[0x80, 0, 5, b'a'],
-            &[0, 1],
             &[0, 0, 1],
             &[0x20, 0, 0, 0, 0, 9],
+            b"\x20\0\0\0\0\x03\x01aQ",
         ] {
             assert_eq!(Properties::parse(bad), Err(Malformed), "{bad:?}");
         }

@@ -25,7 +25,7 @@ use crate::{
 
 /// How long a client may take to answer `connection.close`.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
-/// The smallest frame_max a client may ask for.
+/// The smallest frame_max a client may ask for, and the one in force until it has asked.
 const FRAME_MIN: u32 = 4096;
 
 /// What to do next, in this order.
@@ -98,7 +98,8 @@ impl Session {
             address,
             stage: Stage::Header,
             login: Login::default(),
-            frame_max: config.limits.frame as usize,
+            // What both sides must take as long as nothing else is agreed on (4.2.3).
+            frame_max: FRAME_MIN as usize,
             channel_max: config.limits.channels,
             heartbeat: Duration::ZERO,
             channels: BTreeMap::new(),
@@ -367,7 +368,7 @@ impl Session {
         if greeting == HEADER || greeting == b"AMQP\x01\x01\0\x09" {
             self.stage = Stage::StartOk;
             events.push(send(AMQPClass::Connection(connection::AMQPMethod::Start(
-                handshake::start(),
+                handshake::start(&self.config.product),
             ))));
         } else {
             self.stage = Stage::Ended;

@@ -35,8 +35,71 @@ pub(crate) struct Settings {
     pub(crate) quorum: bool,
 }
 
-/// The arguments that must be the same when a queue is declared again.
-const COMPARED: [&str; 13] = [
+/// What makes an argument's value one that RabbitMQ takes; an error says what is wrong.
+type Check = fn(&AMQPValue, &FieldTable) -> Result<(), String>;
+
+/// The arguments whose values RabbitMQ looks at, in its order. `x-delivery-limit` is not among
+/// them.
+const CHECKS: [(&str, Check); 16] = [
+    ("x-expires", |value, _| match number(value)? {
+        0 => Err("{value_zero,0}".into()),
+        millis => not_too_long(millis),
+    }),
+    ("x-message-ttl", |value, _| not_too_long(number(value)?)),
+    ("x-dead-letter-exchange", |value, _| word(value).map(drop)),
+    ("x-dead-letter-routing-key", |value, arguments| {
+        word(value)?;
+        if arguments.contains_key("x-dead-letter-exchange") {
+            Ok(())
+        } else {
+            Err("routing_key_but_no_dlx_defined".into())
+        }
+    }),
+    ("x-dead-letter-strategy", |value, _| {
+        one_of(value, &["at-most-once", "at-least-once"], |_| {
+            "invalid_dlx_strategy".into()
+        })
+    }),
+    ("x-max-length", |value, _| count(value).map(drop)),
+    ("x-max-length-bytes", |value, _| count(value).map(drop)),
+    ("x-max-in-memory-length", |value, _| count(value).map(drop)),
+    ("x-max-in-memory-bytes", |value, _| count(value).map(drop)),
+    ("x-max-priority", |value, _| match count(value)? {
+        0..=255 => Ok(()),
+        more => Err(format!("{{max_value_exceeded,{more}}}")),
+    }),
+    ("x-overflow", |value, _| {
+        let known = ["drop-head", "reject-publish", "reject-publish-dlx"];
+        one_of(value, &known, |_| "invalid_overflow".into())
+    }),
+    ("x-queue-mode", |value, _| {
+        one_of(value, &["default", "lazy"], |mode| {
+            format!("\"unsupported queue mode '{mode}'\"")
+        })
+    }),
+    ("x-queue-version", |value, _| match count(value)? {
+        1 | 2 => Ok(()),
+        other => Err(format!("\"unsupported queue version '{other}'\"")),
+    }),
+    ("x-single-active-consumer", |value, _| match value {
+        AMQPValue::Boolean(_) => Ok(()),
+        other => Err(unacceptable(other)),
+    }),
+    ("x-quorum-initial-group-size", |value, _| {
+        match count(value)? {
+            0 => Err("{value_zero,0}".into()),
+            _ => Ok(()),
+        }
+    }),
+    ("x-queue-leader-locator", |value, _| {
+        let known = ["client-local", "balanced", "random", "least-leaders"];
+        one_of(value, &known, |_| "invalid_queue_locator_arg".into())
+    }),
+];
+
+/// The arguments that a classic queue takes, in the order in which they are compared when it is
+/// declared again. Arguments that no type of queue has are taken and mean nothing.
+const CLASSIC: [&str; 13] = [
     "x-expires",
     "x-message-ttl",
     "x-dead-letter-exchange",
@@ -46,106 +109,241 @@ const COMPARED: [&str; 13] = [
     "x-max-priority",
     "x-overflow",
     "x-queue-mode",
+    "x-queue-version",
     "x-single-active-consumer",
     "x-queue-type",
-    "x-delivery-limit",
-    "x-dead-letter-strategy",
+    "x-queue-master-locator",
 ];
-/// What a classic queue does not take.
-const NOT_CLASSIC: [&str; 7] = [
-    "x-delivery-limit",
-    "x-max-age",
-    "x-stream-max-segment-size-bytes",
+/// The same of a quorum queue.
+const QUORUM: [&str; 15] = [
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-dead-letter-strategy",
+    "x-expires",
+    "x-max-length",
+    "x-max-length-bytes",
     "x-max-in-memory-length",
     "x-max-in-memory-bytes",
+    "x-overflow",
+    "x-single-active-consumer",
+    "x-queue-type",
     "x-quorum-initial-group-size",
-    "x-dead-letter-strategy",
+    "x-delivery-limit",
+    "x-message-ttl",
+    "x-queue-leader-locator",
 ];
-/// What a quorum queue does not take.
-const NOT_QUORUM: [&str; 5] = [
-    "x-max-priority",
-    "x-queue-mode",
-    "x-queue-version",
+/// What only streams take.
+const STREAM: [&str; 3] = [
     "x-max-age",
     "x-stream-max-segment-size-bytes",
+    "x-initial-cluster-size",
 ];
 
 impl Settings {
     /// Reads the arguments of `queue.declare`; `place` is the queue as error texts name it.
     pub(crate) fn parse(arguments: &FieldTable, place: &str) -> Result<Self, Exception> {
-        let read = Reader { arguments, place };
-        let quorum = read.queue_type()?;
-        let (refused, kind) = if quorum {
-            (&NOT_QUORUM[..], "rabbit_quorum_queue")
-        } else {
-            (&NOT_CLASSIC[..], "rabbit_classic_queue")
-        };
-        if let Some(name) = refused.iter().find(|name| arguments.contains_key(name)) {
+        let value = |name: &str| arguments.inner().get(name);
+        let words = |name: &str| value(name).and_then(text);
+        let numbers = |name: &str| value(name).and_then(integer);
+        // RabbitMQ looks for the exchange before anything else.
+        if let Some(other) = value("x-dead-letter-exchange")
+            && text(other).is_none()
+        {
             return Err(precondition_failed(format!(
-                "invalid arg '{name}' for {place} of queue type {kind}"
+                "invalid type '{}' for arg 'x-dead-letter-exchange' in {place}",
+                type_name(other)
             )));
         }
+        let invalid = |name: &str, reason: String| {
+            precondition_failed(format!("invalid arg '{name}' for {place}: {reason}"))
+        };
+        if let Some(kind) = value("x-queue-type") {
+            one_of(kind, &["classic", "quorum", "stream"], |kind| {
+                format!("\"unsupported queue type '{kind}'\"")
+            })
+            .map_err(|reason| invalid("x-queue-type", reason))?;
+        }
+        let quorum = is_quorum(arguments);
+        if words("x-queue-type").as_deref() == Some("stream") {
+            return Err(not_implemented("this broker has no streams"));
+        }
+        check(arguments, quorum, place, invalid)?;
         let mut settings = Self {
-            message_ttl: read.millis("x-message-ttl", 0)?,
-            expires: read.millis("x-expires", 1)?,
-            max_length: read.size("x-max-length")?,
-            max_bytes: read.size("x-max-length-bytes")?,
-            overflow: match read.text("x-overflow")?.as_deref() {
-                None | Some("drop-head") => Overflow::DropHead,
+            message_ttl: numbers("x-message-ttl").map(millis),
+            expires: numbers("x-expires").map(millis),
+            max_length: numbers("x-max-length").map(size),
+            max_bytes: numbers("x-max-length-bytes").map(size),
+            overflow: match words("x-overflow").as_deref() {
                 Some("reject-publish") => Overflow::RejectPublish,
+                // A quorum queue takes the word and drops its head all the same.
                 Some("reject-publish-dlx") if !quorum => Overflow::RejectPublishDeadLetter,
-                Some(_) => return Err(read.invalid("x-overflow", "invalid_overflow")),
+                _ => Overflow::DropHead,
             },
-            dead_letter_exchange: read.exchange("x-dead-letter-exchange")?,
-            dead_letter_key: read.text("x-dead-letter-routing-key")?,
-            dead_letter_at_least_once: read.text("x-dead-letter-strategy")?.as_deref()
+            dead_letter_exchange: words("x-dead-letter-exchange"),
+            dead_letter_key: words("x-dead-letter-routing-key"),
+            dead_letter_at_least_once: words("x-dead-letter-strategy").as_deref()
                 == Some("at-least-once"),
-            max_priority: match read.number("x-max-priority", 0)? {
-                None => None,
-                Some(n) => Some(u8::try_from(n).map_err(|_| {
-                    read.invalid("x-max-priority", &format!("{{max_value_exceeded,{n}}}"))
-                })?),
-            },
-            delivery_limit: read
-                .number("x-delivery-limit", 0)?
-                .map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
-            single_active: read.flag("x-single-active-consumer")?,
+            max_priority: numbers("x-max-priority").map(|n| u8::try_from(n).unwrap_or(u8::MAX)),
+            delivery_limit: value("x-delivery-limit").and_then(limit),
+            single_active: value("x-single-active-consumer") == Some(&AMQPValue::Boolean(true)),
             quorum,
         };
         // As on RabbitMQ, where the other queues quietly have the weaker strategy.
         settings.dead_letter_at_least_once &=
             settings.quorum && settings.overflow == Overflow::RejectPublish;
-        read.one_of("x-queue-mode", "mode", &["default", "lazy"])?;
-        if let Some(version) = read.number("x-queue-version", 0)?
-            && !(1..=2).contains(&version)
-        {
-            let reason = format!("\"unsupported queue version '{version}'\"");
-            return Err(read.invalid("x-queue-version", &reason));
-        }
-        if settings.dead_letter_key.is_some() && settings.dead_letter_exchange.is_none() {
-            return Err(read.invalid(
-                "x-dead-letter-routing-key",
-                "routing_key_but_no_dlx_defined",
-            ));
-        }
         Ok(settings)
+    }
+
+    /// Compares the arguments of a queue with those of another declaration.
+    pub(crate) fn check_equivalent(
+        &self,
+        current: &FieldTable,
+        received: &FieldTable,
+        place: &str,
+    ) -> Result<(), Exception> {
+        for name in taken(self.quorum) {
+            // A queue is classic unless it says otherwise.
+            if *name == "x-queue-type" && is_classic(current) && is_classic(received) {
+                continue;
+            }
+            check_argument(current, received, name, place)?;
+        }
+        Ok(())
     }
 }
 
-/// Compares the arguments of a queue with those of another declaration.
-pub(crate) fn check_equivalent(
-    current: &FieldTable,
-    received: &FieldTable,
+/// Checks the values that a queue of this type looks at, then that it has no argument of another
+/// type.
+fn check(
+    arguments: &FieldTable,
+    quorum: bool,
     place: &str,
+    invalid: impl Fn(&str, String) -> Exception,
 ) -> Result<(), Exception> {
-    for name in COMPARED {
-        // A queue is classic unless it says otherwise.
-        if name == "x-queue-type" && is_classic(current) && is_classic(received) {
-            continue;
+    let taken = taken(quorum);
+    for (name, check) in CHECKS {
+        if let Some(value) = arguments.inner().get(name)
+            && taken.contains(&name)
+        {
+            check(value, arguments).map_err(|reason| invalid(name, reason))?;
         }
-        check_argument(current, received, name, place)?;
+    }
+    let known = |name: &str| [&CLASSIC[..], &QUORUM, &STREAM].concat().contains(&name);
+    for (name, _) in arguments {
+        let name = name.as_str();
+        if known(name) && !taken.contains(&name) {
+            let kind = if quorum {
+                "rabbit_quorum_queue"
+            } else {
+                "rabbit_classic_queue"
+            };
+            return Err(precondition_failed(format!(
+                "invalid arg '{name}' for {place} of queue type {kind}"
+            )));
+        }
     }
     Ok(())
+}
+
+/// Reads the arguments of `basic.consume`, and gives the consumer's priority.
+pub(crate) fn consumer_priority(
+    arguments: &FieldTable,
+    quorum: bool,
+    place: &str,
+) -> Result<i64, Exception> {
+    let value = |name: &str| arguments.inner().get(name);
+    let invalid = |name: &str, reason: String| {
+        precondition_failed(format!("invalid arg '{name}' for {place}: {reason}"))
+    };
+    let priority = value("x-priority").map_or(Ok(0), number);
+    let priority = priority.map_err(|reason| invalid("x-priority", reason))?;
+    let (foreign, kind): (&[&str], _) = if quorum {
+        let foreign = &["x-cancel-on-ha-failover", "x-stream-offset"];
+        (foreign, "rabbit_quorum_queue")
+    } else {
+        if let Some(other) = value("x-cancel-on-ha-failover")
+            && !matches!(other, AMQPValue::Boolean(_))
+        {
+            return Err(invalid("x-cancel-on-ha-failover", unacceptable(other)));
+        }
+        (&["x-stream-offset"], "rabbit_classic_queue")
+    };
+    match foreign.iter().find(|name| arguments.contains_key(name)) {
+        Some(name) => Err(precondition_failed(format!(
+            "invalid arg '{name}' for {place} of queue type {kind}"
+        ))),
+        None => Ok(priority),
+    }
+}
+
+/// Whether a queue with these arguments is to be a quorum queue.
+pub(crate) fn is_quorum(arguments: &FieldTable) -> bool {
+    let kind = arguments.inner().get("x-queue-type").and_then(text);
+    kind.as_deref() == Some("quorum")
+}
+
+fn taken(quorum: bool) -> &'static [&'static str] {
+    if quorum { &QUORUM } else { &CLASSIC }
+}
+
+fn number(value: &AMQPValue) -> Result<i64, String> {
+    integer(value).ok_or_else(|| format!("\"expected integer, got {}\"", type_name(value)))
+}
+
+fn count(value: &AMQPValue) -> Result<i64, String> {
+    match number(value)? {
+        negative @ ..0 => Err(format!("{{value_negative,{negative}}}")),
+        number => Ok(number),
+    }
+}
+
+fn not_too_long(millis: i64) -> Result<(), String> {
+    match u64::try_from(millis) {
+        Err(_) => Err(format!("{{value_negative,{millis}}}")),
+        Ok(millis) if millis > MAX_MILLIS => Err(format!("{{value_too_large,{millis}}}")),
+        Ok(_) => Ok(()),
+    }
+}
+
+fn word(value: &AMQPValue) -> Result<String, String> {
+    text(value).ok_or_else(|| unacceptable(value))
+}
+
+fn one_of(
+    value: &AMQPValue,
+    known: &[&str],
+    complaint: impl FnOnce(&str) -> String,
+) -> Result<(), String> {
+    let given = word(value)?;
+    if known.contains(&given.as_str()) {
+        Ok(())
+    } else {
+        Err(complaint(&given))
+    }
+}
+
+fn unacceptable(value: &AMQPValue) -> String {
+    format!("{{unacceptable_type,{}}}", type_name(value))
+}
+
+fn millis(number: i64) -> Duration {
+    Duration::from_millis(u64::try_from(number).unwrap_or(0))
+}
+
+fn size(number: i64) -> usize {
+    usize::try_from(number.max(0)).unwrap_or(usize::MAX)
+}
+
+/// How often a message may come back. RabbitMQ takes any value and compares it as Erlang does:
+/// below zero is like zero, and what is no number is larger than all numbers.
+fn limit(value: &AMQPValue) -> Option<u32> {
+    let number = match *value {
+        AMQPValue::Float(limit) => f64::from(limit).floor() as i64,
+        AMQPValue::Double(limit) => limit.floor() as i64,
+        AMQPValue::Timestamp(limit) => i64::try_from(limit).unwrap_or(i64::MAX),
+        ref other => integer(other)?,
+    };
+    Some(u32::try_from(number.max(0)).unwrap_or(u32::MAX))
 }
 
 /// Compares one argument of two declarations.
@@ -182,106 +380,5 @@ fn described(value: Option<&AMQPValue>) -> String {
             display(value),
             type_name(value)
         ),
-    }
-}
-
-struct Reader<'a> {
-    arguments: &'a FieldTable,
-    place: &'a str,
-}
-
-impl Reader<'_> {
-    fn value(&self, name: &str) -> Option<&AMQPValue> {
-        self.arguments.inner().get(name)
-    }
-
-    fn number(&self, name: &str, least: u64) -> Result<Option<u64>, Exception> {
-        let Some(value) = self.value(name) else {
-            return Ok(None);
-        };
-        let Some(number) = integer(value) else {
-            let reason = format!("\"expected integer, got {}\"", type_name(value));
-            return Err(self.invalid(name, &reason));
-        };
-        match u64::try_from(number) {
-            Ok(0) if least > 0 => Err(self.invalid(name, "{value_zero,0}")),
-            Ok(number) => Ok(Some(number)),
-            Err(_) => Err(self.invalid(name, &format!("{{value_negative,{number}}}"))),
-        }
-    }
-
-    fn millis(&self, name: &str, least: u64) -> Result<Option<Duration>, Exception> {
-        match self.number(name, least)? {
-            Some(n) if n > MAX_MILLIS => {
-                Err(self.invalid(name, &format!("{{value_too_large,{n}}}")))
-            }
-            number => Ok(number.map(Duration::from_millis)),
-        }
-    }
-
-    fn size(&self, name: &str) -> Result<Option<usize>, Exception> {
-        Ok(self
-            .number(name, 0)?
-            .map(|n| usize::try_from(n).unwrap_or(usize::MAX)))
-    }
-
-    fn flag(&self, name: &str) -> Result<bool, Exception> {
-        match self.value(name) {
-            None => Ok(false),
-            Some(AMQPValue::Boolean(flag)) => Ok(*flag),
-            Some(other) => Err(self.unacceptable(name, other)),
-        }
-    }
-
-    fn text(&self, name: &str) -> Result<Option<String>, Exception> {
-        let Some(value) = self.value(name) else {
-            return Ok(None);
-        };
-        text(value)
-            .map(Some)
-            .ok_or_else(|| self.unacceptable(name, value))
-    }
-
-    fn exchange(&self, name: &str) -> Result<Option<String>, Exception> {
-        let Some(value) = self.value(name) else {
-            return Ok(None);
-        };
-        text(value).map(Some).ok_or_else(|| {
-            precondition_failed(format!(
-                "invalid type '{}' for arg '{name}' in {}",
-                type_name(value),
-                self.place
-            ))
-        })
-    }
-
-    fn one_of(&self, name: &str, what: &str, known: &[&str]) -> Result<(), Exception> {
-        match self.text(name)? {
-            Some(given) if !known.contains(&given.as_str()) => {
-                Err(self.invalid(name, &format!("\"unsupported queue {what} '{given}'\"")))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether the queue is to be a quorum queue.
-    fn queue_type(&self) -> Result<bool, Exception> {
-        match self.text("x-queue-type")?.as_deref() {
-            None | Some("classic") => Ok(false),
-            Some("quorum") => Ok(true),
-            Some("stream") => Err(not_implemented("this broker has no streams")),
-            Some(other) => {
-                let reason = format!("\"unsupported queue type '{other}'\"");
-                Err(self.invalid("x-queue-type", &reason))
-            }
-        }
-    }
-
-    fn unacceptable(&self, name: &str, value: &AMQPValue) -> Exception {
-        self.invalid(name, &format!("{{unacceptable_type,{}}}", type_name(value)))
-    }
-
-    fn invalid(&self, name: &str, reason: &str) -> Exception {
-        precondition_failed(format!("invalid arg '{name}' for {}: {reason}", self.place))
     }
 }

@@ -1,16 +1,17 @@
-//! Who a broker says it is: product and version from its `connection.start`.
+//! A broker's product and version as its `connection.start` has them.
 
 use crate::frames::{CONNECTION_START, Frame, frames};
 use amq_protocol::frame::{AMQPFrame, parse_frame};
 use amq_protocol::protocol::{AMQPClass, connection::AMQPMethod};
-use amq_protocol::types::AMQPValue;
+use amq_protocol::types::{AMQPValue, FieldTable};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A broker's own words.
+/// A broker by its name. The embedded one introduces itself as the RabbitMQ that it stands in for,
+/// and names itself in the property `implementation`, which is what counts here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Greeting {
     pub product: String,
@@ -35,14 +36,28 @@ pub async fn greeting(uri: &str) -> io::Result<Greeting> {
             "the broker's connection.start does not parse",
         ));
     };
-    let text = |key: &str| match start.server_properties.inner().get(key) {
-        Some(AMQPValue::LongString(value)) => value.to_string(),
-        other => format!("({key}: {other:?})"),
+    Ok(introduced(&start.server_properties))
+}
+
+fn introduced(properties: &FieldTable) -> Greeting {
+    let text = |key: &str| match properties.inner().get(key) {
+        Some(AMQPValue::LongString(value)) => Ok(value.to_string()),
+        other => Err(format!("({key}: {other:?})")),
     };
-    Ok(Greeting {
-        product: text("product"),
-        version: text("version"),
-    })
+    let implementation = text("implementation").ok();
+    match implementation
+        .as_deref()
+        .and_then(|own| own.split_once(' '))
+    {
+        Some((product, version)) => Greeting {
+            product: product.to_owned(),
+            version: version.to_owned(),
+        },
+        None => Greeting {
+            product: text("product").unwrap_or_else(|found| found),
+            version: text("version").unwrap_or_else(|found| found),
+        },
+    }
 }
 
 async fn first_frame(uri: &AMQPUri) -> io::Result<Frame> {
@@ -70,6 +85,23 @@ async fn first_frame(uri: &AMQPUri) -> io::Result<Frame> {
 mod tests {
     use super::*;
     use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn the_embedded_broker_is_told_from_rabbitmq() {
+        let broker = lepus_broker::Broker::start().await.unwrap();
+        let found = greeting(&broker.uri()).await.unwrap();
+        assert_eq!(found.product, "lepus-broker");
+        assert_eq!(found.version, env!("CARGO_PKG_VERSION"));
+    }
+
+    #[test]
+    fn a_broker_without_a_name_of_its_own_is_its_product() {
+        let mut properties = FieldTable::default();
+        properties.insert("product".into(), AMQPValue::LongString("RabbitMQ".into()));
+        let found = introduced(&properties);
+        assert_eq!(found.product, "RabbitMQ");
+        assert_eq!(found.version, "(version: None)");
+    }
 
     #[tokio::test]
     async fn what_is_no_broker_is_an_error() {

@@ -22,6 +22,7 @@ pub mod process;
 pub mod proxy;
 pub mod raw;
 pub mod report;
+pub mod socket;
 pub mod source;
 
 pub use env::{Env, Feature};

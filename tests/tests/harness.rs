@@ -1,7 +1,6 @@
 //! The harness itself, on each broker: what the suites lean on holds.
 
 use lapin::types::AMQPValue;
-use lepus_tests::env::Feature;
 use lepus_tests::proxy::{Cut, Proxy, Way};
 use lepus_tests::raw::{Raw, delivery, durable};
 use lepus_tests::{Env, conformance, eventually};
@@ -74,9 +73,6 @@ async fn arguments_must_match(env: Env) {
         .await
         .expect_err("a mismatch");
     assert!(error.to_string().contains("x-max-length"), "{error}");
-    if !env.has(Feature::QuorumQueues) {
-        return env.leave_out("a quorum queue is a classic one here");
-    }
     let raw = Raw::open(&env.uri).await;
     let quorum = [("x-queue-type", AMQPValue::LongString("quorum".into()))];
     let error = raw

@@ -254,9 +254,6 @@ async fn they_are_purged(env: Env) {
 }
 
 async fn a_job_that_says_no_text_is_taken_and_listed(env: Env) {
-    if env.embedded().is_some() {
-        return env.leave_out("the embedded broker does not take such a job");
-    }
     const TEXT: &str = "no-text!";
     let yard = Yard::open(env).await;
     let queue = queue::<u32>("jobs", QueueKind::Classic).codec(Codec::Json);

@@ -3,7 +3,7 @@
 use amq_protocol::protocol::{AMQPClass, basic};
 
 use crate::{
-    arguments::{integer, short, type_name},
+    arguments::short,
     core::{
         Core, Now,
         connection::{Channel, Consumer, ReplyConsumer},
@@ -12,6 +12,7 @@ use crate::{
     exception::{Exception, access_refused, not_allowed, not_implemented, precondition_failed},
     id::{ConnectionId, ConsumerId, Name, QueueId},
     queue::{Queue, Subscriber},
+    settings::consumer_priority,
 };
 
 impl Core {
@@ -74,16 +75,10 @@ impl Core {
         }
         let name = self.queue_name(id, number, consume.queue.as_str())?;
         let queue_id = self.find_queue(id, &name)?;
-        let priority = match consume.arguments.inner().get("x-priority") {
-            None => 0,
-            Some(value) => integer(value).ok_or_else(|| {
-                precondition_failed(format!(
-                    "invalid arg 'x-priority' for queue '{name}' in vhost '{}': \"expected integer, got {}\"",
-                    self.vhost_of(id).map(|v| v.name.clone()).unwrap_or_default(),
-                    type_name(value)
-                ))
-            })?,
-        };
+        let priority = self.queues.get(&queue_id).map_or(Ok(0), |queue| {
+            let place = format!("queue '{name}' in vhost '{}'", queue.vhost);
+            consumer_priority(&consume.arguments, queue.settings.quorum, &place)
+        })?;
         let quorum = |queue: &Queue| queue.settings.quorum;
         let limited = |channel: &Channel| channel.limiter.is_active();
         if self.queues.get(&queue_id).is_some_and(quorum)

@@ -159,7 +159,8 @@ impl Core {
         };
         self.entries -= 1;
         let left = count(queue.ready());
-        let returns = (queue.settings.quorum && entry.returns > 0).then_some(entry.returns);
+        // Unlike a consumer, who asks is told of none, too.
+        let returns = queue.settings.quorum.then_some(entry.returns);
         queue.unacked += usize::from(!get.no_ack);
         let Some(channel) = self
             .connections

@@ -6,11 +6,12 @@ use amq_protocol::{
 };
 
 use crate::{
-    arguments::{text, type_name},
+    arguments::{stripped, text, type_name},
     core::{Core, vhost::Vhost},
     exception::{Code, Exception, access_refused, no_exchange, precondition_failed},
     exchange::{Destination, Exchange, Kind, Match},
     id::{ConnectionId, Name, QueueId},
+    octets,
     settings::check_argument,
 };
 
@@ -37,7 +38,8 @@ impl Core {
     ) -> Result<(), Exception> {
         let limit = self.config.limits.exchanges;
         let vhost = self.vhost_mut(id)?;
-        let name = declare.exchange.as_str();
+        let name = stripped(&declare.exchange);
+        let name = name.as_str();
         let place = format!("exchange '{name}' in vhost '{}'", vhost.name);
         if declare.passive {
             refuse_default(name)?;
@@ -99,7 +101,8 @@ impl Core {
         number: u16,
         delete: &exchange::Delete,
     ) -> Result<(), Exception> {
-        let name = delete.exchange.as_str();
+        let name = stripped(&delete.exchange);
+        let name = name.as_str();
         refuse_default(name)?;
         let vhost = self.vhost_mut(id)?;
         if name.starts_with("amq.") {
@@ -134,15 +137,15 @@ impl Core {
         number: u16,
         bind: exchange::Bind,
     ) -> Result<(), Exception> {
-        let (source, destination) = (bind.source.as_str(), bind.destination.as_str());
-        refuse_default(source)?;
-        refuse_default(destination)?;
+        let (source, destination) = (stripped(&bind.source), stripped(&bind.destination));
+        refuse_default(&source)?;
+        refuse_default(&destination)?;
         let limit = self.config.limits.bindings;
         let vhost = self.vhost_mut(id)?;
         vhost.bind(
-            source,
-            vhost.exchange_destination(destination)?,
-            bind.routing_key.as_str(),
+            &source,
+            vhost.exchange_destination(&destination)?,
+            &octets::decode(bind.routing_key.as_str().as_bytes()),
             bind.arguments,
             limit,
         )?;
@@ -163,15 +166,15 @@ impl Core {
         number: u16,
         unbind: &exchange::Unbind,
     ) -> Result<(), Exception> {
-        let (source, destination) = (unbind.source.as_str(), unbind.destination.as_str());
-        refuse_default(source)?;
-        refuse_default(destination)?;
+        let (source, destination) = (stripped(&unbind.source), stripped(&unbind.destination));
+        refuse_default(&source)?;
+        refuse_default(&destination)?;
         let destination = Destination::Exchange(destination.into());
         let vhost = self.vhost_mut(id)?;
         vhost.unbind(
-            source,
+            &source,
             &destination,
-            unbind.routing_key.as_str(),
+            &octets::decode(unbind.routing_key.as_str().as_bytes()),
             &unbind.arguments,
         );
         if !unbind.nowait {

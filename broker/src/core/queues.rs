@@ -1,15 +1,19 @@
 //! Queues are declared, bound, purged and deleted.
 
-use amq_protocol::protocol::{AMQPClass, queue};
+use amq_protocol::{
+    protocol::{AMQPClass, queue},
+    types::ShortString,
+};
 
 use crate::{
-    arguments::short,
+    arguments::{short, stripped},
     core::{Core, Now, exchanges::refuse_default},
     exception::{Code, Exception, access_refused, locked_queue, no_queue, precondition_failed},
     exchange::Destination,
     id::{ConnectionId, Name, QueueId},
+    octets,
     queue::Queue,
-    settings::{Settings, check_equivalent},
+    settings::{Settings, is_quorum},
 };
 
 /// The pseudo-queue of direct reply-to, and the addresses made from it.
@@ -23,15 +27,14 @@ impl Core {
         number: u16,
         declare: queue::Declare,
     ) -> Result<(), Exception> {
-        let name = declare.queue.as_str();
-        if name.starts_with(REPLY_TO) {
+        if declare.queue.as_str().starts_with(REPLY_TO) {
             return self.declare_reply_queue(id, number, &declare);
         }
+        let name = stripped(&declare.queue);
         let queue = if declare.passive {
-            let name = self.queue_name(id, number, name)?;
             self.find_queue(id, &name)?
         } else {
-            self.create_queue(now, id, &declare)?
+            self.create_queue(now, id, &name, &declare)?
         };
         let Some(queue) = self.queues.get_mut(&queue) else {
             return Ok(());
@@ -39,7 +42,7 @@ impl Core {
         queue.used = now.instant;
         let (name, queue_id) = (queue.name.clone(), queue.id);
         let ok = queue::DeclareOk {
-            queue: short(&name),
+            queue: short(&octets::display(&name)),
             message_count: count(queue.ready()),
             consumer_count: count(queue.consumers.len()),
         };
@@ -61,24 +64,28 @@ impl Core {
         &mut self,
         now: Now,
         id: ConnectionId,
+        given: &str,
         declare: &queue::Declare,
     ) -> Result<QueueId, Exception> {
         let vhost = self.vhost_of(id)?;
-        let given = declare.queue.as_str();
         let place = format!("queue '{given}' in vhost '{}'", vhost.name);
-        if let Some(found) = vhost
-            .queues
-            .get(given)
-            .and_then(|found| self.queues.get(found))
-        {
-            self.check_owner(id, found)?;
-            check_redeclared(found, id, declare, &place)?;
-            return Ok(found.id);
+        if given.is_empty() && is_quorum(&declare.arguments) {
+            return Err(precondition_failed(
+                "Cannot declare a server-named queue for type rabbit_quorum_queue",
+            ));
         }
         if given.starts_with("amq.") {
             return Err(access_refused(format!(
                 "queue name '{given}' contains reserved prefix 'amq.*'"
             )));
+        }
+        if let Some(found) = vhost
+            .queues
+            .get(given)
+            .and_then(|found| self.queues.get(found))
+        {
+            self.check_redeclared(id, found, declare, &place)?;
+            return Ok(found.id);
         }
         let settings = Settings::parse(&declare.arguments, &place)?;
         if settings.quorum {
@@ -98,7 +105,7 @@ impl Core {
         };
         let queue_id = QueueId(self.next_id());
         let mut queue = Queue::new(queue_id, vhost_name, name.clone(), settings, now.instant);
-        queue.durable = declare.durable;
+        queue.durable = is_durable(declare);
         queue.auto_delete = declare.auto_delete;
         queue.owner = declare.exclusive.then_some(id);
         queue.arguments = declare.arguments.clone();
@@ -141,19 +148,20 @@ impl Core {
         number: u16,
         bind: queue::Bind,
     ) -> Result<(), Exception> {
-        let name = self.queue_name(id, number, bind.queue.as_str())?;
+        let name = self.stripped_name(id, number, &bind.queue)?;
+        let exchange = stripped(&bind.exchange);
         let queue = self.find_queue(id, &name)?;
-        refuse_default(bind.exchange.as_str())?;
+        refuse_default(&exchange)?;
         // Without a queue name an empty key stands for the name too, as the standard has it.
         let key = if bind.queue.as_str().is_empty() && bind.routing_key.as_str().is_empty() {
             name.to_string()
         } else {
-            bind.routing_key.as_str().to_owned()
+            octets::decode(bind.routing_key.as_str().as_bytes())
         };
         let limit = self.config.limits.bindings;
         let vhost = self.vhost_mut(id)?;
         vhost.bind(
-            bind.exchange.as_str(),
+            &exchange,
             Destination::Queue(queue),
             &key,
             bind.arguments,
@@ -178,13 +186,15 @@ impl Core {
         number: u16,
         unbind: &queue::Unbind,
     ) -> Result<(), Exception> {
-        let name = self.queue_name(id, number, unbind.queue.as_str())?;
-        refuse_default(unbind.exchange.as_str())?;
+        let name = self.stripped_name(id, number, &unbind.queue)?;
+        let exchange = stripped(&unbind.exchange);
+        let key = octets::decode(unbind.routing_key.as_str().as_bytes());
+        refuse_default(&exchange)?;
         match self.find_queue(id, &name) {
             Ok(queue) => self.vhost_mut(id)?.unbind(
-                unbind.exchange.as_str(),
+                &exchange,
                 &Destination::Queue(queue),
-                unbind.routing_key.as_str(),
+                &key,
                 &unbind.arguments,
             ),
             Err(exception) if exception.code == Code::NotFound => {}
@@ -229,7 +239,7 @@ impl Core {
         number: u16,
         delete: &queue::Delete,
     ) -> Result<(), Exception> {
-        let name = self.queue_name(id, number, delete.queue.as_str())?;
+        let name = self.stripped_name(id, number, &delete.queue)?;
         let found = match self.find_queue(id, &name) {
             Ok(found) => Some(found),
             Err(exception) if exception.code == Code::NotFound => None,
@@ -298,11 +308,25 @@ impl Core {
         name: &str,
     ) -> Result<Name, Exception> {
         if !name.is_empty() {
-            return Ok(name.into());
+            return Ok(octets::decode(name.as_bytes()).into());
         }
         self.channel(id, number)
             .and_then(|channel| channel.last_queue.clone())
             .ok_or_else(|| Exception::new(Code::NotFound, "no previously declared queue"))
+    }
+
+    /// The same where RabbitMQ takes line ends out of the name.
+    fn stripped_name(
+        &self,
+        id: ConnectionId,
+        number: u16,
+        name: &ShortString,
+    ) -> Result<Name, Exception> {
+        if name.as_str().is_empty() {
+            self.queue_name(id, number, "")
+        } else {
+            Ok(stripped(name).into())
+        }
     }
 
     /// Finds a queue that this connection may use.
@@ -315,6 +339,33 @@ impl Core {
             .ok_or_else(|| no_queue(name, &vhost.name))?;
         self.check_owner(id, queue)?;
         Ok(queue.id)
+    }
+
+    fn check_redeclared(
+        &self,
+        id: ConnectionId,
+        queue: &Queue,
+        declare: &queue::Declare,
+        place: &str,
+    ) -> Result<(), Exception> {
+        self.check_owner(id, queue)?;
+        if queue.owner.is_some() != declare.exclusive {
+            return Err(locked_queue(&queue.name, &queue.vhost));
+        }
+        for (name, received, current) in [
+            ("durable", is_durable(declare), queue.durable),
+            ("auto_delete", declare.auto_delete, queue.auto_delete),
+        ] {
+            if received != current {
+                return Err(precondition_failed(format!(
+                    "inequivalent arg '{name}' for {place}: received '{received}' but current is \
+                     '{current}'"
+                )));
+            }
+        }
+        queue
+            .settings
+            .check_equivalent(&queue.arguments, &declare.arguments, place)
     }
 
     fn check_owner(&self, id: ConnectionId, queue: &Queue) -> Result<(), Exception> {
@@ -334,40 +385,19 @@ pub(super) fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-fn check_redeclared(
-    queue: &Queue,
-    id: ConnectionId,
-    declare: &queue::Declare,
-    place: &str,
-) -> Result<(), Exception> {
-    if queue.owner.is_none() && declare.exclusive || queue.owner == Some(id) && !declare.exclusive {
-        return Err(locked_queue(&queue.name, &queue.vhost));
-    }
-    for (name, received, current) in [
-        ("durable", declare.durable, queue.durable),
-        ("auto_delete", declare.auto_delete, queue.auto_delete),
-    ] {
-        if received != current {
-            return Err(precondition_failed(format!(
-                "inequivalent arg '{name}' for {place}: received '{received}' but current is '{current}'"
-            )));
-        }
-    }
-    check_equivalent(&queue.arguments, &declare.arguments, place)
+/// An exclusive queue ends with its connection, so RabbitMQ has it survive nothing else either.
+fn is_durable(declare: &queue::Declare) -> bool {
+    declare.durable && !declare.exclusive
 }
 
 /// What RabbitMQ cannot do with a queue that is replicated.
 fn check_quorum(declare: &queue::Declare, place: &str) -> Result<(), Exception> {
-    let property = if !declare.durable {
-        "non-durable"
+    let property = if declare.auto_delete {
+        "auto-delete"
     } else if declare.exclusive {
         "exclusive-owner"
-    } else if declare.auto_delete {
-        "auto-delete"
-    } else if declare.queue.as_str().is_empty() {
-        return Err(precondition_failed(
-            "Cannot declare a server-named queue for type rabbit_quorum_queue",
-        ));
+    } else if !declare.durable {
+        "non-durable"
     } else {
         return Ok(());
     };

@@ -1,12 +1,12 @@
 //! Channels as the wire sees them: methods, and content gathered from its frames.
 
-use amq_protocol::protocol::{AMQPClass, basic, channel};
+use amq_protocol::protocol::{AMQPClass, channel};
 use bytes::Bytes;
 
 use crate::{
     core::{Command, Publish},
     exception::{Code, Exception, not_allowed, not_implemented, precondition_failed},
-    framing::{self, Frame, Kind},
+    framing::{self, Frame, Kind, PublishHead},
     id::ConnectionId,
     properties::Properties,
     session::{Event, Session},
@@ -18,7 +18,7 @@ pub(super) enum Inbound {
     #[default]
     Method,
     /// A content header for this message.
-    Header(basic::Publish),
+    Header(PublishHead),
     Body(Partial),
     /// The rest of a body that is too large: so many octets.
     Skip(u64),
@@ -29,7 +29,7 @@ pub(super) enum Inbound {
 /// A message that is not all there.
 #[derive(Debug)]
 pub(super) struct Partial {
-    publish: basic::Publish,
+    publish: PublishHead,
     properties: Properties,
     size: usize,
     body: Vec<u8>,
@@ -64,6 +64,9 @@ impl Session {
         frame: &Frame<'_>,
         events: &mut Vec<Event>,
     ) -> Result<(), Exception> {
+        if let Some(publish) = framing::publish(frame.payload)? {
+            return self.publish_method(frame.channel, publish);
+        }
         let method = framing::method(frame.payload)?;
         // The parser leaves out the one field of `basic.qos` that must be zero.
         if let Some([0, 60, 0, 10, size @ ..]) = frame.payload.first_chunk::<8>()
@@ -86,11 +89,7 @@ impl Session {
                 }
                 self.channels.insert(number, Inbound::Method);
             }
-            (None, _) => {
-                return Err(
-                    Exception::new(Code::ChannelError, "expected 'channel.open'").of(ids.0, ids.1),
-                );
-            }
+            (None, _) => return Err(not_open().of(ids.0, ids.1)),
             (Some(inbound), AMQPClass::Channel(channel::AMQPMethod::Close(_))) => {
                 self.assembling -= inbound.discard();
                 self.channels.remove(&number);
@@ -110,31 +109,25 @@ impl Session {
                     Exception::new(Code::CommandInvalid, "unimplemented method").of(ids.0, ids.1)
                 );
             }
-            (
-                Some(inbound @ Inbound::Method),
-                AMQPClass::Basic(basic::AMQPMethod::Publish(publish)),
-            ) => {
-                *inbound = Inbound::Header(publish.clone());
-                return Ok(());
-            }
             (Some(Inbound::Method), _) => {}
-            (Some(Inbound::Header(_)), _) => {
-                return Err(Exception::new(
-                    Code::UnexpectedFrame,
-                    "expected content header for class 60, got non content header frame instead",
-                )
-                .of(ids.0, ids.1));
-            }
-            (Some(Inbound::Body(_) | Inbound::Skip(_)), _) => {
-                return Err(Exception::new(
-                    Code::UnexpectedFrame,
-                    "expected content body, got non content body frame instead",
-                )
-                .of(ids.0, ids.1));
-            }
+            (Some(Inbound::Header(_)), _) => return Err(no_header()),
+            (Some(Inbound::Body(_) | Inbound::Skip(_)), _) => return Err(no_body()),
         }
         events.push(Event::Core(Command::Method(self.id, number, method)));
         Ok(())
+    }
+
+    fn publish_method(&mut self, number: u16, publish: PublishHead) -> Result<(), Exception> {
+        match self.channels.get_mut(&number) {
+            None => Err(not_open().of(60, 40)),
+            Some(Inbound::Closing) => Ok(()),
+            Some(inbound @ Inbound::Method) => {
+                *inbound = Inbound::Header(publish);
+                Ok(())
+            }
+            Some(Inbound::Header(_)) => Err(no_header()),
+            Some(Inbound::Body(_) | Inbound::Skip(_)) => Err(no_body()),
+        }
     }
 
     fn content_header(
@@ -142,39 +135,28 @@ impl Session {
         frame: &Frame<'_>,
         events: &mut Vec<Event>,
     ) -> Result<(), Exception> {
-        let number = frame.channel;
-        let Some(inbound) = self.channels.get_mut(&number) else {
+        let Some((head, block)) = frame.payload.split_first_chunk::<12>() else {
             return Err(Exception::new(
-                Code::ChannelError,
-                "expected 'channel.open'",
+                Code::FrameError,
+                "a content header of less than 12 octets",
             ));
         };
+        let number = frame.channel;
+        let inbound = self.channels.get_mut(&number).ok_or_else(not_open)?;
         let publish = match std::mem::take(inbound) {
             Inbound::Header(publish) => publish,
             Inbound::Closing => {
                 *inbound = Inbound::Closing;
                 return Ok(());
             }
-            Inbound::Method => {
-                return Err(Exception::new(
-                    Code::UnexpectedFrame,
-                    "expected method frame, got non method frame instead",
-                ));
-            }
-            Inbound::Body(_) | Inbound::Skip(_) => {
-                return Err(Exception::new(
-                    Code::UnexpectedFrame,
-                    "expected content body, got non content body frame instead",
-                )
-                .of(60, 40));
-            }
+            Inbound::Method => return Err(no_method()),
+            Inbound::Body(_) | Inbound::Skip(_) => return Err(no_body()),
         };
-        let malformed = || Exception::new(Code::SyntaxError, "malformed content header").of(60, 40);
-        let (head, block) = frame
-            .payload
-            .split_first_chunk::<12>()
-            .ok_or_else(malformed)?;
-        let [c0, c1, _, _, size @ ..] = *head;
+        let [c0, c1, w0, w1, size @ ..] = *head;
+        // The standard has the weight be zero; to RabbitMQ any other header is none.
+        if [w0, w1] != [0, 0] {
+            return Err(no_header());
+        }
         if u16::from_be_bytes([c0, c1]) != 60 {
             return Err(Exception::new(
                 Code::UnexpectedFrame,
@@ -185,7 +167,9 @@ impl Session {
             )
             .of(60, 40));
         }
-        let properties = Properties::parse(block).map_err(|_| malformed())?;
+        // RabbitMQ's channel fails over properties that are not what their flags announce.
+        let properties = Properties::parse(block)
+            .map_err(|_| Exception::new(Code::InternalError, "malformed properties"))?;
         let size = u64::from_be_bytes(size);
         let limit = self.config.limits.message;
         match usize::try_from(size) {
@@ -230,20 +214,10 @@ impl Session {
             Exception::new(Code::FrameError, "more content than the header announced").of(60, 40)
         };
         match self.channels.get_mut(&number) {
-            None => Err(Exception::new(
-                Code::ChannelError,
-                "expected 'channel.open'",
-            )),
+            None => Err(not_open()),
             Some(Inbound::Closing) => Ok(()),
-            Some(Inbound::Method) => Err(Exception::new(
-                Code::UnexpectedFrame,
-                "expected method frame, got non method frame instead",
-            )),
-            Some(Inbound::Header(_)) => Err(Exception::new(
-                Code::UnexpectedFrame,
-                "expected content header for class 60, got non content header frame instead",
-            )
-            .of(60, 40)),
+            Some(Inbound::Method) => Err(no_method()),
+            Some(Inbound::Header(_)) => Err(no_header()),
             Some(inbound @ Inbound::Skip(_)) => {
                 if let Inbound::Skip(left) = inbound {
                     *left = left
@@ -291,14 +265,41 @@ impl Session {
     }
 }
 
+fn not_open() -> Exception {
+    Exception::new(Code::ChannelError, "expected 'channel.open'")
+}
+
+fn no_method() -> Exception {
+    Exception::new(
+        Code::UnexpectedFrame,
+        "expected method frame, got non method frame instead",
+    )
+}
+
+fn no_header() -> Exception {
+    Exception::new(
+        Code::UnexpectedFrame,
+        "expected content header for class 60, got non content header frame instead",
+    )
+    .of(60, 40)
+}
+
+fn no_body() -> Exception {
+    Exception::new(
+        Code::UnexpectedFrame,
+        "expected content body, got non content body frame instead",
+    )
+    .of(60, 40)
+}
+
 impl Partial {
     fn finish(self, id: ConnectionId, number: u16, body: Bytes) -> Command {
         Command::Publish(
             id,
             number,
             Publish {
-                exchange: self.publish.exchange.into(),
-                routing_key: self.publish.routing_key.into(),
+                exchange: self.publish.exchange,
+                routing_key: self.publish.routing_key,
                 mandatory: self.publish.mandatory,
                 immediate: self.publish.immediate,
                 properties: self.properties,

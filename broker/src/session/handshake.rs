@@ -2,15 +2,17 @@
 
 use amq_protocol::{
     protocol::{AMQPClass, connection},
-    types::{AMQPValue, FieldTable, parsing::parse_short_string, parsing::parse_value},
+    types::{AMQPValue, FieldTable},
 };
 
 use crate::{
-    arguments::{capability, long, nests_too_deep, text},
+    arguments::{capability, long, text},
+    config::Product,
     core::{Action, Client, Command},
     exception::{Code, Exception, access_refused, not_allowed},
     framing::{self, Frame, Kind},
     session::{Event, FRAME_MIN, Session, Stage, send},
+    table,
 };
 
 /// What is known of a client before it has opened a virtual host.
@@ -22,7 +24,7 @@ pub(super) struct Login {
 }
 
 /// `connection.start` as this broker sends it.
-pub(super) fn start() -> connection::Start {
+pub(super) fn start(product: &Product) -> connection::Start {
     let mut capabilities = FieldTable::default();
     for name in [
         "publisher_confirms",
@@ -46,8 +48,12 @@ pub(super) fn start() -> connection::Start {
         long("Licensed under MIT or Apache-2.0"),
     );
     properties.insert("platform".into(), long("Rust"));
-    properties.insert("product".into(), long("Lepus"));
-    properties.insert("version".into(), long(env!("CARGO_PKG_VERSION")));
+    properties.insert("product".into(), long(&product.name));
+    properties.insert("version".into(), long(&product.version));
+    properties.insert(
+        "implementation".into(),
+        long(concat!("lepus-broker ", env!("CARGO_PKG_VERSION"))),
+    );
     connection::Start {
         version_major: 0,
         version_minor: 9,
@@ -219,23 +225,10 @@ fn plain(response: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
 
 /// A table with `LOGIN` and `PASSWORD`, without its length.
 fn amqplain(response: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
-    if nests_too_deep(response) {
-        return None;
-    }
-    let (mut user, mut password) = (None, None);
-    let mut rest = response;
-    while !rest.is_empty() {
-        let (after, name) = parse_short_string(rest).ok()?;
-        let (after, value) = parse_value(after).ok()?;
-        rest = after;
-        let AMQPValue::LongString(value) = value else {
-            continue;
-        };
-        match name.as_str() {
-            "LOGIN" => user = Some(value.as_bytes().to_vec()),
-            "PASSWORD" => password = Some(value.as_bytes().to_vec()),
-            _ => {}
-        }
-    }
-    Some((user?, password?))
+    let table = table::parse(response).ok()?;
+    let text = |name: &str| match table.inner().get(name) {
+        Some(AMQPValue::LongString(value)) => Some(value.as_bytes().to_vec()),
+        _ => None,
+    };
+    Some((text("LOGIN")?, text("PASSWORD")?))
 }

@@ -86,10 +86,6 @@ impl Scene {
         let again = self.raw.declare_with(&name, durable(), &arguments).await;
         again.unwrap_or_else(|error| panic!("{queue}: {error}"));
         for (left_out, _) in &arguments {
-            if *left_out == "x-queue-type" && env.embedded().is_some() {
-                env.leave_out("a quorum queue is a classic one here");
-                continue;
-            }
             let mut fewer = arguments.clone();
             fewer.retain(|(name, _)| name != left_out);
             let peer = Raw::open(&env.uri).await;
