@@ -88,7 +88,9 @@ use proc_macro::TokenStream;
 /// Neither the trait nor a method can be generic, and the trait holds methods alone.
 ///
 /// Arguments travel as a map by their names. A name is part of the contract, therefore, and an
-/// order is not.
+/// order is not, unless clients of your own send arrays, which are taken too. An argument of the
+/// type `Option<…>` may be missing in a map, and at the end of an array: it is `None` then. Under an
+/// alias of `Option` it may be missing in a map alone.
 ///
 /// Wire names are unique, 1 to 255 bytes of UTF-8 without control characters, as AMQP has it; a
 /// queue's name does not start with `amq.`, which is the broker's. A method that exists several

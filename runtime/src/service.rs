@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::codec::Codec;
+use crate::codec::{self, Codec};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::envelope::ReplyStatus;
 use crate::status::{Code, Status};
@@ -94,12 +94,25 @@ impl Request {
 
     fn arguments<A: DeserializeOwned>(&self) -> Result<A, Status> {
         self.codec.decode(&self.body).map_err(|error| {
-            let text = format!(
-                "the arguments of `{}` do not decode: {error}",
-                self.method.name()
-            );
+            let method = self.method.name();
+            let error = match self.culprit::<A>() {
+                Some(name) => error.at(format_args!("argument `{name}`")),
+                None => error,
+            };
+            let text = format!("the arguments of `{method}` do not decode: {error}");
             Status::new(Code::InvalidArgument, text)
         })
+    }
+
+    /// The argument that does not decode, where it is a single one.
+    fn culprit<A: DeserializeOwned>(&self) -> Option<&'static str> {
+        let names = self.method.argument_names();
+        let at = if self.method.is_bare() {
+            Some(0)
+        } else {
+            codec::culprit::<A>(self.codec, names, &self.body)
+        };
+        names.get(at?).copied()
     }
 
     /// The reply that carries a value.

@@ -4,7 +4,7 @@
 
 use lapin::BasicProperties;
 use lapin::types::AMQPValue;
-use lepus::{Code, Connection, Outcome};
+use lepus::{Code, Codec, Connection, Outcome, Topic, WorkQueue};
 use lepus_tests::peer::{Caller, headers, short};
 use lepus_tests::probe::{ProbeClient, Rig, Subject, is_settled, serve};
 use lepus_tests::proxy::{Proxy, Way};
@@ -22,6 +22,9 @@ const LONG: Duration = Duration::from_secs(30);
 conformance!(requests:
     an_unknown_method_is_told_which_there_are,
     arguments_that_do_not_decode,
+    an_argument_that_does_not_decode_is_named,
+    optional_arguments_may_be_missing,
+    bytes_behind_the_arguments_are_refused,
     arguments_that_are_hostile,
     random_bytes_are_answered,
     another_content_type,
@@ -40,6 +43,11 @@ conformance!(requests:
     a_request_too_large_is_refused_by_the_server,
     a_request_too_large_is_not_sent,
     an_expired_request_never_runs,
+);
+
+conformance!(what_json_has_not:
+    a_number_that_json_has_not_is_not_sent,
+    a_reply_that_json_cannot_write_is_told_to_its_caller,
 );
 
 conformance!(replies:
@@ -112,6 +120,140 @@ async fn arguments_that_do_not_decode(env: Env) {
     rig.is_well(&env).await;
     assert_eq!(rig.serving.stats().malformed, 14);
     assert_eq!(caller.waiting().await, 0);
+}
+
+/// A service with arguments that may be missing.
+#[lepus::service(codec = "json")]
+trait Zoom {
+    /// Which of them there were.
+    async fn zoom(&self, width: u64, height: Option<u64>, fit: std::option::Option<bool>)
+    -> String;
+    #[rpc(params = "bare")]
+    async fn half(&self, x: f64) -> f64;
+}
+
+struct Glass;
+
+impl Zoom for Glass {
+    async fn zoom(&self, width: u64, height: Option<u64>, fit: Option<bool>) -> String {
+        format!("{width} {height:?} {fit:?}")
+    }
+
+    async fn half(&self, x: f64) -> f64 {
+        x / 0.0
+    }
+}
+
+async fn zoom(env: &Env, serving: &Connection) -> lepus::Running {
+    let server = lepus::Server::new(serving).serve(ZoomServer::new(Glass));
+    // It is deleted at the end of the test.
+    env.name("zoom");
+    server.start().await.unwrap()
+}
+
+async fn optional_arguments_may_be_missing(env: Env) {
+    let serving = env.connect().await;
+    let _server = zoom(&env, &serving).await;
+    let (caller, queue) = (Caller::open(&env).await, env.name("zoom"));
+    for (json, msgpack, zoomed) in [
+        (&b"[1]"[..], &b"\x91\x01"[..], "1 None None"),
+        (b"[1,2]", b"\x92\x01\x02", "1 Some(2) None"),
+        (b"[1,null,true]", b"\x93\x01\xc0\xc3", "1 None Some(true)"),
+        (br#"{"width":1}"#, b"\x81\xa5width\x01", "1 None None"),
+        (
+            br#"{"fit":false,"width":1}"#,
+            b"\x82\xa3fit\xc2\xa5width\x01",
+            "1 None Some(false)",
+        ),
+    ] {
+        let reply = caller.ask(&queue, caller.json("zoom"), json).await;
+        assert_eq!(reply.status, None, "{:?}", reply.message);
+        assert_eq!(reply.body, format!("{zoomed:?}").into_bytes());
+        let properties = caller.json("zoom");
+        let properties = properties.with_content_type(short("application/msgpack"));
+        let reply = caller.ask(&queue, properties, msgpack).await;
+        assert_eq!(reply.status, None, "{:?}", reply.message);
+        assert_eq!(reply.body[1..], *zoomed.as_bytes());
+    }
+}
+
+async fn an_argument_that_does_not_decode_is_named(env: Env) {
+    let serving = env.connect().await;
+    let _server = zoom(&env, &serving).await;
+    let (caller, queue) = (Caller::open(&env).await, env.name("zoom"));
+    let all = "expected a map or an array of the arguments `width`, `height`, `fit` of `zoom`";
+    for (method, body, reason) in [
+        ("zoom", "[]", format!("invalid length 0, {all}")),
+        ("zoom", "7", format!("invalid type: integer `7`, {all}")),
+        ("zoom", "{}", "missing field `width`".to_owned()),
+        (
+            "zoom",
+            r#"[1,"x"]"#,
+            "argument `height`: invalid type: string \"x\", expected u64".to_owned(),
+        ),
+        (
+            "zoom",
+            r#"{"fit":7,"width":1}"#,
+            "argument `fit`: invalid type: integer `7`, expected a boolean".to_owned(),
+        ),
+        (
+            "half",
+            "null",
+            "argument `x`: invalid type: null, expected f64".to_owned(),
+        ),
+    ] {
+        let asked = caller.ask(&queue, caller.json(method), body.as_bytes());
+        let reply = asked.await;
+        let (code, text) = reply.failure();
+        assert_eq!(code, "invalid_argument", "{text}");
+        let expected = format!("the arguments of `{method}` do not decode: application/json: ");
+        assert!(text.starts_with(&expected), "{text}");
+        assert!(text[expected.len()..].starts_with(&reason), "{text}");
+    }
+}
+
+async fn bytes_behind_the_arguments_are_refused(env: Env) {
+    let rig = Rig::start(&env).await;
+    let caller = Caller::open(&env).await;
+    let body = b"\x81\xa4text\xa1x\xc0";
+    is_refused(&rig, &caller, "application/msgpack", "echo", body).await;
+    is_refused(&rig, &caller, "application/json", "echo", b"[\"x\"]]").await;
+    rig.is_well(&env).await;
+}
+
+async fn a_number_that_json_has_not_is_not_sent(env: Env) {
+    let connection = env.connect().await;
+    let calls = ZoomClient::new(&connection).half(f64::NAN).await;
+    let call = calls.unwrap_err().rpc().cloned().unwrap();
+    let queue = WorkQueue::<f64>::new("lengths").codec(Codec::Json);
+    let producer = queue.producer(&connection);
+    let push = producer.push(&f64::INFINITY).await.unwrap_err();
+    let topic = Topic::<f64>::new("lengths").codec(Codec::Json);
+    let publisher = topic.publisher(&connection);
+    let publish = publisher.publish("a", &f64::NAN).await.unwrap_err();
+    for (error, number) in [(call, "NaN"), (push, "inf"), (publish, "NaN")] {
+        assert!(error.is_encode(), "{error}");
+        assert!(!error.may_have_executed(), "{error}");
+        let reason = error.source().map(ToString::to_string);
+        let expected = format!("application/json: {number} is not a number that JSON can write");
+        assert_eq!(reason, Some(expected));
+    }
+    let all = producer.push_all(&[1.0, f64::NAN, 2.0]).await;
+    assert!(
+        all[0].is_ok() && all[1].is_err() && all[2].is_ok(),
+        "{all:?}"
+    );
+    env.name("lengths");
+    env.name("lengths.dead");
+}
+
+async fn a_reply_that_json_cannot_write_is_told_to_its_caller(env: Env) {
+    let serving = env.connect().await;
+    let _server = zoom(&env, &serving).await;
+    let error = ZoomClient::new(&serving).half(1.0).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::Internal), "{error}");
+    let text = "the reply of `half` cannot be encoded: application/json: inf is not a number";
+    assert!(error.to_string().contains(text), "{error}");
 }
 
 async fn arguments_that_are_hostile(env: Env) {

@@ -1,13 +1,18 @@
 //! Values to bytes and back, chosen by content type.
 
+mod place;
 mod raw;
+mod strict;
 
 use std::fmt;
 use std::marker::PhantomData;
 
 use bytes::Bytes;
-use serde::Serialize;
-use serde::de::{DeserializeOwned, DeserializeSeed};
+use serde::de::{Deserialize, DeserializeOwned, DeserializeSeed, Visitor};
+use serde::{Deserializer, Serialize};
+
+pub(crate) use place::culprit;
+use strict::{Checked, Floats};
 
 use crate::escape::Escaped;
 
@@ -32,6 +37,14 @@ pub enum Codec {
 pub struct CodecError {
     content_type: &'static str,
     reason: String,
+}
+
+impl CodecError {
+    /// Says in which part of the value it is.
+    pub(crate) fn at(self, part: impl fmt::Display) -> Self {
+        let reason = format!("{part}: {}", self.reason);
+        Self { reason, ..self }
+    }
 }
 
 /// How deep values may nest; serde_json's own limit is the same.
@@ -78,19 +91,21 @@ impl Codec {
     /// Encodes a value.
     ///
     /// # Errors
-    /// [`CodecError`] when the value cannot be written this way: a map with keys that are no
-    /// strings as JSON, a struct as text, anything but bytes as bytes.
+    /// [`CodecError`] when the value cannot be written this way, or would be read as another one:
+    /// a map with keys that are no strings, NaN and the infinities as JSON; `Some(None)` and
+    /// `Some(())` as MessagePack and JSON, where they would be read as `None`; a struct as text;
+    /// anything but bytes as bytes.
     pub fn encode<T: Serialize + ?Sized>(self, value: &T) -> Result<Bytes, CodecError> {
         match self {
             Self::MsgPack => {
                 let mut buffer = Vec::with_capacity(64);
                 let mut serializer = rmp_serde::Serializer::new(&mut buffer).with_struct_map();
-                value
+                Checked::new(value, Floats::Any)
                     .serialize(&mut serializer)
                     .map_err(|error| self.error(error))?;
                 Ok(buffer.into())
             }
-            Self::Json => serde_json::to_vec(value)
+            Self::Json => serde_json::to_vec(&Checked::new(value, Floats::Finite))
                 .map(Bytes::from)
                 .map_err(|error| self.error(error)),
             Self::Text => serde_plain::to_string(&value)
@@ -102,8 +117,8 @@ impl Codec {
         }
     }
 
-    /// Decodes a value. Hostile input is refused, never followed: nesting is limited, and
-    /// declared lengths are not trusted.
+    /// Decodes a value, which is all that there is: bytes behind it are refused. Hostile input is
+    /// refused, never followed: nesting is limited, and declared lengths are not trusted.
     ///
     /// # Errors
     /// [`CodecError`] with what was expected and what was found.
@@ -122,8 +137,13 @@ impl Codec {
                 let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes);
                 // The default of 1024 overflows the stack of a thread with 2 MiB.
                 deserializer.set_max_depth(DEPTH);
-                seed.deserialize(&mut deserializer)
-                    .map_err(|error| self.error(error))
+                let value = seed.deserialize(&mut deserializer);
+                let value = value.map_err(|error| self.error(error))?;
+                match End::deserialize(&mut deserializer) {
+                    // There was nothing to read a marker from.
+                    Err(rmp_serde::decode::Error::InvalidMarkerRead(_)) => Ok(value),
+                    _ => Err(self.error("more bytes follow the value")),
+                }
             }
             Self::Json => {
                 let mut deserializer = serde_json::Deserializer::from_slice(bytes);
@@ -146,6 +166,24 @@ impl Codec {
             content_type: self.content_type(),
             reason: Escaped(reason).to_string(),
         }
+    }
+}
+
+/// Read behind a value, to find out whether there is anything. It takes nothing of what it finds,
+/// so that an error of a marker inside of it is not one of the first marker.
+struct End;
+
+impl<'de> Deserialize<'de> for End {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl Visitor<'_> for End {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the end")
     }
 }
 
@@ -268,6 +306,130 @@ mod tests {
             Codec::Json
                 .decode::<serde_json::Value>(deep.as_bytes())
                 .is_err()
+        );
+    }
+
+    #[test]
+    fn bytes_behind_a_value_are_refused() {
+        let value = Codec::MsgPack.encode(&Arguments { n: 30 }).unwrap();
+        // A number, an array and a map without their contents, a text cut off, and no type at all.
+        for more in [
+            &b"\x07"[..],
+            b"\x91",
+            b"\x81",
+            b"\xcd",
+            b"\xa5x",
+            b"\xc1",
+            b"\xc0",
+        ] {
+            let error = Codec::MsgPack.decode::<Arguments>(&[&value, more].concat());
+            let error = error.unwrap_err().to_string();
+            assert_eq!(
+                error, "application/msgpack: more bytes follow the value",
+                "{more:?}"
+            );
+        }
+        let seven = Codec::MsgPack.decode::<Option<u8>>(b"\x07");
+        assert_eq!(seven.unwrap(), Some(7));
+        assert!(Codec::MsgPack.decode::<Option<u8>>(b"\xc0\xc0").is_err());
+        assert!(Codec::Json.decode::<u8>(b"7 ").is_ok());
+        for (codec, bytes) in [(Codec::Json, &b"7 8"[..]), (Codec::Text, b"7 8")] {
+            assert!(codec.decode::<u8>(bytes).is_err(), "{codec}");
+        }
+    }
+
+    #[derive(Serialize, Deserialize, Debug, PartialEq)]
+    struct Metre(f64);
+
+    #[derive(Serialize)]
+    enum Length {
+        Tuple(u8, f32),
+        Named { metres: Metre },
+    }
+
+    #[test]
+    fn numbers_that_json_has_not_are_refused() {
+        let refused: [Result<Bytes, CodecError>; 7] = [
+            Codec::Json.encode(&f64::NAN),
+            Codec::Json.encode(&f32::INFINITY),
+            Codec::Json.encode(&Some(vec![1.0, f64::NEG_INFINITY])),
+            Codec::Json.encode(&Length::Tuple(1, f32::NAN)),
+            Codec::Json.encode(&Length::Named {
+                metres: Metre(f64::NAN),
+            }),
+            Codec::Json.encode(&BTreeMap::from([("x", (1, f64::NAN))])),
+            Codec::Json.encode(&serde_json::json!({ "x": 1 }).get("x").map(|_| f64::NAN)),
+        ];
+        for refused in refused {
+            let error = refused.unwrap_err().to_string();
+            assert!(error.starts_with("application/json: "), "{error}");
+            assert!(error.contains("is not a number"), "{error}");
+        }
+        let finite = Codec::Json.encode(&(1.5, f32::MAX, Metre(-0.0))).unwrap();
+        let finite: (f64, f32, Metre) = Codec::Json.decode(&finite).unwrap();
+        assert_eq!(finite, (1.5, f32::MAX, Metre(0.0)));
+        for codec in [Codec::MsgPack, Codec::Text] {
+            let nan = codec.encode(&f64::NAN).unwrap();
+            assert!(codec.decode::<f64>(&nan).unwrap().is_nan(), "{codec}");
+        }
+    }
+
+    #[derive(Serialize)]
+    struct Nothing;
+
+    #[derive(Serialize)]
+    struct Wrapped(Option<u8>);
+
+    #[test]
+    fn what_would_be_read_as_none_is_refused() {
+        for codec in [Codec::MsgPack, Codec::Json] {
+            let refused = [
+                codec.encode(&Some(None::<u8>)),
+                codec.encode(&(7, Some(Wrapped(None)))),
+                codec.encode(&Some(())),
+                codec.encode(&[Some(Nothing)]),
+            ];
+            for refused in refused {
+                let error = refused.unwrap_err().to_string();
+                assert!(error.ends_with("would be read as None"), "{error}");
+            }
+            for taken in [
+                codec.encode(&Some(Some(7))),
+                codec.encode(&None::<Option<u8>>),
+                codec.encode(&(Some(vec![None::<u8>]), (), Nothing)),
+                codec.encode(&Some(serde_json::Value::Null)),
+            ] {
+                taken.unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn the_argument_that_does_not_decode_is_found() {
+        #[derive(Deserialize)]
+        struct Division {
+            #[expect(dead_code, reason = "only decoded")]
+            dividend: u64,
+            #[expect(dead_code, reason = "only decoded")]
+            divisor: u64,
+        }
+        let culprit =
+            |codec, bytes: &[u8]| culprit::<Division>(codec, &["dividend", "divisor"], bytes);
+        for (bytes, at) in [
+            (&br#"{"divisor":"x","dividend":1}"#[..], Some(1)),
+            (br#"{"dividend":-1}"#, Some(0)),
+            (br#"{"dividend":1,"other":2,"divisor":[]}"#, Some(1)),
+            (br#"[1,null]"#, Some(1)),
+            (br#"{"dividend":1}"#, None),
+            (br#""x""#, None),
+        ] {
+            let text = String::from_utf8_lossy(bytes);
+            assert_eq!(culprit(Codec::Json, bytes), at, "{text}");
+        }
+        assert_eq!(culprit(Codec::MsgPack, b"\x92\x01\xa1x"), Some(1));
+        assert_eq!(
+            culprit(Codec::MsgPack, b"\x82\xa7divisor\x01\xa8dividend\xc0"),
+            Some(0)
         );
     }
 
