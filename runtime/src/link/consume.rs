@@ -10,8 +10,8 @@ use super::channel::{Delivery, Listener, Word};
 use super::convert;
 use super::lane::Lane;
 use crate::error::Error;
-use crate::random;
 use crate::escape::Escaped;
+use crate::random;
 use crate::stats::Counters;
 
 /// Why deliveries stopped.

@@ -25,8 +25,8 @@ use super::tune::{self, Negotiation, Tune};
 use crate::error::{Error, Kind};
 use crate::link::frame::HEAD;
 use crate::link::progress::Progress;
-use crate::link::sasl::Responses;
 use crate::link::said::{self, BrokerVersion};
+use crate::link::sasl::Responses;
 
 /// So much memory is kept at most when the buffer is empty: a good many messages of the usual size.
 const MAX_IDLE_CAPACITY: usize = 512 * 1024;
