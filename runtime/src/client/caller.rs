@@ -13,7 +13,7 @@ use crate::error::{Error, Kind};
 use crate::escape::Escaped;
 use crate::link::{
     self, Connection, Deliveries, Ended, Lane, Leave, Link, Listener, Mark, Mode, Namespace, Rush,
-    Session, Word,
+    Session, Sink, Word,
 };
 use crate::message::{Incoming, Outgoing};
 use crate::name::Name;
@@ -494,14 +494,11 @@ impl Keeper {
         let reply_to = self.namespace.scope(name.as_str());
         let topology = Topology::queue(Queue::exclusive(name));
         link::declare(session, &topology, &self.namespace).await?;
-        let consuming = Lane::open(session).await?;
-        consuming.limit_bodies(self.max_message);
-        let replies = Deliveries::start(&consuming, &reply_to, Mode::NoAck).await?;
         let lane = Lane::open(session).await?;
         let station = Arc::new(Station {
             session: Arc::clone(session),
             lane: Mutex::new(Arc::clone(&lane)),
-            reply_to,
+            reply_to: reply_to.clone(),
             secret: Secret::new(),
             pending: Mutex::new(Some(Pending::default())),
             rush: Rush::default(),
@@ -509,6 +506,16 @@ impl Keeper {
             counters: Arc::clone(&self.counters),
         });
         lane.listen(Arc::new(Returns(Arc::downgrade(&station))));
+        let consuming = Lane::open(session).await?;
+        consuming.limit_bodies(self.max_message);
+        // Not the station itself: its channel is not to be kept by the channel of its replies.
+        let to = Arc::downgrade(&station);
+        let sink: Sink = Arc::new(move |reply| {
+            if let Some(station) = to.upgrade() {
+                station.replied(reply.message);
+            }
+        });
+        let replies = Deliveries::start(&consuming, &reply_to, Mode::NoAck(sink)).await?;
         Ok((station, replies))
     }
 }
@@ -548,13 +555,15 @@ impl Drop for Manned<'_> {
     }
 }
 
-/// Gives out replies until no more can come; then says why.
+/// Keeps a station's channels until no more replies can come; then says why. The replies themselves
+/// are given out on the I/O task.
 async fn serve(station: &Arc<Station>, mut replies: Deliveries) -> Error {
     let keeping = station.keep_lane();
     let reading = async {
         loop {
             match replies.next().await {
-                Ok(reply) => station.replied(reply.message),
+                // Replies are not settled: they do not come this way.
+                Ok(_) => {}
                 Err(Ended::Cancelled) => {
                     return Error::new(Kind::Disconnected).caused_by("the reply queue was deleted");
                 }

@@ -23,13 +23,29 @@ pub(crate) enum Ended {
     Lost(Error),
 }
 
+/// Takes deliveries on the I/O task, one after the other. Must not block.
+pub(crate) type Sink = Arc<dyn Fn(Delivery) + Send + Sync>;
+
 /// How a queue is consumed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub(crate) enum Mode {
     /// Deliveries are settled; at most so many wait for it.
     Settled { prefetch: u16 },
-    /// The broker forgets a message as it sends it. No prefetch bounds this: read on at once.
-    NoAck,
+    /// The broker forgets a message as it sends it. No prefetch bounds how many come, so there is no
+    /// queue for them here: each is given away as it is read.
+    NoAck(Sink),
+}
+
+impl std::fmt::Debug for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Settled { prefetch } => f
+                .debug_struct("Settled")
+                .field("prefetch", prefetch)
+                .finish(),
+            Self::NoAck(_) => f.debug_struct("NoAck").finish_non_exhaustive(),
+        }
+    }
 }
 
 /// A consumer. Dropping it cancels it.
@@ -40,7 +56,6 @@ pub(crate) struct Deliveries {
     consumer_tag: String,
     /// As many as the broker sends ahead, which the prefetch bounds; last the end of the consumer.
     coming: mpsc::UnboundedReceiver<Item>,
-    mode: Mode,
     ended: Option<Ended>,
 }
 
@@ -52,22 +67,26 @@ impl Deliveries {
     /// # Errors
     /// The broker's refusal, or the session went. Cancel-safe: the lane is to be dropped then.
     pub(crate) async fn start(lane: &Arc<Lane>, queue: &str, mode: Mode) -> Result<Self, Error> {
-        if let Mode::Settled { prefetch } = mode {
-            let qos = basic::AMQPMethod::Qos(basic::Qos {
-                prefetch_count: prefetch,
-                global: false,
-            });
-            lane.call(AMQPClass::Basic(qos)).await?;
-            if prefetch == 1 {
-                lane.take_one_at_a_time();
+        let sink = match mode {
+            Mode::NoAck(sink) => Some(sink),
+            Mode::Settled { prefetch } => {
+                let qos = basic::AMQPMethod::Qos(basic::Qos {
+                    prefetch_count: prefetch,
+                    global: false,
+                });
+                lane.call(AMQPClass::Basic(qos)).await?;
+                if prefetch == 1 {
+                    lane.take_one_at_a_time();
+                }
+                None
             }
-        }
+        };
         let consumer_tag = format!("lepus.{}", random::identity());
         let consume = basic::AMQPMethod::Consume(basic::Consume {
             queue: convert::short(queue)?,
             consumer_tag: convert::short(consumer_tag.as_str())?,
             no_local: false,
-            no_ack: mode == Mode::NoAck,
+            no_ack: sink.is_some(),
             exclusive: false,
             nowait: false,
             arguments: FieldTable::default(),
@@ -75,6 +94,7 @@ impl Deliveries {
         let (feed, coming) = mpsc::unbounded_channel();
         lane.listen(Arc::new(Feed {
             items: feed,
+            sink,
             counters: Arc::clone(lane.session().counters()),
         }));
         lane.call(AMQPClass::Basic(consume)).await?;
@@ -82,16 +102,11 @@ impl Deliveries {
             lane: Arc::clone(lane),
             consumer_tag,
             coming,
-            mode,
             ended: None,
         })
     }
 
-    fn is_settled(&self) -> bool {
-        matches!(self.mode, Mode::Settled { .. })
-    }
-
-    /// The next delivery; where deliveries are settled, one that still can be. Cancel-safe.
+    /// The next delivery that can still be settled. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Delivery, Ended> {
         if let Some(ended) = &self.ended {
             return Err(ended.clone());
@@ -109,15 +124,13 @@ impl Deliveries {
         Err(self.ended.insert(ended).clone())
     }
 
-    /// Whether a delivery can still be settled, where it is to be.
+    /// Whether a delivery can still be settled.
     fn take(&self, delivery: &Delivery) -> bool {
-        if self.is_settled() {
-            if !self.lane.is_open() {
-                return false;
-            }
+        let is_open = self.lane.is_open();
+        if is_open {
             self.lane.delivered(delivery.tag);
         }
-        true
+        is_open
     }
 
     /// Stops new deliveries and gives those that were prefetched back to the queue.
@@ -140,9 +153,7 @@ impl Deliveries {
         self.coming.close();
         self.ended.get_or_insert(Ended::Cancelled);
         while let Ok(item) = self.coming.try_recv() {
-            if let Ok(delivery) = item
-                && self.is_settled()
-            {
+            if let Ok(delivery) = item {
                 self.lane.give_back(delivery.tag);
             }
         }
@@ -160,13 +171,18 @@ impl Drop for Deliveries {
 /// Hands deliveries over to the consumer's owner.
 struct Feed {
     items: mpsc::UnboundedSender<Item>,
+    /// Takes the deliveries instead, if they are not settled.
+    sink: Option<Sink>,
     counters: Arc<Counters>,
 }
 
 impl Listener for Feed {
     fn hear(&self, word: Word) {
         let item = match word {
-            Word::Delivered(delivery) => Ok(delivery),
+            Word::Delivered(delivery) => match &self.sink {
+                Some(sink) => return sink(*delivery),
+                None => Ok(delivery),
+            },
             Word::Cancelled => Err(Box::new(Ended::Cancelled)),
             Word::Closed(reason) => Err(Box::new(Ended::Lost(reason))),
             Word::Returned(message) => {

@@ -32,7 +32,7 @@ mod uri;
 pub(crate) use channel::{Delivery, Listener, Word};
 pub(crate) use confirm::{Confirmed, Fate};
 pub use connection::{Connection, ConnectionBuilder};
-pub(crate) use consume::{Deliveries, Ended, Mode};
+pub(crate) use consume::{Deliveries, Ended, Mode, Sink};
 pub(crate) use declare::{QueueCounts, bind, count, declare, delete, purge, unbind};
 pub(crate) use lane::{Extent, Lane};
 pub(crate) use namespace::Namespace;

@@ -33,38 +33,43 @@ impl fmt::Debug for Parcel {
     }
 }
 
-/// A shelf, and how to fill it.
-pub(super) fn shelf(buffer: usize, overflow: Overflow) -> (Arc<Shelf<Parcel>>, Mode) {
+/// A shelf, and how to fill it. Where the oldest events are dropped for a slow reader, that happens
+/// as they are read, so that no more than the buffer holds are ever kept.
+pub(super) fn shelf(
+    buffer: usize,
+    overflow: Overflow,
+    connection: &Connection,
+) -> (Arc<Shelf<Parcel>>, Mode) {
+    let shelf = Arc::new(Shelf::new());
     let mode = match overflow {
-        Overflow::DropOldest => Mode::NoAck,
+        Overflow::DropOldest => {
+            let (shelf, counters) = (Arc::clone(&shelf), connection.counters());
+            Mode::NoAck(Arc::new(move |delivery: Delivery| {
+                let parcel = Parcel {
+                    letter: delivery.message.into(),
+                    _held: None,
+                };
+                for _ in 0..shelf.push_over(parcel, buffer) {
+                    counters.lagged_events.add();
+                }
+            }))
+        }
         Overflow::Hold => Mode::Settled {
             prefetch: u16::try_from(buffer).unwrap_or(u16::MAX),
         },
     };
-    (Arc::new(Shelf::new()), mode)
+    (shelf, mode)
 }
 
-/// Puts events on the shelf in their order. The stream ends when it goes.
+/// Puts events on the shelf in their order, where the broker waits until they are taken. The stream
+/// ends when it goes.
 pub(super) struct Shelver {
     shelf: Arc<Shelf<Parcel>>,
-    mode: Mode,
-    capacity: usize,
-    counters: Arc<Counters>,
 }
 
 impl Shelver {
-    pub(super) fn new(
-        shelf: Arc<Shelf<Parcel>>,
-        mode: Mode,
-        capacity: usize,
-        connection: &Connection,
-    ) -> Self {
-        Self {
-            shelf,
-            mode,
-            capacity,
-            counters: connection.counters(),
-        }
+    pub(super) fn new(shelf: Arc<Shelf<Parcel>>) -> Self {
+        Self { shelf }
     }
 }
 
@@ -72,20 +77,9 @@ impl Handler for Shelver {
     const IN_ORDER: bool = true;
 
     async fn handle(self: Arc<Self>, _: Arc<Lane>, delivery: Delivery) -> Settlement {
-        let letter = delivery.message.into();
-        if self.mode == Mode::NoAck {
-            let parcel = Parcel {
-                letter,
-                _held: None,
-            };
-            for _ in 0..self.shelf.push_over(parcel, self.capacity) {
-                self.counters.lagged_events.add();
-            }
-            return Settlement::Settled;
-        }
         let (held, taken) = oneshot::channel();
         self.shelf.push(Parcel {
-            letter,
+            letter: delivery.message.into(),
             _held: Some(held),
         });
         // Taken, or given up with the subscription: done either way.

@@ -131,7 +131,7 @@ impl<K: Kind> Setup for Station<K> {
     }
 
     fn mode(&self) -> Mode {
-        self.mode
+        self.mode.clone()
     }
 
     fn started(&self) {

@@ -151,6 +151,7 @@ impl<K: Kind, T, M> Subscribe<K, T, M> {
             queue: queue.to_owned(),
             concurrency,
             grace: self.grace,
+            max_body: usize::MAX,
             on_loss,
         }
     }

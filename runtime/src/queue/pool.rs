@@ -77,6 +77,8 @@ impl Bench {
             queue: spec.name.clone(),
             concurrency,
             grace,
+            // A job is moved as it is, whatever its size.
+            max_body: usize::MAX,
             on_loss: OnLoss::Finish,
         };
         let worker = Worker::start(&connection, source).await?;

@@ -428,7 +428,7 @@ impl Dispatcher {
         let arrived = Instant::now();
         let head = RequestHead::from_properties(message.properties);
         if message.redelivered
-            && let Some(replies) = self.answered_before(&head, message.body.len())
+            && let Some(replies) = self.answered_before(&head, message.size as usize)
         {
             return Opened::Answered(replies);
         }
@@ -437,6 +437,7 @@ impl Dispatcher {
             return Opened::Unanswered;
         }
         let content = Content {
+            size: message.size as usize,
             body: message.body,
             arrived,
             deadline: head.time_left.map(|left| arrived + left),
@@ -492,7 +493,7 @@ impl Dispatcher {
         mut head: RequestHead,
         content: Content,
     ) -> Option<Begun> {
-        let (redelivered, size) = (content.redelivered, content.body.len());
+        let (redelivered, size) = (content.redelivered, content.size);
         let route = self.route(&head, size);
         let oneway = route.as_ref().is_ok_and(|route| route.method.is_oneway());
         if !oneway && (head.reply_to.is_none() || head.correlation_id.is_none()) {
@@ -720,6 +721,8 @@ pub(super) enum Site {
 
 /// A delivery without its head.
 pub(super) struct Content {
+    /// The body's size, also where it was left out for being too large.
+    pub(super) size: usize,
     pub(super) body: Bytes,
     pub(super) arrived: Instant,
     pub(super) deadline: Option<Instant>,

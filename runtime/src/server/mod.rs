@@ -185,6 +185,7 @@ impl Server {
                     topology: Topology::queue(queue),
                     concurrency: served.concurrency,
                     grace: self.grace,
+                    max_body: self.connection.max_message(),
                     on_loss: OnLoss::Drop,
                 };
                 workers.push((Worker::start(&self.connection, source).await?, dispatcher));

@@ -39,7 +39,7 @@ impl Dispatcher {
         if !self.may_answer(lane, &head) {
             return Settlement::Ack;
         }
-        let read = self.check_size(content.body.len()).and_then(|()| {
+        let read = self.check_size(content.size).and_then(|()| {
             let codec = self.codec(head.content_type.as_deref())?;
             Ok((codec, calls(&content.body)?))
         });
@@ -48,7 +48,7 @@ impl Dispatcher {
         let with = With::request(tag, settled);
         let origin = Origin {
             is_acknowledged: settled,
-            ..Origin::of(None, content.body.len())
+            ..Origin::of(None, content.size)
         };
         let settlement = match read {
             Ok((codec, calls)) => {

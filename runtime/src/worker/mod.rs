@@ -36,6 +36,9 @@ pub(crate) struct Source {
     /// How many deliveries are handled at once: the prefetch.
     pub(crate) concurrency: u16,
     pub(crate) grace: Duration,
+    /// Messages with a longer body come without it, in bytes: what is refused for its size is not
+    /// gathered first.
+    pub(crate) max_body: usize,
     /// Whether a handler is dropped when the channel it would settle on is gone. Its message is
     /// delivered again either way.
     pub(crate) on_loss: OnLoss,
@@ -99,6 +102,11 @@ pub(crate) trait Setup: Send + Sync + 'static {
 
     /// How that queue is consumed.
     fn mode(&self) -> Mode;
+
+    /// Messages with a longer body come without it, in bytes.
+    fn max_body(&self) -> usize {
+        usize::MAX
+    }
 
     /// The broker delivers.
     fn started(&self);
@@ -299,6 +307,10 @@ impl Setup for Plain {
         }
     }
 
+    fn max_body(&self) -> usize {
+        self.source.max_body
+    }
+
     fn started(&self) {}
 
     fn ended(&self, _: &Ended) {}
@@ -312,6 +324,7 @@ async fn set_up(link: &Link, setup: &dyn Setup) -> Result<Ready, Error> {
     loop {
         let queue = setup.prepare(Arc::clone(&session)).await?;
         let lane = Lane::open(&session).await?;
+        lane.limit_bodies(setup.max_body());
         match Deliveries::start(&lane, &queue, setup.mode()).await {
             Ok(deliveries) => return Ok(Ready { lane, deliveries }),
             // It was there a moment ago and was deleted since. Whoever starts would not try

@@ -144,7 +144,7 @@ impl<K: Kind, T: DeserializeOwned + Send + 'static> Subscribe<K, T, Broadcast> {
             overflow,
             max_length,
         } = self.mode;
-        let (shelf, mode) = broadcast::shelf(buffer, overflow);
+        let (shelf, mode) = broadcast::shelf(buffer, overflow, &self.connection);
         let tell: Tell = {
             let shelf = Arc::clone(&shelf);
             Arc::new(move |missed| shelf.tell(missed))
@@ -152,7 +152,7 @@ impl<K: Kind, T: DeserializeOwned + Send + 'static> Subscribe<K, T, Broadcast> {
         let station = self.station(Place::Own { max_length }, mode, tell)?;
         let prefetch = u16::try_from(buffer).unwrap_or(u16::MAX);
         let source = self.source(self.exchange.label(), prefetch, OnLoss::Finish);
-        let handler = Shelver::new(Arc::clone(&shelf), mode, buffer, &self.connection);
+        let handler = Shelver::new(Arc::clone(&shelf));
         let running = Running::started(&self.connection, source, station, handler).await?;
         let (reader, bindings) = (self.reader(), self.bindings);
         Ok(Subscription::new(shelf, reader, bindings, running))
