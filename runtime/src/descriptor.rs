@@ -11,7 +11,7 @@ pub struct ServiceDescriptor {
     version: Option<&'static str>,
     doc: &'static str,
     queue: &'static str,
-    codec: Codec,
+    codec: Option<Codec>,
     durable: bool,
     quorum: bool,
     methods: &'static [MethodDescriptor],
@@ -26,7 +26,7 @@ impl ServiceDescriptor {
             version: None,
             doc: "",
             queue: name,
-            codec: Codec::MsgPack,
+            codec: None,
             durable: true,
             quorum: false,
             methods,
@@ -57,7 +57,7 @@ impl ServiceDescriptor {
     /// Sets the codec of requests, and of those that name no content type.
     #[must_use]
     pub const fn codec(mut self, codec: Codec) -> Self {
-        self.codec = codec;
+        self.codec = Some(codec);
         self
     }
 
@@ -102,6 +102,14 @@ impl ServiceDescriptor {
     /// The codec of requests that name no content type.
     #[must_use]
     pub const fn default_codec(&self) -> Codec {
+        match self.codec {
+            Some(codec) => codec,
+            None => Codec::MsgPack,
+        }
+    }
+
+    /// The codec, if one was chosen.
+    pub(crate) const fn chosen_codec(&self) -> Option<Codec> {
         self.codec
     }
 

@@ -6,7 +6,8 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::clock;
-use crate::message::Properties;
+use crate::error::Error;
+use crate::message::{Incoming, Properties};
 use crate::status::{Code, Status};
 use crate::value::{Table, Value};
 
@@ -65,7 +66,7 @@ impl RequestHead {
             message_id: self.message_id,
             kind: self.method,
             app_id: self.caller,
-            timestamp: None,
+            ..Properties::default()
         }
     }
 
@@ -210,6 +211,8 @@ const REASON: &str = "reason";
 const FAILED_AT: &str = "failed-at";
 const ATTEMPTS: &str = "attempts";
 const SOURCE_QUEUE: &str = "source-queue";
+/// Ours on any copy of a message that came in another way.
+const SOURCE_NOTES: [&str; 3] = [SOURCE_EXCHANGE, SOURCE_KEY, SOURCE_USER];
 /// Ours on a job, from its first failure to its death.
 const JOB_NOTES: [&str; 7] = [
     ATTEMPT,
@@ -263,7 +266,10 @@ impl JobHead {
         let mut headers = properties.headers.clone();
         let attempt = headers.remove(ATTEMPT);
         let count = headers.remove(DELIVERY_COUNT);
-        for note in BROKER_NOTES.iter().chain(&[FIRST_ERROR, ERROR]) {
+        for note in BROKER_NOTES
+            .iter()
+            .chain(&[FIRST_ERROR, ERROR, SOURCE_USER])
+        {
             headers.remove(*note);
         }
         let route = Route::take(&mut headers);
@@ -288,6 +294,8 @@ impl JobHead {
 /// Headers of an event that is tried again, or is a dead letter: the way its first copy came.
 const SOURCE_EXCHANGE: &str = "source-exchange";
 const SOURCE_KEY: &str = "source-routing-key";
+/// Header of a copy: the `user_id` of the first one, where the copy cannot have it.
+const SOURCE_USER: &str = "source-user-id";
 
 /// An exchange, and the routing key of a message through it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -379,10 +387,53 @@ fn counted(value: Option<&Value>) -> Option<u32> {
         .and_then(|count| u32::try_from(count).ok())
 }
 
-/// Whether a job's header is not its producer's to set: it would be misread, or overwritten.
-pub(crate) fn is_reserved(header: &str) -> bool {
-    let ours = JOB_NOTES.iter().chain(&[SOURCE_EXCHANGE, SOURCE_KEY]);
+/// Whether a header is not its sender's to set, on whatever message: it would be misread, or
+/// overwritten.
+fn is_reserved(header: &str) -> bool {
+    let ours = JOB_NOTES.iter().chain(&SOURCE_NOTES);
+    let ours = ours.chain(&[STATUS, MESSAGE, ACCEPT]);
     ours.chain(&BROKER_NOTES).any(|note| *note == header)
+}
+
+/// # Errors
+/// One of the headers that a user wants to send is reserved; it is named.
+pub(crate) fn check_headers<'a>(names: impl IntoIterator<Item = &'a String>) -> Result<(), Error> {
+    match names.into_iter().find(|name| is_reserved(name)) {
+        None => Ok(()),
+        Some(name) => Err(Error::invalid(format!(
+            "header `{name}` cannot be set: its name is reserved, Lepus or the broker writes it"
+        ))),
+    }
+}
+
+/// Removes what only a sender can have made up. Copies that carry our notes rightly come straight to
+/// their queue and not through an exchange. The broker counts the deliveries before this one, if the
+/// queue does (`has_count`), and leaves the header alone where there are none.
+pub(crate) fn remove_foreign_notes(message: &mut Incoming, has_count: bool) {
+    let headers = &mut message.properties.headers;
+    if headers.is_empty() {
+        return;
+    }
+    let is_event = !message.exchange.is_empty();
+    if is_event {
+        for name in JOB_NOTES.iter().chain(&SOURCE_NOTES) {
+            headers.remove(*name);
+        }
+    }
+    if !message.redelivered || (is_event && !has_count) {
+        headers.remove(DELIVERY_COUNT);
+    }
+}
+
+/// Makes a message one that this user may publish: the `user_id` of another one goes into a
+/// header.
+pub(crate) fn sent_by(properties: &mut Properties, user: Option<&str>) {
+    let Some(uncommon) = &mut properties.uncommon else {
+        return;
+    };
+    if let Some(name) = uncommon.user_id.take_if(|name| user != Some(&**name)) {
+        properties.headers.insert(SOURCE_USER.into(), name.into());
+    }
 }
 
 /// The properties of a job's next attempt.
@@ -429,14 +480,17 @@ impl Obituary {
         let text = |name| headers.get(name).and_then(Value::as_str).map(str::to_owned);
         let death = first_death(headers);
         let of_death = |name| death.and_then(|death| death.get(name));
-        let reason = text(REASON).or_else(|| {
+        // The broker's notes are removed from a letter of ours. Where there are any, the rest was
+        // in the message before: a sender may have made it up.
+        let ours = |name| text(name).filter(|_| death.is_none());
+        let reason = ours(REASON).or_else(|| {
             of_death("reason")
                 .and_then(Value::as_str)
                 .map(str::to_owned)
         });
-        let source = text(SOURCE_QUEUE)
+        let source = ours(SOURCE_QUEUE)
             .or_else(|| of_death("queue").and_then(Value::as_str).map(str::to_owned));
-        let time = headers.get(FAILED_AT).or_else(|| of_death("time"));
+        let time = of_death("time").or_else(|| headers.get(FAILED_AT));
         let attempts = counted(headers.get(ATTEMPTS)).or_else(|| counted(headers.get(ATTEMPT)));
         Self {
             reason: reason.unwrap_or_else(|| "unknown".into()),
@@ -521,6 +575,7 @@ fn take_trace(headers: &mut Table) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Uncommon;
     use proptest::prelude::*;
 
     fn head() -> RequestHead {
@@ -700,6 +755,110 @@ mod tests {
         let revived = Obituary::erase(letter);
         assert!(revived.headers.is_empty());
         assert_eq!(revived.kind.as_deref(), Some("resize"));
+    }
+
+    #[test]
+    fn what_a_sender_makes_up_is_removed_and_the_brokers_word_kept() {
+        let headers: Table = JOB_NOTES
+            .iter()
+            .chain(&SOURCE_NOTES)
+            .chain(&[DELIVERY_COUNT, "tenant"])
+            .map(|name| ((*name).to_owned(), Value::Int(7)))
+            .collect();
+        let event = |exchange: &str, redelivered, has_count| {
+            let mut message = Incoming {
+                exchange: exchange.into(),
+                routing_key: "a.b".into(),
+                redelivered,
+                properties: Properties {
+                    headers: headers.clone(),
+                    ..Properties::default()
+                },
+                body: bytes::Bytes::new(),
+                size: 0,
+            };
+            remove_foreign_notes(&mut message, has_count);
+            message.properties
+        };
+        let names = |properties: &Properties| {
+            let names = properties.headers.keys();
+            names.cloned().collect::<Vec<_>>()
+        };
+        let counted = event("logs", true, true);
+        assert_eq!(names(&counted), ["tenant", DELIVERY_COUNT]);
+        assert_eq!(JobHead::read(&counted).unsettled, 7);
+        for made_up in [event("logs", false, true), event("logs", true, false)] {
+            assert_eq!(names(&made_up), ["tenant"]);
+            let head = JobHead::read(&made_up);
+            assert_eq!((head.attempt, head.unsettled), (1, 0));
+        }
+        // A copy of ours.
+        assert_eq!(JobHead::read(&event("", true, false)).unsettled, 7);
+        let copy = JobHead::read(&event("", false, true));
+        assert_eq!((copy.attempt, copy.unsettled), (7, 0));
+    }
+
+    #[test]
+    fn reserved_headers_are_named() {
+        for name in ["error", "rpc-accept", "source-user-id", "x-death"] {
+            let error = check_headers([&name.to_owned()]).unwrap_err();
+            assert!(
+                error.is_invalid() && error.to_string().contains(name),
+                "{error}"
+            );
+        }
+        for name in ["tenant", "traceparent", "x-delay", "CC"] {
+            check_headers([&name.to_owned()]).unwrap();
+        }
+    }
+
+    #[test]
+    fn another_users_id_becomes_a_header() {
+        let mut properties = Properties {
+            uncommon: Some(Box::new(Uncommon {
+                user_id: Some("hare".into()),
+                ..Uncommon::default()
+            })),
+            ..Properties::default()
+        };
+        let user = |properties: &Properties| properties.uncommon.clone().unwrap().user_id;
+        sent_by(&mut properties, Some("hare"));
+        assert_eq!(user(&properties).as_deref(), Some("hare"));
+        assert!(properties.headers.is_empty());
+        sent_by(&mut properties, None);
+        assert_eq!(user(&properties), None);
+        assert_eq!(properties.headers["source-user-id"], Value::from("hare"));
+        // Of later copies too.
+        sent_by(&mut properties, Some("fox"));
+        assert_eq!(properties.headers["source-user-id"], Value::from("hare"));
+        assert!(JobHead::read(&properties).headers.is_empty());
+    }
+
+    #[test]
+    fn a_letter_of_the_brokers_is_not_told_by_its_senders_headers() {
+        let death = Table::from([
+            ("reason".to_owned(), Value::from("expired")),
+            ("queue".to_owned(), Value::from("images")),
+            ("time".to_owned(), Value::Timestamp(9)),
+        ]);
+        let headers = Table::from([
+            (DEATH.to_owned(), Value::List(vec![Value::Table(death)])),
+            (REASON.to_owned(), Value::from("attempts")),
+            (SOURCE_QUEUE.to_owned(), Value::from("elsewhere")),
+            (FAILED_AT.to_owned(), Value::Timestamp(1)),
+        ]);
+        let read = Obituary::read(&Properties {
+            headers,
+            ..Properties::default()
+        });
+        assert_eq!(
+            (
+                read.reason.as_str(),
+                read.source_queue.as_str(),
+                read.failed_at
+            ),
+            ("expired", "images", Some(9))
+        );
     }
 
     #[test]

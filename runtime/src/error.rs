@@ -56,7 +56,7 @@ struct Inner {
     address: Option<String>,
     /// Of several addresses: each with its own fault, where none could be connected to.
     addresses: Arc<[Error]>,
-    source: Option<Arc<dyn StdError + Send + Sync>>,
+    source: Option<Source>,
 }
 
 /// Which call or publish failed, for how long it had been under way, and what is known of it.
@@ -144,7 +144,7 @@ impl Error {
 
     pub(crate) fn caused_by(self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         let mut inner = Arc::unwrap_or_clone(self.inner);
-        inner.source = Some(Arc::from(source.into()));
+        inner.source = without_repetition(&inner.kind, source.into());
         Self {
             inner: Arc::new(inner),
         }
@@ -371,6 +371,53 @@ impl Error {
             Kind::Mismatch(_) => Some(406),
             _ => None,
         }
+    }
+}
+
+type Source = Arc<dyn StdError + Send + Sync>;
+
+/// An error's causes, without those that say again what was said above them: many errors show
+/// their own cause as part of their text, and give it as their source as well.
+fn without_repetition(kind: &Kind, source: Box<dyn StdError + Send + Sync>) -> Option<Source> {
+    let mut said = vec![kind.to_string()];
+    let mut is_repeated = false;
+    let mut next: Option<&(dyn StdError + 'static)> = Some(&*source);
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        let is_known = match kind {
+            Kind::Broker { text: words, .. } => !words.is_empty() && text.contains(&**words),
+            _ => false,
+        };
+        if is_known || said.iter().any(|above| above.contains(&*text)) {
+            is_repeated = true;
+        } else {
+            said.push(text);
+        }
+        next = cause.source();
+    }
+    if !is_repeated {
+        return Some(Arc::from(source));
+    }
+    let causes = said.into_iter().skip(1).rev();
+    causes.fold(None, |source, text| Some(Arc::new(Said { text, source })))
+}
+
+/// The text of a cause.
+#[derive(Debug)]
+struct Said {
+    text: String,
+    source: Option<Source>,
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl StdError for Said {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as _)
     }
 }
 
@@ -663,6 +710,40 @@ mod tests {
         assert!(!at(Kind::Status(unknown), Outcome::Answered).may_have_executed());
         let broken = Status::new(Code::Internal, "panicked");
         assert!(at(Kind::Status(broken), Outcome::Answered).may_have_executed());
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("IO error: {0}")]
+    struct Shows(#[source] std::io::Error);
+
+    fn causes(error: &Error) -> Vec<String> {
+        let mut texts = Vec::new();
+        let mut next = error.source();
+        while let Some(cause) = next {
+            texts.push(cause.to_string());
+            next = cause.source();
+        }
+        texts
+    }
+
+    #[test]
+    fn no_cause_repeats_another_one() {
+        let io = || std::io::Error::other("broken pipe");
+        let lost = Error::new(Kind::Disconnected).caused_by(Shows(io()));
+        assert_eq!(causes(&lost), ["IO error: broken pipe"]);
+        let again = Error::new(Kind::Unconfirmed).caused_by(lost.clone());
+        let connection = "the connection to the broker was lost";
+        assert_eq!(causes(&again), [connection, "IO error: broken pipe"]);
+        let broker = || Kind::Broker {
+            code: 404,
+            text: "NOT_FOUND - no queue".into(),
+        };
+        let refused = Error::new(broker()).caused_by("AMQP error: NOT_FOUND - no queue");
+        assert_eq!(causes(&refused), [""; 0]);
+        // An error that says nothing twice is given as it is.
+        let plain = Error::new(broker()).caused_by(io());
+        let cause = plain.source().and_then(|cause| cause.downcast_ref());
+        assert!(matches!(cause, Some(io) if std::io::Error::kind(io) == std::io::ErrorKind::Other));
     }
 
     #[test]

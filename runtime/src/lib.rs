@@ -117,7 +117,7 @@
 //! | what a handler knows | [`Context`], [`Job`], [`Event`] |
 //! | what it says | its own error; [`Failure`], [`retry`], [`retry_after`], [`reject`] |
 //! | errors | [`CallError`], [`Error`], [`Outcome`] here; [`Status`] and [`Code`] from the other side |
-//! | stopping | [`Running`], [`shutdown_signal`] |
+//! | stopping | [`Running`], [`Until`], [`shutdown_signal`] |
 //! | between transport and implementation | [`Service`], [`Tasks`], [`Request`], [`Reply`] |
 //! | values | [`Codec`], [`Table`], [`Value`], [`Name`], [`Queue`], [`RetryPolicy`] |
 //!
@@ -203,7 +203,7 @@ pub use queue::{
     WorkQueue, WorkerPool,
 };
 pub use retry::RetryPolicy;
-pub use running::Running;
+pub use running::{Running, Until};
 pub use server::Server;
 pub use service::{BoxFuture, Reply, Request, Service, Tasks};
 pub use shutdown::shutdown_signal;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::value::Table;
+use crate::value::{Table, Value};
 
 /// AMQP's basic properties, as far as Lepus reads or writes them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,6 +21,37 @@ pub(crate) struct Properties {
     pub(crate) timestamp: Option<u64>,
     pub(crate) kind: Option<String>,
     pub(crate) app_id: Option<String>,
+    /// What most messages do not have. Boxed, to keep the futures small that hold a message.
+    pub(crate) uncommon: Option<Box<Uncommon>>,
+}
+
+/// What a message may have come with, and a copy of it keeps.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Uncommon {
+    pub(crate) content_encoding: Option<String>,
+    /// The publisher's user name. The broker closes the channel (406) over any but the
+    /// connection's own.
+    pub(crate) user_id: Option<String>,
+    /// Those of the headers, as they came, whose values do not say all of it.
+    pub(crate) wire_headers: Vec<WireHeader>,
+}
+
+/// A header of a type that [`Value`] does not tell apart from another one: a decimal, a 32-bit
+/// integer. It is written as it came for as long as it has the value that it came with.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct WireHeader {
+    pub(crate) name: String,
+    pub(crate) value: Value,
+    /// The type's letter and the value.
+    pub(crate) bytes: Bytes,
+}
+
+impl Properties {
+    /// The headers that are written as they came.
+    pub(crate) fn unchanged(&self) -> impl Iterator<Item = &WireHeader> {
+        let headers = self.uncommon.iter().flat_map(|it| &it.wire_headers);
+        headers.filter(|header| self.headers.get(&header.name) == Some(&header.value))
+    }
 }
 
 /// A message on its way out.

@@ -255,7 +255,14 @@ impl Publisher {
                 published.map_err(|fault| fault.since(started))
             }
             Ok(Ok(Missed::No)) | Err(_) => Err(fault),
-            Ok(Err(refused)) => Err(Fault::new(refused, Outcome::Unroutable, started)),
+            Ok(Err(refused)) => {
+                // The broker took no message, and it refuses to let the queue be there.
+                let outcome = match refused.amqp_code() {
+                    Some(_) => Outcome::Rejected,
+                    None => Outcome::Unroutable,
+                };
+                Err(Fault::new(refused, outcome, started))
+            }
         }
     }
 

@@ -1,13 +1,17 @@
 //! Consumers under way, and how they are stopped.
 
+use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::error::{Error, Kind};
 use crate::link::Connection;
+use crate::service::BoxFuture;
 use crate::worker::{Handler, Setup, Source, Worker};
 
 /// Consumers at work: a server's, a worker pool's. Dropping it stops them at once; what is in hand
@@ -75,5 +79,60 @@ impl Running {
             }
         }
         Ok(())
+    }
+}
+
+/// Consumers that are started, work until the future `S` completes, and drain: to be awaited.
+/// Dropping it stops them at once.
+///
+/// It is a type of its own so that it does not depend on the handler's: rustc reports a handler that
+/// does not fit once then, and not for the call, its future and its `await`.
+#[must_use = "nothing is started before this is awaited"]
+pub struct Until<S> {
+    /// While it has not completed.
+    shutdown: Option<(Pin<Box<S>>, oneshot::Sender<()>)>,
+    work: BoxFuture<Result<(), Error>>,
+}
+
+impl<S> Until<S> {
+    pub(crate) fn new(starting: BoxFuture<Result<Running, Error>>, shutdown: S) -> Self {
+        let (ask, asked) = oneshot::channel();
+        let work = async move {
+            let asked = async {
+                // Nobody takes this away and leaves the work.
+                let _ = asked.await;
+            };
+            tokio::pin!(asked);
+            let running = tokio::select! {
+                running = starting => running?,
+                () = &mut asked => return Ok(()),
+            };
+            running.until(asked).await
+        };
+        Self {
+            shutdown: Some((Box::pin(shutdown), ask)),
+            work: Box::pin(work),
+        }
+    }
+}
+
+impl<S: Future<Output = ()>> Future for Until<S> {
+    type Output = Result<(), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let is_over = |(shutdown, _): &mut (Pin<Box<S>>, _)| shutdown.as_mut().poll(cx).is_ready();
+        if let Some((_, ask)) = self.shutdown.take_if(is_over) {
+            // The work may have ended by itself.
+            let _ = ask.send(());
+        }
+        self.work.as_mut().poll(cx)
+    }
+}
+
+impl<S> fmt::Debug for Until<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Until")
+            .field("shutdown", &self.shutdown.is_none())
+            .finish_non_exhaustive()
     }
 }

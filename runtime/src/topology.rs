@@ -6,6 +6,10 @@ use crate::clock;
 use crate::name::{Name, NameError};
 use crate::value::{Table, Value};
 
+/// The argument that says of which kind a queue is.
+pub(crate) const QUEUE_TYPE: &str = "x-queue-type";
+const CLASSIC: &str = "classic";
+
 /// How a queue keeps its messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -20,7 +24,8 @@ pub enum QueueKind {
 
 /// A queue to be declared.
 ///
-/// Durable and classic unless asked otherwise. RabbitMQ refuses a declaration that differs from
+/// Durable unless asked otherwise, and classic, if that is the virtual host's default type.
+/// RabbitMQ refuses a declaration that differs from
 /// the queue that is there (406 PRECONDITION_FAILED); such an error names the argument.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Queue {
@@ -34,7 +39,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// A durable classic queue.
+    /// A durable queue, classic unless the virtual host has another default type.
     #[must_use]
     pub fn new(name: Name) -> Self {
         Self {
@@ -58,19 +63,20 @@ impl Queue {
         }
     }
 
-    /// Sets the kind. A quorum queue is always durable.
+    /// Sets the kind, and says so in the declaration (`x-queue-type`); without it a durable queue is
+    /// of the virtual host's default type. A quorum queue is always durable.
+    ///
+    /// A classic queue that exists without the argument is the same to RabbitMQ. One that became a
+    /// quorum queue, by a default of the virtual host, is used as it is; a warning says so.
     #[must_use]
     pub fn kind(mut self, kind: QueueKind) -> Self {
         self.kind = kind;
         match kind {
             QueueKind::Quorum => {
                 self.durable = true;
-                self.argument("x-queue-type", "quorum")
+                self.argument(QUEUE_TYPE, "quorum")
             }
-            QueueKind::Classic => {
-                self.arguments.remove("x-queue-type");
-                self
-            }
+            QueueKind::Classic => self.argument(QUEUE_TYPE, CLASSIC),
         }
     }
 
@@ -172,16 +178,15 @@ pub(crate) const DELAY_SUFFIX: usize = ".retry.4294967295".len();
 /// before it, but never longer than the step.
 pub(crate) fn delay_queue(
     target: &Name,
-    kind: QueueKind,
     delay: Duration,
+    make: impl FnOnce(Name) -> Queue,
 ) -> Result<Queue, NameError> {
     let step = step(delay);
     let name = Name::parse(format!("{target}.retry.{}", step.as_millis()))?;
-    let queue = Queue::new(name)
-        .kind(kind)
+    let queue = make(name)
         .message_ttl(step)
         .dead_letter("", target.as_str());
-    Ok(match kind {
+    Ok(match queue.kind {
         QueueKind::Classic => queue,
         QueueKind::Quorum => queue.at_least_once(),
     })
@@ -293,6 +298,15 @@ impl Topology {
         queues.any(|queue| queue.arguments.contains_key("x-max-length"))
     }
 
+    /// The same, where the queue that this is about does not say that it is classic; `None` if it
+    /// does not say so now.
+    pub(crate) fn of_any_kind(&self, is_it: impl Fn(&Queue) -> bool) -> Option<Self> {
+        let mut topology = self.clone();
+        let queue = topology.queues.iter_mut().find(|queue| is_it(queue))?;
+        let said = queue.arguments.remove(QUEUE_TYPE)?;
+        (said.as_str() == Some(CLASSIC)).then_some(topology)
+    }
+
     pub(crate) fn queue(queue: Queue) -> Self {
         Self {
             queues: vec![queue],
@@ -324,7 +338,7 @@ mod tests {
             [5000, 100_000, 100_000_000, u128::from(u32::MAX)]
         );
         let name = Name::parse("jobs").unwrap();
-        let queue = delay_queue(&name, QueueKind::Classic, Duration::from_secs(4)).unwrap();
+        let queue = delay_queue(&name, Duration::from_secs(4), Queue::new).unwrap();
         assert_eq!(queue.name.as_str(), "jobs.retry.5000");
         assert_eq!(
             queue.arguments["x-dead-letter-routing-key"],
@@ -339,5 +353,25 @@ mod tests {
             .kind(QueueKind::Quorum);
         assert!(queue.durable);
         assert_eq!(queue.arguments["x-queue-type"], Value::from("quorum"));
+    }
+
+    #[test]
+    fn a_queue_of_another_kind_is_taken_as_it_is() {
+        let topology = |argument: Option<&str>| {
+            let queue = Queue::new(Name::parse("jobs").unwrap());
+            let other = Queue::new(Name::parse("others").unwrap()).kind(QueueKind::Classic);
+            let mut topology = Topology::queue(other);
+            topology.queues.push(match argument {
+                Some(kind) => queue.argument("x-queue-type", kind),
+                None => queue,
+            });
+            topology
+        };
+        let any = topology(Some("classic")).of_any_kind(|queue| queue.name.as_str() == "jobs");
+        assert_eq!(any, Some(topology(None)));
+        for kind in [None, Some("quorum")] {
+            let any = topology(kind).of_any_kind(|queue| queue.name.as_str() == "jobs");
+            assert_eq!(any, None);
+        }
     }
 }

@@ -4,6 +4,21 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// A table of named values: a message's headers, or the arguments of a queue or exchange.
+///
+/// # Reserved names of headers
+///
+/// Calls, jobs and events cannot be sent with headers of these names, in which Lepus and the broker
+/// keep what became of a message:
+///
+/// - `rpc-status`, `rpc-message`, `rpc-accept`;
+/// - `attempt`, `attempts`, `error`, `first-error`, `reason`, `failed-at`, `source-queue`,
+///   `source-exchange`, `source-routing-key`, `source-user-id`;
+/// - the broker's `x-death`, `x-delivery-count`, `x-acquired-count`,
+///   `x-opt-rabbitmq-delivery-count`, and `x-first-death-…` and `x-last-death-…` with `exchange`,
+///   `queue` and `reason`.
+///
+/// Where another program sends an event with some of them through an exchange, a group and a worker
+/// take no notice of those that Lepus writes, and pass none of them on.
 pub type Table = BTreeMap<String, Value>;
 
 /// One value of a [`Table`]: the AMQP 0-9-1 field types as RabbitMQ reads and writes them.
@@ -69,6 +84,27 @@ impl fmt::Display for Value {
     }
 }
 
+/// A number above [`i64::MAX`], for which AMQP has no type, is the text of its decimal digits: no
+/// other value would be as exact. [`Value::as_int`] is `None` for it.
+impl From<u64> for Value {
+    fn from(value: u64) -> Self {
+        match i64::try_from(value) {
+            Ok(value) => Self::Int(value),
+            Err(_) => Self::Text(value.to_string()),
+        }
+    }
+}
+
+/// As from a `u64`.
+impl From<usize> for Value {
+    fn from(value: usize) -> Self {
+        match i64::try_from(value) {
+            Ok(value) => Self::Int(value),
+            Err(_) => Self::Text(value.to_string()),
+        }
+    }
+}
+
 macro_rules! from {
     ($($from:ty => $value:ident => $into:expr),* $(,)?) => {$(
         impl From<$from> for Value {
@@ -83,13 +119,31 @@ from! {
     bool => value => Self::Bool(value),
     i64 => value => Self::Int(value),
     i32 => value => Self::Int(value.into()),
+    i16 => value => Self::Int(value.into()),
+    i8 => value => Self::Int(value.into()),
     u32 => value => Self::Int(value.into()),
     u16 => value => Self::Int(value.into()),
     u8 => value => Self::Int(value.into()),
     f64 => value => Self::Float(value),
+    f32 => value => Self::Float(value.into()),
     String => value => Self::Text(value),
     &str => value => Self::Text(value.to_owned()),
     Vec<u8> => value => Self::Bytes(value),
     Vec<Value> => value => Self::List(value),
     Table => value => Self::Table(value),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unsigned_numbers_lose_nothing() {
+        assert_eq!(Value::from(7_u64), Value::Int(7));
+        assert_eq!(Value::from(7_usize).as_int(), Some(7));
+        let largest = i64::MAX.unsigned_abs();
+        assert_eq!(Value::from(largest), Value::Int(i64::MAX));
+        assert_eq!(Value::from(largest + 1), Value::from("9223372036854775808"));
+        assert_eq!(Value::from(u64::MAX), Value::from("18446744073709551615"));
+    }
 }

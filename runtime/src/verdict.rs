@@ -46,7 +46,9 @@ pub enum Retry {
 /// Where no type of its own is wanted, [`retry`], [`retry_after`] and [`reject`] wrap any error.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say whether a failed job is worth another attempt",
-    note = "write `impl lepus::Failure for {Self} {{}}`, or wrap the error: `.map_err(lepus::retry)`"
+    label = "no `lepus::Failure`",
+    note = "for a type of your own, write `impl lepus::Failure for {Self} {{}}`",
+    note = "for one of another crate, return `Result<(), lepus::JobError>` and wrap what fails: `.map_err(lepus::retry)?`"
 )]
 pub trait Failure: fmt::Display {
     /// Whether to try again. Default: after the policy's backoff.

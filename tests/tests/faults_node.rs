@@ -65,6 +65,7 @@ async fn rows_46_49_50_51_alarms_users_and_tls() {
         row_46_an_alarm_stops_what_is_sent_and_nothing_else(&node).await;
         row_49_a_password_changed_later_is_waited_for(&node).await;
         row_50_what_a_user_may_not_do_is_named(&node).await;
+        classic_queues_are_classic_whatever_the_default(&node).await;
         row_51_tls_is_right_or_refused(&node, &authority).await;
     })
     .await;
@@ -133,6 +134,18 @@ async fn refused(builder: ConnectionBuilder) -> lepus::Error {
     assert!(began.elapsed() < 4 * SECOND, "{:?}", began.elapsed());
     assert!(error.is_connect(), "{error:?}");
     error
+}
+
+/// What a user prints of an error and its causes has the broker's words once.
+fn says_nothing_twice(error: &lepus::Error) {
+    let mut texts = vec![error.to_string()];
+    let mut source = error.source();
+    while let Some(cause) = source {
+        texts.push(cause.to_string());
+        source = cause.source();
+    }
+    let said = texts.join(": ");
+    assert_eq!(said.matches("ACCESS_REFUSED").count(), 1, "{said}");
 }
 
 fn everything(error: &lepus::Error) -> String {
@@ -460,6 +473,10 @@ async fn row_50_what_a_user_may_not_do_is_named(node: &Node) {
     let error = queue.producer(&connection).push(&1).await.unwrap_err();
     assert_eq!(error.amqp_code(), Some(403), "{error:?}");
     assert!(everything(&error).contains("jobs"), "{error:?}");
+    assert_eq!(error.outcome(), Some(Outcome::Rejected));
+    assert!(!error.to_string().contains("unroutable"), "{error}");
+    assert!(!error.may_have_executed(), "{error}");
+    says_nothing_twice(&error);
     // Its own work on the same connection is not harmed.
     let hole = WorkQueue::<u32>::new("hole")
         .classic()
@@ -476,6 +493,77 @@ async fn row_50_what_a_user_may_not_do_is_named(node: &Node) {
         .await
         .unwrap_err();
     assert!(!error.may_have_executed(), "{error:?}");
+    connection.close().await;
+}
+
+async fn classic_queues_are_classic_whatever_the_default(node: &Node) {
+    node.ctl(&["add_vhost", "replicated", "--default-queue-type", "quorum"])
+        .await;
+    node.ctl(&[
+        "set_permissions",
+        "-p",
+        "replicated",
+        "guest",
+        ".*",
+        ".*",
+        ".*",
+    ])
+    .await;
+    let uri = format!("{}/replicated", node.uri());
+    let (connection, raw) = (connect(&uri).await, Raw::open(&uri).await);
+    let kinds = || async {
+        let columns = [
+            "-q",
+            "-p",
+            "replicated",
+            "--no-table-headers",
+            "name",
+            "type",
+        ];
+        let listed = node
+            .ctl(&[&["list_queues"][..], &columns[..]].concat())
+            .await;
+        let mut lines: Vec<_> = listed.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    // Both are there already: as other programs declare them, which is quorum here.
+    raw.declare("old").await;
+    raw.declare("old.dead").await;
+    let old = WorkQueue::<u32>::new("old").classic();
+    let new = WorkQueue::<u32>::new("new").classic().max_priority(3);
+    let plain = WorkQueue::text("plain");
+    old.producer(&connection).push(&1).await.unwrap();
+    new.producer(&connection)
+        .push(&2)
+        .priority(1)
+        .await
+        .unwrap();
+    let text = "3".to_owned();
+    plain.producer(&connection).push(&text).await.unwrap();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    for queue in [old, new] {
+        let tell = tell.clone();
+        let handler = move |job: lepus::Job<u32>| {
+            tell.send(job.into_payload()).unwrap();
+            async {}
+        };
+        let worker = queue.worker(&connection).start(handler).await.unwrap();
+        assert!(told.recv().await.is_some());
+        worker.stop().await.unwrap();
+    }
+    let expected = [
+        "new\tclassic",
+        "new.dead\tclassic",
+        "old\tquorum",
+        "old.dead\tquorum",
+        "plain\tquorum",
+        "plain.dead\tquorum",
+    ];
+    assert_eq!(kinds().await, expected);
+    // Other programs can declare the plain one plainly.
+    raw.declare("plain").await;
+    raw.close().await;
     connection.close().await;
 }
 

@@ -3,11 +3,12 @@
 
 use lapin::BasicProperties;
 use lapin::options::BasicRejectOptions;
+use lapin::types::{AMQPValue, DecimalValue};
 use lepus::{Codec, Job, QueueKind, WorkQueue, reject};
 use lepus_tests::jobs::{Crew, KINDS, Yard, header, next, policy, queue};
 use lepus_tests::process::Signal;
 use lepus_tests::proxy::{Cut, Proxy};
-use lepus_tests::raw::{Raw, delivery};
+use lepus_tests::raw::{Raw, delivery, table};
 use lepus_tests::{Env, conformance, eventually};
 use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
@@ -16,6 +17,8 @@ conformance!(
     what_does_not_decode_is_buried_at_once,
     a_dead_letter_says_everything,
     dead_letters_are_looked_at_and_stay,
+    what_was_listed_is_replayed_at_once,
+    a_copy_keeps_what_its_message_came_with,
     one_some_or_all_are_replayed,
     a_replay_is_confirmed_before_anything_is_removed,
     they_are_purged,
@@ -170,6 +173,105 @@ async fn dead_letters_are_looked_at_and_stay(env: Env) {
             assert_eq!(letters.list(usize::MAX).await.unwrap().len(), 5);
         }
         assert_eq!(yard.raw.count(&yard.full(name)).await.messages, 0);
+    }
+    yard.sweep(&["quorum", "classic"]).await;
+}
+
+/// A quorum queue gets them back a moment later, and more than a few one after the other.
+async fn what_was_listed_is_replayed_at_once(env: Env) {
+    const LETTERS: usize = 100;
+    let yard = Yard::open(env).await;
+    for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
+        let queue = queue::<usize>(name, kind);
+        queue.declare(&yard.connection).await.unwrap();
+        let letters = queue.dead_letters(&yard.connection);
+        let full = yard.full(name);
+        let dead = format!("{full}.dead");
+        for letter in 0..LETTERS {
+            let body = [u8::try_from(letter).unwrap()];
+            yard.raw.publish("", &dead, &body).await;
+        }
+        for most in [1, LETTERS, 3, LETTERS + 1] {
+            let listed = letters.list(most).await.unwrap().len();
+            assert_eq!(listed, most.min(LETTERS), "{name}");
+        }
+        // What is left goes back as well.
+        let odd = |letter: &lepus::DeadLetter<usize>| letter.payload().unwrap() % 2 == 1;
+        let replayed = letters.replay_where(odd).await.unwrap();
+        assert_eq!(replayed as usize, LETTERS / 2, "{name}");
+        let replayed = letters.replay().await.unwrap();
+        assert_eq!(replayed as usize, LETTERS / 2, "{name}");
+        assert_eq!(letters.count().await.unwrap(), 0, "{name}");
+        yard.raw.until_messages(&full, LETTERS as u32).await;
+    }
+    yard.sweep(&["quorum", "classic"]).await;
+}
+
+async fn a_copy_keeps_what_its_message_came_with(env: Env) {
+    let yard = Yard::open(env).await;
+    let price = AMQPValue::DecimalValue(DecimalValue {
+        scale: 2,
+        value: 1295,
+    });
+    let headers = table(&[
+        ("byte", AMQPValue::ShortShortInt(-7)),
+        ("float", AMQPValue::Float(0.1)),
+        ("int", AMQPValue::LongInt(-70_000)),
+        ("list", AMQPValue::FieldArray(vec![price.clone()].into())),
+        ("long", AMQPValue::LongLongInt(7)),
+        ("no text", AMQPValue::LongString(vec![0xFF, 0].into())),
+        (
+            "nested",
+            AMQPValue::FieldTable(table(&[("n", AMQPValue::LongInt(1))])),
+        ),
+        ("price", price),
+        ("text", AMQPValue::LongString("häse".into())),
+        ("truth", AMQPValue::Boolean(true)),
+    ]);
+    // What is without a header of a wide type is what only this is about.
+    let sent = BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_content_encoding("gzip".into())
+        .with_message_id("m".into())
+        .with_user_id("guest".into())
+        .with_headers(headers.clone());
+    for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
+        let queue = queue::<u32>(name, kind).retry(policy(2, 10));
+        queue.declare(&yard.connection).await.unwrap();
+        let full = yard.full(name);
+        let published = yard.raw.publish_with("", &full, b"7", sent.clone());
+        published.await.unwrap();
+        let handler = |_: Job<u32>| async { Err::<(), _>("busy") };
+        let running = queue.worker(&yard.connection).start(handler).await.unwrap();
+        dead(&yard, &queue, 1).await;
+        running.stop().await.unwrap();
+        let same = |properties: &BasicProperties| {
+            assert_eq!(
+                properties.content_encoding(),
+                sent.content_encoding(),
+                "{name}"
+            );
+            assert_eq!(properties.user_id(), sent.user_id(), "{name}");
+            let copied = properties.headers().as_ref().unwrap().inner();
+            for (header, value) in headers.inner() {
+                assert_eq!(copied.get(header), Some(value), "{name}: {header}");
+            }
+        };
+        let letters = queue.dead_letters(&yard.connection);
+        let letter = letters.list(1).await.unwrap().pop().unwrap();
+        let price = letter.headers().get("price");
+        assert_eq!(price, Some(&lepus::Value::Float(12.95)));
+        let letter = yard.raw.next(&format!("{full}.dead")).await;
+        assert_eq!(header(&letter.properties, "error"), "busy");
+        same(&letter.properties);
+        let again = letter.properties.clone();
+        let dead = format!("{full}.dead");
+        let published = yard.raw.publish_with("", &dead, b"7", again);
+        published.await.unwrap();
+        assert_eq!(letters.replay().await.unwrap(), 1);
+        let job = yard.raw.next(&full).await;
+        assert_eq!(header(&job.properties, "error"), "");
+        same(&job.properties);
     }
     yard.sweep(&["quorum", "classic"]).await;
 }

@@ -121,6 +121,13 @@ async fn what_happens_is_logged_and_credentials_are_not() {
     let error = Status::new(Code::Internal, FORGED).to_string();
     assert_eq!(error, "internal: x\\nFORGED\\r\\u{1b}[2J\\u{85}\\u{2028}");
 
+    // A broadcast subscription's queue has a name of its own.
+    let topic = lepus::Topic::<String>::new("meadow");
+    let events = topic.subscribe(&connection).bind("#").start().await;
+    logged("queue=\"lepus.events.meadow.").await;
+    assert!(!log.text().contains("queue=\"meadow\""), "{}", log.text());
+    drop(events);
+
     // Lost and found.
     logged("connected to the broker").await;
     broker

@@ -6,13 +6,15 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use lapin::BasicProperties;
+use lapin::types::AMQPValue;
 use lepus::{
     ByPattern, Codec, Connection, Direct, Event, EventExchange, Fanout, GroupSubscription, Headers,
     Held, Kind, Match, Missed, Overflow, Pattern, RetryPolicy, RoutingKey, Subscription, Topic,
     Unknown, Value,
 };
 use lepus_tests::proxy::{Cut, Proxy, Way};
-use lepus_tests::raw::Raw;
+use lepus_tests::raw::{Raw, table};
 use lepus_tests::{Env, conformance, eventually};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -64,6 +66,7 @@ conformance!(groups:
     a_cut_member_gets_its_events_again,
     a_deleted_group_queue_is_a_gap,
     a_handler_of_a_group_retries,
+    a_group_is_not_fooled_by_a_senders_headers,
     a_singleton_takes_over,
 );
 
@@ -1425,17 +1428,78 @@ async fn a_failed_event_is_tried_again_as_it_came(env: Env) {
             ("attempts", "busy 3")
         );
         // Put back, it is the event that it was.
-        // What was listed goes back to a quorum queue a moment later.
-        eventually("put back", || async {
-            dead.replay().await.is_ok_and(|replayed| replayed == 1)
-        })
-        .await;
+        assert_eq!(dead.replay().await.unwrap(), 1);
         let again = held(&mut events).await;
         assert_eq!((again.attempt(), again.key()), (1, "a.b"));
         again.ack();
         events.close().await.unwrap();
     }
     clear(&env, "retried", &["classic", "quorum"]).await;
+}
+
+/// Another program may send what it likes.
+async fn a_group_is_not_fooled_by_a_senders_headers(env: Env) {
+    let connection = connect(&env).await;
+    let topic = Topic::<String>::new("fooled")
+        .transient()
+        .codec(Codec::Text);
+    let raw = Raw::open(&env.uri).await;
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let number = AMQPValue::LongLongInt(99);
+    let headers = table(&[
+        ("attempt", number.clone()),
+        ("attempts", number.clone()),
+        ("error", text("made up")),
+        ("first-error", text("made up")),
+        ("reason", text("abandoned")),
+        ("failed-at", AMQPValue::Timestamp(1)),
+        ("source-queue", text("elsewhere")),
+        ("source-exchange", text("bank")),
+        ("source-routing-key", text("account.opened")),
+        ("source-user-id", text("director")),
+        ("x-delivery-count", number),
+        ("tenant", text("hare")),
+    ]);
+    for group in ["classic", "quorum"] {
+        let mut subscribe = topic
+            .subscribe(&connection)
+            .bind("a.*")
+            .shared(group)
+            .retry(quick_retry(2));
+        if group == "classic" {
+            subscribe = subscribe.classic();
+        }
+        let dead = subscribe.dead_letters();
+        let mut events = subscribe.start().await.unwrap();
+        let properties = BasicProperties::default()
+            .with_content_type("text/plain".into())
+            .with_headers(headers.clone());
+        let exchange = env.name("fooled");
+        let published = raw.publish_with(&exchange, "a.b", b"note", properties);
+        published.await.unwrap();
+        for attempt in 1..=2 {
+            let held = held(&mut events).await;
+            assert_eq!(held.attempt(), attempt, "{group}");
+            assert_eq!(held.exchange(), env.name("fooled"), "{group}");
+            assert_eq!(held.key(), "a.b", "{group}");
+            let seen: Vec<_> = held.headers().keys().collect();
+            assert_eq!(seen, ["tenant"], "{group}");
+            held.retry(format!("busy {attempt}"));
+        }
+        eventually("given up", || async {
+            dead.count().await.is_ok_and(|count| count == 1)
+        })
+        .await;
+        let letter = dead.list(1).await.unwrap().pop().unwrap();
+        assert_eq!((letter.reason(), letter.attempts()), ("attempts", 2));
+        assert_eq!(letter.first_error(), Some("busy 1"));
+        let queue = format!("fooled.{group}");
+        assert_eq!(letter.source_queue(), queue);
+        assert!(!letter.headers().contains_key("source-user-id"));
+        events.close().await.unwrap();
+    }
+    raw.close().await;
+    clear(&env, "fooled", &["classic", "quorum"]).await;
 }
 
 async fn a_held_event_that_is_dropped_is_tried_again(env: Env) {

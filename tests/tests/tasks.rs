@@ -15,6 +15,7 @@ conformance!(
     tasks_are_added_without_breaking_old_workers,
     a_task_may_take_its_own_time,
     the_queue_may_have_other_properties,
+    the_codec_is_the_attributes_or_the_queues,
 );
 
 /// Pictures.
@@ -37,6 +38,14 @@ mod later {
     #[lepus::tasks(codec = "json")]
     pub trait Images {
         async fn sweep(&self);
+        async fn rotate(&self, id: u64, degrees: i32);
+    }
+}
+
+/// Tasks that name no codec.
+mod silent {
+    #[lepus::tasks(name = "silent")]
+    pub trait Images {
         async fn rotate(&self, id: u64, degrees: i32);
     }
 }
@@ -322,4 +331,72 @@ async fn the_queue_may_have_other_properties(env: Env) {
     running.stop().await.unwrap();
     assert!(!yard.raw.exists(&yard.full("images")).await);
     yard.sweep(&["ranks"]).await;
+}
+
+async fn the_codec_is_the_attributes_or_the_queues(env: Env) {
+    let yard = Yard::open(env).await;
+    let connection = &yard.connection;
+    let plain = WorkQueue::<()>::new("codecs").classic();
+    let json = plain.clone().codec(Codec::Json);
+    let msgpack = plain.clone().codec(Codec::MsgPack);
+    let on = |queue: &WorkQueue<()>| {
+        let producer = TaskProducer::on(connection, ImagesProducer::DESCRIPTOR, queue);
+        ImagesProducer::with_producer(producer)
+    };
+    let full = yard.full("codecs");
+    for queue in [&plain, &json] {
+        on(queue).resize(7, 640).await.unwrap();
+        let job = yard.raw.next(&full).await;
+        let content_type = job.properties.content_type().as_ref();
+        assert_eq!(content_type.unwrap().as_str(), "application/json");
+        assert_eq!(job.data, br#"{"id":7,"width":640}"#);
+    }
+
+    let silent = silent::ImagesProducer::DESCRIPTOR;
+    for (queue, content_type) in [
+        (&plain, "application/msgpack"),
+        (&json, "application/json"),
+        (&msgpack, "application/msgpack"),
+    ] {
+        let producer = TaskProducer::on(connection, silent, queue);
+        let producer = silent::ImagesProducer::with_producer(producer);
+        producer.rotate(7, 90).await.unwrap();
+        let job = yard.raw.next(&full).await;
+        let sent = job.properties.content_type().as_ref();
+        assert_eq!(sent.unwrap().as_str(), content_type);
+    }
+
+    let (shop, _told) = Shop::open();
+    let pool = TaskPool::new(connection, ImagesWorker::new(shop)).queue(&msgpack);
+    let started = pool.start().await.map(drop);
+    for refused in [started, on(&msgpack).sweep().await] {
+        let error = refused.unwrap_err();
+        assert!(error.is_invalid(), "{error}");
+        let text = error.to_string();
+        for word in [
+            "`images`",
+            "`codecs`",
+            "application/json",
+            "application/msgpack",
+        ] {
+            assert!(text.contains(word), "{text}");
+        }
+    }
+
+    // A job that says nothing of it is read in the same codec.
+    yard.raw
+        .publish_with(
+            "",
+            &full,
+            b"7",
+            BasicProperties::default().with_type("drop".into()),
+        )
+        .await
+        .unwrap();
+    let (shop, mut told) = Shop::open();
+    let pool = TaskPool::new(connection, ImagesWorker::new(shop)).queue(&plain);
+    let running = pool.start().await.unwrap();
+    assert_eq!(next(&mut told).await, "drop 7 #1");
+    running.stop().await.unwrap();
+    yard.sweep(&["codecs"]).await;
 }

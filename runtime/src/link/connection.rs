@@ -185,6 +185,16 @@ impl Connection {
         settings.is_named.then_some(&*settings.name)
     }
 
+    /// The user that it logs in as; `None` where its addresses do not agree.
+    pub(crate) fn user(&self) -> Option<&str> {
+        let addresses = &self.inner.dialer.settings.addresses;
+        let mut users = addresses
+            .iter()
+            .map(|address| address.0.authority.userinfo.username.as_str());
+        let first = users.next()?;
+        users.all(|user| user == first).then_some(first)
+    }
+
     /// The largest message sent or taken, in bytes.
     pub(crate) fn max_message(&self) -> usize {
         self.inner.dialer.settings.max_message

@@ -49,10 +49,18 @@ fn properties_size(ours: &Properties) -> usize {
         &ours.kind,
         &ours.app_id,
     ];
-    let texts: usize = texts.into_iter().flatten().map(|text| 1 + text.len()).sum();
+    let uncommon = ours.uncommon.iter();
+    let uncommon = uncommon.flat_map(|it| [&it.content_encoding, &it.user_id]);
+    let texts = texts.into_iter().chain(uncommon);
+    let texts: usize = texts.flatten().map(|text| 1 + text.len()).sum();
     let id = ours.correlation_id.as_ref().map_or(0, |id| 1 + id.len());
     // Delivery mode, priority and timestamp.
-    1 + 1 + 8 + texts + id + size(&ours.headers)
+    let others = 1 + 1 + 8 + texts + id + size(&ours.headers);
+    // What is written as it came is mostly smaller than what is counted for its value.
+    let unchanged = ours.unchanged();
+    unchanged.fold(others, |size, header| {
+        size + header.bytes.len() - value_size(&header.value)
+    })
 }
 
 pub(super) fn table(ours: Table) -> Result<FieldTable, Error> {

@@ -9,8 +9,8 @@ use super::convert::{short, table};
 use super::lane::Lane;
 use super::namespace::Namespace;
 use super::session::Session;
-use crate::error::Error;
-use crate::topology::{Binding, Destination, Exchange, ExchangeKind, Queue, Topology};
+use crate::error::{Error, Kind};
+use crate::topology::{Binding, Destination, Exchange, ExchangeKind, QUEUE_TYPE, Queue, Topology};
 
 /// How many messages and consumers a queue had when it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,9 +21,41 @@ pub(crate) struct QueueCounts {
 
 /// Declares exchanges, queues and bindings, in this order.
 ///
+/// A queue that is to be classic may be a quorum queue: by the default of its virtual host, when it
+/// was declared without its type. It is declared so again then, and is as good as it was before.
+///
 /// # Errors
 /// The broker's refusal; a mismatch names entity, argument and both values.
 pub(crate) async fn declare(
+    session: &Arc<Session>,
+    topology: &Topology,
+    namespace: &Namespace,
+) -> Result<(), Error> {
+    let Err(error) = declare_once(session, topology, namespace).await else {
+        return Ok(());
+    };
+    let Kind::Mismatch(mismatch) = error.kind() else {
+        return Err(error);
+    };
+    let is_it = |queue: &Queue| {
+        let name = namespace.scope(queue.name.as_str());
+        mismatch.argument == QUEUE_TYPE && mismatch.entity == format!("queue `{name}`")
+    };
+    let Some(other) = topology.of_any_kind(is_it) else {
+        return Err(error);
+    };
+    // Boxed: there may be another one among them.
+    match Box::pin(declare(session, &other, namespace)).await {
+        Ok(()) => {
+            tracing::warn!(%error, "the queue is used as it is");
+            Ok(())
+        }
+        Err(again) if again.is_disconnected() => Err(again),
+        Err(_) => Err(error),
+    }
+}
+
+async fn declare_once(
     session: &Arc<Session>,
     topology: &Topology,
     namespace: &Namespace,

@@ -176,7 +176,12 @@ fn put_properties(out: &mut BytesMut, properties: &Properties) -> Result<(), Err
         timestamp,
         kind,
         app_id,
+        uncommon,
     } = properties;
+    let (content_encoding, user_id) = match uncommon {
+        Some(it) => (&it.content_encoding, &it.user_id),
+        None => (&None, &None),
+    };
     let at = out.len();
     out.put_u16(0);
     let mut flags: u16 = 0;
@@ -188,10 +193,11 @@ fn put_properties(out: &mut BytesMut, properties: &Properties) -> Result<(), Err
         Ok::<(), Error>(())
     };
     text(out, 15, content_type)?;
+    text(out, 14, content_encoding)?;
     let mut others: u16 = 0;
     if !headers.is_empty() {
         others |= 1 << 13;
-        put_table(out, convert::table(headers.clone())?)?;
+        put_headers(out, properties)?;
     }
     if *persistent {
         others |= 1 << 12;
@@ -215,10 +221,31 @@ fn put_properties(out: &mut BytesMut, properties: &Properties) -> Result<(), Err
         out.put_u64(*seconds);
     }
     text(out, 5, kind)?;
+    text(out, 4, user_id)?;
     text(out, 3, app_id)?;
     let flags = flags | others;
     if let Some(place) = out.get_mut(at..at + 2) {
         place.copy_from_slice(&flags.to_be_bytes());
+    }
+    Ok(())
+}
+
+/// What came in a type that our values do not have goes out as it came.
+fn put_headers(out: &mut BytesMut, properties: &Properties) -> Result<(), Error> {
+    let mut others = properties.headers.clone();
+    for header in properties.unchanged() {
+        others.remove(&header.name);
+    }
+    let at = out.len();
+    put_table(out, convert::table(others)?)?;
+    for header in properties.unchanged() {
+        put_short(out, short(&header.name)?);
+        out.put_slice(&header.bytes);
+    }
+    let start = at + 4;
+    let size = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
+    if let Some(place) = out.get_mut(at..start) {
+        place.copy_from_slice(&size.to_be_bytes());
     }
     Ok(())
 }
@@ -279,6 +306,7 @@ mod tests {
     use super::*;
     use crate::error::Kind;
     use crate::link::said;
+    use crate::message::Uncommon;
     use crate::value::{Table, Value};
     use amq_protocol::frame::{AMQPFrame, gen_frame, parse_frame};
     use amq_protocol::protocol::{AMQPClass, basic, confirm};
@@ -290,11 +318,18 @@ mod tests {
     }
 
     prop_compose! {
-        fn texts()(texts in [text(), text(), text(), text(), text(), text(), text()]) -> Properties {
+        fn texts()(
+            texts in [text(), text(), text(), text(), text(), text(), text()],
+            content_encoding in text(),
+            user_id in text(),
+        ) -> Properties {
             let [content_type, correlation_id, reply_to, expiration, message_id, kind, app_id] = texts;
             let correlation_id = correlation_id.map(String::into_bytes);
             Properties {
                 content_type, correlation_id, reply_to, expiration, message_id, kind, app_id,
+                uncommon: (content_encoding.is_some() || user_id.is_some()).then(|| {
+                    Box::new(Uncommon { content_encoding, user_id, ..Uncommon::default() })
+                }),
                 ..Properties::default()
             }
         }
@@ -374,6 +409,59 @@ mod tests {
             }
             prop_assert_eq!(&body[..], &message.body[..]);
         }
+    }
+
+    #[test]
+    fn headers_go_out_as_they_came_unless_they_were_changed() {
+        let entries: [&[u8]; 9] = [
+            b"\x01aD\x02\x00\x00\x01\x13",
+            b"\x01bI\xff\xff\xff\xfe",
+            b"\x01cb\xfe",
+            b"\x01df\x3f\x00\x00\x00",
+            b"\x01eS\x00\x00\x00\x01\xff",
+            b"\x01fF\x00\x00\x00\x09\x01nu\x00\x07\x01ot\x01",
+            b"\x01gA\x00\x00\x00\x05i\x00\x00\x00\x01",
+            b"\x01hl\x00\x00\x00\x00\x00\x00\x00\x01",
+            b"\x01iS\x00\x00\x00\x01x",
+        ];
+        let mut payload = vec![0; 12];
+        payload.extend((1_u16 << 13).to_be_bytes());
+        let size: usize = entries.iter().map(|entry| entry.len()).sum();
+        payload.extend((size as u32).to_be_bytes());
+        payload.extend(entries.concat());
+        // A table in a table has no type that is written otherwise, and is kept as it is all the same.
+        let mut properties = said::header(&payload).unwrap().properties.unwrap();
+        assert_eq!(properties.headers["a"], Value::Float(2.75));
+        assert_eq!(properties.headers["b"], Value::Int(-2));
+        let written = |properties: &Properties| {
+            let mut out = BytesMut::new();
+            put_properties(&mut out, properties).unwrap();
+            assert!(convert::check_size(properties, 22 + 10 + out.len() as u32).is_ok());
+            out
+        };
+        let out = written(&properties);
+        assert_eq!(out.len(), 2 + 4 + size);
+        for entry in entries {
+            assert!(
+                out.windows(entry.len()).any(|part| part == entry),
+                "{entry:x?}"
+            );
+        }
+        properties.headers.insert("b".into(), Value::Int(-3));
+        properties.headers.remove("c");
+        let out = written(&properties);
+        let contains = |entry: &[u8]| out.windows(entry.len()).any(|part| part == entry);
+        assert!(
+            contains(b"\x01bl\xff\xff\xff\xff\xff\xff\xff\xfd"),
+            "{out:x?}"
+        );
+        assert!(!contains(b"\x01b\x49") && !contains(b"\x01c"), "{out:x?}");
+        let mut payload = vec![0; 12];
+        payload.extend(out);
+        assert_eq!(
+            said::header(&payload).unwrap().properties.unwrap().headers,
+            properties.headers
+        );
     }
 
     #[test]

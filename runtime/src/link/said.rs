@@ -3,10 +3,12 @@
 //! By hand, for their speed; laid out as in AMQP 0-9-1, 2.3.5 and 4.2. Other methods are read with
 //! amq-protocol.
 
+use bytes::Bytes;
+
 use super::convert;
 use super::frame::{ACK, BASIC, NACK};
 use crate::error::Error;
-use crate::message::Properties;
+use crate::message::{Properties, Uncommon, WireHeader};
 use crate::value::{Table, Value};
 
 const RETURN: u16 = 50;
@@ -158,15 +160,15 @@ fn properties(mut rest: Rest<'_>) -> Option<Properties> {
         }
     };
     properties.content_type = text(&mut rest, 15)?;
-    // Its encoding.
-    if has(14) {
-        rest.short()?;
-    }
+    let mut uncommon = Uncommon {
+        content_encoding: text(&mut rest, 14)?,
+        ..Uncommon::default()
+    };
     if has(13) {
         let entries = rest.long()?;
-        properties.headers = table(Rest(entries), DEPTH).unwrap_or_else(|| {
+        (properties.headers, uncommon.wire_headers) = headers(Rest(entries)).unwrap_or_else(|| {
             tracing::warn!("headers that cannot be read: the message has none");
-            Table::new()
+            Default::default()
         });
     }
     if has(12) {
@@ -185,12 +187,34 @@ fn properties(mut rest: Rest<'_>) -> Option<Properties> {
         properties.timestamp = Some(rest.u64()?);
     }
     properties.kind = text(&mut rest, 5)?;
-    // The user.
-    if has(4) {
-        rest.short()?;
-    }
+    uncommon.user_id = text(&mut rest, 4)?;
     properties.app_id = text(&mut rest, 3)?;
+    properties.uncommon = (uncommon != Uncommon::default()).then(|| Box::new(uncommon));
     Some(properties)
+}
+
+/// A table of headers, and those of them whose values do not say of which type they are.
+fn headers(mut entries: Rest<'_>) -> Option<(Table, Vec<WireHeader>)> {
+    let (mut table, mut wire_headers) = (Table::new(), Vec::new());
+    while !entries.0.is_empty() {
+        let name = entries.text()?;
+        let mut rest = entries;
+        let value = value(&mut entries, DEPTH)?;
+        let bytes = rest.take(rest.0.len() - entries.0.len())?;
+        let is_said = match (bytes.first()?, &value) {
+            (b'S', value) => matches!(value, Value::Text(_)),
+            (kind, _) => b"tldTVx".contains(kind),
+        };
+        if !is_said {
+            wire_headers.push(WireHeader {
+                name: name.clone(),
+                value: value.clone(),
+                bytes: Bytes::copy_from_slice(bytes),
+            });
+        }
+        table.insert(name, value);
+    }
+    Some((table, wire_headers))
 }
 
 fn table(mut entries: Rest<'_>, depth: usize) -> Option<Table> {

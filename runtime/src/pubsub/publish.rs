@@ -13,7 +13,7 @@ use super::outlet::Outlet;
 use super::publisher::Options;
 use super::typing::Encoded;
 use crate::context::Context;
-use crate::envelope::EventHead;
+use crate::envelope::{self, EventHead};
 use crate::error::{Error, Outcome};
 use crate::message::Outgoing;
 use crate::publisher::What;
@@ -78,12 +78,17 @@ impl Publish {
     }
 
     /// A header: what a headers exchange routes by, and subscribers read.
+    ///
+    /// A name that is [reserved](Table#reserved-names-of-headers) makes the publish fail with
+    /// [`is_invalid`](Error::is_invalid), and nothing is sent: a group would take the event for one
+    /// that has failed before.
     pub fn header(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.headers.insert(name.to_owned(), value.into());
         self
     }
 
-    /// Several headers.
+    /// Several headers, as [`header`](Self::header) adds one. One that was added before under the
+    /// same name is replaced.
     pub fn headers(mut self, headers: Table) -> Self {
         self.headers.extend(headers);
         self
@@ -152,8 +157,12 @@ impl Publish {
             message_id,
         } = self;
         let exchange = outlet.spec().label();
+        let checked = event.and_then(|event| {
+            envelope::check_headers(headers.keys())?;
+            Ok(event)
+        });
         let (key, encoded) =
-            event.map_err(|error| what(exchange, "").failed(error, started, Outcome::NotSent))?;
+            checked.map_err(|error| what(exchange, "").failed(error, started, Outcome::NotSent))?;
         let connection = outlet.connection();
         let head = EventHead {
             kind: encoded.kind,

@@ -178,10 +178,15 @@ impl<K: Kind> Setup for Station<K> {
     }
 }
 
-fn own_queue(exchange: &str, max_length: Option<u32>) -> Result<Queue, Error> {
+/// The name of a subscription's own queue, with this at its end.
+pub(super) fn own_name(exchange: &str, end: &str) -> String {
     // A name has 255 bytes, and a namespace may take some of them.
     let exchange: String = exchange.chars().take(40).collect();
-    let name = format!("lepus.events.{exchange}.{}", random::identity());
+    format!("lepus.events.{exchange}.{end}")
+}
+
+fn own_queue(exchange: &str, max_length: Option<u32>) -> Result<Queue, Error> {
+    let name = own_name(exchange, &random::identity());
     let mut queue = Queue::exclusive(Name::parse(name)?);
     // It goes with its consumer, and does not wait for the connection to end.
     queue.auto_delete = true;

@@ -20,7 +20,6 @@ use super::station::{Place, Station, Tell};
 use crate::error::Error;
 use crate::escape::Escaped;
 use crate::link::{Connection, Mode};
-use crate::running::Running;
 use crate::topology::Topology;
 use crate::worker::{OnLoss, Source};
 
@@ -155,18 +154,6 @@ impl<K: Kind, T, M> Subscribe<K, T, M> {
             on_loss,
         }
     }
-}
-
-async fn until(
-    starting: impl Future<Output = Result<Running, Error>>,
-    shutdown: impl Future<Output = ()>,
-) -> Result<(), Error> {
-    tokio::pin!(shutdown);
-    let running = tokio::select! {
-        running = starting => running?,
-        () = &mut shutdown => return Ok(()),
-    };
-    running.until(shutdown).await
 }
 
 impl<K: Kind, T, M: fmt::Debug> fmt::Debug for Subscribe<K, T, M> {

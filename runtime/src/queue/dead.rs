@@ -10,13 +10,19 @@ use serde::de::DeserializeOwned;
 
 use super::Spec;
 use super::pool::codec;
-use crate::envelope::{JobHead, Obituary};
+use crate::envelope::{self, JobHead, Obituary};
 use crate::error::{Error, Kind};
-use crate::link::{self, Connection, Delivery, Extent, Lane, Polling, QueueCounts, Session};
+use crate::link::{self, Connection, Delivery, Extent, Polling, QueueCounts, Session};
 use crate::message::Outgoing;
 use crate::publisher::{Publisher, TIMEOUT, What};
 use crate::topology::Topology;
 use crate::value::Table;
+
+/// How long letters that were looked at may take to be back in their queue.
+const PUT_BACK: Duration = Duration::from_secs(2);
+/// The pauses in which they are looked for grow between these.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LAST_PAUSE: Duration = Duration::from_millis(50);
 
 /// The dead-letter queue of a work queue.
 pub struct DeadLetters<T> {
@@ -49,9 +55,9 @@ impl<T: DeserializeOwned> DeadLetters<T> {
 
     /// Looks at the first dead letters, `most` at the most, and leaves them in their queue.
     ///
-    /// While it looks, others do not see them; afterwards they are marked as redelivered. A
-    /// classic queue keeps their order, the oldest first; a quorum queue puts those that were
-    /// looked at behind the others.
+    /// While it looks, others do not see them; when it returns, they can be looked at and replayed
+    /// again, and are marked as redelivered. A classic queue keeps their order, the oldest first; a
+    /// quorum queue puts those that were looked at behind the others.
     ///
     /// # Errors
     /// The connection was lost or closed, or the broker refuses.
@@ -71,7 +77,7 @@ impl<T: DeserializeOwned> DeadLetters<T> {
                 Err(error) => break Err(error),
             }
         };
-        put_back(polling.lane(), tags).await;
+        self.put_back(&polling, tags).await;
         looked.map(|()| letters)
     }
 
@@ -128,14 +134,21 @@ impl<T: DeserializeOwned> DeadLetters<T> {
         &self,
         mut choose: impl FnMut(&DeadLetter<T>) -> Choice,
     ) -> Result<u32, Error> {
-        // Not more than there are now: a replayed job that dies again comes back here.
-        let most = self.count().await?;
         let publisher = Publisher::mover(&self.connection);
-        let polling = Polling::open(&self.session().await?).await?;
+        let session = self.session().await?;
+        let polling = Polling::open(&session).await?;
         let (mut replayed, mut left) = (0, Vec::new());
+        let mut next = self.take(&polling).await?;
+        // Not more than there are now: a replayed job that dies again comes back here. They are
+        // counted behind the first one, for a quorum queue tells what it had a moment ago: what
+        // was given back before is not counted until it has given out another message.
+        let others = match &next {
+            Some(_) => self.ready(&session).await,
+            None => Ok(0),
+        };
         let result = async {
-            for _ in 0..most {
-                let Some(delivery) = self.take(&polling).await? else {
+            for others in (0..=others?).rev() {
+                let Some(delivery) = next.take() else {
                     break;
                 };
                 let choice = choose(&self.read(&delivery));
@@ -151,11 +164,14 @@ impl<T: DeserializeOwned> DeadLetters<T> {
                         replayed += 1;
                     }
                 }
+                if others > 0 {
+                    next = self.take(&polling).await?;
+                }
             }
             Ok(())
         };
         let result: Result<(), Error> = result.await;
-        put_back(polling.lane(), left).await;
+        self.put_back(&polling, left).await;
         result.map(|()| replayed)
     }
 
@@ -181,6 +197,57 @@ impl<T: DeserializeOwned> DeadLetters<T> {
         self.connection.namespace().clone()
     }
 
+    /// How many letters wait to be taken.
+    async fn ready(&self, session: &Arc<Session>) -> Result<u32, Error> {
+        let counts = link::count(session, &self.spec.dead()?, &self.namespace()).await?;
+        Ok(counts.messages)
+    }
+
+    /// Gives deliveries back one by one: a quorum queue appends them in the order it gets them back,
+    /// which is any when the channel closes.
+    ///
+    /// Returns when the broker has them ready again. A quorum queue does not have them at once, and
+    /// some not before it has heard that the channel was closed; `list` and then `replay` would miss
+    /// them. While others take letters too, their number says nothing, so it waits for a while and
+    /// not for ever.
+    async fn put_back(&self, polling: &Polling, tags: Vec<u64>) {
+        let lane = polling.lane();
+        let (session, given_back) = (Arc::clone(lane.session()), tags.len());
+        let before = if tags.is_empty() {
+            None
+        } else {
+            self.ready(&session).await.ok()
+        };
+        for tag in tags {
+            lane.give_back(tag);
+        }
+        if let Some(before) = before {
+            let given_back = u32::try_from(given_back).unwrap_or(u32::MAX);
+            let there = self.until_ready(&session, before.saturating_add(given_back));
+            if tokio::time::timeout(PUT_BACK, there).await.is_err() {
+                let queue = self.spec.name.as_str();
+                tracing::debug!(
+                    queue,
+                    given_back,
+                    "not all dead letters are seen to be back"
+                );
+            }
+        }
+        lane.close().await;
+    }
+
+    async fn until_ready(&self, session: &Arc<Session>, letters: u32) {
+        let mut pause = FIRST_PAUSE;
+        // On a connection that is lost they are back anyway.
+        while let Ok(ready) = self.ready(session).await {
+            if ready >= letters {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+    }
+
     async fn take(&self, polling: &Polling) -> Result<Option<Delivery>, Error> {
         let name = self.spec.dead_name()?;
         let queue = self.connection.namespace().scope(name.as_str());
@@ -190,7 +257,7 @@ impl<T: DeserializeOwned> DeadLetters<T> {
     fn read(&self, delivery: &Delivery) -> DeadLetter<T> {
         let properties = &delivery.message.properties;
         let head = JobHead::read(properties);
-        let payload = codec(self.spec.codec, head.content_type.as_deref())
+        let payload = codec(self.spec.codec(), head.content_type.as_deref())
             .and_then(|codec| {
                 codec
                     .decode(&delivery.message.body)
@@ -219,26 +286,19 @@ impl<T: DeserializeOwned> DeadLetters<T> {
                 .into(),
             queue: queue.as_str().into(),
         };
+        let mut properties = Obituary::erase(message.properties.clone());
+        envelope::sent_by(&mut properties, self.connection.user());
         let outgoing = Arc::new(Outgoing {
             exchange: String::new(),
             routing_key: queue,
             mandatory: true,
-            properties: Obituary::erase(message.properties.clone()),
+            properties,
             body: message.body.clone(),
         });
         let home = self.spec.home(self.spec.topology()?);
         let published = publisher.publish_home(outgoing, TIMEOUT, &home).await;
         published.map_err(|fault| fault.of(&what))
     }
-}
-
-/// Gives deliveries back one by one: a quorum queue appends them in the order it gets them back,
-/// which is any when the channel closes.
-async fn put_back(lane: &Lane, tags: Vec<u64>) {
-    for tag in tags {
-        lane.give_back(tag);
-    }
-    lane.close().await;
 }
 
 /// What to do with a dead letter.

@@ -66,7 +66,7 @@ impl<T: DeserializeOwned> Getter<T> {
             .map_err(|ended| Error::new(Kind::Closed).caused_by(ended))??;
         Ok(taken.map(|(hold, message)| {
             let head = JobHead::read(&message.properties);
-            let codec = codec(self.spec.codec, head.content_type.as_deref());
+            let codec = codec(self.spec.codec(), head.content_type.as_deref());
             let payload = codec
                 .map_err(|reason| Error::new(Kind::Decode).caused_by(reason))
                 .and_then(|codec| {

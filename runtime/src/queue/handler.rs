@@ -51,6 +51,8 @@ pub(crate) struct JobHandler {
     publisher: Publisher,
     namespace: Namespace,
     backoff: RetryPolicy,
+    /// Whom the broker takes messages from on this connection.
+    user: Option<String>,
     counters: Arc<Counters>,
     draining: watch::Sender<bool>,
 }
@@ -69,6 +71,7 @@ impl JobHandler {
             publisher: Publisher::mover(connection),
             namespace: connection.namespace().clone(),
             backoff: connection.backoff().clone(),
+            user: connection.user().map(str::to_owned),
             counters: connection.counters(),
             draining: watch::Sender::new(false),
         }
@@ -239,7 +242,7 @@ impl JobHandler {
             exchange: String::new(),
             routing_key: name,
             mandatory: true,
-            properties: with_id(properties),
+            properties: self.own(properties),
             body: body.clone(),
         });
         let mut failures = 0;
@@ -267,6 +270,14 @@ impl JobHandler {
             }
         }
     }
+
+    /// The properties of a copy, which has another publisher now. Other programs' messages may
+    /// have no id; returns are matched by it.
+    fn own(&self, mut properties: Properties) -> Properties {
+        envelope::sent_by(&mut properties, self.user.as_deref());
+        properties.message_id.get_or_insert_with(random::identity);
+        properties
+    }
 }
 
 enum Moved {
@@ -274,42 +285,43 @@ enum Moved {
     TooLate,
 }
 
-/// Other programs' messages may have no id; returns are matched by it.
-fn with_id(mut properties: Properties) -> Properties {
-    if properties.message_id.is_none() {
-        properties.message_id = Some(random::identity());
-    }
-    properties
-}
-
 impl Handler for JobHandler {
-    async fn handle(self: Arc<Self>, lane: Arc<Lane>, delivery: Delivery) -> Settlement {
-        // By no name of its own, which would have another place in this future.
-        let head = JobHead::read(&delivery.message.properties);
-        let attempt = head.attempt.saturating_add(head.unsettled);
-        let arrival = Arrival {
-            attempt,
-            redelivered: delivery.message.redelivered,
-            counted_by_broker: self.spec.kind == QueueKind::Quorum || head.unsettled > 0,
-        };
-        let policy = &self.spec.retry;
-        let (decision, attempts) = match settle::before(arrival, policy) {
-            // A quorum queue has counted the attempt that is not made any more.
-            Some(decision) => (decision, attempt.min(policy.max_attempts())),
-            None => {
-                let perform = self.perform(&lane, &delivery.message, head, attempt);
-                let verdict = perform.await;
-                (
-                    settle::after(verdict, attempt, policy, random::fraction()),
-                    attempt,
-                )
+    /// Not an `async fn`, which would have a place for the delivery twice.
+    fn handle(
+        self: Arc<Self>,
+        lane: Arc<Lane>,
+        mut delivery: Delivery,
+    ) -> impl Future<Output = Settlement> + Send {
+        let has_count = self.spec.kind == QueueKind::Quorum || self.spec.passive;
+        envelope::remove_foreign_notes(&mut delivery.message, has_count);
+        async move {
+            // By no name of its own, which would have another place in this future.
+            let head = JobHead::read(&delivery.message.properties);
+            let attempt = head.attempt.saturating_add(head.unsettled);
+            let arrival = Arrival {
+                attempt,
+                redelivered: delivery.message.redelivered,
+                counted_by_broker: self.spec.kind == QueueKind::Quorum || head.unsettled > 0,
+            };
+            let policy = &self.spec.retry;
+            let (decision, attempts) = match settle::before(arrival, policy) {
+                // A quorum queue has counted the attempt that is not made any more.
+                Some(decision) => (decision, attempt.min(policy.max_attempts())),
+                None => {
+                    let perform = self.perform(&lane, &delivery.message, head, attempt);
+                    let verdict = perform.await;
+                    (
+                        settle::after(verdict, attempt, policy, random::fraction()),
+                        attempt,
+                    )
+                }
+            };
+            if matches!(decision, Decision::Ack) {
+                return Settlement::Ack;
             }
-        };
-        if matches!(decision, Decision::Ack) {
-            return Settlement::Ack;
+            // Boxed: it is much the larger part, and the rarer one.
+            Box::pin(self.carry_out(&lane, decision, attempts, delivery.message)).await
         }
-        // Boxed: it is much the larger part, and the rarer one.
-        Box::pin(self.carry_out(&lane, decision, attempts, delivery.message)).await
     }
 
     fn drain(&self) {

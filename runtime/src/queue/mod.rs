@@ -83,11 +83,15 @@ impl<T> WorkQueue<T> {
 
     /// A classic queue: on one node of the broker, and the only kind with priorities.
     ///
-    /// Its declaration has no arguments unless others are set, so other programs can declare it
-    /// plainly too.
+    /// It says so in its declaration (`x-queue-type`), and in those of its dead-letter queue and its
+    /// delay queues, so that they are classic in a virtual host with another default type too.
+    /// Everywhere else RabbitMQ takes that for the same as a declaration without arguments, which
+    /// other programs may use. A queue that exists and is a quorum queue, by such a default, is used
+    /// as it is, and a warning is logged.
     #[must_use]
     pub fn classic(mut self) -> Self {
         self.spec.kind = QueueKind::Classic;
+        self.spec.says_classic = true;
         self
     }
 
@@ -101,9 +105,12 @@ impl<T> WorkQueue<T> {
 
     /// How payloads are encoded. Default: MessagePack. Workers take any codec that a job's
     /// content type names, and this one for jobs that name none.
+    ///
+    /// Tasks ([`TaskProducer::on`], [`TaskPool::queue`]) have the codec of their attribute,
+    /// `#[lepus::tasks(codec = "…")]`, if it names one; another one here is an error then.
     #[must_use]
     pub fn codec(mut self, codec: Codec) -> Self {
-        self.spec.codec = codec;
+        self.spec.codec = Some(codec);
         self
     }
 
@@ -197,6 +204,13 @@ impl<T> WorkQueue<T> {
 }
 
 impl<T> WorkQueue<T> {
+    /// Declared as any program would.
+    fn plain(name: &str) -> Self {
+        let mut queue = Self::new(name);
+        queue.spec.kind = QueueKind::Classic;
+        queue
+    }
+
     pub(crate) fn of(spec: Spec) -> Self {
         Self {
             spec,
@@ -206,19 +220,21 @@ impl<T> WorkQueue<T> {
 }
 
 impl WorkQueue<String> {
-    /// A classic queue of plain text (`text/plain`), for programs in any language: what the
-    /// RabbitMQ tutorials use.
+    /// A queue of plain text (`text/plain`), for programs in any language: what the RabbitMQ
+    /// tutorials use. It is declared without arguments, as they do, and so is classic unless its
+    /// virtual host has another default type.
     #[must_use]
     pub fn text(name: &str) -> Self {
-        Self::new(name).classic().codec(Codec::Text)
+        Self::plain(name).codec(Codec::Text)
     }
 }
 
 impl WorkQueue<Vec<u8>> {
-    /// A classic queue of plain bytes (`application/octet-stream`).
+    /// A queue of plain bytes (`application/octet-stream`), declared without arguments as
+    /// [`text`](WorkQueue::text) is.
     #[must_use]
     pub fn bytes(name: &str) -> Self {
-        Self::new(name).classic().codec(Codec::Bytes)
+        Self::plain(name).codec(Codec::Bytes)
     }
 }
 

@@ -13,7 +13,7 @@ use super::job::{Job, RawJob};
 use crate::codec::Codec;
 use crate::error::Error;
 use crate::link::Connection;
-use crate::running::Running;
+use crate::running::{Running, Until};
 use crate::service::BoxFuture;
 use crate::shutdown::GRACE;
 use crate::verdict::{IntoVerdict, Verdict};
@@ -49,6 +49,10 @@ impl Bench {
 
     pub(super) fn spec(&mut self) -> &mut Spec {
         &mut self.spec
+    }
+
+    pub(super) fn codec(&self) -> Codec {
+        self.spec.codec()
     }
 
     pub(super) fn concurrency(&mut self, jobs: u16) {
@@ -144,13 +148,13 @@ impl<T: DeserializeOwned + Send + 'static> WorkerPool<T> {
     /// The broker refuses the queue: it exists with other properties
     /// ([`is_mismatch`](Error::is_mismatch)), or is not for this user. Also a name or an option
     /// that makes no sense, and that the connection was closed.
-    pub async fn start<H, F>(self, handler: H) -> Result<Running, Error>
+    pub fn start<H, F>(self, handler: H) -> BoxFuture<Result<Running, Error>>
     where
         H: Fn(Job<T>) -> F + Send + Sync + 'static,
         F: Future<Output: IntoVerdict> + Send + 'static,
     {
         let work = self.typed(handler);
-        self.bench.start(work).await
+        Box::pin(self.bench.start(work))
     }
 
     /// Works until `shutdown` completes, then drains: stops consuming, finishes what is in hand
@@ -159,17 +163,13 @@ impl<T: DeserializeOwned + Send + 'static> WorkerPool<T> {
     ///
     /// # Errors
     /// As [`start`](Self::start); and that the connection was closed under it.
-    pub async fn run<H, F>(
-        self,
-        handler: H,
-        shutdown: impl Future<Output = ()>,
-    ) -> Result<(), Error>
+    pub fn run<H, F, S>(self, handler: H, shutdown: S) -> Until<S>
     where
         H: Fn(Job<T>) -> F + Send + Sync + 'static,
         F: Future<Output: IntoVerdict> + Send + 'static,
+        S: Future<Output = ()>,
     {
-        let work = self.typed(handler);
-        self.bench.run(work, shutdown).await
+        Until::new(self.start(handler), shutdown)
     }
 
     fn typed<H, F>(&self, handler: H) -> Arc<dyn Work>
@@ -177,7 +177,7 @@ impl<T: DeserializeOwned + Send + 'static> WorkerPool<T> {
         H: Fn(Job<T>) -> F + Send + Sync + 'static,
         F: Future<Output: IntoVerdict> + Send + 'static,
     {
-        let codec = self.bench.spec.codec;
+        let codec = self.bench.spec.codec();
         Arc::new(Typed {
             handler: Arc::new(handler),
             codec,

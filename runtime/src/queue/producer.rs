@@ -149,7 +149,7 @@ impl Till {
     }
 
     pub(super) fn codec(&self) -> Codec {
-        self.usual.spec.codec
+        self.usual.spec.codec()
     }
 
     pub(super) fn push(&self, task: Option<&str>, body: Result<Bytes, Error>) -> Push {
@@ -228,11 +228,19 @@ impl Push {
         self
     }
 
-    /// A header for the handler to read. Those that Lepus keeps a job's fate in (`attempt`,
-    /// `attempts`, `error`, `first-error`, `reason`, `failed-at`, `source-queue`) and the broker's
-    /// own are refused.
+    /// A header for the handler to read.
+    ///
+    /// A name that is [reserved](Table#reserved-names-of-headers) makes the push fail with
+    /// [`is_invalid`](Error::is_invalid), and nothing is sent.
     pub fn header(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.headers.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Several headers, as [`header`](Self::header) adds one. One that was added before under the
+    /// same name is replaced.
+    pub fn headers(mut self, headers: Table) -> Self {
+        self.headers.extend(headers);
         self
     }
 
@@ -248,11 +256,7 @@ impl Push {
         } = self;
         let usual = &till.usual;
         usual.home.as_ref().map_err(Clone::clone)?;
-        if let Some(name) = headers.keys().find(|name| envelope::is_reserved(name)) {
-            return Err(Error::invalid(format!(
-                "header `{name}` is not for producers: Lepus or the broker writes it"
-            )));
-        }
+        envelope::check_headers(headers.keys())?;
         let delay = delay.filter(|delay| !delay.is_zero());
         if delay.is_some_and(|delay| delay > LONGEST_DELAY) {
             return Err(Error::invalid(format!(
@@ -268,7 +272,7 @@ impl Push {
             }
         };
         let properties = Properties {
-            content_type: Some(usual.spec.codec.content_type().to_owned()),
+            content_type: Some(usual.spec.codec().content_type().to_owned()),
             headers,
             persistent: usual.spec.durable,
             priority,

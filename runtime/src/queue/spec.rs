@@ -20,9 +20,13 @@ const NO_LIMIT: u32 = 1_000_000_000;
 pub(crate) struct Spec {
     pub(crate) name: String,
     pub(crate) kind: QueueKind,
+    /// Whether a classic queue says so in its declaration. One that does not is whatever the
+    /// virtual host has by default.
+    pub(crate) says_classic: bool,
     pub(crate) durable: bool,
     pub(crate) passive: bool,
-    pub(crate) codec: Codec,
+    /// How payloads are written, if it was chosen.
+    pub(crate) codec: Option<Codec>,
     pub(crate) retry: RetryPolicy,
     pub(crate) max_priority: Option<u8>,
     pub(crate) max_length: Option<u32>,
@@ -30,6 +34,8 @@ pub(crate) struct Spec {
     pub(crate) dead: Option<String>,
     /// One consumer at a time, the others stand by.
     pub(crate) single_active: bool,
+    /// Options that contradict each other, told where the queue is first used.
+    pub(crate) fault: Option<Error>,
 }
 
 impl Spec {
@@ -37,21 +43,38 @@ impl Spec {
         Self {
             name: name.to_owned(),
             kind: QueueKind::Quorum,
+            says_classic: false,
             durable: true,
             passive: false,
-            codec: Codec::default(),
+            codec: None,
             retry: RetryPolicy::default(),
             max_priority: None,
             max_length: None,
             message_ttl: None,
             dead: None,
             single_active: false,
+            fault: None,
+        }
+    }
+
+    pub(crate) fn codec(&self) -> Codec {
+        self.codec.unwrap_or_default()
+    }
+
+    /// Replicated or on one node, as it says, or as the virtual host does where it says nothing.
+    fn queue(&self, name: Name, kind: QueueKind) -> Queue {
+        let queue = Queue::new(name);
+        // Priorities are for classic queues alone.
+        let says_classic = self.says_classic || self.max_priority.is_some();
+        match kind {
+            QueueKind::Classic if !says_classic => queue,
+            kind => queue.kind(kind),
         }
     }
 
     pub(crate) fn main(&self) -> Result<Queue, Error> {
         let name = Name::parse(&self.name)?;
-        let mut queue = Queue::new(name).kind(self.kind);
+        let mut queue = self.queue(name, self.kind);
         if !self.durable {
             queue = queue.transient();
         }
@@ -85,7 +108,7 @@ impl Spec {
     }
 
     pub(crate) fn dead(&self) -> Result<Queue, Error> {
-        let queue = Queue::new(self.dead_name()?).kind(self.kind);
+        let queue = self.queue(self.dead_name()?, self.kind);
         Ok(self.owned(match self.kind {
             QueueKind::Classic => queue,
             QueueKind::Quorum => queue.delivery_limit(NO_LIMIT),
@@ -101,12 +124,17 @@ impl Spec {
             Some(_) => QueueKind::Quorum,
             None => self.kind,
         };
-        Ok(self.owned(delay_queue(&Name::parse(&self.name)?, kind, delay)?))
+        let target = Name::parse(&self.name)?;
+        let queue = delay_queue(&target, delay, |name| self.queue(name, kind))?;
+        Ok(self.owned(queue))
     }
 
     /// Whether all names fit, those of the delay queues included: a retry would have nowhere to
-    /// wait.
+    /// wait. And whether its options agree.
     pub(crate) fn check(&self, namespace: &Namespace) -> Result<(), Error> {
+        if let Some(fault) = &self.fault {
+            return Err(fault.clone());
+        }
         let bytes = namespace.scope(&self.name).len() + DELAY_SUFFIX;
         if bytes <= SHORT_STRING_MAX {
             return Ok(());
@@ -156,6 +184,25 @@ mod tests {
         let mut spec = Spec::new("task_queue");
         spec.kind = QueueKind::Classic;
         assert!(spec.main().unwrap().arguments.is_empty());
+    }
+
+    #[test]
+    fn a_queue_that_has_to_be_classic_says_so() {
+        let mut plain = Spec::new("jobs");
+        plain.kind = QueueKind::Classic;
+        let (mut asked, mut prioritized) = (plain.clone(), plain.clone());
+        asked.says_classic = true;
+        prioritized.max_priority = Some(5);
+        let kinds = |spec: &Spec| {
+            let delayed = spec.delayed(std::time::Duration::from_secs(1));
+            let queues = [spec.main(), spec.dead(), delayed];
+            queues.map(|queue| queue.unwrap().arguments.remove("x-queue-type"))
+        };
+        assert_eq!(kinds(&plain), [None, None, None]);
+        for spec in [asked, prioritized] {
+            let classic = Some(Value::from("classic"));
+            assert_eq!(kinds(&spec), [classic.clone(), classic.clone(), classic]);
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::job::RawJob;
 use super::pool::{Bench, codec};
 use super::producer::{Push, Till};
 use super::{Spec, WorkQueue};
+use crate::codec::Codec;
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{Error, Kind};
 use crate::link::Connection;
@@ -35,13 +36,17 @@ impl TaskProducer {
     }
 
     /// A producer for a queue with other properties. Its workers have to be given the same.
+    ///
+    /// Jobs are written in the codec that the tasks' attribute names; where it names none, in the
+    /// queue's ([`WorkQueue::codec`]). If both name one, and not the same, a push fails with
+    /// [`is_invalid`](Error::is_invalid).
     #[must_use]
     pub fn on<T>(
         connection: &Connection,
         descriptor: &'static ServiceDescriptor,
         queue: &WorkQueue<T>,
     ) -> Self {
-        Self::over(connection, descriptor, queue.spec.clone())
+        Self::over(connection, descriptor, spec_on(descriptor, &queue.spec))
     }
 
     fn over(connection: &Connection, descriptor: &'static ServiceDescriptor, spec: Spec) -> Self {
@@ -113,8 +118,11 @@ impl TaskPool {
     }
 
     /// A queue with other properties. Its producers have to be given the same.
+    ///
+    /// Jobs that name no content type are read in the codec that [`TaskProducer::on`] writes. If
+    /// the attribute and the queue disagree on it, [`start`](Self::start) fails.
     pub fn queue<T>(mut self, queue: &WorkQueue<T>) -> Self {
-        *self.bench.spec() = queue.spec.clone();
+        *self.bench.spec() = spec_on(self.tasks.descriptor(), &queue.spec);
         self
     }
 
@@ -149,7 +157,7 @@ impl TaskPool {
     /// # Errors
     /// As [`WorkerPool::start`](super::WorkerPool::start).
     pub async fn start(self) -> Result<Running, Error> {
-        let work = Arc::new(Desk::new(self.tasks));
+        let work = Arc::new(self.desk());
         self.bench.start(work).await
     }
 
@@ -158,8 +166,12 @@ impl TaskPool {
     /// # Errors
     /// As [`WorkerPool::run`](super::WorkerPool::run).
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-        let work = Arc::new(Desk::new(self.tasks));
+        let work = Arc::new(self.desk());
         self.bench.run(work, shutdown).await
+    }
+
+    fn desk(&self) -> Desk {
+        Desk::new(Arc::clone(&self.tasks), self.bench.codec())
     }
 }
 
@@ -173,7 +185,24 @@ impl fmt::Debug for TaskPool {
 
 fn spec(descriptor: &'static ServiceDescriptor) -> Spec {
     let mut spec = Spec::new(descriptor.queue_name());
-    spec.codec = descriptor.default_codec();
+    spec.codec = Some(descriptor.default_codec());
+    spec
+}
+
+/// The queue for these tasks: its own properties, and the codec that both agree on.
+fn spec_on(descriptor: &'static ServiceDescriptor, queue: &Spec) -> Spec {
+    let mut spec = queue.clone();
+    let (tasks, name) = (descriptor.chosen_codec(), descriptor.name());
+    match (tasks, queue.codec) {
+        (Some(tasks), Some(own)) if tasks != own => {
+            spec.fault = Some(Error::invalid(format!(
+                "the tasks `{name}` are written in {tasks} (the codec of their attribute), and \
+                 their queue `{}` says {own}: leave out one of the two",
+                queue.name
+            )));
+        }
+        _ => spec.codec = tasks.or(queue.codec),
+    }
     spec
 }
 
@@ -181,13 +210,19 @@ fn spec(descriptor: &'static ServiceDescriptor) -> Spec {
 struct Desk {
     tasks: Arc<dyn Tasks>,
     methods: HashMap<&'static str, &'static MethodDescriptor>,
+    /// Of jobs that name none.
+    codec: Codec,
 }
 
 impl Desk {
-    fn new(tasks: Arc<dyn Tasks>) -> Self {
+    fn new(tasks: Arc<dyn Tasks>, codec: Codec) -> Self {
         let methods = tasks.descriptor().methods().iter();
         let methods = methods.map(|method| (method.name(), method)).collect();
-        Self { tasks, methods }
+        Self {
+            tasks,
+            methods,
+            codec,
+        }
     }
 
     fn request(&self, job: &RawJob) -> Result<Request, String> {
@@ -201,8 +236,7 @@ impl Desk {
                 let name = name.unwrap_or_default();
                 format!("no task `{name}`; this worker has {}", known.join(", "))
             })?;
-        let own = self.tasks.descriptor().default_codec();
-        let codec = codec(own, head.content_type.as_deref())?;
+        let codec = codec(self.codec, head.content_type.as_deref())?;
         Ok(Request::new(method, codec, job.body.clone()))
     }
 }

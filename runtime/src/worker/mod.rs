@@ -31,7 +31,8 @@ const STABLE: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
     pub(crate) topology: Topology,
-    /// As the user knows it; the namespace is added here.
+    /// As the user knows it; the namespace is added here. Where a consumer has a queue of another
+    /// name on each connection, this is for the log while there is none.
     pub(crate) queue: String,
     /// How many deliveries are handled at once: the prefetch.
     pub(crate) concurrency: u16,
@@ -129,6 +130,8 @@ pub(crate) struct Worker {
 
 #[derive(Debug)]
 struct Ready {
+    /// By its name on the broker.
+    queue: String,
     lane: Arc<Lane>,
     deliveries: Deliveries,
 }
@@ -199,6 +202,7 @@ impl Worker {
         let mut failures = 0;
         loop {
             let Ready {
+                queue,
                 lane,
                 mut deliveries,
             } = match ready.take() {
@@ -231,7 +235,7 @@ impl Worker {
                 }
             };
             tracing::info!(
-                queue = source.queue,
+                queue,
                 concurrency = source.concurrency,
                 generation = lane.session().generation(),
                 "consuming"
@@ -240,7 +244,7 @@ impl Worker {
             setup.started();
             match hands.consume(&lane, &mut deliveries, &mut shutdown).await {
                 Stopped::Shutdown => {
-                    tracing::info!(queue = source.queue, "draining");
+                    tracing::info!(queue, "draining");
                     deliveries.cancel().await;
                     hands.finish(Some(&lane), source.grace).await;
                     return Ok(());
@@ -248,10 +252,7 @@ impl Worker {
                 Stopped::Ended(ended) => {
                     match &ended {
                         Ended::Cancelled => {
-                            tracing::warn!(
-                                queue = source.queue,
-                                "the broker cancelled the consumer"
-                            );
+                            tracing::warn!(queue, "the broker cancelled the consumer");
                         }
                         Ended::Lost(error) => {
                             hands.lose(error);
@@ -326,7 +327,13 @@ async fn set_up(link: &Link, setup: &dyn Setup) -> Result<Ready, Error> {
         let lane = Lane::open(&session).await?;
         lane.limit_bodies(setup.max_body());
         match Deliveries::start(&lane, &queue, setup.mode()).await {
-            Ok(deliveries) => return Ok(Ready { lane, deliveries }),
+            Ok(deliveries) => {
+                return Ok(Ready {
+                    queue,
+                    lane,
+                    deliveries,
+                });
+            }
             // It was there a moment ago and was deleted since. Whoever starts would not try
             // again, for what a first set-up runs into is the user's to know.
             Err(error) if again && error.amqp_code() == Some(404) => again = false,

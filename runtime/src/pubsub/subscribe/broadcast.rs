@@ -11,13 +11,14 @@ use super::super::event::Event;
 use super::super::kind::Kind;
 use super::super::reader::Unknown;
 use super::super::spec::Spec;
-use super::super::station::{Place, Tell};
+use super::super::station::{Place, Tell, own_name};
 use super::super::subscription::Subscription;
 use super::group::{Group, Members};
-use super::{Subscribe, Unbound, until};
+use super::{Subscribe, Unbound};
 use crate::error::Error;
 use crate::link::{Connection, Mode};
-use crate::running::Running;
+use crate::running::{Running, Until};
+use crate::service::BoxFuture;
 use crate::shutdown::GRACE;
 use crate::verdict::IntoVerdict;
 use crate::worker::OnLoss;
@@ -151,7 +152,11 @@ impl<K: Kind, T: DeserializeOwned + Send + 'static> Subscribe<K, T, Broadcast> {
         };
         let station = self.station(Place::Own { max_length }, mode, tell)?;
         let prefetch = u16::try_from(buffer).unwrap_or(u16::MAX);
-        let source = self.source(self.exchange.label(), prefetch, OnLoss::Finish);
+        let source = self.source(
+            &own_name(self.exchange.label(), "*"),
+            prefetch,
+            OnLoss::Finish,
+        );
         let handler = Shelver::new(Arc::clone(&shelf));
         let running = Running::started(&self.connection, source, station, handler).await?;
         let (reader, bindings) = (self.reader(), self.bindings);
@@ -170,24 +175,28 @@ impl<K: Kind, T: DeserializeOwned + Send + 'static> Subscribe<K, T, Broadcast> {
     /// As [`start`](Self::start); and that the connection was closed under it.
     ///
     /// Dropping the future unsubscribes at once.
-    pub async fn for_each<H, F>(
-        self,
-        concurrency: u16,
-        handler: H,
-        shutdown: impl Future<Output = ()>,
-    ) -> Result<(), Error>
+    pub fn for_each<H, F, S>(self, concurrency: u16, handler: H, shutdown: S) -> Until<S>
     where
         H: Fn(Event<T>) -> F + Send + Sync + 'static,
         F: Future<Output: IntoVerdict> + Send + 'static,
+        S: Future<Output = ()>,
     {
-        until(self.start_each(concurrency, handler), shutdown).await
+        Until::new(self.start_each(concurrency, handler), shutdown)
     }
 
     /// As [`for_each`](Self::for_each), and returns once events arrive.
     ///
     /// # Errors
     /// As [`start`](Self::start).
-    pub async fn start_each<H, F>(self, concurrency: u16, handler: H) -> Result<Running, Error>
+    pub fn start_each<H, F>(self, concurrency: u16, handler: H) -> BoxFuture<Result<Running, Error>>
+    where
+        H: Fn(Event<T>) -> F + Send + Sync + 'static,
+        F: Future<Output: IntoVerdict> + Send + 'static,
+    {
+        Box::pin(self.each(concurrency, handler))
+    }
+
+    async fn each<H, F>(self, concurrency: u16, handler: H) -> Result<Running, Error>
     where
         H: Fn(Event<T>) -> F + Send + Sync + 'static,
         F: Future<Output: IntoVerdict> + Send + 'static,
@@ -196,7 +205,11 @@ impl<K: Kind, T: DeserializeOwned + Send + 'static> Subscribe<K, T, Broadcast> {
         let max_length = self.mode.max_length;
         let (place, tell) = (Place::Own { max_length }, self.told());
         let station = self.station(place, Mode::Settled { prefetch }, Arc::clone(&tell))?;
-        let source = self.source(self.exchange.label(), prefetch, OnLoss::Finish);
+        let source = self.source(
+            &own_name(self.exchange.label(), "*"),
+            prefetch,
+            OnLoss::Finish,
+        );
         let each = Each::new(self.reader(), handler, tell, &self.connection);
         Running::started(&self.connection, source, station, each).await
     }

@@ -10,12 +10,13 @@ use super::super::group::{self, Each, GroupSubscription, InOrder, Presenter};
 use super::super::kind::Kind;
 use super::super::spec::Spec;
 use super::super::station::{Place, Tell};
-use super::{Subscribe, until};
+use super::Subscribe;
 use crate::error::Error;
 use crate::link::Mode;
 use crate::queue::{self, DeadLetters, JobHandler, WorkQueue};
 use crate::retry::RetryPolicy;
-use crate::running::Running;
+use crate::running::{Running, Until};
+use crate::service::BoxFuture;
 use crate::topology::QueueKind;
 use crate::verdict::IntoVerdict;
 use crate::worker::OnLoss;
@@ -39,7 +40,7 @@ impl Group {
     /// A group of this name; and what is wrong with the name.
     pub(super) fn new(exchange: &Spec, group: &str, members: Members) -> (Self, Option<Error>) {
         let mut spec = queue::Spec::new(&format!("{}.{group}", exchange.label()));
-        spec.codec = exchange.codec;
+        spec.codec = Some(exchange.codec);
         spec.single_active = members == Members::OneAtATime;
         let fault = group
             .is_empty()
@@ -64,9 +65,10 @@ impl<K: Kind, T> Subscribe<K, T, Group> {
     }
 
     /// The group's queue is a classic one, on one node of the broker, instead of a replicated
-    /// quorum queue.
+    /// quorum queue. It says so in its declaration, as [`WorkQueue::classic`] does.
     pub fn classic(mut self) -> Self {
         self.mode.spec.kind = QueueKind::Classic;
+        self.mode.spec.says_classic = true;
         self
     }
 
@@ -153,24 +155,28 @@ impl<K: Kind, T: DeserializeOwned + Send + 'static> Subscribe<K, T, Group> {
     /// As [`start`](Self::start); and that the connection was closed under it.
     ///
     /// Dropping the future leaves the group at once: what is in hand goes back to its queue.
-    pub async fn for_each<H, F>(
-        self,
-        concurrency: u16,
-        handler: H,
-        shutdown: impl Future<Output = ()>,
-    ) -> Result<(), Error>
+    pub fn for_each<H, F, S>(self, concurrency: u16, handler: H, shutdown: S) -> Until<S>
     where
         H: Fn(Event<T>) -> F + Send + Sync + 'static,
         F: Future<Output: IntoVerdict> + Send + 'static,
+        S: Future<Output = ()>,
     {
-        until(self.start_each(concurrency, handler), shutdown).await
+        Until::new(self.start_each(concurrency, handler), shutdown)
     }
 
     /// As [`for_each`](Self::for_each), and returns once events may arrive.
     ///
     /// # Errors
     /// As [`start`](Self::start).
-    pub async fn start_each<H, F>(self, concurrency: u16, handler: H) -> Result<Running, Error>
+    pub fn start_each<H, F>(self, concurrency: u16, handler: H) -> BoxFuture<Result<Running, Error>>
+    where
+        H: Fn(Event<T>) -> F + Send + Sync + 'static,
+        F: Future<Output: IntoVerdict> + Send + 'static,
+    {
+        Box::pin(self.each(concurrency, handler))
+    }
+
+    async fn each<H, F>(self, concurrency: u16, handler: H) -> Result<Running, Error>
     where
         H: Fn(Event<T>) -> F + Send + Sync + 'static,
         F: Future<Output: IntoVerdict> + Send + 'static,
