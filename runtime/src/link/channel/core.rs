@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use amq_protocol::protocol::{
     AMQPClass, basic, channel, confirm, exchange, parse_class, queue, tx,
 };
+use amq_protocol::types::ShortString;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::error::{Error, Kind};
@@ -25,6 +26,9 @@ use crate::message::{Incoming, Outgoing, Properties};
 
 /// Preallocation cap: the body size that a peer announces is not trusted.
 const PREALLOCATED: u64 = 1024 * 1024;
+/// While more than this is to be written, the broker is not answered where it asks by itself
+/// (`channel.flow`, `basic.cancel`).
+const MAX_UNREAD_ANSWERS: usize = 1024 * 1024;
 
 /// One channel. `T` is what the owner of a synchronous method is known by.
 #[derive(Debug)]
@@ -43,6 +47,8 @@ pub(crate) struct Core<T> {
     owes_close: bool,
     owes_close_ok: bool,
     owes_flow_ok: Option<bool>,
+    /// The consumer tag of a `basic.cancel` that asked for an answer.
+    owes_cancel_ok: Option<ShortString>,
     content: Option<Content>,
     /// The tag of the last message that came. RabbitMQ numbers them from 1 without gaps, and the
     /// bookkeeping of acknowledgements relies on that.
@@ -149,6 +155,7 @@ impl<T> Core<T> {
             owes_close: false,
             owes_close_ok: false,
             owes_flow_ok: None,
+            owes_cancel_ok: None,
             content: None,
             last_tag: 0,
         };
@@ -179,6 +186,7 @@ impl<T> Core<T> {
         self.owes_close
             || self.owes_close_ok
             || self.owes_flow_ok.is_some()
+            || self.owes_cancel_ok.is_some()
             || (!self.is_asked && !self.calls.is_empty())
     }
 
@@ -247,7 +255,7 @@ impl<T> Core<T> {
     /// The channel is closed.
     pub(crate) fn cancel(&self, out: &mut BytesMut, consumer_tag: &str) -> Result<(), Error> {
         self.check()?;
-        let consumer_tag = amq_protocol::types::ShortString::try_new(consumer_tag)
+        let consumer_tag = ShortString::try_new(consumer_tag)
             .map_err(|error| Error::invalid("a consumer tag is too long").caused_by(error))?;
         let cancel = AMQPClass::Basic(basic::AMQPMethod::Cancel(basic::Cancel {
             consumer_tag,
@@ -261,6 +269,12 @@ impl<T> Core<T> {
     /// that it gets none. `token`, if it is there, is answered when the close is complete.
     pub(crate) fn close(&mut self, token: Option<T>, events: &mut Vec<Event<T>>) {
         match self.state {
+            // The broker has not heard of the channel, so there is nothing to close.
+            State::Opening if !self.is_asked => {
+                self.state = State::Closed;
+                self.abandon(&closed(), events);
+                events.extend(token.map(|token| Event::Answered(token, Ok(close_ok()))));
+            }
             State::Opening | State::Open => {
                 self.state = State::Closing;
                 self.closer = token;
@@ -278,7 +292,6 @@ impl<T> Core<T> {
         let was = std::mem::replace(&mut self.state, State::Closed);
         self.owes_close = false;
         self.owes_close_ok = false;
-        self.owes_flow_ok = None;
         self.abandon(reason, events);
         let closer = self.closer.take();
         events.extend(closer.map(|token| Event::Answered(token, Err(reason.clone()))));
@@ -317,7 +330,7 @@ impl<T> Core<T> {
         if std::mem::take(&mut self.owes_close) {
             let close = channel::AMQPMethod::Close(channel::Close {
                 reply_code: 200,
-                reply_text: amq_protocol::types::ShortString::default(),
+                reply_text: ShortString::default(),
                 class_id: 0,
                 method_id: 0,
             });
@@ -330,9 +343,16 @@ impl<T> Core<T> {
         if !matches!(self.state, State::Opening | State::Open) {
             return;
         }
-        if let Some(active) = self.owes_flow_ok.take() {
-            let flow_ok = channel::AMQPMethod::FlowOk(channel::FlowOk { active });
-            self.put(out, &AMQPClass::Channel(flow_ok));
+        // A broker that asks and does not read is not answered for ever: the last of each counts.
+        if out.len() < MAX_UNREAD_ANSWERS {
+            if let Some(active) = self.owes_flow_ok.take() {
+                let flow_ok = channel::AMQPMethod::FlowOk(channel::FlowOk { active });
+                self.put(out, &AMQPClass::Channel(flow_ok));
+            }
+            if let Some(consumer_tag) = self.owes_cancel_ok.take() {
+                let cancel_ok = basic::AMQPMethod::CancelOk(basic::CancelOk { consumer_tag });
+                self.put(out, &AMQPClass::Basic(cancel_ok));
+            }
         }
         if !self.is_asked
             && let Some(call) = self.calls.front()
@@ -366,6 +386,8 @@ impl<T> Core<T> {
     fn abandon(&mut self, reason: &Error, events: &mut Vec<Event<T>>) {
         self.content = None;
         self.is_asked = false;
+        self.owes_flow_ok = None;
+        self.owes_cancel_ok = None;
         let calls = self.calls.drain(..);
         events.extend(calls.map(|call| Event::Answered(call.token, Err(reason.clone()))));
     }
@@ -378,10 +400,8 @@ impl<T> Core<T> {
     fn closing(&mut self, payload: &[u8], events: &mut Vec<Event<T>>) {
         if id(payload) == (20, 41) {
             self.state = State::Closed;
-            let close_ok = channel::AMQPMethod::CloseOk(channel::CloseOk {});
-            let answer = Answer::Method(AMQPClass::Channel(close_ok));
             let closer = self.closer.take();
-            events.extend(closer.map(|token| Event::Answered(token, Ok(answer))));
+            events.extend(closer.map(|token| Event::Answered(token, Ok(close_ok()))));
         }
     }
 
@@ -434,10 +454,10 @@ impl<T> Core<T> {
             AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)) => {
                 events.push(Event::Cancelled);
                 // RabbitMQ asks for no answer.
-                if cancel.nowait {
-                    return Ok(());
+                if !cancel.nowait {
+                    self.owes_cancel_ok = Some(cancel.consumer_tag);
                 }
-                Err(Violation("basic.cancel of the broker asks for an answer"))
+                Ok(())
             }
             // RabbitMQ does not send it. Another broker is answered, and is not obeyed: it has
             // connection.blocked to stop publishers.
@@ -492,7 +512,7 @@ impl<T> Core<T> {
         if content.properties.is_some() {
             return Err(Violation("a second content header"));
         }
-        let Some(header) = said::header(payload) else {
+        let (frame::BASIC, Some(header)) = (id(payload).0, said::header(payload)) else {
             return Err(Violation("a content header that cannot be read"));
         };
         let properties = header.properties.unwrap_or_else(|| {
@@ -600,6 +620,12 @@ pub(crate) fn closed() -> Error {
     Error::new(Kind::Disconnected).caused_by("the channel was closed")
 }
 
+/// The answer to a close.
+fn close_ok() -> Answer {
+    let close_ok = channel::AMQPMethod::CloseOk(channel::CloseOk {});
+    Answer::Method(AMQPClass::Channel(close_ok))
+}
+
 /// The class and the method that a payload begins with; zeros if it is too short for them.
 fn id(payload: &[u8]) -> (u16, u16) {
     match payload {
@@ -645,3 +671,6 @@ fn answer_to(method: &AMQPClass) -> Option<(u16, u16)> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests;
