@@ -190,7 +190,7 @@ pub use codec::{Codec, CodecError};
 pub use context::Context;
 pub use descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use error::{CallError, Error, Never, Outcome};
-pub use link::{Connection, ConnectionBuilder, ConnectionState};
+pub use link::{Connection, ConnectionBuilder, ConnectionState, Io};
 pub use name::{Name, NameError};
 pub use pubsub::{
     Bindings, Broadcast, ByHeaders, ByKey, ByPattern, Direct, Event, EventExchange, EventPublisher,

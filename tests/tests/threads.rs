@@ -1,7 +1,7 @@
 //! No thread is left behind, however a connection ends. The tests of this file take turns: they
 //! count the threads of their process.
 
-use lepus::Connection;
+use lepus::{Connection, Io};
 use lepus_tests::gate::Gate;
 use lepus_tests::probe::{ProbeClient, Subject, serve};
 use lepus_tests::proxy::{Cut, Mode, Proxy};
@@ -25,6 +25,7 @@ conformance!(
     attempts_that_were_dropped,
     connections_that_were_lost,
     a_connection_that_is_away,
+    shared_io_takes_no_thread_of_its_own,
 );
 
 static TURN: Mutex<()> = Mutex::const_new(());
@@ -241,4 +242,15 @@ async fn a_connection_that_is_away(env: Env) {
         drop((server, probe, connection));
         no_threads().await;
     }
+}
+
+/// lapin has one for each AMQP connection, and that is all.
+async fn shared_io_takes_no_thread_of_its_own(env: Env) {
+    let _turn = turn().await;
+    let connection = env.builder().io(Io::Shared).open().await.unwrap();
+    let (server, probe) = in_use(&env, &connection).await;
+    let expected = BTreeMap::from([("lapin-io-loop".into(), 2)]);
+    assert_eq!(threads(), expected);
+    drop((server, probe, connection));
+    no_threads().await;
 }

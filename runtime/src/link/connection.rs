@@ -9,7 +9,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 
 use super::namespace::Namespace;
-use super::settings::{Address, Settings, TlsSettings};
+use super::settings::{Address, Io, Settings, TlsSettings};
 use super::state::{Board, ConnectionState, Role};
 use super::supervise::{Dialer, Link};
 use crate::clock;
@@ -316,6 +316,7 @@ pub struct ConnectionBuilder {
     tls: TlsSettings,
     namespace: Option<String>,
     retry_at_start: bool,
+    io: Io,
 }
 
 /// A URI that is not printed: it may hold a password.
@@ -340,6 +341,7 @@ impl ConnectionBuilder {
             tls: TlsSettings::default(),
             namespace: None,
             retry_at_start: false,
+            io: Io::default(),
         }
     }
 
@@ -417,6 +419,12 @@ impl ConnectionBuilder {
         self
     }
 
+    /// The runtime on which the sockets are read and written. Default: [`Io::Own`].
+    pub fn io(mut self, io: Io) -> Self {
+        self.io = io;
+        self
+    }
+
     /// Do not fail when the broker cannot be reached at first: retry as after a loss. Calls wait
     /// within their deadlines meanwhile.
     pub fn retry_at_start(mut self) -> Self {
@@ -442,17 +450,15 @@ impl ConnectionBuilder {
         Error::check_runtime()?;
         let tasks = Handle::current();
         let retry_at_start = self.retry_at_start;
+        let own = match self.io {
+            Io::Own => Some(own_runtime()?),
+            Io::Shared => None,
+        };
+        let io = own.as_ref().map_or(&tasks, Runtime::handle).clone();
         let settings = self.settings()?;
-        // One thread: lapin does its reading and writing on threads of its own.
-        let io = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("lepus-io")
-            .enable_all()
-            .build()
-            .map_err(|error| Error::invalid("no runtime for the connection").caused_by(error))?;
         let namespace = Namespace::new(settings.namespace.clone());
         let counters = Arc::<Counters>::default();
-        let dialer = Dialer::new(settings, io.handle().clone(), Arc::clone(&counters));
+        let dialer = Dialer::new(settings, io, Arc::clone(&counters));
         let dialer = Arc::new(dialer);
         let (board, closing) = (Arc::new(Board::new()), watch::Sender::new(false));
         let guard = RuntimeGuard {
@@ -472,7 +478,7 @@ impl ConnectionBuilder {
                 tasks,
                 shared: Mutex::new(HashMap::new()),
                 counters,
-                io: Some(io),
+                io: own,
             }),
         };
         if !retry_at_start {
@@ -517,6 +523,16 @@ impl ConnectionBuilder {
             namespace,
         })
     }
+}
+
+/// A runtime of one thread for a connection.
+fn own_runtime() -> Result<Runtime, Error> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("lepus-io")
+        .enable_all()
+        .build()
+        .map_err(|error| Error::invalid("no runtime for the connection").caused_by(error))
 }
 
 fn program() -> String {

@@ -38,6 +38,7 @@ pub(crate) use lane::{Extent, Lane};
 pub(crate) use namespace::Namespace;
 pub(crate) use poll::Polling;
 pub(crate) use session::Session;
+pub use settings::Io;
 pub(crate) use socket::{Leave, Mark, Rush};
 pub use state::ConnectionState;
 pub(crate) use supervise::Link;

@@ -123,6 +123,20 @@ fn redact_word(text: &str, name: &str) -> String {
     redacted + rest
 }
 
+/// The runtime on which a connection reads and writes its sockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Io {
+    /// On a thread of the connection's own: a handler that blocks its thread, or a runtime that is
+    /// busy, costs no heartbeats and no time-outs of others. The default.
+    #[default]
+    Own,
+    /// On the tokio runtime that the connection is opened on. A call at a time is faster so, because
+    /// a reply is read on the runtime that waits for it; but handlers that hold every thread of that
+    /// runtime for two heartbeat intervals cost the connection.
+    Shared,
+}
+
 /// Certificates of a TLS connection, in PEM.
 #[derive(Clone, Default)]
 pub(super) struct TlsSettings {
