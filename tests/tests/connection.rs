@@ -14,8 +14,7 @@ use tokio::io::AsyncReadExt;
 const SOON: Duration = Duration::from_millis(10);
 const SHORT: Duration = Duration::from_millis(200);
 const LONG: Duration = Duration::from_secs(30);
-/// What is promised to be at once may take this long on a slow machine.
-const AT_ONCE: Duration = Duration::from_secs(1);
+const A_SECOND: Duration = Duration::from_secs(1);
 
 conformance!(opening:
     bad_credentials,
@@ -80,7 +79,6 @@ fn everything(error: &lepus::Error) -> String {
 }
 
 async fn bad_credentials(env: Env) {
-    let began = Instant::now();
     let uri = with(&env.uri, "s3cret-user:s3cret-word", None);
     let error = env.builder_at(&uri).open().await.unwrap_err();
     assert!(
@@ -96,7 +94,6 @@ async fn bad_credentials(env: Env) {
         "{}",
         everything(&error)
     );
-    assert!(began.elapsed() < 4 * AT_ONCE);
 }
 
 async fn a_virtual_host_that_is_not_there(env: Env) {
@@ -112,7 +109,6 @@ async fn a_virtual_host_that_is_not_there(env: Env) {
 async fn nobody_listens(env: Env) {
     let proxy = Proxy::start(&env.uri).await;
     proxy.set(Mode::Refuse).await;
-    let began = Instant::now();
     let error = env.builder_at(proxy.uri()).open().await.unwrap_err();
     assert!(
         error.is_connect() && !error.is_timeout() && !error.is_bad_credentials(),
@@ -123,16 +119,16 @@ async fn nobody_listens(env: Env) {
         "{}",
         everything(&error)
     );
-    assert!(began.elapsed() < 4 * AT_ONCE);
 }
 
 async fn a_broker_that_hangs_up(env: Env) {
     let proxy = Proxy::start(&env.uri).await;
     proxy.set(Mode::AcceptThenClose).await;
-    let began = Instant::now();
     let error = env.builder_at(proxy.uri()).open().await.unwrap_err();
-    assert!(error.is_connect() && !error.is_bad_credentials(), "{error}");
-    assert!(began.elapsed() < 4 * AT_ONCE, "{:?}", began.elapsed());
+    assert!(
+        error.is_connect() && !error.is_timeout() && !error.is_bad_credentials(),
+        "{error}"
+    );
 }
 
 async fn a_broker_that_is_silent(env: Env) {
@@ -142,11 +138,7 @@ async fn a_broker_that_is_silent(env: Env) {
     let error = opening.await.unwrap_err();
     assert!(error.is_connect() && error.is_timeout(), "{error}");
     assert!(error.to_string().contains("within 200ms"), "{error}");
-    assert!(
-        (SHORT..4 * AT_ONCE).contains(&began.elapsed()),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() >= SHORT, "{:?}", began.elapsed());
     broker.greeted().await;
     broker.left().await;
 
@@ -353,7 +345,7 @@ async fn the_state_is_watched(env: Env) {
     // Attempts that fail say why, and it is still the same trouble.
     let refused = |state: &ConnectionState| matches!(state, ConnectionState::Reconnecting { error, .. } if error.is_connect());
     match state.wait_for(refused).await.unwrap().clone() {
-        ConnectionState::Reconnecting { since: still, .. } => assert!(still <= since + AT_ONCE),
+        ConnectionState::Reconnecting { since: still, .. } => assert_eq!(still, since),
         other => panic!("{other:?}"),
     }
     assert!(state.borrow().trouble().is_some());
@@ -399,14 +391,12 @@ async fn calls_in_flight_fail_at_once(env: Env, how: Cut) {
     raw.until_messages(&env.name("unserved"), 1).await;
     assert_eq!(rig.calling.stats().pending_calls, 3);
 
-    let cut = Instant::now();
     assert_eq!(proxy.cut(how), 1);
     let mut errors = Vec::new();
     for call in calls {
         errors.push(call.await.unwrap_err().rpc().unwrap().clone());
     }
     errors.push(unserved.await.unwrap_err().rpc().unwrap().clone());
-    assert!(cut.elapsed() < AT_ONCE, "{:?}", cut.elapsed());
     for error in errors {
         assert!(
             error.is_disconnected() && error.may_have_executed(),
@@ -486,7 +476,7 @@ async fn an_idempotent_call_is_sent_again(env: Env) {
     // Within the deadline, and what came of the first sending is not known.
     let call = probe
         .hold_idempotent(3)
-        .timeout(AT_ONCE)
+        .timeout(A_SECOND)
         .send()
         .await
         .unwrap();
@@ -887,7 +877,6 @@ async fn a_deleted_reply_queue_is_replaced(env: Env) {
         .unwrap();
     rig.subject.gate.entered(1).await;
     let first = reply_queue().expect("a reply queue");
-    let deleted = Instant::now();
     assert!(broker.delete_queue("/", &first));
     let error = call.await.unwrap_err();
     assert!(
@@ -900,7 +889,6 @@ async fn a_deleted_reply_queue_is_replaced(env: Env) {
         "{cause}"
     );
     assert!(everything(error.rpc().unwrap()).contains("the reply queue was deleted"));
-    assert!(deleted.elapsed() < AT_ONCE);
     rig.subject.gate.open_for_good();
     assert_eq!(other.await.unwrap(), 2);
     rig.is_well(&env).await;
@@ -1024,7 +1012,6 @@ async fn pending_calls_end(env: Env) {
         .await
         .unwrap();
     rig.subject.gate.entered(1).await;
-    let began = Instant::now();
     rig.calling.close().await;
     for error in [
         call.await.unwrap_err().rpc().unwrap().clone(),
@@ -1037,7 +1024,6 @@ async fn pending_calls_end(env: Env) {
             "{error}"
         );
     }
-    assert!(began.elapsed() < 3 * AT_ONCE, "{:?}", began.elapsed());
     assert_eq!(rig.calling.stats().pending_calls, 0);
     assert!(matches!(
         *rig.calling.state().borrow(),
@@ -1056,11 +1042,9 @@ async fn servers_end(env: Env) {
     let call = rig.probe.hold(1).timeout(LONG).send().await.unwrap();
     rig.subject.gate.entered(1).await;
     let serving = tokio::spawn(rig.server.until(std::future::pending()));
-    let began = Instant::now();
     rig.serving.close().await;
     let error = serving.await.unwrap().unwrap_err();
     assert!(error.is_closed(), "{error}");
-    assert!(began.elapsed() < 5 * AT_ONCE, "{:?}", began.elapsed());
     assert_eq!(rig.subject.gate.dropped(), 1);
     // What it had in hand is for the next.
     rig.subject.gate.open_for_good();

@@ -158,11 +158,6 @@ async fn push(producer: Producer<u64>, books: Arc<Books>) {
                 }
             }
         }
-        assert!(
-            began.elapsed() < TIMEOUT + 5 * SECOND,
-            "every push ends: {:?}",
-            began.elapsed()
-        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -177,9 +172,8 @@ async fn call(
 ) {
     while let Some(number) = books.number() {
         let began = Instant::now();
-        let call = double(number).timeout(TIMEOUT).into_future();
-        let reply = tokio::time::timeout(TIMEOUT + 5 * SECOND, call).await;
-        if books.called(service, reply.expect("every call ends"), number) {
+        let reply = double(number).timeout(TIMEOUT).await;
+        if books.called(service, reply, number) {
             recovery(&books).success(began);
         }
         tokio::time::sleep(pause).await;

@@ -8,7 +8,7 @@ use lepus_tests::proxy::Proxy;
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 conformance!(
     row_48_a_channel_that_dies_takes_nobody_along,
@@ -48,7 +48,6 @@ async fn row_48_a_channel_that_dies_takes_nobody_along(env: Env) {
 
 async fn row_52_a_name_that_does_not_resolve(env: Env) {
     let nowhere = "amqp://guest:guest@no-such-host.invalid";
-    let began = Instant::now();
     let limit = Duration::from_secs(5);
     let error = env.builder_at(nowhere).connect_timeout(limit).open().await;
     let error = error.unwrap_err();
@@ -57,7 +56,6 @@ async fn row_52_a_name_that_does_not_resolve(env: Env) {
         error.to_string().contains("does not resolve") || error.is_timeout(),
         "{error}"
     );
-    assert!(began.elapsed() < limit + limit, "{:?}", began.elapsed());
     // The next address is tried all the same.
     let opening = env.builder_at(nowhere).address(&env.uri).open();
     let connection = opening.await.unwrap();

@@ -227,7 +227,6 @@ async fn row_63_calls_end_with_the_runtime_of_their_connection(env: Env) {
     let idempotent = rig.probe.hold_idempotent(2).timeout(LONG);
     let idempotent = idempotent.send().await.unwrap();
     rig.subject.gate.entered(1).await;
-    let began = Instant::now();
     other.shutdown_background();
     for error in [call.await.unwrap_err(), idempotent.await.unwrap_err()] {
         let error = error.rpc().unwrap();
@@ -238,7 +237,6 @@ async fn row_63_calls_end_with_the_runtime_of_their_connection(env: Env) {
     let error = error.unwrap_err();
     let error = error.rpc().unwrap();
     assert!(error.is_closed() && !error.may_have_executed(), "{error}");
-    assert!(began.elapsed() < 5 * SECOND, "{:?}", began.elapsed());
     assert_eq!(rig.calling.stats().pending_calls, 0);
     rig.subject.gate.open_for_good();
 }

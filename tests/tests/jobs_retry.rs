@@ -48,8 +48,6 @@ async fn attempts_come_after_their_backoff_and_end(env: Env) {
         if let Some(before) = before {
             let (waited, delay) = (when - before, Duration::from_millis(delay));
             assert!(waited >= delay, "attempt {attempt} came after {waited:?}");
-            let late = delay + Duration::from_secs(3);
-            assert!(waited < late, "attempt {attempt} came after {waited:?}");
         }
         before = Some(when);
     }

