@@ -18,7 +18,8 @@ pub enum Outcome {
     NotSent,
     /// The broker had no queue for it and gave it back: nobody executed it.
     Unroutable,
-    /// The broker refused it (`basic.nack`), for instance because the queue is full.
+    /// The broker refused it: with `basic.nack`, for instance because the queue is full, or by
+    /// closing the channel over it. Nobody executed it.
     Rejected,
     /// It was sent, and no answer came: it may have been executed.
     SentNoReply,
@@ -83,7 +84,8 @@ pub(crate) enum Kind {
     Unroutable,
     /// The broker answered a publish with `basic.nack`.
     Rejected,
-    /// The connection was lost between a publish and its confirm.
+    /// The connection was lost between a publish and its confirm, or the broker closed the channel
+    /// over another message.
     Unconfirmed,
     TooLarge {
         size: usize,
@@ -212,6 +214,11 @@ impl Error {
         ))
     }
 
+    /// Whether both are copies of one error.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     pub(crate) fn kind(&self) -> &Kind {
         &self.inner.kind
     }
@@ -317,7 +324,8 @@ impl Error {
         matches!(self.inner.kind, Kind::Unconfirmed)
     }
 
-    /// The message is larger than the limit of this connection; nothing was sent.
+    /// The message is larger than the limit of this connection, and nothing was sent; or than the
+    /// broker's (`max_message_size` of RabbitMQ), which refused it.
     #[must_use]
     pub fn is_too_large(&self) -> bool {
         matches!(self.inner.kind, Kind::TooLarge { .. })
@@ -482,7 +490,9 @@ impl fmt::Display for Kind {
             Self::Timeout => f.write_str("timed out"),
             Self::Unroutable => f.write_str("the broker has no queue for it"),
             Self::Rejected => f.write_str("the broker refused the message"),
-            Self::Unconfirmed => f.write_str("the connection was lost before the confirm"),
+            Self::Unconfirmed => {
+                f.write_str("the channel or the connection was lost before the confirm")
+            }
             Self::TooLarge { size, limit } => {
                 write!(f, "the message has {size} bytes, the limit is {limit}")
             }

@@ -1,6 +1,11 @@
 //! Publishes that end: stored, or an error that says how far they got. One for jobs, events,
 //! one-way calls, retries and dead letters.
+//!
+//! AMQP closes the channel over one bad message, and with it everything else that waits for its
+//! confirm there, without a word on which message it was. The error of each is about itself: the
+//! bad one is told the broker's reason, and the others are published again.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,9 +14,11 @@ use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use crate::clock;
+use crate::declaring;
 use crate::error::{Error, Kind, Outcome, Site};
-use crate::link::{self, Confirmed, Connection, Fate, Link, Namespace};
+use crate::link::{Confirmed, Connection, Fate, Link, Namespace, Session};
 use crate::message::Outgoing;
+use crate::refusal::{self, Cause};
 use crate::topology::Topology;
 
 /// How long a publish may take, from the wait for a connection to the confirm.
@@ -40,11 +47,29 @@ struct Inner {
     restored: tokio::sync::Mutex<Vec<(Topology, Instant)>>,
     unconfirmed: Semaphore,
     max_message: usize,
+    /// Held by whoever publishes a message alone, to see whether the broker refuses it.
+    suspects: tokio::sync::Mutex<Suspects>,
+    /// How many do so or wait to.
+    suspected: AtomicUsize,
 }
+
+/// The search for the message that a channel was closed over.
+#[derive(Debug, Default)]
+struct Suspects {
+    /// Has at most one message under way.
+    channel: Option<Arc<Confirmed>>,
+    /// The latest refusals whose message was found: whatever else they met may be published with
+    /// others again.
+    found: Vec<Error>,
+}
+
+/// How many refusals are remembered: those of the channels that may have closed meanwhile.
+const FOUND: usize = 16;
 
 /// A publish that was handed over, and what is needed to report on it.
 pub(crate) struct Receipt {
     fate: oneshot::Receiver<Fate>,
+    message: Arc<Outgoing>,
     started: Instant,
     deadline: Instant,
     limit: Duration,
@@ -56,6 +81,16 @@ pub(crate) struct Fault {
     pub(crate) error: Error,
     outcome: Outcome,
     since: Instant,
+    /// The broker closed the channel, and not for certain over this message.
+    bystander: Option<Bystander>,
+}
+
+/// A message that was under way on a channel when the broker closed it.
+#[derive(Debug)]
+struct Bystander {
+    refusal: Error,
+    /// Another message is to blame.
+    is_innocent: bool,
 }
 
 impl Fault {
@@ -64,7 +99,35 @@ impl Fault {
             error,
             outcome,
             since,
+            bystander: None,
         }
+    }
+
+    /// The broker closed the channel that the message was under way on.
+    fn closed(refusal: Error, message: &Outgoing, since: Instant) -> Self {
+        let bystander = |is_innocent| Self {
+            bystander: Some(Bystander {
+                refusal: refusal.clone(),
+                is_innocent,
+            }),
+            ..Self::unconfirmed(Some(refusal.clone()), since)
+        };
+        match refusal::cause(&refusal, message) {
+            Some(Cause::Message(error)) => Self::new(error, Outcome::Rejected, since),
+            Some(Cause::Exchange(error)) => Self::new(error, Outcome::SentNoReply, since),
+            Some(Cause::Other) => bystander(true),
+            Some(Cause::Unknown) => bystander(false),
+            None => Self::unconfirmed(Some(refusal), since),
+        }
+    }
+
+    fn unconfirmed(cause: Option<Error>, since: Instant) -> Self {
+        let error = Error::new(Kind::Unconfirmed);
+        let error = match cause {
+            Some(cause) => error.caused_by(cause),
+            None => error,
+        };
+        Self::new(error, Outcome::SentNoReply, since)
     }
 
     pub(crate) fn not_sent(error: Error, since: Instant) -> Self {
@@ -142,15 +205,19 @@ impl Publisher {
                 restored: tokio::sync::Mutex::default(),
                 unconfirmed: Semaphore::new(unconfirmed.max(1)),
                 max_message,
+                suspects: tokio::sync::Mutex::default(),
+                suspected: AtomicUsize::new(0),
             }),
         }
     }
 
-    /// Publishes and waits for the confirm.
+    /// Publishes and waits for the confirm. What ends with its channel over another message is
+    /// published again, within its time and with the same `message_id`: the broker may have it
+    /// twice then.
     ///
     /// # Errors
-    /// Too large, timed out or closed before it was sent; unroutable (if mandatory); rejected;
-    /// or sent and not confirmed, where the broker may have it.
+    /// Too large, timed out or closed before it was sent; unroutable (if mandatory); rejected, or
+    /// refused by closing the channel; or sent and not confirmed, where the broker may have it.
     pub(crate) async fn publish(
         &self,
         message: Arc<Outgoing>,
@@ -174,9 +241,111 @@ impl Publisher {
         };
         let sent = match self.send_now(&message, started, limit) {
             Some(sent) => sent,
-            None => Box::pin(self.send(message, started, limit)).await,
+            None => Box::pin(self.send(Arc::clone(&message), started, limit)).await,
         };
-        sent?.wait().await
+        match sent?.wait().await {
+            Ok(()) => Ok(()),
+            Err(fault) => Box::pin(self.publish_again(fault, message, limit)).await,
+        }
+    }
+
+    /// After a publish that failed: again, where that was for another message's sake.
+    async fn publish_again(
+        &self,
+        mut fault: Fault,
+        message: Arc<Outgoing>,
+        limit: Duration,
+    ) -> Result<(), Fault> {
+        let started = fault.since;
+        while let Some(bystander) = fault.bystander.take() {
+            let left = limit.saturating_sub(started.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            let again = if bystander.is_innocent {
+                self.publish_with_others(&message, left).await
+            } else {
+                self.publish_alone(&bystander.refusal, &message, left).await
+            };
+            match again {
+                Ok(()) => return Ok(()),
+                // What is known is of the message that was sent before.
+                Err(again) if again.outcome == Outcome::NotSent => {
+                    if again.error.is_closed() {
+                        break;
+                    }
+                    tracing::debug!(error = %again.error, "not published again yet");
+                    fault.bystander = Some(bystander);
+                    tokio::time::sleep(NEXT_TRY).await;
+                }
+                Err(again) => fault = again.since(started),
+            }
+        }
+        Err(fault)
+    }
+
+    async fn publish_with_others(
+        &self,
+        message: &Arc<Outgoing>,
+        limit: Duration,
+    ) -> Result<(), Fault> {
+        let sent = self.send(Arc::clone(message), Instant::now(), limit);
+        sent.await?.wait().await
+    }
+
+    /// Publishes one that the broker may have refused, with no other on its channel: if that is
+    /// closed again, it was this one.
+    async fn publish_alone(
+        &self,
+        refusal: &Error,
+        message: &Arc<Outgoing>,
+        limit: Duration,
+    ) -> Result<(), Fault> {
+        let started = Instant::now();
+        let deadline = clock::deadline(started, limit);
+        let not_sent = |error| Fault::not_sent(error, started);
+        let _suspected = Suspected::note(&self.inner);
+        let searching = tokio::time::timeout_at(deadline, self.inner.suspects.lock());
+        let Ok(mut suspects) = searching.await else {
+            return Err(not_sent(Error::new(Kind::Timeout)));
+        };
+        if suspects.found.iter().any(|found| found.is_same(refusal)) {
+            drop(suspects);
+            return self.publish_with_others(message, limit).await;
+        }
+        let receipt = loop {
+            let usable = suspects.channel.take().filter(|channel| channel.is_open());
+            let opening = async {
+                match usable {
+                    Some(channel) => Ok(channel),
+                    None => self.open(self.session().await?).await,
+                }
+            };
+            let channel = match tokio::time::timeout_at(deadline, opening).await {
+                Ok(Ok(channel)) => channel,
+                Ok(Err(error)) => return Err(not_sent(error)),
+                Err(_) => return Err(not_sent(self.too_late().await)),
+            };
+            suspects.channel = Some(Arc::clone(&channel));
+            if let Some(sent) = self.send_over(&channel, message, started, limit) {
+                break sent?;
+            }
+            tokio::time::sleep(NEXT_TRY).await;
+        };
+        let Err(mut fault) = receipt.wait().await else {
+            return Ok(());
+        };
+        if let Some(bystander) = fault.bystander.take() {
+            fault = Fault::new(bystander.refusal, Outcome::Rejected, started);
+        }
+        if !fault.error.is_disconnected() {
+            tracing::debug!(error = %fault.error, "the message that closed a channel was found");
+            suspects.channel = None;
+            let least = suspects.found.len().saturating_sub(FOUND - 1);
+            suspects.found.drain(..least);
+            suspects.found.push(refusal.clone());
+        }
+        Err(fault)
     }
 
     /// The first half of [`publish`](Self::publish), if there is nothing to wait for.
@@ -190,7 +359,11 @@ impl Publisher {
         }
         let place = self.inner.unconfirmed.try_acquire().ok()?;
         let receipt = self.send_now(message, Instant::now(), limit)?;
-        Some(receipt.map(|receipt| Begun { place, receipt }))
+        Some(receipt.map(|receipt| Begun {
+            publisher: self,
+            place,
+            receipt,
+        }))
     }
 
     /// Whether a publish would have to wait for a place among those without a confirm.
@@ -273,7 +446,7 @@ impl Publisher {
         if is_restored(&restored, topology, since) {
             return Ok(());
         }
-        self.declare(topology.clone()).await?;
+        self.declare(topology).await?;
         restored.retain(|(known, _)| known != topology);
         restored.push((topology.clone(), Instant::now()));
         Ok(())
@@ -290,18 +463,17 @@ impl Publisher {
         }
     }
 
-    /// Declares on the publishing session, in a task of its own: a set-up that is dropped
-    /// half-way leaks a channel.
-    pub(crate) async fn declare(&self, topology: Topology) -> Result<(), Error> {
-        let session = self.inner.link.session().await?;
-        let namespace = self.inner.namespace.clone();
-        let declaring = self
-            .inner
-            .io
-            .spawn(async move { link::declare(&session, &topology, &namespace).await });
-        declaring
+    /// Declares on the publishing session.
+    pub(crate) async fn declare(&self, topology: &Topology) -> Result<(), Error> {
+        let Inner {
+            link,
+            io,
+            namespace,
+            ..
+        } = &*self.inner;
+        declaring::declare(link, io, topology, namespace)
             .await
-            .map_err(|ended| Error::new(Kind::Closed).caused_by(ended))?
+            .map(drop)
     }
 
     /// Hands a message over; [`Receipt::wait`] is for its confirm. Nothing bounds how many are
@@ -355,6 +527,7 @@ impl Publisher {
         match sent {
             Ok(fate) => Some(Ok(Receipt {
                 fate,
+                message: Arc::clone(message),
                 started,
                 deadline: clock::deadline(started, limit),
                 limit,
@@ -394,11 +567,7 @@ impl Publisher {
     /// The channel, once there is one that may be published on.
     async fn channel(&self) -> Result<Arc<Confirmed>, Error> {
         loop {
-            let session = self.inner.link.session().await?;
-            if !session.takes_messages() {
-                session.message_taken().await;
-                continue;
-            }
+            let session = self.session().await?;
             let _opening = self.inner.opening.lock().await;
             let found = self
                 .slot()
@@ -408,22 +577,58 @@ impl Publisher {
             if let Some(channel) = found {
                 return Ok(channel);
             }
-            // In a task of its own: a set-up that is dropped half-way leaks a channel.
-            let io = self.inner.io.clone();
-            let opening = self
-                .inner
-                .io
-                .spawn(async move { Confirmed::open(&session, &io).await });
-            match opening.await {
-                Ok(Ok(channel)) => {
-                    let channel = Arc::new(channel);
+            match self.open(session).await {
+                Ok(channel) => {
                     *self.slot() = Some(Arc::clone(&channel));
                     return Ok(channel);
                 }
-                Ok(Err(error)) if error.is_disconnected() => {}
-                Ok(Err(error)) => return Err(error),
-                Err(ended) => return Err(Error::new(Kind::Closed).caused_by(ended)),
+                Err(error) if error.is_disconnected() && !error.is_closed() => {}
+                Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// The session, once there is one that takes messages.
+    async fn session(&self) -> Result<Arc<Session>, Error> {
+        loop {
+            let session = self.inner.link.session().await?;
+            if session.takes_messages() {
+                return Ok(session);
+            }
+            session.message_taken().await;
+        }
+    }
+
+    /// In a task of its own: a set-up that is dropped half-way leaks a channel.
+    async fn open(&self, session: Arc<Session>) -> Result<Arc<Confirmed>, Error> {
+        let io = self.inner.io.clone();
+        let opening = self
+            .inner
+            .io
+            .spawn(async move { Confirmed::open(&session, &io).await });
+        let opened = opening.await;
+        let opened = opened.map_err(|ended| Error::new(Kind::Closed).caused_by(ended))?;
+        opened.map(Arc::new)
+    }
+}
+
+/// Counts a message among those that are published alone, and closes their channel behind the
+/// last one.
+struct Suspected<'a>(&'a Inner);
+
+impl<'a> Suspected<'a> {
+    fn note(inner: &'a Inner) -> Self {
+        inner.suspected.fetch_add(1, Ordering::AcqRel);
+        Self(inner)
+    }
+}
+
+impl Drop for Suspected<'_> {
+    fn drop(&mut self) {
+        if self.0.suspected.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Ok(mut suspects) = self.0.suspects.try_lock()
+        {
+            suspects.channel = None;
         }
     }
 }
@@ -441,6 +646,7 @@ fn is_restored(restored: &[(Topology, Instant)], topology: &Topology, since: Ins
 
 /// A publish that waits for its confirm, in its place among those that may.
 pub(crate) struct Begun<'a> {
+    publisher: &'a Publisher,
     place: SemaphorePermit<'a>,
     receipt: Receipt,
 }
@@ -451,45 +657,49 @@ impl Begun<'_> {
     /// # Errors
     /// As [`Publisher::publish`].
     pub(crate) async fn end(self) -> Result<(), Fault> {
-        let Self { place, receipt } = self;
-        let ended = receipt.wait().await;
+        let Self {
+            publisher,
+            place,
+            receipt,
+        } = self;
+        let (message, limit) = (Arc::clone(&receipt.message), receipt.limit);
+        let ended = match receipt.wait().await {
+            Ok(()) => Ok(()),
+            Err(fault) => Box::pin(publisher.publish_again(fault, message, limit)).await,
+        };
         drop(place);
         ended
     }
 }
 
 impl Receipt {
-    /// Waits for the confirm.
+    /// Waits for the confirm. What ends with its channel over another message is not published
+    /// again: it ends as unconfirmed.
     ///
     /// # Errors
     /// As [`Publisher::publish`].
     pub(crate) async fn wait(self) -> Result<(), Fault> {
         let Self {
             fate,
+            message,
             started,
             deadline,
             limit,
         } = self;
-        let (kind, outcome, source) = match tokio::time::timeout_at(deadline, fate).await {
+        Err(match tokio::time::timeout_at(deadline, fate).await {
             Ok(Ok(Fate::Stored)) => return Ok(()),
-            Ok(Ok(Fate::Unroutable)) => (Kind::Unroutable, Outcome::Unroutable, None),
-            Ok(Ok(Fate::Rejected)) => (Kind::Rejected, Outcome::Rejected, None),
-            // The broker closed the channel over it: its reason is the error.
-            Ok(Ok(Fate::Unknown(error))) if matches!(error.kind(), Kind::Broker { .. }) => {
-                return Err(Fault::new(error, Outcome::SentNoReply, started));
+            Ok(Ok(Fate::Unroutable)) => {
+                Fault::new(Error::new(Kind::Unroutable), Outcome::Unroutable, started)
             }
-            Ok(Ok(Fate::Unknown(error))) => (Kind::Unconfirmed, Outcome::SentNoReply, Some(error)),
-            Ok(Err(_)) => (Kind::Unconfirmed, Outcome::SentNoReply, None),
+            Ok(Ok(Fate::Rejected)) => {
+                Fault::new(Error::new(Kind::Rejected), Outcome::Rejected, started)
+            }
+            Ok(Ok(Fate::Unknown(error))) => Fault::closed(error, &message, started),
+            Ok(Err(_)) => Fault::unconfirmed(None, started),
             Err(_) => {
                 tracing::debug!(?limit, "no confirm in time");
-                (Kind::Timeout, Outcome::SentNoReply, None)
+                Fault::new(Error::new(Kind::Timeout), Outcome::SentNoReply, started)
             }
-        };
-        let error = Error::new(kind);
-        let error = match source {
-            Some(source) => error.caused_by(source),
-            None => error,
-        };
-        Err(Fault::new(error, outcome, started))
+        })
     }
 }

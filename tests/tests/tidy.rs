@@ -23,10 +23,11 @@ const FLOORS: &[&[&str]] = &[
         "pending",
         "settle",
         "acks",
+        "refusal",
     ],
     &["link"],
     &["service"],
-    &["shutdown", "worker", "running", "publisher"],
+    &["shutdown", "declaring", "worker", "running", "publisher"],
     &["client", "server", "queue", "pubsub"],
     &["__rt", "__bench", "lib"],
 ];

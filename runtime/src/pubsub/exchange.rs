@@ -231,7 +231,7 @@ impl<K: Kind, T> EventExchange<K, T> {
     /// Cancel-safe: the declaration goes on.
     pub async fn declare(&self, connection: &Connection) -> Result<(), Error> {
         let topology = self.spec.topology()?;
-        Publisher::mover(connection).declare(topology).await
+        Publisher::mover(connection).declare(&topology).await
     }
 
     /// Publishes events here.

@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::publisher::Options;
 use super::spec::Spec;
 use crate::clock;
+use crate::declaring::OnceMore;
 use crate::error::{Error, Kind};
 use crate::link::{self, Connection, Lane, Leave, Session};
 use crate::message::Outgoing;
@@ -216,6 +217,7 @@ impl Outlet {
 
     /// The session that is up, with the exchange declared on it.
     async fn session(&self) -> Result<Arc<Session>, Error> {
+        let mut once_more = OnceMore::default();
         loop {
             let session = self.connection.publishing().session().await?;
             if self.is_declared_on(&session) {
@@ -238,6 +240,7 @@ impl Outlet {
                     return Ok(session);
                 }
                 Ok(Err(error)) if error.is_disconnected() && !error.is_closed() => {}
+                Ok(Err(error)) if once_more.is_due(&error, &session).await => {}
                 Ok(Err(error)) => return Err(error),
                 Err(ended) => return Err(Error::new(Kind::Closed).caused_by(ended)),
             }

@@ -35,6 +35,9 @@ use crate::value::{Table, Value};
 /// [`is_too_large`](Error::is_too_large), [`is_encode`](Error::is_encode),
 /// [`is_closed`](Error::is_closed).
 ///
+/// An event that was under way on a channel which the broker closed over another one is published
+/// again with the same identity, within its time: subscribers may see it twice.
+///
 /// Dropping the future does not unsend an event that has left.
 #[must_use = "a publish is made when it is awaited"]
 pub struct Publish {

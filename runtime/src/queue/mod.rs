@@ -176,7 +176,7 @@ impl<T> WorkQueue<T> {
     /// name or a combination that makes no sense.
     pub async fn declare(&self, connection: &Connection) -> Result<(), Error> {
         let publisher = crate::publisher::Publisher::mover(connection);
-        publisher.declare(self.spec.topology()?).await
+        publisher.declare(&self.spec.topology()?).await
     }
 
     /// Pushes jobs.

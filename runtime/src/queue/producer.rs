@@ -190,9 +190,14 @@ impl<T> fmt::Debug for Producer<T> {
 /// that is not there), [`is_rejected`](Error::is_rejected) (the queue is full),
 /// [`is_unconfirmed`](Error::is_unconfirmed) (the connection went before the confirm: the broker
 /// may have the job), [`is_timeout`](Error::is_timeout), [`is_blocked`](Error::is_blocked),
-/// [`is_too_large`](Error::is_too_large) (also for headers, which have to fit in one frame of
-/// 128 KiB), [`is_encode`](Error::is_encode), [`is_invalid`](Error::is_invalid) (an option that
+/// [`is_too_large`](Error::is_too_large) (for this connection or for the broker; also for headers,
+/// which have to fit in one frame of 128 KiB), [`amqp_code`](Error::amqp_code) (the broker closed
+/// the channel over this job: 403 without the right to write, 406 for a property that is wrong),
+/// [`is_encode`](Error::is_encode), [`is_invalid`](Error::is_invalid) (an option that
 /// makes no sense), [`is_closed`](Error::is_closed).
+///
+/// A job that was under way on a channel which the broker closed over another one is published
+/// again with the same `message_id`, within its time: the queue may have it twice.
 ///
 /// Dropping the future does not unsend a job that has left.
 #[must_use = "a push is made when it is awaited"]
