@@ -66,7 +66,8 @@ impl Running {
         self.stop().await
     }
 
-    /// Drains and stops.
+    /// Drains and stops: within the grace period of each consumer, whatever the broker answers, and
+    /// at once when a second signal comes after [`shutdown_signal`](crate::shutdown_signal).
     ///
     /// # Errors
     /// The connection was closed before it could drain.

@@ -87,6 +87,17 @@ pub fn unblocked() -> Vec<u8> {
     connection_frame(vec![0, 10, 0, 61])
 }
 
+/// `connection.close`: a broker's last word on a connection.
+pub fn close(code: u16, text: &str) -> Vec<u8> {
+    let mut payload = vec![0, 10, 0, 50];
+    payload.extend(code.to_be_bytes());
+    payload.push(u8::try_from(text.len()).expect("a short string"));
+    payload.extend(text.as_bytes());
+    // It is about no method.
+    payload.extend([0; 4]);
+    connection_frame(payload)
+}
+
 fn connection_frame(payload: Vec<u8>) -> Vec<u8> {
     Frame {
         kind: METHOD,

@@ -9,6 +9,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 
 use super::namespace::Namespace;
+use super::session::Session;
 use super::settings::{Address, Io, Settings, TlsSettings};
 use super::state::{Board, ConnectionState, Role};
 use super::supervise::{Dialer, Link};
@@ -29,8 +30,10 @@ const NAMESPACE_MAX: usize = 128;
 ///
 /// It holds one or two AMQP connections, each opened when it is first needed: one for what is
 /// published (requests, jobs, events) and the replies to it, one for what is consumed and its
-/// acknowledgements, so that a memory alarm, which stops publishers, does not stop
-/// acknowledgements. When one is lost it is built again with jittered backoff, for ever, until
+/// acknowledgements. RabbitMQ stops reading from a connection that publishes under a memory or disk
+/// alarm, so worker pools and subscriptions go on acknowledging; a server does not, because its
+/// replies are published on the connection that it consumes from, and a pool that shares its
+/// `Connection` waits with it. When one is lost it is built again with jittered backoff, for ever, until
 /// [`close`](Self::close); queues and consumers are put back. [`state`](Self::state) tells.
 ///
 /// Its own reading and writing is done by threads of its own, so a handler that blocks its thread
@@ -163,6 +166,11 @@ impl Connection {
     /// The session for what is consumed.
     pub(crate) fn consuming(&self) -> &Link {
         self.inner.link(&self.inner.consuming, Role::Consuming)
+    }
+
+    /// A session that nobody else is on, for what may cost it. Whoever opens it closes it.
+    pub(crate) async fn apart(&self) -> Result<Arc<Session>, Error> {
+        self.inner.dialer.connect(None).await
     }
 
     /// The runtime that this was opened on: where handlers and readers run.

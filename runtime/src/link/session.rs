@@ -172,7 +172,7 @@ impl Session {
     ///
     /// A connection that is blocked by an alarm is closed without a word: the broker reads nothing on
     /// it, and lapin writes nothing.
-    pub(super) async fn close(&self) {
+    pub(crate) async fn close(&self) {
         // First the reason: the close makes lapin report an end of its own.
         self.end(Error::new(Kind::Closed));
         if !self.is_blocked() {

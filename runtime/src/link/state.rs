@@ -34,7 +34,9 @@ pub enum ConnectionState {
     /// Every session in use is up.
     Connected,
     /// A session is up, but the broker takes no messages on it (memory or disk alarm): calls and
-    /// publishes wait within their deadlines; deliveries and acknowledgements go on.
+    /// publishes wait within their deadlines. Deliveries, and the acknowledgements of worker pools
+    /// and subscriptions, go on; but where a server runs on the connection, its first reply has
+    /// RabbitMQ stop reading what it consumes on as well: replies and acknowledgements wait then.
     Blocked {
         /// Since when.
         since: Instant,

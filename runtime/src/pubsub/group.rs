@@ -3,6 +3,7 @@
 mod held;
 mod stream;
 
+use std::convert::Infallible;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use super::event::{Event, Missed};
 use super::reader::{Read, Reader};
 use super::shelf::Shelf;
 use super::station::Tell;
+use crate::error::Error;
 use crate::link::{Connection, Delivery, Lane};
 use crate::queue::{Cancelled, JobHandler, RawJob, Spec, Work};
 use crate::service::BoxFuture;
@@ -98,6 +100,14 @@ impl Handler for InOrder {
 
     fn drain(&self) {
         self.0.drain();
+    }
+
+    fn lost(&self, queue: &str, lane: &Arc<Lane>, error: &Error) {
+        self.0.lost(queue, lane, error);
+    }
+
+    fn oversee(&self) -> impl Future<Output = Infallible> + Send {
+        self.0.oversee()
     }
 }
 

@@ -9,10 +9,12 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::Spec;
+use super::polling::PolledQueue;
 use super::pool::codec;
+use crate::declaring;
 use crate::envelope::{self, JobHead, Obituary};
 use crate::error::{Error, Kind};
-use crate::link::{self, Connection, Delivery, Extent, Polling, QueueCounts, Session};
+use crate::link::{self, Connection, Delivery, Extent, QueueCounts, Session};
 use crate::message::Outgoing;
 use crate::publisher::{Publisher, TIMEOUT, What};
 use crate::topology::Topology;
@@ -62,13 +64,13 @@ impl<T: DeserializeOwned> DeadLetters<T> {
     /// # Errors
     /// The connection was lost or closed, or the broker refuses.
     pub async fn list(&self, most: usize) -> Result<Vec<DeadLetter<T>>, Error> {
-        let polling = Polling::open(&self.session().await?).await?;
+        let polling = self.polling().await?;
         let (mut letters, mut tags) = (Vec::new(), Vec::new());
         let looked = loop {
             if letters.len() >= most {
                 break Ok(());
             }
-            match self.take(&polling).await {
+            match polling.poll().await {
                 Ok(Some(delivery)) => {
                     letters.push(self.read(&delivery));
                     tags.push(delivery.tag);
@@ -136,9 +138,9 @@ impl<T: DeserializeOwned> DeadLetters<T> {
     ) -> Result<u32, Error> {
         let publisher = Publisher::mover(&self.connection);
         let session = self.session().await?;
-        let polling = Polling::open(&session).await?;
+        let polling = self.polling().await?;
         let (mut replayed, mut left) = (0, Vec::new());
-        let mut next = self.take(&polling).await?;
+        let mut next = polling.poll().await?;
         // Not more than there are now: a replayed job that dies again comes back here. They are
         // counted behind the first one, for a quorum queue tells what it had a moment ago: what
         // was given back before is not counted until it has given out another message.
@@ -165,7 +167,7 @@ impl<T: DeserializeOwned> DeadLetters<T> {
                     }
                 }
                 if others > 0 {
-                    next = self.take(&polling).await?;
+                    next = polling.poll().await?;
                 }
             }
             Ok(())
@@ -187,10 +189,9 @@ impl<T: DeserializeOwned> DeadLetters<T> {
 
     /// Once the queue is there.
     async fn session(&self) -> Result<Arc<Session>, Error> {
-        let session = self.connection.consuming().session().await?;
+        let (link, io) = (self.connection.consuming(), self.connection.io());
         let topology = Topology::queue(self.spec.dead()?);
-        link::declare(&session, &topology, &self.namespace()).await?;
-        Ok(session)
+        declaring::declare(link, io, &topology, &self.namespace()).await
     }
 
     fn namespace(&self) -> link::Namespace {
@@ -210,7 +211,7 @@ impl<T: DeserializeOwned> DeadLetters<T> {
     /// some not before it has heard that the channel was closed; `list` and then `replay` would miss
     /// them. While others take letters too, their number says nothing, so it waits for a while and
     /// not for ever.
-    async fn put_back(&self, polling: &Polling, tags: Vec<u64>) {
+    async fn put_back(&self, polling: &PolledQueue, tags: Vec<u64>) {
         let lane = polling.lane();
         let (session, given_back) = (Arc::clone(lane.session()), tags.len());
         let before = if tags.is_empty() {
@@ -248,10 +249,11 @@ impl<T: DeserializeOwned> DeadLetters<T> {
         }
     }
 
-    async fn take(&self, polling: &Polling) -> Result<Option<Delivery>, Error> {
-        let name = self.spec.dead_name()?;
-        let queue = self.connection.namespace().scope(name.as_str());
-        polling.poll(&queue).await
+    async fn polling(&self) -> Result<PolledQueue, Error> {
+        let queue = self.spec.dead()?;
+        let name = self.connection.namespace().scope(queue.name().as_str());
+        let topology = Topology::queue(queue);
+        PolledQueue::open(&self.connection, name, &topology, self.spec.passive).await
     }
 
     fn read(&self, delivery: &Delivery) -> DeadLetter<T> {

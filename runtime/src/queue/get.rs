@@ -8,11 +8,12 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
 
 use super::Spec;
+use super::polling::{Apart, PolledQueue};
 use super::pool::codec;
 use crate::codec::CodecError;
 use crate::envelope::JobHead;
 use crate::error::{Error, Kind};
-use crate::link::{self, Connection, Extent, Lane, Polling};
+use crate::link::{Connection, Extent, Lane};
 use crate::message::Incoming;
 use crate::value::Table;
 
@@ -21,7 +22,7 @@ use crate::value::Table;
 pub struct Getter<T> {
     connection: Connection,
     spec: Spec,
-    polling: Mutex<Option<Arc<Polling>>>,
+    polling: Mutex<Option<Arc<PolledQueue>>>,
     payload: PhantomData<fn() -> T>,
 }
 
@@ -40,22 +41,27 @@ impl<T: DeserializeOwned> Getter<T> {
     /// The next job, or `None` when the queue is empty. It stays the taker's until it is
     /// [`done`](Taken::done) or given back; dropping it gives it back.
     ///
+    /// A queue that is [`passive`](super::WorkQueue::passive) may be of any type: the first look at
+    /// it is taken over an AMQP connection of its own, because RabbitMQ closes the connection that
+    /// asks a stream.
+    ///
     /// # Errors
-    /// The connection was lost or closed, or the broker refuses the queue.
+    /// The connection was lost or closed, or the broker refuses the queue. A stream cannot be
+    /// polled: the broker's 540 (NOT_IMPLEMENTED).
     ///
     /// Cancel-safe: a job taken by a dropped future goes back.
     pub async fn next(&self) -> Result<Option<Taken<T>>, Error> {
         let polling = self.polling().await?;
-        let queue = self.connection.namespace().scope(&self.spec.name);
         let tasks = self.connection.tasks();
         // In a task of its own: what the broker answers to a dropped request would be nobody's.
         let taking = tasks.spawn(async move {
-            let taken = polling.poll(&queue).await?;
+            let taken = polling.poll().await?;
             Ok::<_, Error>(taken.map(|delivery| {
                 (
                     Hold {
                         lane: Arc::clone(polling.lane()),
                         tag: Some(delivery.tag),
+                        _apart: polling.apart(),
                     },
                     delivery.message,
                 )
@@ -83,16 +89,16 @@ impl<T: DeserializeOwned> Getter<T> {
         }))
     }
 
-    async fn polling(&self) -> Result<Arc<Polling>, Error> {
+    async fn polling(&self) -> Result<Arc<PolledQueue>, Error> {
         let mut slot = self.polling.lock().await;
-        if let Some(polling) = slot.as_ref().filter(|polling| polling.lane().is_open()) {
+        if let Some(polling) = slot.as_ref().filter(|polling| !polling.is_over()) {
             return Ok(Arc::clone(polling));
         }
-        let session = self.connection.consuming().session().await?;
-        let (topology, namespace) = (self.spec.topology()?, self.connection.namespace().clone());
+        let (connection, is_foreign) = (self.connection.clone(), self.spec.passive);
+        let queue = connection.namespace().scope(&self.spec.name);
+        let topology = self.spec.topology()?;
         let opening = self.connection.tasks().spawn(async move {
-            link::declare(&session, &topology, &namespace).await?;
-            Polling::open(&session).await
+            PolledQueue::open(&connection, queue, &topology, is_foreign).await
         });
         let polling = opening
             .await
@@ -187,6 +193,8 @@ impl<T> fmt::Debug for Taken<T> {
 struct Hold {
     lane: Arc<Lane>,
     tag: Option<u64>,
+    /// Its connection, if that is its own: not closed before it is settled.
+    _apart: Option<Arc<Apart>>,
 }
 
 impl Hold {

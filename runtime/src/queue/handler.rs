@@ -1,5 +1,6 @@
 //! From a delivery to a handler and on: acknowledged, sent to wait for another attempt, or buried.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,18 +9,20 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Spec;
-use super::job::{Cancelled, RawJob};
+use super::in_hand::InHand;
+use super::job::{Cancelled, RawJob, Stopping};
 use super::producer::now;
 use crate::clock;
 use crate::context::{Context, Facts};
 use crate::envelope::{self, JobHead, Obituary, Route};
 use crate::error::Error;
-use crate::escape::Escaped;
+use crate::escape::{Escaped, escaped};
 use crate::link::{Connection, Delivery, Lane, Namespace};
 use crate::message::{Incoming, Outgoing, Properties};
 use crate::panic::{self, Ended};
 use crate::publisher::{Publisher, TIMEOUT, What};
 use crate::random;
+use crate::refusal;
 use crate::retry::RetryPolicy;
 use crate::service::BoxFuture;
 use crate::settle::{self, Arrival, Decision, Reason};
@@ -27,7 +30,13 @@ use crate::stats::Counters;
 use crate::topology::{Queue, QueueKind, Topology};
 use crate::value::Table;
 use crate::verdict::{Judgement, Retry, Verdict};
-use crate::worker::{Handler, Settlement};
+use crate::worker::{Handler, Settlement, report_loss};
+
+/// How often it is said that a job still cannot be moved.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// So late in a series of failures the pause is the longest.
+const LATE: u32 = 32;
 
 /// The delay of a job that is only to be counted on, where it has to wait at all.
 const SHORTEST_DELAY: Duration = Duration::from_millis(1);
@@ -54,7 +63,8 @@ pub(crate) struct JobHandler {
     /// Whom the broker takes messages from on this connection.
     user: Option<String>,
     counters: Arc<Counters>,
-    draining: watch::Sender<bool>,
+    stopping: watch::Sender<Stopping>,
+    in_hand: InHand,
 }
 
 impl JobHandler {
@@ -73,7 +83,8 @@ impl JobHandler {
             backoff: connection.backoff().clone(),
             user: connection.user().map(str::to_owned),
             counters: connection.counters(),
-            draining: watch::Sender::new(false),
+            stopping: watch::Sender::new(Stopping::default()),
+            in_hand: InHand::new(),
         }
     }
 
@@ -98,7 +109,7 @@ impl JobHandler {
             redelivered: message.redelivered,
             attempt,
         });
-        let cancelled = Cancelled::new(lane, self.draining.subscribe());
+        let cancelled = Cancelled::new(lane, self.stopping.subscribe());
         let job = RawJob::new(message, head, attempt, cancelled);
         let work = context.handler(|| self.work.perform(job));
         // Without an `async` block, which would have a place for it twice.
@@ -116,6 +127,36 @@ impl JobHandler {
                 retry: Retry::Backoff,
             })
         })
+    }
+
+    /// What is to be done with a job that has come.
+    fn arrive(&self, message: &Incoming) -> Arrived {
+        let head = JobHead::read(&message.properties);
+        let counted_by_broker = self.spec.kind == QueueKind::Quorum || head.unsettled > 0;
+        let past = self.in_hand.past(message, counted_by_broker);
+        if past.is_done {
+            let (queue, message_id) =
+                (self.spec.name.as_str(), escaped(head.message_id.as_deref()));
+            tracing::info!(
+                queue,
+                message_id,
+                "a job was done after the broker took it away"
+            );
+            return Arrived::Decided(Decision::Ack, head.attempt);
+        }
+        let unsettled = head.unsettled.saturating_sub(past.taken_away);
+        let attempt = head.attempt.saturating_add(unsettled);
+        let arrival = Arrival {
+            attempt,
+            redelivered: message.redelivered && (counted_by_broker || past.taken_away == 0),
+            counted_by_broker,
+        };
+        let policy = &self.spec.retry;
+        match settle::before(arrival, policy) {
+            // A quorum queue has counted the attempt that is not made any more.
+            Some(decision) => Arrived::Decided(decision, attempt.min(policy.max_attempts())),
+            None => Arrived::Due(head, attempt),
+        }
     }
 
     async fn carry_out(
@@ -138,11 +179,50 @@ impl JobHandler {
         let mut bare = message;
         bare.properties.headers = Table::new();
         let moved = self.move_on(lane, burial, attempt, &bare);
-        moved.await.unwrap_or_else(|error| {
-            let queue = self.spec.name.as_str();
-            tracing::error!(queue, %error, "a job can go nowhere, it is given back");
-            Settlement::GiveBack
-        })
+        match moved.await {
+            Ok(settlement) => settlement,
+            Err(error) => self.stuck(lane, &bare, &error).await,
+        }
+    }
+
+    /// After a job that the broker takes neither for another attempt nor as a dead letter, such as
+    /// one that is larger than it allows by now.
+    async fn stuck(&self, lane: &Lane, message: &Incoming, error: &Error) -> Settlement {
+        let queue = self.spec.name.as_str();
+        let message_id = escaped(message.properties.message_id.as_deref());
+        // What the broker moves by itself it does not measure again.
+        if self.spec.keeps_rejected() {
+            tracing::error!(
+                queue,
+                message_id,
+                %error,
+                "the broker does not take a job that is to be moved: it is rejected, and the broker \
+                 moves it to the dead-letter queue without its error"
+            );
+            self.counters.dead_lettered.add();
+            return Settlement::Reject;
+        }
+        let pause = self.backoff.jittered(LATE, random::fraction());
+        tracing::error!(
+            queue,
+            message_id,
+            %error,
+            ?pause,
+            "the broker does not take a job that is to be moved, and its queue has no dead-letter \
+             exchange that Lepus knows of: it goes back to its queue after a pause"
+        );
+        self.pause(lane, pause).await;
+        Settlement::GiveBack
+    }
+
+    /// Waits; not when the pool is told to stop, and not for a channel that is gone.
+    async fn pause(&self, lane: &Lane, pause: Duration) {
+        let mut stopping = self.stopping.subscribe();
+        tokio::select! {
+            _ = lane.down() => {}
+            _ = stopping.wait_for(|stopping| stopping.is_draining || !lane.is_open()) => {}
+            () = tokio::time::sleep(pause) => {}
+        }
     }
 
     /// Moves a job to where the decision says, and says what becomes of the original.
@@ -208,6 +288,7 @@ impl JobHandler {
                 }
                 // The job was not acknowledged: the broker delivers it again.
                 Moved::TooLate => Settlement::Settled,
+                Moved::Stopping => Settlement::GiveBack,
             },
         )
     }
@@ -246,6 +327,7 @@ impl JobHandler {
             body: body.clone(),
         });
         let mut failures = 0;
+        let (began, mut said) = (Instant::now(), None);
         loop {
             // The broker gives the original out again: a copy would be one job more.
             if !lane.is_open() {
@@ -253,21 +335,31 @@ impl JobHandler {
             }
             let publisher = &self.publisher;
             let publish = publisher.publish_home(Arc::clone(&message), TIMEOUT, &home);
-            match publish.await.map_err(|fault| fault.of(&what)) {
+            let error = match publish.await.map_err(|fault| fault.of(&what)) {
                 Ok(()) => return Ok(Moved::Yes),
-                Err(error) if error.is_invalid() || error.is_too_large() => return Err(error),
-                Err(error) => {
-                    failures += 1;
-                    if failures == 1 {
-                        tracing::error!(%error, "a job cannot be moved, trying again");
-                    }
+                Err(error) if refusal::is_final(&error) => return Err(error),
+                Err(error) => error,
+            };
+            // A stop does not wait for what has failed: the broker still has the original.
+            if self.stopping.borrow().is_draining {
+                tracing::warn!(%error, "a job cannot be moved, and goes back to its queue");
+                return Ok(Moved::Stopping);
+            }
+            failures += 1;
+            let elapsed = began.elapsed();
+            match said {
+                None => {
+                    tracing::error!(%error, "a job cannot be moved, trying again");
+                    said = Some(elapsed);
                 }
+                Some(last) if elapsed.saturating_sub(last) >= AGAIN => {
+                    tracing::warn!(%error, ?elapsed, failures, "a job still cannot be moved, trying again");
+                    said = Some(elapsed);
+                }
+                Some(_) => {}
             }
             let pause = self.backoff.jittered(failures, random::fraction());
-            tokio::select! {
-                _ = lane.down() => {}
-                () = tokio::time::sleep(pause) => {}
-            }
+            self.pause(lane, pause).await;
         }
     }
 
@@ -280,9 +372,19 @@ impl JobHandler {
     }
 }
 
+/// A job that has come.
+enum Arrived {
+    /// It is not run, and its number of attempts.
+    Decided(Decision, u32),
+    /// It is run, in this attempt.
+    Due(JobHead, u32),
+}
+
 enum Moved {
     Yes,
     TooLate,
+    /// It was not moved, and the pool is told to stop.
+    Stopping,
 }
 
 impl Handler for JobHandler {
@@ -295,37 +397,46 @@ impl Handler for JobHandler {
         let has_count = self.spec.kind == QueueKind::Quorum || self.spec.passive;
         envelope::remove_foreign_notes(&mut delivery.message, has_count);
         async move {
-            // By no name of its own, which would have another place in this future.
-            let head = JobHead::read(&delivery.message.properties);
-            let attempt = head.attempt.saturating_add(head.unsettled);
-            let arrival = Arrival {
-                attempt,
-                redelivered: delivery.message.redelivered,
-                counted_by_broker: self.spec.kind == QueueKind::Quorum || head.unsettled > 0,
-            };
-            let policy = &self.spec.retry;
-            let (decision, attempts) = match settle::before(arrival, policy) {
-                // A quorum queue has counted the attempt that is not made any more.
-                Some(decision) => (decision, attempt.min(policy.max_attempts())),
-                None => {
-                    let perform = self.perform(&lane, &delivery.message, head, attempt);
-                    let verdict = perform.await;
-                    (
-                        settle::after(verdict, attempt, policy, random::fraction()),
-                        attempt,
-                    )
+            // The head is not borrowed here: it would have another place in this future.
+            let (head, attempt) = match self.arrive(&delivery.message) {
+                Arrived::Due(head, attempt) => (head, attempt),
+                Arrived::Decided(decision, attempt) => {
+                    let carry_out = self.carry_out(&lane, decision, attempt, delivery.message);
+                    return Box::pin(carry_out).await;
                 }
             };
+            let held = self.in_hand.hold(&lane, &delivery.message);
+            let perform = self.perform(&lane, &delivery.message, head, attempt);
+            let verdict = perform.await;
+            match verdict.0 {
+                Judgement::Done => held.handled(true),
+                Judgement::Failed { .. } => held.handled(false),
+                Judgement::Untouched => {}
+            }
+            let decision = settle::after(verdict, attempt, &self.spec.retry, random::fraction());
             if matches!(decision, Decision::Ack) {
                 return Settlement::Ack;
             }
             // Boxed: it is much the larger part, and the rarer one.
-            Box::pin(self.carry_out(&lane, decision, attempts, delivery.message)).await
+            Box::pin(self.carry_out(&lane, decision, attempt, delivery.message)).await
         }
     }
 
     fn drain(&self) {
-        self.draining.send_replace(true);
+        self.stopping
+            .send_modify(|stopping| stopping.is_draining = true);
+    }
+
+    fn lost(&self, queue: &str, lane: &Arc<Lane>, error: &Error) {
+        report_loss(queue, error);
+        if let Some(limit) = refusal::overdue(error) {
+            self.in_hand.taken_away(lane, limit);
+        }
+        self.stopping.send_modify(|stopping| stopping.losses += 1);
+    }
+
+    fn oversee(&self) -> impl Future<Output = Infallible> + Send {
+        self.in_hand.watch(&self.spec.name)
     }
 }
 

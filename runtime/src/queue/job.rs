@@ -131,33 +131,42 @@ impl<T> Job<T> {
     }
 }
 
-/// The signal to a handler that it had better stop: its connection is lost, so that the job will
-/// be delivered again whatever it does, or its worker is shutting down.
+/// The signal to a handler that it had better stop: its connection is lost, or the broker has
+/// closed its channel, so that the job will be delivered again whatever it does; or its worker is
+/// shutting down.
 #[derive(Clone, Debug)]
 pub struct Cancelled {
     /// Weak: a job that a handler puts away must not keep its channel, and with it all that is
     /// unsettled there.
     lane: Weak<Lane>,
     session: Arc<Session>,
-    draining: watch::Receiver<bool>,
+    stopping: watch::Receiver<Stopping>,
+}
+
+/// What a pool tells its handlers of.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Stopping {
+    pub(super) is_draining: bool,
+    /// How many channels were lost: each handler looks at its own.
+    pub(super) losses: u64,
 }
 
 impl Cancelled {
-    pub(super) fn new(lane: &Arc<Lane>, draining: watch::Receiver<bool>) -> Self {
+    pub(super) fn new(lane: &Arc<Lane>, stopping: watch::Receiver<Stopping>) -> Self {
         Self {
             lane: Arc::downgrade(lane),
             session: Arc::clone(lane.session()),
-            draining,
+            stopping,
         }
     }
 
     /// Completes when it is better to stop. Cancel-safe.
     pub async fn wait(&self) {
-        let mut draining = self.draining.clone();
+        let mut stopping = self.stopping.clone();
         tokio::select! {
             _ = self.session.down() => {}
             // A sender that is gone is a worker that is gone.
-            _ = draining.wait_for(|draining| *draining) => {}
+            _ = stopping.wait_for(|stopping| stopping.is_draining || self.is_lost()) => {}
         }
     }
 
@@ -170,7 +179,7 @@ impl Cancelled {
     #[must_use]
     pub fn is_set(&self) -> bool {
         // A sender that is gone is a worker that is gone.
-        let is_gone = self.draining.has_changed().is_err();
-        self.is_lost() || is_gone || *self.draining.borrow()
+        let is_gone = self.stopping.has_changed().is_err();
+        self.is_lost() || is_gone || self.stopping.borrow().is_draining
     }
 }

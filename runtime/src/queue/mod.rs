@@ -4,8 +4,10 @@
 mod dead;
 mod get;
 mod handler;
+mod in_hand;
 mod job;
 mod many;
+mod polling;
 mod pool;
 mod producer;
 mod spec;
@@ -190,7 +192,8 @@ impl<T> WorkQueue<T> {
         WorkerPool::new(connection, self.spec.clone())
     }
 
-    /// Takes jobs one at a time, when asked (`basic.get`).
+    /// Takes jobs one at a time, when asked (`basic.get`). Not from a stream, which RabbitMQ has no
+    /// `basic.get` for.
     #[must_use]
     pub fn getter(&self, connection: &Connection) -> Getter<T> {
         Getter::new(connection, self.spec.clone())

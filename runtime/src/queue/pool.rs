@@ -124,15 +124,17 @@ impl<T: DeserializeOwned + Send + 'static> WorkerPool<T> {
     }
 
     /// How long a handler may take; then it is dropped, and the job counts as failed. Default:
-    /// no limit but the broker's own `consumer_timeout`, 30 minutes on RabbitMQ unless set, which
-    /// closes the channel.
+    /// no limit but the broker's own `consumer_timeout`, 30 minutes on RabbitMQ unless set: the
+    /// broker closes the channel then and delivers all jobs in hand again.
+    /// [`Job::cancelled`](super::Job::cancelled) tells their handlers, the log has it at ERROR, and
+    /// a warning when four fifths of the time are gone. No job is given up for it.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.bench.timeout(limit);
         self
     }
 
-    /// How long a shutdown waits for the jobs in hand. Default 30 s; what is not done by then goes
-    /// back to the queue.
+    /// How long a shutdown waits for the jobs in hand and for the broker. Default 30 s; what is not
+    /// done by then goes back to the queue. A handler that holds its thread is not waited for.
     pub fn grace(mut self, limit: Duration) -> Self {
         self.bench.grace(limit);
         self

@@ -161,6 +161,12 @@ impl Spec {
         })
     }
 
+    /// Whether the broker keeps a rejected job: the queue is ours to know and has a dead-letter
+    /// exchange.
+    pub(crate) fn keeps_rejected(&self) -> bool {
+        !self.passive && (self.kind == QueueKind::Quorum || self.message_ttl.is_some())
+    }
+
     pub(crate) fn home(&self, topology: Topology) -> Home {
         if self.passive {
             Home::Foreign

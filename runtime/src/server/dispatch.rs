@@ -778,7 +778,7 @@ impl Handler for Dispatcher {
         }
     }
 
-    fn lost(&self, queue: &str, reason: &Error) {
+    fn lost(&self, queue: &str, _: &Arc<Lane>, reason: &Error) {
         let now = Instant::now();
         let mut replies = self.replies();
         let Some(refusal) = Refusal::of(reason) else {

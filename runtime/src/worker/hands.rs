@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::pace::Pace;
@@ -18,13 +18,20 @@ use crate::acks::{Ack, Acks};
 use crate::clock;
 use crate::error::Error;
 use crate::escape::Escaped;
-use crate::link::{Deliveries, Delivery, Extent, Lane, Leave};
+use crate::link::{Deliveries, Delivery, Ended, Extent, Lane, Leave};
 use crate::shutdown::second_signal;
 use crate::stats::Counters;
 
 /// So many replies leave at the latest, though more are at hand: each may wait for handlers that
 /// hold the thread for a moment.
 const TOGETHER: usize = 32;
+
+/// So long after a shutdown began handlers are told of it, though the broker has not yet answered
+/// that the consumer is cancelled.
+const ANSWER: Duration = Duration::from_secs(1);
+/// So long a shutdown waits for what it does when its grace is over: for handlers that are dropped,
+/// and for the channel to be closed.
+const FAREWELL: Duration = Duration::from_millis(250);
 
 /// A delivery that is handled, on the channel it came from.
 pub(crate) struct Handled {
@@ -42,6 +49,7 @@ pub(super) struct Hands<'a, H> {
     /// Whether they are left to lapin's thread.
     is_soon: bool,
     tasks: Handle,
+    io: Handle,
     counters: Arc<Counters>,
     handler: Arc<H>,
     source: &'a Source,
@@ -52,7 +60,7 @@ impl<'a, H: Handler> Hands<'a, H> {
     pub(super) fn new(
         source: &'a Source,
         handler: Arc<H>,
-        tasks: Handle,
+        (tasks, io): (Handle, Handle),
         counters: Arc<Counters>,
     ) -> Self {
         let (set, acks) = (JoinSet::new(), Acks::default());
@@ -62,6 +70,7 @@ impl<'a, H: Handler> Hands<'a, H> {
             unsent: 0,
             is_soon: false,
             tasks,
+            io,
             counters,
             handler,
             source,
@@ -85,7 +94,9 @@ impl<'a, H: Handler> Hands<'a, H> {
         // wait here. They are not settled, so that there are no more than the prefetch.
         let mut waiting: VecDeque<Delivery> = VecDeque::new();
         let stopping = is_true(shutdown);
-        tokio::pin!(stopping);
+        let handler = Arc::clone(&self.handler);
+        let overseeing = handler.oversee();
+        tokio::pin!(stopping, overseeing);
         let stopped = loop {
             if self.acks.waiting() >= most {
                 self.flush(lane);
@@ -112,11 +123,15 @@ impl<'a, H: Handler> Hands<'a, H> {
                     Ok(delivery) => waiting.push_back(delivery),
                     Err(ended) => break Stopped::Ended(ended),
                 },
+                reason = lane.down(), if waiting.len() >= limit => {
+                    break Stopped::Ended(Ended::Lost(reason));
+                }
                 () = std::future::ready(()), if !waiting.is_empty() && self.set.len() < limit => {}
-                // The last branch of a biased choice: nothing else is ready.
+                // The last but one of a biased choice: nothing else is ready.
                 () = std::future::ready(()), if self.unsent + self.acks.waiting() > 0 => {
                     self.flush(lane);
                 }
+                never = &mut overseeing => match never {},
             }
         };
         self.flush(lane);
@@ -193,8 +208,8 @@ impl<'a, H: Handler> Hands<'a, H> {
     }
 
     /// The channel is gone, and with it what was to be written or settled on it.
-    pub(super) fn lose(&mut self, reason: &Error) {
-        self.handler.lost(&self.source.queue, reason);
+    pub(super) fn lose(&mut self, lane: &Arc<Lane>, reason: &Error) {
+        self.handler.lost(&self.source.queue, lane, reason);
         if self.source.on_loss == OnLoss::Drop {
             self.set.abort_all();
         }
@@ -234,11 +249,11 @@ impl<'a, H: Handler> Hands<'a, H> {
         }
     }
 
-    /// Waits for what is in hand, for as long as the grace lasts.
-    pub(super) async fn finish(&mut self, lane: Option<&Arc<Lane>>, grace: Duration) {
-        // Not before the consumer is cancelled: whoever ends at this word makes room, and what
-        // the broker sent for it would have to be given back.
-        self.handler.drain();
+    /// Cancels the consumer and waits for what is in hand, until the grace is over or a second
+    /// signal comes. No step takes longer: an answer of the broker may not come, and a handler may
+    /// hold its thread.
+    pub(super) async fn finish(&mut self, consumer: Option<(&Arc<Lane>, Deliveries)>) {
+        let grace = self.source.grace;
         let end = clock::deadline(Instant::now(), grace);
         let patience = async {
             tokio::select! {
@@ -247,25 +262,94 @@ impl<'a, H: Handler> Hands<'a, H> {
             }
         };
         tokio::pin!(patience);
-        while !self.set.is_empty() {
-            let handled = tokio::select! {
-                Some(handled) = self.set.join_next() => handled,
+        let lane = consumer.as_ref().map(|(lane, _)| Arc::clone(lane));
+        // In a task of its own: it goes on when it is not waited for any more.
+        let mut cancelling = consumer.map(|(_, deliveries)| self.io.spawn(deliveries.cancel()));
+        let blocked = blocked(lane.clone());
+        tokio::pin!(blocked);
+        let (mut is_told, mut is_blocked, mut is_over) = (false, false, false);
+        let telling = tokio::time::sleep(ANSWER);
+        tokio::pin!(telling);
+        loop {
+            // Not before the consumer is cancelled, if that can be: whoever ends at this word makes
+            // room, and what the broker sent for it would have to be given back.
+            if !is_told && (cancelling.is_none() || is_blocked) {
+                is_told = true;
+                self.handler.drain();
+            }
+            // RabbitMQ does not read from a connection that it has blocked.
+            if self.set.is_empty() && (cancelling.is_none() || is_blocked) {
+                break;
+            }
+            tokio::select! {
+                biased;
+                () = ended(&mut cancelling), if cancelling.is_some() => cancelling = None,
+                Some(handled) = self.set.join_next(), if !self.set.is_empty() => {
+                    self.settle(lane.as_ref(), handled);
+                    if let Some(lane) = &lane {
+                        self.flush(lane);
+                    }
+                }
+                () = &mut blocked, if !is_blocked => is_blocked = true,
+                () = &mut telling, if !is_told => {
+                    is_told = true;
+                    self.handler.drain();
+                }
                 why = &mut patience => {
                     tracing::warn!(queue = self.source.queue, "{why}");
+                    is_over = true;
                     break;
                 }
-            };
-            self.settle(lane, handled);
-            if let Some(lane) = lane {
-                self.flush(lane);
             }
         }
-        self.set.shutdown().await;
-        if let Some(lane) = lane {
-            // What was not finished goes back to the queue with the channel.
-            lane.close().await;
+        if tokio::time::timeout(FAREWELL, self.set.shutdown())
+            .await
+            .is_err()
+        {
+            let handlers = self.set.len();
+            tracing::warn!(
+                queue = self.source.queue,
+                handlers,
+                "handlers hold their threads and are not waited for"
+            );
+        }
+        let Some(lane) = lane else { return };
+        // What was not finished goes back to the queue with the channel.
+        let closing = self.io.spawn(async move { lane.close().await });
+        let farewell = async {
+            if is_over || is_blocked {
+                tokio::time::sleep(FAREWELL).await;
+            } else {
+                patience.await;
+            }
+        };
+        tokio::select! {
+            _ = closing => {}
+            () = farewell => {
+                let queue = self.source.queue.as_str();
+                tracing::warn!(queue, "the broker has not yet answered that the channel is closed");
+            }
         }
     }
+}
+
+async fn ended(task: &mut Option<JoinHandle<()>>) {
+    if let Some(task) = task {
+        // It does not panic, and one that was aborted has lost its connection.
+        let _ = task.await;
+    }
+}
+
+/// Completes when the broker does not read from the channel's connection; never without one.
+async fn blocked(lane: Option<Arc<Lane>>) {
+    if let Some(lane) = lane {
+        let mut blocked = lane.session().blocked();
+        // A session that is gone blocks nobody.
+        if blocked.wait_for(Option::is_some).await.is_ok() {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Handles a delivery, whatever the handler does. Without an `async` block: that would have a place

@@ -4,6 +4,7 @@
 mod hands;
 mod pace;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +12,13 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::declaring::OnceMore;
 use crate::error::{Error, Kind};
 use crate::link::{
     self, Connection, Deliveries, Delivery, Ended, Lane, Link, Mode, Namespace, Session,
 };
 use crate::random;
+use crate::refusal;
 use crate::retry::RetryPolicy;
 use crate::service::BoxFuture;
 use crate::topology::Topology;
@@ -26,6 +29,9 @@ pub(crate) use pace::HEAVY;
 
 /// A consumer that worked this long starts its backoff anew when it ends.
 const STABLE: Duration = Duration::from_secs(5);
+
+/// How often it is said that a queue still cannot be consumed.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// What to consume, and how.
 #[derive(Clone, Debug)]
@@ -83,17 +89,18 @@ pub(crate) trait Handler: Send + Sync + 'static {
     /// The broker delivers on this channel from now on.
     fn began(&self, _: &Arc<Lane>) {}
 
-    /// The channel is gone, for this reason: what was not settled on it comes again.
-    fn lost(&self, queue: &str, reason: &Error) {
-        if reason.amqp_code().is_some() {
-            tracing::error!(queue, error = %reason, "a consumer was ended by the broker");
-        } else {
-            tracing::debug!(queue, error = %reason, "the consumer was lost");
-        }
+    /// A channel is gone, for this reason: what was not settled on it comes again.
+    fn lost(&self, queue: &str, _lane: &Arc<Lane>, reason: &Error) {
+        report_loss(queue, reason);
     }
 
     /// No further delivery will come: those in hand had better come to an end.
     fn drain(&self) {}
+
+    /// Runs beside the handlers while deliveries come, and does not end.
+    fn oversee(&self) -> impl Future<Output = Infallible> + Send {
+        std::future::pending()
+    }
 }
 
 /// How a consumer is set up on each connection, where declaring its source is not all.
@@ -197,9 +204,11 @@ impl Worker {
             connection.backoff(),
             connection.tasks(),
         );
-        let mut hands = Hands::new(&source, handler, tasks.clone(), connection.counters());
+        let runtimes = (tasks.clone(), connection.io().clone());
+        let mut hands = Hands::new(&source, handler, runtimes, connection.counters());
         let mut ready = Some(ready);
         let mut failures = 0;
+        let mut refusals = Refusals::default();
         loop {
             let Ready {
                 queue,
@@ -211,22 +220,22 @@ impl Worker {
                     let result = tokio::select! {
                         result = setting_up(tasks, link, &setup) => result,
                         () = is_true(&mut shutdown) => {
-                            hands.finish(None, source.grace).await;
+                            hands.finish(None).await;
                             return Ok(());
                         }
                     };
                     match result {
                         Ok(ready) => ready,
                         Err(error) if error.is_closed() => {
-                            hands.finish(None, source.grace).await;
+                            hands.finish(None).await;
                             return Err(error);
                         }
                         Err(error) => {
                             failures += 1;
-                            report(&source, &error, failures);
+                            refusals.report(&source, &error);
                             setup.failed(&error);
                             if !pause(backoff, failures, &mut shutdown).await {
-                                hands.finish(None, source.grace).await;
+                                hands.finish(None).await;
                                 return Ok(());
                             }
                             continue;
@@ -241,12 +250,12 @@ impl Worker {
                 "consuming"
             );
             let since = Instant::now();
+            refusals = Refusals::default();
             setup.started();
             match hands.consume(&lane, &mut deliveries, &mut shutdown).await {
                 Stopped::Shutdown => {
                     tracing::info!(queue, "draining");
-                    deliveries.cancel().await;
-                    hands.finish(Some(&lane), source.grace).await;
+                    hands.finish(Some((&lane, deliveries))).await;
                     return Ok(());
                 }
                 Stopped::Ended(ended) => {
@@ -255,7 +264,7 @@ impl Worker {
                             tracing::warn!(queue, "the broker cancelled the consumer");
                         }
                         Ended::Lost(error) => {
-                            hands.lose(error);
+                            hands.lose(&lane, error);
                         }
                     }
                     setup.ended(&ended);
@@ -270,7 +279,7 @@ impl Worker {
             if lane.session().is_up() {
                 failures += 1;
                 if !pause(backoff, failures, &mut shutdown).await {
-                    hands.finish(None, source.grace).await;
+                    hands.finish(None).await;
                     return Ok(());
                 }
             }
@@ -320,11 +329,21 @@ impl Setup for Plain {
 }
 
 async fn set_up(link: &Link, setup: &dyn Setup) -> Result<Ready, Error> {
-    let session = link.session().await?;
+    let mut once_more = OnceMore::default();
+    loop {
+        let session = link.session().await?;
+        match set_up_on(&session, setup).await {
+            Err(error) if once_more.is_due(&error, &session).await => {}
+            result => return result,
+        }
+    }
+}
+
+async fn set_up_on(session: &Arc<Session>, setup: &dyn Setup) -> Result<Ready, Error> {
     let mut again = true;
     loop {
-        let queue = setup.prepare(Arc::clone(&session)).await?;
-        let lane = Lane::open(&session).await?;
+        let queue = setup.prepare(Arc::clone(session)).await?;
+        let lane = Lane::open(session).await?;
         lane.limit_bodies(setup.max_body());
         match Deliveries::start(&lane, &queue, setup.mode()).await {
             Ok(deliveries) => {
@@ -342,13 +361,54 @@ async fn set_up(link: &Link, setup: &dyn Setup) -> Result<Ready, Error> {
     }
 }
 
-/// Once clearly, then quietly: the same refusal again is no news.
-fn report(source: &Source, error: &Error, failures: u32) {
-    let cause = std::error::Error::source(error).map(ToString::to_string);
-    if failures == 1 {
-        tracing::error!(queue = source.queue, %error, ?cause, "cannot consume, trying again");
+/// A channel that the broker closed is somebody's mistake, and an operator's to know; the end of a
+/// connection is told by the connection itself.
+pub(crate) fn report_loss(queue: &str, error: &Error) {
+    if refusal::overdue(error).is_some() {
+        tracing::error!(
+            queue,
+            %error,
+            "a delivery was not acknowledged within the broker's consumer_timeout: the broker closed \
+             the channel and delivers again what was in hand"
+        );
+    } else if error.amqp_code().is_some() {
+        tracing::error!(queue, %error, "the broker closed the consumer's channel");
     } else {
-        tracing::debug!(queue = source.queue, %error, ?cause, failures, "cannot consume yet");
+        tracing::debug!(queue, %error, "the consumer was lost");
+    }
+}
+
+/// Set-ups that were refused, one after the other, since the queue was last consumed.
+#[derive(Debug, Default)]
+struct Refusals {
+    count: u32,
+    /// When the first was, and when one was last reported.
+    since: Option<(Instant, Instant)>,
+}
+
+impl Refusals {
+    /// Reports the first one at ERROR and then one a minute at WARN; the same refusal again is no
+    /// news in between.
+    fn report(&mut self, source: &Source, error: &Error) {
+        let queue = source.queue.as_str();
+        let cause = std::error::Error::source(error).map(ToString::to_string);
+        self.count = self.count.saturating_add(1);
+        let failures = self.count;
+        let now = Instant::now();
+        match &mut self.since {
+            None => {
+                self.since = Some((now, now));
+                tracing::error!(queue, %error, ?cause, "cannot consume, trying again");
+            }
+            Some((first, last)) if now.duration_since(*last) >= AGAIN => {
+                *last = now;
+                let since = now.duration_since(*first);
+                tracing::warn!(queue, %error, ?cause, failures, ?since, "still cannot consume, trying again");
+            }
+            Some(_) => {
+                tracing::debug!(queue, %error, ?cause, failures, "cannot consume yet");
+            }
+        }
     }
 }
 
@@ -364,4 +424,105 @@ async fn pause(backoff: &RetryPolicy, failures: u32, shutdown: &mut watch::Recei
 async fn is_true(flag: &mut watch::Receiver<bool>) {
     // A sender that is gone asks for nothing any more, and cannot take it back.
     let _ = flag.wait_for(|flag| *flag).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt;
+    use std::sync::Mutex;
+    use tracing::field::{Field, Visit};
+    use tracing::{Event, Level, Metadata, Subscriber, span};
+
+    /// The level and the text of each event.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<(Level, String)>>>);
+
+    impl Subscriber for Log {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+        fn event(&self, event: &Event<'_>) {
+            struct Text(String);
+            impl Visit for Text {
+                fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+                    if field.name() == "message" {
+                        self.0 = format!("{value:?}");
+                    }
+                }
+            }
+            let mut text = Text(String::new());
+            event.record(&mut text);
+            let said = (*event.metadata().level(), text.0);
+            self.0.lock().unwrap().push(said);
+        }
+
+        fn enter(&self, _: &span::Id) {}
+
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    fn source() -> Source {
+        Source {
+            topology: Topology::default(),
+            queue: "jobs".into(),
+            concurrency: 1,
+            grace: Duration::ZERO,
+            max_body: usize::MAX,
+            on_loss: OnLoss::Drop,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_that_is_refused_for_long_is_reported_every_minute() {
+        let (log, source) = (Log::default(), source());
+        let error = Error::new(Kind::Disconnected);
+        let levels = || {
+            let said = std::mem::take(&mut *log.0.lock().unwrap());
+            said.into_iter().map(|(level, _)| level).collect::<Vec<_>>()
+        };
+        let _subscriber = tracing::subscriber::set_default(log.clone());
+        for _ in 0..2 {
+            let mut refusals = Refusals::default();
+            for seconds in [0, 30, 29, 1, 59, 1, 1] {
+                tokio::time::advance(Duration::from_secs(seconds)).await;
+                refusals.report(&source, &error);
+            }
+            let (error, warn, debug) = (Level::ERROR, Level::WARN, Level::DEBUG);
+            let expected = [error, debug, debug, warn, debug, warn, debug];
+            assert_eq!(levels(), expected);
+        }
+    }
+
+    #[test]
+    fn a_channel_that_the_broker_closed_is_reported_as_an_error() {
+        let log = Log::default();
+        let _subscriber = tracing::subscriber::set_default(log.clone());
+        let refused = |text: &str| {
+            let text = text.to_owned();
+            Error::new(Kind::Broker { code: 406, text })
+        };
+        report_loss("jobs", &Error::new(Kind::Disconnected));
+        report_loss(
+            "jobs",
+            &refused("PRECONDITION_FAILED - unknown delivery tag 7"),
+        );
+        report_loss(
+            "jobs",
+            &refused("PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out"),
+        );
+        let said = log.0.lock().unwrap().clone();
+        let levels: Vec<_> = said.iter().map(|(level, _)| *level).collect();
+        assert_eq!(levels, [Level::DEBUG, Level::ERROR, Level::ERROR]);
+        assert!(said[2].1.contains("consumer_timeout"), "{said:?}");
+    }
 }
