@@ -22,6 +22,8 @@ pub(super) struct Demux {
     inward: Arc<Inward>,
     cursor: Progress,
     frame_max: u32,
+    /// The limits are agreed on: they do not change any more.
+    is_agreed: bool,
     /// The channel of the frame that has begun; none when it is nobody's.
     endpoint: Option<Arc<Endpoint>>,
     /// The payload of a frame that has to be looked at as a whole and has come in part.
@@ -30,6 +32,8 @@ pub(super) struct Demux {
     lapins: BytesMut,
     /// lapin was given something since this was last asked.
     gave_lapin: bool,
+    /// Something came on another channel since this was last asked.
+    passed_by_lapin: bool,
     events: Vec<Event<Reply>>,
 }
 
@@ -41,17 +45,23 @@ impl Demux {
             inward,
             cursor: Progress::default(),
             frame_max: FRAME_MAX,
+            is_agreed: false,
             endpoint: None,
             payload: Vec::new(),
             lapins: BytesMut::new(),
             gave_lapin: false,
+            passed_by_lapin: false,
             events: Vec::new(),
         }
     }
 
-    /// Whether lapin was given a frame since this was last asked.
-    pub(super) fn take_gave_lapin(&mut self) -> bool {
-        std::mem::take(&mut self.gave_lapin)
+    /// Whether the broker has spoken since this was last asked: to lapin, in a whole frame, and on
+    /// other channels.
+    pub(super) fn take_spoken(&mut self) -> (bool, bool) {
+        (
+            std::mem::take(&mut self.gave_lapin),
+            std::mem::take(&mut self.passed_by_lapin),
+        )
     }
 
     /// Takes bytes that were read.
@@ -67,8 +77,11 @@ impl Demux {
                 return Err(invalid("a frame does not end as it should"));
             }
             if piece.channel == 0 {
-                self.pass_to_lapin(&piece);
-            } else if let Some(endpoint) = &self.endpoint {
+                self.pass_to_lapin(&piece)?;
+                continue;
+            }
+            self.passed_by_lapin = true;
+            if let Some(endpoint) = &self.endpoint {
                 let endpoint = Arc::clone(endpoint);
                 self.pass_to(&endpoint, &piece)?;
             }
@@ -78,14 +91,14 @@ impl Demux {
 
     fn begin(&mut self, piece: &Piece<'_>) -> io::Result<()> {
         let size = u64::from(piece.size) + (frame::HEAD + frame::TAIL) as u64;
+        if !self.is_agreed
+            && let Some(tune) = self.mux.agreed()
+        {
+            self.frame_max = tune.frame_max;
+            self.is_agreed = true;
+        }
         if size > u64::from(self.frame_max) {
-            // Once the limits are agreed on they do not change.
-            if let Some(tune) = self.mux.agreed() {
-                self.frame_max = tune.frame_max;
-            }
-            if size > u64::from(self.frame_max) {
-                return Err(invalid("a frame is larger than was agreed on"));
-            }
+            return Err(invalid("a frame is larger than was agreed on"));
         }
         if piece.channel != 0 {
             self.endpoint = self.channels.get(piece.channel);
@@ -99,7 +112,7 @@ impl Demux {
         Ok(())
     }
 
-    fn pass_to_lapin(&mut self, piece: &Piece<'_>) {
+    fn pass_to_lapin(&mut self, piece: &Piece<'_>) -> io::Result<()> {
         if piece.is_first {
             self.lapins.clear();
             frame::put_head(&mut self.lapins, piece.kind, 0, piece.size);
@@ -108,9 +121,10 @@ impl Demux {
         if piece.end.is_some() {
             self.lapins.extend_from_slice(&[frame::END]);
             self.mux.hear(&self.lapins);
-            self.inward.give(&self.lapins);
+            self.inward.give(&self.lapins)?;
             self.gave_lapin = true;
         }
+        Ok(())
     }
 
     fn pass_to(&mut self, endpoint: &Endpoint, piece: &Piece<'_>) -> io::Result<()> {
@@ -151,3 +165,6 @@ impl Demux {
 fn invalid(text: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
+
+#[cfg(test)]
+mod tests;

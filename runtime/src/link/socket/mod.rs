@@ -36,6 +36,8 @@ mod demux;
 mod mux;
 mod pipe;
 mod task;
+#[cfg(test)]
+mod testing;
 #[cfg(feature = "tls")]
 mod tls;
 mod transport;

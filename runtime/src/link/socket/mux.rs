@@ -96,7 +96,9 @@ struct State {
     written: u64,
     /// TLS has written all that it took.
     is_flushed: bool,
-    watchers: BTreeMap<u64, Waker>,
+    /// By what they wait for, and by a number of their own.
+    watchers: BTreeMap<(u64, u64), Waker>,
+    last_watcher: u64,
     waits_for_room: bool,
 }
 
@@ -115,6 +117,7 @@ impl WriteMux {
                     written: 0,
                     is_flushed: true,
                     watchers: BTreeMap::new(),
+                    last_watcher: 0,
                     waits_for_room: false,
                 }),
                 wake: Notify::new(),
@@ -212,6 +215,7 @@ impl WriteMux {
         Written {
             mux: self.clone(),
             mark,
+            watcher: None,
         }
     }
 
@@ -366,7 +370,7 @@ impl State {
     fn woken(&mut self) -> Vec<Waker> {
         let mut woken = Vec::new();
         while let Some(first) = self.watchers.first_entry()
-            && *first.key() <= self.written
+            && first.key().0 <= self.written
         {
             woken.push(first.remove());
         }
@@ -389,22 +393,42 @@ pub(crate) struct Mark(u64);
 pub(crate) struct Written {
     mux: WriteMux,
     mark: Mark,
+    /// Its number among those that wait, once it does.
+    watcher: Option<u64>,
 }
 
 impl Future for Written {
     type Output = Result<(), Error>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.mux.state();
-        if state.written >= self.mark.0 {
+        let this = self.get_mut();
+        let mut state = this.mux.state();
+        if state.written >= this.mark.0 {
             return Poll::Ready(Ok(()));
         }
         if state.transport.is_none() {
             return Poll::Ready(Err(Error::new(Kind::Disconnected)));
         }
-        let before = state.watchers.insert(self.mark.0, context.waker().clone());
+        let watcher = *this.watcher.get_or_insert_with(|| {
+            state.last_watcher += 1;
+            state.last_watcher
+        });
+        let key = (this.mark.0, watcher);
+        let before = state.watchers.insert(key, context.waker().clone());
         drop(state);
         drop(before);
         Poll::Pending
     }
 }
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        if let Some(watcher) = self.watcher {
+            let gone = self.mux.state().watchers.remove(&(self.mark.0, watcher));
+            drop(gone);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,10 @@ use futures_io::{AsyncRead, AsyncWrite};
 
 use super::mux::WriteMux;
 
+/// So much waits for lapin at most. It reads on a thread of its own, and what comes on channel 0 is
+/// little.
+const MAX_UNREAD: usize = 1024 * 1024;
+
 /// The stream that lapin reads channel 0 from and writes it to. Dropping it ends the connection.
 #[derive(Debug)]
 pub(in crate::link) struct Pipe {
@@ -34,12 +38,20 @@ impl Inward {
     }
 
     /// Gives lapin bytes to read.
-    pub(super) fn give(&self, bytes: &[u8]) {
+    ///
+    /// # Errors
+    /// lapin does not read, and the broker does not stop.
+    pub(super) fn give(&self, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.state();
+        if state.bytes.len() + bytes.len() > MAX_UNREAD {
+            let text = "too much on channel 0 is not read yet";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
         state.bytes.extend_from_slice(bytes);
         let reader = state.reader.take();
         drop(state);
         reader.into_iter().for_each(Waker::wake);
+        Ok(())
     }
 
     /// Nothing more will come.
@@ -103,3 +115,6 @@ impl AsyncWrite for Pipe {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,11 +2,11 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::demux::Demux;
 use super::mux::WriteMux;
@@ -20,6 +20,20 @@ use crate::link::sasl::Responses;
 const READ_BUFFER: usize = 128 * 1024;
 /// At most so often lapin is given a heartbeat, while the broker speaks on other channels only.
 const SYNTHETIC_HEARTBEAT: Duration = Duration::from_millis(200);
+/// Once nothing can be written any more, how long the broker's last words are waited for.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// How a look at the socket went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Read {
+    /// Some of what there is, as much as the buffer holds.
+    Full,
+    All,
+    /// There is nothing to read now.
+    Nothing,
+    /// The end of the stream.
+    End,
+}
 
 /// A socket with the task that serves it.
 #[derive(Debug)]
@@ -115,6 +129,7 @@ impl Task {
             if mux.is_over() {
                 return Ok(());
             }
+            let mut has_more = false;
             tokio::select! {
                 // In this order: a broker that always has something to say must not keep
                 // heartbeats from it.
@@ -122,8 +137,12 @@ impl Task {
                 () = silence.next(&mux) => {}
                 ready = self.transport.ready(!is_sent) => {
                     let ready = ready?;
-                    if (ready.is_readable() || ready.is_read_closed()) && !self.read()? {
-                        return Ok(());
+                    if ready.is_readable() || ready.is_read_closed() {
+                        match self.read()? {
+                            Read::End => return Ok(()),
+                            Read::Full => has_more = true,
+                            Read::All | Read::Nothing => {}
+                        }
                     }
                 }
                 () = mux.woken() => {}
@@ -131,37 +150,62 @@ impl Task {
             is_sent = match mux.try_send() {
                 Ok(is_sent) => is_sent,
                 Err(error) => {
-                    // First whatever the broker may have said before it went.
-                    while let Ok(true) = self.read() {}
+                    // The broker may have said why before it went.
+                    let _ = tokio::time::timeout(LAST_WORDS, self.read_to_end()).await;
                     return Err(error);
                 }
             };
+            // With a broker that always has something to say, the others on this thread have their
+            // turn as well: timers are among them.
+            if has_more {
+                tokio::task::yield_now().await;
+            } else {
+                tokio::task::coop::consume_budget().await;
+            }
         }
     }
 
-    /// Reads what there is; false at the end of the stream.
-    fn read(&mut self) -> io::Result<bool> {
-        match self.transport.try_read(&mut self.buffer) {
-            Ok(0) => return Ok(false),
-            Ok(size) => self
-                .demux
-                .pass(self.buffer.get(..size).unwrap_or_default())?,
+    /// Reads until the end of the stream, or until reading fails as well.
+    async fn read_to_end(&mut self) {
+        while self.transport.ready(false).await.is_ok() {
+            match self.read() {
+                Ok(Read::Full | Read::All | Read::Nothing) => {}
+                Ok(Read::End) | Err(_) => return,
+            }
+            tokio::task::coop::consume_budget().await;
+        }
+    }
+
+    /// Reads what there is.
+    fn read(&mut self) -> io::Result<Read> {
+        let read = match self.transport.try_read(&mut self.buffer) {
+            Ok(0) => return Ok(Read::End),
+            Ok(size) => {
+                self.demux
+                    .pass(self.buffer.get(..size).unwrap_or_default())?;
+                if size < self.buffer.len() {
+                    Read::All
+                } else {
+                    Read::Full
+                }
+            }
             Err(error) => {
                 return match error.kind() {
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(true),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(Read::Nothing),
                     _ => Err(error),
                 };
             }
-        }
-        if self.demux.take_gave_lapin() {
+        };
+        let (to_lapin, to_others) = self.demux.take_spoken();
+        if to_lapin {
             self.gave_lapin = Instant::now();
-        } else if self.gave_lapin.elapsed() >= SYNTHETIC_HEARTBEAT {
+        } else if to_others && self.gave_lapin.elapsed() >= SYNTHETIC_HEARTBEAT {
             self.gave_lapin = Instant::now();
             let mut heartbeat = bytes::BytesMut::new();
             tune::heartbeat(&mut heartbeat);
-            self.end.inward.give(&heartbeat);
+            self.end.inward.give(&heartbeat)?;
         }
-        Ok(true)
+        Ok(read)
     }
 }
 
@@ -196,3 +240,6 @@ impl Silence {
         self.written = mux.bytes_written();
     }
 }
+
+#[cfg(test)]
+mod tests;

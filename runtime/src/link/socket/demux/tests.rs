@@ -1,0 +1,202 @@
+//! The bytes of a broker, cut anywhere, for channels and for lapin.
+
+use std::net::TcpStream as Peer;
+use std::sync::Mutex;
+
+use futures_util::FutureExt;
+
+use super::super::pipe::Pipe;
+use super::super::testing::{
+    HEARTBEAT, OPEN_OK, agree, arrives, delivery, frame, lapin_reads, tune, wire,
+};
+use super::super::transport::Transport;
+use super::*;
+use crate::link::channel::{Handle, Listener, Word};
+use crate::stats::Counters;
+
+/// Everything that reads, without a task, and channel 1 open.
+struct Bench {
+    demux: Demux,
+    channels: Channels,
+    mux: WriteMux,
+    pipe: Pipe,
+    peer: Peer,
+    heard: Arc<Heard>,
+    handle: Handle,
+    _transport: Arc<Transport>,
+}
+
+#[derive(Default)]
+struct Heard(Mutex<Vec<String>>);
+
+impl Listener for Heard {
+    fn hear(&self, word: Word) {
+        let text = match word {
+            Word::Delivered(delivery) => {
+                let body = &delivery.message.body;
+                format!("{} {}", delivery.tag, String::from_utf8_lossy(body))
+            }
+            other => format!("{other:?}"),
+        };
+        self.0.lock().unwrap().push(text);
+    }
+}
+
+impl Bench {
+    async fn new(frame_max: u32) -> Self {
+        let (mux, transport, mut peer) = wire().await;
+        let channels = Channels::new(mux.clone());
+        let inward = Arc::<Inward>::default();
+        let mut demux = Demux::new(mux.clone(), channels.clone(), Arc::clone(&inward));
+        agree(&mux, &mut peer, frame_max, 60);
+        let counters = Arc::<Counters>::default();
+        let mut opening = Box::pin(channels.open(&counters));
+        assert!((&mut opening).now_or_never().is_none());
+        demux.pass(&frame(1, 1, &OPEN_OK)).unwrap();
+        let handle = opening.now_or_never().unwrap().unwrap();
+        arrives(&mut peer, &[&frame(1, 1, &[0, 20, 0, 10, 0])]);
+        let heard = Arc::<Heard>::default();
+        handle.listen(Arc::clone(&heard) as _);
+        Self {
+            demux,
+            channels,
+            pipe: Pipe::new(mux.clone(), inward),
+            mux,
+            peer,
+            heard,
+            handle,
+            _transport: transport,
+        }
+    }
+
+    fn heard(&self) -> Vec<String> {
+        std::mem::take(&mut self.heard.0.lock().unwrap())
+    }
+}
+
+#[tokio::test]
+async fn frames_find_their_owners_however_they_are_cut() {
+    let blocked = frame(1, 0, b"\0\x0a\0\x3c\x03low");
+    let stream = [
+        delivery(1, 1, &[b"one"]),
+        blocked.clone(),
+        delivery(1, 2, &[b"t", b"", b"wo"]),
+        HEARTBEAT.to_vec(),
+        // Nobody's: not opened, and opened by nobody any more.
+        delivery(2, 9, &[b"lost"]),
+        frame(8, 3, b""),
+        delivery(1, 3, &[]),
+        blocked.clone(),
+    ]
+    .concat();
+    for cut in 1..=stream.len() {
+        let mut bench = Bench::new(131_072).await;
+        for part in stream.chunks(cut) {
+            bench.demux.pass(part).unwrap();
+        }
+        assert_eq!(bench.heard(), ["1 one", "2 two", "3 "], "{cut}");
+        let expected = [&blocked, HEARTBEAT, &blocked].concat();
+        assert_eq!(lapin_reads(&mut bench.pipe), (expected, false), "{cut}");
+        assert!(bench.demux.payload.is_empty() && bench.demux.events.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn lapin_is_given_whole_frames_only() {
+    let mut bench = Bench::new(131_072).await;
+    let whole = tune(30, 1, 2, 3);
+    let (first, last) = whole.split_at(10);
+    bench.demux.pass(first).unwrap();
+    assert!(!bench.demux.take_spoken().0);
+    assert_eq!(lapin_reads(&mut bench.pipe).0, b"");
+    bench.demux.pass(last).unwrap();
+    assert!(bench.demux.take_spoken().0);
+    assert!(!bench.demux.take_spoken().0);
+    assert_eq!(lapin_reads(&mut bench.pipe).0, [first, last].concat());
+}
+
+#[tokio::test]
+async fn a_frame_that_is_larger_than_was_agreed_on_ends_the_connection() {
+    for (agreed, payload, is_taken) in [
+        (4096, 4088, true),
+        (4096, 4089, false),
+        (131_072, 131_064, true),
+        (131_072, 131_065, false),
+        (4096, u32::MAX - 8, false),
+        (131_072, u32::MAX, false),
+    ] {
+        for channel in [0, 1, 2] {
+            let mut bench = Bench::new(agreed).await;
+            let mut head = vec![1];
+            head.extend(u16::to_be_bytes(channel));
+            head.extend(u32::to_be_bytes(payload));
+            // Its size is known with its head, and nothing of it is kept.
+            let passed = bench
+                .demux
+                .pass(&head)
+                .and_then(|()| bench.demux.pass(b"x"));
+            assert_eq!(passed.is_ok(), is_taken, "{payload} bytes of {agreed}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn before_the_limits_are_agreed_on_a_frame_has_the_usual_size() {
+    for (payload, is_taken) in [(131_064, true), (131_065, false)] {
+        let (mux, _transport, _peer) = wire().await;
+        let channels = Channels::new(mux.clone());
+        let mut demux = Demux::new(mux, channels, Arc::default());
+        let passed = demux.pass(&frame(1, 0, &vec![0; payload]));
+        assert_eq!(passed.is_ok(), is_taken);
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_frame_ends_the_connection() {
+    let mut unended = frame(1, 0, b"1234");
+    *unended.last_mut().unwrap() = 0;
+    let mut unended_elsewhere = frame(3, 9, b"1234");
+    *unended_elsewhere.last_mut().unwrap() = 0;
+    let breaches = [
+        unended,
+        unended_elsewhere,
+        frame(8, 1, b""),
+        frame(7, 1, b"1234"),
+        frame(3, 1, b"a body without a header"),
+        // Messages with others between their frames.
+        [delivery(1, 1, &[b"x"]), frame(2, 1, &[0; 14])].concat(),
+    ];
+    for breach in breaches {
+        let mut bench = Bench::new(131_072).await;
+        let error = bench.demux.pass(&breach).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_number_is_free_again_after_its_close_ok_was_appended() {
+    let mut bench = Bench::new(131_072).await;
+    let close = b"\0\x14\0\x28\x01\x94\x04oops\0\0\0\0";
+    bench.demux.pass(&frame(1, 1, close)).unwrap();
+    let close_ok = frame(1, 1, &[0, 20, 0, 41]);
+    arrives(&mut bench.peer, &[&close_ok]);
+    assert!(bench.channels.get(1).is_none() && !bench.handle.is_open());
+    assert_eq!(bench.heard().len(), 1);
+    // Late frames are nobody's, and a handle that is dropped says no more.
+    bench.demux.pass(&delivery(1, 1, &[b"late"])).unwrap();
+    drop(bench.handle);
+    bench.mux.heartbeat();
+    arrives(&mut bench.peer, &[HEARTBEAT]);
+    assert!(bench.heard.0.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_broker_that_floods_lapin_ends_the_connection() {
+    let mut bench = Bench::new(131_072).await;
+    let flood = frame(1, 0, &[0; 1000]);
+    let mut frames = 0_usize;
+    while bench.demux.pass(&flood).is_ok() {
+        frames += 1;
+        assert!(frames < 100_000);
+    }
+}

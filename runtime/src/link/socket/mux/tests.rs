@@ -1,0 +1,259 @@
+//! Two writers on one socket, without the I/O task.
+
+use bytes::BufMut;
+use futures_util::FutureExt;
+use std::net::{Shutdown, TcpStream as Peer};
+
+use super::super::testing::{
+    GREETING, HEARTBEAT, Woken, agree, arrives, frame, nothing_arrives, tune, wire,
+};
+use super::*;
+
+fn put(mux: &WriteMux, leave: Leave, frame: &[u8]) -> Mark {
+    let put = mux.put(leave, |out| {
+        out.put_slice(frame);
+        Ok(())
+    });
+    put.unwrap()
+}
+
+/// Appends until the socket takes no more and the buffer is over its mark; gives how much it was.
+fn fill(mux: &WriteMux) -> usize {
+    let large = frame(3, 1, &vec![7; 256 * 1024]);
+    let mut size = 0;
+    while mux.has_room() {
+        put(mux, Leave::Now, &large);
+        size += large.len();
+    }
+    size
+}
+
+/// Reads so much, and has the rest written meanwhile as the I/O task does.
+async fn drain(mux: &WriteMux, transport: &Transport, peer: &Peer, size: usize) {
+    use std::io::Read;
+    let mut peer = peer.try_clone().unwrap();
+    let reading = std::thread::spawn(move || peer.read_exact(&mut vec![0; size]).unwrap());
+    while !mux.try_send().unwrap() {
+        transport.ready(true).await.unwrap();
+    }
+    reading.join().unwrap();
+}
+
+#[tokio::test]
+async fn frames_are_on_the_wire_in_the_order_of_appending() {
+    let (mux, _transport, mut peer) = wire().await;
+    let (own, lapins) = (frame(3, 7, b"own"), frame(1, 0, b"lapin's"));
+    mux.put_from_lapin(GREETING).unwrap();
+    put(&mux, Leave::Later, &own);
+    mux.put_from_lapin(&lapins).unwrap();
+    put(&mux, Leave::Now, &own);
+    arrives(&mut peer, &[GREETING, &own, &lapins, &own]);
+    assert!(mux.state().is_done());
+}
+
+#[tokio::test]
+async fn a_frame_of_lapins_is_appended_when_it_is_whole() {
+    let (own, lapins) = (frame(3, 7, b"own"), frame(1, 0, b"lapin's"));
+    let stream = [GREETING, &lapins, HEARTBEAT, &lapins].concat();
+    for cut in 1..stream.len() {
+        let (mux, _transport, mut peer) = wire().await;
+        for part in stream.chunks(cut) {
+            assert_eq!(mux.put_from_lapin(part).unwrap(), part.len());
+            // Ours come between.
+            put(&mux, Leave::Now, &own);
+        }
+        let mut expected: Vec<&[u8]> = Vec::new();
+        let ends = [8, 8 + lapins.len(), 16 + lapins.len(), stream.len()];
+        let whole = [GREETING, &lapins, HEARTBEAT, &lapins];
+        let mut passed = 0;
+        for part in stream.chunks(cut) {
+            let now = passed..passed + part.len();
+            let ended = whole
+                .iter()
+                .zip(ends)
+                .filter(|(_, end)| now.start < *end && *end <= now.end);
+            expected.extend(ended.map(|(frame, _)| *frame));
+            expected.push(&own);
+            passed += part.len();
+        }
+        arrives(&mut peer, &expected);
+        assert!(mux.state().partial.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn the_limits_are_put_into_lapins_tune_ok_however_it_is_cut() {
+    for cut in 1..20 {
+        let (mux, _transport, mut peer) = wire().await;
+        mux.hear(&tune(30, 2047, 131_072, 60));
+        mux.put_from_lapin(GREETING).unwrap();
+        assert_eq!(mux.agreed(), None);
+        for part in tune(31, 1, 16_384, 10).chunks(cut) {
+            mux.put_from_lapin(part).unwrap();
+        }
+        arrives(&mut peer, &[GREETING, &tune(31, 2047, 131_072, 10)]);
+        assert_eq!(mux.agreed().map(|tune| tune.heartbeat), Some(10));
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_put_leaves_no_trace() {
+    let (mux, _transport, mut peer) = wire().await;
+    let own = frame(3, 7, b"own");
+    put(&mux, Leave::Later, &own);
+    let refused = mux.put(Leave::Now, |out| {
+        out.put_slice(b"half a frame");
+        Err(Error::invalid("no"))
+    });
+    assert!(refused.unwrap_err().is_invalid());
+    let mark = put(&mux, Leave::Now, &own);
+    arrives(&mut peer, &[&own, &own]);
+    assert_eq!(mark.0, 2 * own.len() as u64);
+}
+
+#[tokio::test]
+async fn what_leaves_later_waits_for_somebody_who_sends() {
+    let (mux, _transport, mut peer) = wire().await;
+    let own = frame(3, 7, b"own");
+    let later = put(&mux, Leave::Later, &own);
+    assert!(mux.written(later).now_or_never().is_none());
+    assert!(mux.woken().now_or_never().is_none());
+    nothing_arrives(&mut peer);
+    mux.send();
+    assert!(mux.written(later).now_or_never().unwrap().is_ok());
+    arrives(&mut peer, &[&own]);
+    // The task is called for.
+    let soon = put(&mux, Leave::Soon, &own);
+    nothing_arrives(&mut peer);
+    assert!(mux.woken().now_or_never().is_some());
+    assert!(mux.try_send().unwrap());
+    assert!(mux.written(soon).now_or_never().unwrap().is_ok());
+    arrives(&mut peer, &[&own]);
+}
+
+#[tokio::test]
+async fn everybody_who_waits_for_a_mark_is_woken_and_nobody_who_has_gone() {
+    let (mux, _transport, mut peer) = wire().await;
+    let own = frame(3, 7, b"own");
+    let mark = put(&mux, Leave::Later, &own);
+    let woken: [Arc<Woken>; 3] = Default::default();
+    let mut waiting = [mux.written(mark), mux.written(mark), mux.written(mark)];
+    for (written, woken) in waiting.iter_mut().zip(&woken) {
+        let waker = Waker::from(Arc::clone(woken));
+        let mut context = Context::from_waker(&waker);
+        // Polled twice, each waits once.
+        for _ in 0..2 {
+            assert!(Pin::new(&mut *written).poll(&mut context).is_pending());
+        }
+    }
+    let [first, second, gone] = waiting;
+    drop(gone);
+    assert_eq!(mux.state().watchers.len(), 2);
+    mux.send();
+    let times = woken.each_ref().map(|woken| woken.times());
+    assert_eq!(times, [1, 1, 0]);
+    assert!(first.now_or_never().unwrap().is_ok());
+    assert!(second.now_or_never().unwrap().is_ok());
+    arrives(&mut peer, &[&own]);
+    assert!(mux.state().watchers.is_empty());
+}
+
+#[tokio::test]
+async fn senders_wait_above_the_mark_until_the_peer_has_read() {
+    let (mux, transport, mut peer) = wire().await;
+    assert!(mux.has_room());
+    assert!(mux.room().now_or_never().is_some());
+    let size = fill(&mux);
+    let woken = Arc::<Woken>::default();
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut context = Context::from_waker(&waker);
+    let mut room = std::pin::pin!(mux.room());
+    assert!(room.as_mut().poll(&mut context).is_pending());
+    assert!(!mux.has_room());
+    // The mark is for those who ask: a frame is taken all the same.
+    let own = frame(3, 7, b"own");
+    let mark = put(&mux, Leave::Now, &own);
+    assert!(mux.written(mark).now_or_never().is_none());
+    drain(&mux, &transport, &peer, size).await;
+    assert!(woken.times() > 0);
+    assert!(room.as_mut().poll(&mut context).is_ready());
+    assert!(mux.has_room() && mux.written(mark).now_or_never().unwrap().is_ok());
+    arrives(&mut peer, &[&own]);
+    // What a backlog took is given back.
+    let state = mux.state();
+    assert!(state.is_done() && state.out.capacity() <= MAX_IDLE_CAPACITY);
+    assert_eq!((state.appended, state.written), (mark.0, mark.0));
+}
+
+#[tokio::test]
+async fn the_end_wakes_everybody_and_takes_nothing_more() {
+    let (mux, _transport, peer) = wire().await;
+    fill(&mux);
+    let own = frame(3, 7, b"own");
+    let mark = put(&mux, Leave::Now, &own);
+    let woken: [Arc<Woken>; 2] = Default::default();
+    let wakers = woken.each_ref().map(|woken| Waker::from(Arc::clone(woken)));
+    let mut written = mux.written(mark);
+    let mut room = std::pin::pin!(mux.room());
+    let mut context = Context::from_waker(&wakers[0]);
+    assert!(Pin::new(&mut written).poll(&mut context).is_pending());
+    let mut context = Context::from_waker(&wakers[1]);
+    assert!(room.as_mut().poll(&mut context).is_pending());
+    assert!(!mux.is_over());
+    mux.close();
+    mux.close();
+    assert!(mux.is_over());
+    assert!(woken.iter().all(|woken| woken.times() > 0));
+    let lost = written.now_or_never().unwrap().unwrap_err();
+    assert!(lost.is_disconnected(), "{lost}");
+    assert!(room.as_mut().poll(&mut context).is_ready());
+    assert!(
+        mux.woken().now_or_never().is_some(),
+        "the task goes as well"
+    );
+    let refused = mux.put(Leave::Now, |_| Ok(())).unwrap_err();
+    assert!(refused.is_disconnected(), "{refused}");
+    assert!(mux.put_from_lapin(GREETING).is_err());
+    mux.heartbeat();
+    mux.send();
+    assert!(mux.try_send().unwrap() && mux.has_room());
+    assert_eq!(mux.state().out.capacity(), 0);
+    peer.shutdown(Shutdown::Both).unwrap();
+}
+
+#[tokio::test]
+async fn the_end_writes_what_the_socket_takes_and_tells_who_waited_for_it() {
+    let (mux, _transport, mut peer) = wire().await;
+    let own = frame(3, 7, b"own");
+    let mark = put(&mux, Leave::Later, &own);
+    mux.close();
+    assert!(mux.written(mark).now_or_never().unwrap().is_ok());
+    arrives(&mut peer, &[&own]);
+}
+
+#[tokio::test]
+async fn a_heartbeat_is_for_silence_only() {
+    let (mux, _transport, mut peer) = wire().await;
+    agree(&mux, &mut peer, 131_072, 60);
+    let before = mux.bytes_written();
+    mux.heartbeat();
+    arrives(&mut peer, &[HEARTBEAT]);
+    assert_eq!(mux.bytes_written(), before + 8);
+    let own = frame(3, 7, b"own");
+    put(&mux, Leave::Later, &own);
+    mux.heartbeat();
+    mux.send();
+    arrives(&mut peer, &[&own]);
+    nothing_arrives(&mut peer);
+}
+
+#[test]
+fn messages_that_follow_one_another_are_a_burst() {
+    let rush = Rush::default();
+    assert_eq!(rush.next(), Leave::Now);
+    let early = Instant::now() + Duration::from_secs(60);
+    *rush.last.lock().unwrap() = Some(early);
+    assert_eq!(rush.next(), Leave::Soon);
+    *rush.last.lock().unwrap() = Instant::now().checked_sub(BURST);
+    assert_eq!(rush.next(), Leave::Now);
+}

@@ -1,0 +1,80 @@
+//! lapin's end of the connection, read and written as lapin does.
+
+use std::task::Waker;
+
+use super::super::testing::{GREETING, Woken, arrives, lapin_reads, wire};
+use super::*;
+
+#[tokio::test]
+async fn bytes_are_read_as_they_were_given_until_the_end() {
+    let (mux, _transport, _peer) = wire().await;
+    let inward = Arc::<Inward>::default();
+    let mut pipe = Pipe::new(mux, Arc::clone(&inward));
+    assert_eq!(lapin_reads(&mut pipe), (Vec::new(), false));
+    inward.give(b"some ").unwrap();
+    inward.give(b"bytes").unwrap();
+    let mut three = [0; 3];
+    let mut context = Context::from_waker(Waker::noop());
+    let read = Pin::new(&mut pipe).poll_read(&mut context, &mut three);
+    assert!(matches!(read, Poll::Ready(Ok(3))));
+    assert_eq!(&three, b"som");
+    inward.give(b"!").unwrap();
+    inward.end();
+    assert_eq!(lapin_reads(&mut pipe), (b"e bytes!".to_vec(), true));
+}
+
+#[tokio::test]
+async fn a_reader_that_waits_is_woken_by_bytes_and_by_the_end() {
+    let (mux, _transport, _peer) = wire().await;
+    let inward = Arc::<Inward>::default();
+    let mut pipe = Pipe::new(mux, Arc::clone(&inward));
+    let woken = Arc::<Woken>::default();
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut context = Context::from_waker(&waker);
+    let mut read = |pipe: &mut Pipe| {
+        let read = Pin::new(pipe).poll_read(&mut context, &mut [0; 16]);
+        assert!(read.is_pending());
+    };
+    read(&mut pipe);
+    inward.give(b"x").unwrap();
+    assert_eq!(woken.times(), 1);
+    lapin_reads(&mut pipe);
+    read(&mut pipe);
+    inward.end();
+    assert_eq!(woken.times(), 2);
+    assert_eq!(lapin_reads(&mut pipe), (Vec::new(), true));
+}
+
+#[tokio::test]
+async fn a_reader_that_never_reads_costs_a_bounded_memory() {
+    let inward = Inward::default();
+    let frame = [0; 1000];
+    let given = (0..).take_while(|_| inward.give(&frame).is_ok()).count();
+    assert!(given >= MAX_UNREAD / frame.len(), "{given}");
+    assert!(inward.state().bytes.capacity() <= 4 * MAX_UNREAD);
+}
+
+#[tokio::test]
+async fn dropping_it_ends_the_connection() {
+    let (mux, _transport, mut peer) = wire().await;
+    let mut pipe = Pipe::new(mux.clone(), Arc::default());
+    let mut context = Context::from_waker(Waker::noop());
+    let written = Pin::new(&mut pipe).poll_write(&mut context, GREETING);
+    assert!(matches!(written, Poll::Ready(Ok(8))));
+    assert!(matches!(
+        Pin::new(&mut pipe).poll_flush(&mut context),
+        Poll::Ready(Ok(()))
+    ));
+    // lapin's close of its stream is its drop: it may still have something to read.
+    assert!(matches!(
+        Pin::new(&mut pipe).poll_close(&mut context),
+        Poll::Ready(Ok(()))
+    ));
+    assert!(!mux.is_over());
+    drop(pipe);
+    assert!(mux.is_over());
+    arrives(&mut peer, &[GREETING]);
+    let mut pipe = Pipe::new(mux, Arc::default());
+    let written = Pin::new(&mut pipe).poll_write(&mut context, GREETING);
+    assert!(matches!(written, Poll::Ready(Err(_))));
+}

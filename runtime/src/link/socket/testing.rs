@@ -1,0 +1,139 @@
+//! A socket pair and frames, for the tests of this folder.
+
+use std::io::{self, Read};
+use std::net::{TcpListener, TcpStream as Peer};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use futures_io::AsyncRead;
+use tokio::net::TcpStream;
+
+use super::mux::WriteMux;
+use super::pipe::Pipe;
+use super::transport::Transport;
+use super::tune::Tune;
+
+pub(super) const GREETING: &[u8] = b"AMQP\0\0\x09\x01";
+pub(super) const HEARTBEAT: &[u8] = b"\x08\0\0\0\0\0\0\xCE";
+pub(super) const OPEN_OK: [u8; 8] = [0, 20, 0, 11, 0, 0, 0, 0];
+
+pub(super) const WANTED: Tune = Tune {
+    channel_max: 0,
+    frame_max: 131_072,
+    heartbeat: 0,
+};
+
+pub(super) fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![kind];
+    frame.extend(channel.to_be_bytes());
+    frame.extend((payload.len() as u32).to_be_bytes());
+    frame.extend(payload);
+    frame.push(0xCE);
+    frame
+}
+
+/// `connection.tune`, or with 31 `connection.tune-ok`.
+pub(super) fn tune(method: u8, channel_max: u16, frame_max: u32, heartbeat: u16) -> Vec<u8> {
+    let mut payload = vec![0, 10, 0, method];
+    payload.extend(channel_max.to_be_bytes());
+    payload.extend(frame_max.to_be_bytes());
+    payload.extend(heartbeat.to_be_bytes());
+    frame(1, 0, &payload)
+}
+
+/// A message: `basic.deliver`, its header, and its body in so many frames.
+pub(super) fn delivery(channel: u16, tag: u64, body: &[&[u8]]) -> Vec<u8> {
+    let mut deliver = vec![0, 60, 0, 60, 0];
+    deliver.extend(tag.to_be_bytes());
+    deliver.extend([0, 0, 1, b'q']);
+    let mut header = vec![0, 60, 0, 0];
+    header.extend((body.concat().len() as u64).to_be_bytes());
+    header.extend([0, 0]);
+    let mut frames = [frame(1, channel, &deliver), frame(2, channel, &header)].concat();
+    for body in body {
+        frames.extend(frame(3, channel, body));
+    }
+    frames
+}
+
+/// A connected socket that can be written to, and its other end, which blocks.
+pub(super) async fn sockets() -> (TcpStream, Peer) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = Peer::connect(listener.local_addr().unwrap()).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    stream.set_nodelay(true).unwrap();
+    let (peer, _) = listener.accept().unwrap();
+    peer.set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    peer.set_nodelay(true).unwrap();
+    let stream = TcpStream::from_std(stream).unwrap();
+    stream.writable().await.unwrap();
+    (stream, peer)
+}
+
+/// A write buffer without a task.
+pub(super) async fn wire() -> (WriteMux, Arc<Transport>, Peer) {
+    let (stream, peer) = sockets().await;
+    let transport = Arc::new(Transport::plain(stream));
+    let mux = WriteMux::new(Arc::clone(&transport), WANTED);
+    (mux, transport, peer)
+}
+
+/// Has the limits agreed on, as lapin and a broker do.
+pub(super) fn agree(mux: &WriteMux, peer: &mut Peer, frame_max: u32, heartbeat: u16) {
+    mux.hear(&tune(30, 2047, frame_max, heartbeat));
+    mux.put_from_lapin(GREETING).unwrap();
+    mux.put_from_lapin(&tune(31, 1, 16_384, heartbeat)).unwrap();
+    arrives(peer, &[GREETING, &tune(31, 2047, frame_max, heartbeat)]);
+}
+
+#[track_caller]
+pub(super) fn arrives(peer: &mut Peer, expected: &[&[u8]]) {
+    let expected = expected.concat();
+    let mut arrived = vec![0; expected.len()];
+    peer.read_exact(&mut arrived).unwrap();
+    assert_eq!(arrived, expected);
+}
+
+/// Nothing has arrived, and nothing is on its way: what is sent has arrived on the loopback.
+#[track_caller]
+pub(super) fn nothing_arrives(peer: &mut Peer) {
+    peer.set_nonblocking(true).unwrap();
+    let read = peer.read(&mut [0; 16]);
+    peer.set_nonblocking(false).unwrap();
+    let is_silent = matches!(&read, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+    assert!(is_silent, "{read:?}");
+}
+
+/// All that lapin can read now; true when its stream is at an end.
+pub(super) fn lapin_reads(pipe: &mut Pipe) -> (Vec<u8>, bool) {
+    let mut context = Context::from_waker(Waker::noop());
+    let (mut all, mut buffer) = (Vec::new(), [0; 64]);
+    loop {
+        match Pin::new(&mut *pipe).poll_read(&mut context, &mut buffer) {
+            Poll::Ready(Ok(0)) => return (all, true),
+            Poll::Ready(Ok(size)) => all.extend_from_slice(&buffer[..size]),
+            Poll::Ready(Err(error)) => panic!("{error}"),
+            Poll::Pending => return (all, false),
+        }
+    }
+}
+
+/// Counts how often it is woken.
+#[derive(Default)]
+pub(super) struct Woken(AtomicUsize);
+
+impl Woken {
+    pub(super) fn times(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
