@@ -207,7 +207,8 @@ async fn thousands_of_calls_share_one_reply_queue(env: Env) {
     }
     let stats = calling.stats();
     assert_eq!((stats.pending_calls, stats.dropped_replies), (0, 0));
-    assert_eq!(serving.stats().running, 0);
+    // The last reply may be here a moment before its handler has ended.
+    eventually("no handler", || async { serving.stats().running == 0 }).await;
     if let Some(broker) = env.embedded() {
         let queues = broker.queues();
         let exclusive = queues.iter().filter(|queue| queue.exclusive_to.is_some());

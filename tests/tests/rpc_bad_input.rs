@@ -658,11 +658,11 @@ async fn texts_that_are_no_text_harm_nobody(env: Env) {
 }
 
 /// RabbitMQ before 4.0 ends the connection over a direct reply to an address that somebody has made
-/// up.
+/// up; to its clients the embedded broker is one.
 fn is_direct_reply_risky(env: &Env) -> bool {
     let major = env.server.version.split('.').next();
     let is_old = major.and_then(|major| major.parse().ok()) < Some(4_u32);
-    env.server.product == "RabbitMQ" && is_old
+    env.embedded().is_some() || (env.server.product == "RabbitMQ" && is_old)
 }
 
 /// An address as RabbitMQ makes them, of a node that it does not know.

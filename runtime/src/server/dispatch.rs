@@ -55,13 +55,13 @@ pub(super) struct Dispatcher {
     /// As the broker knows it.
     queue: String,
     limits: Arc<BrokerLimits>,
-    replies: Mutex<Replies>,
+    replies: Mutex<SentReplies>,
     tasks: Handle,
     options: Options,
 }
 
 /// What becomes of the replies that were sent.
-struct Replies {
+struct SentReplies {
     in_doubt: InDoubt,
     /// The channel in use.
     lane: Weak<Lane>,
@@ -97,7 +97,7 @@ impl Dispatcher {
             counters: connection.counters(),
             queue: connection.namespace().scope(queue),
             limits: connection.shared(BrokerLimits::default),
-            replies: Mutex::new(Replies {
+            replies: Mutex::new(SentReplies {
                 in_doubt: InDoubt::new(concurrency),
                 lane: Weak::new(),
                 refusal: String::new(),
@@ -107,7 +107,7 @@ impl Dispatcher {
         }
     }
 
-    fn replies(&self) -> MutexGuard<'_, Replies> {
+    fn replies(&self) -> MutexGuard<'_, SentReplies> {
         self.replies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -340,7 +340,7 @@ impl Dispatcher {
 
     /// Keeps a reply that its own channel did not take any more. That of a request which does not
     /// come back goes out on the next channel: on the one there is, or as soon as there is one.
-    fn keep(&self, replies: &mut Replies, reply: Written, now: Instant) {
+    fn keep(&self, replies: &mut SentReplies, reply: Written, now: Instant) {
         let next = replies.lane.upgrade().filter(|lane| lane.is_open());
         if let Some(lane) = next.filter(|_| reply.origin.is_acknowledged)
             && lane.publish(&reply.message, Leave::Now).is_ok()
