@@ -786,10 +786,8 @@ async fn a_correlation_id_that_is_no_text_comes_back_as_it_is(env: Env) {
     // lapin does not show bytes that are no text: they are looked at on the wire.
     eventually("the same bytes in the reply", || async {
         let id = [&[TEXT.len() as u8][..], &[0xFF; TEXT.len()]].concat();
-        let bytes = (1..=watched.accepted()).map(|link| tap.bytes(link, Way::Up));
-        bytes
-            .map(|bytes| bytes.windows(id.len()).any(|window| window == id))
-            .any(|found| found)
+        let mut bytes = (1..=watched.accepted()).map(|link| tap.bytes(link, Way::Up));
+        bytes.any(|bytes| bytes.windows(id.len()).any(|window| window == id))
     })
     .await;
     rig.is_well(&env).await;
