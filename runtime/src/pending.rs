@@ -38,6 +38,11 @@ impl<W> Pending<W> {
         self.waiting.get_mut(&id)
     }
 
+    /// Everyone who waits, with the names they were given.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &W)> {
+        self.waiting.iter().map(|(id, waiter)| (*id, waiter))
+    }
+
     /// The waiters that an answer to several is for, once.
     pub(crate) fn take_all(&mut self, wanted: impl Fn(&W) -> bool) -> Vec<W> {
         let taken = self.waiting.extract_if(|_, waiter| wanted(waiter));

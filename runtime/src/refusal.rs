@@ -28,6 +28,60 @@ pub(crate) enum Cause {
     Unknown,
 }
 
+/// A message that was handed over, as far as a refusal can be told by it when the message is gone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Traits {
+    size: u32,
+    /// `CC` or `BCC` is no list.
+    has_bad_copies: bool,
+}
+
+impl Traits {
+    pub(crate) fn of(message: &Outgoing) -> Self {
+        let headers = &message.properties.headers;
+        let is_bad = |name: &&str| {
+            let header = headers.get(*name);
+            header.is_some_and(|value| !matches!(value, Value::List(_)))
+        };
+        Self {
+            size: u32::try_from(message.body.len()).unwrap_or(u32::MAX),
+            has_bad_copies: !headers.is_empty() && COPIES.iter().any(is_bad),
+        }
+    }
+
+    /// Whether the broker closed a channel over this message for certain.
+    pub(crate) fn are_refused_by(&self, refusal: &Error) -> bool {
+        let Kind::Broker { text, .. } = refusal.kind() else {
+            return false;
+        };
+        match size_limit(text) {
+            Some(limit) => self.size as usize > limit,
+            None => self.has_bad_copies && names_copies(text),
+        }
+    }
+}
+
+/// The refusal of a message of this size by the broker, as its sender is told.
+pub(crate) fn told(refusal: &Error, size: usize) -> Error {
+    let limit = match refusal.kind() {
+        Kind::Broker { text, .. } => size_limit(text),
+        _ => None,
+    };
+    match limit.filter(|limit| size > *limit) {
+        Some(limit) => Error::new(Kind::TooLarge { size, limit }).caused_by(refusal.clone()),
+        None => refusal.clone(),
+    }
+}
+
+/// The headers in which RabbitMQ takes further routing keys; they have to be lists.
+const COPIES: [&str; 2] = ["CC", "BCC"];
+
+fn names_copies(text: &str) -> bool {
+    COPIES
+        .iter()
+        .any(|name| text.contains(&format!("\"{name}\"")))
+}
+
 /// How `message` stands to `refusal`; `None` where the refusal did not close a channel alone.
 pub(crate) fn cause(refusal: &Error, message: &Outgoing) -> Option<Cause> {
     let Kind::Broker { code, text } = refusal.kind() else {
@@ -45,7 +99,7 @@ pub(crate) fn cause(refusal: &Error, message: &Outgoing) -> Option<Cause> {
             Cause::Other
         });
     }
-    if let Some(header) = ["CC", "BCC"]
+    if let Some(header) = COPIES
         .iter()
         .find(|name| text.contains(&format!("\"{name}\"")))
     {

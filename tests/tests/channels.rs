@@ -4,7 +4,7 @@
 use lapin::ExchangeKind;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
-use lepus::{Connection, Fanout, Job, Outcome, RetryPolicy, Topic, WorkQueue};
+use lepus::{Client, Connection, Fanout, Job, Outcome, RetryPolicy, Topic, WorkQueue};
 use lepus_tests::jobs::Yard;
 use lepus_tests::probe::{ProbeClient, Rig, Subject, serve};
 use lepus_tests::proxy::{Proxy, Way};
@@ -22,6 +22,7 @@ conformance!(
     both_sides_may_close_a_channel_at_once,
     a_getter_that_is_refused_and_dropped_costs_nobody_anything,
     messages_that_cannot_leave_do_not_pile_up,
+    one_bad_call_costs_the_others_nothing,
 );
 
 const LONG: Duration = Duration::from_secs(40);
@@ -220,4 +221,41 @@ async fn messages_that_cannot_leave_do_not_pile_up(env: Env) {
     assert!(handed_over < 40, "{handed_over} of 80");
     proxy.resume();
     rig.is_well(&env).await;
+}
+
+/// The broker closes the channel over one request among many: the ones before it are answered, and
+/// the ones after it are sent again.
+async fn one_bad_call_costs_the_others_nothing(env: Env) {
+    for coalesced in [false, true] {
+        let proxy = Proxy::start(&env.uri).await;
+        let calling = env.builder_at(proxy.uri()).open().await.unwrap();
+        let rig = Rig::over(&env, env.connect().await, calling.clone()).await;
+        rig.is_well(&env).await;
+        let probe = match coalesced {
+            false => rig.probe.clone(),
+            true => {
+                let client = Client::new(&calling, ProbeClient::DESCRIPTOR).coalesce(64);
+                ProbeClient::with_client(client)
+            }
+        };
+        let links = proxy.accepted();
+        let mut calls = JoinSet::new();
+        for n in 0..200 {
+            let call = probe.echo(n.to_string()).timeout(LONG);
+            let call = if n == 100 { call.header("CC", 1) } else { call };
+            calls.spawn(async move { (n, call.await) });
+        }
+        while let Some(ended) = calls.join_next().await {
+            match ended.unwrap() {
+                (100, answer) => {
+                    let error = answer.unwrap_err();
+                    let error = error.rpc().unwrap();
+                    assert_eq!(error.amqp_code(), Some(406), "{error}");
+                    assert_eq!(error.outcome(), Some(Outcome::Rejected), "{error}");
+                }
+                (n, answer) => assert_eq!(answer.unwrap(), n.to_string()),
+            }
+        }
+        assert_eq!(proxy.accepted(), links, "the same connection all the time");
+    }
 }

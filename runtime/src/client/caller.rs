@@ -1,5 +1,7 @@
 //! The reply queue of a connection and the calls that wait on it.
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -19,6 +21,7 @@ use crate::message::{Incoming, Outgoing};
 use crate::name::Name;
 use crate::pending::Pending;
 use crate::random::{self, Secret};
+use crate::refusal::Traits;
 use crate::retry::RetryPolicy;
 use crate::stats::Counters;
 use crate::topology::{Queue, Topology};
@@ -32,6 +35,8 @@ pub(crate) enum Answer {
     Reply(Replied),
     /// The broker had no queue for the request.
     Returned,
+    /// The broker closed the channel over this very request: it was not executed.
+    Refused(Error),
     /// No answer can come any more.
     Lost(Error),
     /// The message that it was to share has not been sent, or was `refused` by a server that takes
@@ -66,7 +71,17 @@ pub(crate) enum Stage {
 #[derive(Debug)]
 struct Waiter {
     stage: Stage,
+    /// Of the message that the call is alone in or the first of, once it is handed over.
+    sent: Option<Sent>,
     answer: oneshot::Sender<Answer>,
+}
+
+/// A message on the channel for requests, as far as a refusal is read by it.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    /// Its place among all that were handed over.
+    place: u64,
+    traits: Traits,
 }
 
 /// What all clients of a connection share: one reply queue at a time.
@@ -89,6 +104,8 @@ pub(crate) struct Station {
     /// `None` once no answer can come any more.
     pending: Mutex<Option<Waiting>>,
     rush: Rush,
+    /// How many messages were handed over.
+    sent: AtomicU64,
     /// The channel is gone.
     closed: Notify,
     counters: Arc<Counters>,
@@ -167,6 +184,7 @@ impl Station {
         let (sender, answer) = oneshot::channel();
         let waiter = Waiter {
             stage,
+            sent: None,
             answer: sender,
         };
         let id = self.pending().as_mut()?.insert(waiter);
@@ -178,24 +196,25 @@ impl Station {
         })
     }
 
-    /// Hands a request over to be written.
+    /// Hands the request of a call over to be written.
     ///
     /// # Errors
     /// The channel is gone: the request was not sent.
-    pub(crate) fn publish(&self, message: &Outgoing) -> Result<(), Error> {
-        self.hand_over(message, self.rush.next()).map(drop)
+    pub(crate) fn publish(&self, message: &Outgoing, id: u64) -> Result<(), Error> {
+        self.hand_over(message, id, self.rush.next()).map(drop)
     }
 
-    /// Publishes a message that leaves, with others that are published before, when this is awaited;
-    /// completes when it is written to the socket, or never will be.
+    /// Publishes a message, whose first call is `id`, that leaves, with others that are published
+    /// before, when this is awaited; completes when it is written to the socket, or never will be.
     ///
     /// # Errors
     /// As [`publish`](Self::publish), and at once.
     pub(crate) fn publish_paced(
         &self,
         message: &Outgoing,
+        id: u64,
     ) -> Result<impl Future<Output = ()> + use<>, Error> {
-        let (lane, mark) = self.hand_over(message, Leave::Later)?;
+        let (lane, mark) = self.hand_over(message, id, Leave::Later)?;
         Ok(async move {
             lane.send(Leave::Soon);
             // A message that is lost on its way is lost with its session, which ends its calls.
@@ -253,9 +272,24 @@ impl Station {
         Arc::clone(&self.lane.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn hand_over(&self, message: &Outgoing, leave: Leave) -> Result<(Arc<Lane>, Mark), Error> {
+    fn hand_over(
+        &self,
+        message: &Outgoing,
+        id: u64,
+        leave: Leave,
+    ) -> Result<(Arc<Lane>, Mark), Error> {
         let lane = self.lane();
-        match lane.publish(message, leave) {
+        let traits = Traits::of(message);
+        // In the order in which messages are handed over, which is the broker's.
+        let note = || {
+            let place = self.sent.fetch_add(1, Ordering::Relaxed);
+            let mut pending = self.pending();
+            if let Some(waiter) = pending.as_mut().and_then(|all| all.get_mut(id)) {
+                waiter.sent = Some(Sent { place, traits });
+            }
+            Ok(())
+        };
+        match lane.publish_noted(message, leave, note) {
             Ok(mark) => Ok((lane, mark)),
             Err(error) => {
                 self.closed.notify_one();
@@ -384,6 +418,60 @@ impl Station {
         }
     }
 
+    /// The broker has closed the channel for requests over one of them. It has taken those before
+    /// that one, whose answers may still come, and none of those after it.
+    fn refused(&self, reason: &Error) {
+        let mut answers = Vec::new();
+        {
+            let mut pending = self.pending();
+            let Some(pending) = pending.as_mut() else {
+                return;
+            };
+            let guilty = pending
+                .iter()
+                .filter_map(|(_, waiter)| waiter.sent)
+                .filter(|sent| sent.traits.are_refused_by(reason))
+                .map(|sent| sent.place)
+                .min();
+            let places: HashMap<u64, u64> = pending
+                .iter()
+                .filter_map(|(id, waiter)| Some((id, waiter.sent?.place)))
+                .collect();
+            let answer_to = |id: u64, waiter: &Waiter| {
+                let (message, is_alone) = match waiter.stage {
+                    Stage::Waiting => return None,
+                    Stage::Alone => (id, true),
+                    Stage::Among(message) => (message, false),
+                };
+                // A message whose first call has gone has no place: nothing is known of it.
+                let order = match (places.get(&message), guilty) {
+                    (Some(place), Some(guilty)) => Some(place.cmp(&guilty)),
+                    _ => None,
+                };
+                match order {
+                    Some(std::cmp::Ordering::Less) => None,
+                    Some(std::cmp::Ordering::Equal) if is_alone => {
+                        Some(Answer::Refused(reason.clone()))
+                    }
+                    // By itself it may be taken, and if not, it is told so.
+                    Some(_) => Some(Answer::Alone { refused: false }),
+                    None => Some(Answer::Lost(reason.clone())),
+                }
+            };
+            let told: Vec<(u64, Answer)> = pending
+                .iter()
+                .filter_map(|(id, waiter)| Some((id, answer_to(id, waiter)?)))
+                .collect();
+            for (id, answer) in told {
+                answers.extend(pending.take(id).map(|waiter| (waiter, answer)));
+            }
+        }
+        for (waiter, answer) in answers {
+            self.counters.pending_calls.remove();
+            drop(waiter.answer.send(answer));
+        }
+    }
+
     fn fail_all(&self, reason: &Error) {
         let waiting = self.pending().take();
         for waiter in waiting.into_iter().flat_map(Pending::into_all) {
@@ -502,6 +590,7 @@ impl Keeper {
             secret: Secret::new(),
             pending: Mutex::new(Some(Pending::default())),
             rush: Rush::default(),
+            sent: AtomicU64::new(0),
             closed: Notify::new(),
             counters: Arc::clone(&self.counters),
         });
@@ -535,6 +624,10 @@ impl Listener for Returns {
             Word::Closed(reason) => {
                 tracing::debug!(%reason, "the channel for requests was closed");
                 station.closed.notify_one();
+                // The end of the session is told to all calls elsewhere.
+                if reason.amqp_code().is_some() {
+                    station.refused(&reason);
+                }
             }
             Word::Confirmed(_) | Word::Delivered(_) | Word::Cancelled => {}
         }

@@ -197,7 +197,7 @@ impl Group {
         self.parcels.retain(|parcel| parcel.letter.deadline > now);
         let number = station.set_out(&mut self.parcels, |parcel| parcel.id)?;
         let message = self.message(&station, number, caller);
-        let error = match message.and_then(|message| station.publish_paced(&message)) {
+        let error = match message.and_then(|message| station.publish_paced(&message, number)) {
             Ok(written) => return Some(written),
             Err(error) => error,
         };

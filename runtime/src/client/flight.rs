@@ -19,6 +19,7 @@ use crate::error::{Error, Kind, Outcome};
 use crate::escape::Escaped;
 use crate::panic::{self, Apart, Ended};
 use crate::publisher::Fault;
+use crate::refusal;
 use crate::service::{BoxFuture, Reply, Request, Service};
 
 /// Before a request that was not sent is tried again: its channel is being replaced.
@@ -260,12 +261,20 @@ impl Flight {
                     return Err(letter.failed(Kind::Timeout, outcome));
                 }
             };
-            match next(remote, letter, answer, sent_before)? {
+            let (again, is_apart) = match next(remote, letter, answer, sent_before)? {
                 Next::Read(answered) => return Ok(answered),
-                Next::Send => {}
-                Next::SendAgain => sent_before = true,
-            }
-            *slot = Box::pin(send(remote, letter)).await.map_err(|error| {
+                Next::Send => (false, false),
+                Next::SendAgain { is_apart } => (true, is_apart),
+            };
+            sent_before |= again;
+            let sending = async {
+                if is_apart {
+                    send_apart(remote, letter).await
+                } else {
+                    send(remote, letter).await
+                }
+            };
+            *slot = Box::pin(sending).await.map_err(|error| {
                 if !sent_before {
                     return error;
                 }
@@ -282,8 +291,10 @@ enum Next {
     Read(Answered),
     /// It was not executed.
     Send,
-    /// It may have been.
-    SendAgain,
+    /// It may have been. Apart: on a channel where the broker's refusal is about this request alone.
+    SendAgain {
+        is_apart: bool,
+    },
 }
 
 fn next(
@@ -314,9 +325,22 @@ fn next(
             }
             Ok(Next::Send)
         }
+        Answer::Refused(reason) => {
+            let error = refusal::told(&reason, letter.body.len());
+            let outcome = if sent_before {
+                Outcome::SentNoReply
+            } else {
+                Outcome::Rejected
+            };
+            Err(letter
+                .failed(error.kind().clone(), outcome)
+                .caused_by(error))
+        }
         Answer::Lost(reason) if letter.method.is_idempotent() && !reason.is_closed() => {
-            tracing::debug!(call = ?letter.what(), "sent again after a lost connection");
-            Ok(Next::SendAgain)
+            tracing::debug!(call = ?letter.what(), "sent again after a lost connection or channel");
+            // It may itself be what the broker closed the channel over.
+            let is_apart = reason.amqp_code().is_some();
+            Ok(Next::SendAgain { is_apart })
         }
         Answer::Lost(reason) => {
             let kind = reason.kind().clone();
@@ -376,7 +400,7 @@ fn send_over(
     let asks = remote.coalescer.as_ref().is_some_and(|c| c.asks());
     let name = remote.connection.given_name();
     let message = letter.outgoing(name, Some(slot.address()), asks);
-    Some(station.publish(&message).map(|()| slot))
+    Some(station.publish(&message, slot.id).map(|()| slot))
 }
 
 /// Sends the request if there is nothing to wait for.
@@ -407,6 +431,27 @@ async fn send(remote: &Remote, letter: &Letter) -> Result<Slot, Error> {
             None => {}
         }
         tokio::time::sleep(NEXT_TRY).await;
+    }
+}
+
+/// Sends the request with a confirm, so that the broker's refusal is about this one alone.
+async fn send_apart(remote: &Remote, letter: &Letter) -> Result<Slot, Error> {
+    loop {
+        let station = match timeout_at(letter.deadline, remote.caller.station()).await {
+            Ok(Ok(station)) => station,
+            Ok(Err(error)) => return Err(letter.not_sent(error)),
+            Err(_) => return Err(letter.failed(Kind::Timeout, Outcome::NotSent)),
+        };
+        let Some(slot) = station.register(Stage::Alone) else {
+            tokio::time::sleep(NEXT_TRY).await;
+            continue;
+        };
+        let name = remote.connection.given_name();
+        let message = Arc::new(letter.outgoing(name, Some(slot.address()), false));
+        let published = remote.publisher.publish(message, letter.time_left()).await;
+        return published
+            .map(|()| slot)
+            .map_err(|fault| fault.of(&letter.what()));
     }
 }
 

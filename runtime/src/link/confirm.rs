@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -39,6 +39,11 @@ pub(crate) enum Fate {
 /// led, and refuses everything until that node is back; a new channel knows the new leader (seen
 /// on RabbitMQ 3.10, three nodes). A queue that is full does not mind.
 const REFUSED: Duration = Duration::from_secs(1);
+
+/// A channel with so many publishes without a confirm is given up: the broker owes it too much. A
+/// publisher bounds how many it waits for, but a broker that never confirms leaves those behind that
+/// have timed out.
+const MOST_UNCONFIRMED: usize = 65_536;
 
 /// A channel in confirm mode.
 pub(crate) struct Confirmed {
@@ -82,7 +87,7 @@ impl Confirmed {
     pub(crate) fn publish(&self, message: Arc<Outgoing>) -> Result<oneshot::Receiver<Fate>, Error> {
         let (fate, promise) = oneshot::channel();
         let entry = Entry {
-            message: Arc::clone(&message),
+            message: Arc::downgrade(&message),
             fate,
         };
         let ledger = &self.ledger;
@@ -133,7 +138,8 @@ struct Ledger {
 
 /// Who publishes, and what.
 struct Entry {
-    message: Arc<Outgoing>,
+    /// Not kept by this: a publisher that has gone does not ask for its fate.
+    message: Weak<Outgoing>,
     fate: oneshot::Sender<Fate>,
 }
 
@@ -219,11 +225,15 @@ impl Listener for Ledger {
 
 impl Pages {
     fn is_worth_it(&self) -> bool {
-        !self.is_ended && !self.refused.is_for_long
+        !self.is_ended && !self.refused.is_for_long && !self.owes_too_much()
     }
 
     fn is_done(&self) -> bool {
-        self.is_left && self.entries.is_empty()
+        self.is_left && (self.entries.is_empty() || self.owes_too_much())
+    }
+
+    fn owes_too_much(&self) -> bool {
+        self.entries.len() >= MOST_UNCONFIRMED
     }
 
     fn confirm(&mut self, confirm: Confirm) -> Told {
@@ -242,11 +252,16 @@ impl Pages {
             // Mostly, and so without a map of one.
             (_, false) => self.entries.remove(&tag).into_iter().collect(),
         };
-        let confirmed = confirmed.into_iter().map(|entry| {
-            let fate = self.fate_of(&entry.message, is_stored);
-            (entry.fate, fate)
+        let confirmed = confirmed.into_iter().filter_map(|entry| {
+            let message = entry.message.upgrade()?;
+            Some((entry.fate, self.fate_of(&message, is_stored)))
         });
-        Told(confirmed.collect())
+        let told = Told(confirmed.collect());
+        // Those that are left belong to publishers that have gone.
+        if self.entries.is_empty() {
+            self.returned.clear();
+        }
+        told
     }
 
     fn fate_of(&mut self, message: &Outgoing, is_stored: bool) -> Fate {
@@ -315,7 +330,8 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    type Promise = oneshot::Receiver<Fate>;
+    /// A publisher that waits holds its message.
+    type Promise = (oneshot::Receiver<Fate>, Arc<Outgoing>);
 
     fn properties(id: usize) -> Properties {
         Properties {
@@ -333,8 +349,11 @@ mod tests {
             body: Bytes::new(),
         };
         let (fate, promise) = oneshot::channel();
-        let message = Arc::new(message);
-        ledger.add(Entry { message, fate }).map(|()| promise)
+        let held = Arc::new(message);
+        let message = Arc::downgrade(&held);
+        ledger
+            .add(Entry { message, fate })
+            .map(|()| (promise, held))
     }
 
     fn added(ledger: &Ledger, count: usize) -> Vec<Promise> {
@@ -361,14 +380,16 @@ mod tests {
 
     /// A letter for each: what it was told, or that it waits.
     fn told(promises: &mut [Promise]) -> String {
-        let told = promises.iter_mut().map(|promise| match promise.try_recv() {
-            Ok(Fate::Stored) => 's',
-            Ok(Fate::Unroutable) => 'u',
-            Ok(Fate::Rejected) => 'r',
-            Ok(Fate::Unknown(_)) => '?',
-            Err(oneshot::error::TryRecvError::Empty) => '.',
-            Err(oneshot::error::TryRecvError::Closed) => '-',
-        });
+        let told = promises
+            .iter_mut()
+            .map(|(promise, _)| match promise.try_recv() {
+                Ok(Fate::Stored) => 's',
+                Ok(Fate::Unroutable) => 'u',
+                Ok(Fate::Rejected) => 'r',
+                Ok(Fate::Unknown(_)) => '?',
+                Err(oneshot::error::TryRecvError::Empty) => '.',
+                Err(oneshot::error::TryRecvError::Closed) => '-',
+            });
         told.collect()
     }
 
@@ -409,6 +430,22 @@ mod tests {
         confirmed(&ledger, 4, true, true);
         assert_eq!(told(&mut promises), "suss");
         assert!(ledger.pages().returned.is_empty());
+    }
+
+    #[test]
+    fn publishers_that_have_gone_leave_nothing_behind() {
+        let ledger = Ledger::default();
+        let promises = added(&ledger, 3);
+        returned(&ledger, 2, "jobs");
+        drop(promises);
+        confirmed(&ledger, 3, true, true);
+        assert!(ledger.pages().returned.is_empty());
+        // A broker that never confirms is given up in the end, whoever still waits.
+        let mut last = added(&ledger, MOST_UNCONFIRMED).split_off(MOST_UNCONFIRMED - 1);
+        assert!(!ledger.pages().is_worth_it());
+        assert_eq!(told(&mut last), ".");
+        ledger.pages().is_left = true;
+        assert!(ledger.pages().is_done());
     }
 
     #[test]

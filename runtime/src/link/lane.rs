@@ -111,7 +111,7 @@ impl Lane {
     ///
     /// # Errors
     /// As [`publish`](Self::publish), or what `note` says: it was not sent.
-    pub(super) fn publish_noted(
+    pub(crate) fn publish_noted(
         &self,
         message: &Outgoing,
         leave: Leave,

@@ -15,6 +15,7 @@ use super::mux::WriteMux;
 use super::pipe::Pipe;
 use super::transport::Transport;
 use super::tune::Tune;
+use crate::link::sasl::Responses;
 
 pub(super) const GREETING: &[u8] = b"AMQP\0\0\x09\x01";
 pub(super) const HEARTBEAT: &[u8] = b"\x08\0\0\0\0\0\0\xCE";
@@ -78,7 +79,7 @@ pub(super) async fn sockets() -> (TcpStream, Peer) {
 pub(super) async fn wire() -> (WriteMux, Arc<Transport>, Peer) {
     let (stream, peer) = sockets().await;
     let transport = Arc::new(Transport::plain(stream));
-    let mux = WriteMux::new(Arc::clone(&transport), WANTED);
+    let mux = WriteMux::new(Arc::clone(&transport), WANTED, Responses::default());
     (mux, transport, peer)
 }
 

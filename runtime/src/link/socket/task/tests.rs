@@ -18,11 +18,17 @@ use super::super::testing::{
 };
 use super::*;
 use crate::link::channel::{Listener, Word};
+use crate::link::sasl::Responses;
 
 const LONG: Duration = Duration::from_secs(10);
 
 fn start(stream: TcpStream) -> Socket {
-    Socket::start(Transport::plain(stream), WANTED, &Handle::current())
+    Socket::start(
+        Transport::plain(stream),
+        WANTED,
+        Responses::default(),
+        &Handle::current(),
+    )
 }
 
 /// What lapin reads next: some bytes, or none at the end of its stream.
