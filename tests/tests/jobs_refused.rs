@@ -309,7 +309,8 @@ async fn a_declaration_that_fails_in_the_broker_is_made_once_more(env: Env) {
     let pools = Mutex::new(Vec::new());
     let mut starting = Box::pin(async {
         let pool = jobs.worker(&connection).start(async |_: Job<u32>| {});
-        pools.lock().unwrap().push(pool.await.expect("a pool"));
+        let pool = pool.await.expect("a pool");
+        pools.lock().unwrap().push(pool);
     });
     worked("jobs", &mut starting).await;
     let pushed = queue::<u32>("pushed", QueueKind::Classic).producer(&connection);
