@@ -78,6 +78,9 @@
 //!   one name the first is kept, and none whose name has more than 85 octets that are not UTF-8.
 //! - Names in methods are UTF-8 as Unicode has it; RabbitMQ takes surrogates for it, too.
 
+#[cfg(feature = "__sim")]
+#[doc(hidden)]
+pub mod __sim;
 mod arguments;
 mod broker;
 mod builder;

@@ -340,13 +340,13 @@ async fn until(deadline: Option<Instant>) {
 }
 
 /// Confirms that can be one.
-#[derive(Default)]
-struct Acks {
+#[derive(Debug, Default)]
+pub(crate) struct Acks {
     open: Option<(u16, u64, u64)>,
 }
 
 impl Acks {
-    fn add(&mut self, channel: u16, tag: u64, session: &mut Session, out: &mut Vec<u8>) {
+    pub(crate) fn add(&mut self, channel: u16, tag: u64, session: &mut Session, out: &mut Vec<u8>) {
         match &mut self.open {
             Some((open, _, last)) if *open == channel && *last + 1 == tag => *last = tag,
             _ => {
@@ -356,7 +356,7 @@ impl Acks {
         }
     }
 
-    fn write(&mut self, session: &mut Session, out: &mut Vec<u8>) {
+    pub(crate) fn write(&mut self, session: &mut Session, out: &mut Vec<u8>) {
         if let Some((channel, first, last)) = self.open.take() {
             session.encode_acks(channel, first, last, out);
         }

@@ -1,6 +1,8 @@
 //! The channels of one connection: a sans-IO core for each, and the table that routes to them.
 
 mod core;
+#[cfg(test)]
+mod simulation;
 mod table;
 
 pub(crate) use core::Delivery;

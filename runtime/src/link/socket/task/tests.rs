@@ -23,12 +23,8 @@ use crate::link::sasl::Responses;
 const LONG: Duration = Duration::from_secs(10);
 
 fn start(stream: TcpStream) -> Socket {
-    Socket::start(
-        Transport::plain(stream),
-        WANTED,
-        Responses::default(),
-        &Handle::current(),
-    )
+    let transport = Transport::plain(stream);
+    Socket::start(transport, WANTED, Responses::default(), &Handle::current())
 }
 
 /// What lapin reads next: some bytes, or none at the end of its stream.

@@ -1,0 +1,234 @@
+//! The broker without sockets, threads and a clock: bytes in, bytes out, faults between them.
+//!
+//! Made for simulations of clients in one thread, which have to go the same way each time. Behind a
+//! feature, hidden, and no part of the API: it changes whenever a simulation wants something else.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    builder::Builder,
+    config::Config,
+    core::{Action, Command, ConnectionInfo, Core, Effect, Now, Operator, Outcome, QueueInfo},
+    exception::{Code, precondition_failed},
+    id::ConnectionId,
+    net::Acks,
+    session::{Event, Session},
+};
+
+/// What `x-death` tells as the time of a death.
+const UNIX: u64 = 1_700_000_000;
+const VHOST: &str = "/";
+
+/// A broker and the connections to it.
+#[derive(Debug)]
+pub struct SimBroker {
+    config: Arc<Config>,
+    core: Core,
+    lines: BTreeMap<ConnectionId, Line>,
+    now: Instant,
+    last: u64,
+}
+
+/// One connection.
+#[derive(Debug)]
+struct Line {
+    session: Session,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    /// Cost of the deliveries in `output`.
+    delivered: usize,
+    acks: Acks,
+    /// The client may not publish, and is not read from.
+    is_paused: bool,
+    is_ended: bool,
+}
+
+impl SimBroker {
+    /// A broker with these settings; the address does not matter.
+    pub fn new(builder: Builder) -> Self {
+        let config = Arc::new(builder.config());
+        Self {
+            core: Core::new(Arc::clone(&config)),
+            config,
+            lines: BTreeMap::new(),
+            now: Instant::now(),
+            last: 0,
+        }
+    }
+
+    /// A connection, which begins with the protocol header of the client.
+    pub fn connect(&mut self) -> ConnectionId {
+        self.last += 1;
+        let id = ConnectionId(self.last);
+        let line = Line {
+            session: Session::new(id, Arc::clone(&self.config), String::new(), self.now),
+            input: Vec::new(),
+            output: Vec::new(),
+            delivered: 0,
+            acks: Acks::default(),
+            is_paused: false,
+            is_ended: false,
+        };
+        self.lines.insert(id, line);
+        id
+    }
+
+    /// Takes bytes of a client.
+    pub fn receive(&mut self, id: ConnectionId, bytes: &[u8]) {
+        let now = self.now;
+        let Some(line) = self.lines.get_mut(&id) else {
+            return;
+        };
+        line.input.extend_from_slice(bytes);
+        if line.is_paused {
+            return;
+        }
+        let mut events = Vec::new();
+        let used = line.session.receive(now, &line.input, &mut events);
+        line.input.drain(..used.min(line.input.len()));
+        for event in events {
+            match event {
+                Event::Core(command) => self.tell(command),
+                Event::Send(action) => self.send(id, action),
+                Event::Raw(bytes) => self.append(id, |line| line.output.extend_from_slice(bytes)),
+                Event::End => self.append(id, |line| line.is_ended = true),
+            }
+        }
+    }
+
+    /// Takes what was written for a client since this was last asked.
+    pub fn output(&mut self, id: ConnectionId) -> Vec<u8> {
+        let Some(line) = self.lines.get_mut(&id) else {
+            return Vec::new();
+        };
+        line.acks.write(&mut line.session, &mut line.output);
+        let output = std::mem::take(&mut line.output);
+        let delivered = std::mem::take(&mut line.delivered);
+        if delivered > 0 {
+            self.tell(Command::Flushed(id, delivered));
+        }
+        output
+    }
+
+    /// Whether the broker has ended the connection.
+    pub fn is_ended(&self, id: ConnectionId) -> bool {
+        self.lines.get(&id).is_none_or(|line| line.is_ended)
+    }
+
+    /// The connection is cut: the broker hears and says nothing more on it.
+    pub fn cut(&mut self, id: ConnectionId) {
+        self.lines.remove(&id);
+        self.tell(Command::Gone(id));
+    }
+
+    /// Time passes.
+    pub fn sleep(&mut self, time: Duration) {
+        self.now += time;
+        while self.core.next_timeout().is_some_and(|at| at <= self.now) {
+            self.tell(Command::Tick);
+        }
+    }
+
+    /// Closes a channel as if a method on it had failed (406), also in the middle of a message.
+    pub fn close_channel(&mut self, id: ConnectionId, number: u16) {
+        let exception = precondition_failed("closed by a fault");
+        self.tell(Command::Fail(id, number, exception));
+    }
+
+    /// Closes the connection (320).
+    pub fn close_connection(&mut self, id: ConnectionId) {
+        let exception = crate::exception::Exception::new(Code::ConnectionForced, "by a fault");
+        self.tell(Command::Operator(Operator::Close(id, exception)));
+    }
+
+    /// Deletes a queue.
+    pub fn delete_queue(&mut self, name: &str) {
+        self.tell(Command::Operator(Operator::DeleteQueue {
+            vhost: VHOST.into(),
+            name: name.into(),
+        }));
+    }
+
+    /// Cancels the consumers of a queue (`basic.cancel`).
+    pub fn cancel_consumers(&mut self, queue: &str) {
+        self.tell(Command::Operator(Operator::CancelConsumers {
+            vhost: VHOST.into(),
+            queue: queue.into(),
+        }));
+    }
+
+    /// Nacks so many of the next publishes.
+    pub fn nack_next(&mut self, id: ConnectionId, count: u32) {
+        self.tell(Command::Operator(Operator::NackNext(id, count)));
+    }
+
+    /// Keeps confirms back, or lets them go.
+    pub fn withhold_confirms(&mut self, id: ConnectionId, withholds: bool) {
+        self.tell(Command::Operator(if withholds {
+            Operator::WithholdConfirms(id)
+        } else {
+            Operator::ReleaseConfirms(id)
+        }));
+    }
+
+    /// All queues.
+    pub fn queues(&self) -> Vec<QueueInfo> {
+        self.core.queue_infos()
+    }
+
+    /// All connections.
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        self.core.connection_infos()
+    }
+
+    fn tell(&mut self, command: Command) {
+        let now = Now {
+            instant: self.now,
+            unix: UNIX,
+        };
+        let mut effects: Vec<Effect> = Vec::new();
+        self.core.handle(now, command, &mut effects);
+        for effect in effects {
+            self.send(effect.connection, effect.action);
+        }
+    }
+
+    fn send(&mut self, id: ConnectionId, action: Action) {
+        let now = self.now;
+        self.append(id, |line| {
+            let Line {
+                session,
+                output,
+                acks,
+                ..
+            } = line;
+            match action {
+                Action::Pause => line.is_paused = true,
+                Action::Resume => line.is_paused = false,
+                Action::Confirm {
+                    channel,
+                    tag,
+                    outcome: Outcome::Ack,
+                } => acks.add(channel, tag, session, output),
+                action => {
+                    if action.is_delivery() {
+                        line.delivered += action.cost();
+                    } else {
+                        acks.write(session, output);
+                    }
+                    session.encode(now, action, output);
+                }
+            }
+        });
+    }
+
+    fn append(&mut self, id: ConnectionId, act: impl FnOnce(&mut Line)) {
+        if let Some(line) = self.lines.get_mut(&id) {
+            act(line);
+        }
+    }
+}

@@ -1,0 +1,741 @@
+//! The channels of one connection, with a book of all that was asked and has to be told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
+
+use amq_protocol::protocol::{AMQPClass, basic, exchange, queue};
+use amq_protocol::types::{AMQPValue, FieldTable};
+use bytes::{Bytes, BytesMut};
+
+use super::dice::Dice;
+use crate::error::Error;
+use crate::link::channel::core::{Answer, Core, Delivery, Event, Frame};
+use crate::link::frame::{self, Settling};
+use crate::link::progress::Progress;
+use crate::message::{Outgoing, Properties};
+
+/// As many are open at most: few, so that numbers are used again soon.
+pub(super) const CHANNEL_MAX: u16 = 5;
+pub(super) const FRAME_MAX: u32 = 4096;
+const CONSUMER: &str = "consumer";
+/// In bytes. The largest is more than the embedded broker takes.
+const BODIES: [usize; 6] = [0, 1, 300, 4088, 6000, 9000];
+
+/// Channels by number.
+pub(super) struct Client {
+    pub(super) out: BytesMut,
+    /// What happened, where somebody wants to know.
+    pub(super) trace: Option<Vec<String>>,
+    /// How often what happened.
+    pub(super) seen: BTreeMap<&'static str, usize>,
+    channels: BTreeMap<u16, Channel>,
+    prefix: String,
+    is_exclusive: bool,
+    cursor: Progress,
+    payload: Vec<u8>,
+    last_number: u16,
+    last_call: u64,
+    last_message: u64,
+}
+
+struct Channel {
+    core: Core<u64>,
+    calls: BTreeMap<u64, Call>,
+    /// The end was told.
+    is_told: bool,
+    /// We have closed it before that.
+    is_given_up: bool,
+    confirms: Option<Confirms>,
+    /// Mandatory messages that may come back, where nothing is confirmed.
+    returnable: BTreeSet<u64>,
+    consumer: Consumer,
+    no_ack: bool,
+    /// Deliveries to be settled.
+    held: BTreeSet<u64>,
+    settled: Vec<u64>,
+    max_body: u64,
+    /// `basic.recover` was asked: nobody knows which deliveries were given back by it.
+    is_recovered: bool,
+}
+
+/// The class and the method of an answer.
+type Call = (u16, u16);
+
+#[derive(Default)]
+struct Confirms {
+    count: u64,
+    waiting: BTreeMap<u64, Publish>,
+}
+
+struct Publish {
+    id: u64,
+    is_mandatory: bool,
+    is_returned: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Consumer {
+    None,
+    Asked,
+    Running,
+    /// Deliveries may come until it is answered.
+    Cancelling,
+    /// Cancelled without an answer: deliveries may come.
+    Leaving,
+    /// Cancelled by the broker.
+    Gone,
+}
+
+impl Client {
+    pub(super) fn new(prefix: String, is_exclusive: bool) -> Self {
+        Self {
+            out: BytesMut::new(),
+            trace: None,
+            seen: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            prefix,
+            is_exclusive,
+            cursor: Progress::default(),
+            payload: Vec::new(),
+            last_number: 0,
+            last_call: 0,
+            last_message: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// Something was asked and is yet to be told.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.channels.values().any(|channel| {
+            let confirms = channel.confirms.as_ref();
+            !channel.core.is_open()
+                || !channel.calls.is_empty()
+                || confirms.is_some_and(|confirms| !confirms.waiting.is_empty())
+        })
+    }
+
+    /// How many deliveries are to be settled; none when nobody knows.
+    pub(super) fn held(&self) -> Option<usize> {
+        let mut channels = self.channels.values();
+        channels.try_fold(0, |sum, channel| {
+            (!channel.is_recovered).then_some(sum + channel.held.len())
+        })
+    }
+
+    /// Any channel's number.
+    pub(super) fn any(&self, dice: &mut Dice) -> Option<u16> {
+        let numbers: Vec<u16> = self.channels.keys().copied().collect();
+        (!numbers.is_empty()).then(|| *dice.pick(&numbers))
+    }
+
+    pub(super) fn queue(&self, dice: &mut Dice) -> String {
+        format!("{}q{}", self.prefix, dice.below(3))
+    }
+
+    pub(super) fn exchange(&self, dice: &mut Dice) -> String {
+        format!("{}x{}", self.prefix, dice.below(2))
+    }
+
+    fn missing(&self) -> String {
+        format!("{}missing", self.prefix)
+    }
+
+    pub(super) fn say(&mut self, text: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            trace.push(text());
+        }
+    }
+
+    /// Takes bytes of the broker, cut anywhere.
+    pub(super) fn hear(&mut self, mut bytes: &[u8]) {
+        let mut cursor = std::mem::take(&mut self.cursor);
+        while let Some(piece) = cursor.next(&mut bytes) {
+            assert!(piece.end.is_none_or(|end| end == frame::END));
+            assert!(
+                piece.size + 8 <= FRAME_MAX,
+                "a frame of {} bytes",
+                piece.size
+            );
+            let is_last = piece.end.is_some();
+            if piece.kind == frame::BODY && piece.channel != 0 {
+                let bytes = piece.bytes;
+                self.frame(piece.channel, Frame::Body { bytes, is_last });
+                continue;
+            }
+            self.payload.extend_from_slice(piece.bytes);
+            if is_last {
+                let payload = std::mem::take(&mut self.payload);
+                match (piece.channel, piece.kind) {
+                    (0, 8) => {}
+                    (0, _) => panic!("the broker says on channel 0: {payload:?}"),
+                    (number, frame::METHOD) => self.frame(number, Frame::Method(&payload)),
+                    (number, frame::HEADER) => self.frame(number, Frame::Header(&payload)),
+                    (_, kind) => panic!("a frame of type {kind}"),
+                }
+            }
+        }
+        self.cursor = cursor;
+    }
+
+    fn frame(&mut self, number: u16, frame: Frame<'_>) {
+        if let Frame::Method(payload) = frame {
+            self.say(|| format!("{number} < {:?}", payload.get(..4)));
+        }
+        let channel = self.channels.get_mut(&number);
+        let channel = channel.unwrap_or_else(|| panic!("a frame on {number}, which is free"));
+        if let Frame::Method([0, 20, 0, 40, ..]) = frame
+            && channel.is_given_up
+        {
+            *self.seen.entry("both close at once").or_default() += 1;
+        }
+        let mut events = Vec::new();
+        let handled = channel.core.handle(frame, &mut events);
+        handled.unwrap_or_else(|violation| panic!("{violation:?} on {number}"));
+        channel.core.flush(&mut self.out);
+        self.tell(number, events);
+    }
+
+    /// The connection is gone.
+    pub(super) fn lose(&mut self, reason: &Error) {
+        self.say(|| "lost".into());
+        let numbers: Vec<u16> = self.channels.keys().copied().collect();
+        for number in numbers {
+            let mut events = Vec::new();
+            let channel = self.channels.get_mut(&number).unwrap();
+            channel.core.lose(reason, &mut events);
+            self.tell(number, events);
+        }
+        assert!(self.channels.is_empty());
+        self.out.clear();
+        self.cursor = Progress::default();
+        self.payload.clear();
+    }
+
+    fn tell(&mut self, number: u16, events: Vec<Event<u64>>) {
+        let channel = self.channels.get_mut(&number).unwrap();
+        for event in events {
+            *self.seen.entry(name(&event)).or_default() += 1;
+            channel.note(event);
+        }
+        if channel.core.is_free() {
+            let channel = self.channels.remove(&number).unwrap();
+            assert!(
+                channel.calls.is_empty(),
+                "never answered: {:?}",
+                channel.calls
+            );
+            assert_ne!(channel.is_told, channel.is_given_up, "the end of {number}");
+        }
+    }
+
+    /// Does something with a channel and writes what is due, as `Handle::ask` does.
+    fn ask(
+        &mut self,
+        number: u16,
+        act: impl FnOnce(&mut Channel, &mut BytesMut, &mut Vec<Event<u64>>),
+    ) {
+        let mut events = Vec::new();
+        let channel = self.channels.get_mut(&number).unwrap();
+        act(channel, &mut self.out, &mut events);
+        channel.core.flush(&mut self.out);
+        self.tell(number, events);
+    }
+
+    fn call(&mut self, number: u16, method: &AMQPClass, answer: Call) {
+        self.last_call += 1;
+        let token = self.last_call;
+        self.say(|| format!("{number} > {method:?} ({token})"));
+        self.ask(number, |channel, _, _| {
+            match channel.core.call(method, token) {
+                Ok(()) => drop(channel.calls.insert(token, answer)),
+                Err(error) => assert!(!channel.core.is_open(), "{error}"),
+            }
+        });
+    }
+
+    pub(super) fn open(&mut self, dice: &mut Dice) {
+        let numbers = (self.last_number + 1..=CHANNEL_MAX).chain(1..=self.last_number);
+        let mut free = numbers.filter(|number| !self.channels.contains_key(number));
+        let Some(number) = free.next() else { return };
+        drop(free);
+        self.last_number = number;
+        self.last_call += 1;
+        let token = self.last_call;
+        self.say(|| format!("{number} > open ({token})"));
+        let mut core = Core::open(number, FRAME_MAX, token);
+        let max_body = if dice.once_in(3) { 1000 } else { u64::MAX };
+        core.limit_bodies(max_body);
+        let channel = Channel {
+            core,
+            calls: [(token, (20, 11))].into(),
+            is_told: false,
+            is_given_up: false,
+            confirms: None,
+            returnable: BTreeSet::new(),
+            consumer: Consumer::None,
+            no_ack: false,
+            held: BTreeSet::new(),
+            settled: Vec::new(),
+            max_body,
+            is_recovered: false,
+        };
+        self.channels.insert(number, channel);
+        // Now and then it is given up before it was written.
+        if dice.once_in(20) {
+            self.close(number, dice.once_in(2));
+        } else {
+            self.ask(number, |_, _, _| {});
+        }
+    }
+
+    /// Closes a channel, whatever its state.
+    pub(super) fn close(&mut self, number: u16, waits: bool) {
+        self.last_call += 1;
+        let token = waits.then_some(self.last_call);
+        self.say(|| format!("{number} > close ({token:?})"));
+        self.ask(number, |channel, _, events| {
+            channel.is_given_up |= !channel.is_told;
+            if let Some(token) = token {
+                channel.calls.insert(token, (20, 41));
+            }
+            channel.core.close(token, events);
+        });
+    }
+
+    pub(super) fn close_all(&mut self, dice: &mut Dice) {
+        let numbers: Vec<u16> = self.channels.keys().copied().collect();
+        for number in numbers {
+            self.close(number, dice.once_in(2));
+        }
+    }
+
+    /// Declares on this channel what the others use.
+    pub(super) fn furnish(&mut self, number: u16) {
+        for name in ["q0", "q1", "q2"] {
+            let name = format!("{}{name}", self.prefix);
+            let declare = self.queue_declare(&name, false, FieldTable::default());
+            self.call(number, &declare, (50, 11));
+        }
+        for name in ["x0", "x1"] {
+            let name = format!("{}{name}", self.prefix);
+            let declare = self.exchange_declare(&name, "fanout");
+            self.call(number, &declare, (40, 11));
+        }
+    }
+
+    fn queue_declare(&self, name: &str, passive: bool, arguments: FieldTable) -> AMQPClass {
+        AMQPClass::Queue(queue::AMQPMethod::Declare(queue::Declare {
+            queue: name.into(),
+            passive,
+            durable: false,
+            exclusive: self.is_exclusive,
+            auto_delete: false,
+            nowait: false,
+            arguments,
+        }))
+    }
+
+    fn exchange_declare(&self, name: &str, kind: &str) -> AMQPClass {
+        AMQPClass::Exchange(exchange::AMQPMethod::Declare(exchange::Declare {
+            exchange: name.into(),
+            kind: kind.into(),
+            passive: false,
+            durable: false,
+            auto_delete: self.is_exclusive,
+            internal: false,
+            nowait: false,
+            arguments: FieldTable::default(),
+        }))
+    }
+
+    /// Does something at random.
+    pub(super) fn operate(&mut self, dice: &mut Dice) {
+        let Some(number) = self.any(dice).filter(|_| !dice.once_in(12)) else {
+            return self.open(dice);
+        };
+        match dice.below(26) {
+            0..=2 => self.declare(number, dice),
+            3 => self.declare_exchange(number, dice),
+            4 => self.bind(number, dice),
+            5 if dice.once_in(2) => self.delete(number, dice),
+            6 => {
+                let purge = queue::Purge {
+                    queue: self.queue(dice).as_str().into(),
+                    nowait: false,
+                };
+                let purge = AMQPClass::Queue(queue::AMQPMethod::Purge(purge));
+                self.call(number, &purge, (50, 31));
+            }
+            7 => {
+                let qos = basic::AMQPMethod::Qos(basic::Qos {
+                    prefetch_count: dice.below(4) as u16,
+                    global: false,
+                });
+                self.call(number, &AMQPClass::Basic(qos), (60, 11));
+            }
+            8 | 9 => self.consume(number, dice),
+            10 => self.cancel(number, dice),
+            11 | 12 => self.get(number, dice),
+            13..=17 => {
+                for _ in 0..=dice.below(4) {
+                    self.publish(number, dice);
+                }
+            }
+            18 => self.select_confirms(number),
+            19..=22 => self.settle(number, dice),
+            23 if dice.once_in(4) => {
+                let recover = basic::AMQPMethod::Recover(basic::Recover { requeue: true });
+                self.channels.get_mut(&number).unwrap().is_recovered = true;
+                self.call(number, &AMQPClass::Basic(recover), (60, 111));
+            }
+            24 => self.close(number, dice.once_in(2)),
+            _ => {}
+        }
+    }
+
+    fn declare(&mut self, number: u16, dice: &mut Dice) {
+        let is_missing = dice.once_in(20);
+        let is_other = dice.once_in(20);
+        let mut arguments = FieldTable::default();
+        if is_other {
+            arguments.insert("x-max-length".into(), AMQPValue::LongInt(2));
+        }
+        let name = if is_missing {
+            self.missing()
+        } else {
+            self.queue(dice)
+        };
+        let is_passive = is_missing || dice.once_in(10);
+        let declare = self.queue_declare(&name, is_passive, arguments);
+        self.call(number, &declare, (50, 11));
+    }
+
+    fn declare_exchange(&mut self, number: u16, dice: &mut Dice) {
+        let kind = if dice.once_in(15) { "direct" } else { "fanout" };
+        let name = self.exchange(dice);
+        let declare = self.exchange_declare(&name, kind);
+        self.call(number, &declare, (40, 11));
+    }
+
+    fn bind(&mut self, number: u16, dice: &mut Dice) {
+        let (queue, exchange) = (self.queue(dice), self.exchange(dice));
+        let (queue, exchange) = (queue.as_str().into(), exchange.as_str().into());
+        if dice.once_in(3) {
+            let unbind = queue::AMQPMethod::Unbind(queue::Unbind {
+                queue,
+                exchange,
+                routing_key: "key".into(),
+                arguments: FieldTable::default(),
+            });
+            self.call(number, &AMQPClass::Queue(unbind), (50, 51));
+        } else {
+            let bind = queue::AMQPMethod::Bind(queue::Bind {
+                queue,
+                exchange,
+                routing_key: "key".into(),
+                nowait: false,
+                arguments: FieldTable::default(),
+            });
+            self.call(number, &AMQPClass::Queue(bind), (50, 21));
+        }
+    }
+
+    fn delete(&mut self, number: u16, dice: &mut Dice) {
+        if dice.once_in(3) {
+            let delete = exchange::AMQPMethod::Delete(exchange::Delete {
+                exchange: self.exchange(dice).as_str().into(),
+                if_unused: dice.once_in(2),
+                nowait: false,
+            });
+            self.call(number, &AMQPClass::Exchange(delete), (40, 21));
+        } else {
+            let delete = queue::AMQPMethod::Delete(queue::Delete {
+                queue: self.queue(dice).as_str().into(),
+                if_unused: dice.once_in(2),
+                if_empty: dice.once_in(3),
+                nowait: false,
+            });
+            self.call(number, &AMQPClass::Queue(delete), (50, 41));
+        }
+    }
+
+    fn consume(&mut self, number: u16, dice: &mut Dice) {
+        let queue = self.queue(dice);
+        let channel = self.channels.get_mut(&number).unwrap();
+        if channel.consumer != Consumer::None || !channel.core.is_open() {
+            return;
+        }
+        channel.consumer = Consumer::Asked;
+        channel.no_ack = dice.once_in(4);
+        let consume = basic::AMQPMethod::Consume(basic::Consume {
+            queue: queue.as_str().into(),
+            consumer_tag: CONSUMER.into(),
+            no_local: false,
+            no_ack: channel.no_ack,
+            exclusive: false,
+            nowait: false,
+            arguments: FieldTable::default(),
+        });
+        self.call(number, &AMQPClass::Basic(consume), (60, 21));
+    }
+
+    fn cancel(&mut self, number: u16, dice: &mut Dice) {
+        let channel = self.channels.get_mut(&number).unwrap();
+        if channel.consumer != Consumer::Running || !channel.core.is_open() {
+            return;
+        }
+        if dice.once_in(2) {
+            channel.consumer = Consumer::Leaving;
+            self.say(|| format!("{number} > cancel"));
+            self.ask(number, |channel, out, _| {
+                channel.core.cancel(out, CONSUMER).unwrap();
+            });
+            return;
+        }
+        channel.consumer = Consumer::Cancelling;
+        let cancel = basic::AMQPMethod::Cancel(basic::Cancel {
+            consumer_tag: CONSUMER.into(),
+            nowait: false,
+        });
+        self.call(number, &AMQPClass::Basic(cancel), (60, 31));
+    }
+
+    fn get(&mut self, number: u16, dice: &mut Dice) {
+        let get = basic::AMQPMethod::Get(basic::Get {
+            queue: self.queue(dice).as_str().into(),
+            no_ack: false,
+        });
+        self.call(number, &AMQPClass::Basic(get), (60, 71));
+    }
+
+    fn publish(&mut self, number: u16, dice: &mut Dice) {
+        self.last_message += 1;
+        let id = self.last_message;
+        let exchange = match dice.below(60) {
+            0 => self.missing(),
+            1..=6 => self.exchange(dice),
+            _ => String::new(),
+        };
+        let routing_key = if dice.once_in(6) {
+            self.missing()
+        } else {
+            self.queue(dice)
+        };
+        let sizes = if dice.once_in(30) { 6 } else { 5 };
+        let size = *dice.pick(&BODIES[..sizes]);
+        let message = Outgoing {
+            exchange,
+            routing_key,
+            mandatory: dice.once_in(2),
+            properties: Properties {
+                message_id: Some(format!("{id} {size}")),
+                ..Properties::default()
+            },
+            body: Bytes::from_static(body(id, size)),
+        };
+        self.say(|| format!("{number} > publish {id} of {size}"));
+        self.ask(number, |channel, out, _| {
+            let before = out.len();
+            if let Err(error) = channel.core.publish(out, &message) {
+                assert!(!channel.core.is_open() && out.len() == before, "{error}");
+                return;
+            }
+            match &mut channel.confirms {
+                Some(confirms) => {
+                    confirms.count += 1;
+                    let publish = Publish {
+                        id,
+                        is_mandatory: message.mandatory,
+                        is_returned: false,
+                    };
+                    confirms.waiting.insert(confirms.count, publish);
+                }
+                None => {
+                    if message.mandatory {
+                        channel.returnable.insert(id);
+                    }
+                }
+            }
+        });
+    }
+
+    fn select_confirms(&mut self, number: u16) {
+        let channel = self.channels.get_mut(&number).unwrap();
+        if channel.confirms.is_some() || !channel.core.is_open() {
+            return;
+        }
+        channel.confirms = Some(Confirms::default());
+        self.say(|| format!("{number} > select"));
+        self.ask(number, |channel, out, _| {
+            channel.core.select_confirms(out).unwrap();
+        });
+    }
+
+    fn settle(&mut self, number: u16, dice: &mut Dice) {
+        let channel = self.channels.get_mut(&number).unwrap();
+        if channel.is_recovered {
+            return;
+        }
+        // Twice is an error of ours, which the broker answers with the end of the channel.
+        if dice.once_in(40) && !channel.settled.is_empty() {
+            let tag = *dice.pick(&channel.settled);
+            self.say(|| format!("{number} > settle {tag} again"));
+            return self.ask(number, |channel, out, _| {
+                let settling = Settling::Ack { multiple: false };
+                drop(channel.core.settle(out, tag, settling));
+            });
+        }
+        let held: Vec<u64> = channel.held.iter().copied().collect();
+        if held.is_empty() {
+            return;
+        }
+        let tag = *dice.pick(&held);
+        let settling = match dice.below(6) {
+            0 => Settling::Requeue,
+            1 => Settling::Reject,
+            2 => Settling::Ack { multiple: true },
+            _ => Settling::Ack { multiple: false },
+        };
+        self.say(|| format!("{number} > settle {tag} {settling:?}"));
+        self.ask(number, |channel, out, _| {
+            if channel.core.settle(out, tag, settling).is_err() {
+                assert!(!channel.core.is_open());
+                return;
+            }
+            let is_multiple = matches!(settling, Settling::Ack { multiple: true });
+            let is_settled = |other: &u64| *other == tag || (is_multiple && *other < tag);
+            let held = std::mem::take(&mut channel.held).into_iter();
+            let (settled, held): (BTreeSet<_>, BTreeSet<_>) = held.partition(is_settled);
+            channel.settled.extend(settled);
+            channel.held = held;
+        });
+    }
+}
+
+impl Channel {
+    fn note(&mut self, event: Event<u64>) {
+        match event {
+            Event::Answered(token, answer) => {
+                let call = self.calls.remove(&token);
+                let call = call.unwrap_or_else(|| panic!("{token} is answered twice"));
+                match answer {
+                    Ok(Answer::Method(method)) => {
+                        let ids = (method.get_amqp_class_id(), method.get_amqp_method_id());
+                        assert_eq!(ids, call, "the answer to {token}");
+                        match call {
+                            (60, 21) => self.consumer = Consumer::Running,
+                            (60, 31) if self.consumer == Consumer::Cancelling => {
+                                self.consumer = Consumer::None;
+                            }
+                            _ => {}
+                        }
+                    }
+                    Ok(Answer::Got(delivery)) => {
+                        assert_eq!(call, (60, 71), "the answer to {token}");
+                        if let Some(delivery) = delivery {
+                            self.check(&delivery);
+                            assert!(self.held.insert(delivery.tag));
+                        }
+                    }
+                    Err(_) => assert!(!self.core.is_open(), "{token} fails alone"),
+                }
+            }
+            Event::Confirmed(confirm) => {
+                let confirms = self.confirms.as_mut().expect("nothing is to be confirmed");
+                assert!((1..=confirms.count).contains(&confirm.tag), "{confirm:?}");
+                let later = confirms.waiting.split_off(&(confirm.tag + 1));
+                let mut confirmed = std::mem::replace(&mut confirms.waiting, later);
+                if !confirm.multiple {
+                    let one = confirmed.remove(&confirm.tag);
+                    confirms.waiting.append(&mut confirmed);
+                    confirmed.extend(one.map(|one| (confirm.tag, one)));
+                }
+                assert!(!confirmed.is_empty(), "{confirm:?} comes twice");
+            }
+            Event::Delivered(delivery) => {
+                let consumer = self.consumer;
+                let is_expected = matches!(
+                    consumer,
+                    Consumer::Running | Consumer::Cancelling | Consumer::Leaving
+                );
+                assert!(
+                    is_expected,
+                    "a delivery for a consumer that is {consumer:?}"
+                );
+                self.check(&delivery);
+                if !self.no_ack {
+                    assert!(self.held.insert(delivery.tag));
+                }
+            }
+            Event::Returned(returned) => {
+                let (id, _) = identity(returned.properties.message_id.as_deref());
+                if self.returnable.remove(&id) {
+                    return;
+                }
+                let mut waiting = self
+                    .confirms
+                    .iter_mut()
+                    .flat_map(|c| c.waiting.values_mut());
+                let publish = waiting.find(|publish| publish.id == id);
+                let publish = publish.expect("a return after its confirm, or of another channel");
+                assert!(publish.is_mandatory && !publish.is_returned);
+                publish.is_returned = true;
+            }
+            Event::Cancelled => {
+                let consumer = self.consumer;
+                let is_expected = !matches!(consumer, Consumer::None | Consumer::Gone);
+                assert!(is_expected, "a consumer that is {consumer:?} is cancelled");
+                self.consumer = Consumer::Gone;
+            }
+            Event::Closed(_) => {
+                assert!(!self.core.is_open() && !self.is_given_up);
+                assert!(!std::mem::replace(&mut self.is_told, true), "told twice");
+            }
+        }
+    }
+
+    fn check(&self, delivery: &Delivery) {
+        let message = &delivery.message;
+        let (id, size) = identity(message.properties.message_id.as_deref());
+        assert_eq!(message.size as usize, size);
+        if size as u64 > self.max_body {
+            assert!(message.body.is_empty());
+        } else {
+            assert!(message.body == *body(id, size), "the body of {id}");
+        }
+    }
+}
+
+fn name(event: &Event<u64>) -> &'static str {
+    match event {
+        Event::Answered(_, Ok(Answer::Got(None))) => "empty",
+        Event::Answered(_, Ok(Answer::Got(Some(_)))) => "got",
+        Event::Answered(_, Ok(Answer::Method(_))) => "answered",
+        Event::Answered(_, Err(_)) => "refused",
+        Event::Confirmed(confirm) if !confirm.is_stored => "nacked",
+        Event::Confirmed(confirm) if confirm.multiple => "confirmed, several",
+        Event::Confirmed(_) => "confirmed",
+        Event::Delivered(_) => "delivered",
+        Event::Returned(_) => "returned",
+        Event::Cancelled => "cancelled",
+        Event::Closed(_) => "closed",
+    }
+}
+
+/// Bytes that tell messages and their parts apart.
+static PATTERN: LazyLock<Vec<u8>> =
+    LazyLock::new(|| (0..20_000_u32).map(|at| (at % 251) as u8).collect());
+
+fn body(id: u64, size: usize) -> &'static [u8] {
+    let at = id as usize % 10_000;
+    &PATTERN[at..at + size]
+}
+
+/// The number and the size of a message.
+fn identity(message_id: Option<&str>) -> (u64, usize) {
+    let (id, size) = message_id.and_then(|id| id.split_once(' ')).expect("an id");
+    (id.parse().unwrap(), size.parse().unwrap())
+}
