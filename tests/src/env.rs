@@ -18,7 +18,7 @@ use crate::greeting::{Greeting, greeting};
 use crate::raw::Raw;
 use crate::report;
 use futures_util::FutureExt;
-use lepus_broker::Broker;
+use lepus_broker::{Broker, Builder};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::{Arc, Mutex};
@@ -157,8 +157,17 @@ where
     F: FnOnce(Env) -> T,
     T: Future<Output = ()>,
 {
+    run_with(Broker::builder(), limit, on, name, test).await;
+}
+
+/// The same on an embedded broker so made, where it is the embedded one.
+pub async fn run_with<F, T>(embedded: Builder, limit: Duration, on: On, name: &'static str, test: F)
+where
+    F: FnOnce(Env) -> T,
+    T: Future<Output = ()>,
+{
     within(name, limit, async {
-        if let Some(env) = open(on, name).await {
+        if let Some(env) = open(on, name, embedded).await {
             let (uri, named) = (env.uri.clone(), Arc::clone(&env.named));
             let ended = AssertUnwindSafe(test(env)).catch_unwind().await;
             if on == On::RabbitMq {
@@ -185,10 +194,10 @@ async fn delete(uri: &str, queues: &[String]) {
     raw.close().await;
 }
 
-async fn open(on: On, test: &'static str) -> Option<Env> {
+async fn open(on: On, test: &'static str, builder: Builder) -> Option<Env> {
     let (uri, embedded, features): (_, _, &[Feature]) = match on {
         On::Embedded => {
-            let broker = Broker::start().await.expect("the embedded broker starts");
+            let broker = builder.start().await.expect("the embedded broker starts");
             (broker.uri(), Some(broker), &[Feature::Faults])
         }
         On::RabbitMq => {

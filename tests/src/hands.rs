@@ -1,7 +1,10 @@
 //! Those who serve and those who work in the random run, in the test's process or in one of their
 //! own; a witness hears what they do.
 
-use lepus::{Connection, Context, Job, JobError, RetryPolicy, Running, Server, WorkQueue, reject};
+use lepus::{
+    Connection, Context, Event, Job, JobError, RetryPolicy, Running, Server, Topic, WorkQueue,
+    reject,
+};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +13,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// The largest message of a run, in bytes.
-pub const LIMIT: usize = 64 * 1024;
+pub const LIMIT: usize = 256 * 1024;
+/// The largest message that the broker of a run takes, in bytes, where that can be set.
+pub const BROKER_LIMIT: usize = 100_000;
+/// A message of this size is refused by the broker alone.
+pub const OVERSIZE: usize = 120_000;
 /// Attempts at a job. Those that a lost worker costs count too.
 pub const ATTEMPTS: u32 = 40;
 /// The longest pause between attempts to reconnect.
@@ -102,6 +109,8 @@ pub trait Chaos {
     async fn fails(&self, id: u64) -> Result<(), String>;
     async fn panics(&self, id: u64);
     async fn hangs(&self, id: u64);
+    /// Its reply is larger than the broker takes.
+    async fn grows(&self, id: u64) -> String;
 }
 
 /// How many handlers are at work, and never more than may be.
@@ -189,6 +198,12 @@ impl Chaos for Serving {
         self.run(id).await;
         std::future::pending().await
     }
+
+    async fn grows(&self, id: u64) -> String {
+        let _place = self.places.take(&*self.witness);
+        self.run(id).await;
+        "x".repeat(OVERSIZE)
+    }
 }
 
 /// Calls, until stopped.
@@ -210,10 +225,19 @@ pub async fn serve(
 }
 
 /// A job, and how it goes.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Task {
     pub id: u64,
     pub fate: Going,
+    /// Empty, or so much that the broker refuses the message.
+    pub padding: String,
+}
+
+impl Task {
+    pub fn new(id: u64, fate: Going) -> Task {
+        let padding = String::new();
+        Task { id, fate, padding }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -231,6 +255,10 @@ pub struct Queues {
     pub main: WorkQueue<Task>,
     /// For those who work in processes of their own, and are killed.
     pub killed: WorkQueue<Task>,
+    /// Deleted, and declared with other arguments, now and then: a quorum queue.
+    pub doomed: WorkQueue<Task>,
+    /// The same, a classic queue.
+    pub fleeting: WorkQueue<Task>,
     /// Nobody works on it, and it is soon full.
     pub narrow: WorkQueue<Task>,
     pub nowhere: WorkQueue<Task>,
@@ -245,11 +273,54 @@ impl Default for Queues {
             .jitter(0.0);
         Queues {
             main: WorkQueue::new("jobs").retry(policy.clone()),
-            killed: WorkQueue::new("killed").retry(policy),
+            killed: WorkQueue::new("killed").retry(policy.clone()),
+            doomed: WorkQueue::new("doomed").retry(policy.clone()),
+            fleeting: WorkQueue::new("fleeting").classic().retry(policy),
             narrow: WorkQueue::new("narrow").classic().max_length(50),
             nowhere: WorkQueue::new("nowhere").passive(),
         }
     }
+}
+
+/// Deleted, and declared as of another type, now and then. What it has routed is in the queue of
+/// its group, which stays.
+pub fn events() -> Topic<Task> {
+    Topic::new("events")
+}
+
+/// The group that has all events, and the key of each.
+pub const GROUP: &str = "crew";
+pub const KEY: &str = "task";
+
+/// Events of the group, until stopped.
+///
+/// # Errors
+/// The link was lost meanwhile.
+pub async fn attend(
+    connection: &Connection,
+    concurrency: u16,
+    witness: Arc<dyn Witness>,
+) -> Result<Running, lepus::Error> {
+    let (at_work, most) = (AtomicU32::new(0), concurrency);
+    let places = Arc::new(Places { at_work, most });
+    let handler = move |event: Event<Task>| {
+        let (witness, places) = (Arc::clone(&witness), Arc::clone(&places));
+        async move {
+            let _place = places.take(&*witness);
+            let id = event.payload.id;
+            witness.hears(Sight::JobRun {
+                id,
+                redelivered: event.redelivered(),
+                attempt: event.attempt(),
+            });
+            if id.is_multiple_of(3) {
+                tokio::time::sleep(Duration::from_millis(id % 20)).await;
+            }
+            witness.hears(Sight::JobDone { id });
+        }
+    };
+    let members = events().subscribe(connection).bind(KEY).shared(GROUP);
+    members.start_each(concurrency, handler).await
 }
 
 /// Jobs of one queue, until stopped.
@@ -268,7 +339,7 @@ pub async fn work(
         let (witness, places) = (Arc::clone(&witness), Arc::clone(&places));
         async move {
             let _place = places.take(&*witness);
-            let Task { id, fate } = *job.payload();
+            let Task { id, fate, .. } = *job.payload();
             witness.hears(Sight::JobRun {
                 id,
                 redelivered: job.redelivered(),

@@ -23,7 +23,12 @@ async fn start(
     concurrency: u16,
 ) -> Result<[Running; 2], Box<dyn std::error::Error>> {
     let killed = Queues::default().killed;
-    let serving = serve(connection, concurrency, Arc::new(Aloud)).await?;
+    let serving = loop {
+        match serve(connection, concurrency, Arc::new(Aloud)).await {
+            Err(error) if error.is_mismatch() => tokio::time::sleep(CAP / 10).await,
+            ended => break ended?,
+        }
+    };
     let working = work(connection, &killed, concurrency, Arc::new(Aloud)).await?;
     Ok([serving, working])
 }

@@ -1,10 +1,10 @@
 //! Who calls and who pushes; each writes down what it sees.
 
-use crate::book::{Book, End, Fate, Runs};
+use crate::book::{Book, End, Fate, Home, Runs};
 use crate::dice::Dice;
 use futures_util::future::join_all;
-use lepus::{CallError, Client, Connection, WorkQueue};
-use lepus_tests::hands::{ChaosClient, Going, LIMIT, Queues, Task};
+use lepus::{CallError, Client, Connection, Topic, WorkQueue};
+use lepus_tests::hands::{ChaosClient, Going, KEY, LIMIT, OVERSIZE, Queues, Task, events};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -39,8 +39,27 @@ impl Shift {
     }
 }
 
+/// Messages that the broker refuses, and closes their channel for.
+#[derive(Debug, Clone, Copy)]
+pub struct Refusals {
+    /// Whether it refuses those that are larger than [`BROKER_LIMIT`](lepus_tests::hands::BROKER_LIMIT).
+    pub are_oversize: bool,
+}
+
+/// The broker takes a table or an array of routing keys.
+const BAD_CC: (&str, &str) = ("CC", "no array");
+
+/// A call whose reply the broker refuses.
+pub const GROWING: &str = "growing";
+
 /// Calls until the shift is over.
-pub async fn call(connection: Connection, mut dice: Dice, shift: Arc<Shift>, book: Arc<Book>) {
+pub async fn call(
+    connection: Connection,
+    mut dice: Dice,
+    refusals: Refusals,
+    shift: Arc<Shift>,
+    book: Arc<Book>,
+) {
     let chaos = ChaosClient::new(&connection);
     let nowhere = NowhereClient::new(&connection);
     while !shift.is_over() {
@@ -48,23 +67,37 @@ pub async fn call(connection: Connection, mut dice: Dice, shift: Arc<Shift>, boo
         let limit = dice.millis(300, 3_000);
         let begin = |kind, runs| book.call(id, kind, runs, limit);
         let text = "x".repeat(usize::try_from(dice.below(2_000)).expect("small"));
-        let end = match dice.below(100) {
-            0..45 => {
+        let end = match dice.below(303) {
+            300 => {
+                begin("bad header", Runs::Never);
+                let call = chaos.plain(id, text).header(BAD_CC.0, BAD_CC.1);
+                failed(call.timeout(limit).await.map(drop), id, &book)
+            }
+            301 if refusals.are_oversize => {
+                begin("oversize", Runs::Never);
+                let reply = chaos.plain(id, "x".repeat(OVERSIZE)).timeout(limit).await;
+                failed(reply.map(drop), id, &book)
+            }
+            302 if refusals.are_oversize => {
+                begin(GROWING, Runs::OncePerLoss);
+                failed(chaos.grows(id).timeout(limit).await.map(drop), id, &book)
+            }
+            0..135 | 301.. => {
                 begin("plain", Runs::OncePerLoss);
                 let reply = chaos.plain(id, text.clone()).timeout(limit).await;
                 answered(reply, id, &text, &book)
             }
-            45..65 => {
+            135..195 => {
                 begin("idempotent", Runs::Any);
                 let reply = chaos.again(id, text.clone()).timeout(limit).await;
                 answered(reply, id, &text, &book)
             }
-            65..80 => {
+            195..240 => {
                 begin("at most once", Runs::AtMostOnce);
                 let reply = chaos.once(id, text.clone()).timeout(limit).await;
                 answered(reply, id, &text, &book)
             }
-            80..86 => {
+            240..258 => {
                 begin("failing", Runs::OncePerLoss);
                 match chaos.fails(id).timeout(limit).await {
                     Err(CallError::Service(text)) => mine(text == id.to_string(), id, &book),
@@ -72,16 +105,16 @@ pub async fn call(connection: Connection, mut dice: Dice, shift: Arc<Shift>, boo
                     Ok(()) => mine(false, id, &book),
                 }
             }
-            86..89 => {
+            258..267 => {
                 begin("panicking", Runs::OncePerLoss);
                 failed(chaos.panics(id).timeout(limit).await, id, &book)
             }
-            89..91 => {
+            267..273 => {
                 let limit = limit.min(Duration::from_millis(400));
                 begin("hanging", Runs::OncePerLoss);
                 failed(chaos.hangs(id).timeout(limit).await, id, &book)
             }
-            91..95 => {
+            273..285 => {
                 begin("too large", Runs::Never);
                 let reply = chaos.plain(id, "x".repeat(LIMIT + 1)).timeout(limit).await;
                 failed(reply.map(drop), id, &book)
@@ -175,14 +208,30 @@ fn known(error: &lepus::Error) -> End {
     }
 }
 
+/// What is wrong with a job on purpose.
+#[derive(Clone, Copy)]
+enum Flaw {
+    None,
+    BadHeader,
+    Oversize,
+}
+
 /// Pushes bursts until the shift is over.
-pub async fn push(connection: Connection, mut dice: Dice, shift: Arc<Shift>, book: Arc<Book>) {
+pub async fn push(
+    connection: Connection,
+    mut dice: Dice,
+    refusals: Refusals,
+    shift: Arc<Shift>,
+    book: Arc<Book>,
+) {
     let queues = Queues::default();
     let limit = Duration::from_secs(2);
     let producer = |queue: &WorkQueue<Task>| queue.producer(&connection).timeout(limit);
-    let (main, killed, narrow, nowhere) = (
+    let (main, killed, doomed, fleeting, narrow, nowhere) = (
         producer(&queues.main),
         producer(&queues.killed),
+        producer(&queues.doomed),
+        producer(&queues.fleeting),
         producer(&queues.narrow),
         producer(&queues.nowhere),
     );
@@ -206,21 +255,89 @@ pub async fn push(connection: Connection, mut dice: Dice, shift: Arc<Shift>, boo
                 }
                 _ => (&main, Fate::Done, Going::Well),
             };
-            // A third of what is worked on goes to processes of their own.
-            let in_a_process = matches!(fate, Fate::Done | Fate::Dead) && dice.below(3) == 0;
-            let producer = if in_a_process { &killed } else { producer };
-            book.push(id, fate, limit);
-            let task = Task { id, fate: going };
-            let (producer, book) = (producer.clone(), Arc::clone(&book));
+            // A third of what is worked on goes to processes of their own, and a third to queues
+            // that are deleted.
+            let place = dice.below(6);
+            let is_steady = matches!(going, Going::Well);
+            let (producer, home) = match (fate, place) {
+                (Fate::Done | Fate::Dead, 0..2) => (&killed, Home::Lasting),
+                (Fate::Done | Fate::Dead, 2) => (&doomed, Home::Deleted { is_steady }),
+                (Fate::Done | Fate::Dead, 3) => (&fleeting, Home::Deleted { is_steady }),
+                _ => (producer, Home::Lasting),
+            };
+            let (fate, flaw) = match (fate, dice.below(200)) {
+                (Fate::Done | Fate::Dead, 0) => (Fate::Refused, Flaw::BadHeader),
+                (Fate::Done | Fate::Dead, 1) if refusals.are_oversize => {
+                    (Fate::Refused, Flaw::Oversize)
+                }
+                _ => (fate, Flaw::None),
+            };
+            book.push_to(home, id, fate, limit);
+            let mut task = Task::new(id, going);
+            if matches!(flaw, Flaw::Oversize) {
+                task.padding = "x".repeat(OVERSIZE);
+            }
+            let push = producer.push(&task);
+            let push = match flaw {
+                Flaw::BadHeader => push.header(BAD_CC.0, BAD_CC.1),
+                Flaw::None | Flaw::Oversize => push,
+            };
+            let book = Arc::clone(&book);
             pushes.push(async move {
-                let end = match producer.push(&task).await {
+                let end = match push.await {
+                    Ok(()) => End::Done,
+                    Err(error) => {
+                        own_refusal(id, fate, home, &error, &book);
+                        known(&error)
+                    }
+                };
+                book.pushed(id, end);
+            });
+        }
+        join_all(pushes).await;
+        tokio::time::sleep(dice.millis(5, 30)).await;
+    }
+}
+
+/// 12: why the broker refused another job is not told of this one.
+fn own_refusal(id: u64, fate: Fate, home: Home, error: &lepus::Error, book: &Book) {
+    let is_told = error.is_too_large() || matches!(error.amqp_code(), Some(403..=406));
+    // Its queue is there with other arguments.
+    let is_own = fate == Fate::Refused || (home != Home::Lasting && error.is_mismatch());
+    if is_told && !is_own {
+        book.complain(format!(
+            "12: job {id} is told what is not about it: {error}"
+        ));
+    }
+}
+
+/// Publishes events until the shift is over: each to the group, or to nobody and told so.
+pub async fn publish(connection: Connection, mut dice: Dice, shift: Arc<Shift>, book: Arc<Book>) {
+    let limit = Duration::from_secs(2);
+    let publisher = events().publisher(&connection).mandatory().persistent();
+    let publisher = publisher.timeout(limit);
+    let missing = Topic::<Task>::new("missing").passive();
+    let missing = missing.publisher(&connection).timeout(limit);
+    while !shift.is_over() {
+        let mut publishes = Vec::new();
+        for _ in 0..1 + dice.below(5) {
+            let id = shift.number();
+            let (publisher, fate) = match dice.below(20) {
+                0 => (&missing, Fate::Nowhere),
+                _ => (&publisher, Fate::Done),
+            };
+            book.push(id, fate, limit);
+            let publish = publisher.publish(KEY, &Task::new(id, Going::Well));
+            let book = Arc::clone(&book);
+            publishes.push(async move {
+                let end = match publish.await {
                     Ok(()) => End::Done,
                     Err(error) => known(&error),
                 };
                 book.pushed(id, end);
             });
         }
-        futures_util::future::join_all(pushes).await;
-        tokio::time::sleep(dice.millis(5, 30)).await;
+        join_all(publishes).await;
+        tokio::time::sleep(dice.millis(20, 100)).await;
     }
 }

@@ -54,11 +54,34 @@ pub enum Fate {
     Kept,
     /// There is no queue for it.
     Nowhere,
+    /// The broker does not take such a message.
+    Refused,
+}
+
+/// The queue that a job is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Home {
+    Lasting,
+    /// It is deleted now and then, with all that is in it, and so are those that belong to it.
+    Deleted {
+        /// The job is in this queue alone, since its first attempt succeeds.
+        is_steady: bool,
+    },
+}
+
+/// A queue was deleted.
+#[derive(Debug, Clone, Copy)]
+struct Deletion {
+    began: Instant,
+    ended: Instant,
+    /// What was in it, if it was one that is worked on.
+    messages: Option<u64>,
 }
 
 #[derive(Debug)]
 struct JobEntry {
     fate: Fate,
+    home: Home,
     pushed: Option<End>,
     began: Instant,
     timeout: Duration,
@@ -79,6 +102,7 @@ struct Run {
 struct Pages {
     calls: BTreeMap<u64, Call>,
     jobs: BTreeMap<u64, JobEntry>,
+    deletions: Vec<Deletion>,
     call_runs: BTreeMap<u64, Vec<Run>>,
     job_runs: BTreeMap<u64, Vec<Run>>,
     faults: BTreeMap<&'static str, u32>,
@@ -131,8 +155,13 @@ impl Book {
     }
 
     pub fn push(&self, id: u64, fate: Fate, timeout: Duration) {
+        self.push_to(Home::Lasting, id, fate, timeout);
+    }
+
+    pub fn push_to(&self, home: Home, id: u64, fate: Fate, timeout: Duration) {
         let entry = JobEntry {
             fate,
+            home,
             pushed: None,
             began: Instant::now(),
             timeout,
@@ -150,7 +179,7 @@ impl Book {
         let job = pages.jobs.get_mut(&id).expect("a job that was pushed");
         job.took = job.began.elapsed();
         job.pushed = Some(end);
-        if (end, job.fate) == (End::Done, Fate::Done) {
+        if end == End::Done && job.is_to_be_done() {
             pages.backlog += 1;
         }
     }
@@ -164,8 +193,25 @@ impl Book {
     }
 
     pub fn job_done(&self, id: u64) {
-        self.with_job(id, |job| job.done += 1);
-        self.pages().backlog -= 1;
+        let mut is_to_be_done = true;
+        self.with_job(id, |job| {
+            job.done += 1;
+            is_to_be_done = job.is_to_be_done();
+        });
+        if is_to_be_done {
+            self.pages().backlog -= 1;
+        }
+    }
+
+    /// A queue was deleted since `began`, with so many messages; `None` if it is one where jobs
+    /// only wait, or lie when they are dead.
+    pub fn deleted(&self, began: Instant, messages: Option<u64>) {
+        let ended = Instant::now();
+        self.pages().deletions.push(Deletion {
+            began,
+            ended,
+            messages,
+        });
     }
 
     /// Have the workers more to do than they will have done soon?
@@ -227,8 +273,44 @@ impl Book {
     pub fn unfinished(&self) -> usize {
         let pages = self.pages();
         let waits =
-            |job: &&JobEntry| (job.pushed, job.fate, job.done) == (Some(End::Done), Fate::Done, 0);
+            |job: &&JobEntry| (job.pushed, job.done) == (Some(End::Done), 0) && job.is_to_be_done();
         pages.jobs.values().filter(waits).count()
+    }
+
+    /// How often handlers of jobs have run.
+    pub fn runs(&self) -> usize {
+        self.pages().job_runs.values().map(Vec::len).sum()
+    }
+
+    /// How often the calls of a kind ran beyond twice each.
+    pub fn runs_beyond_two(&self, kind: &str) -> u64 {
+        let pages = self.pages();
+        let calls = pages.calls.iter().filter(|(_, call)| call.kind == kind);
+        let runs = calls.map(|(id, _)| pages.call_runs.get(id).map_or(0, Vec::len) as u64);
+        runs.map(|runs| runs.saturating_sub(2)).sum()
+    }
+
+    /// The jobs that were lost with their queue, and how often one was deleted. Of the former as
+    /// many as were in no other queue, and not on their way when it was deleted, were in it: it had
+    /// so many, and so many more could be in hand at each deletion.
+    pub fn lost_with_queues(&self, in_hand: u64) -> (usize, usize) {
+        let mut pages = self.pages();
+        let deletions = &pages.deletions;
+        let lost: Vec<_> = pages
+            .jobs
+            .values()
+            .filter(|job| job.is_lost() && job.was_deleted(deletions))
+            .collect();
+        let were_inside = lost.iter().filter(|job| job.was_inside(deletions)).count() as u64;
+        let counted = deletions.iter().filter_map(|deletion| deletion.messages);
+        let most: u64 = counted.map(|messages| messages + in_hand).sum();
+        let seen = (lost.len(), deletions.len());
+        if were_inside > most {
+            let text =
+                format!("4: {were_inside} jobs are lost with their queues, which had {most}");
+            pages.complaints.push(text);
+        }
+        seen
     }
 
     /// Everything that should not be.
@@ -246,7 +328,7 @@ impl Book {
         }
         for (id, job) in &pages.jobs {
             let runs = pages.job_runs.get(id).map_or(&[][..], Vec::as_slice);
-            judge_job(*id, job, runs, &mut found);
+            judge_job(*id, job, runs, &pages.deletions, &mut found);
         }
         found
     }
@@ -284,6 +366,34 @@ impl Witness for Book {
     }
 }
 
+impl JobEntry {
+    /// Whether it is waited for.
+    fn is_to_be_done(&self) -> bool {
+        (self.fate, self.home) == (Fate::Done, Home::Lasting)
+    }
+
+    /// Confirmed, and nowhere.
+    fn is_lost(&self) -> bool {
+        self.pushed == Some(End::Done) && self.done + self.dead + self.kept == 0
+    }
+
+    /// Whether its queue was deleted when it could be in it.
+    fn was_deleted(&self, deletions: &[Deletion]) -> bool {
+        let deleted = deletions.iter().any(|deletion| deletion.ended > self.began);
+        self.home != Home::Lasting && deleted
+    }
+
+    /// Whether it was in the queue that is worked on, and counted, when that was deleted.
+    fn was_inside(&self, deletions: &[Deletion]) -> bool {
+        let is_steady = self.home == (Home::Deleted { is_steady: true });
+        let ended = self.began + self.took;
+        let mut met = deletions
+            .iter()
+            .filter(|deletion| deletion.ended > self.began && deletion.began < ended);
+        is_steady && met.next().is_none()
+    }
+}
+
 fn judge_call(id: u64, call: &Call, runs: &[Run], found: &mut Vec<String>) {
     let kind = call.kind;
     let Some((end, took)) = call.ended else {
@@ -318,7 +428,13 @@ fn judge_call(id: u64, call: &Call, runs: &[Run], found: &mut Vec<String>) {
     }
 }
 
-fn judge_job(id: u64, job: &JobEntry, runs: &[Run], found: &mut Vec<String>) {
+fn judge_job(
+    id: u64,
+    job: &JobEntry,
+    runs: &[Run],
+    deletions: &[Deletion],
+    found: &mut Vec<String>,
+) {
     let fate = job.fate;
     let Some(end) = job.pushed else {
         found.push(format!("1: the push of job {id} has not ended"));
@@ -334,7 +450,12 @@ fn judge_job(id: u64, job: &JobEntry, runs: &[Run], found: &mut Vec<String>) {
                 "12: job {id} has no queue, and its push was confirmed"
             ));
         }
-        End::Done if there == 0 => {
+        End::Done if fate == Fate::Refused => {
+            found.push(format!(
+                "12: job {id} is none that the broker takes, and its push was confirmed"
+            ));
+        }
+        End::Done if there == 0 && !job.was_deleted(deletions) => {
             let number = if fate == Fate::Kept { 12 } else { 4 };
             found.push(format!(
                 "{number}: job {id} ({fate:?}) was confirmed and is lost"
@@ -344,6 +465,11 @@ fn judge_job(id: u64, job: &JobEntry, runs: &[Run], found: &mut Vec<String>) {
             found.push(format!("5: job {id} was said not to be stored, and was"));
         }
         _ => {}
+    }
+    if fate == Fate::Refused && there + u32::from(!runs.is_empty()) > 0 {
+        found.push(format!(
+            "5: job {id} is none that the broker takes, and ran"
+        ));
     }
     if job.kept > 1 {
         found.push(format!("8: job {id} is there {} times", job.kept));
@@ -378,7 +504,11 @@ impl fmt::Display for Book {
         }
         let mut jobs: BTreeMap<String, [u32; 3]> = BTreeMap::new();
         for job in pages.jobs.values() {
-            let row = jobs.entry(format!("{:?}", job.fate)).or_default();
+            let place = match job.home {
+                Home::Lasting => "",
+                Home::Deleted { .. } => ", deleted",
+            };
+            let row = jobs.entry(format!("{:?}{place}", job.fate)).or_default();
             match job.pushed {
                 Some(End::Done) => row[0] += 1,
                 Some(End::NotDone) => row[1] += 1,
@@ -386,12 +516,12 @@ impl fmt::Display for Book {
                 None => {}
             }
         }
-        writeln!(f, "                       done  not done   unknown")?;
+        writeln!(f, "                        done  not done   unknown")?;
         for (kind, [done, not, unknown]) in calls {
-            writeln!(f, "  call {kind:<12} {done:>8}  {not:>8}  {unknown:>8}")?;
+            writeln!(f, "  call {kind:<13} {done:>8}  {not:>8}  {unknown:>8}")?;
         }
         for (fate, [done, not, unknown]) in jobs {
-            writeln!(f, "  job  {fate:<12} {done:>8}  {not:>8}  {unknown:>8}")?;
+            writeln!(f, "  job  {fate:<13} {done:>8}  {not:>8}  {unknown:>8}")?;
         }
         let faults: Vec<_> = pages
             .faults
@@ -481,8 +611,18 @@ mod tests {
     #[test]
     fn each_wrong_of_a_job_is_seen() {
         type Story = fn(&Book);
-        let stories: [(&str, Fate, Story); 8] = [
+        let stories: [(&str, Fate, Story); 11] = [
             ("1", Fate::Done, |_| {}),
+            ("5", Fate::Refused, |book| {
+                book.pushed(1, End::Unknown);
+                book.job_run(1, false, 1);
+            }),
+            ("12", Fate::Refused, |book| book.pushed(1, End::Done)),
+            // Another queue was deleted.
+            ("4", Fate::Done, |book| {
+                book.pushed(1, End::Done);
+                book.deleted(Instant::now(), Some(1));
+            }),
             ("4", Fate::Done, |book| book.pushed(1, End::Done)),
             ("5", Fate::Done, |book| {
                 book.pushed(1, End::NotDone);
@@ -512,5 +652,72 @@ mod tests {
             story(&book);
             assert_eq!(numbers(&book), [number]);
         }
+    }
+
+    #[test]
+    fn what_a_deleted_queue_had_is_lost_with_it_and_nothing_else() {
+        let steady = Home::Deleted { is_steady: true };
+        let confirm = |book: &Book, id| {
+            book.push_to(steady, id, Fate::Done, SECOND);
+            book.pushed(id, End::Done);
+        };
+        let judge = |book: &Book, in_hand| {
+            let lost = book.lost_with_queues(in_hand);
+            (lost, numbers(book))
+        };
+
+        // Two in the queue, of which one is worked on.
+        let book = Book::default();
+        confirm(&book, 1);
+        confirm(&book, 2);
+        book.deleted(Instant::now(), Some(1));
+        assert_eq!(judge(&book, 1), ((2, 1), vec![]));
+        assert_eq!((book.unfinished(), book.is_behind()), (0, false));
+
+        // The broker says that it had one, and nobody can have the other one.
+        assert_eq!(judge(&book, 0), ((2, 1), vec!["4".to_owned()]));
+
+        // Confirmed after the queue was deleted for the last time.
+        let book = Book::default();
+        book.deleted(Instant::now(), Some(1));
+        confirm(&book, 1);
+        assert_eq!(judge(&book, 1), ((0, 1), vec!["4".to_owned()]));
+
+        // It was one where nobody takes steady jobs from.
+        let book = Book::default();
+        confirm(&book, 1);
+        book.deleted(Instant::now(), None);
+        assert_eq!(judge(&book, 1), ((1, 1), vec!["4".to_owned()]));
+
+        // On its way to the queue, it may be confirmed for that, and in no count.
+        let book = Book::default();
+        book.push_to(steady, 1, Fate::Done, SECOND);
+        let began = Instant::now();
+        book.pushed(1, End::Done);
+        book.deleted(began, Some(0));
+        assert_eq!(judge(&book, 0), ((1, 1), vec![]));
+
+        // Told not to be stored, and done.
+        let book = Book::default();
+        book.push_to(steady, 1, Fate::Done, SECOND);
+        book.pushed(1, End::NotDone);
+        book.job_run(1, false, 1);
+        book.job_done(1);
+        book.deleted(Instant::now(), Some(0));
+        assert_eq!(judge(&book, 0), ((0, 1), vec!["5".to_owned()]));
+    }
+
+    #[test]
+    fn runs_beyond_two_are_counted() {
+        let book = Book::default();
+        for (id, runs) in [(1, 0), (2, 2), (3, 5)] {
+            book.call(id, "growing", Runs::Any, SECOND);
+            for _ in 0..runs {
+                book.call_run(id, true);
+            }
+        }
+        book.call(4, "plain", Runs::Any, SECOND);
+        (0..9).for_each(|_| book.call_run(4, true));
+        assert_eq!(book.runs_beyond_two("growing"), 3);
     }
 }

@@ -11,17 +11,23 @@ mod processes;
 mod recovery;
 mod variants;
 
-use actors::{CONCURRENCY, Shift};
+use actors::{CONCURRENCY, GROWING, Refusals, Shift};
 use book::{Book, End};
 use dice::Dice;
+use lapin::BasicProperties;
 use lepus::Connection;
+use lepus_broker::Broker;
 use lepus_tests::Env;
-use lepus_tests::env::{On, run_within};
+use lepus_tests::env::{On, run_with};
 use lepus_tests::eventually::within;
-use lepus_tests::hands::{self, ATTEMPTS, CAP, LIMIT, Queues, Task};
+use lepus_tests::hands::{
+    self, ATTEMPTS, BROKER_LIMIT, CAP, GROUP, Going, KEY, LIMIT, OVERSIZE, Queues, Task,
+};
 use lepus_tests::proxy::Proxy;
 use lepus_tests::raw::Raw;
+use nemesis::Target;
 use processes::{PROCESSES, Phase};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -57,7 +63,9 @@ async fn start(on: On, name: &'static str) {
         u64::from(since.subsec_nanos())
     });
     println!("{name}: LEPUS_CHAOS_SEED={seed}");
-    run_within(time + 3 * REST, on, name, |env| chaos(env, seed, time)).await;
+    let broker = Broker::builder().max_message(BROKER_LIMIT);
+    let limit = time + 3 * REST;
+    run_with(broker, limit, on, name, |env| chaos(env, seed, time)).await;
 }
 
 /// The four links that break, each with its users.
@@ -108,10 +116,24 @@ impl World {
         &self.connections[6..8]
     }
 
-    /// Links that those who serve and work have had.
-    fn losses(&self) -> u64 {
-        self.proxies[1].accepted() + self.proxies[3].accepted()
+    /// Links that those who serve and those who work have had.
+    fn losses(&self) -> [u64; 2] {
+        [self.proxies[1].accepted(), self.proxies[3].accepted()]
     }
+}
+
+/// Whether the broker refuses what is larger than a run's limit, which not every broker is set to.
+async fn refuses_oversize(env: &Env) -> bool {
+    let raw = Raw::open(&env.uri).await;
+    let queue = env.name("size");
+    raw.declare(&queue).await;
+    let body = vec![0; OVERSIZE];
+    let sent = raw.publish_with("", &queue, &body, BasicProperties::default());
+    let is_refused = sent.await.is_err();
+    if !is_refused {
+        env.leave_out("messages too large for this broker: its max_message_size is not 100000");
+    }
+    is_refused
 }
 
 async fn chaos(env: Env, seed: u64, time: Duration) {
@@ -120,17 +142,35 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
     let shift = Arc::new(Shift::default());
     let world = World::new(&env).await;
     let raw = Raw::open(&env.uri).await;
-    let places = ["chaos", "jobs", "killed"].map(|queue| env.name(queue));
-    for queue in ["jobs", "killed"] {
-        for more in ["dead", "retry.10", "retry.20", "retry.40", "retry.80"] {
-            env.name(&format!("{queue}.{more}"));
-        }
-    }
+    let refusals = Refusals {
+        are_oversize: refuses_oversize(&env).await,
+    };
+    let events = format!("events.{GROUP}");
+    let places = ["chaos", "jobs", "killed", "doomed", "fleeting", &events];
+    let others = |queue: &str| {
+        ["dead", "retry.10", "retry.20", "retry.50", "retry.100"]
+            .map(|more| env.name(&format!("{queue}.{more}")))
+    };
+    // The service has none.
+    let others = [&places[1..], &[]]
+        .concat()
+        .into_iter()
+        .map(others)
+        .collect::<Vec<_>>();
+    let places = places.map(|queue| env.name(queue));
     for queue in ["narrow", "narrow.dead"] {
         env.name(queue);
     }
     let queues = Queues::default();
-    for queue in [&queues.main, &queues.killed, &queues.narrow] {
+    let Queues {
+        main,
+        killed,
+        doomed,
+        fleeting,
+        narrow,
+        ..
+    } = &queues;
+    for queue in [main, killed, doomed, fleeting, narrow] {
         queue.declare(&world.connections[4]).await.unwrap();
     }
     let mut running = Vec::new();
@@ -139,9 +179,12 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
         running.push(server.expect("a server"));
     }
     for (connection, concurrency) in world.workers().iter().zip(CONCURRENCY) {
-        let book = Arc::clone(&book) as _;
-        let pool = hands::work(connection, &queues.main, concurrency, book).await;
-        running.push(pool.expect("a pool of workers"));
+        for queue in [main, doomed, fleeting] {
+            let pool = hands::work(connection, queue, concurrency, Arc::clone(&book) as _).await;
+            running.push(pool.expect("a pool of workers"));
+        }
+        let members = hands::attend(connection, concurrency, Arc::clone(&book) as _).await;
+        running.push(members.expect("members of the group"));
     }
     let (phase, told) = watch::channel(Phase::Torment);
     let mut children = JoinSet::new();
@@ -157,6 +200,7 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
         crowd.spawn(actors::call(
             connection,
             dice,
+            refusals,
             Arc::clone(&shift),
             Arc::clone(&book),
         ));
@@ -175,6 +219,15 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
         crowd.spawn(actors::push(
             connection,
             dice,
+            refusals,
+            Arc::clone(&shift),
+            Arc::clone(&book),
+        ));
+    }
+    for (actor, connection) in world.producers().iter().enumerate() {
+        crowd.spawn(actors::publish(
+            connection.clone(),
+            Dice::of(seed, &format!("publisher {actor}")),
             Arc::clone(&shift),
             Arc::clone(&book),
         ));
@@ -189,9 +242,34 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
     let (at, and) = (places[0].clone(), places[1].clone());
     nemesis.spawn(nemesis::vandalise(vandal, at, and, dice, Arc::clone(&book)));
 
+    let jobs = |place: usize| Target::Jobs {
+        main: places[place].clone(),
+        others: others[place - 1].to_vec(),
+    };
+    let event_exchange = Target::Events {
+        exchange: env.name("events"),
+        queue: places[5].clone(),
+        key: KEY,
+    };
+    let targets = [
+        jobs(3),
+        jobs(4),
+        Target::Service(places[0].clone()),
+        event_exchange,
+    ];
+    let mut demolition = JoinSet::new();
+    for (which, target) in targets.into_iter().enumerate() {
+        let dice = Dice::of(seed, &format!("demolition {which}"));
+        let (uri, told, book) = (env.uri.clone(), told.clone(), Arc::clone(&book));
+        demolition.spawn(nemesis::demolish(uri, target, dice, told, book));
+    }
+
     tokio::time::sleep(time).await;
     nemesis.shutdown().await;
     phase.send_replace(Phase::Calm);
+    while let Some(ended) = demolition.join_next().await {
+        ended.expect("all is put right");
+    }
     for proxy in &world.proxies {
         nemesis::heal(proxy).await;
     }
@@ -200,7 +278,12 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
     while let Some(ended) = crowd.join_next().await {
         ended.expect("an actor does not panic");
     }
-    rest(&env, &world, &book, &raw, &places).await;
+    let waiting: Vec<_> = others
+        .iter()
+        .flatten()
+        .filter(|queue| !queue.ends_with("dead"))
+        .collect();
+    rest(&env, &world, &book, &raw, &places, &waiting).await;
     phase.send_replace(Phase::End);
     while let Some(ended) = children.join_next().await {
         ended.expect("a process ends in order");
@@ -215,23 +298,37 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
     read_the_rest(&world, &queues, &raw, &env, &book).await;
     let (again, redelivered) = book.duplicates();
     let hands = u64::from(CONCURRENCY.iter().max().copied().unwrap_or_default());
-    let (losses, (lost_there, there)) = (world.losses(), book.processes());
+    let ([servers, workers], (lost_there, there)) = (world.losses(), book.processes());
     let here = redelivered - there;
+    // Each queue may have had two consumers whose end the broker had not seen, and two more.
+    let in_hand = 2 * CONCURRENCY.iter().copied().map(u64::from).sum::<u64>();
+    let (lost, deletions) = book.lost_with_queues(in_hand);
+    let again_beyond = book.runs_beyond_two(GROWING);
     println!(
         "{} {}, seed {seed}, {time:?} of faults\n{book}",
         env.server.product, env.server.version
     );
     println!(
-        "  {losses} links of servers and workers, {lost_there} processes killed or frozen; {again} \
-         calls ran again, {here} jobs were redelivered, {there} more in processes"
+        "  {servers} links of servers and {workers} of workers, {lost_there} processes killed or \
+         frozen; {again} calls ran again, {here} jobs were redelivered, {there} more in processes; \
+         {lost} jobs were lost with their queues, which were deleted {deletions} times"
     );
     let hands_there = u64::from(processes::CONCURRENCY);
-    for (redelivered, most) in [(here, losses * hands), (there, lost_there * hands_there)] {
+    // Three pools and the members of the group share each link.
+    for (redelivered, most) in [
+        (here, workers * 4 * hands),
+        (there, lost_there * hands_there),
+    ] {
         if redelivered > most {
             book.complain(format!(
                 "8: {redelivered} jobs redelivered, of at most {most}"
             ));
         }
+    }
+    if again_beyond > servers + lost_there {
+        book.complain(format!(
+            "8: calls whose reply is refused ran {again_beyond} times beyond twice"
+        ));
     }
     for connection in &world.connections {
         let stats = connection.stats();
@@ -252,8 +349,21 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
         violations.is_empty(),
         "LEPUS_CHAOS_SEED={seed}: {} violations:\n{}",
         violations.len(),
-        violations[..violations.len().min(20)].join("\n")
+        some_of_each(&violations).join("\n")
     );
+}
+
+/// Not more than five about each invariant.
+fn some_of_each(violations: &[String]) -> Vec<&str> {
+    let mut seen = BTreeMap::new();
+    let mut is_shown = |text: &&str| {
+        let about = text.split_once(':').map_or("", |(number, _)| number);
+        let count = seen.entry(about.to_owned()).or_insert(0);
+        *count += 1;
+        *count <= 5
+    };
+    let texts = violations.iter().map(String::as_str);
+    texts.filter(|text| is_shown(text)).collect()
 }
 
 /// 13: once the faults are over, every caller soon gets an answer.
@@ -269,6 +379,17 @@ async fn recovers(world: &World, book: &Book) {
         .await;
         book.call_ended(id, End::Done);
     }
+    for connection in world.producers() {
+        let publisher = hands::events().publisher(connection).mandatory();
+        let id = u64::MAX - healed.elapsed().as_nanos() as u64;
+        book.push(id, book::Fate::Done, REST);
+        let event = Task::new(id, Going::Well);
+        within("an event is taken", REST, || async {
+            publisher.publish(KEY, &event).await
+        })
+        .await;
+        book.pushed(id, End::Done);
+    }
     println!("  recovered {:?} after the last fault", healed.elapsed());
     // The cap, an attempt that was under way, and a busy machine.
     let limit = CAP + Duration::from_secs(10);
@@ -278,18 +399,26 @@ async fn recovers(world: &World, book: &Book) {
 }
 
 /// Everything that was begun is brought to its end; 14: everybody is at their place.
-async fn rest(env: &Env, world: &World, book: &Book, raw: &Raw, places: &[String; 3]) {
+async fn rest(
+    env: &Env,
+    world: &World,
+    book: &Book,
+    raw: &Raw,
+    places: &[String; 6],
+    waiting: &[&String],
+) {
     // In each place: those of this process and those of the others.
-    let consumers = [2 + PROCESSES, 2, PROCESSES];
+    let consumers = [2 + PROCESSES, 2, PROCESSES, 2, 2, 2];
     within(
         "all confirmed jobs have ended, or are lost",
         REST,
         || async {
             let mut wrong = Vec::new();
             for (place, consumers) in places.iter().zip(consumers) {
-                let now = raw.count(place).await;
-                if (now.messages, now.consumers as usize) != (0, consumers) {
-                    wrong.push(format!("{place}: {now:?}"));
+                // One that was deleted is soon there again.
+                match raw.try_count(place).await {
+                    Ok(now) if (now.messages, now.consumers as usize) == (0, consumers) => {}
+                    now => wrong.push(format!("{place}: {now:?}")),
                 }
             }
             // Those that wait for another attempt come back within the longest backoff.
@@ -300,6 +429,28 @@ async fn rest(env: &Env, world: &World, book: &Book, raw: &Raw, places: &[String
             }
         },
     )
+    .await;
+    // Jobs of queues that are deleted are not waited for one by one: some are lost.
+    let runs = std::sync::Mutex::new((usize::MAX, Instant::now()));
+    within("nobody waits for another attempt", REST, || async {
+        for queue in waiting {
+            if let Ok(now) = raw.try_count(queue).await
+                && now.messages > 0
+            {
+                return Err(format!("{queue}: {now:?}"));
+            }
+        }
+        let mut runs = runs.lock().expect("no panic under a lock");
+        if runs.0 != book.runs() {
+            *runs = (book.runs(), Instant::now());
+        }
+        // Longer than the longest backoff.
+        if runs.1.elapsed() > Duration::from_secs(1) {
+            Ok(())
+        } else {
+            Err(format!("{} runs", runs.0))
+        }
+    })
     .await;
     let looked = Instant::now();
     // One that is lost, or among the dead letters, is never done; the judge names it.
@@ -331,7 +482,12 @@ async fn rest(env: &Env, world: &World, book: &Book, raw: &Raw, places: &[String
 /// What lies in the queues that nobody works on: dead letters, and jobs that were kept.
 async fn read_the_rest(world: &World, queues: &Queues, raw: &Raw, env: &Env, book: &Book) {
     let mut letters = Vec::new();
-    for queue in [&queues.main, &queues.killed] {
+    for queue in [
+        &queues.main,
+        &queues.killed,
+        &queues.doomed,
+        &queues.fleeting,
+    ] {
         let dead = queue.dead_letters(&world.connections[5]);
         letters.extend(dead.list(1_000_000).await.expect("the dead letters"));
     }

@@ -2,11 +2,15 @@
 
 use crate::book::Book;
 use crate::dice::Dice;
-use lapin::BasicProperties;
+use crate::processes::Phase;
+use lapin::options::{ExchangeDeclareOptions, QueueDeleteOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, ExchangeKind};
 use lepus_tests::proxy::{Cut, Mode, Proxy, Slow, Way};
-use lepus_tests::raw::Raw;
+use lepus_tests::raw::{Raw, durable};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// Breaks what runs through one proxy, again and again, until it is dropped.
 pub async fn haunt(proxy: Arc<Proxy>, mut dice: Dice, book: Arc<Book>) {
@@ -78,6 +82,138 @@ pub async fn heal(proxy: &Proxy) {
     proxy.slow(None);
     proxy.resume();
     proxy.up().await;
+}
+
+/// Something that is deleted while others use it.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// A queue of jobs, and those where they wait for another attempt or lie when they are dead.
+    Jobs { main: String, others: Vec<String> },
+    /// Requests may be lost: each has its deadline.
+    Service(String),
+    /// An exchange, and the queue that is bound to it by this key. No consumer is told that a
+    /// binding has gone, so who puts the exchange right binds the queue again.
+    Events {
+        exchange: String,
+        queue: String,
+        key: &'static str,
+    },
+}
+
+/// Deletes one thing again and again, and sometimes declares it otherwise for a while, until the
+/// torment is over. Then all is right, or missing.
+pub async fn demolish(
+    uri: String,
+    target: Target,
+    mut dice: Dice,
+    mut phase: watch::Receiver<Phase>,
+    book: Arc<Book>,
+) {
+    // A service that is away most of the time is none.
+    let rest = match target {
+        Target::Service(_) => 4,
+        Target::Jobs { .. } | Target::Events { .. } => 1,
+    };
+    while pause(rest * dice.millis(300, 3_000), &mut phase).await {
+        let (is_otherwise, time) = (dice.below(2) == 0, dice.millis(100, 2_500));
+        match &target {
+            Target::Jobs { main, others } => {
+                let which = usize::try_from(dice.below(10)).expect("small");
+                let (queue, is_main) = match which.checked_sub(5) {
+                    None => (main, true),
+                    Some(other) => (&others[other % others.len()], false),
+                };
+                if delete(&uri, queue, is_otherwise, Some(is_main), &book).await {
+                    book.fault("queue otherwise");
+                    pause(time, &mut phase).await;
+                    delete(&uri, queue, false, Some(is_main), &book).await;
+                } else {
+                    book.fault("queue deleted");
+                }
+            }
+            Target::Service(queue) => {
+                if delete(&uri, queue, true, None, &book).await {
+                    book.fault("service queue otherwise");
+                    pause(time, &mut phase).await;
+                    delete(&uri, queue, false, None, &book).await;
+                }
+            }
+            Target::Events {
+                exchange,
+                queue,
+                key,
+            } => {
+                let other = is_otherwise.then_some(ExchangeKind::Fanout);
+                if delete_exchange(&uri, exchange, other).await {
+                    book.fault("exchange otherwise");
+                    pause(time, &mut phase).await;
+                } else {
+                    book.fault("exchange deleted");
+                    // Publishers may have declared it again by then, and nothing is bound.
+                    pause(time / 4, &mut phase).await;
+                }
+                if delete_exchange(&uri, exchange, Some(ExchangeKind::Topic)).await {
+                    let raw = Raw::open(&uri).await;
+                    raw.bind(queue, exchange, key, &[]).await;
+                    raw.close().await;
+                } else {
+                    book.complain(format!("{exchange} is not what it should be"));
+                }
+            }
+        }
+    }
+}
+
+/// Waits so long; false if the torment is over before.
+async fn pause(time: Duration, phase: &mut watch::Receiver<Phase>) -> bool {
+    let over = phase.wait_for(|phase| *phase != Phase::Torment);
+    tokio::time::timeout(time, over).await.is_err()
+}
+
+/// Deletes a queue, and declares it with other arguments at once if that is asked for; whether it
+/// is there so, since nobody was faster. Jobs that are lost by it are told to the book: the count,
+/// if the queue is worked on.
+async fn delete(
+    uri: &str,
+    queue: &str,
+    is_otherwise: bool,
+    is_main: Option<bool>,
+    book: &Book,
+) -> bool {
+    let began = Instant::now();
+    let raw = Raw::open(uri).await;
+    let options = QueueDeleteOptions::default();
+    let deleting = raw.channel.queue_delete(queue.into(), options);
+    let arguments = [("x-max-priority", AMQPValue::LongInt(3))];
+    // Both are written before the first is answered.
+    let declaring =
+        async { is_otherwise && raw.declare_with(queue, durable(), &arguments).await.is_ok() };
+    let (deleted, is_there) = tokio::join!(deleting, declaring);
+    let messages = deleted.unwrap_or_else(|error| panic!("{queue}: {error}"));
+    raw.close().await;
+    if let Some(is_main) = is_main {
+        book.deleted(began, is_main.then_some(messages.into()));
+    }
+    is_there
+}
+
+/// Deletes an exchange, and declares it as of a type at once if that is asked for; whether it is
+/// there so.
+async fn delete_exchange(uri: &str, exchange: &str, kind: Option<ExchangeKind>) -> bool {
+    let raw = Raw::open(uri).await;
+    let options = ExchangeDeclareOptions {
+        durable: true,
+        ..Default::default()
+    };
+    let declaring = async {
+        let Some(kind) = kind else { return false };
+        let (name, table) = (exchange.into(), FieldTable::default());
+        let declared = raw.channel.exchange_declare(name, kind, options, table);
+        declared.await.is_ok()
+    };
+    let ((), is_there) = tokio::join!(raw.delete_exchange(exchange), declaring);
+    raw.close().await;
+    is_there
 }
 
 /// Sends rubbish, and deletes the queue of the service.
