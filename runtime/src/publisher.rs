@@ -330,6 +330,9 @@ impl Publisher {
             if let Some(sent) = self.send_over(&channel, message, started, limit) {
                 break sent?;
             }
+            if Instant::now() >= deadline {
+                return Err(not_sent(self.too_late().await));
+            }
             tokio::time::sleep(NEXT_TRY).await;
         };
         let Err(mut fault) = receipt.wait().await else {
@@ -494,6 +497,10 @@ impl Publisher {
             };
             if let Some(sent) = self.send_over(&channel, &message, started, limit) {
                 return sent;
+            }
+            // A channel that looks open is there at once, however late it is.
+            if Instant::now() >= deadline {
+                return Err(not_sent(self.too_late().await));
             }
             tokio::time::sleep(NEXT_TRY).await;
         }

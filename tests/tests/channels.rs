@@ -25,6 +25,8 @@ conformance!(
     one_bad_call_costs_the_others_nothing,
 );
 
+conformance!(one_thread busy: a_busy_subscriber_keeps_no_more_than_its_buffer);
+
 const LONG: Duration = Duration::from_secs(40);
 const SHORT: Duration = Duration::from_millis(300);
 /// `queue.declare`, class and method.
@@ -258,4 +260,46 @@ async fn one_bad_call_costs_the_others_nothing(env: Env) {
         }
         assert_eq!(proxy.accepted(), links, "the same connection all the time");
     }
+}
+
+/// The only thread of the subscriber's runtime is held all the time: the oldest events are dropped as
+/// they are read, and not when somebody gets to look at them.
+async fn a_busy_subscriber_keeps_no_more_than_its_buffer(env: Env) {
+    const EVENTS: u64 = 400;
+    const BUFFER: u64 = 16;
+    let connection = env.connect().await;
+    let news = Fanout::<String>::new("news");
+    let mut events = news.subscribe(&connection);
+    events = events.buffer(BUFFER as usize);
+    let mut events = events.start().await.unwrap();
+    let (builder, other) = (env.builder(), news.clone());
+    let publishing = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let connection = builder.open().await.unwrap();
+            let publisher = other.publisher(&connection);
+            for n in 0..EVENTS {
+                publisher.publish(&n.to_string()).await.unwrap();
+            }
+            connection.close().await;
+        });
+    });
+    publishing.join().unwrap();
+    let began = std::time::Instant::now();
+    while connection.stats().lagged_events < EVENTS - BUFFER {
+        assert!(began.elapsed() < LONG, "{:?}", connection.stats());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    for n in EVENTS - BUFFER..EVENTS {
+        let event = loop {
+            if let Some(Ok(event)) = events.next().await {
+                break event;
+            }
+        };
+        assert_eq!(event.payload, n.to_string());
+    }
+    Raw::open(&env.uri)
+        .await
+        .delete_exchange(&env.name("news"))
+        .await;
 }

@@ -26,6 +26,7 @@ conformance!(
     connections_that_were_lost,
     a_connection_that_is_away,
     shared_io_takes_no_thread_of_its_own,
+    a_closed_connection_holds_nothing_though_its_link_is_stalled,
 );
 
 static TURN: Mutex<()> = Mutex::const_new(());
@@ -52,6 +53,14 @@ fn threads() -> BTreeMap<String, usize> {
         }
     }
     threads
+}
+
+/// The sockets of this process.
+fn sockets() -> usize {
+    let descriptors = std::fs::read_dir("/proc/self/fd").expect("Linux");
+    let targets = descriptors.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+    let is_socket = |target: &std::path::PathBuf| target.to_string_lossy().starts_with("socket:");
+    targets.filter(is_socket).count()
 }
 
 async fn no_threads() {
@@ -251,6 +260,27 @@ async fn shared_io_takes_no_thread_of_its_own(env: Env) {
     let (server, probe) = in_use(&env, &connection).await;
     let expected = BTreeMap::from([("lapin-io-loop".into(), 2)]);
     assert_eq!(threads(), expected);
+    drop((server, probe, connection));
+    no_threads().await;
+}
+
+async fn a_closed_connection_holds_nothing_though_its_link_is_stalled(env: Env) {
+    let _turn = turn().await;
+    let proxy = Proxy::start(&env.uri).await;
+    let connection = env.builder_at(proxy.uri()).open().await.unwrap();
+    let (server, probe) = in_use(&env, &connection).await;
+    proxy.stall_both();
+    let before = sockets();
+    connection.close().await;
+    eventually("no thread of lapin's, and two sockets less", || async {
+        let (threads, sockets) = (threads(), sockets());
+        if !threads.contains_key("lapin-io-loop") && sockets + 2 <= before {
+            Ok(())
+        } else {
+            Err(format!("{threads:?}, {sockets} sockets of {before}"))
+        }
+    })
+    .await;
     drop((server, probe, connection));
     no_threads().await;
 }

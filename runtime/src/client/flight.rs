@@ -442,6 +442,9 @@ async fn send_apart(remote: &Remote, letter: &Letter) -> Result<Slot, Error> {
             Ok(Err(error)) => return Err(letter.not_sent(error)),
             Err(_) => return Err(letter.failed(Kind::Timeout, Outcome::NotSent)),
         };
+        if letter.time_left().is_zero() {
+            return Err(letter.failed(Kind::Timeout, Outcome::NotSent));
+        }
         let Some(slot) = station.register(Stage::Alone) else {
             tokio::time::sleep(NEXT_TRY).await;
             continue;

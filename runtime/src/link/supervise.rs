@@ -14,6 +14,7 @@ use super::settings::Settings;
 use super::state::{Board, Role};
 use crate::clock;
 use crate::error::{ConnectFault, Error, Kind};
+use crate::escape::Escaped;
 use crate::random;
 use crate::retry::RetryPolicy;
 use crate::stats::Counters;
@@ -286,7 +287,8 @@ async fn report_blocks(session: &Session, role: Role, board: &Board) -> Error {
                 }
                 match blocked.borrow_and_update().clone() {
                     Some(reason) => {
-                        tracing::warn!(%role, %reason, "the broker takes no messages");
+                        let text = Escaped(&reason);
+                        tracing::warn!(%role, reason = %text, "the broker takes no messages");
                         board.blocked(role, reason);
                     }
                     None => {
