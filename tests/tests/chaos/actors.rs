@@ -1,6 +1,6 @@
 //! Who calls and who pushes; each writes down what it sees.
 
-use crate::book::{Book, End, Fate, Home, Runs};
+use crate::book::{Book, Channel, End, Fate, Home, Runs};
 use crate::dice::Dice;
 use futures_util::future::join_all;
 use lepus::{CallError, Client, Connection, Topic, WorkQueue};
@@ -242,6 +242,7 @@ pub async fn push(
         }
         // At once, so that their confirms come in any order and together.
         let mut pushes = Vec::new();
+        let burst = shift.number();
         for _ in 0..1 + dice.below(20) {
             let id = shift.number();
             let (producer, fate, going) = match dice.below(20) {
@@ -259,12 +260,15 @@ pub async fn push(
             // that are deleted.
             let place = dice.below(6);
             let is_steady = matches!(going, Going::Well);
-            let (producer, home) = match (fate, place) {
-                (Fate::Done | Fate::Dead, 0..2) => (&killed, Home::Lasting),
-                (Fate::Done | Fate::Dead, 2) => (&doomed, Home::Deleted { is_steady }),
-                (Fate::Done | Fate::Dead, 3) => (&fleeting, Home::Deleted { is_steady }),
-                _ => (producer, Home::Lasting),
+            let deleted = Home::Deleted { is_steady };
+            let (producer, home, channel) = match (fate, place) {
+                (Fate::Done | Fate::Dead, 0..2) => (&killed, Home::Lasting, "killed"),
+                (Fate::Done | Fate::Dead, 2) => (&doomed, deleted, "doomed"),
+                (Fate::Done | Fate::Dead, 3) => (&fleeting, deleted, "fleeting"),
+                (Fate::Done | Fate::Dead, _) => (producer, Home::Lasting, "jobs"),
+                _ => (producer, Home::Lasting, "others"),
             };
+            let channel = Channel::Burst(burst, channel);
             let (fate, flaw) = match (fate, dice.below(200)) {
                 (Fate::Done | Fate::Dead, 0) => (Fate::Refused, Flaw::BadHeader),
                 (Fate::Done | Fate::Dead, 1) if refusals.are_oversize => {
@@ -272,7 +276,7 @@ pub async fn push(
                 }
                 _ => (fate, Flaw::None),
             };
-            book.push_to(home, id, fate, limit);
+            book.push_to(home, channel, id, fate, limit);
             let mut task = Task::new(id, going);
             if matches!(flaw, Flaw::Oversize) {
                 task.padding = "x".repeat(OVERSIZE);
@@ -326,7 +330,7 @@ pub async fn publish(connection: Connection, mut dice: Dice, shift: Arc<Shift>, 
                 0 => (&missing, Fate::Nowhere),
                 _ => (&publisher, Fate::Done),
             };
-            book.push(id, fate, limit);
+            book.push_to(Home::Lasting, Channel::Exchange, id, fate, limit);
             let publish = publisher.publish(KEY, &Task::new(id, Going::Well));
             let book = Arc::clone(&book);
             publishes.push(async move {

@@ -144,7 +144,7 @@ pub async fn demolish(
                 key,
             } => {
                 let other = is_otherwise.then_some(ExchangeKind::Fanout);
-                if delete_exchange(&uri, exchange, other).await {
+                if delete_exchange(&uri, exchange, other, &book).await {
                     book.fault("exchange otherwise");
                     pause(time, &mut phase).await;
                 } else {
@@ -152,7 +152,7 @@ pub async fn demolish(
                     // Publishers may have declared it again by then, and nothing is bound.
                     pause(time / 4, &mut phase).await;
                 }
-                if delete_exchange(&uri, exchange, Some(ExchangeKind::Topic)).await {
+                if delete_exchange(&uri, exchange, Some(ExchangeKind::Topic), &book).await {
                     let raw = Raw::open(&uri).await;
                     raw.bind(queue, exchange, key, &[]).await;
                     raw.close().await;
@@ -199,7 +199,12 @@ async fn delete(
 
 /// Deletes an exchange, and declares it as of a type at once if that is asked for; whether it is
 /// there so.
-async fn delete_exchange(uri: &str, exchange: &str, kind: Option<ExchangeKind>) -> bool {
+async fn delete_exchange(
+    uri: &str,
+    exchange: &str,
+    kind: Option<ExchangeKind>,
+    book: &Book,
+) -> bool {
     let raw = Raw::open(uri).await;
     let options = ExchangeDeclareOptions {
         durable: true,
@@ -211,7 +216,9 @@ async fn delete_exchange(uri: &str, exchange: &str, kind: Option<ExchangeKind>) 
         let declared = raw.channel.exchange_declare(name, kind, options, table);
         declared.await.is_ok()
     };
+    let began = Instant::now();
     let ((), is_there) = tokio::join!(raw.delete_exchange(exchange), declaring);
+    book.exchange_deleted(began);
     raw.close().await;
     is_there
 }
