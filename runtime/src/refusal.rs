@@ -143,7 +143,7 @@ pub(crate) fn is_final(error: &Error) -> bool {
 
 /// RabbitMQ's `message size 200000 is larger than configured max size 100000`, and `… than max size
 /// …` above what it can be configured for.
-fn size_limit(text: &str) -> Option<usize> {
+pub(crate) fn size_limit(text: &str) -> Option<usize> {
     let (_, rest) = text.split_once("message size ")?;
     let (_, limit) = rest.split_once(" is larger than ")?;
     let (_, limit) = limit.split_once("max size ")?;

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::envelope::RequestHead;
 use crate::error::{Error, Kind};
 use crate::message::Outgoing;
+use crate::refusal;
 
 /// The most replies that are remembered, of a server with a higher concurrency too.
 const MOST: usize = 1024;
@@ -45,25 +46,16 @@ impl Refusal {
         };
         Some(match code {
             403 => Self::NotPermitted,
-            406 if text.contains("acknowledgement") && text.contains("timed out") => {
-                Self::Unrelated
+            406 if refusal::overdue(error).is_some() => Self::Unrelated,
+            406 => {
+                refusal::size_limit(text).map_or(Self::Unknown, |limit| Self::TooLarge { limit })
             }
-            406 => too_large(text).map_or(Self::Unknown, |limit| Self::TooLarge { limit }),
             // AMQP's other errors that end a channel.
             311..=313 | 404 | 405 => Self::Unknown,
             // And those that end a connection.
             _ => return None,
         })
     }
-}
-
-/// Reads RabbitMQ's `PRECONDITION_FAILED - message size 200000 is larger than configured max size
-/// 100000`; without `configured` where the limit is the largest there is.
-fn too_large(text: &str) -> Option<usize> {
-    let (_, rest) = text.split_once("message size ")?;
-    let (_, limit) = rest.split_once("max size ")?;
-    let digits = limit.trim_end_matches(|end: char| !end.is_ascii_digit());
-    digits.parse().ok()
 }
 
 /// The request that a reply is for, and which of its replies it is.
