@@ -83,6 +83,8 @@ pub(crate) struct Fault {
     since: Instant,
     /// The broker closed the channel, and not for certain over this message.
     bystander: Option<Bystander>,
+    /// It was published before, and the broker may have taken it then.
+    is_repeated: bool,
 }
 
 /// A message that was under way on a channel when the broker closed it.
@@ -100,6 +102,7 @@ impl Fault {
             outcome,
             since,
             bystander: None,
+            is_repeated: false,
         }
     }
 
@@ -144,6 +147,22 @@ impl Fault {
         Self { since, ..self }
     }
 
+    /// Whether the message was published before, too, and the broker may have taken it then: that
+    /// it takes none now does not mean that it has none.
+    pub(crate) fn repeated(self, is_repeated: bool) -> Self {
+        // What the broker refuses the message itself for, it refused it for before.
+        let is_own = self.outcome == Outcome::Rejected && !self.error.is_rejected();
+        Self {
+            is_repeated: self.is_repeated || is_repeated && !is_own,
+            ..self
+        }
+    }
+
+    /// Whether the broker may have the message.
+    pub(crate) fn may_be_taken(&self) -> bool {
+        self.is_repeated || self.outcome == Outcome::SentNoReply
+    }
+
     /// Whether the broker took nothing, perhaps for want of the queue.
     pub(crate) fn may_be_mended(&self) -> bool {
         self.error.is_unroutable() || self.error.is_rejected()
@@ -151,7 +170,12 @@ impl Fault {
 
     /// The error, now that it is known what failed.
     pub(crate) fn of(self, what: &What) -> Error {
-        what.failed(self.error, self.since, self.outcome)
+        let fault = if self.is_repeated && self.outcome != Outcome::SentNoReply {
+            Self::unconfirmed(Some(self.error), self.since)
+        } else {
+            self
+        };
+        what.failed(fault.error, fault.since, fault.outcome)
     }
 }
 
@@ -278,7 +302,7 @@ impl Publisher {
                     fault.bystander = Some(bystander);
                     tokio::time::sleep(NEXT_TRY).await;
                 }
-                Err(again) => fault = again.since(started),
+                Err(again) => fault = again.since(started).repeated(true),
             }
         }
         Err(fault)
@@ -408,7 +432,7 @@ impl Publisher {
         limit: Duration,
         home: &Home,
     ) -> Result<(), Fault> {
-        let started = fault.since;
+        let (started, is_repeated) = (fault.since, fault.is_repeated);
         let Home::Declared(topology) = home else {
             return Err(fault);
         };
@@ -428,7 +452,7 @@ impl Publisher {
             Ok(Ok(Missed::Yes)) => {
                 let left = limit.saturating_sub(started.elapsed());
                 let published = self.publish(message, left).await;
-                published.map_err(|fault| fault.since(started))
+                published.map_err(|fault| fault.since(started).repeated(is_repeated))
             }
             Ok(Ok(Missed::No)) | Err(_) => Err(fault),
             Ok(Err(refused)) => {
@@ -437,7 +461,10 @@ impl Publisher {
                     Some(_) => Outcome::Rejected,
                     None => Outcome::Unroutable,
                 };
-                Err(Fault::new(refused, outcome, started))
+                Err(Fault {
+                    is_repeated,
+                    ..Fault::new(refused, outcome, started)
+                })
             }
         }
     }

@@ -4,7 +4,7 @@
 use futures_util::future::join_all;
 use lapin::types::AMQPValue;
 use lepus::{Connection, Job, Outcome, QueueKind, Topic, WorkQueue};
-use lepus_broker::Broker;
+use lepus_broker::{Broker, Target};
 use lepus_tests::jobs::{KINDS, Yard, connect, next, policy, queue};
 use lepus_tests::node::{self, Node};
 use lepus_tests::probe::{ProbeClient, Subject, serve};
@@ -34,6 +34,8 @@ conformance!(
     several_bad_pushes_fail_alone,
     an_event_with_a_bad_header_fails_alone,
     events_are_told_apart_where_the_brokers_text_names_nothing,
+    a_push_that_is_nacked_when_published_again_may_have_been_stored,
+    an_event_that_nobody_gets_when_published_again_may_have_been_routed,
     a_oneway_call_with_a_bad_header_tells_the_others_that_they_are_unconfirmed,
     a_stream_is_not_polled_at_the_cost_of_others,
     a_foreign_queue_is_polled,
@@ -81,6 +83,69 @@ async fn a_push_with_a_bad_header_fails_alone(env: Env) {
         assert_eq!(stored, expected, "{name}");
     }
     yard.sweep(&["quorum", "classic"]).await;
+}
+
+/// The broker takes a job, closes the channel for another one's sake before it confirms it, and
+/// refuses it when it comes again.
+async fn a_push_that_is_nacked_when_published_again_may_have_been_stored(env: Env) {
+    let yard = Yard::open(env).await;
+    let Some(broker) = yard.env.embedded() else {
+        return yard
+            .env
+            .leave_out("RabbitMQ withholds no confirms on demand");
+    };
+    let producer = queue::<u32>("jobs", QueueKind::Classic).producer(&yard.connection);
+    producer.push(&0).await.expect("a stored job");
+    broker.faults().withhold_confirms(Target::All);
+    let taken = tokio::spawn(producer.push(&1).into_future());
+    yard.raw.until_messages(&yard.full("jobs"), 2).await;
+    broker.faults().nack_next(Target::All, MANY);
+    let bad = tokio::spawn(producer.push(&BAD).header("CC", 5).into_future());
+    // It has come again.
+    yard.raw.until_messages(&yard.full("jobs"), 3).await;
+    broker.faults().release_confirms(Target::All);
+    let error = taken.await.unwrap().unwrap_err();
+    assert!(error.may_have_executed(), "{error:?}");
+    assert!(error.is_unconfirmed() && !error.is_rejected(), "{error:?}");
+    let error = bad.await.unwrap().unwrap_err();
+    assert_eq!(error.outcome(), Some(Outcome::Rejected), "{error:?}");
+    yard.sweep(&["jobs"]).await;
+}
+
+/// The same for an event whose exchange is deleted: when it comes again, the exchange is there and
+/// its bindings are not.
+async fn an_event_that_nobody_gets_when_published_again_may_have_been_routed(env: Env) {
+    let yard = Yard::open(env).await;
+    let Some(broker) = yard.env.embedded() else {
+        return yard
+            .env
+            .leave_out("RabbitMQ withholds no confirms on demand");
+    };
+    let publisher = Topic::<u32>::new("news").publisher(&yard.connection);
+    publisher.publish("a", &0).await.expect("the exchange");
+    let (exchange, queue) = (yard.full("news"), yard.env.name("seen"));
+    yard.raw.declare(&queue).await;
+    yard.raw.bind(&queue, &exchange, "#", &[]).await;
+    broker.faults().withhold_confirms(Target::All);
+    let publisher = publisher.mandatory();
+    let taken = tokio::spawn(publisher.publish("a", &1).into_future());
+    yard.raw.until_messages(&queue, 1).await;
+    yard.raw.delete_exchange(&exchange).await;
+    let lost = tokio::spawn(publisher.publish("a", &2).into_future());
+    eventually("the exchange is there again", || async {
+        broker
+            .exchanges()
+            .iter()
+            .any(|known| known.name == exchange)
+    })
+    .await;
+    broker.faults().release_confirms(Target::All);
+    let error = taken.await.unwrap().unwrap_err();
+    assert!(error.may_have_executed(), "{error:?}");
+    lost.await.unwrap().unwrap_err();
+    assert_eq!(numbers(&yard.raw, &queue).await, [1]);
+    yard.raw.delete_exchange(&exchange).await;
+    yard.sweep(&[]).await;
 }
 
 async fn several_bad_pushes_fail_alone(env: Env) {

@@ -106,24 +106,28 @@ impl Outlet {
         if options.safety == Safety::Unconfirmed {
             return self.write(message, started, deadline).await;
         }
-        let mut again = true;
+        let (mut again, mut is_repeated) = (true, false);
         loop {
             if self.ready().is_none() {
                 // What is rare is boxed: thousands of these may wait at once.
                 let session = self.in_time(self.session(), deadline);
-                Box::pin(session).await.map_err(not_sent)?;
+                let session = Box::pin(session).await.map_err(not_sent);
+                session.map_err(|fault| fault.repeated(is_repeated))?;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             let published = self.publisher.publish(Arc::clone(&message), left);
             match published.await {
-                // The exchange was deleted since, and the broker took nothing. What is in flight
-                // beside this on the same channel ends in the same way.
-                Err(Fault { error, .. }) if again && error.amqp_code() == Some(404) => {
-                    tracing::debug!(%error, "declaring the exchange again");
+                // The exchange was deleted since. What is in flight beside this on the same channel
+                // ends in the same way, and may have been routed before.
+                Err(fault) if again && fault.error.amqp_code() == Some(404) => {
+                    tracing::debug!(error = %fault.error, "declaring the exchange again");
                     Box::pin(self.undeclared()).await;
                     again = false;
+                    is_repeated = fault.may_be_taken();
                 }
-                result => return result.map_err(|fault| fault.since(started)),
+                result => {
+                    return result.map_err(|fault| fault.since(started).repeated(is_repeated));
+                }
             }
         }
     }
