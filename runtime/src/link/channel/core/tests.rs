@@ -392,7 +392,7 @@ fn what_has_no_answer_and_what_fits_no_frame_is_not_called() {
     let long = amq_protocol::types::AMQPValue::LongString("x".repeat(5000).into());
     arguments.insert("long".into(), long);
     let AMQPClass::Queue(queue::AMQPMethod::Declare(declare)) = declare() else {
-        unreachable!()
+        panic!("a declaration");
     };
     let large = AMQPClass::Queue(queue::AMQPMethod::Declare(queue::Declare {
         arguments,
