@@ -155,9 +155,10 @@ impl Session {
         }
         match action {
             Action::Send(channel, method) => {
-                if let AMQPClass::Channel(channel::AMQPMethod::Close(_)) = *method
-                    && let Some(inbound) = self.channels.get_mut(&channel)
-                {
+                if let AMQPClass::Channel(channel::AMQPMethod::Close(_)) = *method {
+                    // It is there again if the client's own close was read meanwhile: both sides
+                    // close at once, and the client has to answer as well.
+                    let inbound = self.channels.entry(channel).or_default();
                     self.assembling -= inbound.discard();
                 }
                 self.put(out, channel, *method);

@@ -90,6 +90,9 @@ impl Session {
                 self.channels.insert(number, Inbound::Method);
             }
             (None, _) => return Err(not_open().of(ids.0, ids.1)),
+            // Both sides close at once. The client's is answered, and the number is the channel's until the
+            // client has answered the broker's, too.
+            (Some(Inbound::Closing), AMQPClass::Channel(channel::AMQPMethod::Close(_))) => {}
             (Some(inbound), AMQPClass::Channel(channel::AMQPMethod::Close(_))) => {
                 self.assembling -= inbound.discard();
                 self.channels.remove(&number);
@@ -97,13 +100,16 @@ impl Session {
             (Some(Inbound::Closing), AMQPClass::Channel(channel::AMQPMethod::CloseOk(_))) => {
                 self.channels.remove(&number);
             }
-            (Some(Inbound::Closing), _) => return Ok(()),
-            (Some(Inbound::Method), AMQPClass::Channel(channel::AMQPMethod::Open(_))) => {
+            (
+                Some(Inbound::Method | Inbound::Closing),
+                AMQPClass::Channel(channel::AMQPMethod::Open(_)),
+            ) => {
                 return Err(
                     Exception::new(Code::ChannelError, "second 'channel.open' seen")
                         .of(ids.0, ids.1),
                 );
             }
+            (Some(Inbound::Closing), _) => return Ok(()),
             (Some(Inbound::Method), AMQPClass::Connection(_)) => {
                 return Err(
                     Exception::new(Code::CommandInvalid, "unimplemented method").of(ids.0, ids.1)

@@ -3,8 +3,8 @@
 //! Frames of the broker go into [`Core::handle`], operations into the other methods; events come
 //! out, and [`Core::flush`] writes what is due. A channel is *opening* until `channel.open-ok`,
 //! *open* until either side closes it, *closing* while our `channel.close` is unanswered, and then
-//! *closed*. Its number is free again only when the close is complete: their close is answered, or
-//! ours is (AMQP 0-9-1, 1.5.2.5).
+//! *closed*. Its number is free again only when the close is complete in both directions: if both
+//! sides close at once, each has to answer the other's `channel.close` (AMQP 0-9-1, 1.5.2.5).
 //!
 //! AMQP allows one synchronous method at a time on a channel (2.2.2): the others wait in a queue
 //! and are written as the answers come. Methods are read and written with amq-protocol. Messages,
@@ -44,12 +44,18 @@ pub(crate) struct Core<T> {
     is_asked: bool,
     /// The owner of our `channel.close`.
     closer: Option<T>,
+    /// The broker has closed the channel.
+    is_refused: bool,
     owes_close: bool,
     owes_close_ok: bool,
     owes_flow_ok: Option<bool>,
     /// The consumer tag of a `basic.cancel` that asked for an answer.
     owes_cancel_ok: Option<ShortString>,
     content: Option<Content>,
+    /// The tags of the consumers that were ever on the channel.
+    consumers: Vec<ShortString>,
+    /// How many messages were published since the broker was asked to confirm them.
+    confirmed: Option<u64>,
     /// The tag of the last message that came. RabbitMQ numbers them from 1 without gaps, and the
     /// bookkeeping of acknowledgements relies on that.
     last_tag: u64,
@@ -87,6 +93,8 @@ enum ContentMethod {
     Deliver(Deliver),
     GetOk(Deliver),
     Return(Return),
+    /// Of the channel that had the number before.
+    Late,
 }
 
 /// A frame of the broker on this channel.
@@ -152,11 +160,14 @@ impl<T> Core<T> {
             calls: VecDeque::new(),
             is_asked: false,
             closer: None,
+            is_refused: false,
             owes_close: false,
             owes_close_ok: false,
             owes_flow_ok: None,
             owes_cancel_ok: None,
             content: None,
+            consumers: Vec::new(),
+            confirmed: None,
             last_tag: 0,
         };
         let open = AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {}));
@@ -176,9 +187,15 @@ impl<T> Core<T> {
         self.state == State::Open
     }
 
-    /// Whether the number may be used for another channel: the close is complete.
+    /// Whether the number may be used for another channel: the close is complete both ways.
     pub(crate) fn is_free(&self) -> bool {
         self.state == State::Closed && !self.owes_close_ok
+    }
+
+    /// Whether the broker may have something to say on the number though it is free: after its own
+    /// close it tells nobody when it is done. A close of ours alone is answered behind all else.
+    pub(crate) fn may_have_echo(&self) -> bool {
+        self.is_refused
     }
 
     /// Whether [`flush`](Self::flush) has something to write.
@@ -206,6 +223,9 @@ impl<T> Core<T> {
             return Err(Error::invalid("not a synchronous method of a channel"));
         };
         let frame = self.encode(method)?;
+        if let AMQPClass::Confirm(confirm::AMQPMethod::Select(_)) = method {
+            self.confirmed.get_or_insert(0);
+        }
         self.calls.push_back(Call {
             token,
             frame,
@@ -218,9 +238,13 @@ impl<T> Core<T> {
     ///
     /// # Errors
     /// The channel is closed, or the message cannot be encoded. Nothing was appended.
-    pub(crate) fn publish(&self, out: &mut BytesMut, message: &Outgoing) -> Result<(), Error> {
+    pub(crate) fn publish(&mut self, out: &mut BytesMut, message: &Outgoing) -> Result<(), Error> {
         self.check()?;
-        frame::put_message(out, self.number, message, self.frame_max)
+        frame::put_message(out, self.number, message, self.frame_max)?;
+        if let Some(published) = &mut self.confirmed {
+            *published += 1;
+        }
+        Ok(())
     }
 
     /// Appends a settlement.
@@ -243,9 +267,10 @@ impl<T> Core<T> {
     ///
     /// # Errors
     /// The channel is closed.
-    pub(crate) fn select_confirms(&self, out: &mut BytesMut) -> Result<(), Error> {
+    pub(crate) fn select_confirms(&mut self, out: &mut BytesMut) -> Result<(), Error> {
         self.check()?;
         frame::put_confirm_select(out, self.number);
+        self.confirmed.get_or_insert(0);
         Ok(())
     }
 
@@ -392,16 +417,19 @@ impl<T> Core<T> {
         events.extend(calls.map(|call| Event::Answered(call.token, Err(reason.clone()))));
     }
 
-    /// While our `channel.close` is unanswered, only its answer counts.
+    /// While our `channel.close` is unanswered, only the two methods that end a channel count.
     ///
-    /// If both sides close at once, AMQP asks for a `close-ok` of ours. RabbitMQ must not get one: it
-    /// forgets the channel as it reads our close, answers that, and takes a `close-ok` after it for
-    /// the first method of a new channel (504, the end of the connection; seen on 3.10.8).
+    /// If both sides close at once, each answers the other. RabbitMQ, which had closed the channel
+    /// when it read our close, answers that and keeps the number until it has our `close-ok` as well
+    /// (an open before that is the end of the connection: 504, seen on 3.10.8).
     fn closing(&mut self, payload: &[u8], events: &mut Vec<Event<T>>) {
         if id(payload) == (20, 41) {
             self.state = State::Closed;
             let closer = self.closer.take();
             events.extend(closer.map(|token| Event::Answered(token, Ok(close_ok()))));
+        } else if id(payload) == (20, 40) {
+            self.owes_close_ok = true;
+            self.is_refused = true;
         }
     }
 
@@ -411,8 +439,19 @@ impl<T> Core<T> {
         }
         let method = match said::method(payload) {
             Some(Method::Confirm(confirm)) => {
-                events.push(Event::Confirmed(confirm));
+                if self
+                    .confirmed
+                    .is_some_and(|published| confirm.tag <= published)
+                {
+                    events.push(Event::Confirmed(confirm));
+                } else {
+                    self.late("a confirm");
+                }
                 return Ok(());
+            }
+            Some(Method::Deliver(_)) if !self.has_consumer(consumer_tag(payload)) => {
+                self.late("a delivery");
+                ContentMethod::Late
             }
             Some(Method::Deliver(deliver)) => {
                 self.count(deliver.tag)?;
@@ -427,6 +466,7 @@ impl<T> Core<T> {
             Some(Method::Return(returned)) => ContentMethod::Return(returned),
             Some(Method::Close(reason)) => {
                 self.state = State::Closed;
+                self.is_refused = true;
                 self.owes_close_ok = true;
                 self.abandon(&reason, events);
                 events.push(Event::Closed(reason));
@@ -452,6 +492,10 @@ impl<T> Core<T> {
         };
         match method {
             AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)) => {
+                if !self.has_consumer(cancel.consumer_tag.as_str().as_bytes()) {
+                    self.late("a cancel");
+                    return Ok(());
+                }
                 events.push(Event::Cancelled);
                 // RabbitMQ asks for no answer.
                 if !cancel.nowait {
@@ -471,9 +515,28 @@ impl<T> Core<T> {
                 {
                     self.state = State::Open;
                 }
+                if let AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(consume_ok)) = &method {
+                    self.consumers.push(consume_ok.consumer_tag.clone());
+                }
                 self.answered(id(payload), Answer::Method(method), events)
             }
         }
+    }
+
+    fn has_consumer(&self, tag: &[u8]) -> bool {
+        let mut tags = self.consumers.iter();
+        tags.any(|own| own.as_str().as_bytes() == tag)
+    }
+
+    /// A frame of the channel that had the number before. RabbitMQ may send deliveries, confirms and
+    /// cancels of a channel after it has closed it (seen on 3.10.8), and knows when it is done with
+    /// them no better than we do.
+    fn late(&self, what: &'static str) {
+        tracing::debug!(
+            channel = self.number,
+            what,
+            "late for another channel, ignored"
+        );
     }
 
     fn count(&mut self, tag: u64) -> Result<(), Violation> {
@@ -527,8 +590,11 @@ impl<T> Core<T> {
         content.size = header.size;
         content.left = header.size;
         // The body of a message that came back is nobody's any more.
-        content.is_kept =
-            !matches!(content.method, ContentMethod::Return(_)) && header.size <= self.max_body;
+        let is_ours = !matches!(
+            content.method,
+            ContentMethod::Return(_) | ContentMethod::Late
+        );
+        content.is_kept = is_ours && header.size <= self.max_body;
         if content.is_kept
             && let Ok(room) = usize::try_from(header.size.min(PREALLOCATED))
         {
@@ -603,6 +669,7 @@ impl<T> Core<T> {
                 let got = Answer::Got(Some(delivery(deliver, properties, body)));
                 self.answered((60, 71), got, events)?;
             }
+            ContentMethod::Late => {}
             ContentMethod::Return(Return { text, routing_key }) => {
                 events.push(Event::Returned(Box::new(Returned {
                     text,
@@ -624,6 +691,14 @@ pub(crate) fn closed() -> Error {
 fn close_ok() -> Answer {
     let close_ok = channel::AMQPMethod::CloseOk(channel::CloseOk {});
     Answer::Method(AMQPClass::Channel(close_ok))
+}
+
+/// The consumer tag in `basic.deliver`.
+fn consumer_tag(payload: &[u8]) -> &[u8] {
+    match payload {
+        [_, _, _, _, size, rest @ ..] => rest.get(..usize::from(*size)).unwrap_or_default(),
+        _ => &[],
+    }
 }
 
 /// The class and the method that a payload begins with; zeros if it is too short for them.

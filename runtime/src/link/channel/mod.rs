@@ -2,6 +2,8 @@
 
 mod core;
 #[cfg(test)]
+pub(super) mod dice;
+#[cfg(test)]
 mod simulation;
 mod table;
 

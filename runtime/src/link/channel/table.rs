@@ -4,7 +4,7 @@
 //! writes holds both, so that the state of a channel and the frames on it are changed together; a
 //! frame that is read needs the core alone, and both when it is due to be answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use amq_protocol::protocol::AMQPClass;
 use bytes::BytesMut;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::{Duration, Instant, timeout_at};
 
 use super::core::{Answer, Core, Delivery, Event, Frame, Returned, Violation, closed};
 use crate::error::{Error, Kind};
@@ -19,6 +20,11 @@ use crate::link::frame::Settling;
 use crate::link::said::Confirm;
 use crate::link::socket::{Leave, Mark, WriteMux};
 use crate::stats::Counters;
+
+/// How long the number of a channel that the broker has closed is not used again, so that what it
+/// still says of that channel is not heard as said of another one. RabbitMQ may confirm and deliver
+/// after its `channel.close`, in what it has written a moment later.
+const REST: Duration = Duration::from_millis(200);
 
 /// Something that the broker said on a channel.
 #[derive(Debug)]
@@ -62,8 +68,20 @@ struct Table {
     endpoints: BTreeMap<u16, Arc<Endpoint>>,
     /// The number that was given out last.
     last: u16,
+    /// Numbers that are not used yet, and until when, in this order.
+    resting: BTreeSet<u16>,
+    rests: VecDeque<(Instant, u16)>,
     /// Why the connection is gone, once it is.
     lost: Option<Error>,
+}
+
+/// How far the opening of a channel has come.
+enum Begun {
+    Opening(Handle, PendingAnswer),
+    /// All numbers are in use or rest, one of them until then.
+    Resting(Instant),
+    /// All numbers are in use, one of them not much longer.
+    Closing,
 }
 
 /// One channel as the table knows it.
@@ -101,31 +119,31 @@ impl Channels {
         let (most, frame_max) = agreed.map_or((0, 0), |tune| (tune.channel_max, tune.frame_max));
         loop {
             let freed = self.shared.freed.notified();
-            if let Some((handle, answer)) = self.begin(most, frame_max, counters)? {
-                handle.ask(Leave::Now, |_, _| Ok(()))?;
-                answered(answer).await?;
-                return Ok(handle);
+            match self.begin(most, frame_max, counters)? {
+                Begun::Opening(handle, answer) => {
+                    handle.ask(Leave::Now, |_, _| Ok(()))?;
+                    answered(answer).await?;
+                    return Ok(handle);
+                }
+                Begun::Resting(until) => drop(timeout_at(until, freed).await),
+                Begun::Closing => freed.await,
             }
-            // Some are about to become free.
-            freed.await;
         }
     }
 
-    /// Gives a channel a number; none if it has to wait for one.
-    fn begin(
-        &self,
-        most: u16,
-        frame_max: u32,
-        counters: &Arc<Counters>,
-    ) -> Result<Option<(Handle, PendingAnswer)>, Error> {
+    /// Gives a channel a number, or tells what it has to wait for.
+    fn begin(&self, most: u16, frame_max: u32, counters: &Arc<Counters>) -> Result<Begun, Error> {
         let mut table = self.table();
         if let Some(reason) = &table.lost {
             return Err(reason.clone());
         }
-        let Some(number) = table.free_number(most) else {
+        let Some(number) = table.free_number(most, Instant::now()) else {
+            if let Some((until, _)) = table.rests.front() {
+                return Ok(Begun::Resting(*until));
+            }
             let mut endpoints = table.endpoints.values();
             if endpoints.any(|endpoint| endpoint.is_closing.load(Ordering::Relaxed)) {
-                return Ok(None);
+                return Ok(Begun::Closing);
             }
             let text = format!("the connection has no channel left (channel_max is {most})");
             return Err(Error::invalid(text));
@@ -146,7 +164,7 @@ impl Channels {
             endpoint,
             counters: Arc::clone(counters),
         };
-        Ok(Some((handle, answer)))
+        Ok(Begun::Opening(handle, answer))
     }
 
     /// Takes a frame of the broker, on the I/O task. `events` is empty before and after: it is kept by
@@ -197,12 +215,16 @@ impl Channels {
     }
 
     fn free(&self, endpoint: &Endpoint) {
+        let may_have_echo = endpoint.core().may_have_echo();
         let mut table = self.table();
         let is_own = table
             .endpoints
             .get(&endpoint.number)
             .is_some_and(|found| std::ptr::eq(&**found, endpoint));
         let removed = if is_own {
+            if may_have_echo {
+                table.rest(endpoint.number, Instant::now() + REST);
+            }
             table.endpoints.remove(&endpoint.number)
         } else {
             None
@@ -257,15 +279,28 @@ impl Channels {
 }
 
 impl Table {
-    /// The next free number, 1 to `most`. Numbers are used in turn, so that one which was just freed
-    /// rests for a while.
-    fn free_number(&mut self, most: u16) -> Option<u16> {
-        let after = (self.last.saturating_add(1)..=most).chain(1..=self.last.min(most));
-        let number = after
-            .into_iter()
-            .find(|number| !self.endpoints.contains_key(number))?;
+    /// The next free number, 1 to `most`. Numbers are used in turn.
+    fn free_number(&mut self, most: u16, now: Instant) -> Option<u16> {
+        while let Some((until, number)) = self.rests.front().copied()
+            && until <= now
+        {
+            self.rests.pop_front();
+            self.resting.remove(&number);
+        }
+        let next = self.last.checked_add(1).into_iter();
+        let after = next.flat_map(|next| next..=most);
+        let after = after.chain(1..=self.last.min(most));
+        let number = after.into_iter().find(|number| {
+            !self.endpoints.contains_key(number) && !self.resting.contains(number)
+        })?;
         self.last = number;
         Some(number)
+    }
+
+    /// Has a number that is about to be free not used until then.
+    fn rest(&mut self, number: u16, until: Instant) {
+        self.resting.insert(number);
+        self.rests.push_back((until, number));
     }
 }
 
@@ -384,3 +419,6 @@ async fn answered(answer: PendingAnswer) -> Result<Answer, Error> {
 pub(in crate::link) fn unexpected() -> Error {
     Error::new(Kind::Disconnected).caused_by("an answer of another method")
 }
+
+#[cfg(test)]
+mod tests;

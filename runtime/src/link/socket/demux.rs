@@ -167,4 +167,6 @@ fn invalid(text: &'static str) -> io::Error {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -270,6 +270,12 @@ impl WriteMux {
         self.state().negotiation.agreed()
     }
 
+    /// How many bytes wait to be written.
+    #[cfg(test)]
+    pub(super) fn backlog(&self) -> usize {
+        self.state().out.len()
+    }
+
     /// How many bytes were ever written.
     pub(super) fn bytes_written(&self) -> u64 {
         self.state().written

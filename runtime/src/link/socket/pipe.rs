@@ -12,7 +12,7 @@ use super::mux::WriteMux;
 
 /// So much waits for lapin at most. It reads on a thread of its own, and what comes on channel 0 is
 /// little.
-const MAX_UNREAD: usize = 1024 * 1024;
+pub(super) const MAX_UNREAD: usize = 1024 * 1024;
 
 /// The stream that lapin reads channel 0 from and writes it to. Dropping it ends the connection.
 #[derive(Debug)]
@@ -52,6 +52,11 @@ impl Inward {
         drop(state);
         reader.into_iter().for_each(Waker::wake);
         Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn unread(&self) -> usize {
+        self.state().bytes.len()
     }
 
     /// Nothing more will come.

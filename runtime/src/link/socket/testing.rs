@@ -8,13 +8,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use amq_protocol::protocol::{AMQPClass, basic};
+use amq_protocol::types::FieldTable;
 use futures_io::AsyncRead;
+use futures_util::FutureExt;
 use tokio::net::TcpStream;
 
+use super::demux::Demux;
 use super::mux::WriteMux;
 use super::pipe::Pipe;
 use super::transport::Transport;
 use super::tune::Tune;
+use crate::error::Error;
+use crate::link::channel::{Answer, Handle};
 use crate::link::sasl::Responses;
 
 pub(super) const GREETING: &[u8] = b"AMQP\0\0\x09\x01";
@@ -47,7 +53,7 @@ pub(super) fn tune(method: u8, channel_max: u16, frame_max: u32, heartbeat: u16)
 
 /// A message: `basic.deliver`, its header, and its body in so many frames.
 pub(super) fn delivery(channel: u16, tag: u64, body: &[&[u8]]) -> Vec<u8> {
-    let mut deliver = vec![0, 60, 0, 60, 0];
+    let mut deliver = vec![0, 60, 0, 60, 1, b'c'];
     deliver.extend(tag.to_be_bytes());
     deliver.extend([0, 0, 1, b'q']);
     let mut header = vec![0, 60, 0, 0];
@@ -58,6 +64,33 @@ pub(super) fn delivery(channel: u16, tag: u64, body: &[&[u8]]) -> Vec<u8> {
         frames.extend(frame(3, channel, body));
     }
     frames
+}
+
+/// The answer to [`consuming`], which deliveries are for.
+pub(super) const CONSUME_OK: [u8; 6] = [0, 60, 0, 21, 1, b'c'];
+
+/// Calls `basic.consume`; the answer is to be awaited.
+pub(super) fn consuming(handle: &Handle) -> impl Future<Output = Result<Answer, Error>> {
+    handle.call(AMQPClass::Basic(basic::AMQPMethod::Consume(
+        basic::Consume {
+            queue: "q".into(),
+            consumer_tag: "c".into(),
+            no_local: false,
+            no_ack: false,
+            exclusive: false,
+            nowait: false,
+            arguments: FieldTable::default(),
+        },
+    )))
+}
+
+/// Starts a consumer on channel 1.
+pub(super) fn consume(demux: &mut Demux, handle: &Handle, peer: &mut Peer) {
+    let mut calling = Box::pin(consuming(handle));
+    assert!((&mut calling).now_or_never().is_none());
+    peer.read_exact(&mut [0; 23]).unwrap();
+    demux.pass(&frame(1, 1, &CONSUME_OK)).unwrap();
+    calling.now_or_never().unwrap().unwrap();
 }
 
 /// A connected socket that can be written to, and its other end, which blocks.

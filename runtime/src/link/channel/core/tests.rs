@@ -35,6 +35,21 @@ impl Subject {
         subject
     }
 
+    /// Open, with a consumer and with messages to be confirmed.
+    fn busy() -> Self {
+        let mut subject = Self::open();
+        subject.calls(consume(), "consume");
+        subject.written();
+        subject.hears(consume_ok());
+        assert_eq!(subject.told(), ["consume: 60.21"]);
+        let mut out = BytesMut::new();
+        subject.core.select_confirms(&mut out).unwrap();
+        for _ in 0..9 {
+            subject.core.publish(&mut out, &message(b"")).unwrap();
+        }
+        subject
+    }
+
     fn try_hear(&mut self, method: AMQPClass) -> Result<(), Violation> {
         let payload = payload(&AMQPFrame::Method(7, method));
         self.core.handle(Frame::Method(&payload), &mut self.events)
@@ -211,6 +226,24 @@ fn purge_ok() -> AMQPClass {
     }))
 }
 
+fn consume() -> AMQPClass {
+    AMQPClass::Basic(basic::AMQPMethod::Consume(basic::Consume {
+        queue: "q".into(),
+        consumer_tag: "consumer".into(),
+        no_local: false,
+        no_ack: false,
+        exclusive: false,
+        nowait: false,
+        arguments: FieldTable::default(),
+    }))
+}
+
+fn consume_ok() -> AMQPClass {
+    AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(basic::ConsumeOk {
+        consumer_tag: "consumer".into(),
+    }))
+}
+
 fn get() -> AMQPClass {
     AMQPClass::Basic(basic::AMQPMethod::Get(basic::Get {
         queue: "q".into(),
@@ -349,7 +382,7 @@ fn a_channel_that_is_closed_while_it_opens_is_closed_once_it_is_open() {
 
 #[test]
 fn one_synchronous_method_is_with_the_broker_and_the_others_wait() {
-    let mut subject = Subject::open();
+    let mut subject = Subject::busy();
     subject.calls(declare(), "first");
     subject.calls(purge(), "second");
     subject.calls(get(), "third");
@@ -392,7 +425,7 @@ fn what_has_no_answer_and_what_fits_no_frame_is_not_called() {
     let long = amq_protocol::types::AMQPValue::LongString("x".repeat(5000).into());
     arguments.insert("long".into(), long);
     let AMQPClass::Queue(queue::AMQPMethod::Declare(declare)) = declare() else {
-        panic!("a declaration");
+        panic!("another method")
     };
     let large = AMQPClass::Queue(queue::AMQPMethod::Declare(queue::Declare {
         arguments,
@@ -454,7 +487,7 @@ fn a_close_is_complete_when_it_is_answered() {
 
 #[test]
 fn late_frames_of_a_channel_that_closes_are_dropped() {
-    let mut subject = Subject::open();
+    let mut subject = Subject::busy();
     subject.calls(get(), "get");
     subject.written();
     // In the middle of a message.
@@ -492,7 +525,7 @@ fn both_sides_close_at_once_ours_first() {
     subject.closes("close");
     assert_eq!(subject.written(), [CLOSE]);
     subject.hears(close());
-    assert_eq!(subject.written(), []);
+    assert_eq!(subject.written(), [CLOSE_OK]);
     assert!(
         !subject.core.is_free(),
         "the answer to our close is to come"
@@ -520,15 +553,27 @@ fn theirs_comes_before_ours_was_written() {
     subject.closes("close");
     subject.hears(close());
     // The broker answers it all the same.
-    assert_eq!(subject.written(), [CLOSE]);
+    assert_eq!(subject.written(), [CLOSE, CLOSE_OK]);
     subject.hears(closed_ok());
     assert!(subject.core.is_free());
     assert_eq!(subject.told(), ["close: 20.41"]);
 }
 
 #[test]
-fn a_message_is_put_together_from_frames_cut_anywhere() {
+fn a_number_that_both_sides_close_is_free_when_both_are_answered() {
     let mut subject = Subject::open();
+    subject.closes("close");
+    assert_eq!(subject.written(), [CLOSE]);
+    subject.hears(close());
+    subject.hears(closed_ok());
+    assert!(!subject.core.is_free(), "our own answer is due");
+    assert_eq!(subject.written(), [CLOSE_OK]);
+    assert!(subject.core.is_free());
+}
+
+#[test]
+fn a_message_is_put_together_from_frames_cut_anywhere() {
+    let mut subject = Subject::busy();
     subject.hears(deliver(1));
     subject.try_hear_header(10).unwrap();
     for (bytes, is_last) in [
@@ -548,7 +593,7 @@ fn a_message_is_put_together_from_frames_cut_anywhere() {
 
 #[test]
 fn a_body_that_is_too_large_is_left_out_and_its_size_told() {
-    let mut subject = Subject::open();
+    let mut subject = Subject::busy();
     subject.core.limit_bodies(4);
     subject.hears_message(deliver(1), b"1234");
     subject.hears_message(deliver(2), b"12345");
@@ -567,7 +612,7 @@ fn a_body_that_is_too_large_is_left_out_and_its_size_told() {
     let reserved = |core: &Core<_>| core.content.as_ref().unwrap().body.capacity();
     assert_eq!(reserved(&subject.core), 0);
     subject.core.limit_bodies(u64::MAX);
-    let mut subject = Subject::open();
+    let mut subject = Subject::busy();
     subject.hears(deliver(1));
     subject.try_hear_header(u64::MAX).unwrap();
     assert!(reserved(&subject.core) as u64 <= 2 * PREALLOCATED);
@@ -590,17 +635,17 @@ fn get_brings_a_message_or_tells_that_there_is_none() {
 
 #[test]
 fn a_message_that_came_back_is_told_without_its_body() {
-    let mut subject = Subject::open();
+    let mut subject = Subject::busy();
     subject.hears_message(returned(), b"body");
-    subject.hears(ack(u64::MAX));
+    subject.hears(ack(9));
     let told = subject.told();
     assert_eq!(told[0], "returned nowhere NO_ROUTE");
-    assert!(told[1].contains(&u64::MAX.to_string()), "{told:?}");
+    assert!(told[1].contains("tag: 9"), "{told:?}");
 }
 
 #[test]
 fn a_cancel_of_the_broker_is_told_and_answered_where_it_asks() {
-    let mut subject = Subject::open();
+    let mut subject = Subject::busy();
     subject.hears(cancel(true));
     assert_eq!(subject.written(), []);
     subject.hears(cancel(false));
@@ -622,7 +667,7 @@ fn flow_is_answered_and_not_obeyed() {
 
 #[test]
 fn a_broker_that_asks_and_does_not_read_is_not_answered_for_ever() {
-    let mut subject = Subject::open();
+    let mut subject = Subject::busy();
     let mut out = BytesMut::new();
     for _ in 0..50_000 {
         subject.hears(flow(false));
@@ -640,14 +685,14 @@ fn a_broker_that_asks_and_does_not_read_is_not_answered_for_ever() {
 #[test]
 fn delivery_tags_come_one_by_one() {
     for tags in [&[2][..], &[0], &[1, 1], &[1, 3], &[1, 2, 1]] {
-        let mut subject = Subject::open();
+        let mut subject = Subject::busy();
         let (last, before) = tags.split_last().unwrap();
         for tag in before {
             subject.hears_message(deliver(*tag), b"");
         }
         assert!(subject.try_hear(deliver(*last)).is_err(), "{tags:?}");
         // A message that is fetched has its place in the same row.
-        let mut subject = Subject::open();
+        let mut subject = Subject::busy();
         for tag in before {
             subject.hears_message(deliver(*tag), b"");
         }
@@ -739,7 +784,7 @@ fn breaches_of_the_protocol_are_violations() {
         }),
     ];
     for (what, breach) in breaches {
-        let mut subject = Subject::open();
+        let mut subject = Subject::busy();
         assert!(breach(&mut subject).is_err(), "{what}");
         // The end of the connection is told to all that wait, once.
         subject.told();
@@ -799,4 +844,55 @@ fn the_end_of_the_connection_is_told_once_to_each() {
     refused.hears(close());
     refused.told();
     assert_eq!(lost(refused), [""; 0]);
+}
+
+#[test]
+fn what_is_late_for_the_channel_before_is_not_heard_as_said_of_this_one() {
+    // Before and after the number is open again, with and without a consumer of its own.
+    let opening = || {
+        let mut opening = Subject::opening();
+        opening.written();
+        opening
+    };
+    for mut subject in [opening(), Subject::open(), Subject::busy()] {
+        let AMQPClass::Basic(basic::AMQPMethod::Deliver(late)) = deliver(77) else {
+            panic!("another method")
+        };
+        let late = basic::Deliver {
+            consumer_tag: "another".into(),
+            ..late
+        };
+        let late = AMQPClass::Basic(basic::AMQPMethod::Deliver(late));
+        subject.hears_message(late.clone(), b"late");
+        subject.hears_message(late, b"");
+        let cancel = basic::Cancel {
+            consumer_tag: "another".into(),
+            nowait: false,
+        };
+        subject.hears(AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)));
+        subject.hears(ack(10));
+        assert_eq!(subject.told(), [""; 0]);
+        assert_eq!(subject.written(), []);
+    }
+    // Its own deliveries are numbered from 1 all the same, and its own confirms are heard.
+    let mut subject = Subject::busy();
+    subject.hears_message(deliver(1), b"own");
+    subject.hears(ack(9));
+    assert_eq!(subject.told().len(), 2);
+}
+
+#[test]
+fn a_close_of_the_broker_may_be_followed_by_an_echo() {
+    let mut refused = Subject::open();
+    refused.hears(close());
+    assert!(refused.core.may_have_echo());
+    let mut both = Subject::open();
+    both.closes("close");
+    both.hears(close());
+    both.hears(closed_ok());
+    assert!(both.core.may_have_echo());
+    let mut closed = Subject::open();
+    closed.closes("close");
+    closed.hears(closed_ok());
+    assert!(!closed.core.may_have_echo());
 }

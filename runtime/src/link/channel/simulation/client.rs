@@ -7,9 +7,9 @@ use amq_protocol::protocol::{AMQPClass, basic, exchange, queue};
 use amq_protocol::types::{AMQPValue, FieldTable};
 use bytes::{Bytes, BytesMut};
 
-use super::dice::Dice;
 use crate::error::Error;
 use crate::link::channel::core::{Answer, Core, Delivery, Event, Frame};
+use crate::link::channel::dice::Dice;
 use crate::link::frame::{self, Settling};
 use crate::link::progress::Progress;
 use crate::message::{Outgoing, Properties};
@@ -17,7 +17,6 @@ use crate::message::{Outgoing, Properties};
 /// As many are open at most: few, so that numbers are used again soon.
 pub(super) const CHANNEL_MAX: u16 = 5;
 pub(super) const FRAME_MAX: u32 = 4096;
-const CONSUMER: &str = "consumer";
 /// In bytes. The largest is more than the embedded broker takes.
 const BODIES: [usize; 6] = [0, 1, 300, 4088, 6000, 9000];
 
@@ -30,12 +29,16 @@ pub(super) struct Client {
     pub(super) seen: BTreeMap<&'static str, usize>,
     channels: BTreeMap<u16, Channel>,
     prefix: String,
-    is_exclusive: bool,
+    /// Over TCP, on a broker that others use, and that is late now and then.
+    is_remote: bool,
+    /// Closed by a broker that may still say something of them.
+    resting: BTreeSet<u16>,
     cursor: Progress,
     payload: Vec<u8>,
     last_number: u16,
     last_call: u64,
     last_message: u64,
+    last_consumer: u64,
 }
 
 struct Channel {
@@ -49,6 +52,7 @@ struct Channel {
     /// Mandatory messages that may come back, where nothing is confirmed.
     returnable: BTreeSet<u64>,
     consumer: Consumer,
+    consumer_tag: String,
     no_ack: bool,
     /// Deliveries to be settled.
     held: BTreeSet<u64>,
@@ -87,20 +91,27 @@ enum Consumer {
 }
 
 impl Client {
-    pub(super) fn new(prefix: String, is_exclusive: bool) -> Self {
+    pub(super) fn new(prefix: String, is_remote: bool) -> Self {
         Self {
             out: BytesMut::new(),
             trace: None,
             seen: BTreeMap::new(),
             channels: BTreeMap::new(),
             prefix,
-            is_exclusive,
+            is_remote,
+            resting: BTreeSet::new(),
             cursor: Progress::default(),
             payload: Vec::new(),
             last_number: 0,
             last_call: 0,
             last_message: 0,
+            last_consumer: 0,
         }
+    }
+
+    /// The broker has nothing to say any more.
+    pub(super) fn rested(&mut self) {
+        self.resting.clear();
     }
 
     pub(super) fn len(&self) -> usize {
@@ -184,8 +195,14 @@ impl Client {
         if let Frame::Method(payload) = frame {
             self.say(|| format!("{number} < {:?}", payload.get(..4)));
         }
-        let channel = self.channels.get_mut(&number);
-        let channel = channel.unwrap_or_else(|| panic!("a frame on {number}, which is free"));
+        let Some(channel) = self.channels.get_mut(&number) else {
+            assert!(
+                self.resting.contains(&number),
+                "a frame on {number}, which is free"
+            );
+            *self.seen.entry("late").or_default() += 1;
+            return;
+        };
         if let Frame::Method([0, 20, 0, 40, ..]) = frame
             && channel.is_given_up
         {
@@ -209,6 +226,7 @@ impl Client {
             self.tell(number, events);
         }
         assert!(self.channels.is_empty());
+        self.resting.clear();
         self.out.clear();
         self.cursor = Progress::default();
         self.payload.clear();
@@ -222,6 +240,9 @@ impl Client {
         }
         if channel.core.is_free() {
             let channel = self.channels.remove(&number).unwrap();
+            if self.is_remote && channel.core.may_have_echo() {
+                self.resting.insert(number);
+            }
             assert!(
                 channel.calls.is_empty(),
                 "never answered: {:?}",
@@ -258,7 +279,8 @@ impl Client {
 
     pub(super) fn open(&mut self, dice: &mut Dice) {
         let numbers = (self.last_number + 1..=CHANNEL_MAX).chain(1..=self.last_number);
-        let mut free = numbers.filter(|number| !self.channels.contains_key(number));
+        let mut free = numbers
+            .filter(|number| !self.channels.contains_key(number) && !self.resting.contains(number));
         let Some(number) = free.next() else { return };
         drop(free);
         self.last_number = number;
@@ -276,6 +298,7 @@ impl Client {
             confirms: None,
             returnable: BTreeSet::new(),
             consumer: Consumer::None,
+            consumer_tag: String::new(),
             no_ack: false,
             held: BTreeSet::new(),
             settled: Vec::new(),
@@ -331,7 +354,7 @@ impl Client {
             queue: name.into(),
             passive,
             durable: false,
-            exclusive: self.is_exclusive,
+            exclusive: self.is_remote,
             auto_delete: false,
             nowait: false,
             arguments,
@@ -344,7 +367,7 @@ impl Client {
             kind: kind.into(),
             passive: false,
             durable: false,
-            auto_delete: self.is_exclusive,
+            auto_delete: self.is_remote,
             internal: false,
             nowait: false,
             arguments: FieldTable::default(),
@@ -468,11 +491,14 @@ impl Client {
         if channel.consumer != Consumer::None || !channel.core.is_open() {
             return;
         }
+        self.last_consumer += 1;
+        let tag = format!("consumer {}", self.last_consumer);
         channel.consumer = Consumer::Asked;
+        channel.consumer_tag.clone_from(&tag);
         channel.no_ack = dice.once_in(4);
         let consume = basic::AMQPMethod::Consume(basic::Consume {
             queue: queue.as_str().into(),
-            consumer_tag: CONSUMER.into(),
+            consumer_tag: tag.as_str().into(),
             no_local: false,
             no_ack: channel.no_ack,
             exclusive: false,
@@ -491,13 +517,13 @@ impl Client {
             channel.consumer = Consumer::Leaving;
             self.say(|| format!("{number} > cancel"));
             self.ask(number, |channel, out, _| {
-                channel.core.cancel(out, CONSUMER).unwrap();
+                channel.core.cancel(out, &channel.consumer_tag).unwrap();
             });
             return;
         }
         channel.consumer = Consumer::Cancelling;
         let cancel = basic::AMQPMethod::Cancel(basic::Cancel {
-            consumer_tag: CONSUMER.into(),
+            consumer_tag: channel.consumer_tag.as_str().into(),
             nowait: false,
         });
         self.call(number, &AMQPClass::Basic(cancel), (60, 31));

@@ -10,7 +10,6 @@
 //! (a failure names its own, and `LEPUS_SIM_HISTORIES=1` repeats it alone).
 
 mod client;
-mod dice;
 mod line;
 
 use std::collections::BTreeMap;
@@ -23,9 +22,9 @@ use amq_protocol::protocol::{AMQPClass, connection};
 use amq_protocol::types::{AMQPValue, FieldTable};
 
 use self::client::{CHANNEL_MAX, Client, FRAME_MAX};
-use self::dice::Dice;
 use self::line::{Audit, Embedded, Fault, Line, Remote};
 use crate::error::{Error, Kind};
+use crate::link::channel::dice::Dice;
 
 /// Operations, deliveries of bytes and faults in a history.
 const STEPS: usize = 150;
@@ -224,6 +223,7 @@ impl<L: Line> World<L> {
                 break;
             }
         }
+        self.client.rested();
         if let Some(Audit { channels, unacked }) = self.line.audit() {
             assert_eq!(channels, self.client.len(), "channels");
             if let Some(held) = self.client.held() {

@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 
 use super::super::pipe::Pipe;
 use super::super::testing::{
-    HEARTBEAT, OPEN_OK, agree, arrives, delivery, frame, lapin_reads, tune, wire,
+    HEARTBEAT, OPEN_OK, agree, arrives, consume, delivery, frame, lapin_reads, tune, wire,
 };
 use super::super::transport::Transport;
 use super::*;
@@ -55,6 +55,7 @@ impl Bench {
         demux.pass(&frame(1, 1, &OPEN_OK)).unwrap();
         let handle = opening.now_or_never().unwrap().unwrap();
         arrives(&mut peer, &[&frame(1, 1, &[0, 20, 0, 10, 0])]);
+        consume(&mut demux, &handle, &mut peer);
         let heard = Arc::<Heard>::default();
         handle.listen(Arc::clone(&heard) as _);
         Self {

@@ -13,8 +13,8 @@ use tokio::time::{Instant, timeout};
 
 use super::super::mux::Leave;
 use super::super::testing::{
-    GREETING, HEARTBEAT, OPEN_OK, WANTED, agree, arrives, delivery, frame, lapin_reads,
-    nothing_arrives, sockets, wire,
+    CONSUME_OK, GREETING, HEARTBEAT, OPEN_OK, WANTED, agree, arrives, consuming, delivery, frame,
+    lapin_reads, nothing_arrives, sockets, wire,
 };
 use super::*;
 use crate::link::channel::{Listener, Word};
@@ -159,6 +159,9 @@ async fn a_peer_that_floods_keeps_the_thread_from_nobody() {
     let counters = Arc::default();
     let handle = timeout(LONG, socket.channels.open(&counters));
     let handle = handle.await.expect("in time").unwrap();
+    peer.write_all(&frame(1, 1, &CONSUME_OK)).unwrap();
+    let consuming = timeout(LONG, consuming(&handle));
+    consuming.await.expect("in time").unwrap();
     let slow = Arc::<Slow>::default();
     handle.listen(Arc::clone(&slow) as _);
     let flooding = std::thread::spawn(move || {

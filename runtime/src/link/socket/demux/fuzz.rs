@@ -1,0 +1,251 @@
+//! Hostile bytes from the broker: no panic, no answer out of proportion, no memory that grows, and
+//! whoever waits for an answer gets one.
+//!
+//! `LEPUS_FUZZ_CASES` sets the number of cases (default 4000), `LEPUS_FUZZ_SEED` the first seed; a
+//! failure names its own.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use amq_protocol::protocol::{AMQPClass, basic, queue};
+use futures_util::FutureExt;
+use tokio::sync::oneshot;
+
+use super::super::pipe::MAX_UNREAD;
+use super::super::testing::{
+    CONSUME_OK, HEARTBEAT, OPEN_OK, agree, consuming, delivery, frame, tune, wire,
+};
+use super::*;
+use crate::error::{Error, Kind};
+use crate::link::channel::{Answer, Handle, Listener, Word, dice::Dice};
+use crate::link::socket::Leave;
+use crate::stats::Counters;
+
+/// The limit that is agreed on.
+const AGREED: u32 = 4096;
+/// As many bytes may wait to be written in the end.
+const MOST_OUTPUT: usize = 64 * 1024;
+
+type Waiting = oneshot::Receiver<Result<Answer, Error>>;
+
+/// Counts what it is told.
+#[derive(Default)]
+struct Heard {
+    ends: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Listener for Heard {
+    fn hear(&self, word: Word) {
+        match word {
+            Word::Closed(_) => drop(self.ends.fetch_add(1, Ordering::Relaxed)),
+            Word::Delivered(delivery) => {
+                let size = delivery.message.body.len();
+                self.bytes.fetch_add(size, Ordering::Relaxed);
+            }
+            Word::Confirmed(_) | Word::Returned(_) | Word::Cancelled => {}
+        }
+    }
+}
+
+fn call(handle: &Handle, method: basic::AMQPMethod) -> Waiting {
+    let (reply, answer) = oneshot::channel();
+    let asked = handle.ask(Leave::Now, |core, _| {
+        core.call(&AMQPClass::Basic(method), reply)
+    });
+    asked.unwrap();
+    answer
+}
+
+fn get() -> basic::AMQPMethod {
+    basic::AMQPMethod::Get(basic::Get {
+        queue: "q".into(),
+        no_ack: false,
+    })
+}
+
+/// Channels 1 and 2, open, the first with a consumer, both with calls that are not answered.
+fn furnish(
+    demux: &mut Demux,
+    channels: &Channels,
+    heard: &Arc<Heard>,
+) -> (Vec<Handle>, Vec<Waiting>) {
+    let counters = Arc::<Counters>::default();
+    let mut handles = Vec::new();
+    for number in 1..=2 {
+        let mut opening = Box::pin(channels.open(&counters));
+        assert!((&mut opening).now_or_never().is_none());
+        demux.pass(&frame(1, number, &OPEN_OK)).unwrap();
+        let handle = opening.now_or_never().unwrap().unwrap();
+        handle.listen(Arc::clone(heard) as _);
+        handle.limit_bodies(5000);
+        handles.push(handle);
+    }
+    let mut calling = Box::pin(consuming(&handles[0]));
+    assert!((&mut calling).now_or_never().is_none());
+    demux.pass(&frame(1, 1, &CONSUME_OK)).unwrap();
+    calling.now_or_never().unwrap().unwrap();
+    let selected = handles[0].ask(Leave::Now, |core, out| core.select_confirms(out));
+    selected.unwrap();
+    let purge = queue::AMQPMethod::Purge(queue::Purge {
+        queue: "q".into(),
+        nowait: false,
+    });
+    let (reply, purged) = oneshot::channel();
+    let asked = handles[1].ask(Leave::Now, |core, _| {
+        core.call(&AMQPClass::Queue(purge), reply)
+    });
+    asked.unwrap();
+    let mut waiting = vec![purged];
+    for handle in &handles {
+        waiting.push(call(handle, get()));
+        waiting.push(call(handle, get()));
+    }
+    (handles, waiting)
+}
+
+/// Everything that a broker says, without fault.
+fn conversation() -> Vec<Vec<u8>> {
+    let returned = [
+        frame(1, 1, b"\0\x3c\0\x32\x01\x38\x08NO_ROUTE\0\x07nowhere"),
+        frame(2, 1, b"\0\x3c\0\0\0\0\0\0\0\0\0\x02\0\x80\x02id"),
+        frame(3, 1, b"ab"),
+    ];
+    let headers = b"\0\x3c\0\0\0\0\0\0\0\0\0\0\x20\0\0\0\0\x0f\x01aS\0\0\0\x01x\x01bI\0\0\0\x07";
+    vec![
+        delivery(1, 1, &[b"one"]),
+        delivery(1, 2, &[&[7; 3000], &[8; 1000]]),
+        HEARTBEAT.to_vec(),
+        frame(1, 1, b"\0\x3c\0\x48\0"),
+        frame(1, 2, b"\0\x32\0\x1f\0\0\0\x01"),
+        frame(1, 2, b"\0\x3c\0\x47\0\0\0\0\0\0\0\x01\0\0\x01q\0\0\0\0"),
+        frame(2, 2, headers),
+        returned.concat(),
+        frame(1, 1, b"\0\x3c\0\x50\0\0\0\0\0\0\0\x01\x01"),
+        frame(1, 1, b"\0\x3c\0\x78\0\0\0\0\0\0\0\x02\x01"),
+        frame(1, 0, b"\0\x0a\0\x3c\x03low"),
+        tune(30, 2047, AGREED, 60),
+        frame(1, 1, b"\0\x3c\0\x1e\x01c\x01"),
+        frame(1, 2, b"\0\x14\0\x14\x01"),
+        delivery(9, 1, &[b"nobody's"]),
+        frame(1, 2, b"\0\x14\0\x28\x01\x94\x04oops\0\0\0\0"),
+        frame(1, 1, b"\0\x14\0\x29"),
+    ]
+}
+
+fn spoilt(dice: &mut Dice) -> Vec<u8> {
+    let mut pieces = conversation();
+    for _ in 0..dice.below(4) {
+        let at = dice.below(pieces.len());
+        match dice.below(5) {
+            0 => pieces.insert(at, pieces[at].clone()),
+            1 => pieces.swap(0, at),
+            2 => drop(pieces.remove(at)),
+            3 => {
+                let times = 1 + dice.below(30);
+                let again = pieces[at].repeat(times);
+                pieces.insert(at, again);
+            }
+            _ => {
+                let ids: [&[u8]; 6] = [
+                    b"\0\x3c\0\x3c",
+                    b"\0\x3c\0\x47",
+                    b"\0\x3c\0\x32",
+                    b"\0\x14\0\x28",
+                    b"\0\x0a\0\x0a",
+                    b"",
+                ];
+                let noise = (0..dice.below(60)).map(|_| dice.next() as u8);
+                let noise: Vec<u8> = noise.collect();
+                let payload = [*dice.pick(&ids), &noise].concat();
+                let (kind, channel) = (1 + dice.below(9) as u8, dice.below(4) as u16);
+                pieces.insert(at, frame(kind, channel, &payload));
+            }
+        }
+    }
+    let mut bytes = pieces.concat();
+    for _ in 0..dice.below(6) {
+        let at = dice.below(bytes.len());
+        match dice.below(5) {
+            0 => bytes[at] = dice.next() as u8,
+            1 => bytes[at] ^= 1 << dice.below(8),
+            2 => drop(bytes.drain(at..(at + 1 + dice.below(20)).min(bytes.len()))),
+            3 => {
+                let noise: Vec<u8> = (0..dice.below(20)).map(|_| dice.next() as u8).collect();
+                drop(bytes.splice(at..at, noise));
+            }
+            // A number that is as large as it can be.
+            _ => {
+                let to = (at + 8).min(bytes.len());
+                bytes[at..to].fill(0xFF);
+            }
+        }
+        bytes.push(0);
+    }
+    bytes
+}
+
+fn case(mux: &WriteMux, dice: &mut Dice) {
+    let bytes = spoilt(dice);
+    let channels = Channels::new(mux.clone());
+    let inward = Arc::<Inward>::default();
+    let mut demux = Demux::new(mux.clone(), channels.clone(), Arc::clone(&inward));
+    let heard = Arc::<Heard>::default();
+    let (handles, waiting) = furnish(&mut demux, &channels, &heard);
+    let mut rest = &bytes[..];
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(rest.len().min(1 + dice.below(300)));
+        rest = later;
+        if demux.pass(now).is_err() {
+            break;
+        }
+    }
+    // Never more than came, or than one frame has.
+    let largest = 2 * AGREED as usize;
+    assert!(demux.payload.capacity() <= largest && demux.lapins.capacity() <= largest);
+    assert!(demux.events.is_empty() && inward.unread() <= MAX_UNREAD);
+    assert!(heard.bytes.load(Ordering::Relaxed) <= bytes.len());
+    assert!(mux.backlog() <= MOST_OUTPUT, "{} bytes", mux.backlog());
+    // The end of the connection is the end of all that is asked.
+    channels.lose(&Error::new(Kind::Disconnected));
+    for mut answer in waiting {
+        drop(answer.try_recv().expect("an answer"));
+    }
+    assert_eq!(heard.ends.load(Ordering::Relaxed), handles.len(), "ends");
+}
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+#[tokio::test]
+async fn hostile_bytes_do_no_harm() {
+    let (mux, _transport, mut peer) = wire().await;
+    agree(&mux, &mut peer, AGREED, 60);
+    let mut other = peer.try_clone().unwrap();
+    let reading =
+        std::thread::spawn(move || while other.read(&mut [0; 65536]).is_ok_and(|size| size > 0) {});
+    let first = variable("LEPUS_FUZZ_SEED");
+    let first = first.unwrap_or_else(|| RandomState::new().build_hasher().finish());
+    // Without tokio's budget: what is there is taken at once.
+    let cases = async {
+        for number in 0..variable("LEPUS_FUZZ_CASES").unwrap_or(4000) {
+            let seed = first.wrapping_add(number);
+            let mut dice = Dice::new(seed);
+            if catch_unwind(AssertUnwindSafe(|| case(&mux, &mut dice))).is_err() {
+                panic!("LEPUS_FUZZ_SEED={seed} LEPUS_FUZZ_CASES=1 repeats it");
+            }
+            // Whatever the socket had no room for.
+            if number % 64 == 0 {
+                tokio::task::yield_now().await;
+                mux.send();
+            }
+        }
+    };
+    tokio::task::unconstrained(cases).await;
+    mux.close();
+    peer.shutdown(std::net::Shutdown::Both).unwrap();
+    reading.join().unwrap();
+}
