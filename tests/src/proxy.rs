@@ -8,6 +8,7 @@ use crate::frames::{Frame, frames};
 use lapin::uri::AMQPUri;
 use link::Link;
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 pub use trap::Trap;
+use uuid::Uuid;
 
 /// A proxy in front of one broker. Dropping it cuts what runs through it.
 #[derive(Debug)]
@@ -76,7 +78,7 @@ impl Proxy {
     /// A proxy on a free port of the loopback, in front of the broker at `uri`.
     pub async fn start(uri: &str) -> Proxy {
         let upstream: AMQPUri = uri.parse().expect("an AMQP URI");
-        let listener = listen("127.0.0.1:0".parse().expect("an address"));
+        let listener = listen_anywhere();
         let address = listener.local_addr().expect("a bound listener");
         let shared = Arc::new(Shared {
             upstream: (upstream.authority.host, upstream.authority.port),
@@ -355,19 +357,36 @@ async fn accept(
     }
 }
 
+/// Listens on a free port below the range from which the kernel takes ports for outgoing connections,
+/// and below those of the tests' RabbitMQ nodes: a proxy lets go of its port and takes it again.
+fn listen_anywhere() -> TcpListener {
+    const PORTS: std::ops::Range<u32> = 10_000..20_000;
+    let mut tries = PORTS
+        .cycle()
+        .skip(Uuid::new_v4().as_u128() as usize % PORTS.len());
+    let mut listening = || {
+        let port = u16::try_from(tries.next()?).ok()?;
+        let socket = try_bind(SocketAddr::from(([127, 0, 0, 1], port))).ok()?;
+        socket.listen(1024).ok()
+    };
+    (0..PORTS.len())
+        .find_map(|_| listening())
+        .expect("a free port")
+}
+
 fn listen(address: SocketAddr) -> TcpListener {
     bind(address).listen(1024).expect("a free port")
 }
 
 fn bind(address: SocketAddr) -> TcpSocket {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket
-        .set_reuseaddr(true)
-        .expect("an option of every socket");
-    socket
-        .bind(address)
-        .unwrap_or_else(|error| panic!("bind {address}: {error}"));
-    socket
+    try_bind(address).unwrap_or_else(|error| panic!("bind {address}: {error}"))
+}
+
+fn try_bind(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 /// `uri` with another address; user, vhost and query stay.
