@@ -307,7 +307,8 @@ async fn a_dropped_call_is_not_sent(env: Env) {
 async fn a_deadline_is_its_own(env: Env) {
     let rig = Rig::start(&env).await;
     let probe = together(&rig, 64).await;
-    // One at a time: the second is stopped, the third comes too late to begin.
+    // One at a time: the first is stopped at its deadline, and the others come too late to begin,
+    // unless they were on their way for longer than it was.
     let calls = (1..=3).map(|n| probe.hold(n).timeout(SHORT).into_future());
     // One among them that has more time than they have.
     let patient = tokio::spawn(probe.hold(4).timeout(HOUR).into_future());
@@ -324,10 +325,10 @@ async fn a_deadline_is_its_own(env: Env) {
     rig.subject.gate.open_for_good();
     assert_eq!(patient.await.unwrap().unwrap(), 4);
     rig.is_well(&env).await;
-    let mut ids = rig.subject.ids();
-    ids.sort_unstable();
-    assert_eq!(ids, [1, 4]);
-    assert_eq!(rig.serving.stats().expired_requests, 2);
+    let ids = rig.subject.ids();
+    assert!(ids.contains(&1) && ids.contains(&4), "{ids:?}");
+    let expired = rig.serving.stats().expired_requests;
+    assert_eq!(ids.len() as u64 + expired, 4, "{ids:?}");
 }
 
 async fn what_expires_among_others_does_not_run(env: Env) {

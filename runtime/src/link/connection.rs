@@ -458,12 +458,14 @@ impl ConnectionBuilder {
         Error::check_runtime()?;
         let tasks = Handle::current();
         let retry_at_start = self.retry_at_start;
-        let own = match self.io {
+        let chosen = self.io;
+        // First whatever may be wrong: a runtime cannot be dropped here.
+        let settings = self.settings()?;
+        let own = match chosen {
             Io::Own => Some(own_runtime()?),
             Io::Shared => None,
         };
         let io = own.as_ref().map_or(&tasks, Runtime::handle).clone();
-        let settings = self.settings()?;
         let namespace = Namespace::new(settings.namespace.clone());
         let counters = Arc::<Counters>::default();
         let dialer = Dialer::new(settings, io, Arc::clone(&counters));

@@ -141,7 +141,10 @@ impl Board {
             Role::Consuming => &mut *consuming,
         };
         *mine = next(mine);
-        let worse = if consuming.severity() > publishing.severity() {
+        // Of two that are in the same trouble, the one that has been for longer: the time of it does
+        // not change when the other one follows.
+        let of = |state: &ConnectionState| (state.severity(), state.trouble());
+        let worse = if of(consuming) > of(publishing) {
             consuming
         } else {
             publishing
@@ -154,6 +157,23 @@ impl Board {
 mod tests {
     use super::*;
     use crate::error::Kind;
+
+    #[test]
+    fn trouble_lasts_since_the_first_session_has_it() {
+        let board = Board::new();
+        let state = board.watch();
+        let since = || match &*state.borrow() {
+            ConnectionState::Reconnecting { since, .. } => *since,
+            other => panic!("{other:?}"),
+        };
+        board.reconnecting(Role::Consuming, Error::new(Kind::Disconnected));
+        let first = since();
+        while Instant::now() <= first {}
+        board.reconnecting(Role::Publishing, Error::new(Kind::Disconnected));
+        assert_eq!(since(), first);
+        board.reconnecting(Role::Consuming, Error::new(Kind::Timeout));
+        assert_eq!(since(), first);
+    }
 
     #[test]
     fn the_worse_session_counts() {
