@@ -420,17 +420,24 @@ impl<T> Core<T> {
     /// While our `channel.close` is unanswered, only the two methods that end a channel count.
     ///
     /// If both sides close at once, each answers the other. RabbitMQ, which had closed the channel
-    /// when it read our close, answers that and keeps the number until it has our `close-ok` as well
-    /// (an open before that is the end of the connection: 504, seen on 3.10.8).
+    /// when it read our close, keeps the number until it has our `close-ok` (an open before that is
+    /// the end of the connection: 504). Its own may not come: the channel goes as it reads ours, and
+    /// what it has not written yet goes with it (both seen on 3.10.8). So its close is as good as its
+    /// answer, and an answer that comes all the same is late.
     fn closing(&mut self, payload: &[u8], events: &mut Vec<Event<T>>) {
-        if id(payload) == (20, 41) {
-            self.state = State::Closed;
-            let closer = self.closer.take();
-            events.extend(closer.map(|token| Event::Answered(token, Ok(close_ok()))));
-        } else if id(payload) == (20, 40) {
-            self.owes_close_ok = true;
-            self.is_refused = true;
+        match id(payload) {
+            (20, 41) => {}
+            (20, 40) => {
+                // Where ours was not written yet, theirs is the only one.
+                self.owes_close = false;
+                self.owes_close_ok = true;
+                self.is_refused = true;
+            }
+            _ => return,
         }
+        self.state = State::Closed;
+        let closer = self.closer.take();
+        events.extend(closer.map(|token| Event::Answered(token, Ok(close_ok()))));
     }
 
     fn method(&mut self, payload: &[u8], events: &mut Vec<Event<T>>) -> Result<(), Violation> {
@@ -509,6 +516,10 @@ impl<T> Core<T> {
                 self.owes_flow_ok = Some(flow.active);
                 Ok(())
             }
+            AMQPClass::Channel(channel::AMQPMethod::CloseOk(_)) => {
+                self.late("a close-ok");
+                Ok(())
+            }
             method => {
                 if self.state == State::Opening
                     && matches!(method, AMQPClass::Channel(channel::AMQPMethod::OpenOk(_)))
@@ -528,9 +539,9 @@ impl<T> Core<T> {
         tags.any(|own| own.as_str().as_bytes() == tag)
     }
 
-    /// A frame of the channel that had the number before. RabbitMQ may send deliveries, confirms and
-    /// cancels of a channel after it has closed it (seen on 3.10.8), and knows when it is done with
-    /// them no better than we do.
+    /// A frame of the channel that had the number before. RabbitMQ may send deliveries, confirms,
+    /// cancels and an answer to our close after it has closed a channel (seen on 3.10.8), and does not
+    /// tell when it is done.
     fn late(&self, what: &'static str) {
         tracing::debug!(
             channel = self.number,

@@ -113,6 +113,7 @@ impl Remote {
 fn connect(uri: &AMQPUri) -> TcpStream {
     let stream = TcpStream::connect((uri.authority.host.as_str(), uri.authority.port)).unwrap();
     stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
 }
 
@@ -123,13 +124,12 @@ impl Line for Remote {
     }
 
     fn send(&mut self, bytes: &[u8]) {
+        self.stream.set_nonblocking(false).unwrap();
         self.stream.write_all(bytes).unwrap();
     }
 
     fn receive(&mut self, waits: bool) -> Vec<u8> {
-        let shortest = Duration::from_micros(1);
-        let patience = if waits { PATIENCE } else { shortest };
-        self.stream.set_read_timeout(Some(patience)).unwrap();
+        self.stream.set_nonblocking(!waits).unwrap();
         let mut buffer = vec![0; 64 * 1024];
         match self.stream.read(&mut buffer) {
             Ok(0) => panic!("the broker has ended the connection"),
