@@ -19,7 +19,7 @@ use crate::{
     session::{Event, Session},
 };
 
-/// What `x-death` tells as the time of a death.
+/// The time of a death in `x-death`.
 const UNIX: u64 = 1_700_000_000;
 const VHOST: &str = "/";
 

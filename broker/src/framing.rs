@@ -113,7 +113,7 @@ pub(crate) fn method(payload: &[u8]) -> Result<AMQPClass, Exception> {
     parsed.ok_or_else(undecodable)
 }
 
-/// Where the table of a method begins, if it is one that a client sends with a table.
+/// The offset of the table in a method, if it is one that a client sends with a table.
 fn table_at(payload: &[u8]) -> Option<usize> {
     // The octets in front of the short strings, how many of those, the octets behind them.
     let (before, strings, after) = match payload.first_chunk()? {

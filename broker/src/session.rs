@@ -98,7 +98,7 @@ impl Session {
             address,
             stage: Stage::Header,
             login: Login::default(),
-            // What both sides must take as long as nothing else is agreed on (4.2.3).
+            // The size that both sides must take as long as nothing else is agreed on (4.2.3).
             frame_max: FRAME_MIN as usize,
             channel_max: config.limits.channels,
             heartbeat: Duration::ZERO,

@@ -35,7 +35,7 @@ pub(crate) struct Settings {
     pub(crate) quorum: bool,
 }
 
-/// What makes an argument's value one that RabbitMQ takes; an error says what is wrong.
+/// The check of an argument's value, as RabbitMQ does it; an error says what is wrong.
 type Check = fn(&AMQPValue, &FieldTable) -> Result<(), String>;
 
 /// The arguments whose values RabbitMQ looks at, in its order. `x-delivery-limit` is not among
@@ -132,7 +132,7 @@ const QUORUM: [&str; 15] = [
     "x-message-ttl",
     "x-queue-leader-locator",
 ];
-/// What only streams take.
+/// Arguments of streams alone.
 const STREAM: [&str; 3] = [
     "x-max-age",
     "x-stream-max-segment-size-bytes",
@@ -334,7 +334,7 @@ fn size(number: i64) -> usize {
     usize::try_from(number.max(0)).unwrap_or(usize::MAX)
 }
 
-/// How often a message may come back. RabbitMQ takes any value and compares it as Erlang does:
+/// The delivery limit of a queue. RabbitMQ takes any value and compares it as Erlang does:
 /// below zero is like zero, and what is no number is larger than all numbers.
 fn limit(value: &AMQPValue) -> Option<u32> {
     let number = match *value {

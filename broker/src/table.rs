@@ -8,7 +8,7 @@ use amq_protocol::types::{AMQPValue, DecimalValue, FieldArray, FieldTable, Short
 
 use crate::octets;
 
-/// How deep tables and arrays may nest: reading them recurses, and a frame full of opening
+/// The depth to which tables and arrays may nest: reading them recurses, and a frame full of opening
 /// brackets would otherwise end in a stack overflow.
 const MAX_DEPTH: usize = 64;
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::codec::{Codec, CodecError};
 use crate::envelope::ReplyStatus;
 
-/// How many calls one message may have, and as many replies.
+/// The most calls in one message, and the most replies.
 pub(crate) const MOST: usize = 4096;
 
 /// One call among others.

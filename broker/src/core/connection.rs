@@ -95,7 +95,7 @@ pub(crate) struct Uncommitted {
     pub(crate) mandatory: bool,
 }
 
-/// What a client does with a delivery.
+/// A settlement of a delivery by its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Settlement {
     Ack,

@@ -99,7 +99,7 @@ pub(crate) struct Station {
     /// Where requests go out. Replaced when it dies alone.
     lane: Mutex<Arc<Lane>>,
     reply_to: String,
-    /// What marks the correlation ids of its calls.
+    /// The key of the marks in the correlation ids of its calls.
     secret: Secret,
     /// `None` once no answer can come any more.
     pending: Mutex<Option<Waiting>>,

@@ -40,7 +40,7 @@ struct Bench {
     next_id: u64,
     next_order: u64,
     next_consumer: u32,
-    /// What a commit does, as far as it is not yet known to have happened.
+    /// The effects of a commit, as far as it is not yet known to have happened.
     steps: VecDeque<Step>,
 }
 

@@ -66,7 +66,7 @@ pub(super) struct ModelConsumer {
     pub(super) prefetch: u16,
 }
 
-/// What a client does with its deliveries.
+/// Settlements of deliveries by their client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Ack,
