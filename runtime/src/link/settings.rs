@@ -60,7 +60,7 @@ impl Address {
                     String::new()
                 };
                 Error::invalid(format!(
-                    "the URI{which} is no AMQP URI (amqp://user:password@host:port/vhost): {error}"
+                    "the URI{which} is not an AMQP URI (amqp://user:password@host:port/vhost): {error}"
                 ))
             })
         };
