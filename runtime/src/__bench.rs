@@ -4,12 +4,12 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use crate::acks::Acks;
-use crate::envelope::{Form, ReplyHead, ReplyStatus, RequestHead};
-use crate::pending::Pending;
-use crate::retry::RetryPolicy;
-use crate::settle;
-use crate::verdict::IntoVerdict;
+use crate::policy::acks::Acks;
+use crate::policy::pending::Pending;
+use crate::policy::retry::RetryPolicy;
+use crate::policy::settle;
+use crate::policy::verdict::IntoVerdict;
+use crate::wire::envelope::{Form, ReplyHead, ReplyStatus, RequestHead};
 
 /// The head of a plain request, written and read.
 pub fn request_head() {

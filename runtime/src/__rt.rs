@@ -3,9 +3,9 @@
 pub use serde;
 
 pub use crate::client::{Call, Client};
-pub use crate::codec::Codec;
 pub use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use crate::link::Connection;
+pub use crate::policy::verdict::{IntoVerdict, Verdict};
 pub use crate::queue::{Push, TaskProducer};
 pub use crate::service::{BoxFuture, Reply, Request, Service, Tasks};
-pub use crate::verdict::{IntoVerdict, Verdict};
+pub use crate::wire::codec::Codec;

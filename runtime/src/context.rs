@@ -8,7 +8,7 @@ use tokio::task::futures::TaskLocalFuture;
 use tokio::time::Instant;
 
 use crate::panic::{self, Made};
-use crate::value::{Table, Value};
+use crate::wire::value::{Table, Value};
 
 tokio::task_local! {
     static CURRENT: Context;

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use crate::error::{Error, Kind};
 use crate::link::{self, Link, Namespace, Session};
-use crate::topology::Topology;
+use crate::wire::topology::Topology;
 
 /// AMQP's INTERNAL_ERROR, over which a broker closes the connection.
 const INTERNAL_ERROR: u16 = 541;

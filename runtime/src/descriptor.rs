@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::codec::Codec;
+use crate::wire::codec::Codec;
 
 /// What a service is called, where it listens, and which methods it has.
 #[derive(Clone, Copy, Debug)]

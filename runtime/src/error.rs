@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::escape::Escaped;
-use crate::name::NameError;
-use crate::status::{Code, Status};
+use crate::wire::name::NameError;
+use crate::wire::status::{Code, Status};
 
 /// What is known about a request or message that did not end well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -151,49 +151,39 @@
 pub mod __bench;
 #[doc(hidden)]
 pub mod __rt;
-mod acks;
-mod batch;
 mod client;
 mod clock;
-mod codec;
 mod context;
 mod declaring;
 mod descriptor;
-mod envelope;
 mod error;
 mod escape;
 mod link;
-mod message;
-mod name;
 mod panic;
-mod pending;
+mod policy;
 mod publisher;
 mod pubsub;
 mod queue;
 mod random;
-mod refusal;
-mod retry;
 mod running;
 mod server;
 mod service;
-mod settle;
 mod shutdown;
 mod stats;
-mod status;
-mod topology;
-mod value;
-mod verdict;
+mod wire;
 mod worker;
 
 pub use lepus_macros::{service, tasks};
 
 pub use client::{Call, Client, DEFAULT_TIMEOUT, PendingReply};
-pub use codec::{Codec, CodecError};
 pub use context::Context;
 pub use descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use error::{CallError, Error, Never, Outcome};
 pub use link::{Connection, ConnectionBuilder, ConnectionState, Io};
-pub use name::{Name, NameError};
+pub use policy::retry::RetryPolicy;
+pub use policy::verdict::{
+    Failure, IntoVerdict, JobError, Retry, Verdict, reject, retry, retry_after,
+};
 pub use pubsub::{
     Bindings, Broadcast, ByHeaders, ByKey, ByPattern, Direct, Event, EventExchange, EventPublisher,
     Fanout, Gap, Group, GroupSubscription, Headers, Held, KeyError, Kind, Match, Missed, Overflow,
@@ -204,16 +194,16 @@ pub use queue::{
     Cancelled, DeadLetter, DeadLetters, Getter, Job, Producer, Push, Taken, TaskPool, TaskProducer,
     WorkQueue, WorkerPool,
 };
-pub use retry::RetryPolicy;
 pub use running::{Running, Until};
 pub use server::Server;
 pub use service::{BoxFuture, Reply, Request, Service, Tasks};
 pub use shutdown::shutdown_signal;
 pub use stats::Stats;
-pub use status::{Code, Status, UnknownCode};
-pub use topology::{Exchange, ExchangeKind, Queue, QueueKind};
-pub use value::{Table, Value};
-pub use verdict::{Failure, IntoVerdict, JobError, Retry, Verdict, reject, retry, retry_after};
+pub use wire::codec::{Codec, CodecError};
+pub use wire::name::{Name, NameError};
+pub use wire::status::{Code, Status, UnknownCode};
+pub use wire::topology::{Exchange, ExchangeKind, Queue, QueueKind};
+pub use wire::value::{Table, Value};
 
 /// In bytes, of what a function makes: for tests that keep it small.
 #[cfg(test)]

@@ -16,10 +16,10 @@ use tokio::time::Instant;
 use crate::clock;
 use crate::declaring;
 use crate::error::{Error, Kind, Outcome, Site};
-use crate::link::{Confirmed, Connection, Fate, Link, Namespace, Session};
-use crate::message::Outgoing;
-use crate::refusal::{self, Cause};
-use crate::topology::Topology;
+use crate::link::{ConfirmChannel, Confirmation, Connection, Link, Namespace, Session};
+use crate::policy::refusal::{self, Cause};
+use crate::wire::message::Outgoing;
+use crate::wire::topology::Topology;
 
 /// How long a publish may take, from the wait for a connection to the confirm.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ struct Inner {
     link: Link,
     io: Handle,
     namespace: Namespace,
-    channel: Mutex<Option<Arc<Confirmed>>>,
+    channel: Mutex<Option<Arc<ConfirmChannel>>>,
     /// Held by whoever opens one.
     opening: tokio::sync::Mutex<()>,
     /// What was declared because a publish missed it, and when.
@@ -57,7 +57,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Suspects {
     /// Has at most one message under way.
-    channel: Option<Arc<Confirmed>>,
+    channel: Option<Arc<ConfirmChannel>>,
     /// The latest refusals whose message was found: whatever else they met may be published with
     /// others again.
     found: Vec<Error>,
@@ -68,7 +68,7 @@ const FOUND: usize = 16;
 
 /// A publish that was handed over, and what is needed to report on it.
 pub(crate) struct Receipt {
-    fate: oneshot::Receiver<Fate>,
+    fate: oneshot::Receiver<Confirmation>,
     message: Arc<Outgoing>,
     started: Instant,
     deadline: Instant,
@@ -547,7 +547,7 @@ impl Publisher {
     /// `None`: a channel that was found dead has sent nothing, the next one may.
     fn send_over(
         &self,
-        channel: &Confirmed,
+        channel: &ConfirmChannel,
         message: &Arc<Outgoing>,
         started: Instant,
         limit: Duration,
@@ -586,20 +586,20 @@ impl Publisher {
         )
     }
 
-    fn slot(&self) -> MutexGuard<'_, Option<Arc<Confirmed>>> {
+    fn slot(&self) -> MutexGuard<'_, Option<Arc<ConfirmChannel>>> {
         let slot = self.inner.channel.lock();
         slot.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The channel, if there is one that may be published on.
-    fn ready(&self) -> Option<Arc<Confirmed>> {
+    fn ready(&self) -> Option<Arc<ConfirmChannel>> {
         let slot = self.slot();
         let channel = slot.as_ref().filter(|channel| channel.is_open());
         channel.filter(|channel| channel.takes_messages()).cloned()
     }
 
     /// The channel, once there is one that may be published on.
-    async fn channel(&self) -> Result<Arc<Confirmed>, Error> {
+    async fn channel(&self) -> Result<Arc<ConfirmChannel>, Error> {
         loop {
             let session = self.session().await?;
             let _opening = self.inner.opening.lock().await;
@@ -634,12 +634,12 @@ impl Publisher {
     }
 
     /// In a task of its own: a set-up that is dropped half-way leaks a channel.
-    async fn open(&self, session: Arc<Session>) -> Result<Arc<Confirmed>, Error> {
+    async fn open(&self, session: Arc<Session>) -> Result<Arc<ConfirmChannel>, Error> {
         let io = self.inner.io.clone();
         let opening = self
             .inner
             .io
-            .spawn(async move { Confirmed::open(&session, &io).await });
+            .spawn(async move { ConfirmChannel::open(&session, &io).await });
         let opened = opening.await;
         let opened = opened.map_err(|ended| Error::new(Kind::Closed).caused_by(ended))?;
         opened.map(Arc::new)
@@ -721,14 +721,14 @@ impl Receipt {
             limit,
         } = self;
         Err(match tokio::time::timeout_at(deadline, fate).await {
-            Ok(Ok(Fate::Stored)) => return Ok(()),
-            Ok(Ok(Fate::Unroutable)) => {
+            Ok(Ok(Confirmation::Stored)) => return Ok(()),
+            Ok(Ok(Confirmation::Unroutable)) => {
                 Fault::new(Error::new(Kind::Unroutable), Outcome::Unroutable, started)
             }
-            Ok(Ok(Fate::Rejected)) => {
+            Ok(Ok(Confirmation::Rejected)) => {
                 Fault::new(Error::new(Kind::Rejected), Outcome::Rejected, started)
             }
-            Ok(Ok(Fate::Unknown(error))) => Fault::closed(error, &message, started),
+            Ok(Ok(Confirmation::Unknown(error))) => Fault::closed(error, &message, started),
             Ok(Err(_)) => Fault::unconfirmed(None, started),
             Err(_) => {
                 tracing::debug!(?limit, "no confirm in time");

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::codec::{self, Codec};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
-use crate::envelope::ReplyStatus;
-use crate::status::{Code, Status};
-use crate::verdict::Verdict;
+use crate::policy::verdict::Verdict;
+use crate::wire::codec::{self, Codec};
+use crate::wire::envelope::ReplyStatus;
+use crate::wire::status::{Code, Status};
 
 /// A future on the heap.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;

@@ -76,7 +76,7 @@ async fn a_job_taken_is_done_or_given_back(env: Env) {
             assert_eq!(taken.redelivered(), redelivered);
             assert!(getter.next().await.unwrap().is_none(), "it is taken");
             if redelivered {
-                taken.give_back();
+                taken.requeue();
             } else {
                 drop(taken);
             }

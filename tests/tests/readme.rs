@@ -115,13 +115,15 @@ async fn two_terminals_show_what_is_printed() {
 #[test]
 fn the_architecture_names_every_room() {
     let page = read("ARCHITECTURE.md");
-    for folder in ["runtime/src", "runtime/src/link"] {
-        for entry in entries(folder).iter().filter(|entry| *entry != "mod.rs") {
+    for folder in ["", "wire/", "policy/", "link/"] {
+        let prefix = if folder == "link/" { "" } else { folder };
+        let folder = format!("runtime/src/{folder}");
+        for entry in entries(&folder).iter().filter(|entry| *entry != "mod.rs") {
             let is_file = entry.ends_with(".rs");
             let room = if is_file {
-                format!("`{entry}`")
+                format!("`{prefix}{entry}`")
             } else {
-                format!("`{entry}/`")
+                format!("`{prefix}{entry}/`")
             };
             assert!(
                 page.contains(&room),

@@ -13,9 +13,9 @@ use serde::de::DeserializeOwned;
 use super::Client;
 use super::flight::{Answered, Flight, Launch};
 use crate::descriptor::MethodDescriptor;
-use crate::envelope::{self, ReplyStatus};
 use crate::error::{CallError, Error, Kind, Never};
-use crate::value::{Table, Value};
+use crate::wire::envelope::{self, ReplyStatus};
+use crate::wire::value::{Table, Value};
 
 /// A call that is not made yet: await it, or [`send`](Self::send) it.
 ///

@@ -9,22 +9,22 @@ use bytes::Bytes;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::letter::{Address, CorrelationId};
-use crate::batch;
-use crate::envelope::{Form, ReplyHead, ReplyStatus};
 use crate::error::{Error, Kind};
 use crate::escape::Escaped;
 use crate::link::{
-    self, Connection, Deliveries, Ended, Lane, Leave, Link, Listener, Mark, Mode, Namespace, Rush,
-    Session, Sink, Word,
+    self, BurstDetector, Channel, ChannelEvent, ChannelHandler, Connection, Consumer, Ended, Flush,
+    Link, Mode, Namespace, Session, Sink, WriteOffset,
 };
-use crate::message::{Incoming, Outgoing};
-use crate::name::Name;
-use crate::pending::Pending;
+use crate::policy::pending::Pending;
+use crate::policy::refusal::Traits;
+use crate::policy::retry::RetryPolicy;
 use crate::random::{self, Secret};
-use crate::refusal::Traits;
-use crate::retry::RetryPolicy;
 use crate::stats::Counters;
-use crate::topology::{Queue, Topology};
+use crate::wire::batch;
+use crate::wire::envelope::{Form, ReplyHead, ReplyStatus};
+use crate::wire::message::{Incoming, Outgoing};
+use crate::wire::name::Name;
+use crate::wire::topology::{Queue, Topology};
 
 /// Before a channel that could not be opened is tried again.
 const NEXT_TRY: Duration = Duration::from_millis(100);
@@ -97,13 +97,13 @@ pub(crate) struct Caller {
 pub(crate) struct Station {
     session: Arc<Session>,
     /// Where requests go out. Replaced when it dies alone.
-    lane: Mutex<Arc<Lane>>,
+    channel: Mutex<Arc<Channel>>,
     reply_to: String,
     /// The key of the marks in the correlation ids of its calls.
     secret: Secret,
     /// `None` once no answer can come any more.
     pending: Mutex<Option<Waiting>>,
-    rush: Rush,
+    rush: BurstDetector,
     /// How many messages were handed over.
     sent: AtomicU64,
     /// The channel is gone.
@@ -214,11 +214,11 @@ impl Station {
         message: &Outgoing,
         id: u64,
     ) -> Result<impl Future<Output = ()> + use<>, Error> {
-        let (lane, mark) = self.hand_over(message, id, Leave::Later)?;
+        let (channel, mark) = self.hand_over(message, id, Flush::Deferred)?;
         Ok(async move {
-            lane.send(Leave::Soon);
+            channel.send(Flush::IoTask);
             // A message that is lost on its way is lost with its session, which ends its calls.
-            drop(lane.written(mark).await);
+            drop(channel.written(mark).await);
         })
     }
 
@@ -268,17 +268,17 @@ impl Station {
         CorrelationId::Several(message).write(&self.secret)
     }
 
-    fn lane(&self) -> Arc<Lane> {
-        Arc::clone(&self.lane.lock().unwrap_or_else(PoisonError::into_inner))
+    fn channel(&self) -> Arc<Channel> {
+        Arc::clone(&self.channel.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn hand_over(
         &self,
         message: &Outgoing,
         id: u64,
-        leave: Leave,
-    ) -> Result<(Arc<Lane>, Mark), Error> {
-        let lane = self.lane();
+        leave: Flush,
+    ) -> Result<(Arc<Channel>, WriteOffset), Error> {
+        let channel = self.channel();
         let traits = Traits::of(message);
         // In the order in which messages are handed over, which is the broker's.
         let note = || {
@@ -289,8 +289,8 @@ impl Station {
             }
             Ok(())
         };
-        match lane.publish_noted(message, leave, note) {
-            Ok(mark) => Ok((lane, mark)),
+        match channel.publish_noted(message, leave, note) {
+            Ok(mark) => Ok((channel, mark)),
             Err(error) => {
                 self.closed.notify_one();
                 Err(error)
@@ -483,16 +483,16 @@ impl Station {
     /// Has a channel for requests there, for as long as the session lives.
     async fn keep_lane(self: &Arc<Self>) {
         loop {
-            let lane = self.lane();
-            if lane.is_open() {
+            let channel = self.channel();
+            if channel.is_open() {
                 self.closed.notified().await;
             } else if !self.session.is_up() {
                 return;
             } else {
-                match Lane::open(&self.session).await {
+                match Channel::open(&self.session).await {
                     Ok(fresh) => {
-                        fresh.listen(Arc::new(Returns(Arc::downgrade(self))));
-                        *self.lane.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+                        fresh.set_handler(Arc::new(Returns(Arc::downgrade(self))));
+                        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
                     }
                     Err(error) => {
                         tracing::debug!(%error, "no channel for requests yet");
@@ -575,27 +575,27 @@ impl Keeper {
         }
     }
 
-    async fn set_up(&self, session: &Arc<Session>) -> Result<(Arc<Station>, Deliveries), Error> {
+    async fn set_up(&self, session: &Arc<Session>) -> Result<(Arc<Station>, Consumer), Error> {
         // A fresh name each generation: the broker may not have noticed yet that the owner of the
         // last one is gone, and server-named queues cannot be told apart from the outside.
         let name = Name::parse(format!("lepus.reply.{}", random::identity()))?;
         let reply_to = self.namespace.scope(name.as_str());
         let topology = Topology::queue(Queue::exclusive(name));
         link::declare(session, &topology, &self.namespace).await?;
-        let lane = Lane::open(session).await?;
+        let channel = Channel::open(session).await?;
         let station = Arc::new(Station {
             session: Arc::clone(session),
-            lane: Mutex::new(Arc::clone(&lane)),
+            channel: Mutex::new(Arc::clone(&channel)),
             reply_to: reply_to.clone(),
             secret: Secret::new(),
             pending: Mutex::new(Some(Pending::default())),
-            rush: Rush::default(),
+            rush: BurstDetector::default(),
             sent: AtomicU64::new(0),
             closed: Notify::new(),
             counters: Arc::clone(&self.counters),
         });
-        lane.listen(Arc::new(Returns(Arc::downgrade(&station))));
-        let consuming = Lane::open(session).await?;
+        channel.set_handler(Arc::new(Returns(Arc::downgrade(&station))));
+        let consuming = Channel::open(session).await?;
         consuming.limit_bodies(self.max_message);
         // Not the station itself: its channel is not to be kept by the channel of its replies.
         let to = Arc::downgrade(&station);
@@ -604,7 +604,7 @@ impl Keeper {
                 station.replied(reply.message);
             }
         });
-        let replies = Deliveries::start(&consuming, &reply_to, Mode::NoAck(sink)).await?;
+        let replies = Consumer::start(&consuming, &reply_to, Mode::NoAck(sink)).await?;
         Ok((station, replies))
     }
 }
@@ -612,16 +612,16 @@ impl Keeper {
 /// What comes back on a channel for requests, on its way to their station.
 struct Returns(Weak<Station>);
 
-impl Listener for Returns {
-    fn hear(&self, word: Word) {
+impl ChannelHandler for Returns {
+    fn on_event(&self, word: ChannelEvent) {
         let Some(station) = self.0.upgrade() else {
             return;
         };
         match word {
-            Word::Returned(message) => {
+            ChannelEvent::Returned(message) => {
                 station.returned(message.properties.correlation_id.as_deref());
             }
-            Word::Closed(reason) => {
+            ChannelEvent::Closed(reason) => {
                 tracing::debug!(%reason, "the channel for requests was closed");
                 station.closed.notify_one();
                 // The end of the session is told to all calls elsewhere.
@@ -629,7 +629,7 @@ impl Listener for Returns {
                     station.refused(&reason);
                 }
             }
-            Word::Confirmed(_) | Word::Delivered(_) | Word::Cancelled => {}
+            ChannelEvent::Confirmed(_) | ChannelEvent::Delivered(_) | ChannelEvent::Cancelled => {}
         }
     }
 }
@@ -650,7 +650,7 @@ impl Drop for Manned<'_> {
 
 /// Keeps a station's channels until no more replies can come; then says why. The replies themselves
 /// are given out on the I/O task.
-async fn serve(station: &Arc<Station>, mut replies: Deliveries) -> Error {
+async fn serve(station: &Arc<Station>, mut replies: Consumer) -> Error {
     let keeping = station.keep_lane();
     let reading = async {
         loop {

@@ -13,10 +13,10 @@ use tokio::time::Instant;
 
 use super::caller::{Caller, Slot, Stage, Station};
 use super::letter::Letter;
-use crate::batch;
-use crate::envelope::{CALLS, Form, RequestHead, milliseconds};
 use crate::error::{Error, Kind};
-use crate::message::Outgoing;
+use crate::wire::batch;
+use crate::wire::envelope::{CALLS, Form, RequestHead, milliseconds};
+use crate::wire::message::Outgoing;
 
 /// Arguments larger than this have a message of their own: its cost is small beside theirs.
 const LARGE: usize = 16 * 1024;

@@ -12,15 +12,15 @@ use super::caller::{Answer, Replied, Slot, Stage, Station};
 use super::letter::Letter;
 use super::{Backend, Client, DEFAULT_TIMEOUT, Place, Remote};
 use crate::clock;
-use crate::codec::{Codec, CodecError};
 use crate::context::{Context, Facts};
-use crate::envelope::ReplyStatus;
 use crate::error::{Error, Kind, Outcome};
 use crate::escape::Escaped;
 use crate::panic::{self, Apart, Ended};
+use crate::policy::refusal;
 use crate::publisher::Fault;
-use crate::refusal;
 use crate::service::{BoxFuture, Reply, Request, Service};
+use crate::wire::codec::{Codec, CodecError};
+use crate::wire::envelope::ReplyStatus;
 
 /// Before a request that was not sent is tried again: its channel is being replaced.
 const NEXT_TRY: Duration = Duration::from_millis(5);

@@ -7,14 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::codec::Codec;
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
-use crate::envelope::RequestHead;
 use crate::error::{Error, Kind, Outcome};
-use crate::message::Outgoing;
 use crate::publisher::What;
 use crate::random::{self, Secret};
-use crate::value::Table;
+use crate::wire::codec::Codec;
+use crate::wire::envelope::RequestHead;
+use crate::wire::message::Outgoing;
+use crate::wire::value::Table;
 
 /// What is sent, and what its errors say.
 pub(super) struct Letter {

@@ -16,13 +16,13 @@ use tokio::sync::Semaphore;
 
 pub use call::{Call, PendingReply};
 
-use crate::batch;
-use crate::codec::Codec;
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{Error, Kind};
 use crate::link::Connection;
 use crate::publisher::{Publisher, UNCONFIRMED};
 use crate::service::Service;
+use crate::wire::batch;
+use crate::wire::codec::Codec;
 use caller::Caller;
 use coalesce::Coalescer;
 

@@ -15,9 +15,9 @@ use super::state::{Board, ConnectionState, Role};
 use super::supervise::{Dialer, Link};
 use crate::clock;
 use crate::error::Error;
-use crate::name::Name;
-use crate::retry::RetryPolicy;
+use crate::policy::retry::RetryPolicy;
 use crate::stats::{Counters, Stats};
+use crate::wire::name::Name;
 
 /// How long a dropped connection may take to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(3);

@@ -3,9 +3,9 @@
 use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
 
 use crate::error::{Error, Kind, Mismatch};
-use crate::message::Properties;
-use crate::name::SHORT_STRING_MAX;
-use crate::value::{Table, Value};
+use crate::wire::message::Properties;
+use crate::wire::name::SHORT_STRING_MAX;
+use crate::wire::value::{Table, Value};
 
 /// AMQP's delivery mode of a message that a durable queue writes to disk. Without one it is not.
 pub(super) const PERSISTENT: u8 = 2;

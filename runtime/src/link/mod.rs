@@ -8,19 +8,12 @@
 //! how the two share a socket, `channel/core.rs` is the state machine of a channel.
 
 mod channel;
-mod confirm;
 mod connection;
-mod consume;
 mod convert;
-mod declare;
 mod dial;
 mod frame;
 mod kit;
-mod lane;
 mod namespace;
-mod poll;
-mod progress;
-mod said;
 mod sasl;
 mod session;
 mod settings;
@@ -29,16 +22,15 @@ mod state;
 mod supervise;
 mod uri;
 
-pub(crate) use channel::{Delivery, Listener, Word};
-pub(crate) use confirm::{Confirmed, Fate};
+pub(crate) use channel::{
+    AckRange, Channel, ChannelEvent, ChannelHandler, ConfirmChannel, Confirmation, Consumer,
+    Delivery, Ended, GetChannel, Mode, QueueCounts, Sink, bind, count, declare, delete, purge,
+    unbind,
+};
 pub use connection::{Connection, ConnectionBuilder};
-pub(crate) use consume::{Deliveries, Ended, Mode, Sink};
-pub(crate) use declare::{QueueCounts, bind, count, declare, delete, purge, unbind};
-pub(crate) use lane::{Extent, Lane};
 pub(crate) use namespace::Namespace;
-pub(crate) use poll::Polling;
 pub(crate) use session::Session;
 pub use settings::Io;
-pub(crate) use socket::{Leave, Mark, Rush};
+pub(crate) use socket::{BurstDetector, Flush, WriteOffset};
 pub use state::ConnectionState;
 pub(crate) use supervise::Link;

@@ -1,7 +1,7 @@
 //! A prefix for every queue and exchange, so that environments and tests share a broker.
 
-use crate::name::Name;
-use crate::value::{Table, Value};
+use crate::wire::name::Name;
+use crate::wire::value::{Table, Value};
 
 /// The prefix, or none.
 #[derive(Clone, Debug, Default)]

@@ -11,9 +11,9 @@ use tokio::sync::{oneshot, watch};
 
 use super::channel::{Channels, Handle};
 use super::dial::Line;
-use super::said::BrokerVersion;
-use super::socket::{Mark, WriteMux};
+use super::socket::{WriteMux, WriteOffset};
 use crate::error::{Error, Kind};
+use crate::link::frame::decode::BrokerVersion;
 use crate::stats::Counters;
 
 /// How often the state is looked at besides lapin's events, which it does not promise to send.
@@ -159,7 +159,7 @@ impl Session {
     }
 
     /// Completes when what was appended up to a mark is with the socket.
-    pub(super) async fn written(&self, mark: Mark) -> Result<(), Error> {
+    pub(super) async fn written(&self, mark: WriteOffset) -> Result<(), Error> {
         self.mux.written(mark).await
     }
 

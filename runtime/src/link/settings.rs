@@ -7,8 +7,8 @@ use lapin::uri::AMQPUri;
 
 use super::uri::{self, UriError};
 use crate::error::Error;
-use crate::name::Name;
-use crate::retry::RetryPolicy;
+use crate::policy::retry::RetryPolicy;
+use crate::wire::name::Name;
 
 /// Heartbeats every so many seconds; a dead peer is found after two intervals.
 const HEARTBEAT: u16 = 10;

@@ -14,7 +14,7 @@ use crate::error::Error;
 pub(super) enum Role {
     /// Requests, jobs and events out; replies in.
     Publishing,
-    /// Deliveries in; their replies and acknowledgements out.
+    /// Consumer in; their replies and acknowledgements out.
     Consuming,
 }
 
@@ -34,7 +34,7 @@ pub enum ConnectionState {
     /// Every session in use is up.
     Connected,
     /// A session is up, but the broker takes no messages on it (memory or disk alarm): calls and
-    /// publishes wait within their deadlines. Deliveries, and the acknowledgements of worker pools
+    /// publishes wait within their deadlines. Consumer, and the acknowledgements of worker pools
     /// and subscriptions, go on; but where a server runs on the connection, its first reply has
     /// RabbitMQ stop reading what it consumes on as well: replies and acknowledgements wait then.
     Blocked {

@@ -15,8 +15,8 @@ use super::state::{Board, Role};
 use crate::clock;
 use crate::error::{ConnectFault, Error, Kind};
 use crate::escape::Escaped;
+use crate::policy::retry::RetryPolicy;
 use crate::random;
-use crate::retry::RetryPolicy;
 use crate::stats::Counters;
 
 /// A session that lived this long starts the backoff anew when it goes down.

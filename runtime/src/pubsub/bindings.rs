@@ -9,8 +9,8 @@ use tokio::sync::Mutex as Turn;
 use super::kind::Kind;
 use crate::error::{Error, Kind as ErrorKind};
 use crate::link::{self, Connection, Namespace, Session};
-use crate::name::Name;
-use crate::topology::{Binding, Destination};
+use crate::wire::name::Name;
+use crate::wire::topology::{Binding, Destination};
 
 /// The bindings of one subscription: a handle to change them while it runs. Cheap to clone.
 ///

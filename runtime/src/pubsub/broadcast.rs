@@ -15,9 +15,9 @@ use super::shelf::Shelf;
 use super::station::Tell;
 use super::subscribe::Overflow;
 use crate::escape::Escaped;
-use crate::link::{Connection, Delivery, Lane, Mode};
+use crate::link::{Channel, Connection, Delivery, Mode};
+use crate::policy::verdict::IntoVerdict;
 use crate::stats::Counters;
-use crate::verdict::IntoVerdict;
 use crate::worker::{Handler, Settlement};
 
 /// An event that waits for its reader.
@@ -76,7 +76,7 @@ impl Shelver {
 impl Handler for Shelver {
     const IN_ORDER: bool = true;
 
-    async fn handle(self: Arc<Self>, _: Arc<Lane>, delivery: Delivery) -> Settlement {
+    async fn handle(self: Arc<Self>, _: Arc<Channel>, delivery: Delivery) -> Settlement {
         let (held, taken) = oneshot::channel();
         self.shelf.push(Parcel {
             letter: delivery.message.into(),
@@ -121,7 +121,7 @@ where
     H: Fn(Event<T>) -> F + Send + Sync + 'static,
     F: Future<Output: IntoVerdict> + Send + 'static,
 {
-    async fn handle(self: Arc<Self>, _: Arc<Lane>, delivery: Delivery) -> Settlement {
+    async fn handle(self: Arc<Self>, _: Arc<Channel>, delivery: Delivery) -> Settlement {
         let event = match self.reader.read(delivery.message.into()) {
             Read::Event(event) => event,
             Read::Missed(missed) => {

@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use crate::context::{Context, Facts};
-use crate::envelope::EventHead;
 use crate::error::Error;
 use crate::escape::Escaped;
-use crate::message::Incoming;
 use crate::queue::RawJob;
-use crate::value::{Table, Value};
+use crate::wire::envelope::EventHead;
+use crate::wire::message::Incoming;
+use crate::wire::value::{Table, Value};
 
 /// An event as it arrived.
 #[derive(Clone, Debug)]

@@ -8,13 +8,13 @@ use super::publisher::EventPublisher;
 use super::spec::Spec;
 use super::subscribe::{Broadcast, Subscribe};
 use super::typing::Typing;
-use crate::codec::Codec;
 use crate::error::Error;
 use crate::link::Connection;
-use crate::name::Name;
 use crate::publisher::Publisher;
-use crate::topology::{Binding, Destination, Topology};
-use crate::value::{Table, Value};
+use crate::wire::codec::Codec;
+use crate::wire::name::Name;
+use crate::wire::topology::{Binding, Destination, Topology};
+use crate::wire::value::{Table, Value};
 
 /// A fanout exchange of events: each goes to every subscription.
 pub type Fanout<T> = EventExchange<ToAll, T>;
@@ -289,7 +289,7 @@ impl<K, T> fmt::Debug for EventExchange<K, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topology::ExchangeKind;
+    use crate::wire::topology::ExchangeKind;
 
     #[test]
     fn an_exchange_is_durable_unless_asked_otherwise() {

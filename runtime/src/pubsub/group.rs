@@ -18,10 +18,10 @@ use super::reader::{Read, Reader};
 use super::shelf::Shelf;
 use super::station::Tell;
 use crate::error::Error;
-use crate::link::{Connection, Delivery, Lane};
+use crate::link::{Channel, Connection, Delivery};
+use crate::policy::verdict::{IntoVerdict, Verdict};
 use crate::queue::{Cancelled, JobHandler, RawJob, Spec, Work};
 use crate::service::BoxFuture;
-use crate::verdict::{IntoVerdict, Verdict};
 use crate::worker::{Handler, Settlement};
 
 /// An event that waits for its reader, and the way to say what became of it.
@@ -92,18 +92,18 @@ impl Handler for InOrder {
 
     fn handle(
         self: Arc<Self>,
-        lane: Arc<Lane>,
+        channel: Arc<Channel>,
         delivery: Delivery,
     ) -> impl Future<Output = Settlement> + Send {
-        Arc::clone(&self.0).handle(lane, delivery)
+        Arc::clone(&self.0).handle(channel, delivery)
     }
 
     fn drain(&self) {
         self.0.drain();
     }
 
-    fn lost(&self, queue: &str, lane: &Arc<Lane>, error: &Error) {
-        self.0.lost(queue, lane, error);
+    fn lost(&self, queue: &str, channel: &Arc<Channel>, error: &Error) {
+        self.0.lost(queue, channel, error);
     }
 
     fn oversee(&self) -> impl Future<Output = Infallible> + Send {

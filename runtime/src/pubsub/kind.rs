@@ -4,8 +4,8 @@ use super::key::RoutingKey;
 use super::matching::Match;
 use super::pattern::Pattern;
 use crate::error::Error;
-use crate::topology::ExchangeKind;
-use crate::value::Table;
+use crate::wire::topology::ExchangeKind;
+use crate::wire::value::Table;
 
 /// How an exchange routes. There are four: [`ToAll`], [`ByKey`], [`ByPattern`], [`ByHeaders`].
 pub trait Kind: sealed::Routes {

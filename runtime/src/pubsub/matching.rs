@@ -3,8 +3,8 @@
 use std::fmt;
 
 use crate::error::Error;
-use crate::name::SHORT_STRING_MAX;
-use crate::value::{Table, Value};
+use crate::wire::name::SHORT_STRING_MAX;
+use crate::wire::value::{Table, Value};
 
 /// RabbitMQ reads the rule of a binding from this argument.
 const RULE: &str = "x-match";

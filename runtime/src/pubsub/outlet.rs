@@ -12,10 +12,10 @@ use super::spec::Spec;
 use crate::clock;
 use crate::declaring::OnceMore;
 use crate::error::{Error, Kind};
-use crate::link::{self, Connection, Lane, Leave, Session};
-use crate::message::Outgoing;
+use crate::link::{self, Channel, Connection, Flush, Session};
 use crate::publisher::{Fault, Publisher, UNCONFIRMED};
 use crate::random;
+use crate::wire::message::Outgoing;
 
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
@@ -38,7 +38,7 @@ pub(super) struct Outlet {
     /// Held by whoever declares it.
     declaring: Mutex<()>,
     /// The channel of unconfirmed publishes.
-    lane: std::sync::Mutex<Option<Arc<Lane>>>,
+    channel: std::sync::Mutex<Option<Arc<Channel>>>,
     /// Held by whoever opens it.
     opening: Mutex<()>,
     places: Semaphore,
@@ -63,7 +63,7 @@ impl Outlet {
             publisher: Publisher::new(connection, publishes),
             declared: AtomicU64::new(0),
             declaring: Mutex::default(),
-            lane: std::sync::Mutex::default(),
+            channel: std::sync::Mutex::default(),
             opening: Mutex::default(),
             places: Semaphore::new(publishes),
             identity: random::identity(),
@@ -159,16 +159,16 @@ impl Outlet {
                 Box::pin(place).await.map_err(not_sent)?
             }
         };
-        let lane = match self.ready_lane() {
-            Some(lane) => lane,
+        let channel = match self.ready_lane() {
+            Some(channel) => channel,
             None => {
-                let lane = self.in_time(self.lane(), deadline);
-                Box::pin(lane).await.map_err(not_sent)?
+                let channel = self.in_time(self.channel(), deadline);
+                Box::pin(channel).await.map_err(not_sent)?
             }
         };
-        let published = lane.publish(&message, Leave::Now);
+        let published = channel.publish(&message, Flush::Inline);
         let mark = published.map_err(not_sent)?;
-        match timeout_at(deadline, lane.written(mark)).await {
+        match timeout_at(deadline, channel.written(mark)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(Fault::sent(error, started)),
             Err(_) => {
@@ -207,16 +207,16 @@ impl Outlet {
         self.is_declared_on(&session).then_some(session)
     }
 
-    fn slot(&self) -> MutexGuard<'_, Option<Arc<Lane>>> {
-        self.lane.lock().unwrap_or_else(PoisonError::into_inner)
+    fn slot(&self) -> MutexGuard<'_, Option<Arc<Channel>>> {
+        self.channel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The channel of unconfirmed publishes, if there is nothing to wait for.
-    fn ready_lane(&self) -> Option<Arc<Lane>> {
+    fn ready_lane(&self) -> Option<Arc<Channel>> {
         let session = self.ready()?;
         let slot = self.slot();
-        let lane = slot.as_ref().filter(|lane| lane.is_open());
-        lane.filter(|_| session.takes_messages()).cloned()
+        let channel = slot.as_ref().filter(|channel| channel.is_open());
+        channel.filter(|_| session.takes_messages()).cloned()
     }
 
     /// The session that is up, with the exchange declared on it.
@@ -252,10 +252,10 @@ impl Outlet {
     }
 
     /// The channel of unconfirmed publishes, once there is one that may be published on.
-    async fn lane(&self) -> Result<Arc<Lane>, Error> {
+    async fn channel(&self) -> Result<Arc<Channel>, Error> {
         loop {
             let opening = self.opening.lock().await;
-            let is_dead = self.slot().take_if(|lane| !lane.is_open()).is_some();
+            let is_dead = self.slot().take_if(|channel| !channel.is_open()).is_some();
             if is_dead {
                 // The broker may have closed it for want of the exchange.
                 self.undeclared().await;
@@ -266,17 +266,17 @@ impl Outlet {
                 session.message_taken().await;
                 continue;
             }
-            if let Some(lane) = self.slot().clone() {
-                return Ok(lane);
+            if let Some(channel) = self.slot().clone() {
+                return Ok(channel);
             }
             let opened = self
                 .connection
                 .io()
-                .spawn(async move { Lane::open(&session).await });
+                .spawn(async move { Channel::open(&session).await });
             match opened.await {
-                Ok(Ok(lane)) => {
-                    *self.slot() = Some(Arc::clone(&lane));
-                    return Ok(lane);
+                Ok(Ok(channel)) => {
+                    *self.slot() = Some(Arc::clone(&channel));
+                    return Ok(channel);
                 }
                 Ok(Err(error)) if error.is_disconnected() && !error.is_closed() => {}
                 Ok(Err(error)) => return Err(error),

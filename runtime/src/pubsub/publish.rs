@@ -13,12 +13,12 @@ use super::outlet::Outlet;
 use super::publisher::Options;
 use super::typing::Encoded;
 use crate::context::Context;
-use crate::envelope::{self, EventHead};
 use crate::error::{Error, Outcome};
-use crate::message::Outgoing;
 use crate::publisher::What;
 use crate::queue;
-use crate::value::{Table, Value};
+use crate::wire::envelope::{self, EventHead};
+use crate::wire::message::Outgoing;
+use crate::wire::value::{Table, Value};
 
 /// A publish that is not made yet: await it. Unless its publisher is
 /// [unconfirmed](super::EventPublisher::unconfirmed) it returns when the broker has confirmed the

@@ -9,9 +9,9 @@ use serde::de::DeserializeOwned;
 
 use super::event::{Event, Letter, Missed, Undecodable};
 use super::typing::{Refusal, Typing};
-use crate::codec::Codec;
 use crate::queue;
 use crate::stats::Counters;
+use crate::wire::codec::Codec;
 
 /// What becomes of events whose type a subscription does not know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -141,7 +141,7 @@ impl<T> fmt::Debug for Reader<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{Incoming, Properties};
+    use crate::wire::message::{Incoming, Properties};
     use bytes::Bytes;
 
     fn letter(kind: Option<&str>, content_type: Option<&str>, body: &'static [u8]) -> Letter {

@@ -132,7 +132,7 @@ impl<E> Goods<E> {
         self.merge_at(self.slots.len().saturating_sub(2));
     }
 
-    /// Word that comes right after its like becomes one with it, so that however often the
+    /// ChannelEvent that comes right after its like becomes one with it, so that however often the
     /// connection goes, a reader that is away costs a bounded room.
     fn merge_at(&mut self, at: usize) {
         let Some(Slot::Missed(later)) = self.slots.get(at + 1) else {

@@ -1,11 +1,11 @@
 //! An exchange's description: what is declared, whatever it carries.
 
 use super::typing::Typing;
-use crate::codec::Codec;
 use crate::error::Error;
-use crate::name::Name;
-use crate::topology::{Exchange, ExchangeKind, Topology};
-use crate::value::Table;
+use crate::wire::codec::Codec;
+use crate::wire::name::Name;
+use crate::wire::topology::{Exchange, ExchangeKind, Topology};
+use crate::wire::value::Table;
 
 /// An exchange's description, whatever it carries.
 #[derive(Clone, Debug)]

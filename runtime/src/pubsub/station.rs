@@ -9,11 +9,11 @@ use super::event::{Gap, Missed};
 use super::kind::Kind;
 use crate::error::Error;
 use crate::link::{self, Ended, Mode, Namespace, Session};
-use crate::name::Name;
 use crate::queue;
 use crate::random;
 use crate::service::BoxFuture;
-use crate::topology::{Queue, Topology};
+use crate::wire::name::Name;
+use crate::wire::topology::{Queue, Topology};
 use crate::worker::Setup;
 
 /// An exchange that deletes itself may do so between its declaration and the first binding.

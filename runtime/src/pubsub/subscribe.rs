@@ -20,7 +20,7 @@ use super::station::{Place, Station, Tell};
 use crate::error::Error;
 use crate::escape::Escaped;
 use crate::link::{Connection, Mode};
-use crate::topology::Topology;
+use crate::wire::topology::Topology;
 use crate::worker::{OnLoss, Source};
 
 /// A subscription to be: what it is bound by and how it receives. `M` is the mode, [`Broadcast`]

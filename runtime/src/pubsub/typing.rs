@@ -5,8 +5,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::variant;
-use crate::codec::Codec;
 use crate::error::{Error, Kind};
+use crate::wire::codec::Codec;
 
 /// Where an event says of which type it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //! between them.
 
 use crate::error::Error;
-use crate::name::SHORT_STRING_MAX;
+use crate::wire::name::SHORT_STRING_MAX;
 
 /// Stands for one word.
 pub(super) const ONE: &str = "*";

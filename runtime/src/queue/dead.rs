@@ -12,13 +12,13 @@ use super::Spec;
 use super::polling::PolledQueue;
 use super::pool::codec;
 use crate::declaring;
-use crate::envelope::{self, JobHead, Obituary};
 use crate::error::{Error, Kind};
-use crate::link::{self, Connection, Delivery, Extent, QueueCounts, Session};
-use crate::message::Outgoing;
+use crate::link::{self, AckRange, Connection, Delivery, QueueCounts, Session};
 use crate::publisher::{Publisher, TIMEOUT, What};
-use crate::topology::Topology;
-use crate::value::Table;
+use crate::wire::envelope::{self, JobHead, Obituary};
+use crate::wire::message::Outgoing;
+use crate::wire::topology::Topology;
+use crate::wire::value::Table;
 
 /// How long letters that were looked at may take to be back in their queue.
 const PUT_BACK: Duration = Duration::from_secs(2);
@@ -103,7 +103,7 @@ impl<T: DeserializeOwned> DeadLetters<T> {
                 return Choice::Stop;
             }
             found = letter.message_id() == Some(message_id);
-            if found { Choice::Replay } else { Choice::Leave }
+            if found { Choice::Replay } else { Choice::Flush }
         };
         let replayed = self.replay_chosen(choose).await;
         replayed.map(|replayed| replayed > 0)
@@ -126,7 +126,7 @@ impl<T: DeserializeOwned> DeadLetters<T> {
             if choose(letter) {
                 Choice::Replay
             } else {
-                Choice::Leave
+                Choice::Flush
             }
         };
         self.replay_chosen(choose).await
@@ -157,11 +157,11 @@ impl<T: DeserializeOwned> DeadLetters<T> {
                 // First of all: a failure leaves it here.
                 left.push(delivery.tag);
                 match choice {
-                    Choice::Leave => {}
+                    Choice::Flush => {}
                     Choice::Stop => break,
                     Choice::Replay => {
                         self.revive(&publisher, &delivery).await?;
-                        polling.lane().ack(delivery.tag, Extent::One);
+                        polling.channel().ack(delivery.tag, AckRange::One);
                         left.pop();
                         replayed += 1;
                     }
@@ -212,15 +212,15 @@ impl<T: DeserializeOwned> DeadLetters<T> {
     /// them. While others take letters too, their number says nothing, so it waits for a while and
     /// not for ever.
     async fn put_back(&self, polling: &PolledQueue, tags: Vec<u64>) {
-        let lane = polling.lane();
-        let (session, given_back) = (Arc::clone(lane.session()), tags.len());
+        let channel = polling.channel();
+        let (session, given_back) = (Arc::clone(channel.session()), tags.len());
         let before = if tags.is_empty() {
             None
         } else {
             self.ready(&session).await.ok()
         };
         for tag in tags {
-            lane.give_back(tag);
+            channel.requeue(tag);
         }
         if let Some(before) = before {
             let given_back = u32::try_from(given_back).unwrap_or(u32::MAX);
@@ -234,7 +234,7 @@ impl<T: DeserializeOwned> DeadLetters<T> {
                 );
             }
         }
-        lane.close().await;
+        channel.close().await;
     }
 
     async fn until_ready(&self, session: &Arc<Session>, letters: u32) {
@@ -306,8 +306,8 @@ impl<T: DeserializeOwned> DeadLetters<T> {
 /// What to do with a dead letter.
 enum Choice {
     Replay,
-    Leave,
-    /// Leave it, and do not look at any more.
+    Flush,
+    /// Flush it, and do not look at any more.
     Stop,
 }
 

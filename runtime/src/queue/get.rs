@@ -10,12 +10,12 @@ use tokio::sync::Mutex;
 use super::Spec;
 use super::polling::{Apart, PolledQueue};
 use super::pool::codec;
-use crate::codec::CodecError;
-use crate::envelope::JobHead;
 use crate::error::{Error, Kind};
-use crate::link::{Connection, Extent, Lane};
-use crate::message::Incoming;
-use crate::value::Table;
+use crate::link::{AckRange, Channel, Connection};
+use crate::wire::codec::CodecError;
+use crate::wire::envelope::JobHead;
+use crate::wire::message::Incoming;
+use crate::wire::value::Table;
 
 /// Takes jobs from a queue with `basic.get`, for programs that look when it suits them. A worker
 /// pool is the better choice for all others: polling costs a round trip a job.
@@ -59,7 +59,7 @@ impl<T: DeserializeOwned> Getter<T> {
             Ok::<_, Error>(taken.map(|delivery| {
                 (
                     Hold {
-                        lane: Arc::clone(polling.lane()),
+                        channel: Arc::clone(polling.channel()),
                         tag: Some(delivery.tag),
                         _apart: polling.apart(),
                     },
@@ -164,19 +164,20 @@ impl<T> Taken<T> {
     /// [`is_decode`](Error::is_decode) when the payload does not decode; it is acknowledged all
     /// the same. An acknowledgement that is lost with the connection is a redelivery.
     pub fn done(mut self) -> Result<T, Error> {
-        self.hold.settle(|lane, tag| lane.ack(tag, Extent::One));
+        self.hold
+            .settle(|channel, tag| channel.ack(tag, AckRange::One));
         self.payload
     }
 
     /// The job goes back to its queue.
-    pub fn give_back(self) {
+    pub fn requeue(self) {
         drop(self);
     }
 
     /// The job is rejected (`basic.reject` without requeue): the broker dead-letters it where the
     /// queue says, and a classic queue without dead letters drops it.
     pub fn reject(mut self) {
-        self.hold.settle(Lane::reject);
+        self.hold.settle(Channel::reject);
     }
 }
 
@@ -191,22 +192,22 @@ impl<T> fmt::Debug for Taken<T> {
 
 /// An unsettled delivery.
 struct Hold {
-    lane: Arc<Lane>,
+    channel: Arc<Channel>,
     tag: Option<u64>,
     /// Its connection, if that is its own: not closed before it is settled.
     _apart: Option<Arc<Apart>>,
 }
 
 impl Hold {
-    fn settle(&mut self, how: impl FnOnce(&Lane, u64)) {
+    fn settle(&mut self, how: impl FnOnce(&Channel, u64)) {
         if let Some(tag) = self.tag.take() {
-            how(&self.lane, tag);
+            how(&self.channel, tag);
         }
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.settle(Lane::give_back);
+        self.settle(Channel::requeue);
     }
 }

@@ -14,22 +14,22 @@ use super::job::{Cancelled, RawJob, Stopping};
 use super::producer::now;
 use crate::clock;
 use crate::context::{Context, Facts};
-use crate::envelope::{self, JobHead, Obituary, Route};
 use crate::error::Error;
 use crate::escape::{Escaped, escaped};
-use crate::link::{Connection, Delivery, Lane, Namespace};
-use crate::message::{Incoming, Outgoing, Properties};
+use crate::link::{Channel, Connection, Delivery, Namespace};
 use crate::panic::{self, Ended};
+use crate::policy::refusal;
+use crate::policy::retry::RetryPolicy;
+use crate::policy::settle::{self, Arrival, Decision, Reason};
+use crate::policy::verdict::{Judgement, Retry, Verdict};
 use crate::publisher::{Publisher, TIMEOUT, What};
 use crate::random;
-use crate::refusal;
-use crate::retry::RetryPolicy;
 use crate::service::BoxFuture;
-use crate::settle::{self, Arrival, Decision, Reason};
 use crate::stats::Counters;
-use crate::topology::{Queue, QueueKind, Topology};
-use crate::value::Table;
-use crate::verdict::{Judgement, Retry, Verdict};
+use crate::wire::envelope::{self, JobHead, Obituary, Route};
+use crate::wire::message::{Incoming, Outgoing, Properties};
+use crate::wire::topology::{Queue, QueueKind, Topology};
+use crate::wire::value::Table;
 use crate::worker::{Handler, Settlement, report_loss};
 
 /// How often it is said that a job still cannot be moved.
@@ -91,7 +91,7 @@ impl JobHandler {
     /// Does the job. What it is made of is put away here and now, so that the future stays small.
     fn perform(
         &self,
-        lane: &Arc<Lane>,
+        channel: &Arc<Channel>,
         message: &Incoming,
         head: JobHead,
         attempt: u32,
@@ -109,7 +109,7 @@ impl JobHandler {
             redelivered: message.redelivered,
             attempt,
         });
-        let cancelled = Cancelled::new(lane, self.stopping.subscribe());
+        let cancelled = Cancelled::new(channel, self.stopping.subscribe());
         let job = RawJob::new(message, head, attempt, cancelled);
         let work = context.handler(|| self.work.perform(job));
         // Without an `async` block, which would have a place for it twice.
@@ -161,12 +161,12 @@ impl JobHandler {
 
     async fn carry_out(
         &self,
-        lane: &Lane,
+        channel: &Channel,
         decision: Decision,
         attempt: u32,
         message: Incoming,
     ) -> Settlement {
-        let moved = self.move_on(lane, decision, attempt, &message);
+        let moved = self.move_on(channel, decision, attempt, &message);
         let error = match moved.await {
             Ok(settlement) => return settlement,
             Err(error) => error,
@@ -178,16 +178,16 @@ impl JobHandler {
         };
         let mut bare = message;
         bare.properties.headers = Table::new();
-        let moved = self.move_on(lane, burial, attempt, &bare);
+        let moved = self.move_on(channel, burial, attempt, &bare);
         match moved.await {
             Ok(settlement) => settlement,
-            Err(error) => self.stuck(lane, &bare, &error).await,
+            Err(error) => self.stuck(channel, &bare, &error).await,
         }
     }
 
     /// After a job that the broker takes neither for another attempt nor as a dead letter, such as
     /// one that is larger than it allows by now.
-    async fn stuck(&self, lane: &Lane, message: &Incoming, error: &Error) -> Settlement {
+    async fn stuck(&self, channel: &Channel, message: &Incoming, error: &Error) -> Settlement {
         let queue = self.spec.name.as_str();
         let message_id = escaped(message.properties.message_id.as_deref());
         // What the broker moves by itself it does not measure again.
@@ -211,16 +211,16 @@ impl JobHandler {
             "the broker does not take a job that is to be moved, and its queue has no dead-letter \
              exchange that Lepus knows of: it goes back to its queue after a pause"
         );
-        self.pause(lane, pause).await;
-        Settlement::GiveBack
+        self.pause(channel, pause).await;
+        Settlement::Requeue
     }
 
     /// Waits; not when the pool is told to stop, and not for a channel that is gone.
-    async fn pause(&self, lane: &Lane, pause: Duration) {
+    async fn pause(&self, channel: &Channel, pause: Duration) {
         let mut stopping = self.stopping.subscribe();
         tokio::select! {
-            _ = lane.down() => {}
-            _ = stopping.wait_for(|stopping| stopping.is_draining || !lane.is_open()) => {}
+            _ = channel.down() => {}
+            _ = stopping.wait_for(|stopping| stopping.is_draining || !channel.is_open()) => {}
             () = tokio::time::sleep(pause) => {}
         }
     }
@@ -231,7 +231,7 @@ impl JobHandler {
     /// It can never get there. A connection that is lost or a queue that is full is no reason.
     async fn move_on(
         &self,
-        lane: &Lane,
+        channel: &Channel,
         decision: Decision,
         attempt: u32,
         message: &Incoming,
@@ -241,7 +241,7 @@ impl JobHandler {
         let (exchange, routing_key) = (&message.exchange, &message.routing_key);
         let (home, properties, done) = match decision {
             Decision::Ack => return Ok(Settlement::Ack),
-            Decision::GiveBack => return Ok(Settlement::GiveBack),
+            Decision::Requeue => return Ok(Settlement::Requeue),
             Decision::Retry {
                 attempt,
                 delay,
@@ -281,14 +281,14 @@ impl JobHandler {
             }
         };
         Ok(
-            match self.put(lane, home, properties, &message.body).await? {
+            match self.put(channel, home, properties, &message.body).await? {
                 Moved::Yes => {
                     done.add();
                     Settlement::Ack
                 }
                 // The job was not acknowledged: the broker delivers it again.
                 Moved::TooLate => Settlement::Settled,
-                Moved::Stopping => Settlement::GiveBack,
+                Moved::Stopping => Settlement::Requeue,
             },
         )
     }
@@ -307,7 +307,7 @@ impl JobHandler {
     /// Publishes a copy until it is confirmed, or until the original is no longer ours.
     async fn put(
         &self,
-        lane: &Lane,
+        channel: &Channel,
         queue: Queue,
         properties: Properties,
         body: &bytes::Bytes,
@@ -330,7 +330,7 @@ impl JobHandler {
         let (began, mut said) = (Instant::now(), None);
         loop {
             // The broker gives the original out again: a copy would be one job more.
-            if !lane.is_open() {
+            if !channel.is_open() {
                 return Ok(Moved::TooLate);
             }
             let publisher = &self.publisher;
@@ -359,7 +359,7 @@ impl JobHandler {
                 Some(_) => {}
             }
             let pause = self.backoff.jittered(failures, random::fraction());
-            self.pause(lane, pause).await;
+            self.pause(channel, pause).await;
         }
     }
 
@@ -391,7 +391,7 @@ impl Handler for JobHandler {
     /// Not an `async fn`, which would have a place for the delivery twice.
     fn handle(
         self: Arc<Self>,
-        lane: Arc<Lane>,
+        channel: Arc<Channel>,
         mut delivery: Delivery,
     ) -> impl Future<Output = Settlement> + Send {
         let has_count = self.spec.kind == QueueKind::Quorum || self.spec.passive;
@@ -401,12 +401,12 @@ impl Handler for JobHandler {
             let (head, attempt) = match self.arrive(&delivery.message) {
                 Arrived::Due(head, attempt) => (head, attempt),
                 Arrived::Decided(decision, attempt) => {
-                    let carry_out = self.carry_out(&lane, decision, attempt, delivery.message);
+                    let carry_out = self.carry_out(&channel, decision, attempt, delivery.message);
                     return Box::pin(carry_out).await;
                 }
             };
-            let held = self.in_hand.hold(&lane, &delivery.message);
-            let perform = self.perform(&lane, &delivery.message, head, attempt);
+            let held = self.in_hand.hold(&channel, &delivery.message);
+            let perform = self.perform(&channel, &delivery.message, head, attempt);
             let verdict = perform.await;
             match verdict.0 {
                 Judgement::Done => held.handled(true),
@@ -418,7 +418,7 @@ impl Handler for JobHandler {
                 return Settlement::Ack;
             }
             // Boxed: it is much the larger part, and the rarer one.
-            Box::pin(self.carry_out(&lane, decision, attempt, delivery.message)).await
+            Box::pin(self.carry_out(&channel, decision, attempt, delivery.message)).await
         }
     }
 
@@ -427,10 +427,10 @@ impl Handler for JobHandler {
             .send_modify(|stopping| stopping.is_draining = true);
     }
 
-    fn lost(&self, queue: &str, lane: &Arc<Lane>, error: &Error) {
+    fn lost(&self, queue: &str, channel: &Arc<Channel>, error: &Error) {
         report_loss(queue, error);
         if let Some(limit) = refusal::overdue(error) {
-            self.in_hand.taken_away(lane, limit);
+            self.in_hand.taken_away(channel, limit);
         }
         self.stopping.send_modify(|stopping| stopping.losses += 1);
     }
@@ -449,9 +449,9 @@ mod tests {
     /// One a job, and each is moved to the heap: the allocator is slow beyond 1 KiB.
     #[test]
     fn the_future_of_a_job_stays_small() {
-        type Given = (Arc<JobHandler>, Arc<Counters>, Arc<Lane>, Delivery);
-        let work = size_of_future(|(handler, counters, lane, delivery): Given| {
-            work(handler, counters, lane, delivery)
+        type Given = (Arc<JobHandler>, Arc<Counters>, Arc<Channel>, Delivery);
+        let work = size_of_future(|(handler, counters, channel, delivery): Given| {
+            work(handler, counters, channel, delivery)
         });
         assert!(work <= 1024, "{work}");
     }

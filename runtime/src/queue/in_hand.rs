@@ -17,8 +17,8 @@ use tokio::time::Instant;
 
 use crate::clock;
 use crate::escape::escaped;
-use crate::link::Lane;
-use crate::message::Incoming;
+use crate::link::Channel;
+use crate::wire::message::Incoming;
 
 /// RabbitMQ's `consumer_timeout` unless it is set.
 const USUAL_LIMIT: Duration = Duration::from_secs(30 * 60);
@@ -47,7 +47,7 @@ struct State {
 #[derive(Debug)]
 struct Held {
     /// Its channel's address: that lives as long as the job is held.
-    lane: usize,
+    channel: usize,
     key: Key,
     since: Instant,
     is_warned: bool,
@@ -96,17 +96,17 @@ impl InHand {
     }
 
     /// Notes a job that has come.
-    pub(super) fn hold(&self, lane: &Arc<Lane>, message: &Incoming) -> InHandGuard<'_> {
-        self.hold_of(address(lane), message)
+    pub(super) fn hold(&self, channel: &Arc<Channel>, message: &Incoming) -> InHandGuard<'_> {
+        self.hold_of(address(channel), message)
     }
 
-    fn hold_of(&self, lane: usize, message: &Incoming) -> InHandGuard<'_> {
+    fn hold_of(&self, channel: usize, message: &Incoming) -> InHandGuard<'_> {
         let key = match &message.properties.message_id {
             Some(id) => Key::Id(id.clone()),
             None => Key::Body(message.body.clone()),
         };
         let held = Held {
-            lane,
+            channel,
             key,
             since: Instant::now(),
             is_warned: false,
@@ -159,16 +159,16 @@ impl InHand {
     }
 
     /// The broker closed a channel for want of an acknowledgement.
-    pub(super) fn taken_away(&self, lane: &Arc<Lane>, limit: Option<Duration>) {
-        self.taken_away_of(address(lane), limit);
+    pub(super) fn taken_away(&self, channel: &Arc<Channel>, limit: Option<Duration>) {
+        self.taken_away_of(address(channel), limit);
     }
 
-    fn taken_away_of(&self, lane: usize, limit: Option<Duration>) {
+    fn taken_away_of(&self, channel: usize, limit: Option<Duration>) {
         let mut state = self.state();
         let State {
             jobs, taken_away, ..
         } = &mut *state;
-        for held in jobs.values_mut().filter(|held| held.lane == lane) {
+        for held in jobs.values_mut().filter(|held| held.channel == channel) {
             held.is_taken_away = true;
             let key = self.key(&held.key);
             match taken_away.iter_mut().find(|taken| taken.key == key) {
@@ -252,8 +252,8 @@ impl InHand {
     }
 }
 
-fn address(lane: &Arc<Lane>) -> usize {
-    Arc::as_ptr(lane).addr()
+fn address(channel: &Arc<Channel>) -> usize {
+    Arc::as_ptr(channel).addr()
 }
 
 impl InHandGuard<'_> {
@@ -290,7 +290,7 @@ impl Drop for InHandGuard<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::Properties;
+    use crate::wire::message::Properties;
 
     const LIMIT: Option<Duration> = Some(Duration::from_secs(3));
 

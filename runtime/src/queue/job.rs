@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::envelope::JobHead;
-use crate::link::{Lane, Session};
-use crate::message::Incoming;
-use crate::value::{Table, Value};
+use crate::link::{Channel, Session};
+use crate::wire::envelope::JobHead;
+use crate::wire::message::Incoming;
+use crate::wire::value::{Table, Value};
 
 /// A job in a handler's hands.
 #[derive(Clone, Debug)]
@@ -74,7 +74,7 @@ impl<T> Job<T> {
         self.payload
     }
 
-    /// Which attempt this is; the first is 1. Deliveries that no worker lived to settle count.
+    /// Which attempt this is; the first is 1. Consumer that no worker lived to settle count.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.facts.attempt
@@ -138,7 +138,7 @@ impl<T> Job<T> {
 pub struct Cancelled {
     /// Weak: a job that a handler puts away must not keep its channel, and with it all that is
     /// unsettled there.
-    lane: Weak<Lane>,
+    channel: Weak<Channel>,
     session: Arc<Session>,
     stopping: watch::Receiver<Stopping>,
 }
@@ -152,10 +152,10 @@ pub(super) struct Stopping {
 }
 
 impl Cancelled {
-    pub(super) fn new(lane: &Arc<Lane>, stopping: watch::Receiver<Stopping>) -> Self {
+    pub(super) fn new(channel: &Arc<Channel>, stopping: watch::Receiver<Stopping>) -> Self {
         Self {
-            lane: Arc::downgrade(lane),
-            session: Arc::clone(lane.session()),
+            channel: Arc::downgrade(channel),
+            session: Arc::clone(channel.session()),
             stopping,
         }
     }
@@ -172,7 +172,9 @@ impl Cancelled {
 
     /// Whether the job can no longer be settled: it is delivered again.
     pub(crate) fn is_lost(&self) -> bool {
-        self.lane.upgrade().is_none_or(|lane| !lane.is_open())
+        self.channel
+            .upgrade()
+            .is_none_or(|channel| !channel.is_open())
     }
 
     /// Whether it is better to stop.

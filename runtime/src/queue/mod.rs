@@ -30,11 +30,11 @@ pub(crate) use pool::codec;
 pub(crate) use producer::now;
 pub(crate) use spec::Spec;
 
-use crate::codec::Codec;
 use crate::error::Error;
 use crate::link::Connection;
-use crate::retry::RetryPolicy;
-use crate::topology::QueueKind;
+use crate::policy::retry::RetryPolicy;
+use crate::wire::codec::Codec;
+use crate::wire::topology::QueueKind;
 
 /// A queue of jobs of one type: its name and properties, from which producers, workers and the
 /// dead-letter queue are made.

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use crate::declaring;
 use crate::error::{Error, Kind};
-use crate::link::{Connection, Delivery, Lane, Polling, Session};
-use crate::topology::Topology;
+use crate::link::{Channel, Connection, Delivery, GetChannel, Session};
+use crate::wire::topology::Topology;
 
 /// AMQP's NOT_IMPLEMENTED.
 const NOT_IMPLEMENTED: u16 = 540;
@@ -27,7 +27,7 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 /// One queue and the channel that it is polled on.
 #[derive(Debug)]
 pub(super) struct PolledQueue {
-    polling: Polling,
+    polling: GetChannel,
     /// Its name on the broker.
     queue: String,
     known: Arc<Known>,
@@ -55,14 +55,14 @@ impl PolledQueue {
         };
         let session = apart.as_ref().map_or(&session, |apart| &apart.session);
         Ok(Self {
-            polling: Polling::open(session).await?,
+            polling: GetChannel::open(session).await?,
             queue,
             known,
             apart,
         })
     }
 
-    /// Takes one message; see [`Polling::poll`].
+    /// Takes one message; see [`GetChannel::poll`].
     pub(super) async fn poll(&self) -> Result<Option<Delivery>, Error> {
         let polled = self.polling.poll(&self.queue).await;
         if self.apart.is_none() {
@@ -84,8 +84,8 @@ impl PolledQueue {
     }
 
     /// Where what was taken is settled.
-    pub(super) fn lane(&self) -> &Arc<Lane> {
-        self.polling.lane()
+    pub(super) fn channel(&self) -> &Arc<Channel> {
+        self.polling.channel()
     }
 
     /// The connection of its own, to be held as long as anything on it.
@@ -97,7 +97,7 @@ impl PolledQueue {
     /// connection is not needed any more.
     pub(super) fn is_over(&self) -> bool {
         let is_known = || matches!(self.known.is_pollable(&self.queue), Ok(true));
-        !self.lane().is_open() || self.apart.is_some() && is_known()
+        !self.channel().is_open() || self.apart.is_some() && is_known()
     }
 }
 

@@ -10,13 +10,13 @@ use serde::de::DeserializeOwned;
 use super::Spec;
 use super::handler::{JobHandler, Work};
 use super::job::{Job, RawJob};
-use crate::codec::Codec;
 use crate::error::Error;
 use crate::link::Connection;
+use crate::policy::verdict::{IntoVerdict, Verdict};
 use crate::running::{Running, Until};
 use crate::service::BoxFuture;
 use crate::shutdown::GRACE;
-use crate::verdict::{IntoVerdict, Verdict};
+use crate::wire::codec::Codec;
 use crate::worker::{OnLoss, Source, Worker};
 
 /// Works on the jobs of a queue.

@@ -12,16 +12,16 @@ use serde::Serialize;
 
 use super::Spec;
 use super::many::Many;
-use crate::codec::Codec;
 use crate::context::Context;
-use crate::envelope;
 use crate::error::{Error, Kind};
 use crate::link::{Connection, Namespace};
-use crate::message::{Outgoing, Properties};
 use crate::publisher::{Fault, Home, Publisher, TIMEOUT, UNCONFIRMED, What};
 use crate::random;
-use crate::topology::{LONGEST_DELAY, Topology};
-use crate::value::{Table, Value};
+use crate::wire::codec::Codec;
+use crate::wire::envelope;
+use crate::wire::message::{Outgoing, Properties};
+use crate::wire::topology::{LONGEST_DELAY, Topology};
+use crate::wire::value::{Table, Value};
 
 /// Pushes jobs to a work queue. Cheap to clone; clones share one channel.
 pub struct Producer<T> {
@@ -127,7 +127,7 @@ impl<T: Serialize> Producer<T> {
     }
 }
 
-fn encode_error(error: crate::codec::CodecError) -> Error {
+fn encode_error(error: crate::wire::codec::CodecError) -> Error {
     Error::new(Kind::Encode).caused_by(error)
 }
 

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use crate::codec::Codec;
 use crate::error::Error;
 use crate::link::Namespace;
-use crate::name::{Name, SHORT_STRING_MAX};
+use crate::policy::retry::RetryPolicy;
 use crate::publisher::Home;
-use crate::retry::RetryPolicy;
-use crate::topology::{DELAY_SUFFIX, Queue, QueueKind, Topology, delay_queue};
+use crate::wire::codec::Codec;
+use crate::wire::name::{Name, SHORT_STRING_MAX};
+use crate::wire::topology::{DELAY_SUFFIX, Queue, QueueKind, Topology, delay_queue};
 
 /// How often a quorum queue delivers a job that nobody settles, before it dead-letters it by
 /// itself. Retries start anew; this is for jobs that no worker lives to give up.
@@ -183,7 +183,7 @@ impl Spec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::value::Value;
+    use crate::wire::value::Value;
 
     #[test]
     fn a_plain_classic_queue_has_no_arguments() {

@@ -12,14 +12,14 @@ use super::job::RawJob;
 use super::pool::{Bench, codec};
 use super::producer::{Push, Till};
 use super::{Spec, WorkQueue};
-use crate::codec::Codec;
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{Error, Kind};
 use crate::link::Connection;
-use crate::retry::RetryPolicy;
+use crate::policy::retry::RetryPolicy;
+use crate::policy::verdict::Verdict;
 use crate::running::Running;
 use crate::service::{BoxFuture, Request, Tasks};
-use crate::verdict::Verdict;
+use crate::wire::codec::Codec;
 
 /// The untyped half of a generated producer. Cheap to clone.
 #[derive(Clone)]

@@ -13,18 +13,18 @@ use tokio::time::Instant;
 use super::Options;
 use super::in_doubt::{InDoubt, Origin, Refusal, Written};
 use super::limits::BrokerLimits;
-use crate::codec::Codec;
 use crate::context::{Context, Facts};
 use crate::descriptor::MethodDescriptor;
-use crate::envelope::{CALLS, Form, ReplyHead, ReplyStatus, RequestHead};
 use crate::error::Error;
 use crate::escape::{Escaped, escaped};
-use crate::link::{Connection, Delivery, Extent, Lane, Leave};
-use crate::message::Outgoing;
+use crate::link::{AckRange, Channel, Connection, Delivery, Flush};
 use crate::panic::{self, Apart, Ended, Made};
 use crate::service::{Reply, Request, Service};
 use crate::stats::Counters;
-use crate::status::{Code, Status};
+use crate::wire::codec::Codec;
+use crate::wire::envelope::{CALLS, Form, ReplyHead, ReplyStatus, RequestHead};
+use crate::wire::message::Outgoing;
+use crate::wire::status::{Code, Status};
 use crate::worker::{Handler, Settlement};
 
 /// RabbitMQ's pseudo-queue for replies without a queue.
@@ -64,7 +64,7 @@ pub(super) struct Dispatcher {
 struct SentReplies {
     in_doubt: InDoubt,
     /// The channel in use.
-    lane: Weak<Lane>,
+    channel: Weak<Channel>,
     /// Why the broker closed the last one.
     refusal: String,
 }
@@ -99,7 +99,7 @@ impl Dispatcher {
             limits: connection.shared(BrokerLimits::default),
             replies: Mutex::new(SentReplies {
                 in_doubt: InDoubt::new(concurrency),
-                lane: Weak::new(),
+                channel: Weak::new(),
                 refusal: String::new(),
             }),
             tasks: connection.tasks().clone(),
@@ -266,7 +266,7 @@ impl Dispatcher {
     /// settlement, if not along with it.
     pub(super) fn send(
         &self,
-        lane: &Arc<Lane>,
+        channel: &Arc<Channel>,
         to: Address,
         (status, form): (ReplyStatus, Form),
         body: Bytes,
@@ -290,11 +290,11 @@ impl Dispatcher {
             properties: head.into_properties(),
             body,
         };
-        self.write(lane, Written::new(origin, message), with)
+        self.write(channel, Written::new(origin, message), with)
     }
 
     /// Writes a reply, and remembers it for as long as the broker may not have taken it.
-    fn write(&self, lane: &Arc<Lane>, reply: Written, with: With) -> Settlement {
+    fn write(&self, channel: &Arc<Channel>, reply: Written, with: With) -> Settlement {
         let now = Instant::now();
         if !self.limits.may_write(now) {
             let (service, method) = (self.service_name(), reply.origin.method);
@@ -311,8 +311,8 @@ impl Dispatcher {
         // Under the lock, so that a reply is remembered before its channel is found to be closed.
         let mut replies = self.replies();
         let sent = match with {
-            With::Request(tag) => lane.reply(message, tag),
-            With::Nothing(leave) => lane.publish(message, leave).map(|_| false),
+            With::Request(tag) => channel.reply(message, tag),
+            With::Nothing(leave) => channel.publish(message, leave).map(|_| false),
         };
         match sent {
             Ok(is_acknowledged) => {
@@ -325,7 +325,7 @@ impl Dispatcher {
             }
             Err(error) if error.is_disconnected() => {
                 tracing::debug!(%error, "a reply was not sent");
-                if lane.session().is_up() {
+                if channel.session().is_up() {
                     self.keep(&mut replies, reply, now);
                 }
                 Settlement::Settled
@@ -341,9 +341,12 @@ impl Dispatcher {
     /// Keeps a reply that its own channel did not take any more. That of a request which does not
     /// come back goes out on the next channel: on the one there is, or as soon as there is one.
     fn keep(&self, replies: &mut SentReplies, reply: Written, now: Instant) {
-        let next = replies.lane.upgrade().filter(|lane| lane.is_open());
-        if let Some(lane) = next.filter(|_| reply.origin.is_acknowledged)
-            && lane.publish(&reply.message, Leave::Now).is_ok()
+        let next = replies
+            .channel
+            .upgrade()
+            .filter(|channel| channel.is_open());
+        if let Some(channel) = next.filter(|_| reply.origin.is_acknowledged)
+            && channel.publish(&reply.message, Flush::Inline).is_ok()
         {
             replies.in_doubt.wrote(reply);
         } else {
@@ -352,12 +355,12 @@ impl Dispatcher {
     }
 
     /// Sends a reply that was written before, or what its caller is told instead.
-    fn send_again(&self, lane: &Arc<Lane>, mut reply: Written) {
+    fn send_again(&self, channel: &Arc<Channel>, mut reply: Written) {
         reply.origin.is_acknowledged = true;
         let (method, origin) = (reply.origin.method, reply.origin);
         let is_too_large = reply.size() > self.largest();
         if reply.is_kept() && !is_too_large && !reply.is_suspect() {
-            self.write(lane, reply, With::Nothing(Leave::Now));
+            self.write(channel, reply, With::Nothing(Flush::Inline));
             return;
         }
         let failed = if is_too_large {
@@ -381,12 +384,12 @@ impl Dispatcher {
             form: head.form,
         };
         if head.form == Form::Several {
-            self.split(lane, to, &body, &failed, origin);
+            self.split(channel, to, &body, &failed, origin);
         } else {
             let Reply { status, body } = failed;
-            let with = With::Nothing(Leave::Now);
+            let with = With::Nothing(Flush::Inline);
             let form = to.form;
-            self.send(lane, to, (status, form), body, (with, origin));
+            self.send(channel, to, (status, form), body, (with, origin));
         }
     }
 
@@ -423,7 +426,7 @@ impl Dispatcher {
         replies.in_doubt.take(head, size, largest, Instant::now())
     }
 
-    fn open(&self, lane: &Arc<Lane>, delivery: Delivery) -> Opened {
+    fn open(&self, channel: &Arc<Channel>, delivery: Delivery) -> Opened {
         let Delivery { tag, message } = delivery;
         let arrived = Instant::now();
         let head = RequestHead::from_properties(message.properties);
@@ -446,7 +449,7 @@ impl Dispatcher {
         if head.method.as_deref() == Some(CALLS) {
             Opened::Several(Box::new((head, content)))
         } else {
-            self.begin(lane, tag, head, content)
+            self.begin(channel, tag, head, content)
                 .map_or(Opened::Unanswered, Opened::One)
         }
     }
@@ -454,7 +457,7 @@ impl Dispatcher {
     /// Hands over the answer to one call.
     fn answer(
         &self,
-        lane: &Arc<Lane>,
+        channel: &Arc<Channel>,
         tag: u64,
         reply: Reply,
         to: Address,
@@ -465,7 +468,7 @@ impl Dispatcher {
             mut settled,
             origin,
         } = state;
-        settled |= self.acknowledge_first(lane, tag, &to, redelivered && !settled);
+        settled |= self.acknowledge_first(channel, tag, &to, redelivered && !settled);
         let Reply { status, body } = reply;
         let form = to.form;
         let with = With::request(tag, settled);
@@ -473,7 +476,7 @@ impl Dispatcher {
             is_acknowledged: settled,
             ..origin
         };
-        let settlement = self.send(lane, to, (status, form), body, (with, origin));
+        let settlement = self.send(channel, to, (status, form), body, (with, origin));
         if settled {
             // Written or not, there is nothing left to acknowledge.
             Settlement::Settled
@@ -488,7 +491,7 @@ impl Dispatcher {
     /// None where its reply would go where none is to go.
     fn begin(
         &self,
-        lane: &Arc<Lane>,
+        channel: &Arc<Channel>,
         tag: u64,
         mut head: RequestHead,
         content: Content,
@@ -506,7 +509,7 @@ impl Dispatcher {
                 "a request without an address for its reply"
             );
         }
-        let is_answered = self.may_answer(lane, &head);
+        let is_answered = self.may_answer(channel, &head);
         let mut to = self.address(&mut head);
         if !is_answered {
             if !oneway {
@@ -539,7 +542,7 @@ impl Dispatcher {
         // Acknowledged before it runs: a worker that dies now has lost it, not doubled it.
         state.settled = route.method.is_at_most_once();
         if state.settled {
-            lane.ack(tag, Extent::One);
+            channel.ack(tag, AckRange::One);
         }
         let facts = Facts {
             service: self.service_name().into(),
@@ -561,12 +564,12 @@ impl Dispatcher {
     }
 
     /// Whether the reply to a request may go where it says.
-    pub(super) fn may_answer(&self, lane: &Arc<Lane>, head: &RequestHead) -> bool {
+    pub(super) fn may_answer(&self, channel: &Arc<Channel>, head: &RequestHead) -> bool {
         let Some(reply_to) = head.reply_to.as_deref() else {
             return true;
         };
         let prefixes = &self.options.reply_to;
-        let is_allowed = if is_direct(reply_to) && is_direct_risky(lane) {
+        let is_allowed = if is_direct(reply_to) && is_direct_risky(channel) {
             prefixes
                 .iter()
                 .any(|prefix| is_direct(prefix) && reply_to.starts_with(prefix))
@@ -609,14 +612,14 @@ impl Dispatcher {
     /// its reply, in the same write.
     pub(super) fn acknowledge_first(
         &self,
-        lane: &Arc<Lane>,
+        channel: &Arc<Channel>,
         tag: u64,
         to: &Address,
         again: bool,
     ) -> bool {
         let first = again && to.reply_to.is_some();
         if first {
-            lane.ack_all([(tag, Extent::One)], Leave::Later);
+            channel.ack_all([(tag, AckRange::One)], Flush::Deferred);
         }
         first
     }
@@ -628,14 +631,14 @@ pub(super) enum With {
     /// The acknowledgement of this request, which gets no reply after it, if the two can leave at
     /// once.
     Request(u64),
-    Nothing(Leave),
+    Nothing(Flush),
 }
 
 impl With {
     /// The last reply to a request that may be settled already.
     pub(super) fn request(tag: u64, settled: bool) -> Self {
         if settled {
-            Self::Nothing(Leave::Now)
+            Self::Nothing(Flush::Inline)
         } else {
             Self::Request(tag)
         }
@@ -732,27 +735,27 @@ pub(super) struct Content {
 impl Handler for Dispatcher {
     /// What is large is dealt with between the waits: one of these is moved to the heap for each
     /// request.
-    async fn handle(self: Arc<Self>, lane: Arc<Lane>, delivery: Delivery) -> Settlement {
+    async fn handle(self: Arc<Self>, channel: Arc<Channel>, delivery: Delivery) -> Settlement {
         let tag = delivery.tag;
-        let Begun { step, to, state } = match self.open(&lane, delivery) {
+        let Begun { step, to, state } = match self.open(&channel, delivery) {
             Opened::Unanswered => return Settlement::Ack,
             Opened::Answered(replies) => {
-                lane.ack_all([(tag, Extent::One)], Leave::Later);
+                channel.ack_all([(tag, AckRange::One)], Flush::Deferred);
                 for reply in replies {
-                    self.send_again(&lane, reply);
+                    self.send_again(&channel, reply);
                 }
                 return Settlement::Settled;
             }
             Opened::Several(request) => {
                 let (head, content) = *request;
-                return Box::pin(self.answer_several(&lane, tag, head, content)).await;
+                return Box::pin(self.answer_several(&channel, tag, head, content)).await;
             }
             Opened::One(begun) => begun,
         };
         let reply = match step {
             Step::Answer(reply) => reply,
             Step::Run(running) if state.settled => {
-                return Box::pin(self.run_apart(lane, tag, running, to, state)).await;
+                return Box::pin(self.run_apart(channel, tag, running, to, state)).await;
             }
             Step::Run(Running {
                 method,
@@ -764,21 +767,21 @@ impl Handler for Dispatcher {
                 self.fitting(Some(method), self.ended(method, ended), 0)
             }
         };
-        self.answer(&lane, tag, reply, to, state)
+        self.answer(&channel, tag, reply, to, state)
     }
 
-    fn began(&self, lane: &Arc<Lane>) {
-        self.limits.begin(lane.session().generation());
+    fn began(&self, channel: &Arc<Channel>) {
+        self.limits.begin(channel.session().generation());
         let mut replies = self.replies();
-        replies.lane = Arc::downgrade(lane);
+        replies.channel = Arc::downgrade(channel);
         let acknowledged = replies.in_doubt.take_acknowledged();
         drop(replies);
         for reply in acknowledged {
-            self.send_again(lane, reply);
+            self.send_again(channel, reply);
         }
     }
 
-    fn lost(&self, queue: &str, _: &Arc<Lane>, reason: &Error) {
+    fn lost(&self, queue: &str, _: &Arc<Channel>, reason: &Error) {
         let now = Instant::now();
         let mut replies = self.replies();
         let Some(refusal) = Refusal::of(reason) else {
@@ -803,13 +806,13 @@ impl Dispatcher {
     /// goes on when the channel alone is closed under it.
     async fn run_apart(
         self: Arc<Self>,
-        lane: Arc<Lane>,
+        channel: Arc<Channel>,
         tag: u64,
         running: Running,
         to: Address,
         state: State,
     ) -> Settlement {
-        let (tasks, its_lane) = (self.tasks.clone(), Arc::clone(&lane));
+        let (tasks, its_lane) = (self.tasks.clone(), Arc::clone(&channel));
         let task = tasks.spawn(async move {
             let Running {
                 method,
@@ -823,7 +826,7 @@ impl Dispatcher {
         });
         let survivor = Survivor {
             task: task.abort_handle(),
-            lane,
+            channel,
         };
         survivor.ended(task).await
     }
@@ -832,7 +835,7 @@ impl Dispatcher {
 /// A handler that is dropped with its connection or its server, and not with its channel alone.
 struct Survivor {
     task: AbortHandle,
-    lane: Arc<Lane>,
+    channel: Arc<Channel>,
 }
 
 impl Survivor {
@@ -844,7 +847,7 @@ impl Survivor {
 
 impl Drop for Survivor {
     fn drop(&mut self) {
-        if self.lane.is_open() || !self.lane.session().is_up() {
+        if self.channel.is_open() || !self.channel.session().is_up() {
             self.task.abort();
         }
     }
@@ -856,8 +859,8 @@ fn is_direct(reply_to: &str) -> bool {
 
 /// Whether a direct reply to an address that somebody has made up ends the connection, as RabbitMQ
 /// before 4.0 does it (541).
-fn is_direct_risky(lane: &Lane) -> bool {
-    lane.session().broker().is_some_and(|broker| {
+fn is_direct_risky(channel: &Channel) -> bool {
+    channel.session().broker().is_some_and(|broker| {
         let major = broker.version.split('.').next();
         let major = major.and_then(|major| major.parse::<u32>().ok());
         broker.product == "RabbitMQ" && major.is_some_and(|major| major < 4)
@@ -873,9 +876,9 @@ mod tests {
     /// One a request, and each is moved to the heap: the allocator is slow beyond 1 KiB.
     #[test]
     fn the_future_of_a_request_stays_small() {
-        type Given = (Arc<Dispatcher>, Arc<Counters>, Arc<Lane>, Delivery);
-        let work = size_of_future(|(dispatcher, counters, lane, delivery): Given| {
-            work(dispatcher, counters, lane, delivery)
+        type Given = (Arc<Dispatcher>, Arc<Counters>, Arc<Channel>, Delivery);
+        let work = size_of_future(|(dispatcher, counters, channel, delivery): Given| {
+            work(dispatcher, counters, channel, delivery)
         });
         assert!(work <= 1024, "{work}");
     }

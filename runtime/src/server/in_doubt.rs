@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::envelope::RequestHead;
 use crate::error::{Error, Kind};
-use crate::message::Outgoing;
-use crate::refusal;
+use crate::policy::refusal;
+use crate::wire::envelope::RequestHead;
+use crate::wire::message::Outgoing;
 
 /// The most replies that are remembered, of a server with a higher concurrency too.
 const MOST: usize = 1024;
@@ -289,7 +289,7 @@ impl InDoubt {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::Properties;
+    use crate::wire::message::Properties;
 
     fn refused(code: u16, text: &str) -> Option<Refusal> {
         let text = text.into();

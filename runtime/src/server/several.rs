@@ -12,13 +12,13 @@ use tokio::time::Instant;
 
 use super::dispatch::{Address, Content, Dispatcher, Route, Site, With, Work};
 use super::in_doubt::Origin;
-use crate::batch::{self, Answer, Call};
-use crate::codec::Codec;
 use crate::context::Facts;
-use crate::envelope::{Form, ReplyStatus, RequestHead};
-use crate::link::{Lane, Leave};
+use crate::link::{Channel, Flush};
 use crate::service::Reply;
-use crate::status::{Code, Status};
+use crate::wire::batch::{self, Answer, Call};
+use crate::wire::codec::Codec;
+use crate::wire::envelope::{Form, ReplyStatus, RequestHead};
+use crate::wire::status::{Code, Status};
 use crate::worker::{HEAVY, Settlement};
 
 /// How large a message of several replies becomes before the next one is begun.
@@ -31,12 +31,12 @@ impl Dispatcher {
     /// Answers all the calls of a request, which is acknowledged when they are done.
     pub(super) async fn answer_several(
         &self,
-        lane: &Arc<Lane>,
+        channel: &Arc<Channel>,
         tag: u64,
         mut head: RequestHead,
         content: Content,
     ) -> Settlement {
-        if !self.may_answer(lane, &head) {
+        if !self.may_answer(channel, &head) {
             return Settlement::Ack;
         }
         let read = self.check_size(content.size).and_then(|()| {
@@ -44,7 +44,7 @@ impl Dispatcher {
             Ok((codec, calls(&content.body)?))
         });
         let to = self.address(&mut head);
-        let settled = self.acknowledge_first(lane, tag, &to, content.redelivered);
+        let settled = self.acknowledge_first(channel, tag, &to, content.redelivered);
         let with = With::request(tag, settled);
         let origin = Origin {
             is_acknowledged: settled,
@@ -52,7 +52,7 @@ impl Dispatcher {
         };
         let settlement = match read {
             Ok((codec, calls)) => {
-                let mut replies = Replies::new(self, lane, to, origin);
+                let mut replies = Replies::new(self, channel, to, origin);
                 self.work_through(calls, codec, &head, &content, &mut replies)
                     .await;
                 replies.finish(with)
@@ -60,7 +60,7 @@ impl Dispatcher {
             Err(status) => {
                 let Reply { status, body } = self.refused(status);
                 let form = to.form;
-                self.send(lane, to, (status, form), body, (with, origin))
+                self.send(channel, to, (status, form), body, (with, origin))
             }
         };
         match settlement {
@@ -108,7 +108,7 @@ impl Dispatcher {
                 Some(None) | None => {}
             }
             // Nothing more is ready: what is goes out.
-            replies.flush(With::Nothing(Leave::Soon));
+            replies.flush(With::Nothing(Flush::IoTask));
             tokio::select! {
                 biased;
                 Some(done) = running.next(), if !running.is_empty() => replies.extend(done),
@@ -171,7 +171,7 @@ impl Dispatcher {
     /// be sent as they were.
     pub(super) fn split(
         &self,
-        lane: &Arc<Lane>,
+        channel: &Arc<Channel>,
         to: Address,
         body: &Bytes,
         failed: &Reply,
@@ -187,7 +187,7 @@ impl Dispatcher {
         };
         // The whole message was too large, or there is another reason.
         let is_too_large = body.len() > self.largest();
-        let mut replies = Replies::new(self, lane, to, origin);
+        let mut replies = Replies::new(self, channel, to, origin);
         for Answer { id, status, body } in answers {
             let reply = if is_too_large {
                 self.fitting(origin.method, Reply { status, body }, OVERHEAD)
@@ -197,7 +197,7 @@ impl Dispatcher {
             let Reply { status, body } = reply;
             replies.extend(Some(Answer { id, status, body }));
         }
-        replies.finish(With::Nothing(Leave::Now));
+        replies.finish(With::Nothing(Flush::Inline));
     }
 }
 
@@ -211,7 +211,7 @@ fn calls(body: &Bytes) -> Result<Vec<Call<'_>>, Status> {
 /// Replies on their way out.
 struct Replies<'a> {
     dispatcher: &'a Dispatcher,
-    lane: &'a Arc<Lane>,
+    channel: &'a Arc<Channel>,
     to: Address,
     answers: Vec<Answer>,
     size: usize,
@@ -222,7 +222,12 @@ struct Replies<'a> {
 }
 
 impl<'a> Replies<'a> {
-    fn new(dispatcher: &'a Dispatcher, lane: &'a Arc<Lane>, to: Address, origin: Origin) -> Self {
+    fn new(
+        dispatcher: &'a Dispatcher,
+        channel: &'a Arc<Channel>,
+        to: Address,
+        origin: Origin,
+    ) -> Self {
         let origin = Origin {
             is_last: false,
             is_shared: true,
@@ -231,7 +236,7 @@ impl<'a> Replies<'a> {
         Self {
             origin,
             dispatcher,
-            lane,
+            channel,
             to,
             answers: Vec::new(),
             size: 0,
@@ -245,7 +250,7 @@ impl<'a> Replies<'a> {
         let size = answer.body.len() + text.map_or(0, |text| text.len()) + OVERHEAD;
         if self.size + size > FULL.min(self.dispatcher.largest()) {
             // With those that follow: apart, their callers would call again apart.
-            self.flush(With::Nothing(Leave::Later));
+            self.flush(With::Nothing(Flush::Deferred));
         }
         self.size += size;
         self.answers.push(answer);
@@ -275,7 +280,7 @@ impl<'a> Replies<'a> {
         let form = (ReplyStatus::Success, Form::Several);
         let to = self.to.clone();
         let with = (with, self.origin);
-        self.settlement = self.dispatcher.send(self.lane, to, form, body, with);
+        self.settlement = self.dispatcher.send(self.channel, to, form, body, with);
         self.origin.part += 1;
     }
 }

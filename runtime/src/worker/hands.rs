@@ -14,11 +14,11 @@ use tokio::time::Instant;
 
 use super::pace::Pace;
 use super::{Handler, OnLoss, Settlement, Source, Stopped, is_true};
-use crate::acks::{Ack, Acks};
 use crate::clock;
 use crate::error::Error;
 use crate::escape::Escaped;
-use crate::link::{Deliveries, Delivery, Ended, Extent, Lane, Leave};
+use crate::link::{AckRange, Channel, Consumer, Delivery, Ended, Flush};
+use crate::policy::acks::{Ack, Acks};
 use crate::shutdown::second_signal;
 use crate::stats::Counters;
 
@@ -35,7 +35,7 @@ const FAREWELL: Duration = Duration::from_millis(250);
 
 /// A delivery that is handled, on the channel it came from.
 pub(crate) struct Handled {
-    pub(super) lane: Arc<Lane>,
+    pub(super) channel: Arc<Channel>,
     pub(super) tag: u64,
     pub(super) settlement: Settlement,
 }
@@ -80,12 +80,12 @@ impl<'a, H: Handler> Hands<'a, H> {
 
     pub(super) async fn consume(
         &mut self,
-        lane: &Arc<Lane>,
-        deliveries: &mut Deliveries,
+        channel: &Arc<Channel>,
+        deliveries: &mut Consumer,
         shutdown: &mut watch::Receiver<bool>,
     ) -> Stopped {
         self.acks = Acks::default();
-        self.handler.began(lane);
+        self.handler.began(channel);
         let limit = usize::from(self.source.concurrency.max(1));
         // Held back until there is nothing else to do, but never so many that the broker runs dry.
         let most = limit.div_ceil(2);
@@ -99,53 +99,53 @@ impl<'a, H: Handler> Hands<'a, H> {
         tokio::pin!(stopping, overseeing);
         let stopped = loop {
             if self.acks.waiting() >= most {
-                self.flush(lane);
+                self.flush(channel);
             }
             if self.unsent >= most.min(TOGETHER) {
-                self.send(lane);
+                self.send(channel);
             }
             if self.set.len() < limit
                 && let Some(delivery) = waiting.pop_front()
             {
                 // The broker may have closed the channel while it waited, and then it comes again:
                 // it is not to be handled in vain.
-                if lane.is_open() {
-                    self.start(Arc::clone(lane), delivery);
+                if channel.is_open() {
+                    self.start(Arc::clone(channel), delivery);
                 }
             }
             tokio::select! {
                 biased;
                 () = &mut stopping => break Stopped::Shutdown,
                 Some(handled) = self.set.join_next(), if !self.set.is_empty() => {
-                    self.settle(Some(lane), handled);
+                    self.settle(Some(channel), handled);
                 }
                 delivery = deliveries.next(), if waiting.len() < limit => match delivery {
                     Ok(delivery) => waiting.push_back(delivery),
                     Err(ended) => break Stopped::Ended(ended),
                 },
-                reason = lane.down(), if waiting.len() >= limit => {
+                reason = channel.down(), if waiting.len() >= limit => {
                     break Stopped::Ended(Ended::Lost(reason));
                 }
                 () = std::future::ready(()), if !waiting.is_empty() && self.set.len() < limit => {}
                 // The last but one of a biased choice: nothing else is ready.
                 () = std::future::ready(()), if self.unsent + self.acks.waiting() > 0 => {
-                    self.flush(lane);
+                    self.flush(channel);
                 }
                 never = &mut overseeing => match never {},
             }
         };
-        self.flush(lane);
+        self.flush(channel);
         for delivery in waiting {
-            lane.give_back(delivery.tag);
+            channel.requeue(delivery.tag);
             self.acks.gone(delivery.tag);
         }
         stopped
     }
 
-    fn start(&mut self, lane: Arc<Lane>, delivery: Delivery) {
+    fn start(&mut self, channel: Arc<Channel>, delivery: Delivery) {
         let (handler, counters) = (Arc::clone(&self.handler), Arc::clone(&self.counters));
-        let current = Arc::clone(&lane);
-        let mut work = Box::pin(work(handler, counters, lane, delivery));
+        let current = Arc::clone(&channel);
+        let mut work = Box::pin(work(handler, counters, channel, delivery));
         if !H::IN_ORDER && !self.pace.is_quick() {
             let work = self.pace.watch(work);
             self.spawn(work);
@@ -164,15 +164,15 @@ impl<'a, H: Handler> Hands<'a, H> {
 
     fn spawn(&mut self, work: impl Future<Output = Handled> + Send + 'static) {
         // Nobody may be here to send its reply: this may be waiting to consume again.
-        let work = work.inspect(|handled| handled.lane.send(Leave::Now));
+        let work = work.inspect(|handled| handled.channel.send(Flush::Inline));
         self.set.spawn_on(work, &self.tasks);
     }
 
     /// Settles a delivery; singly, where its channel is not the current one.
-    fn settle(&mut self, current: Option<&Arc<Lane>>, handled: Result<Handled, JoinError>) {
+    fn settle(&mut self, current: Option<&Arc<Channel>>, handled: Result<Handled, JoinError>) {
         // An aborted handler's delivery goes back with its channel.
         let Ok(Handled {
-            lane,
+            channel,
             tag,
             settlement,
         }) = handled
@@ -180,36 +180,36 @@ impl<'a, H: Handler> Hands<'a, H> {
             return;
         };
         // The ledger is of the current channel; an earlier one's deliveries are settled singly.
-        let current = current.is_some_and(|current| Arc::ptr_eq(&lane, current));
+        let current = current.is_some_and(|current| Arc::ptr_eq(&channel, current));
         match settlement {
-            Settlement::Ack => self.ack(current, &lane, tag),
+            Settlement::Ack => self.ack(current, &channel, tag),
             Settlement::AckSoon => {
                 self.is_soon = true;
-                self.ack(current, &lane, tag);
+                self.ack(current, &channel, tag);
             }
-            Settlement::GiveBack => {
-                lane.give_back(tag);
+            Settlement::Requeue => {
+                channel.requeue(tag);
                 self.gone(current, tag);
             }
             Settlement::Reject => {
-                lane.reject(tag);
+                channel.reject(tag);
                 self.gone(current, tag);
             }
             Settlement::Settled => self.gone(current, tag),
         }
     }
 
-    fn ack(&mut self, current: bool, lane: &Lane, tag: u64) {
+    fn ack(&mut self, current: bool, channel: &Channel, tag: u64) {
         if current {
             self.acks.done(tag);
         } else {
-            lane.ack(tag, Extent::One);
+            channel.ack(tag, AckRange::One);
         }
     }
 
     /// The channel is gone, and with it what was to be written or settled on it.
-    pub(super) fn lose(&mut self, lane: &Arc<Lane>, reason: &Error) {
-        self.handler.lost(&self.source.queue, lane, reason);
+    pub(super) fn lose(&mut self, channel: &Arc<Channel>, reason: &Error) {
+        self.handler.lost(&self.source.queue, channel, reason);
         if self.source.on_loss == OnLoss::Drop {
             self.set.abort_all();
         }
@@ -222,37 +222,37 @@ impl<'a, H: Handler> Hands<'a, H> {
     }
 
     /// Sends the replies.
-    fn send(&mut self, lane: &Lane) {
+    fn send(&mut self, channel: &Channel) {
         self.unsent = 0;
-        lane.send(self.leave());
+        channel.send(self.leave());
     }
 
     /// Sends the replies, and acknowledges their requests.
-    fn flush(&mut self, lane: &Lane) {
+    fn flush(&mut self, channel: &Channel) {
         if self.acks.waiting() == 0 {
-            return self.send(lane);
+            return self.send(channel);
         }
         self.unsent = 0;
         let leave = self.leave();
         let acks = self.acks.flush().into_iter().map(|ack| match ack {
-            Ack::One(tag) => (tag, Extent::One),
-            Ack::UpTo(tag) => (tag, Extent::UpTo),
+            Ack::One(tag) => (tag, AckRange::One),
+            Ack::UpTo(tag) => (tag, AckRange::UpTo),
         });
-        lane.ack_all(acks, leave);
+        channel.ack_all(acks, leave);
     }
 
-    fn leave(&mut self) -> Leave {
+    fn leave(&mut self) -> Flush {
         if std::mem::take(&mut self.is_soon) {
-            Leave::Soon
+            Flush::IoTask
         } else {
-            Leave::Now
+            Flush::Inline
         }
     }
 
     /// Cancels the consumer and waits for what is in hand, until the grace is over or a second
     /// signal comes. No step takes longer: an answer of the broker may not come, and a handler may
     /// hold its thread.
-    pub(super) async fn finish(&mut self, consumer: Option<(&Arc<Lane>, Deliveries)>) {
+    pub(super) async fn finish(&mut self, consumer: Option<(&Arc<Channel>, Consumer)>) {
         let grace = self.source.grace;
         let end = clock::deadline(Instant::now(), grace);
         let patience = async {
@@ -262,10 +262,10 @@ impl<'a, H: Handler> Hands<'a, H> {
             }
         };
         tokio::pin!(patience);
-        let lane = consumer.as_ref().map(|(lane, _)| Arc::clone(lane));
+        let channel = consumer.as_ref().map(|(channel, _)| Arc::clone(channel));
         // In a task of its own: it goes on when it is not waited for any more.
         let mut cancelling = consumer.map(|(_, deliveries)| self.io.spawn(deliveries.cancel()));
-        let blocked = blocked(lane.clone());
+        let blocked = blocked(channel.clone());
         tokio::pin!(blocked);
         let (mut is_told, mut is_blocked, mut is_over) = (false, false, false);
         let telling = tokio::time::sleep(ANSWER);
@@ -285,9 +285,9 @@ impl<'a, H: Handler> Hands<'a, H> {
                 biased;
                 () = ended(&mut cancelling), if cancelling.is_some() => cancelling = None,
                 Some(handled) = self.set.join_next(), if !self.set.is_empty() => {
-                    self.settle(lane.as_ref(), handled);
-                    if let Some(lane) = &lane {
-                        self.flush(lane);
+                    self.settle(channel.as_ref(), handled);
+                    if let Some(channel) = &channel {
+                        self.flush(channel);
                     }
                 }
                 () = &mut blocked, if !is_blocked => is_blocked = true,
@@ -313,9 +313,9 @@ impl<'a, H: Handler> Hands<'a, H> {
                 "handlers hold their threads and are not waited for"
             );
         }
-        let Some(lane) = lane else { return };
+        let Some(channel) = channel else { return };
         // What was not finished goes back to the queue with the channel.
-        let closing = self.io.spawn(async move { lane.close().await });
+        let closing = self.io.spawn(async move { channel.close().await });
         let farewell = async {
             if is_over || is_blocked {
                 tokio::time::sleep(FAREWELL).await;
@@ -341,9 +341,9 @@ async fn ended(task: &mut Option<JoinHandle<()>>) {
 }
 
 /// Completes when the broker does not read from the channel's connection; never without one.
-async fn blocked(lane: Option<Arc<Lane>>) {
-    if let Some(lane) = lane {
-        let mut blocked = lane.session().blocked();
+async fn blocked(channel: Option<Arc<Channel>>) {
+    if let Some(channel) = channel {
+        let mut blocked = channel.session().blocked();
         // A session that is gone blocks nobody.
         if blocked.wait_for(Option::is_some).await.is_ok() {
             return;
@@ -357,12 +357,12 @@ async fn blocked(lane: Option<Arc<Lane>>) {
 pub(crate) fn work<H: Handler>(
     handler: Arc<H>,
     counters: Arc<Counters>,
-    lane: Arc<Lane>,
+    channel: Arc<Channel>,
     delivery: Delivery,
 ) -> impl Future<Output = Handled> + Send {
     let running = Gauge::raise(counters);
-    let (tag, its_lane) = (delivery.tag, Arc::clone(&lane));
-    let handling = AssertUnwindSafe(handler.handle(lane, delivery)).catch_unwind();
+    let (tag, its_lane) = (delivery.tag, Arc::clone(&channel));
+    let handling = AssertUnwindSafe(handler.handle(channel, delivery)).catch_unwind();
     handling.map(move |handled| {
         drop(running);
         let settlement = handled.unwrap_or_else(|panic| {
@@ -373,7 +373,7 @@ pub(crate) fn work<H: Handler>(
             Settlement::Reject
         });
         Handled {
-            lane: its_lane,
+            channel: its_lane,
             tag,
             settlement,
         }

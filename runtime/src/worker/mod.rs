@@ -15,13 +15,13 @@ use tokio::time::Instant;
 use crate::declaring::OnceMore;
 use crate::error::{Error, Kind};
 use crate::link::{
-    self, Connection, Deliveries, Delivery, Ended, Lane, Link, Mode, Namespace, Session,
+    self, Channel, Connection, Consumer, Delivery, Ended, Link, Mode, Namespace, Session,
 };
+use crate::policy::refusal;
+use crate::policy::retry::RetryPolicy;
 use crate::random;
-use crate::refusal;
-use crate::retry::RetryPolicy;
 use crate::service::BoxFuture;
-use crate::topology::Topology;
+use crate::wire::topology::Topology;
 use hands::Hands;
 #[cfg(test)]
 pub(crate) use hands::work;
@@ -66,7 +66,7 @@ pub(crate) enum Settlement {
     /// The same, and what was published on its channel meets others on its way out: it is left to
     /// lapin's thread.
     AckSoon,
-    GiveBack,
+    Requeue,
     Reject,
     /// The handler has settled it itself, or nobody can any more.
     Settled,
@@ -78,19 +78,19 @@ pub(crate) trait Handler: Send + Sync + 'static {
     /// before it first waits is done in the order of the deliveries.
     const IN_ORDER: bool = false;
 
-    /// Handles one delivery. The lane is the channel it came from: what is published there is
+    /// Handles one delivery. The channel is the channel it came from: what is published there is
     /// written before the settlement. What may panic is in the future, not in making it.
     fn handle(
         self: Arc<Self>,
-        lane: Arc<Lane>,
+        channel: Arc<Channel>,
         delivery: Delivery,
     ) -> impl Future<Output = Settlement> + Send;
 
     /// The broker delivers on this channel from now on.
-    fn began(&self, _: &Arc<Lane>) {}
+    fn began(&self, _: &Arc<Channel>) {}
 
     /// A channel is gone, for this reason: what was not settled on it comes again.
-    fn lost(&self, queue: &str, _lane: &Arc<Lane>, reason: &Error) {
+    fn lost(&self, queue: &str, _lane: &Arc<Channel>, reason: &Error) {
         report_loss(queue, reason);
     }
 
@@ -139,8 +139,8 @@ pub(crate) struct Worker {
 struct Ready {
     /// By its name on the broker.
     queue: String,
-    lane: Arc<Lane>,
-    deliveries: Deliveries,
+    channel: Arc<Channel>,
+    deliveries: Consumer,
 }
 
 /// Why a consumer stopped being one.
@@ -212,7 +212,7 @@ impl Worker {
         loop {
             let Ready {
                 queue,
-                lane,
+                channel,
                 mut deliveries,
             } = match ready.take() {
                 Some(ready) => ready,
@@ -246,16 +246,19 @@ impl Worker {
             tracing::info!(
                 queue,
                 concurrency = source.concurrency,
-                generation = lane.session().generation(),
+                generation = channel.session().generation(),
                 "consuming"
             );
             let since = Instant::now();
             refusals = Refusals::default();
             setup.started();
-            match hands.consume(&lane, &mut deliveries, &mut shutdown).await {
+            match hands
+                .consume(&channel, &mut deliveries, &mut shutdown)
+                .await
+            {
                 Stopped::Shutdown => {
                     tracing::info!(queue, "draining");
-                    hands.finish(Some((&lane, deliveries))).await;
+                    hands.finish(Some((&channel, deliveries))).await;
                     return Ok(());
                 }
                 Stopped::Ended(ended) => {
@@ -264,7 +267,7 @@ impl Worker {
                             tracing::warn!(queue, "the broker cancelled the consumer");
                         }
                         Ended::Lost(error) => {
-                            hands.lose(&lane, error);
+                            hands.lose(&channel, error);
                         }
                     }
                     setup.ended(&ended);
@@ -276,7 +279,7 @@ impl Worker {
             }
             // The link waits between connections by itself; a consumer that is cancelled again
             // and again, or a channel that dies, has to be held back here.
-            if lane.session().is_up() {
+            if channel.session().is_up() {
                 failures += 1;
                 if !pause(backoff, failures, &mut shutdown).await {
                     hands.finish(None).await;
@@ -343,13 +346,13 @@ async fn set_up_on(session: &Arc<Session>, setup: &dyn Setup) -> Result<Ready, E
     let mut again = true;
     loop {
         let queue = setup.prepare(Arc::clone(session)).await?;
-        let lane = Lane::open(session).await?;
-        lane.limit_bodies(setup.max_body());
-        match Deliveries::start(&lane, &queue, setup.mode()).await {
+        let channel = Channel::open(session).await?;
+        channel.limit_bodies(setup.max_body());
+        match Consumer::start(&channel, &queue, setup.mode()).await {
             Ok(deliveries) => {
                 return Ok(Ready {
                     queue,
-                    lane,
+                    channel,
                     deliveries,
                 });
             }

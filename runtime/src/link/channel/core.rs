@@ -8,7 +8,7 @@
 //!
 //! AMQP allows one synchronous method at a time on a channel (2.2.2): the others wait in a queue
 //! and are written as the answers come. Methods are read and written with amq-protocol. Messages,
-//! settlements and confirms are laid out by hand (`frame.rs`, `said.rs`), because they are the ones
+//! settlements and confirms are laid out by hand (`frame/`), because they are the ones
 //! whose speed a caller feels.
 
 use std::collections::VecDeque;
@@ -20,9 +20,9 @@ use amq_protocol::types::ShortString;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::error::{Error, Kind};
-use crate::link::frame::{self, Settling};
-use crate::link::said::{self, Confirm, Deliver, Method, Return};
-use crate::message::{Incoming, Outgoing, Properties};
+use crate::link::frame::decode::{self, Confirm, Deliver, Method, Return};
+use crate::link::frame::encode::{self, SettleMethod};
+use crate::wire::message::{Incoming, Outgoing, Properties};
 
 /// Preallocation cap: the body size that a peer announces is not trusted.
 const PREALLOCATED: u64 = 1024 * 1024;
@@ -118,7 +118,7 @@ pub(crate) enum Answer {
 
 /// Something that happened on the channel.
 #[derive(Debug)]
-pub(crate) enum Event<T> {
+pub(crate) enum CoreEvent<T> {
     Answered(T, Result<Answer, Error>),
     /// The outcome of publishes (`basic.ack`, `basic.nack`).
     Confirmed(Confirm),
@@ -240,7 +240,7 @@ impl<T> Core<T> {
     /// The channel is closed, or the message cannot be encoded. Nothing was appended.
     pub(crate) fn publish(&mut self, out: &mut BytesMut, message: &Outgoing) -> Result<(), Error> {
         self.check()?;
-        frame::put_message(out, self.number, message, self.frame_max)?;
+        encode::put_message(out, self.number, message, self.frame_max)?;
         if let Some(published) = &mut self.confirmed {
             *published += 1;
         }
@@ -255,10 +255,10 @@ impl<T> Core<T> {
         &self,
         out: &mut BytesMut,
         tag: u64,
-        settling: Settling,
+        settling: SettleMethod,
     ) -> Result<(), Error> {
         self.check()?;
-        frame::put_settling(out, self.number, tag, settling);
+        encode::put_settling(out, self.number, tag, settling);
         Ok(())
     }
 
@@ -269,12 +269,12 @@ impl<T> Core<T> {
     /// The channel is closed.
     pub(crate) fn select_confirms(&mut self, out: &mut BytesMut) -> Result<(), Error> {
         self.check()?;
-        frame::put_confirm_select(out, self.number);
+        encode::put_confirm_select(out, self.number);
         self.confirmed.get_or_insert(0);
         Ok(())
     }
 
-    /// Appends `basic.cancel`, for which no answer is asked. Deliveries may still come.
+    /// Appends `basic.cancel`, for which no answer is asked. Consumer may still come.
     ///
     /// # Errors
     /// The channel is closed.
@@ -292,13 +292,13 @@ impl<T> Core<T> {
 
     /// Closes the channel: `channel.close` is due, and whatever still waits for an answer is told
     /// that it gets none. `token`, if it is there, is answered when the close is complete.
-    pub(crate) fn close(&mut self, token: Option<T>, events: &mut Vec<Event<T>>) {
+    pub(crate) fn close(&mut self, token: Option<T>, events: &mut Vec<CoreEvent<T>>) {
         match self.state {
             // The broker has not heard of the channel, so there is nothing to close.
             State::Opening if !self.is_asked => {
                 self.state = State::Closed;
                 self.abandon(&closed(), events);
-                events.extend(token.map(|token| Event::Answered(token, Ok(close_ok()))));
+                events.extend(token.map(|token| CoreEvent::Answered(token, Ok(close_ok()))));
             }
             State::Opening | State::Open => {
                 self.state = State::Closing;
@@ -307,21 +307,21 @@ impl<T> Core<T> {
                 self.abandon(&closed(), events);
             }
             State::Closing | State::Closed => {
-                events.extend(token.map(|token| Event::Answered(token, Err(closed()))));
+                events.extend(token.map(|token| CoreEvent::Answered(token, Err(closed()))));
             }
         }
     }
 
     /// The connection is gone: nothing more is sent or comes.
-    pub(crate) fn lose(&mut self, reason: &Error, events: &mut Vec<Event<T>>) {
+    pub(crate) fn lose(&mut self, reason: &Error, events: &mut Vec<CoreEvent<T>>) {
         let was = std::mem::replace(&mut self.state, State::Closed);
         self.owes_close = false;
         self.owes_close_ok = false;
         self.abandon(reason, events);
         let closer = self.closer.take();
-        events.extend(closer.map(|token| Event::Answered(token, Err(reason.clone()))));
+        events.extend(closer.map(|token| CoreEvent::Answered(token, Err(reason.clone()))));
         if matches!(was, State::Opening | State::Open) {
-            events.push(Event::Closed(reason.clone()));
+            events.push(CoreEvent::Closed(reason.clone()));
         }
     }
 
@@ -332,7 +332,7 @@ impl<T> Core<T> {
     pub(crate) fn handle(
         &mut self,
         frame: Frame<'_>,
-        events: &mut Vec<Event<T>>,
+        events: &mut Vec<CoreEvent<T>>,
     ) -> Result<(), Violation> {
         match (self.state, frame) {
             // Frames that were on their way when the channel was closed (1.5.2.5).
@@ -397,7 +397,7 @@ impl<T> Core<T> {
 
     fn encode(&self, method: &AMQPClass) -> Result<Bytes, Error> {
         let mut out = BytesMut::new();
-        frame::put_method(&mut out, self.number, method, self.frame_max)?;
+        encode::put_method(&mut out, self.number, method, self.frame_max)?;
         Ok(out.freeze())
     }
 
@@ -408,13 +408,13 @@ impl<T> Core<T> {
         }
     }
 
-    fn abandon(&mut self, reason: &Error, events: &mut Vec<Event<T>>) {
+    fn abandon(&mut self, reason: &Error, events: &mut Vec<CoreEvent<T>>) {
         self.content = None;
         self.is_asked = false;
         self.owes_flow_ok = None;
         self.owes_cancel_ok = None;
         let calls = self.calls.drain(..);
-        events.extend(calls.map(|call| Event::Answered(call.token, Err(reason.clone()))));
+        events.extend(calls.map(|call| CoreEvent::Answered(call.token, Err(reason.clone()))));
     }
 
     /// While our `channel.close` is unanswered, only the two methods that end a channel count.
@@ -424,7 +424,7 @@ impl<T> Core<T> {
     /// the end of the connection: 504). Its own may not come: the channel goes as it reads ours, and
     /// what it has not written yet goes with it (both seen on 3.10.8). So its close is as good as its
     /// answer, and an answer that comes all the same is late.
-    fn closing(&mut self, payload: &[u8], events: &mut Vec<Event<T>>) {
+    fn closing(&mut self, payload: &[u8], events: &mut Vec<CoreEvent<T>>) {
         match id(payload) {
             (20, 41) => {}
             (20, 40) => {
@@ -437,20 +437,20 @@ impl<T> Core<T> {
         }
         self.state = State::Closed;
         let closer = self.closer.take();
-        events.extend(closer.map(|token| Event::Answered(token, Ok(close_ok()))));
+        events.extend(closer.map(|token| CoreEvent::Answered(token, Ok(close_ok()))));
     }
 
-    fn method(&mut self, payload: &[u8], events: &mut Vec<Event<T>>) -> Result<(), Violation> {
+    fn method(&mut self, payload: &[u8], events: &mut Vec<CoreEvent<T>>) -> Result<(), Violation> {
         if self.content.is_some() && id(payload) != (20, 40) {
             return Err(Violation("a method came in the middle of a message"));
         }
-        let method = match said::method(payload) {
+        let method = match decode::method(payload) {
             Some(Method::Confirm(confirm)) => {
                 if self
                     .confirmed
                     .is_some_and(|published| confirm.tag <= published)
                 {
-                    events.push(Event::Confirmed(confirm));
+                    events.push(CoreEvent::Confirmed(confirm));
                 } else {
                     self.late("a confirm");
                 }
@@ -476,7 +476,7 @@ impl<T> Core<T> {
                 self.is_refused = true;
                 self.owes_close_ok = true;
                 self.abandon(&reason, events);
-                events.push(Event::Closed(reason));
+                events.push(CoreEvent::Closed(reason));
                 return Ok(());
             }
             None => return self.other(payload, events),
@@ -493,7 +493,7 @@ impl<T> Core<T> {
     }
 
     /// Every other method: the answer to a synchronous one, mostly.
-    fn other(&mut self, payload: &[u8], events: &mut Vec<Event<T>>) -> Result<(), Violation> {
+    fn other(&mut self, payload: &[u8], events: &mut Vec<CoreEvent<T>>) -> Result<(), Violation> {
         let Ok((_, method)) = parse_class(payload) else {
             return Err(Violation("a method that cannot be read"));
         };
@@ -503,7 +503,7 @@ impl<T> Core<T> {
                     self.late("a cancel");
                     return Ok(());
                 }
-                events.push(Event::Cancelled);
+                events.push(CoreEvent::Cancelled);
                 // RabbitMQ asks for no answer.
                 if !cancel.nowait {
                     self.owes_cancel_ok = Some(cancel.consumer_tag);
@@ -569,24 +569,24 @@ impl<T> Core<T> {
         &mut self,
         answer: (u16, u16),
         with: Answer,
-        events: &mut Vec<Event<T>>,
+        events: &mut Vec<CoreEvent<T>>,
     ) -> Result<(), Violation> {
         self.expect(answer)?;
         if let Some(call) = self.calls.pop_front() {
             self.is_asked = false;
-            events.push(Event::Answered(call.token, Ok(with)));
+            events.push(CoreEvent::Answered(call.token, Ok(with)));
         }
         Ok(())
     }
 
-    fn header(&mut self, payload: &[u8], events: &mut Vec<Event<T>>) -> Result<(), Violation> {
+    fn header(&mut self, payload: &[u8], events: &mut Vec<CoreEvent<T>>) -> Result<(), Violation> {
         let Some(content) = self.content.as_mut() else {
             return Err(Violation("a content header without its method"));
         };
         if content.properties.is_some() {
             return Err(Violation("a second content header"));
         }
-        let (frame::BASIC, Some(header)) = (id(payload).0, said::header(payload)) else {
+        let (encode::BASIC, Some(header)) = (id(payload).0, decode::header(payload)) else {
             return Err(Violation("a content header that cannot be read"));
         };
         let properties = header.properties.unwrap_or_else(|| {
@@ -621,7 +621,7 @@ impl<T> Core<T> {
         &mut self,
         bytes: &[u8],
         is_last: bool,
-        events: &mut Vec<Event<T>>,
+        events: &mut Vec<CoreEvent<T>>,
     ) -> Result<(), Violation> {
         let content = self.content.as_mut();
         let Some(content) = content.filter(|content| content.properties.is_some()) else {
@@ -643,7 +643,7 @@ impl<T> Core<T> {
     }
 
     /// All of a message is there.
-    fn complete(&mut self, events: &mut Vec<Event<T>>) -> Result<(), Violation> {
+    fn complete(&mut self, events: &mut Vec<CoreEvent<T>>) -> Result<(), Violation> {
         let Some(Content {
             method,
             properties,
@@ -674,7 +674,7 @@ impl<T> Core<T> {
         };
         match method {
             ContentMethod::Deliver(deliver) => {
-                events.push(Event::Delivered(delivery(deliver, properties, body)));
+                events.push(CoreEvent::Delivered(delivery(deliver, properties, body)));
             }
             ContentMethod::GetOk(deliver) => {
                 let got = Answer::Got(Some(delivery(deliver, properties, body)));
@@ -682,7 +682,7 @@ impl<T> Core<T> {
             }
             ContentMethod::Late => {}
             ContentMethod::Return(Return { text, routing_key }) => {
-                events.push(Event::Returned(Box::new(Returned {
+                events.push(CoreEvent::Returned(Box::new(Returned {
                     text,
                     routing_key,
                     properties,

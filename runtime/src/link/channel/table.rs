@@ -14,11 +14,11 @@ use bytes::BytesMut;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Duration, Instant, timeout_at};
 
-use super::core::{Answer, Core, Delivery, Event, Frame, Returned, Violation, closed};
+use super::core::{Answer, Core, CoreEvent, Delivery, Frame, Returned, Violation, closed};
 use crate::error::{Error, Kind};
-use crate::link::frame::Settling;
-use crate::link::said::Confirm;
-use crate::link::socket::{Leave, Mark, WriteMux};
+use crate::link::frame::SettleMethod;
+use crate::link::frame::decode::Confirm;
+use crate::link::socket::{Flush, WriteMux, WriteOffset};
 use crate::stats::Counters;
 
 /// How long the number of a channel that the broker has closed is not used again, so that what it
@@ -28,7 +28,7 @@ const REST: Duration = Duration::from_millis(200);
 
 /// Something that the broker said on a channel.
 #[derive(Debug)]
-pub(crate) enum Word {
+pub(crate) enum ChannelEvent {
     /// The outcome of publishes (`basic.ack`, `basic.nack`).
     Confirmed(Confirm),
     Delivered(Box<Delivery>),
@@ -41,8 +41,8 @@ pub(crate) enum Word {
 
 /// Receives a channel's events, mostly on the I/O task and always without a lock held. Must not
 /// block.
-pub(crate) trait Listener: Send + Sync {
-    fn hear(&self, word: Word);
+pub(crate) trait ChannelHandler: Send + Sync {
+    fn on_event(&self, event: ChannelEvent);
 }
 
 /// The owner of a synchronous method's answer.
@@ -88,7 +88,7 @@ enum Begun {
 pub(in crate::link) struct Endpoint {
     number: u16,
     core: Mutex<Core<Reply>>,
-    listener: OnceLock<Arc<dyn Listener>>,
+    handler: OnceLock<Arc<dyn ChannelHandler>>,
     /// A copy of the core's state, to be read without its lock.
     is_open: AtomicBool,
     /// Our close was asked for: the number will be free soon.
@@ -121,7 +121,7 @@ impl Channels {
             let freed = self.shared.freed.notified();
             match self.begin(most, frame_max, counters)? {
                 Begun::Opening(handle, answer) => {
-                    handle.ask(Leave::Now, |_, _| Ok(()))?;
+                    handle.ask(Flush::Inline, |_, _| Ok(()))?;
                     answered(answer).await?;
                     return Ok(handle);
                 }
@@ -152,7 +152,7 @@ impl Channels {
         let endpoint = Arc::new(Endpoint {
             number,
             core: Mutex::new(Core::open(number, frame_max, reply)),
-            listener: OnceLock::new(),
+            handler: OnceLock::new(),
             is_open: AtomicBool::new(false),
             is_closing: AtomicBool::new(false),
         });
@@ -176,7 +176,7 @@ impl Channels {
         &self,
         endpoint: &Endpoint,
         frame: Frame<'_>,
-        events: &mut Vec<Event<Reply>>,
+        events: &mut Vec<CoreEvent<Reply>>,
     ) -> Result<(), Violation> {
         let mut core = endpoint.core();
         let handled = core.handle(frame, events);
@@ -186,7 +186,7 @@ impl Channels {
         drop(core);
         if has_output {
             // A connection that is over answers nothing any more.
-            let _ = self.shared.mux.put(Leave::Now, |out| {
+            let _ = self.shared.mux.put(Flush::Inline, |out| {
                 endpoint.core().flush(out);
                 Ok(())
             });
@@ -235,26 +235,26 @@ impl Channels {
         }
     }
 
-    fn tell(&self, endpoint: &Endpoint, events: &mut Vec<Event<Reply>>) {
+    fn tell(&self, endpoint: &Endpoint, events: &mut Vec<CoreEvent<Reply>>) {
         for event in events.drain(..) {
-            let word = match event {
-                Event::Answered(reply, answer) => {
+            let event = match event {
+                CoreEvent::Answered(reply, answer) => {
                     if let Err(Ok(Answer::Got(Some(delivery)))) = reply.send(answer) {
                         self.requeue(endpoint, delivery.tag);
                     }
                     continue;
                 }
-                Event::Confirmed(confirm) => Word::Confirmed(confirm),
-                Event::Delivered(delivery) => Word::Delivered(delivery),
-                Event::Returned(returned) => Word::Returned(returned),
-                Event::Cancelled => Word::Cancelled,
-                Event::Closed(reason) => Word::Closed(reason),
+                CoreEvent::Confirmed(confirm) => ChannelEvent::Confirmed(confirm),
+                CoreEvent::Delivered(delivery) => ChannelEvent::Delivered(delivery),
+                CoreEvent::Returned(returned) => ChannelEvent::Returned(returned),
+                CoreEvent::Cancelled => ChannelEvent::Cancelled,
+                CoreEvent::Closed(reason) => ChannelEvent::Closed(reason),
             };
-            match endpoint.listener.get() {
-                Some(listener) => listener.hear(word),
+            match endpoint.handler.get() {
+                Some(handler) => handler.on_event(event),
                 None => tracing::debug!(
                     channel = endpoint.number,
-                    ?word,
+                    ?event,
                     "an event of a channel that nobody listens to"
                 ),
             }
@@ -263,8 +263,8 @@ impl Channels {
 
     /// Gives a message back that was fetched for somebody who is gone.
     fn requeue(&self, endpoint: &Endpoint, tag: u64) {
-        let put = self.shared.mux.put(Leave::Now, |out| {
-            endpoint.core().settle(out, tag, Settling::Requeue)
+        let put = self.shared.mux.put(Flush::Inline, |out| {
+            endpoint.core().settle(out, tag, SettleMethod::Requeue)
         });
         if let Err(error) = put {
             // The broker takes it back with the channel.
@@ -336,8 +336,8 @@ pub(in crate::link) struct Handle {
 impl Handle {
     /// Registers the receiver of the channel's events. There is one, registered before anything is
     /// published or consumed.
-    pub(in crate::link) fn listen(&self, listener: Arc<dyn Listener>) {
-        self.endpoint.listener.get_or_init(|| listener);
+    pub(in crate::link) fn set_handler(&self, handler: Arc<dyn ChannelHandler>) {
+        self.endpoint.handler.get_or_init(|| handler);
     }
 
     pub(in crate::link) fn is_open(&self) -> bool {
@@ -354,9 +354,9 @@ impl Handle {
     /// The connection is over, or what `act` says; nothing was written then.
     pub(in crate::link) fn ask(
         &self,
-        leave: Leave,
+        leave: Flush,
         act: impl FnOnce(&mut Core<Reply>, &mut BytesMut) -> Result<(), Error>,
-    ) -> Result<Mark, Error> {
+    ) -> Result<WriteOffset, Error> {
         self.channels.shared.mux.put(leave, |out| {
             let mut core = self.endpoint.core();
             act(&mut core, out)?;
@@ -373,7 +373,7 @@ impl Handle {
     /// is gone.
     pub(in crate::link) async fn call(&self, method: AMQPClass) -> Result<Answer, Error> {
         let (reply, answer) = oneshot::channel();
-        self.ask(Leave::Now, |core, _| core.call(&method, reply))?;
+        self.ask(Flush::Inline, |core, _| core.call(&method, reply))?;
         answered(answer).await
     }
 
@@ -389,7 +389,7 @@ impl Handle {
     fn begin_close(&self, reply: Option<Reply>) {
         self.endpoint.is_closing.store(true, Ordering::Relaxed);
         let mut events = Vec::new();
-        let put = self.ask(Leave::Now, |core, _| {
+        let put = self.ask(Flush::Inline, |core, _| {
             core.close(reply, &mut events);
             self.endpoint.is_open.store(false, Ordering::Relaxed);
             Ok(())

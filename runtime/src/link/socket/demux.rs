@@ -7,9 +7,9 @@ use bytes::BytesMut;
 
 use super::mux::WriteMux;
 use super::pipe::Inward;
-use crate::link::channel::{Channels, Endpoint, Event, Frame, Reply, Violation};
-use crate::link::frame;
-use crate::link::progress::{Piece, Progress};
+use crate::link::channel::{Channels, CoreEvent, Endpoint, Frame, Reply, Violation};
+use crate::link::frame::encode;
+use crate::link::frame::{FrameChunk, FrameCursor};
 
 /// Largest frame taken before the limits are agreed on. RabbitMQ's first frames have some hundred
 /// bytes.
@@ -20,7 +20,7 @@ pub(super) struct Demux {
     mux: WriteMux,
     channels: Channels,
     inward: Arc<Inward>,
-    cursor: Progress,
+    cursor: FrameCursor,
     frame_max: u32,
     /// The limits are agreed on: they do not change any more.
     is_agreed: bool,
@@ -34,7 +34,7 @@ pub(super) struct Demux {
     gave_lapin: bool,
     /// Something came on another channel since this was last asked.
     passed_by_lapin: bool,
-    events: Vec<Event<Reply>>,
+    events: Vec<CoreEvent<Reply>>,
 }
 
 impl Demux {
@@ -43,7 +43,7 @@ impl Demux {
             mux,
             channels,
             inward,
-            cursor: Progress::default(),
+            cursor: FrameCursor::default(),
             frame_max: FRAME_MAX,
             is_agreed: false,
             endpoint: None,
@@ -73,7 +73,7 @@ impl Demux {
             if piece.is_first {
                 self.begin(&piece)?;
             }
-            if piece.end.is_some_and(|end| end != frame::END) {
+            if piece.end.is_some_and(|end| end != encode::END) {
                 return Err(invalid("a frame does not end as it should"));
             }
             if piece.channel == 0 {
@@ -89,8 +89,8 @@ impl Demux {
         Ok(())
     }
 
-    fn begin(&mut self, piece: &Piece<'_>) -> io::Result<()> {
-        let size = u64::from(piece.size) + (frame::HEAD + frame::TAIL) as u64;
+    fn begin(&mut self, piece: &FrameChunk<'_>) -> io::Result<()> {
+        let size = u64::from(piece.size) + (encode::HEAD + encode::TAIL) as u64;
         if !self.is_agreed
             && let Some(tune) = self.mux.agreed()
         {
@@ -112,25 +112,25 @@ impl Demux {
         Ok(())
     }
 
-    fn pass_to_lapin(&mut self, piece: &Piece<'_>) -> io::Result<()> {
+    fn pass_to_lapin(&mut self, piece: &FrameChunk<'_>) -> io::Result<()> {
         if piece.is_first {
             self.lapins.clear();
-            frame::put_head(&mut self.lapins, piece.kind, 0, piece.size);
+            encode::put_head(&mut self.lapins, piece.kind, 0, piece.size);
         }
         self.lapins.extend_from_slice(piece.bytes);
         if piece.end.is_some() {
-            self.lapins.extend_from_slice(&[frame::END]);
-            self.mux.hear(&self.lapins);
+            self.lapins.extend_from_slice(&[encode::END]);
+            self.mux.on_event(&self.lapins);
             self.inward.give(&self.lapins)?;
             self.gave_lapin = true;
         }
         Ok(())
     }
 
-    fn pass_to(&mut self, endpoint: &Endpoint, piece: &Piece<'_>) -> io::Result<()> {
+    fn pass_to(&mut self, endpoint: &Endpoint, piece: &FrameChunk<'_>) -> io::Result<()> {
         let is_last = piece.end.is_some();
         let handled = match piece.kind {
-            frame::BODY => {
+            encode::BODY => {
                 let bytes = piece.bytes;
                 self.channels
                     .handle(endpoint, Frame::Body { bytes, is_last }, &mut self.events)
@@ -154,8 +154,8 @@ impl Demux {
 
     fn whole(&mut self, endpoint: &Endpoint, kind: u8, payload: &[u8]) -> Result<(), Violation> {
         let frame = match kind {
-            frame::METHOD => Frame::Method(payload),
-            frame::HEADER => Frame::Header(payload),
+            encode::METHOD => Frame::Method(payload),
+            encode::HEADER => Frame::Header(payload),
             _ => return Err(Violation("a frame of an unknown type")),
         };
         self.channels.handle(endpoint, frame, &mut self.events)

@@ -44,7 +44,7 @@ mod transport;
 mod tune;
 
 pub(super) use mux::WriteMux;
-pub(crate) use mux::{Leave, Mark, Rush};
+pub(crate) use mux::{BurstDetector, Flush, WriteOffset};
 pub(super) use pipe::Pipe;
 pub(super) use task::Socket;
 #[cfg(feature = "tls")]

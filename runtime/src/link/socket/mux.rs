@@ -23,9 +23,9 @@ use tokio::sync::Notify;
 use super::transport::Transport;
 use super::tune::{self, Negotiation, Tune};
 use crate::error::{Error, Kind};
-use crate::link::frame::HEAD;
-use crate::link::progress::Progress;
-use crate::link::said::{self, BrokerVersion};
+use crate::link::frame::FrameCursor;
+use crate::link::frame::decode::{self, BrokerVersion};
+use crate::link::frame::encode::HEAD;
 use crate::link::sasl::Responses;
 
 /// So much memory is kept at most when the buffer is empty: a good many messages of the usual size.
@@ -39,30 +39,30 @@ const PROTOCOL_HEADER: usize = 8;
 
 /// When appended frames are written, as soon as the socket takes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Leave {
+pub(crate) enum Flush {
     /// At once, on this thread.
-    Now,
+    Inline,
     /// With whatever is written next, or when somebody [sends](WriteMux::send) it.
-    Later,
+    Deferred,
     /// As soon as the I/O task comes to it, together with what is appended until then.
-    Soon,
+    IoTask,
 }
 
 /// Tells messages that come one by one from bursts.
 #[derive(Debug, Default)]
-pub(crate) struct Rush {
+pub(crate) struct BurstDetector {
     last: Mutex<Option<Instant>>,
 }
 
-impl Rush {
+impl BurstDetector {
     /// For the message that is about to be appended: in a burst the I/O task writes several at
     /// once, else the sender writes it.
-    pub(crate) fn next(&self) -> Leave {
+    pub(crate) fn next(&self) -> Flush {
         let now = Instant::now();
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match last.replace(now) {
-            Some(last) if now.saturating_duration_since(last) < BURST => Leave::Soon,
-            _ => Leave::Now,
+            Some(last) if now.saturating_duration_since(last) < BURST => Flush::IoTask,
+            _ => Flush::Inline,
         }
     }
 }
@@ -88,7 +88,7 @@ struct State {
     out: BytesMut,
     /// The beginning of a frame of lapin's.
     partial: BytesMut,
-    cursor: Progress,
+    cursor: FrameCursor,
     negotiation: Negotiation,
     broker: Option<BrokerVersion>,
     /// Bytes ever appended, and ever written.
@@ -110,7 +110,7 @@ impl WriteMux {
                     transport: Some(transport),
                     out: BytesMut::new(),
                     partial: BytesMut::new(),
-                    cursor: Progress::after(PROTOCOL_HEADER),
+                    cursor: FrameCursor::after(PROTOCOL_HEADER),
                     negotiation: Negotiation::new(wanted, responses),
                     broker: None,
                     appended: 0,
@@ -132,9 +132,9 @@ impl WriteMux {
     /// Nothing was appended: the connection is over, or `put` fails.
     pub(in crate::link) fn put(
         &self,
-        leave: Leave,
+        leave: Flush,
         put: impl FnOnce(&mut BytesMut) -> Result<(), Error>,
-    ) -> Result<Mark, Error> {
+    ) -> Result<WriteOffset, Error> {
         let (mark, wakes) = self.turn(|state| {
             if state.transport.is_none() {
                 return Err(Error::new(Kind::Disconnected).caused_by("the connection is gone"));
@@ -146,11 +146,11 @@ impl WriteMux {
             }
             state.appended += (state.out.len() - before) as u64;
             let wakes = match leave {
-                Leave::Now => state.send_inline(),
-                Leave::Later => false,
-                Leave::Soon => true,
+                Flush::Inline => state.send_inline(),
+                Flush::Deferred => false,
+                Flush::IoTask => true,
             };
-            Ok((Mark(state.appended), wakes))
+            Ok((WriteOffset(state.appended), wakes))
         })?;
         if wakes {
             self.shared.wake.notify_one();
@@ -211,7 +211,7 @@ impl WriteMux {
     ///
     /// # Errors
     /// The connection was over before that.
-    pub(in crate::link) fn written(&self, mark: Mark) -> Written {
+    pub(in crate::link) fn written(&self, mark: WriteOffset) -> Written {
         Written {
             mux: self.clone(),
             mark,
@@ -252,11 +252,11 @@ impl WriteMux {
     }
 
     /// Looks at a whole frame that the broker has sent to lapin.
-    pub(super) fn hear(&self, frame: &[u8]) {
+    pub(super) fn on_event(&self, frame: &[u8]) {
         let mut state = self.state();
-        state.negotiation.hear(frame);
+        state.negotiation.on_event(frame);
         if state.broker.is_none() {
-            state.broker = frame.get(HEAD..).and_then(said::broker_version);
+            state.broker = frame.get(HEAD..).and_then(decode::broker_version);
         }
     }
 
@@ -392,13 +392,13 @@ impl fmt::Debug for WriteMux {
 
 /// The end of what was appended at once, in the bytes of the connection.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Mark(u64);
+pub(crate) struct WriteOffset(u64);
 
 /// See [`WriteMux::written`].
 #[derive(Debug)]
 pub(crate) struct Written {
     mux: WriteMux,
-    mark: Mark,
+    mark: WriteOffset,
     /// Its number among those that wait, once it does.
     watcher: Option<u64>,
 }

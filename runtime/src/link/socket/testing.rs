@@ -118,7 +118,7 @@ pub(super) async fn wire() -> (WriteMux, Arc<Transport>, Peer) {
 
 /// Has the limits agreed on, as lapin and a broker do.
 pub(super) fn agree(mux: &WriteMux, peer: &mut Peer, frame_max: u32, heartbeat: u16) {
-    mux.hear(&tune(30, 2047, frame_max, heartbeat));
+    mux.on_event(&tune(30, 2047, frame_max, heartbeat));
     mux.put_from_lapin(GREETING).unwrap();
     mux.put_from_lapin(&tune(31, 1, 16_384, heartbeat)).unwrap();
     arrives(peer, &[GREETING, &tune(31, 2047, frame_max, heartbeat)]);

@@ -12,7 +12,7 @@
 
 use bytes::BytesMut;
 
-use crate::link::frame::{self, HEAD};
+use crate::link::frame::encode::{self, HEAD};
 use crate::link::sasl::Responses;
 
 /// `connection.tune`, class and method.
@@ -62,7 +62,7 @@ impl Tune {
     }
 
     fn read(frame: &[u8], method: [u8; 4]) -> Option<Self> {
-        if frame.first() != Some(&frame::METHOD) || frame.get(HEAD..ARGUMENTS) != Some(&method) {
+        if frame.first() != Some(&encode::METHOD) || frame.get(HEAD..ARGUMENTS) != Some(&method) {
             return None;
         }
         let arguments = frame.get(ARGUMENTS..ARGUMENTS + SIZE)?;
@@ -101,7 +101,7 @@ impl Negotiation {
     }
 
     /// Looks at a whole frame of the broker on channel 0.
-    pub(super) fn hear(&mut self, frame: &[u8]) {
+    pub(super) fn on_event(&mut self, frame: &[u8]) {
         if let Some(tune) = Tune::read(frame, TUNE) {
             self.offered = Some(tune);
         }
@@ -140,7 +140,7 @@ impl Negotiation {
 
 /// The mask in a frame of lapin, and the response of the same length that it stands for.
 fn masked<'a>(frame: &'a mut [u8], responses: &'a Responses) -> Option<(&'a mut [u8], &'a [u8])> {
-    if frame.first() != Some(&frame::METHOD) {
+    if frame.first() != Some(&encode::METHOD) {
         return None;
     }
     let method: [u8; 4] = frame.get(HEAD..ARGUMENTS)?.try_into().ok()?;
@@ -165,7 +165,7 @@ fn masked<'a>(frame: &'a mut [u8], responses: &'a Responses) -> Option<(&'a mut 
 
 /// The second and the third adjustment: a heartbeat frame.
 pub(super) fn heartbeat(out: &mut BytesMut) {
-    frame::put_heartbeat(out);
+    encode::put_heartbeat(out);
 }
 
 #[cfg(test)]
@@ -192,7 +192,7 @@ mod tests {
             heartbeat: 0,
         };
         let mut negotiation = Negotiation::new(wanted, Responses::default());
-        negotiation.hear(offer);
+        negotiation.on_event(offer);
         let mut frame = answer(1, 16_384, 10);
         negotiation.restore(&mut frame);
         (frame, negotiation.agreed())
@@ -238,7 +238,7 @@ mod tests {
             heartbeat: 0,
         };
         let mut negotiation = Negotiation::new(wanted, Responses::default());
-        negotiation.hear(&OFFER);
+        negotiation.on_event(&OFFER);
         for whole in [
             &b"\x08\0\0\0\0\0\0\xCE"[..],
             &OFFER[..],

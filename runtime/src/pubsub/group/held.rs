@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::super::event::Event;
+use crate::policy::verdict::{self, IntoVerdict, Verdict};
 use crate::queue::Cancelled;
-use crate::verdict::{self, IntoVerdict, Verdict};
 
 /// An event that is this member's until it settles it. It dereferences to the [`Event`].
 ///

@@ -17,10 +17,10 @@ use super::group::{Group, Members};
 use super::{Subscribe, Unbound};
 use crate::error::Error;
 use crate::link::{Connection, Mode};
+use crate::policy::verdict::IntoVerdict;
 use crate::running::{Running, Until};
 use crate::service::BoxFuture;
 use crate::shutdown::GRACE;
-use crate::verdict::IntoVerdict;
 use crate::worker::OnLoss;
 
 /// How many events wait here for a slow reader unless set.

@@ -13,12 +13,12 @@ use super::super::station::{Place, Tell};
 use super::Subscribe;
 use crate::error::Error;
 use crate::link::Mode;
+use crate::policy::retry::RetryPolicy;
+use crate::policy::verdict::IntoVerdict;
 use crate::queue::{self, DeadLetters, JobHandler, WorkQueue};
-use crate::retry::RetryPolicy;
 use crate::running::{Running, Until};
 use crate::service::BoxFuture;
-use crate::topology::QueueKind;
-use crate::verdict::IntoVerdict;
+use crate::wire::topology::QueueKind;
 use crate::worker::OnLoss;
 
 /// The members of a named group share the events: each event goes to one of them.

@@ -10,7 +10,7 @@ use serde::de::{
 use serde::{Deserializer, forward_to_deserialize_any};
 
 use super::super::typing::Refusal;
-use crate::codec::{Codec, CodecError};
+use crate::wire::codec::{Codec, CodecError};
 
 /// Decodes the content as the named variant. A name the enum does not have is unknown, unless it
 /// has a variant for all others (`#[serde(other)]`).

@@ -1,11 +1,11 @@
-//! One channel against a broker whose every word is chosen.
+//! One channel against a broker whose every event is chosen.
 
 use amq_protocol::frame::{AMQPContentHeader, AMQPFrame, gen_frame, parse_frame};
 use amq_protocol::protocol::BasicProperties;
 use amq_protocol::types::FieldTable;
 
 use super::*;
-use crate::link::frame::{HEAD, TAIL};
+use crate::link::frame::encode::{HEAD, TAIL};
 
 const FRAME_MAX: u32 = 4096;
 /// The class and the method of a channel's own end.
@@ -15,7 +15,7 @@ const CLOSE_OK: (u16, u16) = (20, 41);
 /// A channel and the events it has told and nobody has looked at.
 struct Subject {
     core: Core<&'static str>,
-    events: Vec<Event<&'static str>>,
+    events: Vec<CoreEvent<&'static str>>,
 }
 
 impl Subject {
@@ -105,7 +105,7 @@ impl Subject {
     }
 }
 
-fn text(event: Event<&'static str>) -> String {
+fn text(event: CoreEvent<&'static str>) -> String {
     let message = |delivery: &Delivery| {
         let Incoming { size, body, .. } = &delivery.message;
         let id = delivery.message.properties.message_id.as_deref();
@@ -114,23 +114,23 @@ fn text(event: Event<&'static str>) -> String {
         format!("#{} {body:?} of {size}", delivery.tag)
     };
     match event {
-        Event::Answered(token, Ok(Answer::Method(method))) => {
+        CoreEvent::Answered(token, Ok(Answer::Method(method))) => {
             let (class, method) = (method.get_amqp_class_id(), method.get_amqp_method_id());
             format!("{token}: {class}.{method}")
         }
-        Event::Answered(token, Ok(Answer::Got(None))) => format!("{token}: empty"),
-        Event::Answered(token, Ok(Answer::Got(Some(delivery)))) => {
+        CoreEvent::Answered(token, Ok(Answer::Got(None))) => format!("{token}: empty"),
+        CoreEvent::Answered(token, Ok(Answer::Got(Some(delivery)))) => {
             format!("{token}: {}", message(&delivery))
         }
-        Event::Answered(token, Err(error)) => format!("{token}: {}", reason(&error)),
-        Event::Confirmed(confirm) => format!("{confirm:?}"),
-        Event::Delivered(delivery) => format!("delivered {}", message(&delivery)),
-        Event::Returned(returned) => {
+        CoreEvent::Answered(token, Err(error)) => format!("{token}: {}", reason(&error)),
+        CoreEvent::Confirmed(confirm) => format!("{confirm:?}"),
+        CoreEvent::Delivered(delivery) => format!("delivered {}", message(&delivery)),
+        CoreEvent::Returned(returned) => {
             assert_eq!(returned.properties.message_id.as_deref(), Some("the id"));
             format!("returned {} {}", returned.routing_key, returned.text)
         }
-        Event::Cancelled => "cancelled".into(),
-        Event::Closed(error) => format!("closed: {}", reason(&error)),
+        CoreEvent::Cancelled => "cancelled".into(),
+        CoreEvent::Closed(error) => format!("closed: {}", reason(&error)),
     }
 }
 
@@ -312,7 +312,7 @@ fn message(body: &'static [u8]) -> Outgoing {
 #[track_caller]
 fn is_shut(core: &mut Core<&'static str>) {
     let mut out = BytesMut::new();
-    let settling = Settling::Ack { multiple: false };
+    let settling = SettleMethod::Ack { multiple: false };
     let refusals = [
         core.call(&declare(), "late"),
         core.publish(&mut out, &message(b"late")),
@@ -410,7 +410,7 @@ fn messages_and_settlements_do_not_wait_for_answers() {
     let mut out = BytesMut::new();
     subject.core.publish(&mut out, &message(b"body")).unwrap();
     subject.core.flush(&mut out);
-    let settling = Settling::Ack { multiple: false };
+    let settling = SettleMethod::Ack { multiple: false };
     subject.core.settle(&mut out, 1, settling).unwrap();
     let expected = [(60, 40), (60, 0), (0, 4), (50, 10), (60, 80)];
     assert_eq!(frames(&out), expected);

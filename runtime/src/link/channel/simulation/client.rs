@@ -8,11 +8,11 @@ use amq_protocol::types::{AMQPValue, FieldTable};
 use bytes::{Bytes, BytesMut};
 
 use crate::error::Error;
-use crate::link::channel::core::{Answer, Core, Delivery, Event, Frame};
+use crate::link::channel::core::{Answer, Core, CoreEvent, Delivery, Frame};
 use crate::link::channel::dice::Dice;
-use crate::link::frame::{self, Settling};
-use crate::link::progress::Progress;
-use crate::message::{Outgoing, Properties};
+use crate::link::frame::FrameCursor;
+use crate::link::frame::encode::{self, SettleMethod};
+use crate::wire::message::{Outgoing, Properties};
 
 /// As many are open at most: few, so that numbers are used again soon.
 pub(super) const CHANNEL_MAX: u16 = 5;
@@ -21,19 +21,19 @@ pub(super) const FRAME_MAX: u32 = 4096;
 const BODIES: [usize; 6] = [0, 1, 300, 4088, 6000, 9000];
 
 /// Channels by number.
-pub(super) struct Client {
+pub(super) struct SimulatedClient {
     pub(super) out: BytesMut,
     /// What happened, where somebody wants to know.
     pub(super) trace: Option<Vec<String>>,
     /// How often what happened.
     pub(super) seen: BTreeMap<&'static str, usize>,
-    channels: BTreeMap<u16, Channel>,
+    channels: BTreeMap<u16, SimulatedChannel>,
     prefix: String,
     /// Over TCP, on a broker that others use, and that is late now and then.
     is_remote: bool,
     /// Closed by a broker that may still say something of them.
     resting: BTreeSet<u16>,
-    cursor: Progress,
+    cursor: FrameCursor,
     payload: Vec<u8>,
     last_number: u16,
     last_call: u64,
@@ -41,7 +41,7 @@ pub(super) struct Client {
     last_consumer: u64,
 }
 
-struct Channel {
+struct SimulatedChannel {
     core: Core<u64>,
     calls: BTreeMap<u64, Call>,
     /// The end was told.
@@ -51,10 +51,10 @@ struct Channel {
     confirms: Option<Confirms>,
     /// Mandatory messages that may come back, where nothing is confirmed.
     returnable: BTreeSet<u64>,
-    consumer: Consumer,
+    consumer: SimulatedConsumer,
     consumer_tag: String,
     no_ack: bool,
-    /// Deliveries to be settled.
+    /// Consumer to be settled.
     held: BTreeSet<u64>,
     settled: Vec<u64>,
     max_body: u64,
@@ -78,11 +78,11 @@ struct Publish {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Consumer {
+enum SimulatedConsumer {
     None,
     Asked,
     Running,
-    /// Deliveries may come until it is answered.
+    /// Consumer may come until it is answered.
     Cancelling,
     /// Cancelled without an answer: deliveries may come.
     Leaving,
@@ -90,7 +90,7 @@ enum Consumer {
     Gone,
 }
 
-impl Client {
+impl SimulatedClient {
     pub(super) fn new(prefix: String, is_remote: bool) -> Self {
         Self {
             out: BytesMut::new(),
@@ -100,7 +100,7 @@ impl Client {
             prefix,
             is_remote,
             resting: BTreeSet::new(),
-            cursor: Progress::default(),
+            cursor: FrameCursor::default(),
             payload: Vec::new(),
             last_number: 0,
             last_call: 0,
@@ -161,17 +161,17 @@ impl Client {
     }
 
     /// Takes bytes of the broker, cut anywhere.
-    pub(super) fn hear(&mut self, mut bytes: &[u8]) {
+    pub(super) fn on_event(&mut self, mut bytes: &[u8]) {
         let mut cursor = std::mem::take(&mut self.cursor);
         while let Some(piece) = cursor.next(&mut bytes) {
-            assert!(piece.end.is_none_or(|end| end == frame::END));
+            assert!(piece.end.is_none_or(|end| end == encode::END));
             assert!(
                 piece.size + 8 <= FRAME_MAX,
                 "a frame of {} bytes",
                 piece.size
             );
             let is_last = piece.end.is_some();
-            if piece.kind == frame::BODY && piece.channel != 0 {
+            if piece.kind == encode::BODY && piece.channel != 0 {
                 let bytes = piece.bytes;
                 self.frame(piece.channel, Frame::Body { bytes, is_last });
                 continue;
@@ -182,8 +182,8 @@ impl Client {
                 match (piece.channel, piece.kind) {
                     (0, 8) => {}
                     (0, _) => panic!("the broker says on channel 0: {payload:?}"),
-                    (number, frame::METHOD) => self.frame(number, Frame::Method(&payload)),
-                    (number, frame::HEADER) => self.frame(number, Frame::Header(&payload)),
+                    (number, encode::METHOD) => self.frame(number, Frame::Method(&payload)),
+                    (number, encode::HEADER) => self.frame(number, Frame::Header(&payload)),
                     (_, kind) => panic!("a frame of type {kind}"),
                 }
             }
@@ -227,11 +227,11 @@ impl Client {
         assert!(self.channels.is_empty());
         self.resting.clear();
         self.out.clear();
-        self.cursor = Progress::default();
+        self.cursor = FrameCursor::default();
         self.payload.clear();
     }
 
-    fn tell(&mut self, number: u16, events: Vec<Event<u64>>) {
+    fn tell(&mut self, number: u16, events: Vec<CoreEvent<u64>>) {
         let channel = self.channels.get_mut(&number).unwrap();
         for event in events {
             *self.seen.entry(name(&event)).or_default() += 1;
@@ -257,7 +257,7 @@ impl Client {
     fn ask(
         &mut self,
         number: u16,
-        act: impl FnOnce(&mut Channel, &mut BytesMut, &mut Vec<Event<u64>>),
+        act: impl FnOnce(&mut SimulatedChannel, &mut BytesMut, &mut Vec<CoreEvent<u64>>),
     ) {
         let mut events = Vec::new();
         let channel = self.channels.get_mut(&number).unwrap();
@@ -291,14 +291,14 @@ impl Client {
         let mut core = Core::open(number, FRAME_MAX, token);
         let max_body = if dice.once_in(3) { 1000 } else { u64::MAX };
         core.limit_bodies(max_body);
-        let channel = Channel {
+        let channel = SimulatedChannel {
             core,
             calls: [(token, (20, 11))].into(),
             is_told: false,
             is_given_up: false,
             confirms: None,
             returnable: BTreeSet::new(),
-            consumer: Consumer::None,
+            consumer: SimulatedConsumer::None,
             consumer_tag: String::new(),
             no_ack: false,
             held: BTreeSet::new(),
@@ -489,12 +489,12 @@ impl Client {
     fn consume(&mut self, number: u16, dice: &mut Dice) {
         let queue = self.queue(dice);
         let channel = self.channels.get_mut(&number).unwrap();
-        if channel.consumer != Consumer::None || !channel.core.is_open() {
+        if channel.consumer != SimulatedConsumer::None || !channel.core.is_open() {
             return;
         }
         self.last_consumer += 1;
         let tag = format!("consumer {}", self.last_consumer);
-        channel.consumer = Consumer::Asked;
+        channel.consumer = SimulatedConsumer::Asked;
         channel.consumer_tag.clone_from(&tag);
         channel.no_ack = dice.once_in(4);
         let consume = basic::AMQPMethod::Consume(basic::Consume {
@@ -511,18 +511,18 @@ impl Client {
 
     fn cancel(&mut self, number: u16, dice: &mut Dice) {
         let channel = self.channels.get_mut(&number).unwrap();
-        if channel.consumer != Consumer::Running || !channel.core.is_open() {
+        if channel.consumer != SimulatedConsumer::Running || !channel.core.is_open() {
             return;
         }
         if dice.once_in(2) {
-            channel.consumer = Consumer::Leaving;
+            channel.consumer = SimulatedConsumer::Leaving;
             self.say(|| format!("{number} > cancel"));
             self.ask(number, |channel, out, _| {
                 channel.core.cancel(out, &channel.consumer_tag).unwrap();
             });
             return;
         }
-        channel.consumer = Consumer::Cancelling;
+        channel.consumer = SimulatedConsumer::Cancelling;
         let cancel = basic::AMQPMethod::Cancel(basic::Cancel {
             consumer_tag: channel.consumer_tag.as_str().into(),
             nowait: false,
@@ -611,7 +611,7 @@ impl Client {
             let tag = *dice.pick(&channel.settled);
             self.say(|| format!("{number} > settle {tag} again"));
             return self.ask(number, |channel, out, _| {
-                let settling = Settling::Ack { multiple: false };
+                let settling = SettleMethod::Ack { multiple: false };
                 drop(channel.core.settle(out, tag, settling));
             });
         }
@@ -621,10 +621,10 @@ impl Client {
         }
         let tag = *dice.pick(&held);
         let settling = match dice.below(6) {
-            0 => Settling::Requeue,
-            1 => Settling::Reject,
-            2 => Settling::Ack { multiple: true },
-            _ => Settling::Ack { multiple: false },
+            0 => SettleMethod::Requeue,
+            1 => SettleMethod::Reject,
+            2 => SettleMethod::Ack { multiple: true },
+            _ => SettleMethod::Ack { multiple: false },
         };
         self.say(|| format!("{number} > settle {tag} {settling:?}"));
         self.ask(number, |channel, out, _| {
@@ -632,7 +632,7 @@ impl Client {
                 assert!(!channel.core.is_open());
                 return;
             }
-            let is_multiple = matches!(settling, Settling::Ack { multiple: true });
+            let is_multiple = matches!(settling, SettleMethod::Ack { multiple: true });
             let is_settled = |other: &u64| *other == tag || (is_multiple && *other < tag);
             let held = std::mem::take(&mut channel.held).into_iter();
             let (settled, held): (BTreeSet<_>, BTreeSet<_>) = held.partition(is_settled);
@@ -642,10 +642,10 @@ impl Client {
     }
 }
 
-impl Channel {
-    fn note(&mut self, event: Event<u64>) {
+impl SimulatedChannel {
+    fn note(&mut self, event: CoreEvent<u64>) {
         match event {
-            Event::Answered(token, answer) => {
+            CoreEvent::Answered(token, answer) => {
                 let call = self.calls.remove(&token);
                 let call = call.unwrap_or_else(|| panic!("{token} is answered twice"));
                 match answer {
@@ -653,9 +653,9 @@ impl Channel {
                         let ids = (method.get_amqp_class_id(), method.get_amqp_method_id());
                         assert_eq!(ids, call, "the answer to {token}");
                         match call {
-                            (60, 21) => self.consumer = Consumer::Running,
-                            (60, 31) if self.consumer == Consumer::Cancelling => {
-                                self.consumer = Consumer::None;
+                            (60, 21) => self.consumer = SimulatedConsumer::Running,
+                            (60, 31) if self.consumer == SimulatedConsumer::Cancelling => {
+                                self.consumer = SimulatedConsumer::None;
                             }
                             _ => {}
                         }
@@ -670,7 +670,7 @@ impl Channel {
                     Err(_) => assert!(!self.core.is_open(), "{token} fails alone"),
                 }
             }
-            Event::Confirmed(confirm) => {
+            CoreEvent::Confirmed(confirm) => {
                 let confirms = self.confirms.as_mut().expect("nothing is to be confirmed");
                 assert!((1..=confirms.count).contains(&confirm.tag), "{confirm:?}");
                 let later = confirms.waiting.split_off(&(confirm.tag + 1));
@@ -682,11 +682,13 @@ impl Channel {
                 }
                 assert!(!confirmed.is_empty(), "{confirm:?} comes twice");
             }
-            Event::Delivered(delivery) => {
+            CoreEvent::Delivered(delivery) => {
                 let consumer = self.consumer;
                 let is_expected = matches!(
                     consumer,
-                    Consumer::Running | Consumer::Cancelling | Consumer::Leaving
+                    SimulatedConsumer::Running
+                        | SimulatedConsumer::Cancelling
+                        | SimulatedConsumer::Leaving
                 );
                 assert!(
                     is_expected,
@@ -697,7 +699,7 @@ impl Channel {
                     assert!(self.held.insert(delivery.tag));
                 }
             }
-            Event::Returned(returned) => {
+            CoreEvent::Returned(returned) => {
                 let (id, _) = identity(returned.properties.message_id.as_deref());
                 if self.returnable.remove(&id) {
                     return;
@@ -711,13 +713,14 @@ impl Channel {
                 assert!(publish.is_mandatory && !publish.is_returned);
                 publish.is_returned = true;
             }
-            Event::Cancelled => {
+            CoreEvent::Cancelled => {
                 let consumer = self.consumer;
-                let is_expected = !matches!(consumer, Consumer::None | Consumer::Gone);
+                let is_expected =
+                    !matches!(consumer, SimulatedConsumer::None | SimulatedConsumer::Gone);
                 assert!(is_expected, "a consumer that is {consumer:?} is cancelled");
-                self.consumer = Consumer::Gone;
+                self.consumer = SimulatedConsumer::Gone;
             }
-            Event::Closed(_) => {
+            CoreEvent::Closed(_) => {
                 assert!(!self.core.is_open() && !self.is_given_up);
                 assert!(!std::mem::replace(&mut self.is_told, true), "told twice");
             }
@@ -736,19 +739,19 @@ impl Channel {
     }
 }
 
-fn name(event: &Event<u64>) -> &'static str {
+fn name(event: &CoreEvent<u64>) -> &'static str {
     match event {
-        Event::Answered(_, Ok(Answer::Got(None))) => "empty",
-        Event::Answered(_, Ok(Answer::Got(Some(_)))) => "got",
-        Event::Answered(_, Ok(Answer::Method(_))) => "answered",
-        Event::Answered(_, Err(_)) => "refused",
-        Event::Confirmed(confirm) if !confirm.is_stored => "nacked",
-        Event::Confirmed(confirm) if confirm.multiple => "confirmed, several",
-        Event::Confirmed(_) => "confirmed",
-        Event::Delivered(_) => "delivered",
-        Event::Returned(_) => "returned",
-        Event::Cancelled => "cancelled",
-        Event::Closed(_) => "closed",
+        CoreEvent::Answered(_, Ok(Answer::Got(None))) => "empty",
+        CoreEvent::Answered(_, Ok(Answer::Got(Some(_)))) => "got",
+        CoreEvent::Answered(_, Ok(Answer::Method(_))) => "answered",
+        CoreEvent::Answered(_, Err(_)) => "refused",
+        CoreEvent::Confirmed(confirm) if !confirm.is_stored => "nacked",
+        CoreEvent::Confirmed(confirm) if confirm.multiple => "confirmed, several",
+        CoreEvent::Confirmed(_) => "confirmed",
+        CoreEvent::Delivered(_) => "delivered",
+        CoreEvent::Returned(_) => "returned",
+        CoreEvent::Cancelled => "cancelled",
+        CoreEvent::Closed(_) => "closed",
     }
 }
 

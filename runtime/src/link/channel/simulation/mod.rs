@@ -21,7 +21,7 @@ use amq_protocol::frame::{AMQPFrame, gen_frame, parse_frame};
 use amq_protocol::protocol::{AMQPClass, connection};
 use amq_protocol::types::{AMQPValue, FieldTable};
 
-use self::client::{CHANNEL_MAX, Client, FRAME_MAX};
+use self::client::{CHANNEL_MAX, FRAME_MAX, SimulatedClient};
 use self::line::{Audit, Embedded, Fault, Line, Remote};
 use crate::error::{Error, Kind};
 use crate::link::channel::dice::Dice;
@@ -50,7 +50,7 @@ const TO_BE_SEEN: [&str; 12] = [
 /// A client and a broker, and the bytes between them.
 struct World<L> {
     dice: Dice,
-    client: Client,
+    client: SimulatedClient,
     line: L,
     to_broker: Vec<u8>,
     to_client: Vec<u8>,
@@ -58,7 +58,7 @@ struct World<L> {
 }
 
 impl<L: Line> World<L> {
-    fn new(line: L, client: Client, dice: Dice) -> Self {
+    fn new(line: L, client: SimulatedClient, dice: Dice) -> Self {
         let mut world = Self {
             dice,
             client,
@@ -136,7 +136,7 @@ impl<L: Line> World<L> {
         self.to_client.extend(self.line.receive(waits));
         let size = self.to_client.len().min(most);
         let now: Vec<u8> = self.to_client.drain(..size).collect();
-        self.client.hear(&now);
+        self.client.on_event(&now);
     }
 
     /// Most operations need something to be there.
@@ -302,7 +302,7 @@ fn histories<L: Line>(
 #[test]
 fn no_history_breaks_a_promise() {
     let world = |seed| {
-        let client = Client::new(String::new(), false);
+        let client = SimulatedClient::new(String::new(), false);
         World::new(Embedded::new(seed), client, Dice::new(seed))
     };
     let seen = histories(3000, USUAL, world, |line| {
@@ -327,7 +327,7 @@ fn no_history_breaks_a_promise_on_rabbitmq() {
     let uri = std::env::var("AMQP_URL").expect("AMQP_URL names a RabbitMQ");
     let run = RandomState::new().build_hasher().finish();
     let world = |seed| {
-        let mut client = Client::new(format!("lepus-sim.{run:x}.{seed:x}."), true);
+        let mut client = SimulatedClient::new(format!("lepus-sim.{run:x}.{seed:x}."), true);
         // The broker's answers come in another order the next time.
         client.trace = Some(Vec::new());
         World::new(Remote::new(&uri), client, Dice::new(seed))

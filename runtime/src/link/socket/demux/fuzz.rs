@@ -19,8 +19,8 @@ use super::super::testing::{
 };
 use super::*;
 use crate::error::{Error, Kind};
-use crate::link::channel::{Answer, Handle, Listener, Word, dice::Dice};
-use crate::link::socket::Leave;
+use crate::link::channel::{Answer, ChannelEvent, ChannelHandler, Handle, dice::Dice};
+use crate::link::socket::Flush;
 use crate::stats::Counters;
 
 /// The limit that is agreed on.
@@ -37,22 +37,22 @@ struct Heard {
     bytes: AtomicUsize,
 }
 
-impl Listener for Heard {
-    fn hear(&self, word: Word) {
+impl ChannelHandler for Heard {
+    fn on_event(&self, word: ChannelEvent) {
         match word {
-            Word::Closed(_) => drop(self.ends.fetch_add(1, Ordering::Relaxed)),
-            Word::Delivered(delivery) => {
+            ChannelEvent::Closed(_) => drop(self.ends.fetch_add(1, Ordering::Relaxed)),
+            ChannelEvent::Delivered(delivery) => {
                 let size = delivery.message.body.len();
                 self.bytes.fetch_add(size, Ordering::Relaxed);
             }
-            Word::Confirmed(_) | Word::Returned(_) | Word::Cancelled => {}
+            ChannelEvent::Confirmed(_) | ChannelEvent::Returned(_) | ChannelEvent::Cancelled => {}
         }
     }
 }
 
 fn call(handle: &Handle, method: basic::AMQPMethod) -> Waiting {
     let (reply, answer) = oneshot::channel();
-    let asked = handle.ask(Leave::Now, |core, _| {
+    let asked = handle.ask(Flush::Inline, |core, _| {
         core.call(&AMQPClass::Basic(method), reply)
     });
     asked.unwrap();
@@ -79,7 +79,7 @@ fn furnish(
         assert!((&mut opening).now_or_never().is_none());
         demux.pass(&frame(1, number, &OPEN_OK)).unwrap();
         let handle = opening.now_or_never().unwrap().unwrap();
-        handle.listen(Arc::clone(heard) as _);
+        handle.set_handler(Arc::clone(heard) as _);
         handle.limit_bodies(5000);
         handles.push(handle);
     }
@@ -87,14 +87,14 @@ fn furnish(
     assert!((&mut calling).now_or_never().is_none());
     demux.pass(&frame(1, 1, &CONSUME_OK)).unwrap();
     calling.now_or_never().unwrap().unwrap();
-    let selected = handles[0].ask(Leave::Now, |core, out| core.select_confirms(out));
+    let selected = handles[0].ask(Flush::Inline, |core, out| core.select_confirms(out));
     selected.unwrap();
     let purge = queue::AMQPMethod::Purge(queue::Purge {
         queue: "q".into(),
         nowait: false,
     });
     let (reply, purged) = oneshot::channel();
-    let asked = handles[1].ask(Leave::Now, |core, _| {
+    let asked = handles[1].ask(Flush::Inline, |core, _| {
         core.call(&AMQPClass::Queue(purge), reply)
     });
     asked.unwrap();

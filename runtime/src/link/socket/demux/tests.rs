@@ -11,7 +11,7 @@ use super::super::testing::{
 };
 use super::super::transport::Transport;
 use super::*;
-use crate::link::channel::{Handle, Listener, Word};
+use crate::link::channel::{ChannelEvent, ChannelHandler, Handle};
 use crate::stats::Counters;
 
 /// Everything that reads, without a task, and channel 1 open.
@@ -29,10 +29,10 @@ struct Bench {
 #[derive(Default)]
 struct Heard(Mutex<Vec<String>>);
 
-impl Listener for Heard {
-    fn hear(&self, word: Word) {
+impl ChannelHandler for Heard {
+    fn on_event(&self, word: ChannelEvent) {
         let text = match word {
-            Word::Delivered(delivery) => {
+            ChannelEvent::Delivered(delivery) => {
                 let body = &delivery.message.body;
                 format!("{} {}", delivery.tag, String::from_utf8_lossy(body))
             }
@@ -57,7 +57,7 @@ impl Bench {
         arrives(&mut peer, &[&frame(1, 1, &[0, 20, 0, 10, 0])]);
         consume(&mut demux, &handle, &mut peer);
         let heard = Arc::<Heard>::default();
-        handle.listen(Arc::clone(&heard) as _);
+        handle.set_handler(Arc::clone(&heard) as _);
         Self {
             demux,
             channels,

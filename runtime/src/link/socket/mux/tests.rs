@@ -9,7 +9,7 @@ use super::super::testing::{
 };
 use super::*;
 
-fn put(mux: &WriteMux, leave: Leave, frame: &[u8]) -> Mark {
+fn put(mux: &WriteMux, leave: Flush, frame: &[u8]) -> WriteOffset {
     let put = mux.put(leave, |out| {
         out.put_slice(frame);
         Ok(())
@@ -22,7 +22,7 @@ fn fill(mux: &WriteMux) -> usize {
     let large = frame(3, 1, &vec![7; 256 * 1024]);
     let mut size = 0;
     while mux.has_room() {
-        put(mux, Leave::Now, &large);
+        put(mux, Flush::Inline, &large);
         size += large.len();
     }
     size
@@ -44,9 +44,9 @@ async fn frames_are_on_the_wire_in_the_order_of_appending() {
     let (mux, _transport, mut peer) = wire().await;
     let (own, lapins) = (frame(3, 7, b"own"), frame(1, 0, b"lapin's"));
     mux.put_from_lapin(GREETING).unwrap();
-    put(&mux, Leave::Later, &own);
+    put(&mux, Flush::Deferred, &own);
     mux.put_from_lapin(&lapins).unwrap();
-    put(&mux, Leave::Now, &own);
+    put(&mux, Flush::Inline, &own);
     arrives(&mut peer, &[GREETING, &own, &lapins, &own]);
     assert!(mux.state().is_done());
 }
@@ -60,7 +60,7 @@ async fn a_frame_of_lapins_is_appended_when_it_is_whole() {
         for part in stream.chunks(cut) {
             assert_eq!(mux.put_from_lapin(part).unwrap(), part.len());
             // Ours come between.
-            put(&mux, Leave::Now, &own);
+            put(&mux, Flush::Inline, &own);
         }
         let mut expected: Vec<&[u8]> = Vec::new();
         let ends = [8, 8 + lapins.len(), 16 + lapins.len(), stream.len()];
@@ -85,7 +85,7 @@ async fn a_frame_of_lapins_is_appended_when_it_is_whole() {
 async fn the_limits_are_put_into_lapins_tune_ok_however_it_is_cut() {
     for cut in 1..20 {
         let (mux, _transport, mut peer) = wire().await;
-        mux.hear(&tune(30, 2047, 131_072, 60));
+        mux.on_event(&tune(30, 2047, 131_072, 60));
         mux.put_from_lapin(GREETING).unwrap();
         assert_eq!(mux.agreed(), None);
         for part in tune(31, 1, 16_384, 10).chunks(cut) {
@@ -100,13 +100,13 @@ async fn the_limits_are_put_into_lapins_tune_ok_however_it_is_cut() {
 async fn what_cannot_be_put_leaves_no_trace() {
     let (mux, _transport, mut peer) = wire().await;
     let own = frame(3, 7, b"own");
-    put(&mux, Leave::Later, &own);
-    let refused = mux.put(Leave::Now, |out| {
+    put(&mux, Flush::Deferred, &own);
+    let refused = mux.put(Flush::Inline, |out| {
         out.put_slice(b"half a frame");
         Err(Error::invalid("no"))
     });
     assert!(refused.unwrap_err().is_invalid());
-    let mark = put(&mux, Leave::Now, &own);
+    let mark = put(&mux, Flush::Inline, &own);
     arrives(&mut peer, &[&own, &own]);
     assert_eq!(mark.0, 2 * own.len() as u64);
 }
@@ -115,7 +115,7 @@ async fn what_cannot_be_put_leaves_no_trace() {
 async fn what_leaves_later_waits_for_somebody_who_sends() {
     let (mux, _transport, mut peer) = wire().await;
     let own = frame(3, 7, b"own");
-    let later = put(&mux, Leave::Later, &own);
+    let later = put(&mux, Flush::Deferred, &own);
     assert!(mux.written(later).now_or_never().is_none());
     assert!(mux.woken().now_or_never().is_none());
     nothing_arrives(&mut peer);
@@ -123,7 +123,7 @@ async fn what_leaves_later_waits_for_somebody_who_sends() {
     assert!(mux.written(later).now_or_never().unwrap().is_ok());
     arrives(&mut peer, &[&own]);
     // The task is called for.
-    let soon = put(&mux, Leave::Soon, &own);
+    let soon = put(&mux, Flush::IoTask, &own);
     nothing_arrives(&mut peer);
     assert!(mux.woken().now_or_never().is_some());
     assert!(mux.try_send().unwrap());
@@ -135,7 +135,7 @@ async fn what_leaves_later_waits_for_somebody_who_sends() {
 async fn everybody_who_waits_for_a_mark_is_woken_and_nobody_who_has_gone() {
     let (mux, _transport, mut peer) = wire().await;
     let own = frame(3, 7, b"own");
-    let mark = put(&mux, Leave::Later, &own);
+    let mark = put(&mux, Flush::Deferred, &own);
     let woken: [Arc<Woken>; 3] = Default::default();
     let mut waiting = [mux.written(mark), mux.written(mark), mux.written(mark)];
     for (written, woken) in waiting.iter_mut().zip(&woken) {
@@ -172,7 +172,7 @@ async fn senders_wait_above_the_mark_until_the_peer_has_read() {
     assert!(!mux.has_room());
     // The mark is for those who ask: a frame is taken all the same.
     let own = frame(3, 7, b"own");
-    let mark = put(&mux, Leave::Now, &own);
+    let mark = put(&mux, Flush::Inline, &own);
     assert!(mux.written(mark).now_or_never().is_none());
     drain(&mux, &transport, &peer, size).await;
     assert!(woken.times() > 0);
@@ -190,7 +190,7 @@ async fn the_end_wakes_everybody_and_takes_nothing_more() {
     let (mux, _transport, peer) = wire().await;
     fill(&mux);
     let own = frame(3, 7, b"own");
-    let mark = put(&mux, Leave::Now, &own);
+    let mark = put(&mux, Flush::Inline, &own);
     let woken: [Arc<Woken>; 2] = Default::default();
     let wakers = woken.each_ref().map(|woken| Waker::from(Arc::clone(woken)));
     let mut written = mux.written(mark);
@@ -211,7 +211,7 @@ async fn the_end_wakes_everybody_and_takes_nothing_more() {
         mux.woken().now_or_never().is_some(),
         "the task goes as well"
     );
-    let refused = mux.put(Leave::Now, |_| Ok(())).unwrap_err();
+    let refused = mux.put(Flush::Inline, |_| Ok(())).unwrap_err();
     assert!(refused.is_disconnected(), "{refused}");
     assert!(mux.put_from_lapin(GREETING).is_err());
     mux.heartbeat();
@@ -225,7 +225,7 @@ async fn the_end_wakes_everybody_and_takes_nothing_more() {
 async fn the_end_writes_what_the_socket_takes_and_tells_who_waited_for_it() {
     let (mux, _transport, mut peer) = wire().await;
     let own = frame(3, 7, b"own");
-    let mark = put(&mux, Leave::Later, &own);
+    let mark = put(&mux, Flush::Deferred, &own);
     mux.close();
     assert!(mux.written(mark).now_or_never().unwrap().is_ok());
     arrives(&mut peer, &[&own]);
@@ -240,7 +240,7 @@ async fn a_heartbeat_is_for_silence_only() {
     arrives(&mut peer, &[HEARTBEAT]);
     assert_eq!(mux.bytes_written(), before + 8);
     let own = frame(3, 7, b"own");
-    put(&mux, Leave::Later, &own);
+    put(&mux, Flush::Deferred, &own);
     mux.heartbeat();
     mux.send();
     arrives(&mut peer, &[&own]);
@@ -249,11 +249,11 @@ async fn a_heartbeat_is_for_silence_only() {
 
 #[test]
 fn messages_that_follow_one_another_are_a_burst() {
-    let rush = Rush::default();
-    assert_eq!(rush.next(), Leave::Now);
+    let rush = BurstDetector::default();
+    assert_eq!(rush.next(), Flush::Inline);
     let early = Instant::now() + Duration::from_secs(60);
     *rush.last.lock().unwrap() = Some(early);
-    assert_eq!(rush.next(), Leave::Soon);
+    assert_eq!(rush.next(), Flush::IoTask);
     *rush.last.lock().unwrap() = Instant::now().checked_sub(BURST);
-    assert_eq!(rush.next(), Leave::Now);
+    assert_eq!(rush.next(), Flush::Inline);
 }

@@ -11,13 +11,13 @@ use futures_io::AsyncRead;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use super::super::mux::Leave;
+use super::super::mux::Flush;
 use super::super::testing::{
     CONSUME_OK, GREETING, HEARTBEAT, OPEN_OK, WANTED, agree, arrives, consuming, delivery, frame,
     lapin_reads, nothing_arrives, sockets, wire,
 };
 use super::*;
-use crate::link::channel::{Listener, Word};
+use crate::link::channel::{ChannelEvent, ChannelHandler};
 use crate::link::sasl::Responses;
 
 const LONG: Duration = Duration::from_secs(10);
@@ -139,9 +139,9 @@ async fn a_write_that_fails_ends_it_after_the_last_words_of_the_broker() {
 #[derive(Default)]
 struct Slow(AtomicUsize);
 
-impl Listener for Slow {
-    fn hear(&self, word: Word) {
-        if let Word::Delivered(_) = word {
+impl ChannelHandler for Slow {
+    fn on_event(&self, word: ChannelEvent) {
+        if let ChannelEvent::Delivered(_) = word {
             std::thread::sleep(Duration::from_millis(1));
             self.0.fetch_add(1, Ordering::SeqCst);
         }
@@ -163,7 +163,7 @@ async fn a_peer_that_floods_keeps_the_thread_from_nobody() {
     let consuming = timeout(LONG, consuming(&handle));
     consuming.await.expect("in time").unwrap();
     let slow = Arc::<Slow>::default();
-    handle.listen(Arc::clone(&slow) as _);
+    handle.set_handler(Arc::clone(&slow) as _);
     let flooding = std::thread::spawn(move || {
         let mut deliveries = (1..=DELIVERIES as u64).map(|tag| delivery(1, tag, &[&[7; 10_000]]));
         deliveries.all(|delivery| peer.write_all(&delivery).is_ok())
@@ -236,7 +236,7 @@ async fn the_broker_hears_a_heartbeat_when_nothing_else_is_written() {
     arrives(&mut peer, &[HEARTBEAT]);
     // Whatever is written counts.
     let own = frame(3, 1, b"x");
-    let put = mux.put(Leave::Now, |out| {
+    let put = mux.put(Flush::Inline, |out| {
         out.put_slice(&own);
         Ok(())
     });

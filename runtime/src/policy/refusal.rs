@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use crate::error::{Error, Kind, Outcome};
-use crate::message::Outgoing;
-use crate::value::Value;
+use crate::wire::message::Outgoing;
+use crate::wire::value::Value;
 
 /// AMQP's soft errors (AMQP 0-9-1, 1.2): they close a channel. All others close the connection,
 /// and say nothing of a message.
@@ -183,8 +183,8 @@ fn on_broker(exchange: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::Properties;
-    use crate::value::Table;
+    use crate::wire::message::Properties;
+    use crate::wire::value::Table;
     use bytes::Bytes;
 
     fn message(exchange: &str, key: &str, size: usize, headers: Table) -> Outgoing {

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use serde::de::{DeserializeSeed, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::codec::{Codec, CodecError};
-use crate::envelope::ReplyStatus;
+use crate::wire::codec::{Codec, CodecError};
+use crate::wire::envelope::ReplyStatus;
 
 /// The most calls in one message, and the most replies.
 pub(crate) const MOST: usize = 4096;
@@ -160,7 +160,7 @@ pub(crate) fn read_answers(body: &Bytes) -> Result<Vec<Answer>, CodecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{Code, Status};
+    use crate::wire::status::{Code, Status};
     use proptest::prelude::*;
 
     #[test]

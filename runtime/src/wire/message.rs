@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::value::{Table, Value};
+use crate::wire::value::{Table, Value};
 
 /// AMQP's basic properties, as far as Lepus reads or writes them.
 #[derive(Clone, Debug, Default, PartialEq)]

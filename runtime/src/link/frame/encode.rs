@@ -8,36 +8,36 @@ use amq_protocol::types::FieldTable;
 use amq_protocol::types::generation::gen_field_table;
 use bytes::{BufMut, BytesMut};
 
-use super::convert;
 use crate::error::{Error, Kind};
-use crate::message::{Outgoing, Properties};
+use crate::link::convert;
+use crate::wire::message::{Outgoing, Properties};
 
-pub(super) const METHOD: u8 = 1;
-pub(super) const HEADER: u8 = 2;
-pub(super) const BODY: u8 = 3;
+pub(in crate::link) const METHOD: u8 = 1;
+pub(in crate::link) const HEADER: u8 = 2;
+pub(in crate::link) const BODY: u8 = 3;
 const HEARTBEAT: u8 = 8;
-pub(super) const END: u8 = 0xCE;
+pub(in crate::link) const END: u8 = 0xCE;
 /// Type, channel and size before a frame's payload.
-pub(super) const HEAD: usize = 7;
+pub(in crate::link) const HEAD: usize = 7;
 /// And the byte after it.
-pub(super) const TAIL: usize = 1;
+pub(in crate::link) const TAIL: usize = 1;
 
 /// A message rarely has more than this beside its body.
 const USUAL: usize = 512;
 
 /// The class `basic` and its methods.
-pub(super) const BASIC: u16 = 60;
+pub(in crate::link) const BASIC: u16 = 60;
 const PUBLISH: u16 = 40;
-pub(super) const ACK: u16 = 80;
+pub(in crate::link) const ACK: u16 = 80;
 const REJECT: u16 = 90;
-pub(super) const NACK: u16 = 120;
+pub(in crate::link) const NACK: u16 = 120;
 /// The class `confirm`, RabbitMQ's own, and its method.
 const CONFIRM: u16 = 85;
 const SELECT: u16 = 10;
 
 /// How a delivery is settled.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Settling {
+pub(in crate::link) enum SettleMethod {
     Ack {
         multiple: bool,
     },
@@ -50,7 +50,7 @@ pub(super) enum Settling {
 ///
 /// # Errors
 /// It cannot be said in AMQP: a name is too long, or its properties do not fit into a frame.
-pub(super) fn put_message(
+pub(in crate::link) fn put_message(
     out: &mut BytesMut,
     channel: u16,
     message: &Outgoing,
@@ -65,11 +65,16 @@ pub(super) fn put_message(
 }
 
 /// Appends what becomes of a delivery.
-pub(super) fn put_settling(out: &mut BytesMut, channel: u16, tag: u64, settling: Settling) {
+pub(in crate::link) fn put_settling(
+    out: &mut BytesMut,
+    channel: u16,
+    tag: u64,
+    settling: SettleMethod,
+) {
     let (method, bits) = match settling {
-        Settling::Ack { multiple } => (ACK, u8::from(multiple)),
-        Settling::Requeue => (NACK, 0b10),
-        Settling::Reject => (REJECT, 0),
+        SettleMethod::Ack { multiple } => (ACK, u8::from(multiple)),
+        SettleMethod::Requeue => (NACK, 0b10),
+        SettleMethod::Reject => (REJECT, 0),
     };
     put(out, METHOD, channel, |out| {
         out.put_u16(BASIC);
@@ -81,7 +86,7 @@ pub(super) fn put_settling(out: &mut BytesMut, channel: u16, tag: u64, settling:
 
 /// Appends what has the broker confirm all that is published on a channel from then on. It is not
 /// answered.
-pub(super) fn put_confirm_select(out: &mut BytesMut, channel: u16) {
+pub(in crate::link) fn put_confirm_select(out: &mut BytesMut, channel: u16) {
     put(out, METHOD, channel, |out| {
         out.put_u16(CONFIRM);
         out.put_u16(SELECT);
@@ -94,7 +99,7 @@ pub(super) fn put_confirm_select(out: &mut BytesMut, channel: u16) {
 ///
 /// # Errors
 /// It does not fit into a frame.
-pub(super) fn put_method(
+pub(in crate::link) fn put_method(
     out: &mut BytesMut,
     channel: u16,
     method: &AMQPClass,
@@ -115,14 +120,14 @@ pub(super) fn put_method(
 }
 
 /// Appends the head of a frame whose payload has `size` bytes.
-pub(super) fn put_head(out: &mut BytesMut, kind: u8, channel: u16, size: u32) {
+pub(in crate::link) fn put_head(out: &mut BytesMut, kind: u8, channel: u16, size: u32) {
     out.put_u8(kind);
     out.put_u16(channel);
     out.put_u32(size);
 }
 
 /// Appends a heartbeat.
-pub(super) fn put_heartbeat(out: &mut BytesMut) {
+pub(in crate::link) fn put_heartbeat(out: &mut BytesMut) {
     put(out, HEARTBEAT, 0, |_| {});
 }
 
@@ -305,9 +310,9 @@ fn try_put(
 mod tests {
     use super::*;
     use crate::error::Kind;
-    use crate::link::said;
-    use crate::message::Uncommon;
-    use crate::value::{Table, Value};
+    use crate::link::frame::decode;
+    use crate::wire::message::Uncommon;
+    use crate::wire::value::{Table, Value};
     use amq_protocol::frame::{AMQPFrame, gen_frame, parse_frame};
     use amq_protocol::protocol::{AMQPClass, basic, confirm};
     use bytes::Bytes;
@@ -392,7 +397,7 @@ mod tests {
                     let theirs = gen_frame(&frame)(Vec::new().into()).unwrap().into_inner().0;
                     prop_assert!(bytes.windows(theirs.len()).any(|ours| ours == theirs));
                     let payload = &theirs[HEAD..theirs.len() - TAIL];
-                    let header = said::header(payload).unwrap();
+                    let header = decode::header(payload).unwrap();
                     prop_assert_eq!(header.properties.as_ref(), Some(&message.properties));
                 }
                 other => prop_assert!(false, "{other:?}"),
@@ -430,7 +435,7 @@ mod tests {
         payload.extend((size as u32).to_be_bytes());
         payload.extend(entries.concat());
         // A table in a table has no type that is written otherwise, and is kept as it is all the same.
-        let mut properties = said::header(&payload).unwrap().properties.unwrap();
+        let mut properties = decode::header(&payload).unwrap().properties.unwrap();
         assert_eq!(properties.headers["a"], Value::Float(2.75));
         assert_eq!(properties.headers["b"], Value::Int(-2));
         let written = |properties: &Properties| {
@@ -459,7 +464,11 @@ mod tests {
         let mut payload = vec![0; 12];
         payload.extend(out);
         assert_eq!(
-            said::header(&payload).unwrap().properties.unwrap().headers,
+            decode::header(&payload)
+                .unwrap()
+                .properties
+                .unwrap()
+                .headers,
             properties.headers
         );
     }
@@ -467,10 +476,10 @@ mod tests {
     #[test]
     fn a_settlement_is_read_as_it_was_put() {
         let mut out = BytesMut::new();
-        put_settling(&mut out, 3, 7, Settling::Ack { multiple: false });
-        put_settling(&mut out, 3, 9, Settling::Ack { multiple: true });
-        put_settling(&mut out, 3, 10, Settling::Requeue);
-        put_settling(&mut out, 3, 11, Settling::Reject);
+        put_settling(&mut out, 3, 7, SettleMethod::Ack { multiple: false });
+        put_settling(&mut out, 3, 9, SettleMethod::Ack { multiple: true });
+        put_settling(&mut out, 3, 10, SettleMethod::Requeue);
+        put_settling(&mut out, 3, 11, SettleMethod::Reject);
         let ack = |delivery_tag, multiple| {
             basic::AMQPMethod::Ack(basic::Ack {
                 delivery_tag,

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::error::Error;
-use crate::message::{Incoming, Properties};
-use crate::status::{Code, Status};
-use crate::value::{Table, Value};
+use crate::wire::message::{Incoming, Properties};
+use crate::wire::status::{Code, Status};
+use crate::wire::value::{Table, Value};
 
 /// Header of a reply that is no success: a status code, or [`APPLICATION`].
 const STATUS: &str = "rpc-status";
@@ -250,7 +250,7 @@ pub(crate) struct JobHead {
     pub(crate) content_type: Option<String>,
     /// The attempt this delivery was published for.
     pub(crate) attempt: u32,
-    /// Deliveries before this one that nobody settled, where the broker counts them.
+    /// Consumer before this one that nobody settled, where the broker counts them.
     pub(crate) unsettled: u32,
     /// When it was pushed, in seconds since the Unix epoch.
     pub(crate) pushed_at: Option<u64>,
@@ -575,7 +575,7 @@ fn take_trace(headers: &mut Table) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::Uncommon;
+    use crate::wire::message::Uncommon;
     use proptest::prelude::*;
 
     fn head() -> RequestHead {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::clock;
-use crate::name::{Name, NameError};
-use crate::value::{Table, Value};
+use crate::wire::name::{Name, NameError};
+use crate::wire::value::{Table, Value};
 
 /// The argument that says of which kind a queue is.
 pub(crate) const QUEUE_TYPE: &str = "x-queue-type";

@@ -6,11 +6,11 @@ use amq_protocol::protocol::{AMQPClass, basic};
 use amq_protocol::types::FieldTable;
 use tokio::sync::mpsc;
 
-use super::channel::{Delivery, Listener, Word};
-use super::convert;
-use super::lane::Lane;
+use super::Channel;
+use super::{ChannelEvent, ChannelHandler, Delivery};
 use crate::error::Error;
 use crate::escape::Escaped;
+use crate::link::convert;
 use crate::random;
 use crate::stats::Counters;
 
@@ -29,7 +29,7 @@ pub(crate) type Sink = Arc<dyn Fn(Delivery) + Send + Sync>;
 /// How a queue is consumed.
 #[derive(Clone)]
 pub(crate) enum Mode {
-    /// Deliveries are settled; at most so many wait for it.
+    /// Consumer are settled; at most so many wait for it.
     Settled { prefetch: u16 },
     /// The broker forgets a message as it sends it. No prefetch bounds how many come, so there is no
     /// queue for them here: each is given away as it is read.
@@ -50,8 +50,8 @@ impl std::fmt::Debug for Mode {
 
 /// A consumer. Dropping it cancels it.
 #[derive(Debug)]
-pub(crate) struct Deliveries {
-    lane: Arc<Lane>,
+pub(crate) struct Consumer {
+    channel: Arc<Channel>,
     /// Unique on the broker, so that an operator can tell consumers apart.
     consumer_tag: String,
     /// As many as the broker sends ahead, which the prefetch bounds; last the end of the consumer.
@@ -61,12 +61,16 @@ pub(crate) struct Deliveries {
 
 type Item = Result<Box<Delivery>, Box<Ended>>;
 
-impl Deliveries {
-    /// Starts consuming on a lane of its own, by the queue's name on the broker.
+impl Consumer {
+    /// Starts consuming on a channel of its own, by the queue's name on the broker.
     ///
     /// # Errors
-    /// The broker's refusal, or the session went. Cancel-safe: the lane is to be dropped then.
-    pub(crate) async fn start(lane: &Arc<Lane>, queue: &str, mode: Mode) -> Result<Self, Error> {
+    /// The broker's refusal, or the session went. Cancel-safe: the channel is to be dropped then.
+    pub(crate) async fn start(
+        channel: &Arc<Channel>,
+        queue: &str,
+        mode: Mode,
+    ) -> Result<Self, Error> {
         let sink = match mode {
             Mode::NoAck(sink) => Some(sink),
             Mode::Settled { prefetch } => {
@@ -74,9 +78,9 @@ impl Deliveries {
                     prefetch_count: prefetch,
                     global: false,
                 });
-                lane.call(AMQPClass::Basic(qos)).await?;
+                channel.call(AMQPClass::Basic(qos)).await?;
                 if prefetch == 1 {
-                    lane.take_one_at_a_time();
+                    channel.take_one_at_a_time();
                 }
                 None
             }
@@ -92,14 +96,14 @@ impl Deliveries {
             arguments: FieldTable::default(),
         });
         let (feed, coming) = mpsc::unbounded_channel();
-        lane.listen(Arc::new(Feed {
+        channel.set_handler(Arc::new(Feed {
             items: feed,
             sink,
-            counters: Arc::clone(lane.session().counters()),
+            counters: Arc::clone(channel.session().counters()),
         }));
-        lane.call(AMQPClass::Basic(consume)).await?;
+        channel.call(AMQPClass::Basic(consume)).await?;
         Ok(Self {
-            lane: Arc::clone(lane),
+            channel: Arc::clone(channel),
             consumer_tag,
             coming,
             ended: None,
@@ -118,7 +122,7 @@ impl Deliveries {
                 // of the end follows.
                 Some(Ok(_)) => {}
                 Some(Err(ended)) => break *ended,
-                None => break Ended::Lost(self.lane.dead()),
+                None => break Ended::Lost(self.channel.dead()),
             }
         };
         Err(self.ended.insert(ended).clone())
@@ -126,9 +130,9 @@ impl Deliveries {
 
     /// Whether a delivery can still be settled.
     fn take(&self, delivery: &Delivery) -> bool {
-        let is_open = self.lane.is_open();
+        let is_open = self.channel.is_open();
         if is_open {
-            self.lane.delivered(delivery.tag);
+            self.channel.delivered(delivery.tag);
         }
         is_open
     }
@@ -142,7 +146,7 @@ impl Deliveries {
             }))
         });
         let cancelled = match cancel {
-            Ok(cancel) => self.lane.call(cancel).await,
+            Ok(cancel) => self.channel.call(cancel).await,
             Err(error) => Err(error),
         };
         if let Err(error) = cancelled {
@@ -154,16 +158,16 @@ impl Deliveries {
         self.ended.get_or_insert(Ended::Cancelled);
         while let Ok(item) = self.coming.try_recv() {
             if let Ok(delivery) = item {
-                self.lane.give_back(delivery.tag);
+                self.channel.requeue(delivery.tag);
             }
         }
     }
 }
 
-impl Drop for Deliveries {
+impl Drop for Consumer {
     fn drop(&mut self) {
-        if self.ended.is_none() && self.lane.is_open() {
-            self.lane.cancel(&self.consumer_tag);
+        if self.ended.is_none() && self.channel.is_open() {
+            self.channel.cancel(&self.consumer_tag);
         }
     }
 }
@@ -176,22 +180,22 @@ struct Feed {
     counters: Arc<Counters>,
 }
 
-impl Listener for Feed {
-    fn hear(&self, word: Word) {
+impl ChannelHandler for Feed {
+    fn on_event(&self, word: ChannelEvent) {
         let item = match word {
-            Word::Delivered(delivery) => match &self.sink {
+            ChannelEvent::Delivered(delivery) => match &self.sink {
                 Some(sink) => return sink(*delivery),
                 None => Ok(delivery),
             },
-            Word::Cancelled => Err(Box::new(Ended::Cancelled)),
-            Word::Closed(reason) => Err(Box::new(Ended::Lost(reason))),
-            Word::Returned(message) => {
+            ChannelEvent::Cancelled => Err(Box::new(Ended::Cancelled)),
+            ChannelEvent::Closed(reason) => Err(Box::new(Ended::Lost(reason))),
+            ChannelEvent::Returned(message) => {
                 self.counters.returned_replies.add();
                 let (queue, reason) = (Escaped(&message.routing_key), Escaped(&message.text));
                 tracing::debug!(%queue, %reason, "a reply came back: its caller is gone");
                 return;
             }
-            Word::Confirmed(_) => return,
+            ChannelEvent::Confirmed(_) => return,
         };
         // When nobody consumes any more, the channel is about to be closed, and it goes back.
         drop(self.items.send(item));

@@ -1,10 +1,10 @@
 //! Tracks frame boundaries in a byte stream that may be cut anywhere.
 
-use super::frame::{HEAD, TAIL};
+use super::encode::{HEAD, TAIL};
 
 /// The position in a stream of frames (AMQP 0-9-1, 2.3.5).
 #[derive(Default)]
-pub(super) struct Progress {
+pub(in crate::link) struct FrameCursor {
     /// Bytes of the frame that are yet to come, its end included.
     left: u64,
     /// Some bytes of the frame's payload have passed.
@@ -15,20 +15,20 @@ pub(super) struct Progress {
 
 /// Some bytes of a frame's payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Piece<'a> {
-    pub(super) kind: u8,
-    pub(super) channel: u16,
+pub(in crate::link) struct FrameChunk<'a> {
+    pub(in crate::link) kind: u8,
+    pub(in crate::link) channel: u16,
     /// Of the frame's payload.
-    pub(super) size: u32,
-    pub(super) bytes: &'a [u8],
-    pub(super) is_first: bool,
+    pub(in crate::link) size: u32,
+    pub(in crate::link) bytes: &'a [u8],
+    pub(in crate::link) is_first: bool,
     /// The byte after the payload, where this is the last piece.
-    pub(super) end: Option<u8>,
+    pub(in crate::link) end: Option<u8>,
 }
 
-impl Progress {
+impl FrameCursor {
     /// A stream that begins with a greeting of so many bytes, which is no frame.
-    pub(super) fn after(greeting: usize) -> Self {
+    pub(in crate::link) fn after(greeting: usize) -> Self {
         Self {
             left: greeting as u64,
             ..Self::default()
@@ -36,12 +36,12 @@ impl Progress {
     }
 
     /// Whether the stream is at a frame boundary.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(in crate::link) fn is_whole(&self) -> bool {
         self.left == 0 && self.has == 0
     }
 
     /// The next piece of these bytes, which are no longer among them; none when all have passed.
-    pub(super) fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Piece<'a>> {
+    pub(in crate::link) fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<FrameChunk<'a>> {
         loop {
             if bytes.is_empty() {
                 return None;
@@ -56,7 +56,7 @@ impl Progress {
                     _ => (None, passed),
                 };
                 let [kind, a, b, size @ ..] = self.head;
-                return Some(Piece {
+                return Some(FrameChunk {
                     kind,
                     channel: u16::from_be_bytes([a, b]),
                     size: u32::from_be_bytes(size),
@@ -110,7 +110,7 @@ mod tests {
             let greeting = greeting.map_or(&[][..], |greeting| &greeting[..]);
             let mut bytes = greeting.to_vec();
             bytes.extend(frames.iter().flat_map(encode));
-            let mut progress = Progress::after(greeting.len());
+            let mut progress = FrameCursor::after(greeting.len());
             let (mut seen, mut payload, mut greeted) = (Vec::new(), None, greeting.is_empty());
             for mut part in bytes.chunks(cut) {
                 while let Some(piece) = progress.next(&mut part) {

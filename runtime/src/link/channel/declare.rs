@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use amq_protocol::protocol::{AMQPClass, exchange, queue};
 
-use super::channel::unexpected;
-use super::convert::{short, table};
-use super::lane::Lane;
-use super::namespace::Namespace;
-use super::session::Session;
+use super::Channel;
+use super::unexpected;
 use crate::error::{Error, Kind};
-use crate::topology::{Binding, Destination, Exchange, ExchangeKind, QUEUE_TYPE, Queue, Topology};
+use crate::link::convert::{short, table};
+use crate::link::namespace::Namespace;
+use crate::link::session::Session;
+use crate::wire::topology::{
+    Binding, Destination, Exchange, ExchangeKind, QUEUE_TYPE, Queue, Topology,
+};
 
 /// How many messages and consumers a queue had when it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,16 +62,16 @@ async fn declare_once(
     topology: &Topology,
     namespace: &Namespace,
 ) -> Result<(), Error> {
-    let lane = Lane::open(session).await?;
+    let channel = Channel::open(session).await?;
     for exchange in &topology.exchanges {
-        declare_exchange(&lane, exchange, namespace).await?;
+        declare_exchange(&channel, exchange, namespace).await?;
     }
     for queue in &topology.queues {
-        let counts = declare_queue(&lane, queue, namespace).await?;
+        let counts = declare_queue(&channel, queue, namespace).await?;
         tracing::debug!(queue = %queue.name, ?counts, "queue is there");
     }
     for binding in &topology.bindings {
-        bind_on(&lane, binding, namespace).await?;
+        bind_on(&channel, binding, namespace).await?;
     }
     Ok(())
 }
@@ -83,8 +85,8 @@ pub(crate) async fn count(
     queue: &Queue,
     namespace: &Namespace,
 ) -> Result<QueueCounts, Error> {
-    let lane = Lane::open(session).await?;
-    let counts = declare_queue(&lane, &queue.clone().passive(), namespace).await?;
+    let channel = Channel::open(session).await?;
+    let counts = declare_queue(&channel, &queue.clone().passive(), namespace).await?;
     Ok(counts)
 }
 
@@ -94,13 +96,13 @@ pub(crate) async fn purge(
     queue: &Queue,
     namespace: &Namespace,
 ) -> Result<u32, Error> {
-    let lane = Lane::open(session).await?;
+    let channel = Channel::open(session).await?;
     let name = short(namespace.scope(queue.name.as_str()))?;
     let purge = queue::AMQPMethod::Purge(queue::Purge {
         queue: name,
         nowait: false,
     });
-    match lane.call(AMQPClass::Queue(purge)).await? {
+    match channel.call(AMQPClass::Queue(purge)).await? {
         AMQPClass::Queue(queue::AMQPMethod::PurgeOk(purged)) => Ok(purged.message_count),
         _ => Err(unexpected()),
     }
@@ -112,7 +114,7 @@ pub(crate) async fn delete(
     queue: &Queue,
     namespace: &Namespace,
 ) -> Result<(), Error> {
-    let lane = Lane::open(session).await?;
+    let channel = Channel::open(session).await?;
     let name = short(namespace.scope(queue.name.as_str()))?;
     let delete = queue::AMQPMethod::Delete(queue::Delete {
         queue: name,
@@ -120,7 +122,7 @@ pub(crate) async fn delete(
         if_empty: false,
         nowait: false,
     });
-    lane.call(AMQPClass::Queue(delete)).await.map(drop)
+    channel.call(AMQPClass::Queue(delete)).await.map(drop)
 }
 
 /// Adds one binding.
@@ -129,8 +131,8 @@ pub(crate) async fn bind(
     binding: &Binding,
     namespace: &Namespace,
 ) -> Result<(), Error> {
-    let lane = Lane::open(session).await?;
-    bind_on(&lane, binding, namespace).await?;
+    let channel = Channel::open(session).await?;
+    bind_on(&channel, binding, namespace).await?;
     Ok(())
 }
 
@@ -140,7 +142,7 @@ pub(crate) async fn unbind(
     binding: &Binding,
     namespace: &Namespace,
 ) -> Result<(), Error> {
-    let lane = Lane::open(session).await?;
+    let channel = Channel::open(session).await?;
     let Destination::Queue(queue) = &binding.destination else {
         return Err(Error::invalid("only a queue's bindings can be removed"));
     };
@@ -150,11 +152,11 @@ pub(crate) async fn unbind(
         routing_key: short(binding.routing_key.clone())?,
         arguments: table(binding.arguments.clone())?,
     });
-    lane.call(AMQPClass::Queue(unbind)).await.map(drop)
+    channel.call(AMQPClass::Queue(unbind)).await.map(drop)
 }
 
 async fn declare_exchange(
-    lane: &Lane,
+    channel: &Channel,
     exchange: &Exchange,
     namespace: &Namespace,
 ) -> Result<(), Error> {
@@ -174,11 +176,11 @@ async fn declare_exchange(
         nowait: false,
         arguments: table(namespace.arguments(&exchange.arguments))?,
     });
-    lane.call(AMQPClass::Exchange(declare)).await.map(drop)
+    channel.call(AMQPClass::Exchange(declare)).await.map(drop)
 }
 
 async fn declare_queue(
-    lane: &Lane,
+    channel: &Channel,
     queue: &Queue,
     namespace: &Namespace,
 ) -> Result<QueueCounts, Error> {
@@ -191,7 +193,7 @@ async fn declare_queue(
         nowait: false,
         arguments: table(namespace.arguments(&queue.arguments))?,
     });
-    match lane.call(AMQPClass::Queue(declare)).await? {
+    match channel.call(AMQPClass::Queue(declare)).await? {
         AMQPClass::Queue(queue::AMQPMethod::DeclareOk(declared)) => Ok(QueueCounts {
             messages: declared.message_count,
             consumers: declared.consumer_count,
@@ -200,7 +202,7 @@ async fn declare_queue(
     }
 }
 
-async fn bind_on(lane: &Lane, binding: &Binding, namespace: &Namespace) -> Result<(), Error> {
+async fn bind_on(channel: &Channel, binding: &Binding, namespace: &Namespace) -> Result<(), Error> {
     let source = short(namespace.scope(binding.exchange.as_str()))?;
     let routing_key = short(binding.routing_key.clone())?;
     let arguments = table(binding.arguments.clone())?;
@@ -222,5 +224,5 @@ async fn bind_on(lane: &Lane, binding: &Binding, namespace: &Namespace) -> Resul
             }))
         }
     };
-    lane.call(bind).await.map(drop)
+    channel.call(bind).await.map(drop)
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::{CallError, Error};
-use crate::status::Status;
+use crate::wire::status::Status;
 
 /// Whether a failed job is worth another attempt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

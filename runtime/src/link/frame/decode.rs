@@ -5,11 +5,11 @@
 
 use bytes::Bytes;
 
-use super::convert;
-use super::frame::{ACK, BASIC, NACK};
+use super::encode::{ACK, BASIC, NACK};
 use crate::error::Error;
-use crate::message::{Properties, Uncommon, WireHeader};
-use crate::value::{Table, Value};
+use crate::link::convert;
+use crate::wire::message::{Properties, Uncommon, WireHeader};
+use crate::wire::value::{Table, Value};
 
 const RETURN: u16 = 50;
 const DELIVER: u16 = 60;
@@ -24,7 +24,7 @@ const DEPTH: usize = 128;
 
 /// A method, where it is one of those that are decoded here.
 #[derive(Debug)]
-pub(super) enum Method {
+pub(in crate::link) enum Method {
     /// `basic.ack` and `basic.nack`.
     Confirm(Confirm),
     /// `basic.deliver`.
@@ -43,36 +43,36 @@ pub(super) enum Method {
 /// that there are where the number is 0.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Confirm {
-    pub(super) tag: u64,
-    pub(super) multiple: bool,
-    pub(super) is_stored: bool,
+    pub(in crate::link) tag: u64,
+    pub(in crate::link) multiple: bool,
+    pub(in crate::link) is_stored: bool,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Deliver {
-    pub(super) tag: u64,
-    pub(super) redelivered: bool,
-    pub(super) exchange: String,
-    pub(super) routing_key: String,
+pub(in crate::link) struct Deliver {
+    pub(in crate::link) tag: u64,
+    pub(in crate::link) redelivered: bool,
+    pub(in crate::link) exchange: String,
+    pub(in crate::link) routing_key: String,
 }
 
 #[derive(Debug)]
-pub(super) struct Return {
-    pub(super) text: String,
-    pub(super) routing_key: String,
+pub(in crate::link) struct Return {
+    pub(in crate::link) text: String,
+    pub(in crate::link) routing_key: String,
 }
 
 /// A content header.
 #[derive(Debug)]
-pub(super) struct Header {
+pub(in crate::link) struct Header {
     /// How many bytes of body follow.
-    pub(super) size: u64,
+    pub(in crate::link) size: u64,
     /// None where they are not as AMQP has them: a broker may pass on what a peer has made up.
-    pub(super) properties: Option<Properties>,
+    pub(in crate::link) properties: Option<Properties>,
 }
 
 /// Reads a method frame's payload; none for all other methods.
-pub(super) fn method(payload: &[u8]) -> Option<Method> {
+pub(in crate::link) fn method(payload: &[u8]) -> Option<Method> {
     let mut rest = Rest(payload);
     match (rest.u16()?, rest.u16()?) {
         (BASIC, method @ (ACK | NACK)) => Some(Method::Confirm(Confirm {
@@ -110,7 +110,7 @@ pub(crate) struct BrokerVersion {
 }
 
 /// Reads a method frame's payload, if it is a `connection.start`; what it does not say is empty.
-pub(super) fn broker_version(payload: &[u8]) -> Option<BrokerVersion> {
+pub(in crate::link) fn broker_version(payload: &[u8]) -> Option<BrokerVersion> {
     let mut rest = Rest(payload);
     if (rest.u16()?, rest.u16()?) != (CONNECTION, START) {
         return None;
@@ -137,7 +137,7 @@ fn deliver(mut rest: Rest<'_>) -> Option<Deliver> {
 }
 
 /// Reads a content header frame's payload; none if it is too short for one.
-pub(super) fn header(payload: &[u8]) -> Option<Header> {
+pub(in crate::link) fn header(payload: &[u8]) -> Option<Header> {
     let mut rest = Rest(payload);
     rest.u16()?;
     rest.u16()?;

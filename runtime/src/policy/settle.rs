@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use crate::retry::RetryPolicy;
-use crate::verdict::{Judgement, Retry, Verdict};
+use crate::policy::retry::RetryPolicy;
+use crate::policy::verdict::{Judgement, Retry, Verdict};
 
 /// What to do with a job.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Decision {
     Ack,
     /// It goes back to the queue.
-    GiveBack,
+    Requeue,
     /// Publish it for this attempt after this delay, then acknowledge.
     Retry {
         attempt: u32,
@@ -49,7 +49,7 @@ impl Reason {
 pub(crate) fn after(verdict: Verdict, attempt: u32, policy: &RetryPolicy, random: f64) -> Decision {
     let (error, retry) = match verdict.0 {
         Judgement::Done => return Decision::Ack,
-        Judgement::Untouched => return Decision::GiveBack,
+        Judgement::Untouched => return Decision::Requeue,
         Judgement::Failed { error, retry } => (error, retry),
     };
     if retry == Retry::Never {
@@ -122,7 +122,7 @@ pub(crate) struct Arrival {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verdict::IntoVerdict;
+    use crate::policy::verdict::IntoVerdict;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -145,7 +145,7 @@ mod tests {
         let error = || "busy".to_owned();
         assert_eq!(after(().into_verdict(), 1, &policy(), 0.0), Decision::Ack);
         let untouched = after(Verdict::UNTOUCHED, 3, &policy(), 0.0);
-        assert_eq!(untouched, Decision::GiveBack);
+        assert_eq!(untouched, Decision::Requeue);
         assert_eq!(
             after(failed(Retry::Backoff), 2, &policy(), 0.0),
             Decision::Retry {

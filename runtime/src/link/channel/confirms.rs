@@ -12,17 +12,17 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
-use super::channel::{Listener, Word};
-use super::lane::Lane;
-use super::said::Confirm;
-use super::session::Session;
-use super::socket::Rush;
+use super::Channel;
+use super::{ChannelEvent, ChannelHandler};
 use crate::error::{Error, Kind};
-use crate::message::Outgoing;
+use crate::link::frame::decode::Confirm;
+use crate::link::session::Session;
+use crate::link::socket::BurstDetector;
+use crate::wire::message::Outgoing;
 
 /// What the broker did with a message.
 #[derive(Clone, Debug)]
-pub(crate) enum Fate {
+pub(crate) enum Confirmation {
     /// It is safe with the broker.
     Stored,
     /// No queue took it.
@@ -46,35 +46,35 @@ const REFUSED: Duration = Duration::from_secs(1);
 const MOST_UNCONFIRMED: usize = 65_536;
 
 /// A channel in confirm mode.
-pub(crate) struct Confirmed {
-    lane: Arc<Lane>,
+pub(crate) struct ConfirmChannel {
+    channel: Arc<Channel>,
     ledger: Arc<Ledger>,
-    rush: Rush,
+    rush: BurstDetector,
 }
 
-impl Confirmed {
+impl ConfirmChannel {
     /// Opens a channel and puts it in confirm mode.
     pub(crate) async fn open(session: &Arc<Session>, tasks: &Handle) -> Result<Self, Error> {
         let ledger = Arc::new(Ledger::default());
-        let lane = Lane::open(session).await?;
-        lane.listen(Arc::clone(&ledger) as _);
-        lane.select_confirms()?;
-        tasks.spawn(keep(Arc::clone(&lane), Arc::clone(&ledger)));
+        let channel = Channel::open(session).await?;
+        channel.set_handler(Arc::clone(&ledger) as _);
+        channel.select_confirms()?;
+        tasks.spawn(keep(Arc::clone(&channel), Arc::clone(&ledger)));
         Ok(Self {
-            lane,
+            channel,
             ledger,
-            rush: Rush::default(),
+            rush: BurstDetector::default(),
         })
     }
 
     /// Whether it is there, and worth publishing on.
     pub(crate) fn is_open(&self) -> bool {
-        self.lane.is_open() && self.ledger.pages().is_worth_it()
+        self.channel.is_open() && self.ledger.pages().is_worth_it()
     }
 
     /// Whether a message may be handed over now.
     pub(crate) fn takes_messages(&self) -> bool {
-        self.lane.session().takes_messages()
+        self.channel.session().takes_messages()
     }
 
     /// Hands a message over and gives the promise of its fate. The message has a `message_id`;
@@ -84,7 +84,10 @@ impl Confirmed {
     ///
     /// # Errors
     /// The message was not sent: it cannot be said in AMQP, or the channel is gone.
-    pub(crate) fn publish(&self, message: Arc<Outgoing>) -> Result<oneshot::Receiver<Fate>, Error> {
+    pub(crate) fn publish(
+        &self,
+        message: Arc<Outgoing>,
+    ) -> Result<oneshot::Receiver<Confirmation>, Error> {
         let (fate, promise) = oneshot::channel();
         let entry = Entry {
             message: Arc::downgrade(&message),
@@ -93,12 +96,13 @@ impl Confirmed {
         let ledger = &self.ledger;
         // In the order of the messages: the broker counts them.
         let note = || ledger.add(entry);
-        self.lane.publish_noted(&message, self.rush.next(), note)?;
+        self.channel
+            .publish_noted(&message, self.rush.next(), note)?;
         Ok(promise)
     }
 }
 
-impl Drop for Confirmed {
+impl Drop for ConfirmChannel {
     fn drop(&mut self) {
         // What is under way is still heard of.
         self.ledger.pages().is_left = true;
@@ -106,16 +110,16 @@ impl Drop for Confirmed {
     }
 }
 
-impl fmt::Debug for Confirmed {
+impl fmt::Debug for ConfirmChannel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Confirmed")
-            .field("lane", &self.lane)
+        f.debug_struct("ConfirmChannel")
+            .field("channel", &self.channel)
             .finish_non_exhaustive()
     }
 }
 
 /// Keeps the channel for as long as there is something to hear on it.
-async fn keep(lane: Arc<Lane>, ledger: Arc<Ledger>) {
+async fn keep(channel: Arc<Channel>, ledger: Arc<Ledger>) {
     let working = async {
         while !ledger.pages().is_done() {
             ledger.news.notified().await;
@@ -124,7 +128,7 @@ async fn keep(lane: Arc<Lane>, ledger: Arc<Ledger>) {
     tokio::select! {
         biased;
         () = working => {}
-        reason = lane.down() => ledger.end(&reason),
+        reason = channel.down() => ledger.end(&reason),
     }
 }
 
@@ -140,7 +144,7 @@ struct Ledger {
 struct Entry {
     /// Not kept by this: a publisher that has gone does not ask for its fate.
     message: Weak<Outgoing>,
-    fate: oneshot::Sender<Fate>,
+    fate: oneshot::Sender<Confirmation>,
 }
 
 /// A returned message: its `message_id` and its routing key.
@@ -161,7 +165,7 @@ struct Pages {
 }
 
 /// Outcomes, to be told when nothing is locked.
-struct Told(Vec<(oneshot::Sender<Fate>, Fate)>);
+struct Told(Vec<(oneshot::Sender<Confirmation>, Confirmation)>);
 
 impl Told {
     fn tell(self) {
@@ -193,16 +197,16 @@ impl Ledger {
         pages.is_ended = true;
         let left = std::mem::take(&mut pages.entries).into_values();
         drop(pages);
-        let unknown = || Fate::Unknown(reason.clone());
+        let unknown = || Confirmation::Unknown(reason.clone());
         Told(left.map(|entry| (entry.fate, unknown())).collect()).tell();
         self.news.notify_one();
     }
 }
 
-impl Listener for Ledger {
-    fn hear(&self, word: Word) {
+impl ChannelHandler for Ledger {
+    fn on_event(&self, word: ChannelEvent) {
         match word {
-            Word::Confirmed(confirm) => {
+            ChannelEvent::Confirmed(confirm) => {
                 let mut pages = self.pages();
                 let told = pages.confirm(confirm);
                 let is_done = pages.is_done();
@@ -212,13 +216,13 @@ impl Listener for Ledger {
                     self.news.notify_one();
                 }
             }
-            Word::Returned(message) => {
+            ChannelEvent::Returned(message) => {
                 let id = message.properties.message_id.unwrap_or_default();
                 let mut pages = self.pages();
                 *pages.returned.entry((id, message.routing_key)).or_default() += 1;
             }
-            Word::Closed(reason) => self.end(&reason),
-            Word::Delivered(_) | Word::Cancelled => {}
+            ChannelEvent::Closed(reason) => self.end(&reason),
+            ChannelEvent::Delivered(_) | ChannelEvent::Cancelled => {}
         }
     }
 }
@@ -264,15 +268,15 @@ impl Pages {
         told
     }
 
-    fn fate_of(&mut self, message: &Outgoing, is_stored: bool) -> Fate {
+    fn fate_of(&mut self, message: &Outgoing, is_stored: bool) -> Confirmation {
         if self.take_returned(message) {
-            Fate::Unroutable
+            Confirmation::Unroutable
         } else if is_stored {
             self.refused.forget(&message.routing_key);
-            Fate::Stored
+            Confirmation::Stored
         } else {
             self.refused.note(&message.routing_key);
-            Fate::Rejected
+            Confirmation::Rejected
         }
     }
 
@@ -324,14 +328,14 @@ impl Refused {
 mod tests {
     use super::*;
     use crate::link::channel::Returned;
-    use crate::message::Properties;
+    use crate::wire::message::Properties;
     use bytes::Bytes;
     use futures_util::FutureExt;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
     /// A publisher that waits holds its message.
-    type Promise = (oneshot::Receiver<Fate>, Arc<Outgoing>);
+    type Promise = (oneshot::Receiver<Confirmation>, Arc<Outgoing>);
 
     fn properties(id: usize) -> Properties {
         Properties {
@@ -363,7 +367,7 @@ mod tests {
     }
 
     fn confirmed(ledger: &Ledger, tag: u64, multiple: bool, is_stored: bool) {
-        ledger.hear(Word::Confirmed(Confirm {
+        ledger.on_event(ChannelEvent::Confirmed(Confirm {
             tag,
             multiple,
             is_stored,
@@ -371,7 +375,7 @@ mod tests {
     }
 
     fn returned(ledger: &Ledger, id: usize, route: &str) {
-        ledger.hear(Word::Returned(Box::new(Returned {
+        ledger.on_event(ChannelEvent::Returned(Box::new(Returned {
             text: "NO_ROUTE".into(),
             routing_key: route.into(),
             properties: properties(id),
@@ -383,10 +387,10 @@ mod tests {
         let told = promises
             .iter_mut()
             .map(|(promise, _)| match promise.try_recv() {
-                Ok(Fate::Stored) => 's',
-                Ok(Fate::Unroutable) => 'u',
-                Ok(Fate::Rejected) => 'r',
-                Ok(Fate::Unknown(_)) => '?',
+                Ok(Confirmation::Stored) => 's',
+                Ok(Confirmation::Unroutable) => 'u',
+                Ok(Confirmation::Rejected) => 'r',
+                Ok(Confirmation::Unknown(_)) => '?',
                 Err(oneshot::error::TryRecvError::Empty) => '.',
                 Err(oneshot::error::TryRecvError::Closed) => '-',
             });
@@ -455,7 +459,7 @@ mod tests {
         confirmed(&ledger, 2, false, true);
         assert!(ledger.pages().is_worth_it());
         let reason = || Error::new(Kind::Disconnected);
-        ledger.hear(Word::Closed(reason()));
+        ledger.on_event(ChannelEvent::Closed(reason()));
         ledger.end(&reason());
         assert_eq!(told(&mut promises), "?s?");
         assert!(!ledger.pages().is_worth_it());
@@ -469,7 +473,7 @@ mod tests {
         let ledger = Ledger::default();
         let _promises = added(&ledger, 1);
         ledger.pages().is_left = true;
-        ledger.hear(Word::Closed(Error::new(Kind::Disconnected)));
+        ledger.on_event(ChannelEvent::Closed(Error::new(Kind::Disconnected)));
         assert!(ledger.news.notified().now_or_never().is_some());
         assert!(ledger.pages().is_done());
     }

@@ -1,0 +1,9 @@
+//! Decisions: retries, settlements, acknowledgements, calls in flight, refused messages. Without I/O,
+//! clock and lock.
+
+pub(crate) mod acks;
+pub(crate) mod pending;
+pub(crate) mod refusal;
+pub(crate) mod retry;
+pub(crate) mod settle;
+pub(crate) mod verdict;
