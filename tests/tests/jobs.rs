@@ -4,6 +4,7 @@
 use lapin::options::QueueDeclareOptions;
 use lapin::types::AMQPValue;
 use lepus::{Job, WorkQueue};
+use lepus_broker::Broker;
 use lepus_tests::jobs::{KINDS, Yard, next, queue};
 use lepus_tests::proxy::Cut;
 use lepus_tests::raw::durable;
@@ -25,6 +26,7 @@ conformance!(
     a_handler_is_told_of_a_lost_connection_and_of_a_shutdown,
     no_more_handlers_run_across_a_reconnect,
     a_deleted_queue_comes_back,
+    a_consumer_that_the_broker_forgot_comes_back,
     a_dropped_pool_gives_back_what_it_has,
 );
 
@@ -408,6 +410,36 @@ async fn a_deleted_queue_comes_back(env: Env) {
     yard.raw.delete(&jobs).await;
     producer.push(&3).await.unwrap();
     yard.raw.until_messages(&jobs, 1).await;
+    yard.sweep(&["jobs"]).await;
+}
+
+async fn a_consumer_that_the_broker_forgot_comes_back(env: Env) {
+    let Some(faults) = env.embedded().map(Broker::faults) else {
+        env.leave_out("RabbitMQ forgets no consumer on demand");
+        return;
+    };
+    let yard = Yard::open(env).await;
+    let jobs = yard.full("jobs");
+    let connection = yard.env.builder().heartbeat(Duration::from_secs(1));
+    let connection = connection.open().await.unwrap();
+    let queue = WorkQueue::<u32>::new("jobs");
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let handler = move |job: Job<u32>| {
+        tell.send(job.into_payload()).unwrap();
+        async {}
+    };
+    let running = queue.worker(&connection).start(handler).await.unwrap();
+    let producer = queue.producer(&connection);
+    for number in 1..=2 {
+        producer.push(&number).await.unwrap();
+        assert_eq!(next(&mut told).await, number);
+        yard.raw.until_messages(&jobs, 0).await;
+        assert_eq!(faults.forget_consumers("/", &jobs), 1);
+        assert_eq!(yard.raw.count(&jobs).await.consumers, 0);
+    }
+    producer.push(&3).await.unwrap();
+    assert_eq!(next(&mut told).await, 3);
+    running.stop().await.unwrap();
     yard.sweep(&["jobs"]).await;
 }
 

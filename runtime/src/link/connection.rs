@@ -375,6 +375,10 @@ impl ConnectionBuilder {
     /// How often heartbeats are sent, in whole seconds, rounded up: 1 to 65535 s. A dead peer is
     /// found after two intervals. Default 10 s, or what the URI's `heartbeat=` says. The broker may
     /// ask for a shorter one.
+    ///
+    /// A consumer that has had nothing to do for three intervals asks whether its queue still has
+    /// consumers (a passive `queue.declare`), and consumes it again if not: RabbitMQ may forget
+    /// consumers without `basic.cancel` when a quorum queue is deleted right after it was declared.
     pub fn heartbeat(mut self, interval: Duration) -> Self {
         self.heartbeat = Some(interval);
         self

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use lapin::types::LongString;
 use lapin::uri::AMQPUri;
@@ -35,6 +36,8 @@ pub(super) struct Line {
     pub(super) channels: Channels,
     /// How the I/O task ended.
     pub(super) ended: oneshot::Receiver<io::Error>,
+    /// The interval that was asked for.
+    pub(super) heartbeat: Duration,
 }
 
 /// Connects to the first address that works, in turn.
@@ -132,6 +135,7 @@ async fn greet(
         pipe,
         ended,
     } = socket;
+    let heartbeat = uri.query.heartbeat.unwrap_or_default();
     uri.query.channel_max = Some(LAPINS_CHANNEL_MAX);
     uri.query.frame_max = Some(LAPINS_FRAME_MAX);
     let hang_up = HangUp(Some(mux.clone()));
@@ -152,6 +156,7 @@ async fn greet(
         mux,
         channels,
         ended,
+        heartbeat: Duration::from_secs(heartbeat.into()),
     })
 }
 

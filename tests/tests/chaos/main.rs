@@ -19,7 +19,7 @@ use lepus::Connection;
 use lepus_broker::Broker;
 use lepus_tests::Env;
 use lepus_tests::env::{On, run_with};
-use lepus_tests::eventually::within;
+use lepus_tests::eventually::{while_it_moves, within};
 use lepus_tests::hands::{
     self, ATTEMPTS, BROKER_LIMIT, CAP, GROUP, Going, KEY, LIMIT, OVERSIZE, Queues, Task,
 };
@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// To come to rest at the end, on a busy machine.
+/// At the end, for as long nothing may stand still before everything is at rest.
 const REST: Duration = Duration::from_secs(40);
 
 /// For an answer once the faults are over. The broker may have to find out first, by its
@@ -68,7 +68,8 @@ async fn start(on: On, name: &'static str) {
     });
     println!("{name}: LEPUS_CHAOS_SEED={seed}");
     let broker = Broker::builder().max_message(BROKER_LIMIT);
-    let limit = time + 3 * REST;
+    // What has piled up takes its time on a busy machine.
+    let limit = 2 * time + 8 * REST;
     run_with(broker, limit, on, name, |env| chaos(env, seed, time)).await;
 }
 
@@ -255,12 +256,14 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
         queue: places[5].clone(),
         key: KEY,
     };
-    let targets = [
-        jobs(3),
-        jobs(4),
-        Target::Service(places[0].clone()),
-        event_exchange,
-    ];
+    let mut targets = vec![jobs(4), Target::Service(places[0].clone()), event_exchange];
+    if env.server.version.starts_with("4.0.") {
+        // Its Raft server dies over a write of the queue that had the name before
+        // (`ra_log_event`), and stays dead: `rabbitmqctl list_queues` shows the state `down`.
+        env.leave_out("RabbitMQ 4.0 may lose a quorum queue that is declared again at once");
+    } else {
+        targets.push(jobs(3));
+    }
     let mut demolition = JoinSet::new();
     for (which, target) in targets.into_iter().enumerate() {
         let dice = Dice::of(seed, &format!("demolition {which}"));
@@ -417,7 +420,7 @@ async fn rest(
 ) {
     // In each place: those of this process and those of the others.
     let consumers = [2 + PROCESSES, 2, PROCESSES, 2, 2, 2];
-    within(
+    while_it_moves(
         "all confirmed jobs have ended, or are lost",
         REST,
         || async {

@@ -24,7 +24,7 @@ pub(crate) use table::{ChannelEvent, ChannelHandler};
 pub(super) use table::{Channels, Endpoint, Handle, Reply, unexpected};
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use amq_protocol::protocol::AMQPClass;
@@ -46,6 +46,7 @@ pub(crate) struct Channel {
     unsettled: Mutex<BTreeSet<u64>>,
     /// Each delivery comes when the one before it is settled.
     one_at_a_time: AtomicBool,
+    last_delivery: AtomicU64,
 }
 
 impl Channel {
@@ -60,6 +61,7 @@ impl Channel {
             handle,
             unsettled: Mutex::default(),
             one_at_a_time: AtomicBool::new(false),
+            last_delivery: AtomicU64::new(0),
         }))
     }
 
@@ -225,9 +227,19 @@ impl Channel {
 
     /// A delivery has come that is to be settled.
     pub(in crate::link) fn delivered(&self, tag: u64) {
+        self.last_delivery.store(tag, Ordering::Relaxed);
         if self.unsettled().insert(tag) {
             self.session.counters().unsettled.add();
         }
+    }
+
+    /// The tag of the last delivery that is to be settled; 0 before the first.
+    fn last_delivery(&self) -> u64 {
+        self.last_delivery.load(Ordering::Relaxed)
+    }
+
+    fn has_unsettled(&self) -> bool {
+        !self.unsettled().is_empty()
     }
 
     fn settled(&self, tag: u64, extent: AckRange) {
