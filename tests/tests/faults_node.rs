@@ -72,6 +72,64 @@ async fn rows_46_49_50_51_alarms_users_and_tls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn row_51_a_client_certificate_logs_in() {
+    let name = "row_51_a_client_certificate_logs_in";
+    if !node::are_available(name) {
+        return;
+    }
+    deadline::within(name, LIMIT, async {
+        let authority = Authority::new();
+        let node = Node::setup()
+            .plugin("rabbitmq_auth_mechanism_ssl")
+            .config("auth_mechanisms.1 = EXTERNAL")
+            .config("auth_mechanisms.2 = PLAIN")
+            .config("ssl_cert_login_from = common_name")
+            .config("ssl_options.verify = verify_peer")
+            .config("ssl_options.fail_if_no_peer_cert = true")
+            .tls(authority.certify("localhost"))
+            .start()
+            .await;
+        // The user is the one of the certificate, whatever the URI says.
+        node.ctl(&["add_user", "hare", "unused"]).await;
+        node.ctl(&["set_permissions", "hare", ".*", ".*", ".*"])
+            .await;
+        let uri = node.tls_uri();
+        let (_, place) = uri.rsplit_once('@').expect("credentials");
+        let external = format!("amqps://{place}?auth_mechanism=external");
+        let with = |tls: &Tls| {
+            at(&external)
+                .certificate_authorities(&authority.pem)
+                .client_certificate(tls.certificate.as_bytes(), tls.key.as_bytes())
+        };
+        let connection = with(&authority.certify_client("hare")).open().await;
+        let connection = connection.expect("a login by certificate");
+        let subject = Arc::new(Subject::default());
+        let _server = serve(&connection, &subject).start().await.unwrap();
+        let reply = ProbeClient::new(&connection).echo("x".into()).await;
+        assert_eq!(reply.unwrap(), "x");
+        let list = node
+            .ctl(&["list_connections", "user", "auth_mechanism", "ssl"])
+            .await;
+        for line in list.lines().filter(|line| line.contains("EXTERNAL")) {
+            assert_eq!(
+                line.split('\t').collect::<Vec<_>>(),
+                ["hare", "EXTERNAL", "true"]
+            );
+        }
+        assert_eq!(list.matches("EXTERNAL").count(), 2, "{list}");
+        connection.close().await;
+
+        let error = refused(with(&authority.certify_client("stranger"))).await;
+        assert!(error.is_bad_credentials(), "{error:?}");
+        // Another authority's certificate, and none.
+        let error = refused(with(&Authority::new().certify_client("hare"))).await;
+        assert!(!error.is_bad_credentials(), "{error:?}");
+        refused(at(&external).certificate_authorities(&authority.pem)).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn row_51_a_certificate_for_another_host_is_refused() {
     let name = "row_51_a_certificate_for_another_host_is_refused";
     if !node::are_available(name) {
@@ -646,11 +704,22 @@ impl Authority {
         self.certify_all(&[host], year)
     }
 
+    /// A client's certificate, with this as its common name.
+    fn certify_client(&self, name: &str) -> Tls {
+        self.certify_as(&[], name, 4096)
+    }
+
     /// The same for a server of several names.
     fn certify_all(&self, hosts: &[&str], year: i32) -> Tls {
+        self.certify_as(hosts, "lepus", year)
+    }
+
+    fn certify_as(&self, hosts: &[&str], name: &str, year: i32) -> Tls {
         let key = rcgen::KeyPair::generate().expect("a key");
         let hosts: Vec<_> = hosts.iter().map(|&host| host.to_owned()).collect();
         let mut parameters = rcgen::CertificateParams::new(hosts).expect("parameters");
+        let common_name = rcgen::DnType::CommonName;
+        parameters.distinguished_name.push(common_name, name);
         parameters.not_after = rcgen::date_time_ymd(year, 1, 1);
         let certificate = parameters.signed_by(&key, &self.issuer);
         Tls {

@@ -417,6 +417,9 @@ impl ConnectionBuilder {
     }
 
     /// A client certificate with its key (PKCS#8), both in PEM.
+    ///
+    /// With `auth_mechanism=external` in the URI, the user is the one that the certificate names, where
+    /// RabbitMQ has the plugin `rabbitmq_auth_mechanism_ssl`; the URI's own user is not asked then.
     #[cfg(feature = "tls")]
     pub fn client_certificate(mut self, certificate: &[u8], key: &[u8]) -> Self {
         self.tls.identity = Some((certificate.to_vec(), key.to_vec()));
