@@ -170,6 +170,7 @@ mod server;
 mod service;
 mod shutdown;
 mod stats;
+mod sync;
 mod wire;
 mod worker;
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use crate::policy::refusal::Traits;
 use crate::policy::retry::RetryPolicy;
 use crate::random::{self, Secret};
 use crate::stats::Counters;
+use crate::sync::lock;
 use crate::wire::batch;
 use crate::wire::envelope::{Form, ReplyHead, ReplyStatus};
 use crate::wire::message::{Incoming, Outgoing};
@@ -269,7 +270,7 @@ impl Station {
     }
 
     fn channel(&self) -> Arc<Channel> {
-        Arc::clone(&self.channel.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&lock(&self.channel))
     }
 
     fn hand_over(
@@ -308,7 +309,7 @@ impl Station {
     }
 
     fn pending(&self) -> MutexGuard<'_, Option<Waiting>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pending)
     }
 
     fn take(&self, id: u64) -> Option<Waiter> {
@@ -492,7 +493,7 @@ impl Station {
                 match Channel::open(&self.session).await {
                     Ok(fresh) => {
                         fresh.set_handler(Arc::new(Returns(Arc::downgrade(self))));
-                        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+                        *lock(&self.channel) = fresh;
                     }
                     Err(error) => {
                         tracing::debug!(%error, "no channel for requests yet");

@@ -4,7 +4,7 @@
 //! the message before it is on the socket.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::caller::{Caller, Slot, Stage, Station};
 use super::letter::Letter;
 use crate::error::{Error, Kind};
+use crate::sync::lock;
 use crate::wire::batch;
 use crate::wire::envelope::{CALLS, Form, RequestHead, milliseconds};
 use crate::wire::message::Outgoing;
@@ -90,7 +91,7 @@ impl Coalescer {
         if self.understood.load(Ordering::Relaxed) {
             return false;
         }
-        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = lock(&self.refused);
         refused.is_none_or(|since| since.elapsed() >= RELUCTANT)
     }
 
@@ -102,7 +103,7 @@ impl Coalescer {
     }
 
     pub(super) fn refused(&self) {
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut refused = lock(&self.refused);
         *refused = Some(Instant::now());
         self.understood.store(false, Ordering::Relaxed);
     }

@@ -17,6 +17,7 @@ use super::sasl::{Mask, Responses};
 use super::settings::{Address, Settings, TlsSettings};
 use super::socket::{Pipe, Socket, Transport, Tune, WriteMux};
 use crate::error::{ConnectFault, Error, Kind};
+use crate::sync::lock;
 
 /// lapin uses no channel.
 const LAPINS_CHANNEL_MAX: u16 = 1;
@@ -143,7 +144,7 @@ async fn greet(
     let open =
         async move |_: AMQPUri, _: async_rs::Runtime<Kit>| -> lapin::Result<AsyncTcpStream<Pipe>> {
             // There is one, and lapin does not reconnect.
-            let pipe = pipe.lock().ok().and_then(|mut pipe| pipe.take());
+            let pipe = lock(&pipe).take();
             let pipe = pipe.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
             Ok(AsyncTcpStream::Plain(pipe))
         };

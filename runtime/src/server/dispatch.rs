@@ -1,7 +1,7 @@
 //! From a delivery to a handler and back to a reply.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -21,6 +21,7 @@ use crate::link::{AckRange, Channel, Connection, Delivery, Flush};
 use crate::panic::{self, Apart, Ended, Made};
 use crate::service::{Reply, Request, Service};
 use crate::stats::Counters;
+use crate::sync::lock;
 use crate::wire::codec::Codec;
 use crate::wire::envelope::{CALLS, Form, ReplyHead, ReplyStatus, RequestHead};
 use crate::wire::message::Outgoing;
@@ -108,7 +109,7 @@ impl Dispatcher {
     }
 
     fn replies(&self) -> MutexGuard<'_, SentReplies> {
-        self.replies.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.replies)
     }
 
     /// The largest body of a reply, in bytes.

@@ -25,7 +25,7 @@ pub(super) use table::{Channels, Endpoint, Handle, Reply, unexpected};
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use amq_protocol::protocol::AMQPClass;
 use bytes::BytesMut;
@@ -34,6 +34,7 @@ use crate::error::Error;
 use crate::link::frame::SettleMethod;
 use crate::link::session::Session;
 use crate::link::socket::{Flush, WriteOffset};
+use crate::sync::lock;
 use crate::wire::message::Outgoing;
 
 /// A channel, for as long as it and its session live. Dropping it closes it; deliveries that were
@@ -258,9 +259,7 @@ impl Channel {
     }
 
     fn unsettled(&self) -> MutexGuard<'_, BTreeSet<u64>> {
-        self.unsettled
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.unsettled)
     }
 
     /// Gives a delivery back to its queue. Never counts as a failed attempt on quorum queues of
