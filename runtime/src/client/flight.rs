@@ -15,7 +15,7 @@ use crate::clock;
 use crate::context::{Context, Facts};
 use crate::error::{Error, Kind, Outcome};
 use crate::escape::Escaped;
-use crate::panic::{self, Apart, Ended};
+use crate::handler_guard::{self, AbortOnDropTask, HandlerEnd};
 use crate::policy::refusal;
 use crate::publisher::Fault;
 use crate::service::{BoxFuture, Reply, Request, Service};
@@ -54,8 +54,8 @@ enum Way {
 
 /// A local call: where it is awaited, or on its own task once it is sent, as a remote one would.
 enum Local {
-    Here(BoxFuture<Ended<Reply>>),
-    Apart(Apart<Reply>),
+    Here(BoxFuture<HandlerEnd<Reply>>),
+    Apart(AbortOnDropTask<Reply>),
 }
 
 /// An answer, still encoded.
@@ -192,7 +192,7 @@ impl Flight {
     /// Lets it go on while nobody waits for it.
     pub(super) fn detach(mut self) -> Self {
         if let Way::Local(Local::Here(call)) = self.way {
-            self.way = Way::Local(Local::Apart(Apart::start(call)));
+            self.way = Way::Local(Local::Apart(AbortOnDropTask::spawn(call)));
         }
         self
     }
@@ -221,17 +221,17 @@ impl Flight {
             Way::Local(local) => {
                 let ended = match local {
                     Local::Here(call) => call.await,
-                    Local::Apart(task) => task.ended().await,
+                    Local::Apart(task) => task.join().await,
                 };
                 let Reply { status, body } = match ended {
-                    Ended::Done(reply) => reply,
-                    Ended::Panicked(text) => {
+                    HandlerEnd::Returned(reply) => reply,
+                    HandlerEnd::Panicked(text) => {
                         let (service, method) = (letter.service.name(), letter.method.name());
                         let panic = Escaped(&text);
                         tracing::error!(service, method, %panic, "a handler panicked");
                         Reply::panicked(method, None)
                     }
-                    Ended::Late => {
+                    HandlerEnd::TimedOut => {
                         return Err(letter.failed(Kind::Timeout, Outcome::SentNoReply));
                     }
                 };
@@ -466,7 +466,7 @@ fn message_id_of(remote: &Remote) -> String {
 fn call_locally(
     service: Arc<dyn Service>,
     letter: &Letter,
-) -> impl Future<Output = Ended<Reply>> + Send + 'static {
+) -> impl Future<Output = HandlerEnd<Reply>> + Send + 'static {
     let request = Request::new(letter.method, letter.codec, letter.body.clone());
     let context = Context::new(Facts {
         service: letter.service.name().into(),
@@ -478,5 +478,5 @@ fn call_locally(
         ..Facts::default()
     });
     let call = context.handler(|| service.call(request));
-    panic::catch(Some(letter.deadline), call)
+    handler_guard::guard(Some(letter.deadline), call)
 }

@@ -2,6 +2,7 @@
 //! clock and lock.
 
 pub(crate) mod acks;
+pub(crate) mod backoff;
 pub(crate) mod pending;
 pub(crate) mod refusal;
 pub(crate) mod retry;

@@ -16,8 +16,8 @@ use crate::clock;
 use crate::context::{Context, Facts};
 use crate::error::Error;
 use crate::escape::{Escaped, escaped};
+use crate::handler_guard::{HandlerEnd, guard};
 use crate::link::{Channel, Connection, Delivery, Namespace};
-use crate::panic::{self, Ended};
 use crate::policy::refusal;
 use crate::policy::retry::RetryPolicy;
 use crate::policy::settle::{self, Arrival, Decision, Reason};
@@ -113,11 +113,11 @@ impl JobHandler {
         let job = RawJob::new(message, head, attempt, cancelled);
         let work = context.handler(|| self.work.perform(job));
         // Without an `async` block, which would have a place for it twice.
-        panic::catch(deadline, work).map(move |ended| {
+        guard(deadline, work).map(move |ended| {
             let error = match ended {
-                Ended::Done(verdict) => return verdict,
-                Ended::Late => format!("stopped after {:?}", limit.unwrap_or_default()),
-                Ended::Panicked(text) => {
+                HandlerEnd::Returned(verdict) => return verdict,
+                HandlerEnd::TimedOut => format!("stopped after {:?}", limit.unwrap_or_default()),
+                HandlerEnd::Panicked(text) => {
                     self.counters.panics.add();
                     format!("panicked: {text}")
                 }
@@ -444,14 +444,14 @@ impl Handler for JobHandler {
 mod tests {
     use super::*;
     use crate::size_of_future;
-    use crate::worker::work;
+    use crate::worker::handle_delivery;
 
     /// One a job, and each is moved to the heap: the allocator is slow beyond 1 KiB.
     #[test]
     fn the_future_of_a_job_stays_small() {
         type Given = (Arc<JobHandler>, Arc<Counters>, Arc<Channel>, Delivery);
         let work = size_of_future(|(handler, counters, channel, delivery): Given| {
-            work(handler, counters, channel, delivery)
+            handle_delivery(handler, counters, channel, delivery)
         });
         assert!(work <= 1024, "{work}");
     }

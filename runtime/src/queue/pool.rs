@@ -13,11 +13,11 @@ use super::job::{Job, RawJob};
 use crate::error::Error;
 use crate::link::Connection;
 use crate::policy::verdict::{IntoVerdict, Verdict};
-use crate::running::{Running, Until};
 use crate::service::BoxFuture;
 use crate::shutdown::GRACE;
 use crate::wire::codec::Codec;
 use crate::worker::{OnLoss, Source, Worker};
+use crate::worker::{Running, Until};
 
 /// Works on the jobs of a queue.
 #[must_use = "a pool works when it is run"]

@@ -17,9 +17,9 @@ use crate::error::{Error, Kind};
 use crate::link::Connection;
 use crate::policy::retry::RetryPolicy;
 use crate::policy::verdict::Verdict;
-use crate::running::Running;
 use crate::service::{BoxFuture, Request, Tasks};
 use crate::wire::codec::Codec;
+use crate::worker::Running;
 
 /// The untyped half of a generated producer. Cheap to clone.
 #[derive(Clone)]

@@ -17,8 +17,8 @@ use crate::context::{Context, Facts};
 use crate::descriptor::MethodDescriptor;
 use crate::error::Error;
 use crate::escape::{Escaped, escaped};
+use crate::handler_guard::{self, AbortOnDropTask, HandlerEnd, HandlerFuture};
 use crate::link::{AckRange, Channel, Connection, Delivery, Flush};
-use crate::panic::{self, Apart, Ended, Made};
 use crate::service::{Reply, Request, Service};
 use crate::stats::Counters;
 use crate::wire::codec::Codec;
@@ -197,15 +197,19 @@ impl Dispatcher {
             call,
         } = running;
         let ended = match site {
-            Site::Here => panic::catch(deadline, call).await,
-            Site::Apart => Apart::start(panic::catch(deadline, call)).ended().await,
+            Site::Here => handler_guard::guard(deadline, call).await,
+            Site::Apart => {
+                AbortOnDropTask::spawn(handler_guard::guard(deadline, call))
+                    .join()
+                    .await
+            }
         };
         self.ended(method, ended)
     }
 
-    fn ended(&self, method: &str, ended: Ended<Reply>) -> Reply {
+    fn ended(&self, method: &str, ended: HandlerEnd<Reply>) -> Reply {
         match ended {
-            Ended::Done(reply) => {
+            HandlerEnd::Returned(reply) => {
                 let status = reply.status();
                 if status.is_some_and(|status| status.code() == Code::InvalidArgument) {
                     self.counters.malformed.add();
@@ -215,11 +219,11 @@ impl Dispatcher {
                 }
                 reply
             }
-            Ended::Late => {
+            HandlerEnd::TimedOut => {
                 let text = format!("`{method}` was stopped at its deadline");
                 Reply::failed(Status::new(Code::DeadlineExceeded, text))
             }
-            Ended::Panicked(text) => {
+            HandlerEnd::Panicked(text) => {
                 self.counters.panics.add();
                 let service = self.service_name();
                 let panic = Escaped(&text);
@@ -687,7 +691,7 @@ impl Begun {
 pub(super) struct Running {
     method: &'static str,
     deadline: Option<Instant>,
-    call: TaskLocalFuture<Context, Made<Reply>>,
+    call: TaskLocalFuture<Context, HandlerFuture<Reply>>,
 }
 
 /// Where the answer to a request goes.
@@ -763,14 +767,14 @@ impl Handler for Dispatcher {
                 call,
             }) => {
                 let _place = self.places.acquire().await;
-                let ended = panic::catch(deadline, call).await;
+                let ended = handler_guard::guard(deadline, call).await;
                 self.fitting(Some(method), self.ended(method, ended), 0)
             }
         };
         self.answer(&channel, tag, reply, to, state)
     }
 
-    fn began(&self, channel: &Arc<Channel>) {
+    fn started(&self, channel: &Arc<Channel>) {
         self.limits.begin(channel.session().generation());
         let mut replies = self.replies();
         replies.channel = Arc::downgrade(channel);
@@ -820,7 +824,7 @@ impl Dispatcher {
                 call,
             } = running;
             let _place = self.places.acquire().await;
-            let ended = panic::catch(deadline, call).await;
+            let ended = handler_guard::guard(deadline, call).await;
             let reply = self.fitting(Some(method), self.ended(method, ended), 0);
             self.answer(&its_lane, tag, reply, to, state)
         });
@@ -871,14 +875,14 @@ fn is_direct_risky(channel: &Channel) -> bool {
 mod tests {
     use super::*;
     use crate::size_of_future;
-    use crate::worker::work;
+    use crate::worker::handle_delivery;
 
     /// One a request, and each is moved to the heap: the allocator is slow beyond 1 KiB.
     #[test]
     fn the_future_of_a_request_stays_small() {
         type Given = (Arc<Dispatcher>, Arc<Counters>, Arc<Channel>, Delivery);
         let work = size_of_future(|(dispatcher, counters, channel, delivery): Given| {
-            work(dispatcher, counters, channel, delivery)
+            handle_delivery(dispatcher, counters, channel, delivery)
         });
         assert!(work <= 1024, "{work}");
     }

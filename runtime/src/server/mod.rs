@@ -11,11 +11,11 @@ use std::time::Duration;
 use crate::descriptor::ServiceDescriptor;
 use crate::error::Error;
 use crate::link::Connection;
-use crate::running::Running;
 use crate::service::Service;
 use crate::shutdown::GRACE;
 use crate::wire::name::Name;
 use crate::wire::topology::{Queue, QueueKind, Topology};
+use crate::worker::Running;
 use crate::worker::{OnLoss, Source, Worker};
 use dispatch::Dispatcher;
 

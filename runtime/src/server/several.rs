@@ -19,7 +19,7 @@ use crate::wire::batch::{self, Answer, Call};
 use crate::wire::codec::Codec;
 use crate::wire::envelope::{Form, ReplyStatus, RequestHead};
 use crate::wire::status::{Code, Status};
-use crate::worker::{HEAVY, Settlement};
+use crate::worker::{INLINE_BUDGET, Settlement};
 
 /// How large a message of several replies becomes before the next one is begun.
 const FULL: usize = 64 * 1024;
@@ -66,7 +66,7 @@ impl Dispatcher {
         match settlement {
             _ if settled => Settlement::Settled,
             // Replies that arrive together are answered with calls that are made together.
-            Settlement::Ack => Settlement::AckSoon,
+            Settlement::Ack => Settlement::AckAndBatch,
             other => other,
         }
     }
@@ -94,7 +94,7 @@ impl Dispatcher {
                 let done = running.next().now_or_never().flatten();
                 // Those after one that holds its thread run on tasks of their own, where others may
                 // run meanwhile.
-                if self.side_by_side && polled.elapsed() > HEAVY {
+                if self.side_by_side && polled.elapsed() > INLINE_BUDGET {
                     site = Site::Apart;
                 }
                 replies.extend(done.flatten());
