@@ -9,7 +9,7 @@ use crate::policy::pending::Pending;
 use crate::policy::retry::RetryPolicy;
 use crate::policy::settle;
 use crate::policy::verdict::IntoVerdict;
-use crate::wire::envelope::{Form, ReplyHead, ReplyStatus, RequestHead};
+use crate::wire::envelope::{ReplyForm, ReplyHead, ReplyStatus, RequestHead};
 
 /// The head of a plain request, written and read.
 pub fn request_head() {
@@ -29,7 +29,7 @@ pub fn request_head() {
 pub fn reply_head() {
     let head = ReplyHead {
         status: ReplyStatus::Success,
-        form: Form::Coalescing,
+        form: ReplyForm::AcceptsBatches,
         correlation_id: Some(b"4711".to_vec()),
         content_type: Some("application/msgpack".into()),
         server: Some("bench".into()),

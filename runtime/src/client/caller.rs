@@ -21,7 +21,7 @@ use crate::policy::retry::RetryPolicy;
 use crate::random::{self, Secret};
 use crate::stats::Counters;
 use crate::wire::batch;
-use crate::wire::envelope::{Form, ReplyHead, ReplyStatus};
+use crate::wire::envelope::{ReplyForm, ReplyHead, ReplyStatus};
 use crate::wire::message::{Incoming, Outgoing};
 use crate::wire::name::Name;
 use crate::wire::topology::{Queue, Topology};
@@ -50,7 +50,7 @@ pub(crate) enum Answer {
 #[derive(Debug)]
 pub(crate) struct Replied {
     pub(crate) status: ReplyStatus,
-    pub(crate) form: Form,
+    pub(crate) form: ReplyForm,
     pub(crate) content_type: Option<String>,
     /// The body's size, also where it was left out for being too large.
     pub(crate) size: usize,
@@ -366,7 +366,7 @@ impl Station {
         let head = ReplyHead::from_properties(reply.properties);
         let to = head.correlation_id.as_deref();
         match (self.correlation_id(to), head.form) {
-            (Some(CorrelationId::Several(message)), Form::Several) => {
+            (Some(CorrelationId::Several(message)), ReplyForm::Batch) => {
                 self.replied_to_several(message, &head, &reply.body);
             }
             // Of a server that has read none of the calls.
@@ -389,9 +389,9 @@ impl Station {
     }
 
     fn replied_to_several(&self, message: u64, head: &ReplyHead, body: &Bytes) {
-        match batch::read_answers(body) {
+        match batch::decode_replies(body) {
             Ok(answers) => {
-                for batch::Answer { id, status, body } in answers {
+                for batch::BatchedReply { id, status, body } in answers {
                     let reply = Replied {
                         status,
                         form: head.form,

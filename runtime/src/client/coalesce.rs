@@ -15,7 +15,7 @@ use super::caller::{Caller, Slot, Stage, Station};
 use super::letter::Letter;
 use crate::error::{Error, Kind};
 use crate::wire::batch;
-use crate::wire::envelope::{CALLS, Form, RequestHead, milliseconds};
+use crate::wire::envelope::{CALLS_TYPE, ReplyForm, RequestHead, milliseconds};
 use crate::wire::message::Outgoing;
 
 /// Arguments larger than this have a message of their own: its cost is small beside theirs.
@@ -95,8 +95,8 @@ impl Coalescer {
     }
 
     /// A reply says what its server understands.
-    pub(super) fn heard(&self, form: Form) {
-        if form == Form::Coalescing && self.asks() {
+    pub(super) fn heard(&self, form: ReplyForm) {
+        if form == ReplyForm::AcceptsBatches && self.asks() {
             self.understood.store(true, Ordering::Relaxed);
         }
     }
@@ -224,17 +224,17 @@ impl Group {
         let calls = self
             .parcels
             .iter()
-            .map(|Parcel { id, letter, .. }| batch::Call {
+            .map(|Parcel { id, letter, .. }| batch::BatchedCall {
                 id: *id,
                 method: letter.method.name(),
                 time_left: milliseconds(letter.time_left()).into(),
                 message_id: letter.message_id.as_deref(),
                 arguments: &letter.body,
             });
-        let body =
-            batch::write_calls(calls).map_err(|error| Error::new(Kind::Encode).caused_by(error))?;
+        let body = batch::encode_calls(calls)
+            .map_err(|error| Error::new(Kind::Encode).caused_by(error))?;
         let head = RequestHead {
-            method: Some(CALLS.to_owned()),
+            method: Some(CALLS_TYPE.to_owned()),
             reply_to: Some(station.reply_to().to_owned()),
             correlation_id: Some(station.several(number)),
             content_type: Some(letter.codec.content_type().to_owned()),

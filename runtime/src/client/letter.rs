@@ -124,7 +124,7 @@ impl Letter {
             time_left: Some(self.time_left()),
             priority: self.priority,
             caller: caller.map(str::to_owned),
-            asks,
+            asks_for_batches: asks,
             headers: self.headers.clone(),
             trace: self.trace.clone(),
             persistent: false,

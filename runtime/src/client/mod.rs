@@ -175,7 +175,7 @@ impl Client {
     pub fn coalesce(self, calls: usize) -> Self {
         self.with(|inner| {
             if let Backend::Remote(remote) = &mut inner.backend {
-                let (remote, most) = (Arc::make_mut(remote), calls.min(batch::MOST));
+                let (remote, most) = (Arc::make_mut(remote), calls.min(batch::MAX_BATCH));
                 remote.coalescer = (most > 1).then(|| {
                     let name = remote.connection.given_name().map(str::to_owned);
                     Arc::new(Coalescer::start(most, name, remote.connection.tasks()))

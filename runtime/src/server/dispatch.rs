@@ -22,7 +22,7 @@ use crate::link::{AckRange, Channel, Connection, Delivery, Flush};
 use crate::service::{Reply, Request, Service};
 use crate::stats::Counters;
 use crate::wire::codec::Codec;
-use crate::wire::envelope::{CALLS, Form, ReplyHead, ReplyStatus, RequestHead};
+use crate::wire::envelope::{CALLS_TYPE, ReplyForm, ReplyHead, ReplyStatus, RequestHead};
 use crate::wire::message::Outgoing;
 use crate::wire::status::{Code, Status};
 use crate::worker::{Handler, Settlement};
@@ -272,7 +272,7 @@ impl Dispatcher {
         &self,
         channel: &Arc<Channel>,
         to: Address,
-        (status, form): (ReplyStatus, Form),
+        (status, form): (ReplyStatus, ReplyForm),
         body: Bytes,
         (with, origin): (With, Origin),
     ) -> Settlement {
@@ -387,7 +387,7 @@ impl Dispatcher {
             content_type: head.content_type,
             form: head.form,
         };
-        if head.form == Form::Several {
+        if head.form == ReplyForm::Batch {
             self.split(channel, to, &body, &failed, origin);
         } else {
             let Reply { status, body } = failed;
@@ -450,7 +450,7 @@ impl Dispatcher {
             deadline: head.time_left.map(|left| arrived + left),
             redelivered: message.redelivered,
         };
-        if head.method.as_deref() == Some(CALLS) {
+        if head.method.as_deref() == Some(CALLS_TYPE) {
             Opened::Several(Box::new((head, content)))
         } else {
             self.begin(channel, tag, head, content)
@@ -602,10 +602,10 @@ impl Dispatcher {
                 None => Some(own.content_type().to_owned()),
                 Some(_) => None,
             },
-            form: if head.asks {
-                Form::Coalescing
+            form: if head.asks_for_batches {
+                ReplyForm::AcceptsBatches
             } else {
-                Form::Plain
+                ReplyForm::Single
             },
         }
     }
@@ -702,7 +702,7 @@ pub(super) struct Address {
     /// How the body is written, where the request did not say: else it is written as that was.
     pub(super) content_type: Option<String>,
     /// Of one reply: it says what this server takes where the client has asked.
-    pub(super) form: Form,
+    pub(super) form: ReplyForm,
 }
 
 /// Where a request goes.

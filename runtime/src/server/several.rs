@@ -15,9 +15,9 @@ use super::in_doubt::Origin;
 use crate::context::Facts;
 use crate::link::{Channel, Flush};
 use crate::service::Reply;
-use crate::wire::batch::{self, Answer, Call};
+use crate::wire::batch::{self, BatchedCall, BatchedReply};
 use crate::wire::codec::Codec;
-use crate::wire::envelope::{Form, ReplyStatus, RequestHead};
+use crate::wire::envelope::{ReplyForm, ReplyStatus, RequestHead};
 use crate::wire::status::{Code, Status};
 use crate::worker::{INLINE_BUDGET, Settlement};
 
@@ -74,7 +74,7 @@ impl Dispatcher {
     /// Runs as many handlers at once as there are places, and at least one.
     async fn work_through(
         &self,
-        calls: Vec<Call<'_>>,
+        calls: Vec<BatchedCall<'_>>,
         codec: Codec,
         head: &RequestHead,
         content: &Content,
@@ -125,13 +125,13 @@ impl Dispatcher {
     /// One call, and its answer; none where nobody waits for one any more.
     async fn one(
         &self,
-        call: Call<'_>,
+        call: BatchedCall<'_>,
         codec: Codec,
         head: &RequestHead,
         content: &Content,
         site: Site,
         _place: SemaphorePermit<'_>,
-    ) -> Option<Answer> {
+    ) -> Option<BatchedReply> {
         let id = call.id;
         let deadline = content
             .arrived
@@ -164,7 +164,7 @@ impl Dispatcher {
             }
         };
         let Reply { status, body } = self.fitting(Some(call.method), reply, OVERHEAD);
-        Some(Answer { id, status, body })
+        Some(BatchedReply { id, status, body })
     }
 
     /// Sends the replies of a message again that was too large, or `failed` where they are not to
@@ -177,7 +177,7 @@ impl Dispatcher {
         failed: &Reply,
         origin: Origin,
     ) {
-        let answers = match batch::read_answers(body) {
+        let answers = match batch::decode_replies(body) {
             Ok(answers) => answers,
             Err(error) => {
                 let service = self.service_name();
@@ -188,21 +188,21 @@ impl Dispatcher {
         // The whole message was too large, or there is another reason.
         let is_too_large = body.len() > self.largest();
         let mut replies = Replies::new(self, channel, to, origin);
-        for Answer { id, status, body } in answers {
+        for BatchedReply { id, status, body } in answers {
             let reply = if is_too_large {
                 self.fitting(origin.method, Reply { status, body }, OVERHEAD)
             } else {
                 failed.clone()
             };
             let Reply { status, body } = reply;
-            replies.extend(Some(Answer { id, status, body }));
+            replies.extend(Some(BatchedReply { id, status, body }));
         }
         replies.finish(With::Nothing(Flush::Inline));
     }
 }
 
-fn calls(body: &Bytes) -> Result<Vec<Call<'_>>, Status> {
-    batch::read_calls(body).map_err(|error| {
+fn calls(body: &Bytes) -> Result<Vec<BatchedCall<'_>>, Status> {
+    batch::decode_calls(body).map_err(|error| {
         let text = format!("the calls do not decode: {error}");
         Status::new(Code::InvalidArgument, text)
     })
@@ -213,7 +213,7 @@ struct Replies<'a> {
     dispatcher: &'a Dispatcher,
     channel: &'a Arc<Channel>,
     to: Address,
-    answers: Vec<Answer>,
+    answers: Vec<BatchedReply>,
     size: usize,
     /// Of the next message.
     origin: Origin,
@@ -244,7 +244,7 @@ impl<'a> Replies<'a> {
         }
     }
 
-    fn extend(&mut self, answer: Option<Answer>) {
+    fn extend(&mut self, answer: Option<BatchedReply>) {
         let Some(answer) = answer else { return };
         let (_, text) = answer.status.parts();
         let size = answer.body.len() + text.map_or(0, |text| text.len()) + OVERHEAD;
@@ -267,7 +267,7 @@ impl<'a> Replies<'a> {
         if self.answers.is_empty() {
             return;
         }
-        let body = match batch::write_answers(&self.answers) {
+        let body = match batch::encode_replies(&self.answers) {
             Ok(body) => body,
             Err(error) => {
                 let service = self.dispatcher.service_name();
@@ -277,7 +277,7 @@ impl<'a> Replies<'a> {
         };
         self.answers.clear();
         self.size = 0;
-        let form = (ReplyStatus::Success, Form::Several);
+        let form = (ReplyStatus::Success, ReplyForm::Batch);
         let to = self.to.clone();
         let with = (with, self.origin);
         self.settlement = self.dispatcher.send(self.channel, to, form, body, with);
