@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use crate::policy::acks::Acks;
-use crate::policy::pending::Pending;
+use crate::policy::in_flight::InFlightTable;
 use crate::policy::retry::RetryPolicy;
 use crate::policy::settle;
 use crate::policy::verdict::IntoVerdict;
@@ -40,13 +40,13 @@ pub fn reply_head() {
 
 /// A call that comes and goes while so many others wait.
 pub fn pending(waiting: usize) -> impl FnMut() {
-    let mut pending = Pending::default();
-    for waiter in 0..waiting {
-        pending.insert(waiter);
+    let mut calls = InFlightTable::default();
+    for call in 0..waiting {
+        calls.insert(call);
     }
     move || {
-        let id = pending.insert(black_box(0));
-        black_box(pending.take(id));
+        let id = calls.insert(black_box(0));
+        black_box(calls.remove(id));
     }
 }
 

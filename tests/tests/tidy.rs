@@ -30,7 +30,7 @@ const FLOORS: &[&[&str]] = &[
         "wire/envelope",
         "wire/batch",
         "wire/topology",
-        "policy/pending",
+        "policy/in_flight",
         "policy/settle",
         "policy/acks",
         "policy/refusal",
@@ -288,7 +288,7 @@ mod each_rule_sees_a_mistake {
             complaints(
                 floors,
                 "wire/codec.rs",
-                "use crate::{wire::status::Status, policy::pending};"
+                "use crate::{wire::status::Status, policy::in_flight};"
             ),
             1
         );

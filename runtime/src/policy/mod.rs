@@ -3,7 +3,7 @@
 
 pub(crate) mod acks;
 pub(crate) mod backoff;
-pub(crate) mod pending;
+pub(crate) mod in_flight;
 pub(crate) mod refusal;
 pub(crate) mod retry;
 pub(crate) mod settle;

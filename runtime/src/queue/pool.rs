@@ -234,10 +234,6 @@ pub(super) fn decode<T: DeserializeOwned>(own: Codec, job: &RawJob) -> Result<T,
 }
 
 pub(crate) fn codec(own: Codec, content_type: Option<&str>) -> Result<Codec, String> {
-    match content_type {
-        None => Ok(own),
-        Some(name) => Codec::from_content_type(name).ok_or_else(|| {
-            format!("content type `{name}` is not understood, the queue's is {own}")
-        }),
-    }
+    own.for_content_type(content_type)
+        .map_err(|unknown| format!("{unknown}, the queue's is {own}"))
 }
