@@ -5,11 +5,11 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use crate::policy::acks::Acks;
-use crate::policy::pending::Pending;
+use crate::policy::in_flight::InFlightTable;
 use crate::policy::retry::RetryPolicy;
 use crate::policy::settle;
 use crate::policy::verdict::IntoVerdict;
-use crate::wire::envelope::{Form, ReplyHead, ReplyStatus, RequestHead};
+use crate::wire::envelope::{ReplyForm, ReplyHead, ReplyStatus, RequestHead};
 
 /// The head of a plain request, written and read.
 pub fn request_head() {
@@ -29,7 +29,7 @@ pub fn request_head() {
 pub fn reply_head() {
     let head = ReplyHead {
         status: ReplyStatus::Success,
-        form: Form::Coalescing,
+        form: ReplyForm::AcceptsBatches,
         correlation_id: Some(b"4711".to_vec()),
         content_type: Some("application/msgpack".into()),
         server: Some("bench".into()),
@@ -40,13 +40,13 @@ pub fn reply_head() {
 
 /// A call that comes and goes while so many others wait.
 pub fn pending(waiting: usize) -> impl FnMut() {
-    let mut pending = Pending::default();
-    for waiter in 0..waiting {
-        pending.insert(waiter);
+    let mut calls = InFlightTable::default();
+    for call in 0..waiting {
+        calls.insert(call);
     }
     move || {
-        let id = pending.insert(black_box(0));
-        black_box(pending.take(id));
+        let id = calls.insert(black_box(0));
+        black_box(calls.remove(id));
     }
 }
 

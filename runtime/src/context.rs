@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::futures::TaskLocalFuture;
 use tokio::time::Instant;
 
-use crate::panic::{self, Made};
+use crate::handler_guard::{HandlerFuture, defer_panic};
 use crate::wire::value::{Table, Value};
 
 tokio::task_local! {
@@ -63,9 +63,9 @@ impl Context {
     /// handler may look at its context before its first await.
     pub(crate) fn handler<T: Send + 'static>(
         self,
-        make: impl FnOnce() -> Made<T>,
-    ) -> TaskLocalFuture<Self, Made<T>> {
-        let made = CURRENT.sync_scope(self.clone(), || panic::defer(make));
+        make: impl FnOnce() -> HandlerFuture<T>,
+    ) -> TaskLocalFuture<Self, HandlerFuture<T>> {
+        let made = CURRENT.sync_scope(self.clone(), || defer_panic(make));
         CURRENT.scope(self, made)
     }
 

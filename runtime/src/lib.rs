@@ -158,14 +158,14 @@ mod declaring;
 mod descriptor;
 mod error;
 mod escape;
+mod handler_guard;
 mod link;
-mod panic;
+
 mod policy;
 mod publisher;
 mod pubsub;
 mod queue;
 mod random;
-mod running;
 mod server;
 mod service;
 mod shutdown;
@@ -195,7 +195,6 @@ pub use queue::{
     Cancelled, DeadLetter, DeadLetters, Getter, Job, Producer, Push, Taken, TaskPool, TaskProducer,
     WorkQueue, WorkerPool,
 };
-pub use running::{Running, Until};
 pub use server::Server;
 pub use service::{BoxFuture, Reply, Request, Service, Tasks};
 pub use shutdown::shutdown_signal;
@@ -205,6 +204,7 @@ pub use wire::name::{Name, NameError};
 pub use wire::status::{Code, Status, UnknownCode};
 pub use wire::topology::{Exchange, ExchangeKind, Queue, QueueKind};
 pub use wire::value::{Table, Value};
+pub use worker::{Running, Until};
 
 /// In bytes, of what a function makes: for tests that keep it small.
 #[cfg(test)]

@@ -19,8 +19,9 @@ const FLOORS: &[&[&str]] = &[
         "wire/status",
         "clock",
         "policy/retry",
+        "policy/backoff",
         "random",
-        "panic",
+        "handler_guard",
         "stats",
     ],
     &["error", "context", "wire/message", "policy/verdict"],
@@ -30,7 +31,7 @@ const FLOORS: &[&[&str]] = &[
         "wire/envelope",
         "wire/batch",
         "wire/topology",
-        "policy/pending",
+        "policy/in_flight",
         "policy/settle",
         "policy/acks",
         "policy/refusal",
@@ -39,7 +40,7 @@ const FLOORS: &[&[&str]] = &[
     ],
     &["link"],
     &["service"],
-    &["shutdown", "declaring", "worker", "running", "publisher"],
+    &["shutdown", "declaring", "worker", "publisher"],
     &["client", "server", "queue", "pubsub"],
     &["__rt", "__bench", "lib"],
 ];
@@ -288,7 +289,7 @@ mod each_rule_sees_a_mistake {
             complaints(
                 floors,
                 "wire/codec.rs",
-                "use crate::{wire::status::Status, policy::pending};"
+                "use crate::{wire::status::Status, policy::in_flight};"
             ),
             1
         );

@@ -1,4 +1,4 @@
-//! A call as its user writes it: options, then `await`, or `send` now and await later.
+//! Calls: their options, and the futures by which they are made and awaited.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -11,34 +11,36 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::Client;
-use super::flight::{Answered, Flight, Launch};
+use super::transport::{EncodedReply, InFlightCall, Sending};
 use crate::descriptor::MethodDescriptor;
 use crate::error::{CallError, Error, Kind, Never};
+use crate::service::Reply;
 use crate::wire::envelope::{self, ReplyStatus};
 use crate::wire::value::{Table, Value};
 
 /// A call that is not made yet: await it, or [`send`](Self::send) it.
 ///
-/// Dropping the future, at whatever moment, frees its slot at once; a request that has left by
-/// then may still be executed.
+/// Dropping the future at any moment gives the call up: it no longer counts towards
+/// [`max_in_flight`](Client::max_in_flight). A request that was already sent may still be executed.
 #[must_use = "a call is made when it is awaited or sent"]
 pub struct Call<T, E = Never> {
-    plan: Plan,
+    options: CallOptions,
     returns: PhantomData<fn() -> (T, E)>,
 }
 
-/// A call with all its options.
-pub(super) struct Plan {
+/// A call that was not started, with its options.
+pub(super) struct CallOptions {
     pub(super) client: Client,
     pub(super) method: &'static MethodDescriptor,
+    /// The encoded arguments, or the error that the call fails with.
     pub(super) body: Result<Bytes, Error>,
     pub(super) timeout: Option<Duration>,
     pub(super) priority: Option<u8>,
     pub(super) headers: Table,
 }
 
-type Outcome<T, E> = Result<T, CallError<E>>;
-type Boxed<T, E> = Pin<Box<dyn Future<Output = Outcome<T, E>> + Send>>;
+type CallResult<T, E> = Result<T, CallError<E>>;
+type CallFuture<T, E> = Pin<Box<dyn Future<Output = CallResult<T, E>> + Send>>;
 
 impl<T, E> Call<T, E> {
     pub(super) fn new(
@@ -46,38 +48,38 @@ impl<T, E> Call<T, E> {
         method: &'static MethodDescriptor,
         body: Result<Bytes, Error>,
     ) -> Self {
-        let (timeout, priority, headers) = (None, None, Table::new());
-        let plan = Plan {
+        let options = CallOptions {
             client,
             method,
             body,
-            timeout,
-            priority,
-            headers,
+            timeout: None,
+            priority: None,
+            headers: Table::new(),
         };
         Self {
-            plan,
+            options,
             returns: PhantomData,
         }
     }
 
-    /// How long the call may take, from now to the reply. It goes along: the broker drops a
-    /// request that nobody waits for any more, and the server stops its handler then. Inside a
-    /// handler the time left of its own request bounds it as well. More than 2³² ms (49 days, the
-    /// longest `expiration` RabbitMQ takes) counts as that.
+    /// Sets the longest time that the call may take, from its start to the reply. The time left is sent
+    /// with the request: when it is over, the broker drops a request that still waits in the queue, and
+    /// the server stops its handler. Inside a handler, the call is also bounded by the time left of the
+    /// request that the handler answers. The maximum is 2³² ms (49 days), the longest `expiration` that
+    /// RabbitMQ takes.
     pub fn timeout(mut self, limit: Duration) -> Self {
-        self.plan.timeout = Some(limit);
+        self.options.timeout = Some(limit);
         self
     }
 
-    /// The request's priority, where the service's queue has priorities (`x-max-priority`).
+    /// Sets the request's priority, for a service whose queue has priorities (`x-max-priority`).
     pub fn priority(mut self, priority: u8) -> Self {
-        self.plan.priority = Some(priority);
+        self.options.priority = Some(priority);
         self
     }
 
-    /// A header for the handler to read with [`Context::header`](crate::Context::header). A
-    /// header table costs the broker 3 to 20 % of a call.
+    /// Adds a header, which the handler reads with [`Context::header`](crate::Context::header). A message
+    /// with headers costs the broker 3 to 20 % more.
     ///
     /// A name that is [reserved](Table#reserved-names-of-headers) makes the call fail with
     /// [`is_invalid`](Error::is_invalid), and nothing is sent.
@@ -85,76 +87,75 @@ impl<T, E> Call<T, E> {
         self.headers(Table::from([(name.to_owned(), value.into())]))
     }
 
-    /// Several headers, as [`header`](Self::header) adds one. One that was added before under the
+    /// Adds several headers, as [`header`](Self::header) does. A header that was added before under the
     /// same name is replaced.
     pub fn headers(mut self, headers: Table) -> Self {
         if let Err(error) = envelope::check_headers(headers.keys()) {
-            self.plan.body = self.plan.body.and(Err(error));
+            self.options.body = self.options.body.and(Err(error));
         }
-        self.plan.headers.extend(headers);
+        self.options.headers.extend(headers);
         self
     }
 }
 
 impl<T: DeserializeOwned + 'static, E: DeserializeOwned + 'static> Call<T, E> {
-    /// Sends the request and gives the reply to come.
+    /// Sends the request, and returns a future for the reply.
     ///
     /// # Errors
-    /// What keeps the request from being sent: too large, not encodable, no connection in time.
+    /// The request could not be sent: it is too large, its arguments cannot be encoded, or there was no
+    /// connection in time.
     ///
-    /// Cancel-safe: a dropped `send` frees its slot.
+    /// # Cancel safety
+    /// Dropping this future gives the call up, as dropping the call does.
     pub async fn send(self) -> Result<PendingReply<T, E>, CallError<E>> {
-        let flight = Launch::of(self.plan).done().await?.detach();
+        let call = Sending::start(self.options).done().await?.detach();
         Ok(PendingReply {
-            reply: Box::pin(land(flight)),
+            reply: Box::pin(receive(call)),
         })
     }
 }
 
 impl<T: DeserializeOwned + 'static, E: DeserializeOwned + 'static> IntoFuture for Call<T, E> {
-    type Output = Outcome<T, E>;
-    type IntoFuture = Boxed<T, E>;
+    type Output = CallResult<T, E>;
+    type IntoFuture = CallFuture<T, E>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(make(self.plan))
+        Box::pin(send_and_receive(self.options))
     }
 }
 
-async fn make<T: DeserializeOwned, E: DeserializeOwned>(plan: Plan) -> Outcome<T, E> {
-    land(Launch::of(plan).done().await?).await
+async fn send_and_receive<T: DeserializeOwned, E: DeserializeOwned>(
+    options: CallOptions,
+) -> CallResult<T, E> {
+    receive(Sending::start(options).done().await?).await
 }
 
 #[expect(
     clippy::manual_async_fn,
-    reason = "an `async fn` would hold the flight twice"
+    reason = "the future of an `async fn` would hold the call twice"
 )]
-fn land<T: DeserializeOwned, E: DeserializeOwned>(
-    mut flight: Flight,
-) -> impl Future<Output = Outcome<T, E>> + Send {
+fn receive<T: DeserializeOwned, E: DeserializeOwned>(
+    mut call: InFlightCall,
+) -> impl Future<Output = CallResult<T, E>> + Send {
     async move {
-        let answered = flight.land().await?;
-        read(&flight, answered)
+        let reply = call.response().await?;
+        decode(&call, reply)
     }
 }
 
-fn read<T: DeserializeOwned, E: DeserializeOwned>(
-    flight: &Flight,
-    answered: Answered,
-) -> Outcome<T, E> {
-    let Answered {
-        status,
-        codec,
-        body,
-    } = answered;
+fn decode<T: DeserializeOwned, E: DeserializeOwned>(
+    call: &InFlightCall,
+    reply: EncodedReply,
+) -> CallResult<T, E> {
+    let EncodedReply { codec, reply } = reply;
+    let Reply { status, body } = reply;
     match status {
-        ReplyStatus::Success => codec
-            .decode(&body)
-            .map_err(|error| flight.undecodable(error)),
+        ReplyStatus::Success => codec.decode(&body).map_err(|error| call.undecodable(error)),
         ReplyStatus::Application => match codec.decode(&body) {
             Ok(error) => return Err(CallError::Service(error)),
-            Err(error) => Err(flight.undecodable(error)),
+            Err(error) => Err(call.undecodable(error)),
         },
-        ReplyStatus::Failed(status) => Err(flight.answered(Kind::Status(status))),
+        ReplyStatus::Failed(status) => Err(call.failed_by_server(Kind::Status(status))),
     }
     .map_err(CallError::Rpc)
 }
@@ -162,20 +163,20 @@ fn read<T: DeserializeOwned, E: DeserializeOwned>(
 impl<T, E> fmt::Debug for Call<T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call")
-            .field("service", &self.plan.client.inner.descriptor.name())
-            .field("method", &self.plan.method.name())
+            .field("service", &self.options.client.inner.descriptor.name())
+            .field("method", &self.options.method.name())
             .finish_non_exhaustive()
     }
 }
 
-/// A call that is on its way: await it for the reply. Dropping it frees its slot at once.
+/// A call whose request was sent: await it for the reply. Dropping it gives the call up.
 #[must_use = "the reply comes when this is awaited"]
 pub struct PendingReply<T, E = Never> {
-    reply: Boxed<T, E>,
+    reply: CallFuture<T, E>,
 }
 
 impl<T, E> Future for PendingReply<T, E> {
-    type Output = Outcome<T, E>;
+    type Output = CallResult<T, E>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.reply.as_mut().poll(cx)
@@ -195,15 +196,13 @@ mod tests {
 
     static_assertions::assert_impl_all!(Call<u64>: Send);
     static_assertions::assert_impl_all!(PendingReply<u64>: Send, Unpin);
-    static_assertions::assert_impl_all!(Boxed<u64, String>: Send);
+    static_assertions::assert_impl_all!(CallFuture<u64, String>: Send);
 
-    /// Thousands of them may wait at once, and each is moved to the heap.
+    /// Thousands of calls may wait at once, each with its future on the heap.
     #[test]
     fn the_futures_of_a_call_stay_small() {
-        let (make, land) = (
-            size_of_future(make::<u64, Never>),
-            size_of_future(land::<u64, Never>),
-        );
-        assert!(make <= 416 && land <= 256, "{make}, {land}");
+        let whole = size_of_future(send_and_receive::<u64, Never>);
+        let receive = size_of_future(receive::<u64, Never>);
+        assert!(whole <= 416 && receive <= 256, "{whole}, {receive}");
     }
 }

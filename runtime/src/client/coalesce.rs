@@ -1,7 +1,7 @@
-//! Calls that are made at the same time share a message.
+//! Coalescing: calls that are made at the same time are sent as one batch.
 //!
-//! Nothing waits for a timer: a message leaves as soon as whoever is about to call has done so, and
-//! the message before it is on the socket.
+//! There is no timer. A batch is sent as soon as no other task is about to add a call, and the batch
+//! before it is written to the socket.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,239 +11,254 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::caller::{Caller, Slot, Stage, Station};
-use super::letter::Letter;
+use super::reply_queue::{CallMessage, PendingCall, ReplyQueue, ReplyRouter};
+use super::request::CallRequest;
 use crate::error::{Error, Kind};
 use crate::sync::lock;
 use crate::wire::batch;
-use crate::wire::envelope::{CALLS, Form, RequestHead, milliseconds};
+use crate::wire::envelope::{CALLS_TYPE, ReplyForm, RequestHead, milliseconds};
 use crate::wire::message::Outgoing;
 
-/// Arguments larger than this have a message of their own: its cost is small beside theirs.
-const LARGE: usize = 16 * 1024;
-/// How large a message of several calls becomes.
-const FULL: usize = 64 * 1024;
-/// The time left of two calls in one message differs by less than this part of it: the message
-/// expires with the first of them.
-const ALIKE: u32 = 100;
-/// How long a service whose server refused such a message is left alone with them: its servers
-/// may be of several versions, and the next one may refuse again.
-const RELUCTANT: Duration = Duration::from_secs(60);
+/// Calls with more bytes of arguments are not put into batches: the cost of a message is small beside
+/// theirs.
+const MAX_ARGUMENTS: usize = 16 * 1024;
+/// The most bytes of arguments in one batch.
+const MAX_BATCH_BYTES: usize = 64 * 1024;
+/// The times left of the calls of a batch differ by less than this part of them, because the message
+/// expires with the first of its calls.
+const MAX_DEADLINE_SPREAD: u32 = 100;
+/// After a server has refused a batch, none is sent to its service for this long. The service's servers
+/// may run different versions, and the next one may refuse as well.
+const REFUSAL_COOLDOWN: Duration = Duration::from_secs(60);
 
-/// Gathers the calls of one client and its clones.
+/// Collects the calls of a client and its clones into batches.
 pub(super) struct Coalescer {
-    parcels: mpsc::UnboundedSender<Parcel>,
-    /// Whether the service's servers take several calls in one message.
-    understood: AtomicBool,
-    /// Whether what was gathered last was one call: then nobody waits for others in vain.
-    lonely: Arc<AtomicBool>,
-    refused: Mutex<Option<Instant>>,
+    queued: mpsc::UnboundedSender<QueuedCall>,
+    /// Whether the service's servers accept batches.
+    is_accepted: AtomicBool,
+    /// Whether the latest batch had a single call. Then a call that is alone in flight is not queued, since
+    /// no other would join it.
+    was_single: Arc<AtomicBool>,
+    refused_at: Mutex<Option<Instant>>,
 }
 
-/// A call that waits for others.
-struct Parcel {
-    station: Arc<Station>,
+/// A call that waits to be put into a batch.
+struct QueuedCall {
+    queue: Arc<ReplyQueue>,
     id: u64,
-    letter: Arc<Letter>,
+    request: Arc<CallRequest>,
 }
 
 impl Coalescer {
-    /// For up to so many calls in one message; `caller` is their `app_id`.
-    pub(super) fn start(most: usize, caller: Option<String>, tasks: &Handle) -> Self {
-        let (parcels, incoming) = mpsc::unbounded_channel();
-        let lonely = Arc::new(AtomicBool::new(false));
-        tasks.spawn(gather(incoming, most, caller, Arc::clone(&lonely)));
+    /// Starts the task that sends batches of up to `max_calls` calls. `app_id` names the client.
+    pub(super) fn start(max_calls: usize, app_id: Option<String>, tasks: &Handle) -> Self {
+        let (queued, incoming) = mpsc::unbounded_channel();
+        let was_single = Arc::new(AtomicBool::new(false));
+        let task = send_batches(incoming, max_calls, app_id, Arc::clone(&was_single));
+        tasks.spawn(task);
         Self {
-            parcels,
-            lonely,
-            understood: AtomicBool::new(false),
-            refused: Mutex::new(None),
+            queued,
+            was_single,
+            is_accepted: AtomicBool::new(false),
+            refused_at: Mutex::new(None),
         }
     }
 
-    /// Takes a call that may share a message; others go by themselves.
-    pub(super) fn take(&self, caller: &Caller, letter: &Arc<Letter>) -> Option<Slot> {
-        let may_share = self.understood.load(Ordering::Relaxed)
-            && letter.method.own_queue().is_none()
-            && !letter.method.is_at_most_once()
-            && letter.headers.is_empty()
-            && letter.trace.is_empty()
-            && letter.body.len() <= LARGE;
+    /// Queues a call for a batch. `None` if it is to be sent in a message of its own.
+    pub(super) fn enqueue(
+        &self,
+        router: &ReplyRouter,
+        request: &Arc<CallRequest>,
+    ) -> Option<PendingCall> {
+        let may_share = self.is_accepted.load(Ordering::Relaxed)
+            && request.method.own_queue().is_none()
+            && !request.method.is_at_most_once()
+            && request.headers.is_empty()
+            && request.trace.is_empty()
+            && request.body.len() <= MAX_ARGUMENTS;
         if !may_share {
             return None;
         }
-        let station = caller.ready()?;
-        if self.lonely.load(Ordering::Relaxed) && !station.has_calls() {
+        let queue = router.ready()?;
+        if self.was_single.load(Ordering::Relaxed) && !queue.has_calls() {
             return None;
         }
-        let slot = station.register(Stage::Waiting)?;
-        let parcel = Parcel {
-            station,
-            id: slot.id,
-            letter: Arc::clone(letter),
+        let call = queue.register(CallMessage::Queued)?;
+        let queued = QueuedCall {
+            queue,
+            id: call.id,
+            request: Arc::clone(request),
         };
-        // Without its runtime nobody gathers any more: the call is not registered then.
-        self.parcels.send(parcel).ok().map(|()| slot)
+        // An error means that the task has ended with its runtime. The call is dropped then, which
+        // removes its registration.
+        self.queued.send(queued).ok().map(|()| call)
     }
 
-    /// Whether the next call had better ask what its server understands.
-    pub(super) fn asks(&self) -> bool {
-        if self.understood.load(Ordering::Relaxed) {
+    /// Whether the next request is to ask if the server accepts batches.
+    pub(super) fn should_ask(&self) -> bool {
+        if self.is_accepted.load(Ordering::Relaxed) {
             return false;
         }
-        let refused = lock(&self.refused);
-        refused.is_none_or(|since| since.elapsed() >= RELUCTANT)
+        let refused_at = lock(&self.refused_at);
+        refused_at.is_none_or(|at| at.elapsed() >= REFUSAL_COOLDOWN)
     }
 
-    /// A reply says what its server understands.
-    pub(super) fn heard(&self, form: Form) {
-        if form == Form::Coalescing && self.asks() {
-            self.understood.store(true, Ordering::Relaxed);
+    /// Notes the form of a reply, which may tell that the server accepts batches.
+    pub(super) fn reply_received(&self, form: ReplyForm) {
+        if form == ReplyForm::AcceptsBatches && self.should_ask() {
+            self.is_accepted.store(true, Ordering::Relaxed);
         }
     }
 
-    pub(super) fn refused(&self) {
-        let mut refused = lock(&self.refused);
-        *refused = Some(Instant::now());
-        self.understood.store(false, Ordering::Relaxed);
+    /// Notes that a server has refused a batch.
+    pub(super) fn batch_refused(&self) {
+        *lock(&self.refused_at) = Some(Instant::now());
+        self.is_accepted.store(false, Ordering::Relaxed);
     }
 }
 
-async fn gather(
-    mut incoming: mpsc::UnboundedReceiver<Parcel>,
-    most: usize,
-    caller: Option<String>,
-    lonely: Arc<AtomicBool>,
+/// Sends queued calls in batches until the client is dropped.
+async fn send_batches(
+    mut incoming: mpsc::UnboundedReceiver<QueuedCall>,
+    max_calls: usize,
+    app_id: Option<String>,
+    was_single: Arc<AtomicBool>,
 ) {
-    let mut parcels = Vec::new();
-    while incoming.recv_many(&mut parcels, usize::MAX).await > 0 {
-        // Whoever is about to call gets to do so: as long as others do, there may be more.
+    let mut calls = Vec::new();
+    while incoming.recv_many(&mut calls, usize::MAX).await > 0 {
+        // Other tasks that are ready may be about to call. They run when this task yields; as long as
+        // they add calls, there may be more.
         loop {
             tokio::task::yield_now().await;
-            let before = parcels.len();
-            while let Ok(parcel) = incoming.try_recv() {
-                parcels.push(parcel);
+            let before = calls.len();
+            while let Ok(call) = incoming.try_recv() {
+                calls.push(call);
             }
-            if parcels.len() == before || parcels.len() >= most {
+            if calls.len() == before || calls.len() >= max_calls {
                 break;
             }
         }
-        lonely.store(parcels.len() == 1, Ordering::Relaxed);
-        let mut groups: Vec<Group> = Vec::new();
-        for parcel in parcels.drain(..) {
-            // The earlier ones are full, mostly.
-            let mut latest = groups.iter_mut().rev();
-            match latest.find(|group| group.takes(&parcel, most)) {
-                Some(group) => group.add(parcel),
-                None => groups.push(Group::of(parcel)),
+        was_single.store(calls.len() == 1, Ordering::Relaxed);
+        let mut batches: Vec<Batch> = Vec::new();
+        for call in calls.drain(..) {
+            // From the latest to the earliest, because the earlier ones are mostly full.
+            let mut latest_first = batches.iter_mut().rev();
+            match latest_first.find(|batch| batch.accepts(&call, max_calls)) {
+                Some(batch) => batch.push(call),
+                None => batches.push(Batch::of(call)),
             }
         }
-        // They leave together, when the first of them is waited for.
-        let sent = groups
+        // All are published before the first is awaited, and so written to the socket together.
+        let sent = batches
             .into_iter()
-            .filter_map(|group| group.send(caller.as_deref()));
+            .filter_map(|batch| batch.send(app_id.as_deref()));
         for written in sent.collect::<Vec<_>>() {
             written.await;
         }
     }
 }
 
-/// Calls for one message.
-struct Group {
-    parcels: Vec<Parcel>,
+/// Calls that are sent in one message.
+struct Batch {
+    calls: Vec<QueuedCall>,
+    /// The bytes of their arguments.
     size: usize,
-    earliest: Instant,
-    latest: Instant,
+    earliest_deadline: Instant,
+    latest_deadline: Instant,
 }
 
-impl Group {
-    fn of(parcel: Parcel) -> Self {
-        let (size, deadline) = (parcel.letter.body.len(), parcel.letter.deadline);
+impl Batch {
+    fn of(call: QueuedCall) -> Self {
+        let (size, deadline) = (call.request.body.len(), call.request.deadline);
         Self {
-            parcels: vec![parcel],
+            calls: vec![call],
             size,
-            earliest: deadline,
-            latest: deadline,
+            earliest_deadline: deadline,
+            latest_deadline: deadline,
         }
     }
 
-    fn takes(&self, parcel: &Parcel, most: usize) -> bool {
-        let Some(first) = self.parcels.first() else {
+    fn accepts(&self, call: &QueuedCall, max_calls: usize) -> bool {
+        let Some(first) = self.calls.first() else {
             return false;
         };
-        let (ours, other) = (&first.letter, &parcel.letter);
-        let earliest = self.earliest.min(other.deadline);
-        let spread = self.latest.max(other.deadline) - earliest;
-        self.parcels.len() < most
-            && self.size + other.body.len() <= FULL
-            && Arc::ptr_eq(&first.station, &parcel.station)
+        let (ours, other) = (&first.request, &call.request);
+        let earliest = self.earliest_deadline.min(other.deadline);
+        let spread = self.latest_deadline.max(other.deadline) - earliest;
+        self.calls.len() < max_calls
+            && self.size + other.body.len() <= MAX_BATCH_BYTES
+            && Arc::ptr_eq(&first.queue, &call.queue)
             && ours.codec == other.codec
             && ours.priority == other.priority
-            && spread * ALIKE <= earliest.saturating_duration_since(Instant::now())
+            && spread * MAX_DEADLINE_SPREAD <= earliest.saturating_duration_since(Instant::now())
     }
 
-    fn add(&mut self, parcel: Parcel) {
-        let deadline = parcel.letter.deadline;
-        self.size += parcel.letter.body.len();
-        self.earliest = self.earliest.min(deadline);
-        self.latest = self.latest.max(deadline);
-        self.parcels.push(parcel);
+    fn push(&mut self, call: QueuedCall) {
+        let deadline = call.request.deadline;
+        self.size += call.request.body.len();
+        self.earliest_deadline = self.earliest_deadline.min(deadline);
+        self.latest_deadline = self.latest_deadline.max(deadline);
+        self.calls.push(call);
     }
 
-    /// Sends those that are still wanted.
-    fn send(mut self, caller: Option<&str>) -> Option<impl Future<Output = ()> + use<>> {
-        let station = Arc::clone(&self.parcels.first()?.station);
+    /// Publishes the calls that are still waited for. The result completes when the message is written
+    /// to the socket; `None` if nothing was published.
+    fn send(mut self, app_id: Option<&str>) -> Option<impl Future<Output = ()> + use<>> {
+        let queue = Arc::clone(&self.calls.first()?.queue);
         let now = Instant::now();
-        // The others end by themselves, as not sent.
-        self.parcels.retain(|parcel| parcel.letter.deadline > now);
-        let number = station.set_out(&mut self.parcels, |parcel| parcel.id)?;
-        let message = self.message(&station, number, caller);
-        let error = match message.and_then(|message| station.publish_paced(&message, number)) {
+        // Calls past their deadline end by themselves, as not sent.
+        self.calls.retain(|call| call.request.deadline > now);
+        let batch = queue.assign_message(&mut self.calls, |call| call.id)?;
+        let message = self.message(&queue, batch, app_id);
+        let error = match message.and_then(|message| queue.publish_deferred(&message, batch)) {
             Ok(written) => return Some(written),
             Err(error) => error,
         };
-        tracing::debug!(%error, "calls that were to share a message go by themselves");
-        for parcel in &self.parcels {
-            station.send_alone(parcel.id);
+        tracing::debug!(%error, "a batch cannot be sent, sending its calls one by one");
+        for call in &self.calls {
+            queue.send_alone(call.id);
         }
         None
     }
 
     fn message(
         &self,
-        station: &Station,
-        number: u64,
-        caller: Option<&str>,
+        queue: &ReplyQueue,
+        batch: u64,
+        app_id: Option<&str>,
     ) -> Result<Outgoing, Error> {
-        let letter = match self.parcels.as_slice() {
+        let first = match self.calls.as_slice() {
             [] => return Err(Error::new(Kind::Closed)),
-            [Parcel { letter, id, .. }] => {
-                return Ok(letter.outgoing(caller, Some(station.address(*id)), false));
+            [QueuedCall { request, id, .. }] => {
+                return Ok(request.message(app_id, Some(queue.address(*id)), false));
             }
-            [Parcel { letter, .. }, ..] => letter,
+            [QueuedCall { request, .. }, ..] => request,
         };
         let calls = self
-            .parcels
+            .calls
             .iter()
-            .map(|Parcel { id, letter, .. }| batch::Call {
+            .map(|QueuedCall { id, request, .. }| batch::BatchedCall {
                 id: *id,
-                method: letter.method.name(),
-                time_left: milliseconds(letter.time_left()).into(),
-                message_id: letter.message_id.as_deref(),
-                arguments: &letter.body,
+                method: request.method.name(),
+                time_left: milliseconds(request.time_left()).into(),
+                message_id: request.message_id.as_deref(),
+                arguments: &request.body,
             });
-        let body =
-            batch::write_calls(calls).map_err(|error| Error::new(Kind::Encode).caused_by(error))?;
+        let body = batch::encode_calls(calls)
+            .map_err(|error| Error::new(Kind::Encode).caused_by(error))?;
+        let time_left = self
+            .earliest_deadline
+            .saturating_duration_since(Instant::now());
         let head = RequestHead {
-            method: Some(CALLS.to_owned()),
-            reply_to: Some(station.reply_to().to_owned()),
-            correlation_id: Some(station.several(number)),
-            content_type: Some(letter.codec.content_type().to_owned()),
-            time_left: Some(self.earliest.saturating_duration_since(Instant::now())),
-            priority: letter.priority,
-            caller: caller.map(str::to_owned),
+            method: Some(CALLS_TYPE.to_owned()),
+            reply_to: Some(queue.name().to_owned()),
+            correlation_id: Some(queue.batch_correlation_id(batch)),
+            content_type: Some(first.codec.content_type().to_owned()),
+            time_left: Some(time_left),
+            priority: first.priority,
+            caller: app_id.map(str::to_owned),
             ..RequestHead::default()
         };
-        Ok(letter.request(head, body))
+        Ok(first.message_with(head, body))
     }
 }

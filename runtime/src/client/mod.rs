@@ -1,10 +1,13 @@
-//! The calling side: what generated stubs are made of.
+//! RPC clients. A generated client makes a [`Call`], which becomes a [`CallRequest`](request::CallRequest),
+//! is sent by its transport, and waits for a reply on the connection's reply queue.
 
+mod broker;
 mod call;
-mod caller;
 mod coalesce;
-mod flight;
-mod letter;
+mod correlation;
+mod reply_queue;
+mod request;
+mod transport;
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,18 +22,19 @@ pub use call::{Call, PendingReply};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{Error, Kind};
 use crate::link::Connection;
-use crate::publisher::{Publisher, UNCONFIRMED};
 use crate::service::Service;
 use crate::wire::batch;
 use crate::wire::codec::Codec;
-use caller::Caller;
+use broker::BrokerBackend;
 use coalesce::Coalescer;
 
-/// How long a call may take unless its client, method or call says otherwise.
+/// The timeout of a call, unless it is set on the call, its method or its client.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
-const IN_FLIGHT: usize = 10_000;
+/// The default of [`Client::max_in_flight`].
+const MAX_IN_FLIGHT: usize = 10_000;
 
-/// The untyped half of a generated client: where calls go, and their defaults. Cheap to clone.
+/// The untyped part of a generated client: the queue that its calls go to, and their defaults. Cheap to
+/// clone.
 ///
 /// ```no_run
 /// # async fn example(connection: lepus::Connection) {
@@ -51,7 +55,7 @@ pub struct Client {
     inner: Arc<Inner>,
 }
 
-/// What a client and its clones share until one of them is set differently.
+/// Shared by a client and its clones. Setting an option on one of them gives it its own copy.
 #[derive(Clone)]
 struct Inner {
     backend: Backend,
@@ -65,25 +69,19 @@ struct Inner {
 
 #[derive(Clone)]
 enum Backend {
-    Remote(Arc<Remote>),
+    Broker(Arc<BrokerBackend>),
     Local(Arc<dyn Service>),
 }
 
-/// What a call through the broker needs.
-#[derive(Clone)]
-struct Remote {
-    caller: Arc<Caller>,
-    connection: Connection,
-    publisher: Publisher,
-    coalescer: Option<Arc<Coalescer>>,
-}
-
-/// A place among a client's calls in flight, for as long as it is held.
-struct Place {
+/// A permit for one call in flight, which is given back when it is dropped.
+///
+/// It holds the client instead of an `OwnedSemaphorePermit`, which would clone the semaphore's `Arc` for
+/// each call.
+struct InFlightPermit {
     client: Client,
 }
 
-impl Drop for Place {
+impl Drop for InFlightPermit {
     fn drop(&mut self) {
         self.client.inner.in_flight.add_permits(1);
     }
@@ -93,122 +91,124 @@ impl Client {
     /// A client of a service. All clients of a connection share one reply queue.
     #[must_use]
     pub fn new(connection: &Connection, descriptor: &'static ServiceDescriptor) -> Self {
-        let remote = Remote {
-            caller: Caller::of(connection),
-            connection: connection.clone(),
-            publisher: Publisher::new(connection, UNCONFIRMED),
-            coalescer: None,
-        };
+        let backend = Backend::Broker(Arc::new(BrokerBackend::new(connection)));
         let queue = connection.namespace().scope(descriptor.queue_name());
-        Self::over(Backend::Remote(Arc::new(remote)), descriptor, queue.into())
+        Self::with_backend(backend, descriptor, queue.into())
     }
 
-    /// A client of an implementation in this process: no broker, the same stub, encoding and
-    /// decoding included.
+    /// A client of an implementation in this process, without a broker. Arguments and replies are encoded
+    /// and decoded as they are over a broker.
     #[must_use]
     pub fn local(service: impl Service) -> Self {
         let descriptor = service.descriptor();
         let queue = descriptor.queue_name().into();
-        Self::over(Backend::Local(Arc::new(service)), descriptor, queue)
+        Self::with_backend(Backend::Local(Arc::new(service)), descriptor, queue)
     }
 
-    fn over(backend: Backend, descriptor: &'static ServiceDescriptor, queue: Arc<str>) -> Self {
+    fn with_backend(
+        backend: Backend,
+        descriptor: &'static ServiceDescriptor,
+        queue: Arc<str>,
+    ) -> Self {
         let inner = Inner {
             backend,
             descriptor,
             queue,
             codec: descriptor.default_codec(),
             timeout: None,
-            in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+            in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
         };
         Self {
             inner: Arc::new(inner),
         }
     }
 
-    fn with(mut self, set: impl FnOnce(&mut Inner)) -> Self {
+    fn set(mut self, set: impl FnOnce(&mut Inner)) -> Self {
         set(Arc::make_mut(&mut self.inner));
         self
     }
 
-    /// How long a call may take, where neither its method nor the call itself says otherwise.
-    /// Default [`DEFAULT_TIMEOUT`], 10 s.
+    /// Sets the timeout of calls for which neither the method nor the call itself sets one. Default
+    /// [`DEFAULT_TIMEOUT`], 10 s.
     #[must_use]
     pub fn timeout(self, limit: Duration) -> Self {
-        self.with(|inner| inner.timeout = Some(limit))
+        self.set(|inner| inner.timeout = Some(limit))
     }
 
-    /// How arguments are encoded, if not as the service says. Every server understands both
-    /// MessagePack and JSON.
+    /// Sets the codec of arguments, instead of the service's. Every server understands MessagePack and
+    /// JSON.
     #[must_use]
     pub fn codec(self, codec: Codec) -> Self {
-        self.with(|inner| inner.codec = codec)
+        self.set(|inner| inner.codec = codec)
     }
 
-    /// How many calls of this client and its clones may be in flight; further ones wait, within
+    /// Sets how many calls of this client and its clones may be in flight. Further calls wait, at most until
     /// their deadlines. Default 10,000.
     #[must_use]
     pub fn max_in_flight(self, calls: usize) -> Self {
-        let places = Arc::new(Semaphore::new(calls.clamp(1, Semaphore::MAX_PERMITS)));
-        self.with(|inner| inner.in_flight = places)
+        let permits = Arc::new(Semaphore::new(calls.clamp(1, Semaphore::MAX_PERMITS)));
+        self.set(|inner| inner.in_flight = permits)
     }
 
-    /// Lets calls that are made at the same time share a message, up to this many of them: with
-    /// many calls in flight the broker has far less to do for each. At most 4096; with 0 and 1, the
+    /// Sends calls that are made at the same time as one message, a batch of up to this many calls. With
+    /// many calls in flight, the broker has far less to do for each. The maximum is 4096; with 0 or 1, the
     /// default, each call has a message of its own.
     ///
-    /// Nothing waits for a timer: a message leaves as soon as whoever is about to call has done so
-    /// and the message before it is on the socket. Deadlines, errors, `idempotent` and the drop of
-    /// a call hold for each call. The calls of a message go to one server, which works on as many
-    /// of them at once as its concurrency has room for, and acknowledges it when all are done; so a
-    /// pool of servers shares coarser portions, and a server that dies gives more back.
+    /// There is no timer: a batch is sent as soon as no other task is about to add a call, and the batch
+    /// before it is written to the socket. Deadlines, errors, `idempotent` and dropping apply to each call
+    /// of a batch. One server gets the whole batch, runs as many of its calls at once as its concurrency
+    /// permits, and acknowledges the batch when all are done. So a pool of servers shares the load in
+    /// larger portions, and more calls are redelivered if a server dies.
     ///
-    /// By themselves go calls with headers or a trace, with more than 16 KiB of arguments, `oneway`
-    /// and `at_most_once` methods, methods with a queue of their own, and every call until a reply
-    /// has told that the service's servers understand such messages (Lepus's do): the calls before
-    /// that ask for it in a header, `rpc-accept`. Where a server of an earlier version refuses one,
-    /// its calls are sent again, and for a minute all by themselves. Calls of different priority,
-    /// codec or time left do not share one.
+    /// A call is sent in a message of its own if it has headers or a trace or more than 16 KiB of
+    /// arguments, if its method is `oneway` or `at_most_once` or has a queue of its own, and until a reply
+    /// has told that the service's servers accept batches. Lepus's servers do; the calls until then ask
+    /// with the header `rpc-accept`. If a server of an earlier version refuses a batch, its calls are sent
+    /// one by one, and so are all others for a minute. Calls of different priority, codec or time left are
+    /// not put into the same batch.
     ///
     /// No effect on a local client.
     #[must_use]
     pub fn coalesce(self, calls: usize) -> Self {
-        self.with(|inner| {
-            if let Backend::Remote(remote) = &mut inner.backend {
-                let (remote, most) = (Arc::make_mut(remote), calls.min(batch::MOST));
-                remote.coalescer = (most > 1).then(|| {
-                    let name = remote.connection.given_name().map(str::to_owned);
-                    Arc::new(Coalescer::start(most, name, remote.connection.tasks()))
+        self.set(|inner| {
+            if let Backend::Broker(backend) = &mut inner.backend {
+                let (backend, max_calls) = (Arc::make_mut(backend), calls.min(batch::MAX_BATCH));
+                backend.coalescer = (max_calls > 1).then(|| {
+                    let app_id = backend.connection.given_name().map(str::to_owned);
+                    let tasks = backend.connection.tasks();
+                    Arc::new(Coalescer::start(max_calls, app_id, tasks))
                 });
             }
         })
     }
 
-    /// Where a method's requests go, by its name on the broker.
+    /// The queue that a method's requests are published to, by its name on the broker.
     fn queue_of(&self, method: &MethodDescriptor) -> Arc<str> {
         match (method.own_queue(), &self.inner.backend) {
             (None, _) => Arc::clone(&self.inner.queue),
-            (Some(own), Backend::Remote(remote)) => remote.connection.namespace().scope(own).into(),
+            (Some(own), Backend::Broker(backend)) => {
+                backend.connection.namespace().scope(own).into()
+            }
             (Some(own), Backend::Local(_)) => own.into(),
         }
     }
 
-    /// A place among the calls in flight, if one is free; else the client back.
-    fn place(self) -> Result<Place, Self> {
+    /// A permit for a call in flight, if one is free; otherwise the client itself.
+    fn try_permit(self) -> Result<InFlightPermit, Self> {
         let free = self.inner.in_flight.try_acquire();
         if free.map(|permit| permit.forget()).is_err() {
             return Err(self);
         }
-        Ok(Place { client: self })
+        Ok(InFlightPermit { client: self })
     }
 
-    /// A place among the calls in flight, once one is free.
-    async fn next_place(self) -> Option<Place> {
+    /// A permit for a call in flight, once one is free.
+    async fn permit(self) -> Option<InFlightPermit> {
         self.inner.in_flight.acquire().await.ok()?.forget();
-        Some(Place { client: self })
+        Some(InFlightPermit { client: self })
     }
 
-    /// Prepares a call; awaiting it makes it.
+    /// Creates a call. It is made when it is awaited or sent.
     pub fn call<A, T, E>(&self, method: &'static MethodDescriptor, arguments: &A) -> Call<T, E>
     where
         A: Serialize + ?Sized,

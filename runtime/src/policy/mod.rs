@@ -2,7 +2,8 @@
 //! clock and lock.
 
 pub(crate) mod acks;
-pub(crate) mod pending;
+pub(crate) mod backoff;
+pub(crate) mod in_flight;
 pub(crate) mod refusal;
 pub(crate) mod retry;
 pub(crate) mod settle;

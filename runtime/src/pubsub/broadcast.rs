@@ -145,7 +145,7 @@ where
             }
             Err(panic) => {
                 self.counters.panics.add();
-                let text = Escaped(crate::panic::text(&*panic));
+                let text = Escaped(crate::handler_guard::panic_text(&*panic));
                 tracing::error!(%exchange, %key, %text, "an event's handler panicked");
             }
         }

@@ -15,7 +15,7 @@ use super::kind::Kind;
 use super::reader::{Read, Reader};
 use super::shelf::{Shelf, Slot};
 use crate::error::Error;
-use crate::running::Running;
+use crate::worker::Running;
 
 /// A broadcast subscription: a stream of what is published while it lives.
 ///

@@ -15,7 +15,7 @@ use crate::declaring;
 use crate::error::{Error, Kind};
 use crate::link::{self, AckRange, Connection, Delivery, QueueCounts, Session};
 use crate::publisher::{Publisher, TIMEOUT, What};
-use crate::wire::envelope::{self, JobHead, Obituary};
+use crate::wire::envelope::{self, DeathRecord, JobHead};
 use crate::wire::message::Outgoing;
 use crate::wire::topology::Topology;
 use crate::wire::value::Table;
@@ -269,7 +269,7 @@ impl<T: DeserializeOwned> DeadLetters<T> {
         DeadLetter {
             payload,
             body: delivery.message.body.clone(),
-            obituary: Obituary::read(properties),
+            obituary: DeathRecord::read(properties),
             headers: properties.headers.clone(),
             head,
         }
@@ -288,8 +288,8 @@ impl<T: DeserializeOwned> DeadLetters<T> {
                 .into(),
             queue: queue.as_str().into(),
         };
-        let mut properties = Obituary::erase(message.properties.clone());
-        envelope::sent_by(&mut properties, self.connection.user());
+        let mut properties = DeathRecord::erase(message.properties.clone());
+        envelope::replace_user_id(&mut properties, self.connection.user());
         let outgoing = Arc::new(Outgoing {
             exchange: String::new(),
             routing_key: queue,
@@ -325,7 +325,7 @@ pub struct DeadLetter<T> {
     payload: Result<T, Error>,
     body: Bytes,
     head: JobHead,
-    obituary: Obituary,
+    obituary: DeathRecord,
     headers: Table,
 }
 

@@ -16,8 +16,8 @@ use crate::clock;
 use crate::context::{Context, Facts};
 use crate::error::Error;
 use crate::escape::{Escaped, escaped};
+use crate::handler_guard::{HandlerEnd, guard};
 use crate::link::{Channel, Connection, Delivery, Namespace};
-use crate::panic::{self, Ended};
 use crate::policy::refusal;
 use crate::policy::retry::RetryPolicy;
 use crate::policy::settle::{self, Arrival, Decision, Reason};
@@ -26,7 +26,7 @@ use crate::publisher::{Publisher, TIMEOUT, What};
 use crate::random;
 use crate::service::BoxFuture;
 use crate::stats::Counters;
-use crate::wire::envelope::{self, JobHead, Obituary, Route};
+use crate::wire::envelope::{self, DeathRecord, JobHead, SourceRoute};
 use crate::wire::message::{Incoming, Outgoing, Properties};
 use crate::wire::topology::{Queue, QueueKind, Topology};
 use crate::wire::value::Table;
@@ -113,11 +113,11 @@ impl JobHandler {
         let job = RawJob::new(message, head, attempt, cancelled);
         let work = context.handler(|| self.work.perform(job));
         // Without an `async` block, which would have a place for it twice.
-        panic::catch(deadline, work).map(move |ended| {
+        guard(deadline, work).map(move |ended| {
             let error = match ended {
-                Ended::Done(verdict) => return verdict,
-                Ended::Late => format!("stopped after {:?}", limit.unwrap_or_default()),
-                Ended::Panicked(text) => {
+                HandlerEnd::Returned(verdict) => return verdict,
+                HandlerEnd::TimedOut => format!("stopped after {:?}", limit.unwrap_or_default()),
+                HandlerEnd::Panicked(text) => {
                     self.counters.panics.add();
                     format!("panicked: {text}")
                 }
@@ -255,7 +255,7 @@ impl JobHandler {
                     "a job failed and is tried again"
                 );
                 let mut properties = envelope::retried(properties(), attempt, &error);
-                Route::note(exchange, routing_key, &mut properties);
+                SourceRoute::record(exchange, routing_key, &mut properties);
                 // A queue that is full would refuse it, and nobody else would get on meanwhile.
                 let home = if delay.is_zero() && self.spec.max_length.is_none() {
                     self.spec.main()?
@@ -276,7 +276,7 @@ impl JobHandler {
                 );
                 let obituary = self.obituary(reason, error, attempt);
                 let mut properties = obituary.write(properties());
-                Route::note(exchange, routing_key, &mut properties);
+                SourceRoute::record(exchange, routing_key, &mut properties);
                 (self.spec.dead()?, properties, &self.counters.dead_lettered)
             }
         };
@@ -293,8 +293,8 @@ impl JobHandler {
         )
     }
 
-    fn obituary(&self, reason: Reason, error: String, attempts: u32) -> Obituary {
-        Obituary {
+    fn obituary(&self, reason: Reason, error: String, attempts: u32) -> DeathRecord {
+        DeathRecord {
             reason: reason.as_str().to_owned(),
             error,
             first_error: None,
@@ -366,7 +366,7 @@ impl JobHandler {
     /// The properties of a copy, which has another publisher now. Other programs' messages may
     /// have no id; returns are matched by it.
     fn own(&self, mut properties: Properties) -> Properties {
-        envelope::sent_by(&mut properties, self.user.as_deref());
+        envelope::replace_user_id(&mut properties, self.user.as_deref());
         properties.message_id.get_or_insert_with(random::identity);
         properties
     }
@@ -395,7 +395,7 @@ impl Handler for JobHandler {
         mut delivery: Delivery,
     ) -> impl Future<Output = Settlement> + Send {
         let has_count = self.spec.kind == QueueKind::Quorum || self.spec.passive;
-        envelope::remove_foreign_notes(&mut delivery.message, has_count);
+        envelope::remove_untrusted_headers(&mut delivery.message, has_count);
         async move {
             // The head is not borrowed here: it would have another place in this future.
             let (head, attempt) = match self.arrive(&delivery.message) {
@@ -444,14 +444,14 @@ impl Handler for JobHandler {
 mod tests {
     use super::*;
     use crate::size_of_future;
-    use crate::worker::work;
+    use crate::worker::handle_delivery;
 
     /// One a job, and each is moved to the heap: the allocator is slow beyond 1 KiB.
     #[test]
     fn the_future_of_a_job_stays_small() {
         type Given = (Arc<JobHandler>, Arc<Counters>, Arc<Channel>, Delivery);
         let work = size_of_future(|(handler, counters, channel, delivery): Given| {
-            work(handler, counters, channel, delivery)
+            handle_delivery(handler, counters, channel, delivery)
         });
         assert!(work <= 1024, "{work}");
     }

@@ -13,11 +13,11 @@ use super::job::{Job, RawJob};
 use crate::error::Error;
 use crate::link::Connection;
 use crate::policy::verdict::{IntoVerdict, Verdict};
-use crate::running::{Running, Until};
 use crate::service::BoxFuture;
 use crate::shutdown::GRACE;
 use crate::wire::codec::Codec;
 use crate::worker::{OnLoss, Source, Worker};
+use crate::worker::{Running, Until};
 
 /// Works on the jobs of a queue.
 #[must_use = "a pool works when it is run"]
@@ -234,10 +234,6 @@ pub(super) fn decode<T: DeserializeOwned>(own: Codec, job: &RawJob) -> Result<T,
 }
 
 pub(crate) fn codec(own: Codec, content_type: Option<&str>) -> Result<Codec, String> {
-    match content_type {
-        None => Ok(own),
-        Some(name) => Codec::from_content_type(name).ok_or_else(|| {
-            format!("content type `{name}` is not understood, the queue's is {own}")
-        }),
-    }
+    own.for_content_type(content_type)
+        .map_err(|unknown| format!("{unknown}, the queue's is {own}"))
 }

@@ -1,6 +1,5 @@
 //! Tasks: jobs that are methods of an annotated trait.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +16,10 @@ use crate::error::{Error, Kind};
 use crate::link::Connection;
 use crate::policy::retry::RetryPolicy;
 use crate::policy::verdict::Verdict;
-use crate::running::Running;
+use crate::server::MethodTable;
 use crate::service::{BoxFuture, Request, Tasks};
 use crate::wire::codec::Codec;
+use crate::worker::Running;
 
 /// The untyped half of a generated producer. Cheap to clone.
 #[derive(Clone)]
@@ -209,18 +209,16 @@ fn spec_on(descriptor: &'static ServiceDescriptor, queue: &Spec) -> Spec {
 /// Finds the task a job is for.
 struct Desk {
     tasks: Arc<dyn Tasks>,
-    methods: HashMap<&'static str, &'static MethodDescriptor>,
+    methods: MethodTable,
     /// Of jobs that name none.
     codec: Codec,
 }
 
 impl Desk {
     fn new(tasks: Arc<dyn Tasks>, codec: Codec) -> Self {
-        let methods = tasks.descriptor().methods().iter();
-        let methods = methods.map(|method| (method.name(), method)).collect();
         Self {
+            methods: MethodTable::new(tasks.descriptor(), None),
             tasks,
-            methods,
             codec,
         }
     }
@@ -228,14 +226,10 @@ impl Desk {
     fn request(&self, job: &RawJob) -> Result<Request, String> {
         let head = &job.facts.head;
         let name = head.task.as_deref();
-        let method = name
-            .and_then(|name| self.methods.get(name))
-            .ok_or_else(|| {
-                let mut known: Vec<_> = self.methods.keys().copied().collect();
-                known.sort_unstable();
-                let name = name.unwrap_or_default();
-                format!("no task `{name}`; this worker has {}", known.join(", "))
-            })?;
+        let method = self.methods.find(name).ok_or_else(|| {
+            let (name, names) = (name.unwrap_or_default(), self.methods.names());
+            format!("no task `{name}`; this worker has {names}")
+        })?;
         let codec = codec(self.codec, head.content_type.as_deref())?;
         Ok(Request::new(method, codec, job.body.clone()))
     }
@@ -251,6 +245,6 @@ impl Work for Desk {
     }
 
     fn limit(&self, task: Option<&str>) -> Option<Duration> {
-        self.methods.get(task?)?.timeout()
+        self.methods.find(task)?.timeout()
     }
 }

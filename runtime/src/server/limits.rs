@@ -1,88 +1,89 @@
-//! The broker's limits, as far as its refusals have told of them: shared by all services of a
-//! connection.
+//! Limits of the broker on replies, learned from its refusals and shared by all services of a connection.
 
-use crate::sync::lock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
+
+use crate::sync::lock;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// For so long no reply is tried after one was refused for want of a permission. Each try that
-/// fails costs a channel, and with it the handlers at work on it.
-const PAUSE: Duration = Duration::from_secs(60);
+/// After the broker has refused a reply for want of a permission, none is sent for this long. Each refusal
+/// closes a channel, and ends the handlers of its other requests.
+const WRITE_PAUSE: Duration = Duration::from_secs(60);
 
-/// Known for the session that they were learned on: the next one may be with another node, or with
-/// the same one set up anew.
+/// The limits that are known on the current session. They are forgotten with it, because the next one may be
+/// with another node, or with a node whose configuration has changed.
 #[derive(Debug)]
 pub(super) struct BrokerLimits {
-    largest: AtomicUsize,
-    is_denied: AtomicBool,
-    session: Mutex<Session>,
+    max_body: AtomicUsize,
+    /// Whether `session` has the time of a refusal, so that the lock is taken only then.
+    is_write_refused: AtomicBool,
+    session: Mutex<SessionLimits>,
 }
 
 #[derive(Debug, Default)]
-struct Session {
+struct SessionLimits {
     generation: u64,
-    denied_at: Option<Instant>,
+    write_refused_at: Option<Instant>,
 }
 
 impl Default for BrokerLimits {
     fn default() -> Self {
         Self {
-            largest: AtomicUsize::new(usize::MAX),
-            is_denied: AtomicBool::new(false),
+            max_body: AtomicUsize::new(usize::MAX),
+            is_write_refused: AtomicBool::new(false),
             session: Mutex::default(),
         }
     }
 }
 
 impl BrokerLimits {
-    /// A consumer begins on the session of this generation.
-    pub(super) fn begin(&self, generation: u64) {
+    /// A consumer has started on the session of this generation.
+    pub(super) fn session_started(&self, generation: u64) {
         let mut session = self.session();
         if session.generation < generation {
-            *session = Session {
+            *session = SessionLimits {
                 generation,
-                denied_at: None,
+                write_refused_at: None,
             };
-            self.largest.store(usize::MAX, Ordering::Relaxed);
-            self.is_denied.store(false, Ordering::Relaxed);
+            self.max_body.store(usize::MAX, Ordering::Relaxed);
+            self.is_write_refused.store(false, Ordering::Relaxed);
         }
     }
 
-    /// The largest body that the broker takes, in bytes; `usize::MAX` where that is not known.
-    pub(super) fn largest(&self) -> usize {
-        self.largest.load(Ordering::Relaxed)
+    /// The largest body that the broker accepts, in bytes; `usize::MAX` if that is not known.
+    pub(super) fn max_body(&self) -> usize {
+        self.max_body.load(Ordering::Relaxed)
     }
 
-    /// The broker has named its limit.
-    pub(super) fn learn_largest(&self, bytes: usize) {
-        self.largest.store(bytes, Ordering::Relaxed);
+    /// The broker has named the largest body in a refusal.
+    pub(super) fn set_max_body(&self, bytes: usize) {
+        self.max_body.store(bytes, Ordering::Relaxed);
     }
 
-    /// The broker has refused a reply: this user may not write.
-    pub(super) fn deny(&self, now: Instant) {
-        self.session().denied_at = Some(now);
-        self.is_denied.store(true, Ordering::Relaxed);
+    /// The broker has refused a reply, because the user may not write to the default exchange.
+    pub(super) fn write_refused(&self, now: Instant) {
+        self.session().write_refused_at = Some(now);
+        self.is_write_refused.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a reply may be tried now.
+    /// Whether a reply may be sent now.
     pub(super) fn may_write(&self, now: Instant) -> bool {
-        if !self.is_denied.load(Ordering::Relaxed) {
+        if !self.is_write_refused.load(Ordering::Relaxed) {
             return true;
         }
         let mut session = self.session();
-        let is_over = |at| now.saturating_duration_since(at) >= PAUSE;
-        if session.denied_at.is_none_or(is_over) {
-            session.denied_at = None;
-            self.is_denied.store(false, Ordering::Relaxed);
+        let is_over = |at| now.saturating_duration_since(at) >= WRITE_PAUSE;
+        if session.write_refused_at.is_none_or(is_over) {
+            session.write_refused_at = None;
+            self.is_write_refused.store(false, Ordering::Relaxed);
             return true;
         }
         false
     }
 
-    fn session(&self) -> MutexGuard<'_, Session> {
+    fn session(&self) -> MutexGuard<'_, SessionLimits> {
         lock(&self.session)
     }
 }
@@ -92,24 +93,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_learned_is_forgotten_with_the_session() {
+    fn limits_are_forgotten_with_the_session() {
         let (limits, now) = (BrokerLimits::default(), Instant::now());
-        limits.begin(1);
-        limits.learn_largest(100);
-        limits.deny(now);
-        limits.begin(1);
-        assert_eq!(limits.largest(), 100);
+        limits.session_started(1);
+        limits.set_max_body(100);
+        limits.write_refused(now);
+        limits.session_started(1);
+        assert_eq!(limits.max_body(), 100);
         assert!(!limits.may_write(now));
-        limits.begin(2);
-        assert_eq!(limits.largest(), usize::MAX);
+        limits.session_started(2);
+        assert_eq!(limits.max_body(), usize::MAX);
         assert!(limits.may_write(now));
     }
 
     #[test]
-    fn a_reply_is_tried_again_after_a_pause() {
+    fn a_reply_is_sent_again_after_a_pause() {
         let (limits, now) = (BrokerLimits::default(), Instant::now());
-        limits.deny(now);
-        assert!(!limits.may_write(now + PAUSE / 2));
-        assert!(limits.may_write(now + PAUSE) && limits.may_write(now));
+        limits.write_refused(now);
+        assert!(!limits.may_write(now + WRITE_PAUSE / 2));
+        assert!(limits.may_write(now + WRITE_PAUSE) && limits.may_write(now));
     }
 }

@@ -1,25 +1,29 @@
-//! The serving side: services on their queues, until shutdown.
+//! RPC servers: services that consume requests from their queues, and reply to them, until shutdown.
 
+mod batch;
 mod dispatch;
-mod in_doubt;
+mod execution;
 mod limits;
-mod several;
+mod method_table;
+mod reply;
+mod sent_replies;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::descriptor::ServiceDescriptor;
+use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::Error;
 use crate::link::Connection;
-use crate::running::Running;
 use crate::service::Service;
 use crate::shutdown::GRACE;
 use crate::wire::name::Name;
 use crate::wire::topology::{Queue, QueueKind, Topology};
+use crate::worker::Running;
 use crate::worker::{OnLoss, Source, Worker};
 use dispatch::Dispatcher;
+pub(crate) use method_table::MethodTable;
 
-/// Serves services from their queues.
+/// A server: consumes requests from the queues of its services, and replies to them.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), lepus::Error> {
@@ -28,9 +32,9 @@ use dispatch::Dispatcher;
 ///     async fn fib(&self, n: u64) -> u64;
 /// }
 ///
-/// struct Pocket;
+/// struct CalculatorService;
 ///
-/// impl Calculator for Pocket {
+/// impl Calculator for CalculatorService {
 ///     async fn fib(&self, n: u64) -> u64 {
 ///         (0..n).fold((0, 1), |(a, b), _| (b, a + b)).0
 ///     }
@@ -38,7 +42,7 @@ use dispatch::Dispatcher;
 ///
 /// let connection = lepus::Connection::open("amqp://localhost").await?;
 /// lepus::Server::new(&connection)
-///     .serve(CalculatorServer::new(Pocket))
+///     .serve(CalculatorServer::new(CalculatorService))
 ///     .run(lepus::shutdown_signal())
 ///     .await
 /// # }
@@ -47,31 +51,31 @@ use dispatch::Dispatcher;
 #[derive(Debug)]
 pub struct Server {
     connection: Connection,
-    services: Vec<Served>,
+    services: Vec<ServedService>,
     grace: Duration,
-    options: Options,
+    options: ServerOptions,
 }
 
-/// What holds for all services.
+/// The options of a server that hold for all of its services.
 #[derive(Clone, Debug, Default)]
-struct Options {
-    /// Prefixes of the queues that replies may go to; empty for all.
+struct ServerOptions {
+    /// The prefixes of the queues that replies may be sent to; empty for all queues.
     reply_to: Vec<String>,
     tells_panics: bool,
 }
 
-/// A service with its options.
-struct Served {
+/// A service of a server, with its options.
+struct ServedService {
     service: Arc<dyn Service>,
     concurrency: u16,
     queue: Option<Queue>,
     passive: bool,
 }
 
-impl std::fmt::Debug for Served {
+impl std::fmt::Debug for ServedService {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let name = self.service.descriptor().name();
-        f.debug_struct("Served")
+        f.debug_struct("ServedService")
             .field("service", &name)
             .field("concurrency", &self.concurrency)
             .finish_non_exhaustive()
@@ -79,20 +83,20 @@ impl std::fmt::Debug for Served {
 }
 
 impl Server {
-    /// A server that serves nothing yet.
+    /// A server without services.
     pub fn new(connection: &Connection) -> Self {
         Self {
             connection: connection.clone(),
             services: Vec::new(),
             grace: GRACE,
-            options: Options::default(),
+            options: ServerOptions::default(),
         }
     }
 
-    /// Adds a service. Each has its own channel; the options that follow are for the one added
-    /// last.
+    /// Adds a service. Each service has a channel of its own. The options that follow apply to the service
+    /// that was added last.
     pub fn serve(mut self, service: impl Service) -> Self {
-        self.services.push(Served {
+        self.services.push(ServedService {
             service: Arc::new(service),
             concurrency: 1,
             queue: None,
@@ -101,72 +105,72 @@ impl Server {
         self
     }
 
-    /// How many requests of the service added last are handled at once. This is the channel's
-    /// prefetch (`basic.qos`): with the default of 1, a busy server gets no further request while
-    /// another one is idle. At most 65,535; 0 counts as 1.
+    /// Sets how many requests of the service added last are handled at once. Default 1, with which an idle
+    /// server is always preferred over a busy one, because this is also the channel's prefetch
+    /// (`basic.qos`). The maximum is 65,535; 0 counts as 1.
     pub fn concurrency(self, requests: u16) -> Self {
         self.option(|served| served.concurrency = requests.max(1))
     }
 
-    /// The queue of the service added last, if it is to be declared otherwise than durable and
-    /// classic. It keeps its own name; clients publish to the one the service's attribute says.
+    /// Sets the queue of the service added last, for one that is not durable and classic. The service
+    /// consumes the queue of this name; clients publish to the queue that the service's attribute names.
     pub fn queue(self, queue: Queue) -> Self {
         self.option(|served| served.queue = Some(queue))
     }
 
-    /// The queues of the service added last must be there already: nothing is declared.
+    /// Declares no queues for the service added last: they must exist.
     pub fn passive(self) -> Self {
         self.option(|served| served.passive = true)
     }
 
-    /// How long a shutdown waits for the requests in hand. Default 30 s; what is not done by then
-    /// goes back to its queue.
+    /// Sets the longest time that a shutdown waits for running handlers. Default 30 s. Requests that are not
+    /// answered by then go back to their queue.
     pub fn grace(mut self, limit: Duration) -> Self {
         self.grace = limit;
         self
     }
 
-    /// Answers only to queues whose name begins so, as `reply_to` has it on the wire: with the
-    /// namespace. May be called several times; a request whose reply would go elsewhere is
-    /// acknowledged, not run and not answered, and counted as malformed, with a WARN. (A one-way
-    /// method is run: it has no reply.)
+    /// Allows replies to queues whose name begins with `prefix`, and no longer to all queues. The name is
+    /// that of `reply_to` on the wire, with the namespace. Call this several times for several prefixes. A
+    /// request that names another queue is acknowledged without being run or answered, counted as
+    /// malformed, and logged at WARN. A one-way method is run, because it has no reply.
     ///
-    /// Without it replies go to any queue that a request names: whoever may publish to the service's
-    /// queue can have it publish to each queue of the virtual host. The replies of Lepus clients go to
-    /// `lepus.reply.…`, after their namespace and a dot.
+    /// Without this option, replies are sent to any queue that a request names. Then every user who may
+    /// publish to the service's queue can make the server publish to each queue of the virtual host. Lepus
+    /// clients receive replies on `lepus.reply.…`, after their namespace and a dot.
     ///
-    /// Direct reply-to (`amq.rabbitmq.reply-to.…`) is refused on RabbitMQ before 4.0 unless a prefix
-    /// here begins with `amq.rabbitmq.reply-to`: there, an address that somebody has made up ends the
-    /// connection of the server that answers it. Where it is allowed, name the other prefixes as well,
-    /// or the empty one for all other queues.
+    /// On RabbitMQ before 4.0, replies to direct reply-to (`amq.rabbitmq.reply-to.…`) are not allowed unless
+    /// a prefix begins with `amq.rabbitmq.reply-to`: such a broker closes the server's connection over a
+    /// reply to an address that does not exist, and any client can make one up. If you allow it, also name
+    /// the other prefixes, or the empty one for all other queues.
     pub fn allow_reply_to(mut self, prefix: &str) -> Self {
         self.options.reply_to.push(prefix.to_owned());
         self
     }
 
-    /// Whether a caller whose handler panicked is told the panic's text. Default false: it gets an
-    /// `internal` status that names the method, and the text is in the log alone, at ERROR, for it may
-    /// say what is not for everybody.
+    /// Sets whether the reply of a handler that panicked contains the panic's text. Default false: the reply
+    /// is an `internal` status that names the method, and the text is only logged, at ERROR, because it may
+    /// contain data that the caller must not see.
     pub fn tell_panics(mut self, told: bool) -> Self {
         self.options.tells_panics = told;
         self
     }
 
-    fn option(mut self, set: impl FnOnce(&mut Served)) -> Self {
+    fn option(mut self, set: impl FnOnce(&mut ServedService)) -> Self {
         if let Some(served) = self.services.last_mut() {
             set(served);
         }
         self
     }
 
-    /// Starts consuming: when it returns, requests are taken.
+    /// Starts consuming. When this returns, requests are delivered.
     ///
     /// # Errors
-    /// The broker refuses a queue: it exists with other properties
-    /// ([`is_mismatch`](Error::is_mismatch) names the argument and both values), is exclusive to
-    /// another connection, or is not for this user. Nothing is served then. Also when two methods
-    /// or queues make no sense ([`is_invalid`](Error::is_invalid)), and when the connection was
-    /// closed. A broker that is away is waited for.
+    /// - The broker refuses a queue: it exists with other properties
+    ///   ([`is_mismatch`](Error::is_mismatch); the message names the argument and both values), it is
+    ///   exclusive to another connection, or the user has no permission. No service is started then.
+    /// - A queue's name is not valid, or no service was added ([`is_invalid`](Error::is_invalid)).
+    /// - The connection was closed. If the broker cannot be reached, this waits for it.
     pub async fn start(self) -> Result<Running, Error> {
         if self.services.is_empty() {
             return Err(Error::invalid(
@@ -198,13 +202,14 @@ impl Server {
         Ok(running)
     }
 
-    /// Serves until `shutdown` completes, then drains: stops consuming, finishes and answers what
-    /// is in hand within the grace period, gives the rest back.
+    /// Serves until `shutdown` completes, then drains: it stops consuming, lets running handlers finish and
+    /// reply within the grace period, and requeues the other requests.
     ///
     /// # Errors
-    /// As [`start`](Self::start); and that the connection was closed while it served.
+    /// As [`start`](Self::start); and the connection was closed while it served.
     ///
-    /// Dropping the future stops serving at once: what is in hand goes back to its queue.
+    /// # Cancel safety
+    /// Dropping the future stops serving at once. Requests that are not answered go back to their queue.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
         let starting = self.start();
         tokio::pin!(shutdown);
@@ -216,31 +221,33 @@ impl Server {
     }
 }
 
-/// The queues a service listens on: its own, and one for each method that has its own. Only the
-/// first takes requests that name no method.
-fn queues(served: &Served) -> Result<Vec<(Queue, dispatch::Unnamed)>, Error> {
+/// The queues of a service: its own, and one for each method that has its own. Each with the method that
+/// requests without a `type` are for.
+fn queues(
+    served: &ServedService,
+) -> Result<Vec<(Queue, Option<&'static MethodDescriptor>)>, Error> {
     let descriptor = served.service.descriptor();
     let main = match &served.queue {
         Some(queue) => queue.clone(),
-        None => plain(descriptor, descriptor.queue_name())?,
+        None => default_queue(descriptor, descriptor.queue_name())?,
     };
-    let mut queues = vec![(main, dispatch::Unnamed::Default)];
+    let mut queues = vec![(main, descriptor.default_target())];
     for method in descriptor.methods() {
         if let Some(name) = method.own_queue() {
-            let only = dispatch::Unnamed::Method(method);
-            queues.push((plain(descriptor, name)?, only));
+            queues.push((default_queue(descriptor, name)?, Some(method)));
         }
     }
     if served.passive {
         queues = queues
             .into_iter()
-            .map(|(queue, unnamed)| (queue.passive(), unnamed))
+            .map(|(queue, default)| (queue.passive(), default))
             .collect();
     }
     Ok(queues)
 }
 
-fn plain(descriptor: &ServiceDescriptor, name: &str) -> Result<Queue, Error> {
+/// A queue with the properties that the service's attribute gives.
+fn default_queue(descriptor: &ServiceDescriptor, name: &str) -> Result<Queue, Error> {
     let queue = Queue::new(Name::parse(name)?);
     Ok(match (descriptor.is_quorum(), descriptor.is_durable()) {
         (true, _) => queue.kind(QueueKind::Quorum),

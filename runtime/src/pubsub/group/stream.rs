@@ -15,7 +15,7 @@ use super::super::shelf::{Shelf, Slot};
 use super::{Held, Parcel};
 use crate::error::Error;
 use crate::policy::verdict::Verdict;
-use crate::running::Running;
+use crate::worker::Running;
 
 /// A member of a group: a stream of events that come to it and to no other member, each to be
 /// settled ([`Held`]).

@@ -18,10 +18,10 @@ use super::{Subscribe, Unbound};
 use crate::error::Error;
 use crate::link::{Connection, Mode};
 use crate::policy::verdict::IntoVerdict;
-use crate::running::{Running, Until};
 use crate::service::BoxFuture;
 use crate::shutdown::GRACE;
 use crate::worker::OnLoss;
+use crate::worker::{Running, Until};
 
 /// How many events wait here for a slow reader unless set.
 const BUFFER: usize = 1024;

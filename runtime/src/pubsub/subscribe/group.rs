@@ -16,10 +16,10 @@ use crate::link::Mode;
 use crate::policy::retry::RetryPolicy;
 use crate::policy::verdict::IntoVerdict;
 use crate::queue::{self, DeadLetters, JobHandler, WorkQueue};
-use crate::running::{Running, Until};
 use crate::service::BoxFuture;
 use crate::wire::topology::QueueKind;
 use crate::worker::OnLoss;
+use crate::worker::{Running, Until};
 
 /// The members of a named group share the events: each event goes to one of them.
 #[derive(Clone, Debug)]

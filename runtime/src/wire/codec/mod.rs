@@ -47,6 +47,23 @@ impl CodecError {
     }
 }
 
+/// A content type for which there is no codec. It may come from a peer, and is escaped.
+#[derive(Debug)]
+pub(crate) struct UnknownContentType<'a>(&'a str);
+
+impl<'a> UnknownContentType<'a> {
+    /// The content type, escaped.
+    pub(crate) fn name(&self) -> Escaped<&'a str> {
+        Escaped(self.0)
+    }
+}
+
+impl fmt::Display for UnknownContentType<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "content type `{}` is not understood", self.name())
+    }
+}
+
 /// How deep values may nest; serde_json's own limit is the same.
 const DEPTH: usize = 128;
 
@@ -86,6 +103,20 @@ impl Codec {
                 .any(|alias| essence.eq_ignore_ascii_case(alias))
                 .then_some(Self::MsgPack)
         })
+    }
+
+    /// The codec of a message with this content type; `self` if the message has none.
+    ///
+    /// # Errors
+    /// The content type is not known.
+    pub(crate) fn for_content_type(
+        self,
+        content_type: Option<&str>,
+    ) -> Result<Self, UnknownContentType<'_>> {
+        match content_type {
+            None => Ok(self),
+            Some(name) => Self::from_content_type(name).ok_or(UnknownContentType(name)),
+        }
     }
 
     /// Encodes a value.

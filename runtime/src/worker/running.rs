@@ -1,4 +1,4 @@
-//! Consumers under way, and how they are stopped.
+//! Running consumers, and their shutdown.
 
 use std::fmt;
 use std::pin::Pin;
@@ -9,29 +9,29 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
+use super::{Handler, Setup, Source, Worker};
 use crate::error::{Error, Kind};
 use crate::link::Connection;
 use crate::service::BoxFuture;
-use crate::worker::{Handler, Setup, Source, Worker};
 
-/// Consumers at work: a server's, a worker pool's. Dropping it stops them at once; what is in hand
-/// goes back to its queue.
+/// The running consumers of a server, a worker pool or a subscription. Dropping it stops them at once;
+/// deliveries that are not settled go back to their queue.
 #[derive(Debug)]
 #[must_use = "dropping it stops the work"]
 pub struct Running {
     shutdown: watch::Sender<bool>,
-    running: JoinSet<Result<(), Error>>,
+    consumers: JoinSet<Result<(), Error>>,
 }
 
 impl Running {
     pub(crate) fn new() -> Self {
         Self {
             shutdown: watch::Sender::new(false),
-            running: JoinSet::new(),
+            consumers: JoinSet::new(),
         }
     }
 
-    /// One consumer with a set-up of its own, at work.
+    /// Starts one consumer with a set-up of its own.
     pub(crate) async fn started<H: Handler>(
         connection: &Connection,
         source: Source,
@@ -45,19 +45,20 @@ impl Running {
     }
 
     pub(crate) fn add<H: Handler>(&mut self, worker: Worker, handler: Arc<H>, tasks: &Handle) {
-        self.running
+        self.consumers
             .spawn_on(worker.run(handler, self.shutdown.subscribe()), tasks);
     }
 
-    /// Works on until `shutdown` completes, then drains.
+    /// Runs until `shutdown` completes, then drains.
     ///
     /// # Errors
-    /// The connection was closed under it.
+    /// The connection was closed.
     pub async fn until(mut self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
         tokio::select! {
             () = shutdown => {}
-            // A worker ends by itself only when its connection is closed, which ends all.
-            ended = self.running.join_next() => match ended {
+            // A consumer ends without a shutdown only if the connection is closed, which ends all of
+            // them.
+            ended = self.consumers.join_next() => match ended {
                 Some(Ok(result)) => result?,
                 Some(Err(failed)) => return Err(Error::new(Kind::Closed).caused_by(failed)),
                 None => {}
@@ -73,7 +74,7 @@ impl Running {
     /// The connection was closed before it could drain.
     pub async fn stop(mut self) -> Result<(), Error> {
         self.shutdown.send_replace(true);
-        while let Some(ended) = self.running.join_next().await {
+        while let Some(ended) = self.consumers.join_next().await {
             match ended {
                 Ok(result) => result?,
                 Err(failed) => return Err(Error::new(Kind::Closed).caused_by(failed)),
@@ -83,35 +84,36 @@ impl Running {
     }
 }
 
-/// Consumers that are started, work until the future `S` completes, and drain: to be awaited.
-/// Dropping it stops them at once.
+/// A future that starts consumers, runs them until the future `S` completes, and drains them. Dropping
+/// it stops them at once.
 ///
-/// It is a type of its own so that it does not depend on the handler's: rustc reports a handler that
-/// does not fit once then, and not for the call, its future and its `await`.
+/// It is a named type that does not depend on the handler's type, so that rustc reports a handler with
+/// the wrong signature once, and not again for the call, its future and its `await`.
 #[must_use = "nothing is started before this is awaited"]
 pub struct Until<S> {
-    /// While it has not completed.
+    /// The future that requests the shutdown, and the channel it is reported on. `None` once it has
+    /// completed.
     shutdown: Option<(Pin<Box<S>>, oneshot::Sender<()>)>,
     work: BoxFuture<Result<(), Error>>,
 }
 
 impl<S> Until<S> {
     pub(crate) fn new(starting: BoxFuture<Result<Running, Error>>, shutdown: S) -> Self {
-        let (ask, asked) = oneshot::channel();
+        let (request, requested) = oneshot::channel();
         let work = async move {
-            let asked = async {
-                // Nobody takes this away and leaves the work.
-                let _ = asked.await;
+            let requested = async {
+                // The sender is dropped only together with this future.
+                let _ = requested.await;
             };
-            tokio::pin!(asked);
+            tokio::pin!(requested);
             let running = tokio::select! {
                 running = starting => running?,
-                () = &mut asked => return Ok(()),
+                () = &mut requested => return Ok(()),
             };
-            running.until(asked).await
+            running.until(requested).await
         };
         Self {
-            shutdown: Some((Box::pin(shutdown), ask)),
+            shutdown: Some((Box::pin(shutdown), request)),
             work: Box::pin(work),
         }
     }
@@ -121,10 +123,11 @@ impl<S: Future<Output = ()>> Future for Until<S> {
     type Output = Result<(), Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let is_over = |(shutdown, _): &mut (Pin<Box<S>>, _)| shutdown.as_mut().poll(cx).is_ready();
-        if let Some((_, ask)) = self.shutdown.take_if(is_over) {
-            // The work may have ended by itself.
-            let _ = ask.send(());
+        let is_requested =
+            |(shutdown, _): &mut (Pin<Box<S>>, _)| shutdown.as_mut().poll(cx).is_ready();
+        if let Some((_, request)) = self.shutdown.take_if(is_requested) {
+            // The consumers may have ended already.
+            let _ = request.send(());
         }
         self.work.as_mut().poll(cx)
     }

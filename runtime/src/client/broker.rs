@@ -1,0 +1,125 @@
+//! Requests sent through the broker (`basic.publish`), and what replaces one whose connection or channel
+//! is lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::timeout_at;
+
+use super::coalesce::Coalescer;
+use super::reply_queue::{CallMessage, PendingCall, ReplyQueue, ReplyRouter};
+use super::request::CallRequest;
+use crate::error::{Error, Kind, Outcome};
+use crate::link::Connection;
+use crate::publisher::{Publisher, UNCONFIRMED};
+
+/// The pause before a request that was not sent is tried again, while its channel is replaced.
+const RETRY_PAUSE: Duration = Duration::from_millis(5);
+
+/// The number of the next idempotency key of this process.
+static NEXT_MESSAGE: AtomicU64 = AtomicU64::new(1);
+
+/// The part of a client that sends requests through the broker.
+#[derive(Clone)]
+pub(super) struct BrokerBackend {
+    pub(super) router: Arc<ReplyRouter>,
+    pub(super) connection: Connection,
+    /// For one-way requests, and for requests that are sent alone on a channel.
+    pub(super) publisher: Publisher,
+    pub(super) coalescer: Option<Arc<Coalescer>>,
+}
+
+impl BrokerBackend {
+    pub(super) fn new(connection: &Connection) -> Self {
+        Self {
+            router: ReplyRouter::of(connection),
+            connection: connection.clone(),
+            publisher: Publisher::new(connection, UNCONFIRMED),
+            coalescer: None,
+        }
+    }
+
+    /// A new idempotency key.
+    pub(super) fn next_message_id(&self) -> String {
+        let number = NEXT_MESSAGE.fetch_add(1, Ordering::Relaxed);
+        format!("{}-{number}", self.router.identity)
+    }
+
+    /// Queues or publishes a request, if nothing has to be waited for.
+    pub(super) fn send_now(&self, request: &Arc<CallRequest>) -> Option<PendingCall> {
+        let coalescer = self.coalescer.as_ref();
+        let queued = coalescer.and_then(|coalescer| coalescer.enqueue(&self.router, request));
+        queued.or_else(|| self.publish_on(&self.router.ready()?, request)?.ok())
+    }
+
+    /// Publishes a request in a message of its own, on the first session that accepts it.
+    pub(super) async fn send(&self, request: &CallRequest) -> Result<PendingCall, Error> {
+        loop {
+            let queue = match timeout_at(request.deadline, self.router.wait()).await {
+                Ok(Ok(queue)) => queue,
+                Ok(Err(error)) => return Err(request.not_sent(error)),
+                Err(_) => {
+                    let kind = self.router.blocked().map_or(Kind::Timeout, Kind::Blocked);
+                    return Err(request.failed(kind, Outcome::NotSent));
+                }
+            };
+            if request.time_left().is_zero() {
+                return Err(request.failed(Kind::Timeout, Outcome::NotSent));
+            }
+            match self.publish_on(&queue, request) {
+                Some(Ok(call)) => return Ok(call),
+                Some(Err(error)) if !error.is_disconnected() => {
+                    return Err(request.not_sent(error));
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "request not sent, waiting for the next connection or channel");
+                }
+                None => {}
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Registers a call with a reply queue and publishes its request. `None` if no reply can come to this
+    /// queue any more.
+    fn publish_on(
+        &self,
+        queue: &Arc<ReplyQueue>,
+        request: &CallRequest,
+    ) -> Option<Result<PendingCall, Error>> {
+        let call = queue.register(CallMessage::Own)?;
+        let asks_for_batches = self
+            .coalescer
+            .as_ref()
+            .is_some_and(|coalescer| coalescer.should_ask());
+        let app_id = self.connection.given_name();
+        let message = request.message(app_id, Some(call.address()), asks_for_batches);
+        Some(queue.publish(&message, call.id).map(|()| call))
+    }
+
+    /// Publishes a request with a confirm and without other requests on its channel. If the broker closes
+    /// that channel, this request is the reason.
+    pub(super) async fn send_isolated(&self, request: &CallRequest) -> Result<PendingCall, Error> {
+        loop {
+            let queue = match timeout_at(request.deadline, self.router.wait()).await {
+                Ok(Ok(queue)) => queue,
+                Ok(Err(error)) => return Err(request.not_sent(error)),
+                Err(_) => return Err(request.failed(Kind::Timeout, Outcome::NotSent)),
+            };
+            if request.time_left().is_zero() {
+                return Err(request.failed(Kind::Timeout, Outcome::NotSent));
+            }
+            let Some(call) = queue.register(CallMessage::Own) else {
+                tokio::time::sleep(RETRY_PAUSE).await;
+                continue;
+            };
+            let app_id = self.connection.given_name();
+            let message = Arc::new(request.message(app_id, Some(call.address()), false));
+            let published = self.publisher.publish(message, request.time_left()).await;
+            return published
+                .map(|()| call)
+                .map_err(|fault| fault.of(&request.target()));
+        }
+    }
+}

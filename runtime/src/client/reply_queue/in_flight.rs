@@ -1,0 +1,271 @@
+//! Calls in flight on a reply queue: each waits here from its registration until it is completed.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::oneshot;
+
+use crate::error::Error;
+use crate::policy::in_flight::InFlightTable;
+use crate::policy::refusal::Traits;
+use crate::service::Reply;
+use crate::stats::Counters;
+use crate::sync::lock;
+use crate::wire::envelope::ReplyForm;
+
+/// The completion of a call in flight.
+#[derive(Debug)]
+pub(in crate::client) enum CallCompletion {
+    Reply(ReceivedReply),
+    /// The broker returned the request (`basic.return`): no queue took it.
+    Returned,
+    /// The broker closed the channel over this request. It was not executed.
+    Refused(Error),
+    /// No reply can come any more. The request may have been executed.
+    Lost(Error),
+    /// The call was not executed and is to be sent in a message of its own. Its batch was not sent; or,
+    /// with `batch_refused`, the server does not accept batches.
+    SendAlone {
+        batch_refused: bool,
+    },
+}
+
+/// A reply, as it was received.
+#[derive(Debug)]
+pub(in crate::client) struct ReceivedReply {
+    pub(in crate::client) reply: Reply,
+    pub(in crate::client) form: ReplyForm,
+    pub(in crate::client) content_type: Option<String>,
+    /// The body's size in bytes, even if the body was left out because it is too large.
+    pub(in crate::client) size: usize,
+}
+
+/// The message in which a call is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::client) enum CallMessage {
+    /// Not decided: the call waits to be put into a batch.
+    Queued,
+    /// A message of its own.
+    Own,
+    /// The batch of this number, which is the id of its first call.
+    Batch(u64),
+}
+
+/// A message that was published on the channel for requests: its position among all of them, and the
+/// traits by which the broker may refuse it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PublishedMessage {
+    pub(super) position: u64,
+    pub(super) traits: Traits,
+}
+
+#[derive(Debug)]
+struct CallEntry {
+    message: CallMessage,
+    /// Set once the message is published; of a batch, on the first of its calls.
+    published: Option<PublishedMessage>,
+    completion: oneshot::Sender<CallCompletion>,
+}
+
+/// The calls in flight on one reply queue, by their ids.
+#[derive(Debug)]
+pub(super) struct InFlightCalls {
+    /// `None` once no reply can come any more.
+    table: Mutex<Option<InFlightTable<CallEntry>>>,
+    counters: Arc<Counters>,
+}
+
+impl InFlightCalls {
+    pub(super) fn new(counters: Arc<Counters>) -> Self {
+        Self {
+            table: Mutex::new(Some(InFlightTable::default())),
+            counters,
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Option<InFlightTable<CallEntry>>> {
+        lock(&self.table)
+    }
+
+    /// Registers a call, and gives its id. `None` if no reply can come any more.
+    pub(super) fn register(
+        &self,
+        message: CallMessage,
+    ) -> Option<(u64, oneshot::Receiver<CallCompletion>)> {
+        let (sender, completion) = oneshot::channel();
+        let entry = CallEntry {
+            message,
+            published: None,
+            completion: sender,
+        };
+        let id = self.table().as_mut()?.insert(entry);
+        self.counters.pending_calls.add();
+        Some((id, completion))
+    }
+
+    /// Removes a call that nobody waits for any more.
+    pub(super) fn remove(&self, id: u64) {
+        drop(self.take(id));
+    }
+
+    fn take(&self, id: u64) -> Option<CallEntry> {
+        let entry = self.table().as_mut()?.remove(id);
+        if entry.is_some() {
+            self.counters.pending_calls.remove();
+        }
+        entry
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.table().as_ref().is_none_or(InFlightTable::is_empty)
+    }
+
+    /// Whether the message of a call is not decided yet.
+    pub(super) fn is_queued(&self, id: u64) -> bool {
+        self.message_of(id) == Some(CallMessage::Queued)
+    }
+
+    fn message_of(&self, id: u64) -> Option<CallMessage> {
+        let mut table = self.table();
+        table.as_mut()?.get_mut(id).map(|entry| entry.message)
+    }
+
+    /// Notes that the message of a call, or of the batch whose first call it is, was published.
+    pub(super) fn set_published(&self, id: u64, published: PublishedMessage) {
+        let mut table = self.table();
+        if let Some(entry) = table.as_mut().and_then(|table| table.get_mut(id)) {
+            entry.published = Some(published);
+        }
+    }
+
+    /// Puts calls into one message. Calls that are no longer registered are removed from the list. The
+    /// result is the id of the first call; `None` if none is left.
+    pub(super) fn assign_message<T>(
+        &self,
+        calls: &mut Vec<T>,
+        id: impl Fn(&T) -> u64,
+    ) -> Option<u64> {
+        let mut table = self.table();
+        let table = table.as_mut()?;
+        calls.retain(|call| table.get_mut(id(call)).is_some());
+        let first = id(calls.first()?);
+        let message = if calls.len() == 1 {
+            CallMessage::Own
+        } else {
+            CallMessage::Batch(first)
+        };
+        for call in calls {
+            if let Some(entry) = table.get_mut(id(call)) {
+                entry.message = message;
+            }
+        }
+        Some(first)
+    }
+
+    /// Completes a call. `false` if it is not registered, or no longer.
+    pub(super) fn complete(&self, id: u64, completion: CallCompletion) -> bool {
+        match self.take(id) {
+            Some(entry) => {
+                // The receiver may be gone: its call was dropped at this moment.
+                drop(entry.completion.send(completion));
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Completes a call of a batch. `false` if it was not sent in that batch: a reply to one batch cannot
+    /// complete a call of another.
+    pub(super) fn complete_in_batch(
+        &self,
+        batch: u64,
+        id: u64,
+        completion: CallCompletion,
+    ) -> bool {
+        self.message_of(id) == Some(CallMessage::Batch(batch)) && self.complete(id, completion)
+    }
+
+    /// Completes all calls of a batch in the same way.
+    pub(super) fn complete_batch(&self, batch: u64, completion: impl Fn() -> CallCompletion) {
+        let is_in_batch = |entry: &CallEntry| entry.message == CallMessage::Batch(batch);
+        let entries = self
+            .table()
+            .as_mut()
+            .map(|table| table.remove_where(is_in_batch));
+        for entry in entries.into_iter().flatten() {
+            self.counters.pending_calls.remove();
+            drop(entry.completion.send(completion()));
+        }
+    }
+
+    /// Completes the calls that end because the broker closed the channel for requests.
+    pub(super) fn channel_refused(&self, reason: &Error) {
+        let mut completed = Vec::new();
+        if let Some(table) = self.table().as_mut() {
+            for (id, completion) in completions_after_refusal(table, reason) {
+                completed.extend(table.remove(id).map(|entry| (entry, completion)));
+            }
+        }
+        for (entry, completion) in completed {
+            self.counters.pending_calls.remove();
+            drop(entry.completion.send(completion));
+        }
+    }
+
+    /// Completes all calls as lost. No call can be registered after this.
+    pub(super) fn fail_all(&self, reason: &Error) {
+        let table = self.table().take();
+        for entry in table.into_iter().flat_map(InFlightTable::into_values) {
+            self.counters.pending_calls.remove();
+            drop(entry.completion.send(CallCompletion::Lost(reason.clone())));
+        }
+    }
+}
+
+/// The calls that end because the broker closed the channel for requests over one message, and their
+/// completions.
+///
+/// The broker handles the messages of a channel in their order. It has taken those before the message
+/// that it refused, and their replies may still come; it has dropped those after it.
+fn completions_after_refusal(
+    table: &InFlightTable<CallEntry>,
+    reason: &Error,
+) -> Vec<(u64, CallCompletion)> {
+    let refused = table
+        .iter()
+        .filter_map(|(_, entry)| entry.published)
+        .filter(|published| published.traits.are_refused_by(reason))
+        .map(|published| published.position)
+        .min();
+    let positions: HashMap<u64, u64> = table
+        .iter()
+        .filter_map(|(id, entry)| Some((id, entry.published?.position)))
+        .collect();
+    let completion = |id: u64, entry: &CallEntry| {
+        let (message, is_own) = match entry.message {
+            CallMessage::Queued => return None,
+            CallMessage::Own => (id, true),
+            CallMessage::Batch(batch) => (batch, false),
+        };
+        // The position of a batch is not known if its first call was dropped.
+        let order = match (positions.get(&message), refused) {
+            (Some(position), Some(refused)) => Some(position.cmp(&refused)),
+            _ => None,
+        };
+        match order {
+            Some(Ordering::Less) => None,
+            Some(Ordering::Equal) if is_own => Some(CallCompletion::Refused(reason.clone())),
+            // A call of the refused batch may be accepted in a message of its own. If it is the cause, it
+            // is refused there.
+            Some(_) => Some(CallCompletion::SendAlone {
+                batch_refused: false,
+            }),
+            None => Some(CallCompletion::Lost(reason.clone())),
+        }
+    };
+    table
+        .iter()
+        .filter_map(|(id, entry)| Some((id, completion(id, entry)?)))
+        .collect()
+}

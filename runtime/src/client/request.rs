@@ -1,0 +1,145 @@
+//! Requests: a call with its deadline, and the message (`basic.publish`) it is sent as.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::call::CallOptions;
+use super::correlation::{CorrelationId, ReplyAddress};
+use super::{Client, DEFAULT_TIMEOUT};
+use crate::clock;
+use crate::context::Context;
+use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
+use crate::error::{Error, Kind, Outcome};
+use crate::publisher::What;
+use crate::wire::codec::Codec;
+use crate::wire::envelope::RequestHead;
+use crate::wire::message::Outgoing;
+use crate::wire::value::Table;
+
+/// The longest timeout of a call: the longest `expiration` that RabbitMQ takes.
+const MAX_TIMEOUT: Duration = Duration::from_millis(u32::MAX as u64);
+
+/// A call that was started: the content of its message, and what its errors name.
+pub(super) struct CallRequest {
+    pub(super) service: &'static ServiceDescriptor,
+    pub(super) method: &'static MethodDescriptor,
+    /// The queue that the request is published to, by its name on the broker.
+    pub(super) queue: Arc<str>,
+    pub(super) started: Instant,
+    pub(super) deadline: Instant,
+    pub(super) codec: Codec,
+    pub(super) body: Bytes,
+    pub(super) message_id: Option<String>,
+    pub(super) priority: Option<u8>,
+    pub(super) headers: Table,
+    pub(super) trace: Table,
+}
+
+impl CallRequest {
+    /// Starts a call: its deadline counts from now.
+    ///
+    /// # Errors
+    /// The arguments could not be encoded, or this thread is not in a runtime. Nothing was sent.
+    pub(super) fn start(options: CallOptions) -> Result<(Client, Self), Error> {
+        let started = Instant::now();
+        let CallOptions {
+            client,
+            method,
+            body,
+            timeout,
+            priority,
+            headers,
+        } = options;
+        let context = Context::current();
+        let timeout = timeout
+            .or(method.timeout())
+            .or(client.inner.timeout)
+            .unwrap_or(DEFAULT_TIMEOUT)
+            .min(MAX_TIMEOUT);
+        let deadline = clock::deadline(started, timeout);
+        let mut request = Self {
+            service: client.inner.descriptor,
+            method,
+            queue: client.queue_of(method),
+            started,
+            // A call inside a handler ends with the request that the handler answers.
+            deadline: context
+                .deadline()
+                .map_or(deadline, |outer| outer.min(deadline)),
+            codec: client.inner.codec,
+            body: Bytes::new(),
+            message_id: None,
+            priority,
+            headers,
+            trace: context.trace().clone(),
+        };
+        Error::check_runtime().map_err(|error| request.not_sent(error))?;
+        request.body = body.map_err(|error| request.not_sent(error))?;
+        Ok((client, request))
+    }
+
+    /// The names of this call in its errors.
+    pub(super) fn target(&self) -> What {
+        let (service, method) = (self.service.name().into(), self.method.name().into());
+        What {
+            service,
+            method,
+            queue: Arc::clone(&self.queue),
+        }
+    }
+
+    pub(super) fn failed(&self, kind: Kind, outcome: Outcome) -> Error {
+        self.target()
+            .failed(Error::new(kind), self.started, outcome)
+    }
+
+    pub(super) fn not_sent(&self, error: Error) -> Error {
+        self.target().failed(error, self.started, Outcome::NotSent)
+    }
+
+    pub(super) fn time_left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// The request's message, as it is published now: its expiration is the time left.
+    ///
+    /// `app_id` names the client. A request without an address gets no reply. `asks_for_batches` asks the
+    /// server whether it accepts batches.
+    pub(super) fn message(
+        &self,
+        app_id: Option<&str>,
+        reply: Option<ReplyAddress<'_>>,
+        asks_for_batches: bool,
+    ) -> Outgoing {
+        let head = RequestHead {
+            method: Some(self.method.name().to_owned()),
+            reply_to: reply.map(|address| address.reply_to.to_owned()),
+            correlation_id: reply
+                .map(|address| CorrelationId::Call(address.id).encode(address.secret)),
+            message_id: self.message_id.clone(),
+            content_type: Some(self.codec.content_type().to_owned()),
+            time_left: Some(self.time_left()),
+            priority: self.priority,
+            caller: app_id.map(str::to_owned),
+            asks_for_batches,
+            headers: self.headers.clone(),
+            trace: self.trace.clone(),
+            persistent: false,
+        };
+        self.message_with(head, self.body.clone())
+    }
+
+    /// A message with this head and body to the queue of this request.
+    pub(super) fn message_with(&self, head: RequestHead, body: Bytes) -> Outgoing {
+        Outgoing {
+            exchange: String::new(),
+            routing_key: self.queue.to_string(),
+            mandatory: true,
+            properties: head.into_properties(),
+            body,
+        }
+    }
+}

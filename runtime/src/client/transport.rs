@@ -1,0 +1,375 @@
+//! The transport of a call: it is sent through the broker or to an implementation in this process, and
+//! its response is awaited. An idempotent call whose connection is lost is sent again.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::time::{Instant, timeout_at};
+
+use super::broker::BrokerBackend;
+use super::call::CallOptions;
+use super::reply_queue::{CallCompletion, PendingCall, ReceivedReply};
+use super::request::CallRequest;
+use super::{Backend, InFlightPermit};
+use crate::context::{Context, Facts};
+use crate::error::{Error, Kind, Outcome};
+use crate::escape::Escaped;
+use crate::handler_guard::{AbortOnDropTask, HandlerEnd, guard};
+use crate::policy::refusal;
+use crate::publisher::Fault;
+use crate::service::{BoxFuture, Reply, Request, Service};
+use crate::wire::codec::{Codec, CodecError};
+use crate::wire::envelope::ReplyStatus;
+
+/// A call that was sent, or queued for a batch, and whose response is awaited.
+pub(super) struct InFlightCall {
+    request: Arc<CallRequest>,
+    transport: Transport,
+    _permit: InFlightPermit,
+}
+
+/// A call that is being sent.
+pub(super) enum Sending {
+    /// Nothing had to be waited for, as for nearly all calls.
+    Done(Result<InFlightCall, Error>),
+    /// Boxed, so that the future of a call stays small.
+    Waiting(BoxFuture<Result<InFlightCall, Error>>),
+}
+
+enum Transport {
+    /// A request on a queue, whose reply comes to the reply queue.
+    Broker(Arc<BrokerBackend>, PendingCall),
+    /// A request without a reply, until the broker confirms it.
+    OneWay(BoxFuture<Result<(), Fault>>),
+    Local(LocalCall),
+    /// A local request without a reply.
+    LocalOneWay,
+}
+
+/// A call of an implementation in this process.
+enum LocalCall {
+    /// It runs as it is awaited.
+    Inline(BoxFuture<HandlerEnd<Reply>>),
+    /// It runs in a task of its own, because it was sent to be awaited later.
+    Spawned(AbortOnDropTask<Reply>),
+}
+
+/// A reply whose body is not decoded yet.
+pub(super) struct EncodedReply {
+    pub(super) codec: Codec,
+    pub(super) reply: Reply,
+}
+
+impl Sending {
+    /// Starts a call, and sends its request if nothing has to be waited for.
+    pub(super) fn start(options: CallOptions) -> Self {
+        let (client, request) = match CallRequest::start(options) {
+            Ok(started) => started,
+            Err(error) => return Self::Done(Err(error)),
+        };
+        let client = match client.try_permit() {
+            Ok(permit) => return send(request, permit),
+            Err(client) => client,
+        };
+        Self::Waiting(Box::pin(async move {
+            match timeout_at(request.deadline, client.permit()).await {
+                Ok(Some(permit)) => send(request, permit).done().await,
+                Ok(None) | Err(_) => Err(request.failed(Kind::Timeout, Outcome::NotSent)),
+            }
+        }))
+    }
+
+    /// Completes when the request is sent.
+    pub(super) async fn done(self) -> Result<InFlightCall, Error> {
+        match self {
+            Self::Done(call) => call,
+            Self::Waiting(call) => call.await,
+        }
+    }
+}
+
+fn send(request: CallRequest, permit: InFlightPermit) -> Sending {
+    match &permit.client.inner.backend {
+        Backend::Local(service) => {
+            let call = call_locally(Arc::clone(service), &request);
+            let transport = if request.method.is_oneway() {
+                tokio::spawn(call);
+                Transport::LocalOneWay
+            } else {
+                Transport::Local(LocalCall::Inline(Box::pin(call)))
+            };
+            Sending::Done(Ok(InFlightCall {
+                request: Arc::new(request),
+                transport,
+                _permit: permit,
+            }))
+        }
+        Backend::Broker(backend) => send_to_broker(Arc::clone(backend), request, permit),
+    }
+}
+
+fn send_to_broker(
+    backend: Arc<BrokerBackend>,
+    mut request: CallRequest,
+    permit: InFlightPermit,
+) -> Sending {
+    let method = request.method;
+    let (size, limit) = (request.body.len(), backend.connection.max_message());
+    if size > limit {
+        let error = Error::new(Kind::TooLarge { size, limit });
+        return Sending::Done(Err(request.not_sent(error)));
+    }
+    if request.time_left().is_zero() {
+        return Sending::Done(Err(request.failed(Kind::Timeout, Outcome::NotSent)));
+    }
+    if method.is_oneway() || method.is_idempotent() {
+        request.message_id = Some(backend.next_message_id());
+    }
+    let request = Arc::new(request);
+    let in_flight = |request, transport| InFlightCall {
+        request,
+        transport,
+        _permit: permit,
+    };
+    if method.is_oneway() {
+        return Sending::Waiting(Box::pin(async move {
+            let app_id = backend.connection.given_name();
+            let message = Arc::new(request.message(app_id, None, false));
+            let (now, time_left) = (Instant::now(), request.time_left());
+            let published = backend.publisher.send(message, now, time_left).await;
+            let receipt = published.map_err(|fault| fault.of(&request.target()))?;
+            let confirmed = Box::pin(receipt.wait());
+            Ok(in_flight(request, Transport::OneWay(confirmed)))
+        }));
+    }
+    match backend.send_now(&request) {
+        Some(call) => Sending::Done(Ok(in_flight(request, Transport::Broker(backend, call)))),
+        None => Sending::Waiting(Box::pin(async move {
+            let call = backend.send(&request).await?;
+            Ok(in_flight(request, Transport::Broker(backend, call)))
+        })),
+    }
+}
+
+impl InFlightCall {
+    /// Lets a local call run while nobody awaits it. A remote one does so anyway.
+    pub(super) fn detach(mut self) -> Self {
+        if let Transport::Local(LocalCall::Inline(call)) = self.transport {
+            self.transport = Transport::Local(LocalCall::Spawned(AbortOnDropTask::spawn(call)));
+        }
+        self
+    }
+
+    /// The error of a call whose reply does not decode.
+    pub(super) fn undecodable(&self, error: CodecError) -> Error {
+        self.failed_by_server(Kind::Decode).caused_by(error)
+    }
+
+    /// The error of a call that the server answered.
+    pub(super) fn failed_by_server(&self, kind: Kind) -> Error {
+        self.request.failed(kind, Outcome::Answered)
+    }
+
+    /// Waits for the reply. Called once.
+    ///
+    /// The rare branches are boxed, because thousands of these futures may wait at once.
+    pub(super) async fn response(&mut self) -> Result<EncodedReply, Error> {
+        let request = &self.request;
+        // The call may have been sent inside a runtime and be awaited outside of it.
+        Error::check_runtime().map_err(|error| {
+            request
+                .target()
+                .failed(error, request.started, Outcome::SentNoReply)
+        })?;
+        let (backend, call) = match &mut self.transport {
+            Transport::Broker(backend, call) => (backend, call),
+            Transport::Local(call) => {
+                let end = match call {
+                    LocalCall::Inline(handler) => handler.await,
+                    LocalCall::Spawned(task) => task.join().await,
+                };
+                return local_response(request, end);
+            }
+            Transport::OneWay(confirmed) => {
+                let confirmed = confirmed.await;
+                confirmed.map_err(|fault| fault.of(&request.target()))?;
+                return Ok(EncodedReply::unit());
+            }
+            Transport::LocalOneWay => return Ok(EncodedReply::unit()),
+        };
+        // Whether an earlier request of this call may have been executed.
+        let mut may_have_run = false;
+        loop {
+            let completion = match timeout_at(request.deadline, call.completion()).await {
+                Ok(completion) => completion,
+                Err(_) => {
+                    let outcome = if call.is_queued() && !may_have_run {
+                        Outcome::NotSent
+                    } else {
+                        Outcome::SentNoReply
+                    };
+                    return Err(request.failed(Kind::Timeout, outcome));
+                }
+            };
+            let is_isolated = match next_step(backend, request, completion, may_have_run)? {
+                NextStep::Return(reply) => return Ok(reply),
+                NextStep::Send => false,
+                NextStep::SendAgain { is_isolated } => {
+                    may_have_run = true;
+                    is_isolated
+                }
+            };
+            let sending = async {
+                if is_isolated {
+                    backend.send_isolated(request).await
+                } else {
+                    backend.send(request).await
+                }
+            };
+            *call = Box::pin(sending).await.map_err(|error| {
+                if !may_have_run {
+                    return error;
+                }
+                // The second request was not sent, but the first may have been executed.
+                let kind = error.kind().clone();
+                request.failed(kind, Outcome::SentNoReply).caused_by(error)
+            })?;
+        }
+    }
+}
+
+/// The next step of a call after the completion of a request.
+enum NextStep {
+    Return(EncodedReply),
+    /// The request was not executed, and is sent in a message of its own.
+    Send,
+    /// The request may have been executed, and is sent again. If `is_isolated`, without other requests on
+    /// its channel, since the broker may have closed the previous channel over this one.
+    SendAgain {
+        is_isolated: bool,
+    },
+}
+
+fn next_step(
+    backend: &BrokerBackend,
+    request: &CallRequest,
+    completion: CallCompletion,
+    may_have_run: bool,
+) -> Result<NextStep, Error> {
+    let unless_run = |outcome| {
+        if may_have_run {
+            Outcome::SentNoReply
+        } else {
+            outcome
+        }
+    };
+    match completion {
+        CallCompletion::Returned => {
+            // The queue may have been deleted after it took an earlier request.
+            Err(request.failed(Kind::Unroutable, unless_run(Outcome::Unroutable)))
+        }
+        CallCompletion::Reply(reply) => {
+            if let Some(coalescer) = &backend.coalescer {
+                coalescer.reply_received(reply.form);
+            }
+            let limit = backend.connection.max_message();
+            check_reply(request, reply, limit).map(NextStep::Return)
+        }
+        CallCompletion::SendAlone { batch_refused } => {
+            if let Some(coalescer) = backend.coalescer.as_ref().filter(|_| batch_refused) {
+                coalescer.batch_refused();
+            }
+            Ok(NextStep::Send)
+        }
+        CallCompletion::Refused(reason) => {
+            let error = refusal::told(&reason, request.body.len());
+            let failed = request.failed(error.kind().clone(), unless_run(Outcome::Rejected));
+            Err(failed.caused_by(error))
+        }
+        CallCompletion::Lost(reason) if request.method.is_idempotent() && !reason.is_closed() => {
+            tracing::debug!(call = ?request.target(), error = %reason, "sending an idempotent call again");
+            let is_isolated = reason.amqp_code().is_some();
+            Ok(NextStep::SendAgain { is_isolated })
+        }
+        CallCompletion::Lost(reason) => {
+            let failed = request.failed(reason.kind().clone(), Outcome::SentNoReply);
+            Err(failed.caused_by(reason))
+        }
+    }
+}
+
+/// Checks the size of a reply and finds its codec.
+fn check_reply(
+    request: &CallRequest,
+    received: ReceivedReply,
+    limit: usize,
+) -> Result<EncodedReply, Error> {
+    let ReceivedReply {
+        reply,
+        content_type,
+        size,
+        ..
+    } = received;
+    if size > limit {
+        let kind = Kind::TooLarge { size, limit };
+        return Err(request.failed(kind, Outcome::Answered));
+    }
+    let codec = request.codec.for_content_type(content_type.as_deref());
+    let codec = codec.map_err(|unknown| {
+        let (reply, codec) = (unknown.name(), request.codec);
+        let text = format!("the reply is `{reply}`, the request was `{codec}`");
+        request
+            .failed(Kind::Decode, Outcome::Answered)
+            .caused_by(text)
+    })?;
+    Ok(EncodedReply { codec, reply })
+}
+
+impl EncodedReply {
+    /// The reply `()`, for a request that gets none.
+    fn unit() -> Self {
+        Self {
+            codec: Codec::Json,
+            reply: Reply {
+                status: ReplyStatus::Success,
+                body: Bytes::from_static(b"null"),
+            },
+        }
+    }
+}
+
+fn call_locally(
+    service: Arc<dyn Service>,
+    request: &CallRequest,
+) -> impl Future<Output = HandlerEnd<Reply>> + Send + 'static {
+    let context = Context::new(Facts {
+        service: request.service.name().into(),
+        method: request.method.name().into(),
+        deadline: Some(request.deadline),
+        headers: request.headers.clone(),
+        trace: request.trace.clone(),
+        attempt: 1,
+        ..Facts::default()
+    });
+    let deadline = request.deadline;
+    let request = Request::new(request.method, request.codec, request.body.clone());
+    let handler = context.handler(|| service.call(request));
+    guard(Some(deadline), handler)
+}
+
+fn local_response(request: &CallRequest, end: HandlerEnd<Reply>) -> Result<EncodedReply, Error> {
+    let reply = match end {
+        HandlerEnd::Returned(reply) => reply,
+        HandlerEnd::Panicked(text) => {
+            let (service, method) = (request.service.name(), request.method.name());
+            let panic = Escaped(&text);
+            tracing::error!(service, method, %panic, "a handler panicked");
+            Reply::panicked(method, None)
+        }
+        HandlerEnd::TimedOut => {
+            return Err(request.failed(Kind::Timeout, Outcome::SentNoReply));
+        }
+    };
+    let codec = request.codec;
+    Ok(EncodedReply { codec, reply })
+}

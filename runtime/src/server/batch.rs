@@ -1,0 +1,298 @@
+//! Requests that carry a batch of calls. Each call is executed by itself, and replies that are ready at the
+//! same time are sent as a batch.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::SemaphorePermit;
+use tokio::time::Instant;
+
+use super::dispatch::{Dispatcher, ReceivedRequest};
+use super::execution::RunOn;
+use super::reply::{AckMode, ReplyRoute, ReplySender};
+use super::sent_replies::ReplyOrigin;
+use crate::context::Facts;
+use crate::link::{Channel, Flush};
+use crate::service::Reply;
+use crate::wire::batch::{self, BatchedCall, BatchedReply};
+use crate::wire::codec::Codec;
+use crate::wire::envelope::{ReplyForm, ReplyStatus};
+use crate::wire::status::{Code, Status};
+use crate::worker::{INLINE_BUDGET, Settlement};
+
+/// The size at which a batch of replies is sent, in bytes.
+const MAX_BATCH_SIZE: usize = 64 * 1024;
+/// The most bytes of a batch that belong to a reply, besides its body and the text of its status, and
+/// including its share of the rest of the message.
+const REPLY_OVERHEAD: usize = 64;
+
+impl Dispatcher {
+    /// Answers all calls of a request, which is acknowledged when they are done.
+    pub(super) async fn answer_batch(
+        &self,
+        channel: &Arc<Channel>,
+        tag: u64,
+        mut request: ReceivedRequest,
+    ) -> Settlement {
+        if !self.replies.may_reply(channel, &request.head) {
+            return Settlement::Ack;
+        }
+        let calls = self.check_size(request.size).and_then(|()| {
+            let codec = self.codec(request.head.content_type.as_deref())?;
+            Ok((codec, decode_calls(&request.body)?))
+        });
+        let route = self.replies.route(&mut request.head);
+        let is_acked = self
+            .replies
+            .ack_redelivered(channel, tag, &route, request.redelivered);
+        let ack = AckMode::last(tag, is_acked);
+        let origin = ReplyOrigin {
+            is_acknowledged: is_acked,
+            ..ReplyOrigin::single(None, request.size)
+        };
+        let settlement = match calls {
+            Ok((codec, calls)) => {
+                let mut replies = ReplyBatch::new(&self.replies, channel, route, origin);
+                self.execute_calls(calls, codec, &request, &mut replies)
+                    .await;
+                replies.finish(ack)
+            }
+            Err(status) => {
+                let reply = self.refuse(status);
+                self.replies.send(channel, route, reply, ack, origin)
+            }
+        };
+        match settlement {
+            _ if is_acked => Settlement::Settled,
+            // A client that gets several replies at once makes its next calls at once. So the replies to
+            // several batches are written together.
+            Settlement::Ack => Settlement::AckAndBatch,
+            other => other,
+        }
+    }
+
+    /// Runs as many handlers at once as there are permits, and at least one.
+    async fn execute_calls(
+        &self,
+        calls: Vec<BatchedCall<'_>>,
+        codec: Codec,
+        request: &ReceivedRequest,
+        replies: &mut ReplyBatch<'_>,
+    ) {
+        let mut calls = calls.into_iter().peekable();
+        let mut running = FuturesUnordered::new();
+        let mut run_on = RunOn::Inline;
+        let mut next_permit = None;
+        loop {
+            while calls.peek().is_some() {
+                let free = next_permit
+                    .take()
+                    .or_else(|| self.permits.try_acquire().ok());
+                let Some(permit) = free else { break };
+                let Some(call) = calls.next() else { return };
+                running.push(self.execute_call(call, codec, request, run_on, permit));
+                let polled = Instant::now();
+                let done = running.next().now_or_never().flatten();
+                // After a handler that blocked this task, the others run on tasks of their own, so that
+                // several may run at once.
+                if self.is_concurrent && polled.elapsed() > INLINE_BUDGET {
+                    run_on = RunOn::Task;
+                }
+                replies.push(done.flatten());
+            }
+            match running.next().now_or_never() {
+                Some(Some(done)) => {
+                    replies.push(done);
+                    continue;
+                }
+                Some(None) if calls.peek().is_none() => return,
+                Some(None) | None => {}
+            }
+            // No other handler is ready, so the replies that are there are sent.
+            replies.flush(AckMode::None(Flush::IoTask));
+            tokio::select! {
+                biased;
+                Some(done) = running.next(), if !running.is_empty() => replies.push(done),
+                permit = self.permits.acquire(), if calls.peek().is_some() => match permit {
+                    Ok(permit) => next_permit = Some(permit),
+                    // The semaphore is never closed.
+                    Err(_) => return,
+                },
+                else => return,
+            }
+        }
+    }
+
+    /// Executes one call. `None` if its caller has stopped waiting.
+    async fn execute_call(
+        &self,
+        call: BatchedCall<'_>,
+        codec: Codec,
+        request: &ReceivedRequest,
+        run_on: RunOn,
+        _permit: SemaphorePermit<'_>,
+    ) -> Option<BatchedReply> {
+        let id = call.id;
+        let deadline = request
+            .received_at
+            .checked_add(Duration::from_millis(call.time_left));
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            self.expired(Some(call.method));
+            return None;
+        }
+        let reply = match self.method(Some(call.method)) {
+            Err(status) => self.refuse(status),
+            Ok(method) if method.is_oneway() || method.is_at_most_once() => {
+                let text = format!("`{}` does not share a message", method.name());
+                self.refuse(Status::new(Code::InvalidArgument, text))
+            }
+            Ok(method) => {
+                let facts = Facts {
+                    service: self.service_name().into(),
+                    method: method.name().into(),
+                    deadline,
+                    caller: request.head.caller.clone(),
+                    message_id: call.message_id.map(str::to_owned),
+                    redelivered: request.redelivered,
+                    attempt: 1,
+                    ..Facts::default()
+                };
+                let body = request.body.slice_ref(call.arguments);
+                let execution = self.execution(method, codec, body, facts);
+                self.execute(execution, run_on).await
+            }
+        };
+        let reply = self.replies.fit(Some(call.method), reply, REPLY_OVERHEAD);
+        let Reply { status, body } = reply;
+        Some(BatchedReply { id, status, body })
+    }
+}
+
+fn decode_calls(body: &Bytes) -> Result<Vec<BatchedCall<'_>>, Status> {
+    batch::decode_calls(body).map_err(|error| {
+        let text = format!("the calls do not decode: {error}");
+        Status::new(Code::InvalidArgument, text)
+    })
+}
+
+impl ReplySender {
+    /// Sends the replies of a batch again in smaller batches, if it was too large; otherwise `failed` in
+    /// place of each.
+    pub(super) fn resend_batch(
+        &self,
+        channel: &Arc<Channel>,
+        route: ReplyRoute,
+        body: &Bytes,
+        failed: &Reply,
+        origin: ReplyOrigin,
+    ) {
+        let replies = match batch::decode_replies(body) {
+            Ok(replies) => replies,
+            Err(error) => {
+                let service = self.service();
+                tracing::error!(service, %error, "a batch of replies that was kept does not decode");
+                return;
+            }
+        };
+        let is_too_large = body.len() > self.max_body();
+        let mut batch = ReplyBatch::new(self, channel, route, origin);
+        for BatchedReply { id, status, body } in replies {
+            let reply = if is_too_large {
+                self.fit(origin.method, Reply { status, body }, REPLY_OVERHEAD)
+            } else {
+                failed.clone()
+            };
+            let Reply { status, body } = reply;
+            batch.push(Some(BatchedReply { id, status, body }));
+        }
+        batch.finish(AckMode::None(Flush::Inline));
+    }
+}
+
+/// The replies to the calls of one request, which are sent in one or several messages.
+struct ReplyBatch<'a> {
+    sender: &'a ReplySender,
+    channel: &'a Arc<Channel>,
+    route: ReplyRoute,
+    replies: Vec<BatchedReply>,
+    size: usize,
+    /// The origin of the next message.
+    origin: ReplyOrigin,
+    /// The settlement of the last message. All are written in order to one channel, so it holds for the
+    /// earlier ones.
+    settlement: Settlement,
+}
+
+impl<'a> ReplyBatch<'a> {
+    fn new(
+        sender: &'a ReplySender,
+        channel: &'a Arc<Channel>,
+        route: ReplyRoute,
+        origin: ReplyOrigin,
+    ) -> Self {
+        Self {
+            sender,
+            channel,
+            route: ReplyRoute {
+                form: ReplyForm::Batch,
+                ..route
+            },
+            replies: Vec::new(),
+            size: 0,
+            origin: ReplyOrigin {
+                is_last: false,
+                is_batch: true,
+                ..origin
+            },
+            settlement: Settlement::Ack,
+        }
+    }
+
+    fn push(&mut self, reply: Option<BatchedReply>) {
+        let Some(reply) = reply else { return };
+        let (_, text) = reply.status.parts();
+        let size = reply.body.len() + text.map_or(0, |text| text.len()) + REPLY_OVERHEAD;
+        if self.size + size > MAX_BATCH_SIZE.min(self.sender.max_body()) {
+            // Flushed with the next message, so that the client gets both at once and makes its next
+            // calls at once.
+            self.flush(AckMode::None(Flush::Deferred));
+        }
+        self.size += size;
+        self.replies.push(reply);
+    }
+
+    /// Sends the replies that are left.
+    fn finish(mut self, ack: AckMode) -> Settlement {
+        self.origin.is_last = true;
+        self.flush(ack);
+        self.settlement
+    }
+
+    fn flush(&mut self, ack: AckMode) {
+        if self.replies.is_empty() {
+            return;
+        }
+        let body = match batch::encode_replies(&self.replies) {
+            Ok(body) => body,
+            Err(error) => {
+                let service = self.sender.service();
+                tracing::error!(service, %error, "a batch of replies cannot be encoded");
+                Bytes::new()
+            }
+        };
+        self.replies.clear();
+        self.size = 0;
+        let reply = Reply {
+            status: ReplyStatus::Success,
+            body,
+        };
+        let route = self.route.clone();
+        self.settlement = self
+            .sender
+            .send(self.channel, route, reply, ack, self.origin);
+        self.origin.part += 1;
+    }
+}

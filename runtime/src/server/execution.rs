@@ -1,0 +1,127 @@
+//! Execution of a request's handler in its [`Context`], up to the request's deadline.
+
+use std::sync::Arc;
+
+use tokio::task::futures::TaskLocalFuture;
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::Instant;
+
+use super::dispatch::Dispatcher;
+use crate::context::{Context, Facts};
+use crate::descriptor::MethodDescriptor;
+use crate::escape::Escaped;
+use crate::handler_guard::{AbortOnDropTask, HandlerEnd, HandlerFuture, guard};
+use crate::link::Channel;
+use crate::service::{Reply, Request};
+use crate::wire::codec::Codec;
+use crate::wire::status::{Code, Status};
+use crate::worker::Settlement;
+use bytes::Bytes;
+
+/// A handler that is about to run.
+pub(super) struct Execution {
+    pub(super) method: &'static str,
+    pub(super) deadline: Option<Instant>,
+    pub(super) handler: TaskLocalFuture<Context, HandlerFuture<Reply>>,
+}
+
+/// The task that a handler runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RunOn {
+    /// The task that handles the delivery.
+    Inline,
+    /// A task of its own.
+    Task,
+}
+
+impl Dispatcher {
+    /// Creates the handler of a request, in the context of these facts.
+    pub(super) fn execution(
+        &self,
+        method: &'static MethodDescriptor,
+        codec: Codec,
+        body: Bytes,
+        facts: Facts,
+    ) -> Execution {
+        let deadline = facts.deadline;
+        let request = Request::new(method, codec, body);
+        let service = self.service();
+        Execution {
+            method: method.name(),
+            deadline,
+            handler: Context::new(facts).handler(|| service.call(request)),
+        }
+    }
+
+    /// Runs a handler to its end or its deadline.
+    pub(super) async fn execute(&self, execution: Execution, run_on: RunOn) -> Reply {
+        let Execution {
+            method,
+            deadline,
+            handler,
+        } = execution;
+        let end = match run_on {
+            RunOn::Inline => guard(deadline, handler).await,
+            RunOn::Task => {
+                AbortOnDropTask::spawn(guard(deadline, handler))
+                    .join()
+                    .await
+            }
+        };
+        self.reply_of(method, end)
+    }
+
+    /// The reply of a handler that has ended.
+    pub(super) fn reply_of(&self, method: &str, end: HandlerEnd<Reply>) -> Reply {
+        match end {
+            HandlerEnd::Returned(reply) => {
+                let status = reply.status();
+                if status.is_some_and(|status| status.code() == Code::InvalidArgument) {
+                    self.counters().malformed.add();
+                    let service = self.service_name();
+                    let status = status.map(|status| tracing::field::display(Escaped(status)));
+                    tracing::warn!(service, method, status, "a request was refused");
+                }
+                reply
+            }
+            HandlerEnd::TimedOut => {
+                let text = format!("`{method}` was stopped at its deadline");
+                Reply::failed(Status::new(Code::DeadlineExceeded, text))
+            }
+            HandlerEnd::Panicked(text) => {
+                self.counters().panics.add();
+                let service = self.service_name();
+                let panic = Escaped(&text);
+                tracing::error!(service, method, %panic, "a handler panicked");
+                Reply::panicked(method, self.tells_panics().then_some(&text))
+            }
+        }
+    }
+}
+
+/// Aborts the task of an acknowledged request when it is dropped, unless only the request's channel was
+/// closed. The request does not come again, so its handler goes on then.
+pub(super) struct AbortUnlessChannelClosed {
+    task: AbortHandle,
+    channel: Arc<Channel>,
+}
+
+impl AbortUnlessChannelClosed {
+    /// Waits for the task.
+    pub(super) async fn join(task: JoinHandle<Settlement>, channel: Arc<Channel>) -> Settlement {
+        let _guard = Self {
+            task: task.abort_handle(),
+            channel,
+        };
+        // The panic of a handler is caught inside the task, which fails only if its runtime has ended.
+        task.await.unwrap_or(Settlement::Settled)
+    }
+}
+
+impl Drop for AbortUnlessChannelClosed {
+    fn drop(&mut self) {
+        if self.channel.is_open() || !self.channel.session().is_up() {
+            self.task.abort();
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Head of a request.
+
+use std::time::Duration;
+
+use super::{expiration, non_empty, parse_expiration, take_trace};
+use crate::wire::message::Properties;
+use crate::wire::value::Table;
+
+/// Header of a request whose client would send batches: asks whether the server accepts them.
+///
+/// Servers do not announce it in every reply, because each property of a message costs the broker a
+/// measurable part of a call.
+pub(super) const ACCEPT: &str = "rpc-accept";
+/// `type` of a request whose body is a batch of calls ([`batch`](crate::wire::batch)). No method has this
+/// name.
+pub(crate) const CALLS_TYPE: &str = "lepus.calls/1";
+
+/// The head of a request: all but its arguments.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct RequestHead {
+    pub(crate) method: Option<String>,
+    pub(crate) reply_to: Option<String>,
+    pub(crate) correlation_id: Option<Vec<u8>>,
+    pub(crate) message_id: Option<String>,
+    pub(crate) content_type: Option<String>,
+    /// The time left until the caller stops waiting.
+    pub(crate) time_left: Option<Duration>,
+    pub(crate) priority: Option<u8>,
+    pub(crate) caller: Option<String>,
+    pub(crate) headers: Table,
+    pub(crate) trace: Table,
+    pub(crate) persistent: bool,
+    /// Whether the reply is to tell if the server accepts batches.
+    pub(crate) asks_for_batches: bool,
+}
+
+impl RequestHead {
+    pub(crate) fn into_properties(self) -> Properties {
+        let mut headers = self.headers;
+        headers.extend(self.trace);
+        if self.asks_for_batches {
+            headers.insert(ACCEPT.into(), CALLS_TYPE.into());
+        }
+        Properties {
+            content_type: self.content_type,
+            headers,
+            persistent: self.persistent,
+            priority: self.priority,
+            correlation_id: self.correlation_id,
+            reply_to: self.reply_to,
+            expiration: self.time_left.map(expiration),
+            message_id: self.message_id,
+            kind: self.method,
+            app_id: self.caller,
+            ..Properties::default()
+        }
+    }
+
+    /// Reads a request. This does not fail: a property that is missing, or an expiration that is not a
+    /// number, is `None`.
+    pub(crate) fn from_properties(properties: Properties) -> Self {
+        let mut headers = properties.headers;
+        let accept = headers.remove(ACCEPT);
+        Self {
+            asks_for_batches: accept.is_some_and(|form| form.as_str() == Some(CALLS_TYPE)),
+            method: non_empty(properties.kind),
+            reply_to: non_empty(properties.reply_to),
+            correlation_id: properties.correlation_id,
+            message_id: properties.message_id,
+            content_type: non_empty(properties.content_type),
+            time_left: properties.expiration.as_deref().and_then(parse_expiration),
+            priority: properties.priority,
+            caller: properties.app_id,
+            trace: take_trace(&mut headers),
+            headers,
+            persistent: properties.persistent,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::value::Value;
+    use proptest::prelude::*;
+
+    fn head() -> RequestHead {
+        RequestHead {
+            method: Some("fib".into()),
+            reply_to: Some("lepus.reply.7".into()),
+            correlation_id: Some(b"42".to_vec()),
+            content_type: Some("application/msgpack".into()),
+            time_left: Some(Duration::from_millis(2500)),
+            ..RequestHead::default()
+        }
+    }
+
+    #[test]
+    fn a_request_needs_no_header_table() {
+        let properties = head().into_properties();
+        assert_eq!(properties.kind.as_deref(), Some("fib"));
+        assert_eq!(properties.expiration.as_deref(), Some("2500"));
+        assert!(properties.headers.is_empty() && !properties.persistent);
+        assert_eq!(RequestHead::from_properties(properties), head());
+    }
+
+    #[test]
+    fn the_trace_travels_apart_from_the_callers_headers() {
+        let table = Table::from([
+            ("traceparent".to_owned(), Value::from("00-1-2-01")),
+            ("tenant".to_owned(), Value::from("hare")),
+        ]);
+        let properties = Properties {
+            headers: table,
+            ..Properties::default()
+        };
+        let head = RequestHead::from_properties(properties);
+        assert_eq!(head.trace.keys().collect::<Vec<_>>(), ["traceparent"]);
+        assert_eq!(head.headers.keys().collect::<Vec<_>>(), ["tenant"]);
+    }
+
+    #[test]
+    fn the_question_what_a_server_takes_is_no_header_of_the_callers() {
+        let asking = RequestHead {
+            asks_for_batches: true,
+            headers: Table::from([("tenant".to_owned(), Value::from("hare"))]),
+            ..head()
+        };
+        let mut properties = asking.clone().into_properties();
+        assert_eq!(
+            properties.headers["rpc-accept"],
+            Value::from("lepus.calls/1")
+        );
+        assert_eq!(
+            RequestHead::from_properties(properties.clone()),
+            asking.clone()
+        );
+        let other = Value::from("lepus.calls/2");
+        properties.headers.insert("rpc-accept".to_owned(), other);
+        let head = RequestHead::from_properties(properties);
+        assert_eq!(
+            (head.asks_for_batches, head.headers),
+            (false, asking.headers)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn requests_round_trip(
+            method in proptest::option::of("[a-z]{1,20}"),
+            id in proptest::option::of(".{1,40}"),
+            millis in proptest::option::of(0u64..100_000_000),
+            priority in proptest::option::of(any::<u8>()),
+            headers in proptest::collection::btree_map("[a-z]{1,8}", any::<i64>(), 0..4),
+        ) {
+            let head = RequestHead {
+                method,
+                correlation_id: id.clone().map(String::into_bytes),
+                message_id: id,
+                time_left: millis.map(Duration::from_millis),
+                priority,
+                headers: headers.into_iter().map(|(name, value)| (name, value.into())).collect(),
+                ..RequestHead::default()
+            };
+            prop_assert_eq!(RequestHead::from_properties(head.clone().into_properties()), head);
+        }
+    }
+}

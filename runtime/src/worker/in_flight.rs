@@ -1,0 +1,438 @@
+//! Deliveries in flight: their handlers, and their settlement (`basic.ack`, `basic.nack`, `basic.reject`)
+//! in as few frames as possible.
+
+use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinHandle, JoinSet};
+use tokio::time::Instant;
+
+use super::inline::InlinePolicy;
+use super::{Handler, OnLoss, Settlement, Source, StopReason, shutdown_requested};
+use crate::clock;
+use crate::error::Error;
+use crate::escape::Escaped;
+use crate::handler_guard::panic_text;
+use crate::link::{AckRange, Channel, Consumer, Delivery, Ended, Flush};
+use crate::policy::acks::{Ack, Acks};
+use crate::shutdown::second_signal;
+use crate::stats::Counters;
+
+/// After this many replies the write buffer is flushed even if more handlers could be polled: each of
+/// them may take a moment, and the replies would wait for it.
+const MAX_UNSENT_REPLIES: usize = 32;
+
+/// The longest that a shutdown waits for the broker's `basic.cancel-ok` before it tells the handlers
+/// that no more deliveries come.
+const CANCEL_OK_TIMEOUT: Duration = Duration::from_secs(1);
+/// The longest that a shutdown whose grace period is over waits for handlers to be dropped, and then
+/// for the channel to be closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// A delivery whose handler has ended, and the channel it came from.
+pub(crate) struct Completed {
+    pub(super) channel: Arc<Channel>,
+    pub(super) tag: u64,
+    pub(super) settlement: Settlement,
+}
+
+/// The deliveries that handlers work on, of the current channel and of earlier ones.
+pub(super) struct InFlight<'a, H> {
+    handlers: JoinSet<Completed>,
+    /// Deliveries of the current channel that wait to be acknowledged.
+    acks: Acks,
+    /// How many inline handlers have ended whose replies may not be flushed yet.
+    unsent_replies: usize,
+    /// Whether the next flush is left to the I/O task, so that more frames may join it.
+    flush_on_io_task: bool,
+    tasks: Handle,
+    io: Handle,
+    counters: Arc<Counters>,
+    handler: Arc<H>,
+    source: &'a Source,
+    inline: InlinePolicy,
+}
+
+impl<'a, H: Handler> InFlight<'a, H> {
+    pub(super) fn new(
+        source: &'a Source,
+        handler: Arc<H>,
+        (tasks, io): (Handle, Handle),
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self {
+            handlers: JoinSet::new(),
+            acks: Acks::default(),
+            unsent_replies: 0,
+            flush_on_io_task: false,
+            tasks,
+            io,
+            counters,
+            handler,
+            source,
+            inline: InlinePolicy::new(source.concurrency),
+        }
+    }
+
+    /// Consumes until the consumer ends or a shutdown is requested.
+    pub(super) async fn consume(
+        &mut self,
+        channel: &Arc<Channel>,
+        consumer: &mut Consumer,
+        shutdown: &mut watch::Receiver<bool>,
+    ) -> StopReason {
+        self.acks = Acks::default();
+        self.handler.started(channel);
+        let concurrency = usize::from(self.source.concurrency.max(1));
+        // Acknowledgements are held back while there is other work, so that one frame can cover many,
+        // but for half the prefetch at most: the broker sends no more when all of it is unsettled.
+        let max_held_back = concurrency.div_ceil(2);
+        // Deliveries are received even when all handlers are busy, because that is how the end of the
+        // consumer is noticed. They exceed the concurrency only if the broker has seen an
+        // acknowledgement before its handler was removed from `handlers`. They are unsettled, so the
+        // prefetch bounds them.
+        let mut waiting: VecDeque<Delivery> = VecDeque::new();
+        let stopping = shutdown_requested(shutdown);
+        let handler = Arc::clone(&self.handler);
+        let overseeing = handler.oversee();
+        tokio::pin!(stopping, overseeing);
+        let reason = loop {
+            if self.acks.waiting() >= max_held_back {
+                self.flush_acks(channel);
+            }
+            if self.unsent_replies >= max_held_back.min(MAX_UNSENT_REPLIES) {
+                self.flush_replies(channel);
+            }
+            if self.handlers.len() < concurrency
+                && let Some(delivery) = waiting.pop_front()
+            {
+                // The broker redelivers it if the channel was closed while it waited.
+                if channel.is_open() {
+                    self.start(Arc::clone(channel), delivery);
+                }
+            }
+            tokio::select! {
+                biased;
+                () = &mut stopping => break StopReason::Shutdown,
+                Some(completed) = self.handlers.join_next(), if !self.handlers.is_empty() => {
+                    self.settle(Some(channel), completed);
+                }
+                delivery = consumer.next(), if waiting.len() < concurrency => match delivery {
+                    Ok(delivery) => waiting.push_back(delivery),
+                    Err(ended) => break StopReason::ConsumerEnded(ended),
+                },
+                reason = channel.down(), if waiting.len() >= concurrency => {
+                    break StopReason::ConsumerEnded(Ended::Lost(reason));
+                }
+                () = std::future::ready(()), if !waiting.is_empty() && self.handlers.len() < concurrency => {}
+                // The select is biased, so that nothing else is ready here: the held back frames are
+                // written now.
+                () = std::future::ready(()), if self.unsent_replies + self.acks.waiting() > 0 => {
+                    self.flush_acks(channel);
+                }
+                never = &mut overseeing => match never {},
+            }
+        };
+        self.flush_acks(channel);
+        for delivery in waiting {
+            channel.requeue(delivery.tag);
+            self.acks.gone(delivery.tag);
+        }
+        reason
+    }
+
+    fn start(&mut self, channel: Arc<Channel>, delivery: Delivery) {
+        let (handler, counters) = (Arc::clone(&self.handler), Arc::clone(&self.counters));
+        let current = Arc::clone(&channel);
+        let mut handling = Box::pin(handle_delivery(handler, counters, channel, delivery));
+        if !H::IN_ORDER && !self.inline.is_inline() {
+            let handling = self.inline.measured(handling);
+            self.spawn(handling);
+            return;
+        }
+        let mut context = Context::from_waker(Waker::noop());
+        match self.inline.measure(|| handling.as_mut().poll(&mut context)) {
+            Poll::Ready(completed) => {
+                self.unsent_replies += 1;
+                self.settle(Some(&current), Ok(completed));
+            }
+            // The task polls it once more, and registers its own waker.
+            Poll::Pending => self.spawn(handling),
+        }
+    }
+
+    fn spawn(&mut self, handling: impl Future<Output = Completed> + Send + 'static) {
+        // The task flushes the reply itself, because the consumer may be busy with a new set-up.
+        let handling = handling.inspect(|completed| completed.channel.send(Flush::Inline));
+        self.handlers.spawn_on(handling, &self.tasks);
+    }
+
+    /// Settles a delivery whose handler has ended. `current` is the channel that is consumed from.
+    fn settle(&mut self, current: Option<&Arc<Channel>>, completed: Result<Completed, JoinError>) {
+        // The delivery of an aborted handler is requeued when its channel is closed.
+        let Ok(Completed {
+            channel,
+            tag,
+            settlement,
+        }) = completed
+        else {
+            return;
+        };
+        // `acks` has the tags of the current channel only. Deliveries of earlier channels are
+        // acknowledged one by one.
+        let is_current = current.is_some_and(|current| Arc::ptr_eq(&channel, current));
+        match settlement {
+            Settlement::Ack => self.ack(is_current, &channel, tag),
+            Settlement::AckAndBatch => {
+                self.flush_on_io_task = true;
+                self.ack(is_current, &channel, tag);
+            }
+            Settlement::Requeue => {
+                channel.requeue(tag);
+                self.settled(is_current, tag);
+            }
+            Settlement::Reject => {
+                channel.reject(tag);
+                self.settled(is_current, tag);
+            }
+            Settlement::Settled => self.settled(is_current, tag),
+        }
+    }
+
+    fn ack(&mut self, is_current: bool, channel: &Channel, tag: u64) {
+        if is_current {
+            self.acks.done(tag);
+        } else {
+            channel.ack(tag, AckRange::One);
+        }
+    }
+
+    fn settled(&mut self, is_current: bool, tag: u64) {
+        if is_current {
+            self.acks.gone(tag);
+        }
+    }
+
+    /// The channel was closed: its unwritten replies are lost, and its deliveries come again.
+    pub(super) fn channel_lost(&mut self, channel: &Arc<Channel>, reason: &Error) {
+        self.handler.lost(&self.source.queue, channel, reason);
+        if self.source.on_loss == OnLoss::Drop {
+            self.handlers.abort_all();
+        }
+    }
+
+    /// Flushes the replies.
+    fn flush_replies(&mut self, channel: &Channel) {
+        self.unsent_replies = 0;
+        channel.send(self.next_flush());
+    }
+
+    /// Flushes the replies, and the acknowledgements of their requests behind them.
+    fn flush_acks(&mut self, channel: &Channel) {
+        if self.acks.waiting() == 0 {
+            return self.flush_replies(channel);
+        }
+        self.unsent_replies = 0;
+        let flush = self.next_flush();
+        let acks = self.acks.flush().into_iter().map(|ack| match ack {
+            Ack::One(tag) => (tag, AckRange::One),
+            Ack::UpTo(tag) => (tag, AckRange::UpTo),
+        });
+        channel.ack_all(acks, flush);
+    }
+
+    fn next_flush(&mut self) -> Flush {
+        if std::mem::take(&mut self.flush_on_io_task) {
+            Flush::IoTask
+        } else {
+            Flush::Inline
+        }
+    }
+
+    /// Cancels the consumer (`basic.cancel`), waits for the handlers, and closes the channel.
+    ///
+    /// The grace period bounds it, and a second signal ends it. After that neither the broker, which may
+    /// not answer, nor a handler that blocks its thread holds it up for longer than [`CLOSE_TIMEOUT`].
+    pub(super) async fn drain(&mut self, consumer: Option<(&Arc<Channel>, Consumer)>) {
+        let end = clock::deadline(Instant::now(), self.source.grace);
+        let limit = async {
+            tokio::select! {
+                () = tokio::time::sleep_until(end) => "the grace period is over, requeueing unfinished deliveries",
+                () = second_signal() => "second signal, stopping at once and requeueing unfinished deliveries",
+            }
+        };
+        tokio::pin!(limit);
+        let channel = consumer.as_ref().map(|(channel, _)| Arc::clone(channel));
+        // A task of its own, which goes on when it is no longer waited for.
+        let cancelling = consumer.map(|(_, consumer)| self.io.spawn(consumer.cancel()));
+        let end = self
+            .finish_handlers(channel.as_ref(), cancelling, limit.as_mut())
+            .await;
+        self.abort_handlers().await;
+        let Some(channel) = channel else { return };
+        // Closing the channel requeues the deliveries that are not settled.
+        let closing = self.io.spawn(async move { channel.close().await });
+        let too_long = async {
+            match end {
+                DrainEnd::Finished => {
+                    limit.await;
+                }
+                DrainEnd::Blocked | DrainEnd::LimitReached => {
+                    tokio::time::sleep(CLOSE_TIMEOUT).await;
+                }
+            }
+        };
+        tokio::select! {
+            _ = closing => {}
+            () = too_long => {
+                let queue = self.source.queue.as_str();
+                tracing::warn!(queue, "the broker has not confirmed that the channel is closed, not waiting for it");
+            }
+        }
+    }
+
+    /// Waits until all handlers have ended and the consumer is cancelled.
+    async fn finish_handlers(
+        &mut self,
+        channel: Option<&Arc<Channel>>,
+        mut cancelling: Option<JoinHandle<()>>,
+        mut limit: Pin<&mut impl Future<Output = &'static str>>,
+    ) -> DrainEnd {
+        let blocked = connection_blocked(channel.cloned());
+        let cancel_ok_timeout = tokio::time::sleep(CANCEL_OK_TIMEOUT);
+        tokio::pin!(blocked, cancel_ok_timeout);
+        let (mut is_told, mut is_blocked) = (false, false);
+        loop {
+            // RabbitMQ does not read from a connection that it has blocked, so it does not answer
+            // `basic.cancel` there.
+            let is_cancelled = cancelling.is_none() || is_blocked;
+            // The handlers are told only when the consumer is cancelled, if that is possible: each that
+            // ends early makes the broker send another delivery, which would have to be requeued.
+            if !is_told && is_cancelled {
+                is_told = true;
+                self.handler.drain();
+            }
+            if self.handlers.is_empty() && is_cancelled {
+                return if is_blocked {
+                    DrainEnd::Blocked
+                } else {
+                    DrainEnd::Finished
+                };
+            }
+            tokio::select! {
+                biased;
+                () = join(&mut cancelling), if cancelling.is_some() => cancelling = None,
+                Some(completed) = self.handlers.join_next(), if !self.handlers.is_empty() => {
+                    self.settle(channel, completed);
+                    if let Some(channel) = channel {
+                        self.flush_acks(channel);
+                    }
+                }
+                () = &mut blocked, if !is_blocked => is_blocked = true,
+                () = &mut cancel_ok_timeout, if !is_told => {
+                    is_told = true;
+                    self.handler.drain();
+                }
+                reason = limit.as_mut() => {
+                    tracing::warn!(queue = self.source.queue, "{reason}");
+                    return DrainEnd::LimitReached;
+                }
+            }
+        }
+    }
+
+    /// Aborts the handlers that are left. One that blocks its thread cannot be aborted.
+    async fn abort_handlers(&mut self) {
+        let aborted = tokio::time::timeout(CLOSE_TIMEOUT, self.handlers.shutdown());
+        if aborted.await.is_err() {
+            let queue = self.source.queue.as_str();
+            let handlers = self.handlers.len();
+            tracing::warn!(
+                queue,
+                handlers,
+                "handlers block their threads, not waiting for them"
+            );
+        }
+    }
+}
+
+/// The reason for which a drain no longer waits for handlers.
+enum DrainEnd {
+    /// All have ended, and the consumer is cancelled.
+    Finished,
+    /// All have ended, and the connection is blocked.
+    Blocked,
+    /// The grace period is over, or a second signal came.
+    LimitReached,
+}
+
+async fn join(task: &mut Option<JoinHandle<()>>) {
+    if let Some(task) = task {
+        // The task does not panic, and it is aborted only with its runtime.
+        let _ = task.await;
+    }
+}
+
+/// Completes when the broker has blocked the channel's connection; never without a channel.
+async fn connection_blocked(channel: Option<Arc<Channel>>) {
+    if let Some(channel) = channel {
+        let mut blocked = channel.session().blocked();
+        // An error means that the session has ended, and then nothing is blocked.
+        if blocked.wait_for(Option::is_some).await.is_ok() {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+/// Handles a delivery; a panic of the handler rejects it.
+///
+/// Not an `async fn`, whose future would hold the handler's future twice.
+pub(crate) fn handle_delivery<H: Handler>(
+    handler: Arc<H>,
+    counters: Arc<Counters>,
+    channel: Arc<Channel>,
+    delivery: Delivery,
+) -> impl Future<Output = Completed> + Send {
+    let running = RunningGauge::increment(counters);
+    let (tag, delivered_on) = (delivery.tag, Arc::clone(&channel));
+    let handling = AssertUnwindSafe(handler.handle(channel, delivery)).catch_unwind();
+    handling.map(move |handled| {
+        drop(running);
+        let settlement = handled.unwrap_or_else(|panic| {
+            tracing::error!(
+                panic = %Escaped(panic_text(&*panic)),
+                "handling a delivery panicked, the delivery is rejected"
+            );
+            Settlement::Reject
+        });
+        Completed {
+            channel: delivered_on,
+            tag,
+            settlement,
+        }
+    })
+}
+
+/// Counts a handler as running until it is dropped.
+struct RunningGauge(Arc<Counters>);
+
+impl RunningGauge {
+    fn increment(counters: Arc<Counters>) -> Self {
+        counters.running.add();
+        Self(counters)
+    }
+}
+
+impl Drop for RunningGauge {
+    fn drop(&mut self) {
+        self.0.running.remove();
+    }
+}
