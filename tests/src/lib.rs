@@ -14,6 +14,7 @@ pub mod gate;
 pub mod greeting;
 pub mod hands;
 pub mod jobs;
+pub mod log;
 pub mod naive;
 pub mod node;
 pub mod peer;

@@ -1,5 +1,7 @@
 //! The harness itself, on each broker: what the suites lean on holds.
 
+mod node;
+
 use lapin::types::AMQPValue;
 use lepus_tests::proxy::{Cut, Proxy, Way};
 use lepus_tests::raw::{Raw, delivery, durable};

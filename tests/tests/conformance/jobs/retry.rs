@@ -332,7 +332,7 @@ async fn a_copy_that_is_refused_is_made_later(env: Env) {
 
 async fn a_retry_that_meets_a_full_queue_is_not_lost(env: Env) {
     if env.has(Feature::QuorumQueues) {
-        return env.leave_out("three minutes on RabbitMQ: jobs_node.rs has it set to less");
+        return env.leave_out("three minutes on RabbitMQ: jobs::node has it set to less");
     }
     let yard = Yard::open(env).await;
     for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {

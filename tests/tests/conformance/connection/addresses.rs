@@ -1,5 +1,5 @@
 //! Addresses of brokers: how they are written, what their errors say and never say, and the limits
-//! that are negotiated. The lifetime of a connection is in `connection.rs`.
+//! that are negotiated. The lifetime of a connection is in `mod.rs`.
 
 use lepus::{Connection, ConnectionBuilder, Error};
 use lepus_broker::Broker;

@@ -7,13 +7,12 @@ use lepus_broker::Broker;
 use lepus_tests::deadline;
 use lepus_tests::eventually;
 use lepus_tests::gate::Gate;
+use lepus_tests::log::Log;
 use lepus_tests::node::{self, Node};
 use lepus_tests::peer::short;
 use lepus_tests::raw::Raw;
-use std::io::Write;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tracing_subscriber::fmt::MakeWriter;
 
 /// For a node that starts, and what is tried on it, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(400);
@@ -172,15 +171,9 @@ impl Rig {
     }
 
     async fn logged(&self, texts: &[&str]) {
-        let queue = self.queue.clone();
-        eventually(&format!("an ERROR with {texts:?}"), || async {
-            let log = log().text();
-            let mut lines = log.lines().filter(|line| line.contains("ERROR"));
-            let found = lines
-                .any(|line| line.contains(&queue) && texts.iter().all(|text| line.contains(text)));
-            if found { Ok(()) } else { Err(log) }
-        })
-        .await;
+        log()
+            .line_with(&[&["ERROR", &self.queue], texts].concat())
+            .await;
     }
 }
 
@@ -199,46 +192,9 @@ async fn serve(serving: &Connection, subject: &Arc<Shelves>, concurrency: u16) -
         .unwrap()
 }
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Log;
-
-    fn make_writer(&'a self) -> Log {
-        self.clone()
-    }
-}
-
 /// The log of all tests of this process; each looks for its own queue in it.
-fn log() -> &'static Log {
-    static LOG: OnceLock<Log> = OnceLock::new();
-    LOG.get_or_init(|| {
-        let log = Log::default();
-        tracing_subscriber::fmt()
-            .with_env_filter("lepus=warn")
-            .with_ansi(false)
-            .with_writer(log.clone())
-            .init();
-        log
-    })
+fn log() -> Log {
+    Log::capture("lepus=warn")
 }
 
 async fn a_reply_over_the_limit_is_told_and_runs_once(place: &Place) {
@@ -429,7 +385,7 @@ macro_rules! on_both {
 
         #[tokio::test(flavor = "multi_thread")]
         async fn rabbitmq() {
-            let name = "faults_replies::rabbitmq";
+            let name = "faults::replies::rabbitmq";
             if !node::are_available(name) {
                 return;
             }

@@ -1,5 +1,9 @@
 //! Connections: how they are made and refused, watched, lost and built again, and closed.
 
+mod addresses;
+mod channels;
+mod runtimes;
+
 use lapin::types::AMQPValue;
 use lepus::{ConnectionState, Context, Outcome, Server};
 use lepus_tests::probe::{Probe, ProbeClient, ProbeServer, Rig, Subject, is_settled, serve};

@@ -2,62 +2,24 @@
 
 use lepus::{Code, Connection, Status};
 use lepus_broker::Broker;
+use lepus_tests::env::turn;
 use lepus_tests::eventually;
+use lepus_tests::log::Log;
 use lepus_tests::peer::short;
 use lepus_tests::probe::{ProbeClient, Subject, serve};
 use lepus_tests::raw::Raw;
-use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
-use tracing_subscriber::fmt::MakeWriter;
 
 const USER: &str = "jack-rabbit";
 const PASSWORD: &str = "s3cret-carrot";
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Log;
-
-    fn make_writer(&'a self) -> Log {
-        self.clone()
-    }
-}
-
-/// One test in this file: a subscriber is for the whole process.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_happens_is_logged_and_credentials_are_not() {
-    let log = Log::default();
-    tracing_subscriber::fmt()
-        .with_env_filter("lepus=trace")
-        .with_ansi(false)
-        .with_writer(log.clone())
-        .init();
-    let logged = async |text: &str| {
-        eventually(&format!("{text:?} in the log"), || async {
-            let log = log.text();
-            if log.contains(text) { Ok(()) } else { Err(log) }
-        })
-        .await;
-    };
+    let _turn = turn().await;
+    let log = Log::capture("lepus=trace");
+    log.take();
+    let logged = async |text: &str| log.line_with(&[text]).await;
 
     let broker = Broker::builder()
         .user(USER, PASSWORD)
@@ -146,7 +108,8 @@ async fn what_happens_is_logged_and_credentials_are_not() {
     connection.close().await;
     drop(server);
 
-    let log = log.text();
+    let log = log.take();
+    Log::capture("off");
     for line in log.lines() {
         assert!(!line.starts_with("FORGED"), "{log}");
     }

@@ -2,41 +2,10 @@
 
 use lepus::Connection;
 use lepus_broker::Broker;
-use std::io::Write;
-use std::sync::{Arc, Mutex};
-use tracing_subscriber::fmt::MakeWriter;
+use lepus_tests::env::turn;
+use lepus_tests::log::Log;
 
 const PASSWORD: &str = "s3cret-carrot";
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    /// What was logged since it was asked last.
-    fn take(&self) -> String {
-        let bytes = std::mem::take(&mut *self.0.lock().unwrap());
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Log;
-
-    fn make_writer(&'a self) -> Log {
-        self.clone()
-    }
-}
 
 /// As Rust prints bytes, which is how lapin shows a SASL response.
 fn as_bytes(text: &str) -> String {
@@ -44,15 +13,11 @@ fn as_bytes(text: &str) -> String {
     bytes.join(", ")
 }
 
-/// One test in this file: a subscriber is for the whole process.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_password_is_in_no_log() {
-    let log = Log::default();
-    tracing_subscriber::fmt()
-        .with_env_filter("trace")
-        .with_ansi(false)
-        .with_writer(log.clone())
-        .init();
+    let _turn = turn().await;
+    let log = Log::capture("trace");
+    log.take();
     let broker = Broker::builder().user("hare", PASSWORD).start();
     let broker = broker.await.unwrap();
     for mechanism in ["plain", "amqplain", "rabbit-cr-demo"] {
@@ -74,4 +39,5 @@ async fn a_password_is_in_no_log() {
             assert_eq!(line, None, "{mechanism}");
         }
     }
+    Log::capture("off");
 }

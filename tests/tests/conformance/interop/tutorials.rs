@@ -146,6 +146,7 @@ async fn fib(env: Env) {
     if !python_is_available(env.test) {
         return;
     }
+    let _turn = super::RPC_QUEUE.lock().await;
     let mut server = wait_for(&env, "tutorial/rpc_server.py", &[]).await;
     let printed = run(&env, "tutorial/rpc_client.py", &["30"]).await;
     assert_eq!(printed, [" [x] Requesting fib(30)", " [.] Got 832040"]);

@@ -141,11 +141,11 @@ async fn lepus_calls_python(env: Env) {
     Raw::open(&env.uri).await.delete(&queue).await;
 }
 
-/// The queue is `rpc_queue` whatever the test: one test for both directions.
 async fn the_tutorials_fib_in_both_directions(env: Env) {
     if !python_is_available(env.test) {
         return;
     }
+    let _turn = super::RPC_QUEUE.lock().await;
     let mut server = Program::spawn(example("fib_server").env("AMQP_URL", &env.uri));
     server.line_with("Awaiting RPC requests").await;
     let printed = run(&env, "tutorial/rpc_client.py", &["30"]).await;

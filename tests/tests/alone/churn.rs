@@ -1,16 +1,14 @@
 //! Channels that come and go by the thousand: refused, closed from both sides, given up half-way,
 //! cut with their connection. Numbers, memory, threads and descriptors stay as they are.
 //!
-//! `LEPUS_CHURN` sets how many channels (default 4000, more than a connection has numbers). The
-//! tests of this file take turns: they count what their process has.
+//! `LEPUS_CHURN` sets how many channels (default 4000, more than a connection has numbers).
 
 use futures_util::FutureExt;
 use lepus::{Connection, Error, Fanout, WorkQueue};
-use lepus_tests::env::{On, run_within};
+use lepus_tests::env::{On, run_within, turn};
 use lepus_tests::proxy::{Cut, Proxy};
 use lepus_tests::{Env, eventually};
 use std::time::Duration;
-use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -23,15 +21,15 @@ const CUT_EVERY: usize = 1000;
 /// In bytes. An allocator keeps some of what was in use at once.
 const MEMORY: usize = 32 * 1024 * 1024;
 
-static TURN: Mutex<()> = Mutex::const_new(());
-
 #[tokio::test(flavor = "multi_thread")]
 async fn embedded() {
+    let _turn = turn().await;
     run_within(LIMIT, On::Embedded, "churn::embedded", churn).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rabbitmq() {
+    let _turn = turn().await;
     run_within(LIMIT, On::RabbitMq, "churn::rabbitmq", churn).await;
 }
 
@@ -122,7 +120,6 @@ async fn rounds(connection: &Connection, proxy: &Proxy, count: usize) {
 }
 
 async fn churn(env: Env) {
-    let _turn = TURN.lock().await;
     let count = std::env::var("LEPUS_CHURN").map(|text| text.parse().expect("a number"));
     let count = count.unwrap_or(4000);
     let proxy = Proxy::start(&env.uri).await;

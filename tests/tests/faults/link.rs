@@ -41,14 +41,14 @@ mod five_minutes {
     const LIMIT: Duration = Duration::from_secs(400);
 
     #[tokio::test(flavor = "multi_thread")]
-    #[ignore = "five minutes: cargo test -p lepus-tests --test faults_link -- --ignored"]
+    #[ignore = "five minutes: cargo test -p lepus-tests --test faults five_minutes -- --ignored"]
     async fn embedded() {
         let name = "five_minutes::embedded";
         run_within(LIMIT, On::Embedded, name, row_11_five_minutes_away).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    #[ignore = "five minutes: cargo test -p lepus-tests --test faults_link -- --ignored"]
+    #[ignore = "five minutes: cargo test -p lepus-tests --test faults five_minutes -- --ignored"]
     async fn rabbitmq() {
         let name = "five_minutes::rabbitmq";
         run_within(LIMIT, On::RabbitMq, name, row_11_five_minutes_away).await;
@@ -243,7 +243,7 @@ async fn row_05_what_runs_at_most_once_is_not_run_again(env: Env) {
 /// A broker that stops closes its connections with 320: whoever waits on them has lost them.
 async fn row_09_a_connection_closed_in_order_is_a_lost_one(env: Env) {
     let Some(broker) = env.embedded() else {
-        return env.leave_out("a RabbitMQ that others use does not stop; see faults_node");
+        return env.leave_out("a RabbitMQ that others use does not stop; see faults::node");
     };
     let (serving, calling) = (env.connect().await, env.connect().await);
     let rig = Rig::over(&env, serving, calling.clone()).await;
@@ -289,7 +289,7 @@ async fn row_09_a_connection_closed_in_order_is_a_lost_one(env: Env) {
 
 async fn row_09_a_server_that_starts_meanwhile_starts_later(env: Env) {
     let Some(broker) = env.embedded() else {
-        return env.leave_out("a RabbitMQ that others use does not stop; see faults_node");
+        return env.leave_out("a RabbitMQ that others use does not stop; see faults::node");
     };
     let proxy = Proxy::start(&env.uri).await;
     let serving = through(&env, &proxy).await;

@@ -265,7 +265,7 @@ mod renamed {
         async fn it(&self, n: u8) -> u8;
     }
 
-    #[hare::tasks(crate = crate::renamed::hare, worker)]
+    #[hare::tasks(crate = crate::hygiene::renamed::hare, worker)]
     trait Jobs {
         async fn it(&self, n: u8);
     }

@@ -1,5 +1,4 @@
-//! No thread is left behind, however a connection ends. The tests of this file take turns: they
-//! count the threads of their process.
+//! No thread is left behind, however a connection ends.
 
 use lepus::{Connection, Io};
 use lepus_tests::gate::Gate;
@@ -10,14 +9,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_millis(10);
 const SHORT: Duration = Duration::from_millis(200);
 const LONG: Duration = Duration::from_secs(30);
 
-conformance!(
+conformance!(in_turn;
     closed_connections,
     dropped_connections,
     attempts_that_failed,
@@ -28,15 +26,6 @@ conformance!(
     shared_io_takes_no_thread_of_its_own,
     a_closed_connection_holds_nothing_though_its_link_is_stalled,
 );
-
-static TURN: Mutex<()> = Mutex::const_new(());
-
-async fn turn() -> MutexGuard<'static, ()> {
-    let turn = TURN.lock().await;
-    // What the test before has left to be cleaned up is no business of this one.
-    no_threads().await;
-    turn
-}
 
 /// The threads of connections, by name.
 fn threads() -> BTreeMap<String, usize> {
@@ -63,6 +52,7 @@ fn sockets() -> usize {
     targets.filter(is_socket).count()
 }
 
+/// Waits until no connection has a thread: at the start of a test, for those of the test before.
 async fn no_threads() {
     eventually("no thread of a connection", || async {
         let left = threads();
@@ -87,7 +77,7 @@ async fn in_use(env: &Env, connection: &Connection) -> (lepus::Running, ProbeCli
 }
 
 async fn closed_connections(env: Env) {
-    let _turn = turn().await;
+    no_threads().await;
     let connection = env.connect().await;
     assert!(!threads().is_empty(), "they are found");
     let (server, probe) = in_use(&env, &connection).await;
@@ -97,7 +87,7 @@ async fn closed_connections(env: Env) {
 }
 
 async fn dropped_connections(env: Env) {
-    let _turn = turn().await;
+    no_threads().await;
     // Never used, used, with calls pending.
     drop(env.connect().await);
     let connection = env.connect().await;
@@ -120,7 +110,7 @@ async fn dropped_connections(env: Env) {
 }
 
 async fn attempts_that_failed(env: Env) {
-    let _turn = turn().await;
+    no_threads().await;
     let proxy = Proxy::start(&env.uri).await;
     let wrong = proxy.uri().replace("guest:guest@", "guest:wrong@");
     for _ in 0..3 {
@@ -151,7 +141,7 @@ async fn attempts_that_failed(env: Env) {
 }
 
 async fn attempts_that_nobody_answers(env: Env) {
-    let _turn = turn().await;
+    no_threads().await;
     let (deaf, _backlog) = deaf().await;
     let builder = env.builder_at(&deaf).connect_timeout(SHORT);
     // It fails for ever, and keeps its runtime.
@@ -186,7 +176,7 @@ async fn deaf() -> (String, (TcpListener, Vec<TcpStream>)) {
 }
 
 async fn attempts_that_were_dropped(env: Env) {
-    let _turn = turn().await;
+    no_threads().await;
     let proxy = Proxy::start(&env.uri).await;
     proxy.set(Mode::AcceptSilent).await;
     for n in 1..=3 {
@@ -198,7 +188,7 @@ async fn attempts_that_were_dropped(env: Env) {
 }
 
 async fn connections_that_were_lost(env: Env) {
-    let _turn = turn().await;
+    no_threads().await;
     let proxy = Proxy::start(&env.uri).await;
     let connection = env
         .builder_at(proxy.uri())
@@ -230,7 +220,7 @@ async fn connections_that_were_lost(env: Env) {
 
 /// Dropped while it tries to come back.
 async fn a_connection_that_is_away(env: Env) {
-    let _turn = turn().await;
+    no_threads().await;
     let proxy = Proxy::start(&env.uri).await;
     for mode in [Mode::Refuse, Mode::AcceptThenClose, Mode::AcceptSilent] {
         proxy.set(Mode::Forward).await;
@@ -255,7 +245,7 @@ async fn a_connection_that_is_away(env: Env) {
 
 /// lapin has one for each AMQP connection, and that is all.
 async fn shared_io_takes_no_thread_of_its_own(env: Env) {
-    let _turn = turn().await;
+    no_threads().await;
     let connection = env.builder().io(Io::Shared).open().await.unwrap();
     let (server, probe) = in_use(&env, &connection).await;
     let expected = BTreeMap::from([("lapin-io-loop".into(), 2)]);
@@ -274,7 +264,7 @@ async fn shared_io_takes_no_thread_of_its_own(env: Env) {
 }
 
 async fn a_closed_connection_holds_nothing_though_its_link_is_stalled(env: Env) {
-    let _turn = turn().await;
+    no_threads().await;
     let proxy = Proxy::start(&env.uri).await;
     let connection = env.builder_at(proxy.uri()).open().await.unwrap();
     let (server, probe) = in_use(&env, &connection).await;

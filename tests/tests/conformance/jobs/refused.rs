@@ -6,17 +6,16 @@ use lapin::types::AMQPValue;
 use lepus::{Connection, Job, Outcome, QueueKind, Topic, WorkQueue};
 use lepus_broker::{Broker, Target};
 use lepus_tests::jobs::{KINDS, Yard, connect, next, policy, queue};
+use lepus_tests::log::Log;
 use lepus_tests::node::{self, Node};
 use lepus_tests::probe::{ProbeClient, Subject, serve};
 use lepus_tests::proxy::{Cut, Way};
 use lepus_tests::raw::{Raw, durable};
 use lepus_tests::{Env, conformance, deadline, eventually, frames};
 use std::collections::BTreeSet;
-use std::io::Write;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
-use tracing_subscriber::fmt::MakeWriter;
 
 /// For a node on a busy machine.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -405,53 +404,9 @@ async fn a_declaration_that_fails_in_the_broker_is_made_once_more(env: Env) {
     yard.sweep(&["jobs", "pushed", "declared", "got"]).await;
 }
 
-/// All that Lepus logs in this process at WARN and above.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn get() -> &'static Log {
-        static LOG: OnceLock<Log> = OnceLock::new();
-        LOG.get_or_init(|| {
-            let log = Log::default();
-            tracing_subscriber::fmt()
-                .with_env_filter("lepus=warn")
-                .with_ansi(false)
-                .with_writer(log.clone())
-                .init();
-            log
-        })
-    }
-
-    /// Waits for a line with all of these.
-    async fn line_with(&self, words: &[&str]) {
-        eventually(&format!("{words:?} in the log"), || async {
-            let log = String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned();
-            let mut lines = log.lines();
-            let found = lines.any(|line| words.iter().all(|word| line.contains(word)));
-            if found { Ok(()) } else { Err(log) }
-        })
-        .await;
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Log;
-
-    fn make_writer(&'a self) -> Log {
-        self.clone()
-    }
+/// The log of all tests of this process; each looks for its own names in it.
+fn log() -> Log {
+    Log::capture("lepus=warn")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -461,7 +416,7 @@ async fn limits_of_a_node() {
         return;
     }
     deadline::within(name, LIMIT, async {
-        Log::get();
+        log();
         let node = Node::start().await;
         jobs_that_outlast_the_acknowledgement_timeout_are_not_buried(&node).await;
         jobs_that_became_too_large_do_not_block_their_pool(&node).await;
@@ -529,7 +484,7 @@ async fn jobs_that_outlast_the_acknowledgement_timeout_are_not_buried(node: &Nod
         assert_eq!(raw.count(name).await.messages, 0, "{name}");
         let dead = queue.dead_letters(&connection).count().await;
         assert_eq!(dead.expect("a count"), 0, "{name}");
-        let log = Log::get();
+        let log = log();
         log.line_with(&["ERROR", "consumer_timeout", "timed out", name])
             .await;
         log.line_with(&["WARN", "nearly up", name]).await;
@@ -569,7 +524,7 @@ async fn jobs_that_became_too_large_do_not_block_their_pool(node: &Node) {
         assert_eq!(next(&mut told).await, 200_000);
         set(node, "max_message_size", "100000").await;
         gate.close();
-        let log = Log::get();
+        let log = log();
         match kind {
             QueueKind::Quorum => {
                 let dead = format!("{name}.dead");

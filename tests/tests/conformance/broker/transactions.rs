@@ -1,7 +1,7 @@
 //! Transactions, the shared prefetch, routing by several keys, and the history of the dead, frame
 //! by frame: the embedded broker answers as RabbitMQ does.
 
-#[path = "../../broker/tests/scenarios/mod.rs"]
+#[path = "../../../../broker/tests/scenarios/mod.rs"]
 mod scenarios;
 
 use lepus_tests::{Env, conformance};

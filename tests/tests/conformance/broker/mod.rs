@@ -1,0 +1,4 @@
+//! The embedded broker beside RabbitMQ, frame by frame.
+
+mod fidelity;
+mod transactions;
