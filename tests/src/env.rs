@@ -193,7 +193,8 @@ pub async fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().await
 }
 
-/// [`run`] in turn with others that are run so. Its time begins with its turn.
+/// [`run`] in turn with others that are run so. Its time begins with its turn, and its turn ends after
+/// the queues are deleted: that takes a connection of lapin's, whose thread the next test would find.
 pub async fn run_in_turn<F, T>(on: On, name: &'static str, test: F)
 where
     F: FnOnce(Env) -> T,

@@ -1,5 +1,5 @@
 //! What the pieces of a call cost by themselves, without a broker:
-//! `cargo bench -p lepus --features __bench`.
+//! `cargo bench -p lepus-tests --features bench --bench micro`.
 
 use std::hint::black_box;
 use std::time::Instant;
