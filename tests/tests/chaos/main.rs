@@ -18,11 +18,11 @@ use lapin::BasicProperties;
 use lepus::Connection;
 use lepus_broker::Broker;
 use lepus_tests::Env;
-use lepus_tests::env::{On, run_with};
-use lepus_tests::eventually::within;
 use lepus_tests::chaos_peers::{
     self, ATTEMPTS, BROKER_LIMIT, CAP, GROUP, Going, KEY, LIMIT, OVERSIZE, Queues, Task,
 };
+use lepus_tests::env::{On, run_with};
+use lepus_tests::eventually::within;
 use lepus_tests::proxy::Proxy;
 use lepus_tests::raw::Raw;
 use nemesis::Target;
@@ -184,7 +184,8 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
     }
     for (connection, concurrency) in world.workers().iter().zip(CONCURRENCY) {
         for queue in [main, doomed, fleeting] {
-            let pool = chaos_peers::work(connection, queue, concurrency, Arc::clone(&book) as _).await;
+            let pool =
+                chaos_peers::work(connection, queue, concurrency, Arc::clone(&book) as _).await;
             running.push(pool.expect("a pool of workers"));
         }
         let members = chaos_peers::attend(connection, concurrency, Arc::clone(&book) as _).await;

@@ -5,7 +5,7 @@
 
 use futures_util::future::join_all;
 use lapin::BasicProperties;
-use lepus::{Client, Code, Connection, Outcome, Running, Server};
+use lepus::{Client, Code, Connection, Context, Outcome, Running, Server};
 use lepus_tests::peer::{Caller, short};
 use lepus_tests::probe::{DivideByZero, ProbeClient, Rig, Subject, is_settled, serve};
 use lepus_tests::proxy::{Cut, Proxy, Way};
@@ -304,20 +304,44 @@ async fn a_dropped_call_is_not_sent(env: Env) {
     assert_eq!(yard.subject.ids(), [1, 3]);
 }
 
+/// Hands out the context of its handler.
+#[lepus::service]
+trait Contexts {
+    async fn current(&self);
+}
+
+struct Sender(tokio::sync::mpsc::UnboundedSender<Context>);
+
+impl Contexts for Sender {
+    async fn current(&self) {
+        self.0.send(Context::current()).unwrap();
+    }
+}
+
+/// A context with this deadline from now on. Calls in it have exactly this deadline, and not one each.
+async fn context(timeout: Duration) -> Context {
+    let (sender, mut contexts) = tokio::sync::mpsc::unbounded_channel();
+    let local = ContextsClient::local(Sender(sender));
+    local.current().timeout(timeout).await.unwrap();
+    contexts.recv().await.unwrap()
+}
+
 async fn a_deadline_is_its_own(env: Env) {
     let rig = Rig::start(&env).await;
     let probe = together(&rig, 64).await;
-    // All four are polled before anything else runs on this thread, so they share a message. The
-    // first is at work up to its deadline, which is later than those of the second and the third:
-    // they have expired when it is their turn. The fourth has the time.
-    let calls = [(1, 10 * SHORT), (2, SHORT), (3, SHORT)];
-    let calls = calls.map(|(id, timeout)| probe.hold(id).timeout(timeout).into_future());
+    // Three calls with the same deadline share a message. One at a time: the first is at work until
+    // it is stopped at the deadline, which has then passed for the others as well.
+    let calls = join_all((1..=3).map(|id| probe.hold(id).into_future()));
     let impatient = async {
-        let answers = join_all(calls).await;
+        let answers = context(10 * SHORT).await.scope(calls).await;
         rig.subject.gate.open_for_good();
         answers
     };
-    let patient = probe.hold(4).timeout(HOUR).into_future();
+    // One behind them that has more time than they have.
+    let patient = async {
+        rig.subject.gate.entered(1).await;
+        probe.hold(4).timeout(HOUR).await
+    };
     let (answers, patient) = tokio::join!(impatient, patient);
     for answer in answers {
         let error = answer.unwrap_err();

@@ -1,25 +1,20 @@
-//! Requests and replies that no client or server of ours would send. Each costs its sender an
-//! answer at most, and nobody else anything: the worker that met it goes on, at a concurrency of
-//! one, where a request that is not settled would be its last.
+//! Requests that no client of ours would send, or that it refuses to.
 
+use super::{FAIR, limited, zoom};
 use lapin::BasicProperties;
 use lapin::types::AMQPValue;
-use lepus::{Code, Codec, Connection, Outcome, Topic, WorkQueue};
+use lepus::{Code, Outcome};
 use lepus_tests::peer::{Caller, headers, short};
 use lepus_tests::probe::{ProbeClient, Rig, Subject, is_settled, serve};
 use lepus_tests::proxy::{Proxy, Way};
 use lepus_tests::raw::{Raw, delivery, table};
 use lepus_tests::{Env, conformance, eventually};
-use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 const SHORT: Duration = Duration::from_millis(200);
-/// Enough for a request to reach its handler, also on a slow machine.
-const FAIR: Duration = Duration::from_secs(1);
-const LONG: Duration = Duration::from_secs(30);
 
-conformance!(requests:
+conformance!(
     an_unknown_method_is_told_which_there_are,
     arguments_that_do_not_decode,
     an_argument_that_does_not_decode_is_named,
@@ -43,25 +38,6 @@ conformance!(requests:
     a_request_too_large_is_refused_by_the_server,
     a_request_too_large_is_not_sent,
     an_expired_request_never_runs,
-);
-
-conformance!(headers_of_users:
-    reserved_headers_are_not_sent,
-    several_headers_go_along,
-);
-
-conformance!(what_json_has_not:
-    a_number_that_json_has_not_is_not_sent,
-    a_reply_that_json_cannot_write_is_told_to_its_caller,
-);
-
-conformance!(replies:
-    a_reply_too_large_is_told_to_its_caller,
-    a_reply_too_large_for_the_caller,
-    replies_nobody_waits_for_are_dropped_and_counted,
-    an_answer_to_another_call_cannot_be_made_up,
-    a_reply_that_does_not_decode_fails_its_call_alone,
-    a_status_nobody_knows_is_unknown,
 );
 
 async fn an_unknown_method_is_told_which_there_are(env: Env) {
@@ -125,35 +101,6 @@ async fn arguments_that_do_not_decode(env: Env) {
     rig.is_well(&env).await;
     assert_eq!(rig.serving.stats().malformed, 14);
     assert_eq!(caller.waiting().await, 0);
-}
-
-/// A service with arguments that may be missing.
-#[lepus::service(codec = "json")]
-trait Zoom {
-    /// Which of them there were.
-    async fn zoom(&self, width: u64, height: Option<u64>, fit: std::option::Option<bool>)
-    -> String;
-    #[rpc(params = "bare")]
-    async fn half(&self, x: f64) -> f64;
-}
-
-struct Glass;
-
-impl Zoom for Glass {
-    async fn zoom(&self, width: u64, height: Option<u64>, fit: Option<bool>) -> String {
-        format!("{width} {height:?} {fit:?}")
-    }
-
-    async fn half(&self, x: f64) -> f64 {
-        x / 0.0
-    }
-}
-
-async fn zoom(env: &Env, serving: &Connection) -> lepus::Running {
-    let server = lepus::Server::new(serving).serve(ZoomServer::new(Glass));
-    // It is deleted at the end of the test.
-    env.name("zoom");
-    server.start().await.unwrap()
 }
 
 async fn optional_arguments_may_be_missing(env: Env) {
@@ -224,121 +171,6 @@ async fn bytes_behind_the_arguments_are_refused(env: Env) {
     is_refused(&rig, &caller, "application/msgpack", "echo", body).await;
     is_refused(&rig, &caller, "application/json", "echo", b"[\"x\"]]").await;
     rig.is_well(&env).await;
-}
-
-async fn reserved_headers_are_not_sent(env: Env) {
-    let connection = env.connect().await;
-    let probe = ProbeClient::new(&connection);
-    let jobs = WorkQueue::<u32>::new("jobs").producer(&connection);
-    let events = Topic::<u32>::new("events").publisher(&connection);
-    for name in [
-        "rpc-accept",
-        "rpc-status",
-        "attempt",
-        "error",
-        "failed-at",
-        "source-exchange",
-        "source-routing-key",
-        "source-user-id",
-        "x-death",
-        "x-delivery-count",
-    ] {
-        let table = || lepus::Table::from([(name.to_owned(), lepus::Value::from(7))]);
-        let calls = [
-            probe.facts().header(name, 7).await.map(drop),
-            probe
-                .facts()
-                .headers(table())
-                .header("tenant", 7)
-                .await
-                .map(drop),
-            probe.note(1).header(name, 7).await,
-        ];
-        let calls = calls.map(|call| call.map_err(|error| error.rpc().cloned().unwrap()));
-        let others = [
-            jobs.push(&1).header(name, 7).await,
-            jobs.push(&1).headers(table()).await,
-            events.publish("a", &1).header(name, 7).await,
-            events.publish("a", &1).headers(table()).await,
-        ];
-        for refused in calls.into_iter().chain(others) {
-            let error = refused.unwrap_err();
-            assert!(error.is_invalid(), "{name}: {error}");
-            assert!(error.to_string().contains(&format!("`{name}`")), "{error}");
-            assert!(!error.may_have_executed(), "{error}");
-        }
-    }
-    // A local one is no exception: it becomes a remote one some day.
-    let local = ZoomClient::local(Glass)
-        .half(1.0)
-        .header("error", "x")
-        .await;
-    assert!(
-        local
-            .unwrap_err()
-            .rpc()
-            .is_some_and(lepus::Error::is_invalid)
-    );
-}
-
-async fn several_headers_go_along(env: Env) {
-    let rig = Rig::start(&env).await;
-    let table = lepus::Table::from([
-        ("tenant".to_owned(), lepus::Value::from("fox")),
-        ("size".to_owned(), lepus::Value::from(u64::MAX)),
-    ]);
-    let call = rig
-        .probe
-        .facts()
-        .header("tenant", "hare")
-        .header("colour", "grey");
-    let facts = call.headers(table).await.unwrap();
-    let seen: Vec<_> = facts
-        .headers
-        .iter()
-        .map(|(a, b)| (&a[..], &b[..]))
-        .collect();
-    let size = u64::MAX.to_string();
-    assert_eq!(
-        seen,
-        [("colour", "grey"), ("size", &size), ("tenant", "fox")]
-    );
-    rig.is_well(&env).await;
-}
-
-async fn a_number_that_json_has_not_is_not_sent(env: Env) {
-    let connection = env.connect().await;
-    let calls = ZoomClient::new(&connection).half(f64::NAN).await;
-    let call = calls.unwrap_err().rpc().cloned().unwrap();
-    let queue = WorkQueue::<f64>::new("lengths").codec(Codec::Json);
-    let producer = queue.producer(&connection);
-    let push = producer.push(&f64::INFINITY).await.unwrap_err();
-    let topic = Topic::<f64>::new("lengths").codec(Codec::Json);
-    let publisher = topic.publisher(&connection);
-    let publish = publisher.publish("a", &f64::NAN).await.unwrap_err();
-    for (error, number) in [(call, "NaN"), (push, "inf"), (publish, "NaN")] {
-        assert!(error.is_encode(), "{error}");
-        assert!(!error.may_have_executed(), "{error}");
-        let reason = error.source().map(ToString::to_string);
-        let expected = format!("application/json: {number} is not a number that JSON can write");
-        assert_eq!(reason, Some(expected));
-    }
-    let all = producer.push_all(&[1.0, f64::NAN, 2.0]).await;
-    assert!(
-        all[0].is_ok() && all[1].is_err() && all[2].is_ok(),
-        "{all:?}"
-    );
-    env.name("lengths");
-    env.name("lengths.dead");
-}
-
-async fn a_reply_that_json_cannot_write_is_told_to_its_caller(env: Env) {
-    let serving = env.connect().await;
-    let _server = zoom(&env, &serving).await;
-    let error = ZoomClient::new(&serving).half(1.0).await.unwrap_err();
-    assert_eq!(error.code(), Some(Code::Internal), "{error}");
-    let text = "the reply of `half` cannot be encoded: application/json: inf is not a number";
-    assert!(error.to_string().contains(text), "{error}");
 }
 
 async fn arguments_that_are_hostile(env: Env) {
@@ -812,11 +644,6 @@ async fn a_caller_that_is_gone_is_counted(env: Env) {
     assert_eq!(rig.subject.ids(), [1], "not again");
 }
 
-async fn limited(env: &Env, bytes: usize) -> Connection {
-    let opened = env.builder().max_message_size(bytes).open().await;
-    opened.unwrap_or_else(|error| panic!("{error}"))
-}
-
 async fn a_request_too_large_is_refused_by_the_server(env: Env) {
     let rig = Rig::over(&env, limited(&env, 1000).await, env.connect().await).await;
     assert_eq!(rig.probe.echo("x".repeat(900)).await.unwrap().len(), 900);
@@ -870,254 +697,4 @@ async fn an_expired_request_never_runs(env: Env) {
         "nobody waits for an answer any more"
     );
     raw.until_messages(&queue, 0).await;
-}
-
-async fn a_reply_too_large_is_told_to_its_caller(env: Env) {
-    let rig = Rig::over(&env, limited(&env, 1000).await, env.connect().await).await;
-    let error = rig.probe.large(2000).await.unwrap_err();
-    assert_eq!(error.code(), Some(Code::ResourceExhausted));
-    let text = error.to_string();
-    assert!(
-        text.contains("the reply has 2001 bytes, the limit is 1000")
-            || text.contains("the reply has 2003 bytes, the limit is 1000"),
-        "{text}"
-    );
-    assert!(error.may_have_executed());
-    rig.is_well(&env).await;
-}
-
-async fn a_reply_too_large_for_the_caller(env: Env) {
-    let rig = Rig::over(&env, env.connect().await, limited(&env, 1000).await).await;
-    let error = rig.probe.large(2000).await.unwrap_err();
-    let error = error.rpc().unwrap();
-    assert!(error.is_too_large() && error.may_have_executed(), "{error}");
-    assert_eq!(error.outcome(), Some(Outcome::Answered));
-    rig.is_well(&env).await;
-}
-
-/// A server by hand, for replies that ours would not give.
-struct Hand {
-    raw: Raw,
-    requests: lapin::Consumer,
-}
-
-impl Hand {
-    async fn serve(env: &Env) -> Hand {
-        let raw = Raw::open(&env.uri).await;
-        let queue = env.name("probe");
-        raw.declare(&queue).await;
-        let requests = raw.consume(&queue, 10).await;
-        Hand { raw, requests }
-    }
-
-    /// The next request's reply queue and correlation id.
-    async fn next(&mut self) -> (String, String) {
-        let request = delivery(&mut self.requests).await;
-        let properties = &request.properties;
-        let text = |text: &Option<lapin::types::ShortString>| text.as_ref().unwrap().to_string();
-        let address = (
-            text(properties.reply_to()),
-            text(properties.correlation_id()),
-        );
-        request.ack(Default::default()).await.unwrap();
-        address
-    }
-
-    async fn reply(&self, queue: &str, properties: BasicProperties, body: &[u8]) {
-        let sent = self.raw.publish_with("", queue, body, properties).await;
-        assert!(sent.unwrap().take_message().is_none(), "no reply queue");
-    }
-}
-
-fn id(text: &str) -> BasicProperties {
-    BasicProperties::default().with_correlation_id(short(text))
-}
-
-async fn replies_nobody_waits_for_are_dropped_and_counted(env: Env) {
-    let calling = env.connect().await;
-    let mut hand = Hand::serve(&env).await;
-    let probe = ProbeClient::new(&calling);
-    let dropped = || calling.stats().dropped_replies;
-
-    // Unknown ids and none, before the answer.
-    let call = probe.hold(7).send().await.unwrap();
-    let (queue, first) = hand.next().await;
-    for unknown in [
-        "999",
-        "-1",
-        "",
-        "no number",
-        "18446744073709551616",
-        " 1",
-        "\u{1f407}",
-    ] {
-        hand.reply(&queue, id(unknown), b"\x00").await;
-    }
-    hand.reply(&queue, BasicProperties::default(), b"\x00")
-        .await;
-    eventually("eight dropped", || async { dropped() == 8 }).await;
-    assert_eq!(
-        calling.stats().pending_calls,
-        1,
-        "nobody was taken for another"
-    );
-    // The first answer counts, its double does not.
-    hand.reply(&queue, id(&first), b"\x07").await;
-    hand.reply(&queue, id(&first), b"\x08").await;
-    assert_eq!(call.await.unwrap(), 7);
-    eventually("a double dropped", || async { dropped() == 9 }).await;
-
-    // Late.
-    let error = probe.hold(8).timeout(FAIR).await.unwrap_err();
-    assert!(error.is_timeout());
-    let (queue, late) = hand.next().await;
-    hand.reply(&queue, id(&late), b"\x08").await;
-    eventually("a late one dropped", || async { dropped() == 10 }).await;
-
-    let call = probe.hold(9).send().await.unwrap();
-    let (queue, last) = hand.next().await;
-    hand.reply(&queue, id(&last), b"\x09").await;
-    assert_eq!(call.await.unwrap(), 9);
-    assert_eq!((dropped(), calling.stats().pending_calls), (10, 0));
-}
-
-/// A service that was called once knows the reply queue, and its own correlation id.
-async fn an_answer_to_another_call_cannot_be_made_up(env: Env) {
-    let calling = env.connect().await;
-    let mut hand = Hand::serve(&env).await;
-    let probe = ProbeClient::new(&calling);
-    let call = probe.hold(1).send().await.unwrap();
-    let (queue, mine) = hand.next().await;
-    let others = [2, 3].map(|id| probe.hold(id).timeout(LONG).send());
-    let others = futures_util::future::join_all(others).await;
-    let mut theirs = Vec::new();
-    for _ in &others {
-        theirs.push(hand.next().await.1);
-    }
-    let (mark, number) = mine.split_at(11);
-    let number: u64 = number.parse().expect("a number");
-    let mut forged = 0;
-    for next in number..number + 4 {
-        for made_up in [
-            next.to_string(),
-            format!("m{next}"),
-            format!("00000000000{next}"),
-            format!("{mark}{next}"),
-            format!("{mark}m{next}"),
-        ] {
-            // The last two of its own number are its own to answer.
-            if !(next == number && made_up.starts_with(mark)) {
-                hand.reply(&queue, id(&made_up), b"\x63").await;
-                forged += 1;
-            }
-        }
-    }
-    // As if several calls had been sent in its message.
-    let replies = id(&format!("{mark}m{number}")).with_type("lepus.replies/1".into());
-    let body = [
-        &b"\x92"[..],
-        b"\x94\x02\xc0\xc0\xc4\x01\x63",
-        b"\x94\x03\xc0\xc0\xc4\x01\x63",
-    ];
-    hand.reply(&queue, replies, &body.concat()).await;
-    forged += 2;
-    eventually("all dropped", || async {
-        let dropped = calling.stats().dropped_replies;
-        if dropped == forged {
-            Ok(())
-        } else {
-            Err(dropped)
-        }
-    })
-    .await;
-    assert_eq!(calling.stats().pending_calls, 3);
-    hand.reply(&queue, id(&mine), b"\x01").await;
-    assert_eq!(call.await.unwrap(), 1);
-    for ((call, theirs), number) in others.into_iter().zip(theirs).zip(2..) {
-        hand.reply(&queue, id(&theirs), &[number]).await;
-        assert_eq!(call.unwrap().await.unwrap(), u32::from(number));
-    }
-}
-
-async fn a_reply_that_does_not_decode_fails_its_call_alone(env: Env) {
-    let calling = env.connect().await;
-    let mut hand = Hand::serve(&env).await;
-    let probe = ProbeClient::new(&calling);
-    let other = probe.hold(1).send().await.unwrap();
-    let (_, others) = hand.next().await;
-
-    let garbage: [(&str, &[u8], &str); 5] = [
-        ("application/msgpack", b"\xa4text", "application/msgpack: "),
-        ("application/msgpack", b"", "application/msgpack: "),
-        ("application/json", b"{", "application/json: "),
-        (
-            "application/octet-stream",
-            b"\x01",
-            "application/octet-stream: ",
-        ),
-        (
-            "application/xml",
-            b"<n/>",
-            "the reply is `application/xml`, the request was `application/msgpack`",
-        ),
-    ];
-    for (content_type, body, reason) in garbage {
-        let call = probe.hold(2).send().await.unwrap();
-        let (queue, mine) = hand.next().await;
-        hand.reply(
-            &queue,
-            id(&mine).with_content_type(short(content_type)),
-            body,
-        )
-        .await;
-        let error = call.await.unwrap_err();
-        let error = error.rpc().unwrap();
-        assert!(error.is_decode() && error.may_have_executed(), "{error}");
-        assert_eq!(error.outcome(), Some(Outcome::Answered));
-        let source = error.source().unwrap().to_string();
-        assert!(source.starts_with(reason), "{source}");
-    }
-    // The method has no error of its own that this could be.
-    let call = probe.hold(3).send().await.unwrap();
-    let (queue, mine) = hand.next().await;
-    let application = id(&mine).with_headers(headers(&[("rpc-status", "application")]));
-    hand.reply(&queue, application, b"\x01").await;
-    assert!(call.await.unwrap_err().rpc().unwrap().is_decode());
-
-    hand.reply(&queue, id(&others), b"\x01").await;
-    assert_eq!(other.await.unwrap(), 1);
-    assert_eq!(calling.stats().dropped_replies, 0);
-}
-
-async fn a_status_nobody_knows_is_unknown(env: Env) {
-    let calling = env.connect().await;
-    let mut hand = Hand::serve(&env).await;
-    let probe = ProbeClient::new(&calling).clone();
-    let statuses = [
-        (
-            headers(&[("rpc-status", "teapot"), ("rpc-message", "short and stout")]),
-            "teapot: short and stout",
-        ),
-        (headers(&[("rpc-status", "")]), ": "),
-        (headers(&[("rpc-status", "NOT_FOUND")]), "NOT_FOUND: "),
-    ];
-    for (status, text) in statuses {
-        let call = probe.hold(1).timeout(LONG).send().await.unwrap();
-        let (queue, mine) = hand.next().await;
-        hand.reply(&queue, id(&mine).with_headers(status), b"\x01")
-            .await;
-        let error = call.await.unwrap_err();
-        assert_eq!(error.code(), Some(Code::Unknown));
-        assert_eq!(error.rpc().unwrap().status().unwrap().message(), text);
-    }
-    // Headers of other types and with other names are no status.
-    let call = probe.hold(4).send().await.unwrap();
-    let (queue, mine) = hand.next().await;
-    let odd = table(&[
-        ("rpc-status", AMQPValue::LongInt(5)),
-        ("x-other", AMQPValue::Void),
-    ]);
-    hand.reply(&queue, id(&mine).with_headers(odd), b"\x04")
-        .await;
-    assert_eq!(call.await.unwrap(), 4);
 }
