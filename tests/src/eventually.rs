@@ -71,6 +71,21 @@ where
     }
 }
 
+/// [`eventually`] for a test that holds its thread on purpose, so that nothing else runs on it.
+pub fn on_this_thread<V: Verdict>(what: &str, mut probe: impl FnMut() -> V) -> V::Value {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        match probe().verdict() {
+            Ok(value) => return value,
+            Err(seen) => assert!(
+                std::time::Instant::now() < deadline,
+                "not within {PATIENCE:?}: {what}; last seen: {seen}"
+            ),
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
 /// What a probe may answer.
 pub trait Verdict {
     /// What is handed on once the condition holds.

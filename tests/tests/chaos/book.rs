@@ -2,7 +2,7 @@
 //!
 //! The numbers are the invariants of docs/reliability.md.
 
-use lepus_tests::hands::{ATTEMPTS, Sight, Witness};
+use lepus_tests::chaos_peers::{ATTEMPTS, Sight, Witness};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard};

@@ -18,11 +18,11 @@ use lapin::BasicProperties;
 use lepus::Connection;
 use lepus_broker::Broker;
 use lepus_tests::Env;
-use lepus_tests::env::{On, run_with};
-use lepus_tests::eventually::{while_it_moves, within};
-use lepus_tests::hands::{
+use lepus_tests::chaos_peers::{
     self, ATTEMPTS, BROKER_LIMIT, CAP, GROUP, Going, KEY, LIMIT, OVERSIZE, Queues, Task,
 };
+use lepus_tests::env::{On, run_with};
+use lepus_tests::eventually::{while_it_moves, within};
 use lepus_tests::proxy::Proxy;
 use lepus_tests::raw::Raw;
 use nemesis::Target;
@@ -180,15 +180,16 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
     }
     let mut running = Vec::new();
     for (connection, concurrency) in world.servers().iter().zip(CONCURRENCY) {
-        let server = hands::serve(connection, concurrency, Arc::clone(&book) as _).await;
+        let server = chaos_peers::serve(connection, concurrency, Arc::clone(&book) as _).await;
         running.push(server.expect("a server"));
     }
     for (connection, concurrency) in world.workers().iter().zip(CONCURRENCY) {
         for queue in [main, doomed, fleeting] {
-            let pool = hands::work(connection, queue, concurrency, Arc::clone(&book) as _).await;
+            let pool =
+                chaos_peers::work(connection, queue, concurrency, Arc::clone(&book) as _).await;
             running.push(pool.expect("a pool of workers"));
         }
-        let members = hands::attend(connection, concurrency, Arc::clone(&book) as _).await;
+        let members = chaos_peers::attend(connection, concurrency, Arc::clone(&book) as _).await;
         running.push(members.expect("members of the group"));
     }
     let (phase, told) = watch::channel(Phase::Torment);
@@ -377,7 +378,7 @@ fn some_of_each(violations: &[String]) -> Vec<&str> {
 async fn recovers(world: &World, book: &Book, raw: &Raw, service: &str) {
     let healed = Instant::now();
     for connection in world.callers() {
-        let chaos = hands::ChaosClient::new(connection);
+        let chaos = chaos_peers::ChaosClient::new(connection);
         let id = u64::MAX - healed.elapsed().as_nanos() as u64;
         book.call(id, "after", book::Runs::Any, REST);
         within("a call is answered", REST, || async {
@@ -391,7 +392,7 @@ async fn recovers(world: &World, book: &Book, raw: &Raw, service: &str) {
         book.call_ended(id, End::Done);
     }
     for connection in world.producers() {
-        let publisher = hands::events().publisher(connection).mandatory();
+        let publisher = chaos_peers::events().publisher(connection).mandatory();
         let id = u64::MAX - healed.elapsed().as_nanos() as u64;
         book.push(id, book::Fate::Done, REST);
         let event = Task::new(id, Going::Well);
