@@ -282,7 +282,7 @@ fn next_step(
             Ok(NextStep::Send)
         }
         CallCompletion::Refused(reason) => {
-            let error = refusal::told(&reason, request.body.len());
+            let error = refusal::sender_error(&reason, request.body.len());
             let failed = request.failed(error.kind().clone(), unless_run(Outcome::Rejected));
             Err(failed.caused_by(error))
         }

@@ -48,7 +48,7 @@ pub(super) struct InFlight<'a, H> {
     handlers: JoinSet<Completed>,
     /// Deliveries of the current channel that wait to be acknowledged.
     acks: Acks,
-    /// How many inline handlers have ended whose replies may not be flushed yet.
+    /// The number of inline handlers that have ended and whose replies may not be flushed yet.
     unsent_replies: usize,
     /// Whether the next flush is left to the I/O task, so that more frames may join it.
     flush_on_io_task: bool,

@@ -36,7 +36,7 @@ pub(crate) struct Source {
     /// The queue's name without the namespace. For a consumer with a queue of another name on each
     /// connection, a name for the log.
     pub(crate) queue: String,
-    /// How many deliveries are handled at once, which is also the prefetch (`basic.qos`).
+    /// The number of deliveries that are handled at once, which is also the prefetch (`basic.qos`).
     pub(crate) concurrency: u16,
     /// The longest that a shutdown waits for handlers.
     pub(crate) grace: Duration,

@@ -41,7 +41,7 @@ pub(super) struct ReplyQueue {
     secret: Secret,
     in_flight: InFlightCalls,
     burst: BurstDetector,
-    /// How many messages were published on channels for requests.
+    /// The number of messages that were published on channels for requests.
     published: AtomicU64,
     /// Notified when the channel for requests is closed.
     request_channel_closed: Notify,

@@ -32,7 +32,7 @@ pub(super) const JOB_HEADERS: [&str; 7] = [
     ATTEMPTS,
     SOURCE_QUEUE,
 ];
-/// How often a quorum queue has delivered the message before.
+/// The number of times that a quorum queue has delivered the message before.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 /// The history that RabbitMQ writes when it dead-letters a message.
 pub(super) const DEATH: &str = "x-death";
