@@ -107,16 +107,22 @@ impl Faults {
     /// Cancels every consumer of a queue with `basic.cancel`, as a queue does that moves
     /// to another node. The queue stays, unless it is auto-delete.
     pub fn cancel_consumers(&self, vhost: &str, queue: &str) -> usize {
-        let count = self
-            .hub
-            .lock()
-            .core
-            .consumer_infos()
-            .iter()
-            .filter(|consumer| consumer.vhost == vhost && consumer.queue == queue)
-            .count();
+        let count = self.count_consumers(vhost, queue);
         self.hub
             .apply([Command::Operator(Operator::CancelConsumers {
+                vhost: vhost.into(),
+                queue: queue.into(),
+            })]);
+        count
+    }
+
+    /// Takes every consumer off a queue without telling the clients, as RabbitMQ does now and then
+    /// when a quorum queue is deleted right after it was declared (seen on 3.10.8): the channel
+    /// stays open, and nothing is delivered on it.
+    pub fn forget_consumers(&self, vhost: &str, queue: &str) -> usize {
+        let count = self.count_consumers(vhost, queue);
+        self.hub
+            .apply([Command::Operator(Operator::ForgetConsumers {
                 vhost: vhost.into(),
                 queue: queue.into(),
             })]);
@@ -148,6 +154,14 @@ impl Faults {
     /// Decides how clients that connect from now on are met. Those connected stay.
     pub fn accept(&self, how: Accept) {
         self.gate.set(how);
+    }
+
+    fn count_consumers(&self, vhost: &str, queue: &str) -> usize {
+        let consumers = self.hub.lock().core.consumer_infos();
+        let of_queue = consumers
+            .iter()
+            .filter(|consumer| consumer.vhost == vhost && consumer.queue == queue);
+        of_queue.count()
     }
 
     fn each(

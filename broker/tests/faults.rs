@@ -254,6 +254,26 @@ async fn consumers_are_cancelled() {
 }
 
 #[tokio::test]
+async fn consumers_are_forgotten() {
+    let broker = Broker::start().await.unwrap();
+    let mut raw = with_queue(&broker).await;
+    raw.basic(consume("a")).await;
+    raw.method().await.unwrap();
+    assert_eq!(broker.faults().forget_consumers("/", "other"), 0);
+    assert_eq!(broker.faults().forget_consumers("/", "q"), 1);
+    assert!(broker.consumers().is_empty());
+    // Neither a cancel nor a delivery comes: the next method is the answer to the next question.
+    raw.publish("q", b"x", false).await;
+    raw.basic(consume("b")).await;
+    match raw.method().await.unwrap() {
+        AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(consuming)) => {
+            assert_eq!(consuming.consumer_tag.as_str(), "b");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
 async fn queues_are_purged_and_deleted_from_outside() {
     let broker = Broker::start().await.unwrap();
     let mut raw = with_queue(&broker).await;

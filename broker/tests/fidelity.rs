@@ -1,5 +1,5 @@
 //! What other clients rely on, and where the standard alone would have it otherwise: as RabbitMQ
-//! does it. `tests/tests/broker_fidelity.rs` holds both brokers against the same and more.
+//! does it. `tests/tests/conformance/broker/` holds both brokers against the same and more.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

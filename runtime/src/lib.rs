@@ -167,6 +167,7 @@ mod server;
 mod service;
 mod shutdown;
 mod stats;
+mod sync;
 mod wire;
 mod worker;
 

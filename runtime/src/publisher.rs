@@ -6,7 +6,7 @@
 //! bad one is told the broker's reason, and the others are published again.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -18,6 +18,7 @@ use crate::declaring;
 use crate::error::{Error, Kind, Outcome, Site};
 use crate::link::{ConfirmChannel, Confirmation, Connection, Link, Namespace, Session};
 use crate::policy::refusal::{self, Cause};
+use crate::sync::lock;
 use crate::wire::message::Outgoing;
 use crate::wire::topology::Topology;
 
@@ -587,8 +588,7 @@ impl Publisher {
     }
 
     fn slot(&self) -> MutexGuard<'_, Option<Arc<ConfirmChannel>>> {
-        let slot = self.inner.channel.lock();
-        slot.unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner.channel)
     }
 
     /// The channel, if there is one that may be published on.

@@ -1,4 +1,4 @@
-"""aio-pika through the scenario of tests/tests/clients.rs."""
+"""aio-pika through the scenario of tests/tests/conformance/interop/clients.rs."""
 
 import asyncio
 import os

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The command line tools of rabbitmq-c (Debian's amqp-tools) through what they can do of the
-# scenario of tests/tests/clients.rs. Each command is a connection of its own.
+# scenario of tests/tests/conformance/interop/clients.rs. Each command is a connection of its own.
 set -eu
 name=$1
 tool() { command=$1; shift; "amqp-$command" --url="$AMQP_URL" "$@"; }

@@ -1,4 +1,4 @@
-// Node's amqplib through the scenario of tests/tests/clients.rs.
+// Node's amqplib through the scenario of tests/tests/conformance/interop/clients.rs.
 
 const amqplib = require('amqplib');
 

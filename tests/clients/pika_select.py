@@ -1,4 +1,4 @@
-"""pika's asynchronous client (SelectConnection) through the scenario of tests/tests/clients.rs."""
+"""pika's asynchronous client (SelectConnection) through the scenario of tests/tests/conformance/interop/clients.rs."""
 
 import os
 import sys

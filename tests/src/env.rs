@@ -21,8 +21,9 @@ use futures_util::FutureExt;
 use lepus_broker::{Broker, Builder};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, resume_unwind};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
 /// The broker of one test, and what it can do.
@@ -35,7 +36,7 @@ pub struct Env {
     pub test: &'static str,
     prefix: String,
     /// What the test has named, to be deleted when it has ended.
-    named: Arc<Mutex<Vec<String>>>,
+    named: Arc<std::sync::Mutex<Vec<String>>>,
     embedded: Option<Broker>,
 }
 
@@ -106,13 +107,17 @@ impl Env {
 /// Instantiates each `async fn(Env)` for both brokers: `embedded::name` and
 /// `rabbitmq::name`. A second list in one file takes a module's name first:
 /// `conformance!(faults: a, b)`; `conformance!(one_thread faults: a, b)` runs them on runtimes of
-/// one thread, where what is ready at the same time runs in order.
+/// one thread, where what is ready at the same time runs in order; `conformance!(in_turn; a, b)` runs
+/// them one after the other, as [`run_in_turn`] does.
 #[macro_export]
 macro_rules! conformance {
+    (in_turn; $($test:ident),+ $(,)?) => {
+        $crate::conformance!(@ "multi_thread" run_in_turn $($test),+);
+    };
     (one_thread $module:ident: $($test:ident),+ $(,)?) => {
         mod $module {
             use super::*;
-            $crate::conformance!(@ "current_thread" $($test),+);
+            $crate::conformance!(@ "current_thread" run $($test),+);
         }
     };
     ($module:ident: $($test:ident),+ $(,)?) => {
@@ -122,21 +127,21 @@ macro_rules! conformance {
         }
     };
     ($($test:ident),+ $(,)?) => {
-        $crate::conformance!(@ "multi_thread" $($test),+);
+        $crate::conformance!(@ "multi_thread" run $($test),+);
     };
-    (@ $flavor:tt $($test:ident),+) => {
+    (@ $flavor:tt $run:ident $($test:ident),+) => {
         mod embedded {
             $(#[tokio::test(flavor = $flavor)]
             async fn $test() {
                 let name = concat!(module_path!(), "::", stringify!($test));
-                $crate::env::run($crate::env::On::Embedded, name, super::$test).await;
+                $crate::env::$run($crate::env::On::Embedded, name, super::$test).await;
             })+
         }
         mod rabbitmq {
             $(#[tokio::test(flavor = $flavor)]
             async fn $test() {
                 let name = concat!(module_path!(), "::", stringify!($test));
-                $crate::env::run($crate::env::On::RabbitMq, name, super::$test).await;
+                $crate::env::$run($crate::env::On::RabbitMq, name, super::$test).await;
             })+
         }
     };
@@ -178,6 +183,25 @@ where
         }
     })
     .await;
+}
+
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// Waits until no other test of this process holds its turn. For tests that look at the process as
+/// a whole: its threads, its descriptors, its log.
+pub async fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().await
+}
+
+/// [`run`] in turn with others that are run so. Its time begins with its turn, and its turn ends after
+/// the queues are deleted: that takes a connection of lapin's, whose thread the next test would find.
+pub async fn run_in_turn<F, T>(on: On, name: &'static str, test: F)
+where
+    F: FnOnce(Env) -> T,
+    T: Future<Output = ()>,
+{
+    let _turn = turn().await;
+    run(on, name, test).await;
 }
 
 /// Leaves a broker that others use as it was found.

@@ -47,6 +47,45 @@ where
     }
 }
 
+/// Polls `probe` until it holds, for as long as what is seen instead changes now and then: panics
+/// with `what` and the last observation when that has been the same for `limit`.
+pub async fn while_it_moves<T, F>(what: &str, limit: Duration, mut probe: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Result<T, String>>,
+{
+    let mut seen = String::new();
+    let mut since = Instant::now();
+    loop {
+        // A probe that hangs is no better than one that says no.
+        match tokio::time::timeout_at(since + limit, probe()).await {
+            Ok(Ok(value)) => return value,
+            Ok(Err(other)) if other != seen => (seen, since) = (other, Instant::now()),
+            Ok(Err(_)) => {}
+            Err(_) => seen = format!("{seen} (the last look did not end)"),
+        }
+        assert!(
+            Instant::now() + PAUSE < since + limit,
+            "nothing has changed for {limit:?}: {what}; last seen: {seen}"
+        );
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// [`eventually`] for a test that holds its thread on purpose, so that nothing else runs on it.
+pub fn on_this_thread<V: Verdict>(what: &str, mut probe: impl FnMut() -> V) -> V::Value {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        match probe().verdict() {
+            Ok(value) => return value,
+            Err(seen) => assert!(
+                std::time::Instant::now() < deadline,
+                "not within {PATIENCE:?}: {what}; last seen: {seen}"
+            ),
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
 /// What a probe may answer.
 pub trait Verdict {
     /// What is handed on once the condition holds.
@@ -95,6 +134,18 @@ mod tests {
     #[should_panic(expected = "not within 20s: an empty queue; last seen: 2 messages")]
     async fn it_says_what_it_saw_instead() {
         eventually("an empty queue", || async { Err::<(), _>("2 messages") }).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[should_panic(expected = "nothing has changed for 1s: an empty queue; last seen: 1")]
+    async fn it_waits_while_something_changes() {
+        let began = Instant::now();
+        while_it_moves("an empty queue", Duration::from_secs(1), || {
+            let halves = began.elapsed().as_millis() / 500;
+            let left = 20_u128.saturating_sub(halves).max(1);
+            std::future::ready(Err::<(), _>(left.to_string()))
+        })
+        .await;
     }
 
     #[tokio::test(start_paused = true)]

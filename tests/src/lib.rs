@@ -5,6 +5,7 @@
 //! embedded broker and on RabbitMQ. `tests/run` provides RabbitMQ and says at the
 //! end what was covered.
 
+pub mod chaos_peers;
 pub mod cluster;
 pub mod deadline;
 pub mod env;
@@ -12,8 +13,8 @@ pub mod eventually;
 pub mod frames;
 pub mod gate;
 pub mod greeting;
-pub mod hands;
 pub mod jobs;
+pub mod log;
 pub mod naive;
 pub mod node;
 pub mod peer;

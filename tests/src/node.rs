@@ -26,6 +26,7 @@ pub struct Node {
 #[derive(Debug, Clone, Default)]
 pub struct Setup {
     config: String,
+    plugins: Vec<String>,
     tls: Option<Tls>,
     peer: Option<PathBuf>,
 }
@@ -59,6 +60,12 @@ impl Setup {
     pub fn config(mut self, line: &str) -> Self {
         self.config.push_str(line);
         self.config.push('\n');
+        self
+    }
+
+    /// Enables a plugin that comes with RabbitMQ.
+    pub fn plugin(mut self, name: &str) -> Self {
+        self.plugins.push(name.to_owned());
         self
     }
 
@@ -103,6 +110,10 @@ impl Setup {
                     inside.display()
                 ));
             }
+        }
+        if !self.plugins.is_empty() {
+            let plugins = format!("[{}].\n", self.plugins.join(","));
+            write(&node.dir.join("plugins"), &plugins);
         }
         write(&node.dir.join("extra.conf"), &config);
         node.uri = run(&["start".as_ref(), node.dir.as_ref()]).await;

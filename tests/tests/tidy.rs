@@ -13,6 +13,7 @@ use std::process::Command;
 const FLOORS: &[&[&str]] = &[
     &[
         "escape",
+        "sync",
         "wire/name",
         "wire/value",
         "wire/status",

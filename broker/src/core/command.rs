@@ -49,6 +49,11 @@ pub(crate) enum Operator {
         vhost: Name,
         queue: Name,
     },
+    /// Takes the consumers of one queue off it without `basic.cancel`.
+    ForgetConsumers {
+        vhost: Name,
+        queue: Name,
+    },
     /// Cancels one consumer.
     CancelConsumer {
         connection: ConnectionId,

@@ -2,7 +2,7 @@
 
 use crate::{
     core::{Action, Core, Now, command::Operator},
-    id::{ConnectionId, Name, QueueId},
+    id::{ConnectionId, ConsumerId, Name, QueueId},
 };
 
 impl Core {
@@ -19,16 +19,13 @@ impl Core {
                 }
             }
             Operator::CancelConsumers { vhost, queue } => {
-                let found = self
-                    .lookup(&vhost, &queue)
-                    .and_then(|queue| self.queues.get(&queue));
-                let consumers: Vec<_> = found
-                    .iter()
-                    .flat_map(|queue| &queue.consumers)
-                    .map(|c| c.id)
-                    .collect();
-                for consumer in consumers {
+                for consumer in self.consumers_of(&vhost, &queue) {
                     self.end_consumer(now, consumer);
+                }
+            }
+            Operator::ForgetConsumers { vhost, queue } => {
+                for consumer in self.consumers_of(&vhost, &queue) {
+                    self.detach(now, consumer);
                 }
             }
             Operator::CancelConsumer {
@@ -68,6 +65,17 @@ impl Core {
             }
             Operator::Unblock(id) => self.unblock(id),
         }
+    }
+
+    fn consumers_of(&self, vhost: &Name, queue: &Name) -> Vec<ConsumerId> {
+        let found = self
+            .lookup(vhost, queue)
+            .and_then(|queue| self.queues.get(&queue));
+        found
+            .iter()
+            .flat_map(|queue| &queue.consumers)
+            .map(|consumer| consumer.id)
+            .collect()
     }
 
     fn release_confirms(&mut self, now: Now, id: ConnectionId) {

@@ -4,7 +4,7 @@
 //! before it is written to the socket.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::reply_queue::{CallMessage, PendingCall, ReplyQueue, ReplyRouter};
 use super::request::CallRequest;
 use crate::error::{Error, Kind};
+use crate::sync::lock;
 use crate::wire::batch;
 use crate::wire::envelope::{CALLS_TYPE, ReplyForm, RequestHead, milliseconds};
 use crate::wire::message::Outgoing;
@@ -98,8 +99,7 @@ impl Coalescer {
         if self.is_accepted.load(Ordering::Relaxed) {
             return false;
         }
-        let refused_at = self.refused_at.lock();
-        let refused_at = refused_at.unwrap_or_else(PoisonError::into_inner);
+        let refused_at = lock(&self.refused_at);
         refused_at.is_none_or(|at| at.elapsed() >= REFUSAL_COOLDOWN)
     }
 
@@ -112,8 +112,7 @@ impl Coalescer {
 
     /// Notes that a server has refused a batch.
     pub(super) fn batch_refused(&self) {
-        let refused_at = self.refused_at.lock();
-        *refused_at.unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *lock(&self.refused_at) = Some(Instant::now());
         self.is_accepted.store(false, Ordering::Relaxed);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::{Handle, Runtime};
@@ -17,6 +17,7 @@ use crate::clock;
 use crate::error::Error;
 use crate::policy::retry::RetryPolicy;
 use crate::stats::{Counters, Stats};
+use crate::sync::lock;
 use crate::wire::name::Name;
 
 /// How long a dropped connection may take to say goodbye.
@@ -219,11 +220,7 @@ impl Connection {
 
     /// Something that all users of this connection share, made once.
     pub(crate) fn shared<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> Arc<T> {
-        let mut shared = self
-            .inner
-            .shared
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut shared = lock(&self.inner.shared);
         let found = shared.get(&TypeId::of::<T>()).cloned();
         if let Some(found) = found.and_then(|found| found.downcast::<T>().ok()) {
             return found;
@@ -280,11 +277,10 @@ fn end(
 ) {
     // Where no thread can be had, what it was to do is dropped, and the runtime must not be.
     let io = Arc::new(Mutex::new(Some(io)));
-    let take =
-        |io: &Mutex<Option<Runtime>>| io.lock().unwrap_or_else(PoisonError::into_inner).take();
     let owned = Arc::clone(&io);
     let waiting = spawn(Box::new(move || {
-        if let Some(io) = take(&owned) {
+        let io = lock(&owned).take();
+        if let Some(io) = io {
             let said = io.block_on(async { tokio::time::timeout(FAREWELL, farewell).await });
             if said.is_err() {
                 tracing::debug!("the broker did not answer the end of the connection");
@@ -294,7 +290,8 @@ fn end(
     }));
     if let Err(error) = waiting {
         tracing::warn!(%error, "no thread to close the connection politely");
-        if let Some(io) = take(&io) {
+        let io = lock(&io).take();
+        if let Some(io) = io {
             io.shutdown_background();
         }
     }
@@ -375,6 +372,10 @@ impl ConnectionBuilder {
     /// How often heartbeats are sent, in whole seconds, rounded up: 1 to 65535 s. A dead peer is
     /// found after two intervals. Default 10 s, or what the URI's `heartbeat=` says. The broker may
     /// ask for a shorter one.
+    ///
+    /// A consumer that has had nothing to do for three intervals asks whether its queue still has
+    /// consumers (a passive `queue.declare`), and consumes it again if not: RabbitMQ may forget
+    /// consumers without `basic.cancel` when a quorum queue is deleted right after it was declared.
     pub fn heartbeat(mut self, interval: Duration) -> Self {
         self.heartbeat = Some(interval);
         self
@@ -413,6 +414,9 @@ impl ConnectionBuilder {
     }
 
     /// A client certificate with its key (PKCS#8), both in PEM.
+    ///
+    /// With `auth_mechanism=external` in the URI, the user is the one that the certificate names, where
+    /// RabbitMQ has the plugin `rabbitmq_auth_mechanism_ssl`; the URI's own user is not asked then.
     #[cfg(feature = "tls")]
     pub fn client_certificate(mut self, certificate: &[u8], key: &[u8]) -> Self {
         self.tls.identity = Some((certificate.to_vec(), key.to_vec()));

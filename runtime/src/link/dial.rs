@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use lapin::types::LongString;
 use lapin::uri::AMQPUri;
@@ -16,6 +17,7 @@ use super::sasl::{Mask, Responses};
 use super::settings::{Address, Settings, TlsSettings};
 use super::socket::{Pipe, Socket, Transport, Tune, WriteMux};
 use crate::error::{ConnectFault, Error, Kind};
+use crate::sync::lock;
 
 /// lapin uses no channel.
 const LAPINS_CHANNEL_MAX: u16 = 1;
@@ -35,6 +37,8 @@ pub(super) struct Line {
     pub(super) channels: Channels,
     /// How the I/O task ended.
     pub(super) ended: oneshot::Receiver<io::Error>,
+    /// The interval that was asked for.
+    pub(super) heartbeat: Duration,
 }
 
 /// Connects to the first address that works, in turn.
@@ -132,6 +136,7 @@ async fn greet(
         pipe,
         ended,
     } = socket;
+    let heartbeat = uri.query.heartbeat.unwrap_or_default();
     uri.query.channel_max = Some(LAPINS_CHANNEL_MAX);
     uri.query.frame_max = Some(LAPINS_FRAME_MAX);
     let hang_up = HangUp(Some(mux.clone()));
@@ -139,7 +144,7 @@ async fn greet(
     let open =
         async move |_: AMQPUri, _: async_rs::Runtime<Kit>| -> lapin::Result<AsyncTcpStream<Pipe>> {
             // There is one, and lapin does not reconnect.
-            let pipe = pipe.lock().ok().and_then(|mut pipe| pipe.take());
+            let pipe = lock(&pipe).take();
             let pipe = pipe.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
             Ok(AsyncTcpStream::Plain(pipe))
         };
@@ -152,6 +157,7 @@ async fn greet(
         mux,
         channels,
         ended,
+        heartbeat: Duration::from_secs(heartbeat.into()),
     })
 }
 

@@ -36,6 +36,8 @@ pub(crate) struct Session {
     down: watch::Sender<Option<Error>>,
     blocked: watch::Sender<Option<String>>,
     counters: Arc<Counters>,
+    io: runtime::Handle,
+    heartbeat: Duration,
 }
 
 impl Session {
@@ -50,6 +52,7 @@ impl Session {
             mux,
             channels,
             ended,
+            heartbeat,
         } = line;
         // lapin gives each event to one listener only: this is the one.
         let events = connection.events_listener();
@@ -62,6 +65,8 @@ impl Session {
             down: watch::Sender::new(None),
             blocked: watch::Sender::new(None),
             counters,
+            io: io.clone(),
+            heartbeat,
         });
         io.spawn(watch_over(Arc::downgrade(&session), events, ended));
         session
@@ -94,6 +99,16 @@ impl Session {
                 .unwrap_or_else(|| Error::new(Kind::Disconnected)),
             Err(_) => Error::new(Kind::Disconnected),
         }
+    }
+
+    /// The runtime of the connection's I/O task.
+    pub(super) fn io(&self) -> &runtime::Handle {
+        &self.io
+    }
+
+    /// The interval of heartbeats that was asked for.
+    pub(super) fn heartbeat(&self) -> Duration {
+        self.heartbeat
     }
 
     /// Whether the broker takes messages now.

@@ -1,13 +1,14 @@
 //! The state of a connection, as its user may watch it.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::error::Error;
+use crate::sync::lock;
 
 /// Which of a connection's two sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +135,7 @@ impl Board {
     }
 
     fn set(&self, role: Role, next: impl FnOnce(&ConnectionState) -> ConnectionState) {
-        let mut roles = self.roles.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut roles = lock(&self.roles);
         let [publishing, consuming] = &mut *roles;
         let mine = match role {
             Role::Publishing => &mut *publishing,

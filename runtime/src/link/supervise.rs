@@ -1,7 +1,7 @@
 //! Keeps one session up: connects, watches, connects again, until the connection is closed.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -18,6 +18,7 @@ use crate::escape::Escaped;
 use crate::policy::retry::RetryPolicy;
 use crate::random;
 use crate::stats::Counters;
+use crate::sync::lock;
 
 /// A session that lived this long starts the backoff anew when it goes down.
 const STABLE: Duration = Duration::from_secs(5);
@@ -82,15 +83,11 @@ impl Dialer {
     }
 
     pub(super) fn keep(&self, session: Arc<Session>) {
-        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+        *lock(&self.spare) = Some(session);
     }
 
     pub(super) fn take(&self) -> Option<Arc<Session>> {
-        let spare = self
-            .spare
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let spare = lock(&self.spare).take();
         spare.filter(|session| session.is_up())
     }
 }

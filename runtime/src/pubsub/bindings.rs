@@ -1,7 +1,7 @@
 //! What a subscription is bound by: changed while it runs, put back on every connection.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::runtime::Handle;
 use tokio::sync::Mutex as Turn;
@@ -9,6 +9,7 @@ use tokio::sync::Mutex as Turn;
 use super::kind::Kind;
 use crate::error::{Error, Kind as ErrorKind};
 use crate::link::{self, Connection, Namespace, Session};
+use crate::sync::lock;
 use crate::wire::name::Name;
 use crate::wire::topology::{Binding, Destination};
 
@@ -166,7 +167,7 @@ fn later(error: Error) -> Result<(), Error> {
 
 impl<K: Kind> Inner<K> {
     fn wanted(&self) -> MutexGuard<'_, Vec<K::Binding>> {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.wanted)
     }
 
     fn note(&self, binding: K::Binding) {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{Instant, timeout_at};
@@ -15,6 +15,7 @@ use crate::error::{Error, Kind};
 use crate::link::{self, Channel, Connection, Flush, Session};
 use crate::publisher::{Fault, Publisher, UNCONFIRMED};
 use crate::random;
+use crate::sync::lock;
 use crate::wire::message::Outgoing;
 
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
@@ -208,7 +209,7 @@ impl Outlet {
     }
 
     fn slot(&self) -> MutexGuard<'_, Option<Arc<Channel>>> {
-        self.channel.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.channel)
     }
 
     /// The channel of unconfirmed publishes, if there is nothing to wait for.

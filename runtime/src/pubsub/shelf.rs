@@ -1,7 +1,8 @@
 //! What waits for a stream's reader, in order, and what is told to one that is slow.
 
+use crate::sync::lock;
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
@@ -114,7 +115,7 @@ impl<E> Shelf<E> {
     }
 
     fn goods(&self) -> MutexGuard<'_, Goods<E>> {
-        self.goods.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.goods)
     }
 }
 

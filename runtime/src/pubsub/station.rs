@@ -1,6 +1,6 @@
 //! A subscription's place on the broker: its queue and bindings, made anew on every connection.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::time::Instant;
 
@@ -12,6 +12,7 @@ use crate::link::{self, Ended, Mode, Namespace, Session};
 use crate::queue;
 use crate::random;
 use crate::service::BoxFuture;
+use crate::sync::lock;
 use crate::wire::name::Name;
 use crate::wire::topology::{Queue, Topology};
 use crate::worker::Setup;
@@ -79,7 +80,7 @@ impl<K: Kind> Station<K> {
 
 impl<K: Kind> Station<K> {
     fn away(&self) -> MutexGuard<'_, Option<Away>> {
-        self.away.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.away)
     }
 }
 

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::clock;
 use crate::escape::escaped;
 use crate::link::Channel;
+use crate::sync::lock;
 use crate::wire::message::Incoming;
 
 /// RabbitMQ's `consumer_timeout` unless it is set.
@@ -248,7 +249,7 @@ impl InHand {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

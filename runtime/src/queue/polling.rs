@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::declaring;
 use crate::error::{Error, Kind};
 use crate::link::{Channel, Connection, Delivery, GetChannel, Session};
+use crate::sync::lock;
 use crate::wire::topology::Topology;
 
 /// AMQP's NOT_IMPLEMENTED.
@@ -152,7 +153,7 @@ impl Known {
     }
 
     fn queues(&self) -> MutexGuard<'_, HashMap<String, Polled>> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queues)
     }
 }
 

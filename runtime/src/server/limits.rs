@@ -1,7 +1,9 @@
 //! Limits of the broker on replies, learned from its refusals and shared by all services of a connection.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
+
+use crate::sync::lock;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -82,7 +84,7 @@ impl BrokerLimits {
     }
 
     fn session(&self) -> MutexGuard<'_, SessionLimits> {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.session)
     }
 }
 

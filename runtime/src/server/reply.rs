@@ -1,7 +1,7 @@
 //! Replies: published on the channel of their request before it is acknowledged, and remembered for as
 //! long as the broker may refuse them.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use tokio::time::Instant;
 
@@ -12,6 +12,7 @@ use crate::escape::{Escaped, escaped};
 use crate::link::{AckRange, Channel, Connection, Flush};
 use crate::service::{Reply, Service};
 use crate::stats::Counters;
+use crate::sync::lock;
 use crate::wire::codec::Codec;
 use crate::wire::envelope::{ReplyForm, ReplyHead, RequestHead};
 use crate::wire::message::Outgoing;
@@ -108,7 +109,7 @@ impl ReplySender {
     }
 
     fn state(&self) -> MutexGuard<'_, SenderState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// The largest body of a reply, in bytes.

@@ -4,7 +4,7 @@ use crate::book::{Book, Channel, End, Fate, Home, Runs};
 use crate::dice::Dice;
 use futures_util::future::join_all;
 use lepus::{CallError, Client, Connection, Topic, WorkQueue};
-use lepus_tests::hands::{ChaosClient, Going, KEY, LIMIT, OVERSIZE, Queues, Task, events};
+use lepus_tests::chaos_peers::{ChaosClient, Going, KEY, LIMIT, OVERSIZE, Queues, Task, events};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -42,7 +42,7 @@ impl Shift {
 /// Messages that the broker refuses, and closes their channel for.
 #[derive(Debug, Clone, Copy)]
 pub struct Refusals {
-    /// Whether it refuses those that are larger than [`BROKER_LIMIT`](lepus_tests::hands::BROKER_LIMIT).
+    /// Whether it refuses those that are larger than [`BROKER_LIMIT`](lepus_tests::chaos_peers::BROKER_LIMIT).
     pub are_oversize: bool,
 }
 

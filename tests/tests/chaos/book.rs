@@ -2,7 +2,7 @@
 //!
 //! The numbers are the invariants of docs/reliability.md.
 
-use lepus_tests::hands::{ATTEMPTS, Sight, Witness};
+use lepus_tests::chaos_peers::{ATTEMPTS, Sight, Witness};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard};
@@ -516,7 +516,9 @@ fn judge_job(id: u64, job: &JobEntry, runs: &[Run], pages: &Pages, found: &mut V
     let first = runs
         .iter()
         .filter(|run| run.attempt == 1 && !run.redelivered);
-    if first.count() > 1 + pages.times_published_again(job) {
+    let first = first.count();
+    // The second costs a walk through other jobs.
+    if first > 1 && first > 1 + pages.times_published_again(job) {
         found.push(format!("8: job {id} has too many first runs: {runs:?}"));
     }
     if let Some(run) = runs.iter().find(|run| run.attempt > super::ATTEMPTS) {

@@ -18,11 +18,11 @@ use lapin::BasicProperties;
 use lepus::Connection;
 use lepus_broker::Broker;
 use lepus_tests::Env;
-use lepus_tests::env::{On, run_with};
-use lepus_tests::eventually::within;
-use lepus_tests::hands::{
+use lepus_tests::chaos_peers::{
     self, ATTEMPTS, BROKER_LIMIT, CAP, GROUP, Going, KEY, LIMIT, OVERSIZE, Queues, Task,
 };
+use lepus_tests::env::{On, run_with};
+use lepus_tests::eventually::{while_it_moves, within};
 use lepus_tests::proxy::Proxy;
 use lepus_tests::raw::Raw;
 use nemesis::Target;
@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// To come to rest at the end, on a busy machine.
+/// At the end, for as long nothing may stand still before everything is at rest.
 const REST: Duration = Duration::from_secs(40);
 
 /// For an answer once the faults are over. The broker may have to find out first, by its
@@ -68,7 +68,8 @@ async fn start(on: On, name: &'static str) {
     });
     println!("{name}: LEPUS_CHAOS_SEED={seed}");
     let broker = Broker::builder().max_message(BROKER_LIMIT);
-    let limit = time + 3 * REST;
+    // What has piled up takes its time on a busy machine.
+    let limit = 2 * time + 8 * REST;
     run_with(broker, limit, on, name, |env| chaos(env, seed, time)).await;
 }
 
@@ -179,15 +180,16 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
     }
     let mut running = Vec::new();
     for (connection, concurrency) in world.servers().iter().zip(CONCURRENCY) {
-        let server = hands::serve(connection, concurrency, Arc::clone(&book) as _).await;
+        let server = chaos_peers::serve(connection, concurrency, Arc::clone(&book) as _).await;
         running.push(server.expect("a server"));
     }
     for (connection, concurrency) in world.workers().iter().zip(CONCURRENCY) {
         for queue in [main, doomed, fleeting] {
-            let pool = hands::work(connection, queue, concurrency, Arc::clone(&book) as _).await;
+            let pool =
+                chaos_peers::work(connection, queue, concurrency, Arc::clone(&book) as _).await;
             running.push(pool.expect("a pool of workers"));
         }
-        let members = hands::attend(connection, concurrency, Arc::clone(&book) as _).await;
+        let members = chaos_peers::attend(connection, concurrency, Arc::clone(&book) as _).await;
         running.push(members.expect("members of the group"));
     }
     let (phase, told) = watch::channel(Phase::Torment);
@@ -255,12 +257,14 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
         queue: places[5].clone(),
         key: KEY,
     };
-    let targets = [
-        jobs(3),
-        jobs(4),
-        Target::Service(places[0].clone()),
-        event_exchange,
-    ];
+    let mut targets = vec![jobs(4), Target::Service(places[0].clone()), event_exchange];
+    if env.server.version.starts_with("4.0.") {
+        // Its Raft server dies over a write of the queue that had the name before
+        // (`ra_log_event`), and stays dead: `rabbitmqctl list_queues` shows the state `down`.
+        env.leave_out("RabbitMQ 4.0 may lose a quorum queue that is declared again at once");
+    } else {
+        targets.push(jobs(3));
+    }
     let mut demolition = JoinSet::new();
     for (which, target) in targets.into_iter().enumerate() {
         let dice = Dice::of(seed, &format!("demolition {which}"));
@@ -374,7 +378,7 @@ fn some_of_each(violations: &[String]) -> Vec<&str> {
 async fn recovers(world: &World, book: &Book, raw: &Raw, service: &str) {
     let healed = Instant::now();
     for connection in world.callers() {
-        let chaos = hands::ChaosClient::new(connection);
+        let chaos = chaos_peers::ChaosClient::new(connection);
         let id = u64::MAX - healed.elapsed().as_nanos() as u64;
         book.call(id, "after", book::Runs::Any, REST);
         within("a call is answered", REST, || async {
@@ -388,7 +392,7 @@ async fn recovers(world: &World, book: &Book, raw: &Raw, service: &str) {
         book.call_ended(id, End::Done);
     }
     for connection in world.producers() {
-        let publisher = hands::events().publisher(connection).mandatory();
+        let publisher = chaos_peers::events().publisher(connection).mandatory();
         let id = u64::MAX - healed.elapsed().as_nanos() as u64;
         book.push(id, book::Fate::Done, REST);
         let event = Task::new(id, Going::Well);
@@ -417,7 +421,7 @@ async fn rest(
 ) {
     // In each place: those of this process and those of the others.
     let consumers = [2 + PROCESSES, 2, PROCESSES, 2, 2, 2];
-    within(
+    while_it_moves(
         "all confirmed jobs have ended, or are lost",
         REST,
         || async {

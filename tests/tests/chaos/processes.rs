@@ -26,7 +26,7 @@ pub enum Phase {
 }
 
 fn hire(env: &Env) -> Program {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_chaos_hands"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chaos_peer"));
     command
         .arg(&env.uri)
         .arg(env.namespace())

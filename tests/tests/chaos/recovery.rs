@@ -8,7 +8,7 @@ use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOpti
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
 use lepus::WorkQueue;
-use lepus_tests::hands::CAP;
+use lepus_tests::chaos_peers::CAP;
 use lepus_tests::proxy::{Cut, Mode, Proxy, Way};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::oneshot;
 
@@ -11,6 +11,7 @@ use crate::policy::in_flight::InFlightTable;
 use crate::policy::refusal::Traits;
 use crate::service::Reply;
 use crate::stats::Counters;
+use crate::sync::lock;
 use crate::wire::envelope::ReplyForm;
 
 /// The completion of a call in flight.
@@ -84,7 +85,7 @@ impl InFlightCalls {
     }
 
     fn table(&self) -> MutexGuard<'_, Option<InFlightTable<CallEntry>>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 
     /// Registers a call, and gives its id. `None` if no reply can come any more.

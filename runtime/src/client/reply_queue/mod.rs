@@ -6,7 +6,7 @@ mod replies;
 mod task;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -16,6 +16,7 @@ use crate::link::{BurstDetector, Channel, Connection, Flush, Session, WriteOffse
 use crate::policy::refusal::Traits;
 use crate::random::{self, Secret};
 use crate::stats::Counters;
+use crate::sync::lock;
 use crate::wire::message::Outgoing;
 pub(super) use in_flight::{CallCompletion, CallMessage, ReceivedReply};
 use in_flight::{InFlightCalls, PublishedMessage};
@@ -212,13 +213,11 @@ impl ReplyQueue {
     }
 
     fn request_channel(&self) -> Arc<Channel> {
-        let channel = self.request_channel.lock();
-        Arc::clone(&channel.unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&lock(&self.request_channel))
     }
 
     fn set_request_channel(&self, channel: Arc<Channel>) {
-        let current = self.request_channel.lock();
-        *current.unwrap_or_else(PoisonError::into_inner) = channel;
+        *lock(&self.request_channel) = channel;
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -18,6 +18,7 @@ use crate::error::{Error, Kind};
 use crate::link::frame::decode::Confirm;
 use crate::link::session::Session;
 use crate::link::socket::BurstDetector;
+use crate::sync::lock;
 use crate::wire::message::Outgoing;
 
 /// What the broker did with a message.
@@ -178,7 +179,7 @@ impl Told {
 
 impl Ledger {
     fn pages(&self) -> MutexGuard<'_, Pages> {
-        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pages)
     }
 
     fn add(&self, entry: Entry) -> Result<(), Error> {

@@ -1,12 +1,15 @@
 //! A queue's deliveries, for as long as the consumer lives, and how it ended.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use amq_protocol::protocol::{AMQPClass, basic};
 use amq_protocol::types::FieldTable;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 use super::Channel;
+use super::declare::count_named;
 use super::{ChannelEvent, ChannelHandler, Delivery};
 use crate::error::Error;
 use crate::escape::Escaped;
@@ -22,6 +25,11 @@ pub(crate) enum Ended {
     /// The channel or the session is gone.
     Lost(Error),
 }
+
+/// An idle consumer looks at its queue after so many heartbeat intervals.
+const CHECKED_EVERY: u32 = 3;
+/// AMQP's reply code for a queue that is not there.
+const NOT_FOUND: u16 = 404;
 
 /// Takes deliveries on the I/O task, one after the other. Must not block.
 pub(crate) type Sink = Arc<dyn Fn(Delivery) + Send + Sync>;
@@ -57,6 +65,7 @@ pub(crate) struct Consumer {
     /// As many as the broker sends ahead, which the prefetch bounds; last the end of the consumer.
     coming: mpsc::UnboundedReceiver<Item>,
     ended: Option<Ended>,
+    _check: Option<AbortOnDrop>,
 }
 
 type Item = Result<Box<Delivery>, Box<Ended>>;
@@ -96,17 +105,24 @@ impl Consumer {
             arguments: FieldTable::default(),
         });
         let (feed, coming) = mpsc::unbounded_channel();
+        let is_settled = sink.is_none();
+        let items = feed.clone();
         channel.set_handler(Arc::new(Feed {
             items: feed,
             sink,
             counters: Arc::clone(channel.session().counters()),
         }));
         channel.call(AMQPClass::Basic(consume)).await?;
+        let check = is_settled.then(|| {
+            let check = check_queue(Arc::downgrade(channel), queue.to_owned(), items);
+            AbortOnDrop(channel.session().io().spawn(check).abort_handle())
+        });
         Ok(Self {
             channel: Arc::clone(channel),
             consumer_tag,
             coming,
             ended: None,
+            _check: check,
         })
     }
 
@@ -168,6 +184,63 @@ impl Drop for Consumer {
     fn drop(&mut self) {
         if self.ended.is_none() && self.channel.is_open() {
             self.channel.cancel(&self.consumer_tag);
+        }
+    }
+}
+
+/// Ends a task with its owner.
+#[derive(Debug)]
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Ends the consumer when its queue has no consumer any more although the broker has sent no
+/// `basic.cancel`. An idle consumer asks for the count of consumers (a passive `queue.declare`)
+/// every three heartbeat intervals.
+///
+/// RabbitMQ forgets consumers in silence when a quorum queue is deleted right after it was declared
+/// (seen on 3.10.8): the channel stays open and nothing is delivered on it. Where other consumers of
+/// the queue are known, the count does not tell that this one is not.
+async fn check_queue(channel: Weak<Channel>, queue: String, items: mpsc::UnboundedSender<Item>) {
+    let mut last = 0;
+    loop {
+        let Some(interval) = channel.upgrade().map(|channel| {
+            let heartbeat = channel.session().heartbeat();
+            heartbeat.max(Duration::from_secs(1)) * CHECKED_EVERY
+        }) else {
+            return;
+        };
+        tokio::time::sleep(interval).await;
+        let Some(channel) = channel.upgrade() else {
+            return;
+        };
+        let delivered = channel.last_delivery();
+        let is_idle =
+            std::mem::replace(&mut last, delivered) == delivered && !channel.has_unsettled();
+        if !is_idle {
+            continue;
+        }
+        match count_named(channel.session(), &queue).await {
+            Ok(counts) if counts.consumers > 0 => {}
+            Err(error) if error.amqp_code() != Some(NOT_FOUND) => {
+                tracing::debug!(queue, %error, "the consumers of a queue could not be counted");
+            }
+            // The broker answers in the order of its work: one that was counted before it was
+            // cancelled has its `basic.cancel` by now, and this second end is not read.
+            Ok(_) | Err(_) => {
+                tracing::warn!(
+                    queue,
+                    "the broker has no consumer on the queue and has not sent `basic.cancel`: \
+                     consuming it again"
+                );
+                // Whoever consumed is gone otherwise.
+                let _ = items.send(Err(Box::new(Ended::Cancelled)));
+                return;
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::error::{Error, Kind};
 use crate::link::convert::{short, table};
 use crate::link::namespace::Namespace;
 use crate::link::session::Session;
+use crate::wire::name::Name;
 use crate::wire::topology::{
     Binding, Destination, Exchange, ExchangeKind, QUEUE_TYPE, Queue, Topology,
 };
@@ -88,6 +89,15 @@ pub(crate) async fn count(
     let channel = Channel::open(session).await?;
     let counts = declare_queue(&channel, &queue.clone().passive(), namespace).await?;
     Ok(counts)
+}
+
+/// Asks for the counts of a queue by its name on the broker (a passive `queue.declare`).
+///
+/// # Errors
+/// As [`count`].
+pub(super) async fn count_named(session: &Arc<Session>, queue: &str) -> Result<QueueCounts, Error> {
+    let queue = Queue::new(Name::parse(queue)?);
+    count(session, &queue, &Namespace::default()).await
 }
 
 /// Removes every message that waits in a queue, and says how many there were.

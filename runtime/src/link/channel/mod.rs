@@ -24,8 +24,8 @@ pub(crate) use table::{ChannelEvent, ChannelHandler};
 pub(super) use table::{Channels, Endpoint, Handle, Reply, unexpected};
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use amq_protocol::protocol::AMQPClass;
 use bytes::BytesMut;
@@ -34,6 +34,7 @@ use crate::error::Error;
 use crate::link::frame::SettleMethod;
 use crate::link::session::Session;
 use crate::link::socket::{Flush, WriteOffset};
+use crate::sync::lock;
 use crate::wire::message::Outgoing;
 
 /// A channel, for as long as it and its session live. Dropping it closes it; deliveries that were
@@ -46,6 +47,7 @@ pub(crate) struct Channel {
     unsettled: Mutex<BTreeSet<u64>>,
     /// Each delivery comes when the one before it is settled.
     one_at_a_time: AtomicBool,
+    last_delivery: AtomicU64,
 }
 
 impl Channel {
@@ -60,6 +62,7 @@ impl Channel {
             handle,
             unsettled: Mutex::default(),
             one_at_a_time: AtomicBool::new(false),
+            last_delivery: AtomicU64::new(0),
         }))
     }
 
@@ -225,9 +228,19 @@ impl Channel {
 
     /// A delivery has come that is to be settled.
     pub(in crate::link) fn delivered(&self, tag: u64) {
+        self.last_delivery.store(tag, Ordering::Relaxed);
         if self.unsettled().insert(tag) {
             self.session.counters().unsettled.add();
         }
+    }
+
+    /// The tag of the last delivery that is to be settled; 0 before the first.
+    fn last_delivery(&self) -> u64 {
+        self.last_delivery.load(Ordering::Relaxed)
+    }
+
+    fn has_unsettled(&self) -> bool {
+        !self.unsettled().is_empty()
     }
 
     fn settled(&self, tag: u64, extent: AckRange) {
@@ -246,9 +259,7 @@ impl Channel {
     }
 
     fn unsettled(&self) -> MutexGuard<'_, BTreeSet<u64>> {
-        self.unsettled
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.unsettled)
     }
 
     /// Gives a delivery back to its queue. Never counts as a failed attempt on quorum queues of

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use amq_protocol::protocol::AMQPClass;
 use bytes::BytesMut;
@@ -20,6 +20,7 @@ use crate::link::frame::SettleMethod;
 use crate::link::frame::decode::Confirm;
 use crate::link::socket::{Flush, WriteMux, WriteOffset};
 use crate::stats::Counters;
+use crate::sync::lock;
 
 /// How long the number of a channel that the broker has closed is not used again, so that what it
 /// still says of that channel is not heard as said of another one. RabbitMQ may confirm and deliver
@@ -273,8 +274,7 @@ impl Channels {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        let table = self.shared.table.lock();
-        table.unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared.table)
     }
 }
 
@@ -306,7 +306,7 @@ impl Table {
 
 impl Endpoint {
     fn core(&self) -> MutexGuard<'_, Core<Reply>> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.core)
     }
 }
 

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,7 @@ use crate::link::frame::FrameCursor;
 use crate::link::frame::decode::{self, BrokerVersion};
 use crate::link::frame::encode::HEAD;
 use crate::link::sasl::Responses;
+use crate::sync::lock;
 
 /// So much memory is kept at most when the buffer is empty: a good many messages of the usual size.
 const MAX_IDLE_CAPACITY: usize = 512 * 1024;
@@ -59,7 +60,7 @@ impl BurstDetector {
     /// once, else the sender writes it.
     pub(crate) fn next(&self) -> Flush {
         let now = Instant::now();
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.last);
         match last.replace(now) {
             Some(last) if now.saturating_duration_since(last) < BURST => Flush::IoTask,
             _ => Flush::Inline,
@@ -326,8 +327,7 @@ impl WriteMux {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        let state = self.shared.state.lock();
-        state.unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared.state)
     }
 }
 

@@ -1,8 +1,9 @@
 //! lapin's end of the connection: an ordinary in-memory byte stream.
 
+use crate::sync::lock;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, BytesMut};
@@ -34,7 +35,7 @@ struct State {
 
 impl Inward {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Gives lapin bytes to read.

@@ -1,7 +1,7 @@
 //! TLS through rustls: the handshake, and its records over a socket that never blocks.
 
 use std::io::{self, Read, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -11,6 +11,7 @@ use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use super::transport::Transport;
 use crate::link::settings::TlsSettings;
+use crate::sync::lock;
 
 /// A TLS session. Reading and writing take turns under its lock.
 #[derive(Debug)]
@@ -69,7 +70,7 @@ fn config(settings: &TlsSettings) -> io::Result<ClientConfig> {
 
 impl Tls {
     fn session(&self) -> MutexGuard<'_, ClientConnection> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     pub(super) fn try_read(&self, tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {

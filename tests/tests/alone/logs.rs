@@ -1,0 +1,139 @@
+//! What the library writes to the log, and what it never shows.
+
+use lepus::{Code, Connection, Status};
+use lepus_broker::Broker;
+use lepus_tests::env::turn;
+use lepus_tests::eventually;
+use lepus_tests::log::Log;
+use lepus_tests::peer::short;
+use lepus_tests::probe::{ProbeClient, Subject, serve};
+use lepus_tests::raw::Raw;
+use std::sync::Arc;
+use std::time::Duration;
+
+const USER: &str = "jack-rabbit";
+const PASSWORD: &str = "s3cret-carrot";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_is_logged_and_credentials_are_not() {
+    let _turn = turn().await;
+    let log = Log::capture("lepus=trace");
+    log.take();
+    let logged = async |text: &str| log.line_with(&[text]).await;
+
+    let broker = Broker::builder()
+        .user(USER, PASSWORD)
+        .start()
+        .await
+        .unwrap();
+    let builder = Connection::builder(&broker.uri())
+        .backoff(Duration::from_millis(10), Duration::from_millis(100));
+    let mut shown = format!("{builder:?}");
+    let connection = builder.open().await.unwrap();
+    let subject = Arc::new(Subject::default());
+    let server = serve(&connection, &subject);
+    shown += &format!("{server:?}");
+    let server = server.start().await.unwrap();
+    let probe = ProbeClient::new(&connection);
+    shown += &format!(
+        "{connection:?} {server:?} {probe:?} {:?}",
+        connection.state()
+    );
+
+    // A panic is the log's business, the arguments are not.
+    assert!(probe.panic("over the fence".into()).await.is_err());
+    logged("a handler panicked").await;
+    logged("over the fence").await;
+    probe.echo("my private text".into()).await.unwrap();
+
+    // What a peer says begins no line of its own, and no terminal obeys it.
+    let raw = Raw::open(&broker.uri()).await;
+    raw.declare("replies").await;
+    const FORGED: &str = "x\nFORGED\r\u{1b}[2J\u{85}\u{2028}";
+    let good = || {
+        lapin::BasicProperties::default()
+            .with_type("echo".into())
+            .with_content_type("application/json".into())
+            .with_correlation_id("1".into())
+            .with_reply_to("replies".into())
+    };
+    for properties in [
+        good().with_type(short(FORGED)),
+        good().with_content_type(short(FORGED)),
+        good()
+            .with_type("no_such".into())
+            .with_reply_to(short(FORGED)),
+        good().with_type(short(FORGED)).with_expiration("0".into()),
+        lapin::BasicProperties::default().with_type(short(FORGED)),
+    ] {
+        let sent = raw.publish_with("", "probe", br#"{"text":"x"}"#, properties);
+        sent.await.unwrap();
+    }
+    let json = r#"{"text":1,"x\nFORGED":2}"#;
+    let sent = raw.publish_with("", "probe", json.as_bytes(), good());
+    sent.await.unwrap();
+    assert!(probe.panic(FORGED.into()).await.is_err());
+    eventually("five refused", || async {
+        let refused = connection.stats().malformed;
+        if refused >= 5 { Ok(()) } else { Err(refused) }
+    })
+    .await;
+    logged("x\\nFORGED\\r\\u{1b}[2J\\u{85}\\u{2028}").await;
+    // And so do the texts of errors.
+    let error = Status::new(Code::Internal, FORGED).to_string();
+    assert_eq!(error, "internal: x\\nFORGED\\r\\u{1b}[2J\\u{85}\\u{2028}");
+
+    // A broadcast subscription's queue has a name of its own.
+    let topic = lepus::Topic::<String>::new("meadow");
+    let events = topic.subscribe(&connection).bind("#").start().await;
+    logged("queue=\"lepus.events.meadow.").await;
+    assert!(!log.text().contains("queue=\"meadow\""), "{}", log.text());
+    drop(events);
+
+    // Lost and found.
+    logged("connected to the broker").await;
+    broker
+        .faults()
+        .cut(lepus_broker::Target::All, lepus_broker::Cut::Rst);
+    logged("connection lost").await;
+    eventually("calls as before", || async {
+        probe.echo("back".into()).await
+    })
+    .await;
+
+    // Refused.
+    let wrong = broker.uri_for(USER, "s3cret-wrong", "/");
+    let error = Connection::open(&wrong).await.unwrap_err();
+    shown += &format!("{error} {error:?}");
+    connection.close().await;
+    drop(server);
+
+    let log = log.take();
+    Log::capture("off");
+    for line in log.lines() {
+        assert!(!line.starts_with("FORGED"), "{log}");
+    }
+    let is_control = |letter: char| letter != '\n' && letter.is_control() || letter == '\u{2028}';
+    assert!(!log.contains(is_control), "{log:?}");
+    for secret in [PASSWORD, "s3cret", "my private text"] {
+        assert!(!log.contains(secret), "{secret} is in the log:\n{log}");
+        assert!(!shown.contains(secret), "{secret} is shown: {shown}");
+    }
+    assert!(!shown.contains(USER), "{shown}");
+    assert!(
+        shown.contains(&broker.address().to_string()),
+        "the address is shown: {shown}"
+    );
+    for level in ["INFO", "WARN", "ERROR", "DEBUG"] {
+        assert!(log.contains(level), "nothing at {level}:\n{log}");
+    }
+    // What is wanted again and again is quiet.
+    let loud = log
+        .lines()
+        .filter(|line| line.contains(" WARN ") || line.contains(" ERROR "));
+    assert!(
+        loud.clone().count() < 20,
+        "{}",
+        loud.collect::<Vec<_>>().join("\n")
+    );
+}

@@ -1,0 +1,7 @@
+//! Tests that look at their whole process or log for it: its threads, its descriptors, its memory,
+//! its subscriber. Each waits for its turn.
+
+mod churn;
+mod logs;
+mod logs_of_lapin;
+mod threads;

@@ -1,0 +1,246 @@
+//! Lepus on one side, Python on the other: every pattern, both directions, on each broker.
+
+use lepus::{Connection, Error, Server, TaskPool, Topic};
+use lepus_tests::process::{Program, Signal, example, python, python_is_available};
+use lepus_tests::raw::Raw;
+use lepus_tests::{Env, conformance};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+conformance!(
+    python_calls_lepus,
+    lepus_calls_python,
+    the_tutorials_fib_in_both_directions,
+    python_pushes_and_lepus_works,
+    lepus_pushes_and_python_works,
+    python_publishes_and_lepus_hears,
+    lepus_publishes_and_python_hears,
+);
+
+#[lepus::service(name = "calculator")]
+trait Calculator {
+    async fn fib(&self, n: u64) -> u64;
+    async fn divide(&self, dividend: i64, divisor: i64) -> Result<i64, DivideByZero>;
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct DivideByZero;
+
+struct Pocket;
+
+impl Calculator for Pocket {
+    async fn fib(&self, n: u64) -> u64 {
+        (0..n).fold((0, 1), |(a, b), _| (b, a + b)).0
+    }
+
+    async fn divide(&self, dividend: i64, divisor: i64) -> Result<i64, DivideByZero> {
+        dividend.checked_div(divisor).ok_or(DivideByZero)
+    }
+}
+
+#[lepus::tasks(name = "images")]
+trait Images {
+    async fn resize(&self, id: u64) -> Result<(), String>;
+}
+
+struct Resized(mpsc::UnboundedSender<u64>);
+
+impl Images for Resized {
+    async fn resize(&self, id: u64) -> Result<(), String> {
+        self.0.send(id).map_err(|_| "nobody looks".to_owned())
+    }
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct LogLine {
+    text: String,
+}
+
+async fn connect(env: &Env) -> Connection {
+    let builder = Connection::builder(&env.uri).namespace(env.namespace());
+    builder.open().await.expect("a connection")
+}
+
+fn start(env: &Env, script: &str, arguments: &[&str]) -> Program {
+    Program::spawn(python(script).args(arguments).env("AMQP_URL", &env.uri))
+}
+
+/// A script that goes on until it is told; returns when it says that it waits.
+async fn ready(env: &Env, script: &str, arguments: &[&str]) -> Program {
+    let mut program = start(env, script, arguments);
+    program.line_with(" [").await;
+    program
+}
+
+async fn run(env: &Env, script: &str, arguments: &[&str]) -> Vec<String> {
+    start(env, script, arguments).succeeded().await
+}
+
+async fn stop(program: Program) {
+    program.signal(Signal::TERM);
+    program.ended().await;
+}
+
+async fn python_calls_lepus(env: Env) {
+    if !python_is_available(env.test) {
+        return;
+    }
+    let connection = connect(&env).await;
+    let server = Server::new(&connection).serve(CalculatorServer::new(Pocket));
+    let server = server.start().await.expect("a server");
+    let queue = env.name("calculator");
+    for codec in ["json", "msgpack"] {
+        for (method, arguments, outcome) in [
+            ("fib", r#"{"n": 30}"#, "value 832040"),
+            ("fib", "[10]", "value 55"),
+            ("divide", r#"{"dividend": 7, "divisor": 2}"#, "value 3"),
+        ] {
+            let printed = run(&env, "rpc_client.py", &[&queue, codec, method, arguments]).await;
+            assert_eq!(printed, [outcome], "{codec} {method}");
+        }
+        let by_zero = r#"{"dividend": 1, "divisor": 0}"#;
+        let printed = run(&env, "rpc_client.py", &[&queue, codec, "divide", by_zero]).await;
+        // A unit struct: serde's own word for it in either format.
+        let body = if codec == "json" { "null" } else { "[]" };
+        assert_eq!(printed, [format!("error application  {body}")], "{codec}");
+        let printed = run(&env, "rpc_client.py", &[&queue, codec, "sqrt", "{}"]).await;
+        assert!(printed[0].starts_with("error unimplemented"), "{printed:?}");
+        let printed = run(
+            &env,
+            "rpc_client.py",
+            &[&queue, codec, "fib", r#"{"m": 1}"#],
+        )
+        .await;
+        assert!(
+            printed[0].starts_with("error invalid_argument"),
+            "{printed:?}"
+        );
+    }
+    server.stop().await.expect("a drained server");
+    Raw::open(&env.uri).await.delete(&queue).await;
+}
+
+async fn lepus_calls_python(env: Env) {
+    if !python_is_available(env.test) {
+        return;
+    }
+    let queue = env.name("calculator");
+    let server = ready(&env, "rpc_server.py", &[&queue]).await;
+    let connection = connect(&env).await;
+    for codec in [lepus::Codec::MsgPack, lepus::Codec::Json] {
+        let client = lepus::Client::new(&connection, CalculatorClient::DESCRIPTOR).codec(codec);
+        let calculator = CalculatorClient::with_client(client);
+        assert_eq!(calculator.fib(30).await.expect("a number"), 832_040);
+        assert_eq!(calculator.divide(7, 2).await.expect("a number"), 3);
+        // The peer sends its error's name, where this side expects `DivideByZero`, a unit: the
+        // caller is told that the reply does not decode, not left in the dark.
+        let error = calculator.divide(1, 0).await.expect_err("an error");
+        assert!(error.rpc().is_some_and(Error::is_decode), "{error:?}");
+    }
+    stop(server).await;
+    Raw::open(&env.uri).await.delete(&queue).await;
+}
+
+async fn the_tutorials_fib_in_both_directions(env: Env) {
+    if !python_is_available(env.test) {
+        return;
+    }
+    let _turn = super::RPC_QUEUE.lock().await;
+    let mut server = Program::spawn(example("fib_server").env("AMQP_URL", &env.uri));
+    server.line_with("Awaiting RPC requests").await;
+    let printed = run(&env, "tutorial/rpc_client.py", &["30"]).await;
+    assert_eq!(printed, [" [x] Requesting fib(30)", " [.] Got 832040"]);
+    server.signal(Signal::TERM);
+    assert!(server.ended().await.status.success());
+
+    let server = ready(&env, "tutorial/rpc_server.py", &[]).await;
+    let client = Program::spawn(example("fib_client").arg("30").env("AMQP_URL", &env.uri));
+    let printed = client.succeeded().await;
+    assert_eq!(printed, [" [x] Requesting fib(30)", "fib(30) = 832040"]);
+    stop(server).await;
+    Raw::open(&env.uri).await.delete("rpc_queue").await;
+}
+
+async fn python_pushes_and_lepus_works(env: Env) {
+    if !python_is_available(env.test) {
+        return;
+    }
+    let connection = connect(&env).await;
+    let (sender, mut resized) = mpsc::unbounded_channel();
+    let pool = TaskPool::new(&connection, ImagesWorker::new(Resized(sender)));
+    let pool = pool.start().await.expect("a pool");
+    let queue = env.name("images");
+    for (codec, id) in [("json", 7), ("msgpack", 8)] {
+        let arguments = format!(r#"{{"id": {id}}}"#);
+        run(&env, "producer.py", &[&queue, "resize", &arguments, codec]).await;
+        assert_eq!(resized.recv().await, Some(id));
+    }
+    pool.stop().await.expect("a drained pool");
+    Raw::open(&env.uri).await.delete(&queue).await;
+}
+
+async fn lepus_pushes_and_python_works(env: Env) {
+    if !python_is_available(env.test) {
+        return;
+    }
+    let connection = connect(&env).await;
+    let producer = ImagesProducer::new(&connection);
+    producer.resize(7).await.expect("a stored job");
+    let queue = env.name("images");
+    let mut worker = ready(&env, "worker.py", &[&queue]).await;
+    let line = worker.line_with("resize").await;
+    assert_eq!(line, r#" [x] resize {"id": 7} attempt=1"#);
+    stop(worker).await;
+    Raw::open(&env.uri).await.delete(&queue).await;
+}
+
+async fn python_publishes_and_lepus_hears(env: Env) {
+    if !python_is_available(env.test) {
+        return;
+    }
+    let connection = connect(&env).await;
+    let logs = Topic::<LogLine>::new("logs");
+    let mut lines = logs
+        .subscribe(&connection)
+        .bind("kern.*")
+        .start()
+        .await
+        .expect("a stream");
+    let exchange = env.name("logs");
+    for codec in ["json", "msgpack"] {
+        let event = r#"{"text": "the disk is full"}"#;
+        let arguments = [&exchange, "topic", "kern.disk", "LogLine", event, codec];
+        run(&env, "publisher.py", &arguments).await;
+        let line = lines.next().await.expect("an event").expect("a line");
+        assert_eq!(
+            (line.key(), line.event_type()),
+            ("kern.disk", Some("LogLine"))
+        );
+        assert_eq!(line.payload.text, "the disk is full");
+    }
+    Raw::open(&env.uri).await.delete_exchange(&exchange).await;
+}
+
+async fn lepus_publishes_and_python_hears(env: Env) {
+    if !python_is_available(env.test) {
+        return;
+    }
+    let exchange = env.name("logs");
+    let mut ears = ready(&env, "subscriber.py", &[&exchange, "topic", "kern.*"]).await;
+    let connection = connect(&env).await;
+    let logs = Topic::<LogLine>::new("logs").event_type("LogLine");
+    let line = LogLine {
+        text: "the disk is full".to_owned(),
+    };
+    logs.publisher(&connection)
+        .publish("kern.disk", &line)
+        .await
+        .expect("a stored event");
+    let heard = ears.line_with("LogLine").await;
+    assert_eq!(
+        heard,
+        r#" [x] kern.disk LogLine {"text": "the disk is full"}"#
+    );
+    stop(ears).await;
+    Raw::open(&env.uri).await.delete_exchange(&exchange).await;
+}

@@ -1,0 +1,11 @@
+//! Work queues, their producers and their workers.
+
+mod dead_letters;
+mod node;
+mod plain;
+mod producer;
+mod queues;
+mod refused;
+mod retry;
+mod shutdown;
+mod tasks;

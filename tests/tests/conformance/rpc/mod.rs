@@ -1,0 +1,15 @@
+//! Remote procedure calls.
+
+mod bad_input;
+mod calls;
+mod coalesce;
+mod errors;
+mod local;
+mod queues;
+mod shapes;
+mod workers;
+
+use std::time::Duration;
+
+const SHORT: Duration = Duration::from_millis(200);
+const LONG: Duration = Duration::from_secs(30);

@@ -1,0 +1,7 @@
+//! The examples as child processes, and the pages that speak of them and of tests.
+
+mod jobs;
+mod pubsub;
+mod readme;
+mod reliability;
+mod rpc;
