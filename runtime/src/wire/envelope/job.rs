@@ -1,6 +1,6 @@
 //! Head of a job, and of the copies that are published for later attempts.
 
-use super::{count_of, non_empty, take_trace, truncated};
+use super::property::{count_of, non_empty, take_trace, truncated};
 use crate::wire::message::{Incoming, Properties};
 use crate::wire::value::{Table, Value};
 
