@@ -1,5 +1,5 @@
-//! What the micro-benchmarks reach: one whole step of each inner room, not the rooms themselves.
-//! Behind the feature `__bench`, and no part of the API.
+//! Functions for the micro-benchmarks: one whole step of each internal module. Behind the feature `__bench`,
+//! and not part of the API.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::policy::settle;
 use crate::policy::verdict::IntoVerdict;
 use crate::wire::envelope::{ReplyForm, ReplyHead, ReplyStatus, RequestHead};
 
-/// The head of a plain request, written and read.
+/// Encodes and decodes the head of a request.
 pub fn request_head() {
     let head = RequestHead {
         method: Some("echo".into()),
@@ -25,7 +25,7 @@ pub fn request_head() {
     black_box(RequestHead::from_properties(properties));
 }
 
-/// The head of a plain reply, written and read.
+/// Encodes and decodes the head of a reply.
 pub fn reply_head() {
     let head = ReplyHead {
         status: ReplyStatus::Success,
@@ -38,7 +38,7 @@ pub fn reply_head() {
     black_box(ReplyHead::from_properties(properties));
 }
 
-/// A call that comes and goes while so many others wait.
+/// Adds and removes a call while `waiting` others are in flight.
 pub fn pending(waiting: usize) -> impl FnMut() {
     let mut calls = InFlightTable::default();
     for call in 0..waiting {
@@ -50,7 +50,7 @@ pub fn pending(waiting: usize) -> impl FnMut() {
     }
 }
 
-/// So many more deliveries done, each run of them acknowledged; the newest first or last.
+/// Acknowledges `deliveries` deliveries that were done in ascending or descending order.
 pub fn acks(deliveries: u64, newest_first: bool) -> impl FnMut() {
     let (mut acks, mut next) = (Acks::default(), 1);
     move || {
@@ -65,7 +65,7 @@ pub fn acks(deliveries: u64, newest_first: bool) -> impl FnMut() {
     }
 }
 
-/// What becomes of a job that is done, and of one that failed.
+/// The decisions on a job that is done, and on one that failed.
 pub fn settlement() {
     let policy = black_box(RetryPolicy::default());
     black_box(settle::after(().into_verdict(), 1, &policy, 0.5));

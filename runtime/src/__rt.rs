@@ -1,4 +1,4 @@
-//! What generated code is made of. Not stable: it changes together with the macros.
+//! Items that generated code uses. Not stable: they change together with the macros.
 
 pub use serde;
 

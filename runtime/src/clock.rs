@@ -1,26 +1,25 @@
-//! Arithmetic of deadlines and durations that cannot overflow, and the check for a runtime.
+//! Deadlines and durations, with arithmetic that cannot overflow, and the check for a runtime.
 //!
-//! Users may give any `Duration`, `Duration::MAX` included. `Instant + Duration` panics when the sum
-//! cannot be represented, and `Duration::mul_f64` likewise; whatever adds or multiplies a user's
-//! duration does it here.
+//! Users may pass any `Duration`, even `Duration::MAX`. `Instant + Duration` and `Duration::mul_f64` panic if
+//! the result cannot be represented, so durations of users are added and multiplied in this file only.
 
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-/// A duration that no program waits out: 30 years. tokio's timers take it on every platform, and
-/// an `Instant` this far ahead leaves room for their own rounding.
+/// The longest duration, 30 years, which is longer than any program runs. tokio's timers accept an `Instant`
+/// this far ahead on every platform, and do not overflow when they round it.
 const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
-/// The moment `limit` after `from`, or 30 years after it if that is earlier.
+/// The instant `limit` after `from`, at most 30 years after it.
 pub(crate) fn deadline(from: Instant, limit: Duration) -> Instant {
     from.checked_add(limit.min(FAR)).unwrap_or(from)
 }
 
-/// A duration times a factor from 0 to 1. Anything else counts as the nearer of these two.
+/// A duration times a factor, which is clamped to the range from 0 to 1.
 pub(crate) fn fraction_of(duration: Duration, factor: f64) -> Duration {
-    // `f64` rounds the longest durations up, beyond what a `Duration` holds.
+    // `f64` rounds the longest durations up to more than a `Duration` can hold.
     let seconds = duration.as_secs_f64() * factor.clamp(0.0, 1.0);
     Duration::try_from_secs_f64(seconds)
         .unwrap_or(duration)
@@ -38,7 +37,7 @@ pub(crate) fn whole_seconds(duration: Duration) -> u64 {
     duration.as_secs().saturating_add(part)
 }
 
-/// Whether this thread is in a tokio runtime. Elsewhere tokio's timers and tasks panic.
+/// Whether this thread is in a tokio runtime. Without one, tokio's timers and tasks panic.
 pub(crate) fn is_in_runtime() -> bool {
     Handle::try_current().is_ok()
 }

@@ -1,10 +1,10 @@
-//! The static description of a service, written by the macro and read by client and server.
+//! Descriptors of services and their methods. The macros generate them; clients and servers read them.
 
 use std::time::Duration;
 
 use crate::wire::codec::Codec;
 
-/// What a service is called, where it listens, and which methods it has.
+/// The description of a service: its name, its queue and its methods.
 #[derive(Clone, Copy, Debug)]
 pub struct ServiceDescriptor {
     name: &'static str,
@@ -18,7 +18,7 @@ pub struct ServiceDescriptor {
 }
 
 impl ServiceDescriptor {
-    /// A service of this name, listening on the queue of the same name, in MessagePack.
+    /// A service of this name, with a queue of the same name, in MessagePack.
     #[must_use]
     pub const fn new(name: &'static str, methods: &'static [MethodDescriptor]) -> Self {
         Self {
@@ -54,21 +54,21 @@ impl ServiceDescriptor {
         self
     }
 
-    /// Sets the codec of requests, and of those that name no content type.
+    /// Sets the codec of requests that clients send, and of requests without a content type.
     #[must_use]
     pub const fn codec(mut self, codec: Codec) -> Self {
         self.codec = Some(codec);
         self
     }
 
-    /// The queue is not durable: it goes with a restart of the broker.
+    /// Makes the queue transient: a restart of the broker deletes it.
     #[must_use]
     pub const fn transient(mut self) -> Self {
         self.durable = false;
         self
     }
 
-    /// The queue is a quorum queue.
+    /// Makes the queue a quorum queue.
     #[must_use]
     pub const fn quorum(mut self) -> Self {
         self.quorum = true;
@@ -93,13 +93,13 @@ impl ServiceDescriptor {
         self.doc
     }
 
-    /// The queue the service listens on.
+    /// The queue that the service consumes requests from.
     #[must_use]
     pub const fn queue_name(&self) -> &'static str {
         self.queue
     }
 
-    /// The codec of requests that name no content type.
+    /// The codec of requests without a content type.
     #[must_use]
     pub const fn default_codec(&self) -> Codec {
         match self.codec {
@@ -108,7 +108,7 @@ impl ServiceDescriptor {
         }
     }
 
-    /// The codec, if one was chosen.
+    /// The codec, if one was set.
     pub(crate) const fn chosen_codec(&self) -> Option<Codec> {
         self.codec
     }
@@ -131,7 +131,7 @@ impl ServiceDescriptor {
         self.methods
     }
 
-    /// The method that requests without a `type` go to, if there is one.
+    /// The method for requests without a `type`, if there is one.
     #[must_use]
     pub fn default_target(&self) -> Option<&'static MethodDescriptor> {
         self.methods.iter().find(|method| method.default)
@@ -187,57 +187,57 @@ impl MethodDescriptor {
         self
     }
 
-    /// Sets the time a call may take, in milliseconds.
+    /// Sets the timeout of calls, in milliseconds.
     #[must_use]
     pub const fn timeout_millis(mut self, millis: u64) -> Self {
         self.timeout = Some(Duration::from_millis(millis));
         self
     }
 
-    /// The method has a queue of its own.
+    /// Gives the method a queue of its own.
     #[must_use]
     pub const fn queue(mut self, queue: &'static str) -> Self {
         self.queue = Some(queue);
         self
     }
 
-    /// The method may run twice: a call whose connection is lost is sent again.
+    /// Marks a method that may run twice: a call whose connection is lost is sent again.
     #[must_use]
     pub const fn idempotent(mut self) -> Self {
         self.idempotent = true;
         self
     }
 
-    /// The method has no reply.
+    /// Marks a method without a reply.
     #[must_use]
     pub const fn oneway(mut self) -> Self {
         self.oneway = true;
         self
     }
 
-    /// The request is acknowledged before the handler runs, and is not run when it is delivered
-    /// again: its caller is answered `aborted` then.
+    /// Marks a method that runs at most once: a request is acknowledged before its handler runs. If it is
+    /// delivered again, it is not run, and the reply is `aborted`.
     #[must_use]
     pub const fn at_most_once(mut self) -> Self {
         self.at_most_once = true;
         self
     }
 
-    /// Requests that name no method go here.
+    /// Makes this the method for requests without a `type`.
     #[must_use]
     pub const fn default_method(mut self) -> Self {
         self.default = true;
         self
     }
 
-    /// The one argument is the body itself, not a map of arguments.
+    /// Marks a method whose only argument is the body itself, instead of a map of arguments.
     #[must_use]
     pub const fn bare(mut self) -> Self {
         self.bare = true;
         self
     }
 
-    /// The method's number: what generated code dispatches on.
+    /// The method's number in the trait, by which generated code dispatches.
     #[must_use]
     pub const fn id(&self) -> usize {
         self.id
@@ -261,7 +261,7 @@ impl MethodDescriptor {
         self.arguments
     }
 
-    /// The time a call may take, if the method has its own.
+    /// The timeout of calls, if the method has one.
     #[must_use]
     pub const fn timeout(&self) -> Option<Duration> {
         self.timeout
@@ -291,7 +291,7 @@ impl MethodDescriptor {
         self.at_most_once
     }
 
-    /// Whether the one argument is the body itself.
+    /// Whether the only argument is the body itself.
     #[must_use]
     pub const fn is_bare(&self) -> bool {
         self.bare

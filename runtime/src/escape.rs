@@ -1,10 +1,10 @@
-//! Texts of a peer or of the broker, on their way to a log or an error: control characters are
-//! escaped, so that they begin no line of their own and move no terminal's cursor.
+//! Escaping of texts from a peer or the broker for logs and errors. Control characters could begin a forged
+//! log line, or move the cursor of a terminal.
 
 use std::fmt::{self, Display, Write};
 
-/// Shows something without control characters: `\n` and `\u{1b}` in their place, and the same for
-/// what breaks lines or turns their direction in Unicode.
+/// Displays a value with control characters escaped, as `\n` or `\u{1b}`. Unicode characters that break lines
+/// or change the direction of text are escaped as well.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Escaped<T>(pub(crate) T);
 
@@ -14,7 +14,7 @@ impl<T: Display> Display for Escaped<T> {
     }
 }
 
-/// A text that may be missing, for a field of a log event that is missing then.
+/// An optional text as a field of a log event, which is left out if there is none.
 pub(crate) fn escaped(text: Option<&str>) -> Option<tracing::field::DisplayValue<Escaped<&str>>> {
     text.map(|text| tracing::field::display(Escaped(text)))
 }

@@ -1,12 +1,11 @@
 //! RPC, work queues and publish/subscribe over RabbitMQ, typed end to end.
 //!
-//! One annotated trait is the whole contract between a client and a server. What goes over the
-//! wire is plain AMQP 0-9-1 with MessagePack or JSON, so the other side can be written in any
-//! language.
+//! Annotate a trait, and Lepus generates its client and its server. Messages are plain AMQP 0-9-1 with
+//! MessagePack or JSON, so that the other side can be written in any language.
 //!
 //! # A service
 //!
-//! [`macro@service`] keeps the trait as it is written, and makes a server and a client of it:
+//! [`macro@service`] keeps the trait as it is written, and generates a server and a client for it:
 //!
 //! ```no_run
 //! use lepus::{CallError, Connection, Server};
@@ -23,9 +22,9 @@
 //!     async fn divide(&self, dividend: i64, divisor: i64) -> Result<i64, DivideByZero>;
 //! }
 //!
-//! struct Pocket;
+//! struct CalculatorService;
 //!
-//! impl Calculator for Pocket {
+//! impl Calculator for CalculatorService {
 //!     async fn divide(&self, dividend: i64, divisor: i64) -> Result<i64, DivideByZero> {
 //!         dividend.checked_div(divisor).ok_or(DivideByZero)
 //!     }
@@ -35,17 +34,17 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let connection = Connection::open("amqp://guest:guest@localhost").await?;
 //! let server = Server::new(&connection)
-//!     .serve(CalculatorServer::new(Pocket))
+//!     .serve(CalculatorServer::new(CalculatorService))
 //!     .concurrency(4)
 //!     .start()
 //!     .await?;
 //!
-//! // In another program, as a rule.
+//! // Usually in another program.
 //! let calculator = CalculatorClient::new(&connection);
 //! match calculator.divide(84, 2).await {
 //!     Ok(quotient) => println!("{quotient}"),
 //!     Err(CallError::Service(DivideByZero)) => println!("the method's own error"),
-//!     Err(CallError::Rpc(error)) => println!("what happened to the call: {error}"),
+//!     Err(CallError::Rpc(error)) => println!("the call failed: {error}"),
 //! }
 //!
 //! server.until(lepus::shutdown_signal()).await?;
@@ -54,19 +53,19 @@
 //! # }
 //! ```
 //!
-//! A [`Call`] does nothing until it is awaited, or [sent](Call::send) to be awaited later; its
-//! timeout, priority and headers are set on it. It ends: with the value, with the method's own
-//! error, or with an [`Error`] that can be asked what is known ([`is_timeout`](Error::is_timeout),
-//! [`may_have_executed`](Error::may_have_executed), …). Inside a handler, [`Context::current`]
-//! knows the deadline, the caller's headers and whether the request was delivered before; calls
-//! made there inherit what is left of the deadline. For unit tests, `CalculatorClient::local` is
-//! the same client over an implementation in this process, without a broker.
+//! A [`Call`] does nothing until it is awaited, or [sent](Call::send) to be awaited later. Its timeout,
+//! priority and headers are set on it. Every call ends: with the value, with the method's own error, or with
+//! an [`Error`] that tells what is known ([`is_timeout`](Error::is_timeout),
+//! [`may_have_executed`](Error::may_have_executed), …). Inside a handler, [`Context::current`] has the
+//! deadline, the caller's headers, and whether the request was delivered before; calls that are made there
+//! inherit the rest of the deadline. For unit tests, `CalculatorClient::local` is the same client for an
+//! implementation in this process, without a broker.
 //!
 //! # Jobs
 //!
 //! A [`WorkQueue`] stores jobs of one type until they are done. A push returns when the broker has
-//! the job; a failed job is tried again with a backoff that waits on the broker, and goes to a
-//! dead-letter queue in the end.
+//! the job. A failed job is tried again with backoff, during which it waits on the broker, and goes to a
+//! dead-letter queue after the last attempt.
 //!
 //! ```no_run
 //! use lepus::{Connection, Job, WorkQueue, retry};
@@ -83,7 +82,7 @@
 //! # }
 //! ```
 //!
-//! [`macro@tasks`] makes a queue of an annotated trait, whose methods are the kinds of its jobs.
+//! [`macro@tasks`] generates a queue from an annotated trait, whose methods are the kinds of its jobs.
 //!
 //! # Events
 //!
@@ -106,7 +105,7 @@
 //! A subscription is broadcast, as here; [shared](Subscribe::shared) by a group, which settles and
 //! retries events as jobs; or [singleton](Subscribe::singleton).
 //!
-//! # Where what is
+//! # Overview
 //!
 //! | | |
 //! |---|---|
@@ -114,37 +113,35 @@
 //! | services | [`macro@service`], [`Server`], [`Client`], [`Call`], [`PendingReply`] |
 //! | jobs | [`WorkQueue`], [`Producer`], [`WorkerPool`], [`Job`], [`DeadLetters`], [`Getter`]; [`macro@tasks`], [`TaskProducer`], [`TaskPool`] |
 //! | events | [`EventExchange`] by its four names, [`EventPublisher`], [`Subscribe`], [`Subscription`], [`GroupSubscription`], [`Event`], [`Missed`] |
-//! | what a handler knows | [`Context`], [`Job`], [`Event`] |
-//! | what it says | its own error; [`Failure`], [`retry`], [`retry_after`], [`reject`] |
-//! | errors | [`CallError`], [`Error`], [`Outcome`] here; [`Status`] and [`Code`] from the other side |
+//! | in a handler | [`Context`], [`Job`], [`Event`] |
+//! | results of a handler | its own error; [`Failure`], [`retry`], [`retry_after`], [`reject`] |
+//! | errors | [`CallError`], [`Error`], [`Outcome`]; [`Status`] and [`Code`] in replies |
 //! | stopping | [`Running`], [`Until`], [`shutdown_signal`] |
-//! | between transport and implementation | [`Service`], [`Tasks`], [`Request`], [`Reply`] |
+//! | services without the macros | [`Service`], [`Tasks`], [`Request`], [`Reply`] |
 //! | values | [`Codec`], [`Table`], [`Value`], [`Name`], [`Queue`], [`RetryPolicy`] |
 //!
 //! # Features
 //!
 //! | feature | default | |
 //! |---|---|---|
-//! | `tls` | yes | `amqps://` through rustls, with the system's certificate authorities and others |
+//! | `tls` | yes | `amqps://` with rustls, the system's certificate authorities and others |
 //!
-//! # What it rests on
+//! # Requirements and guarantees
 //!
 //! - RabbitMQ 3.10 or later, without plugins. `lepus-broker` stands in for it in examples and
 //!   tests: a broker in memory that speaks the same protocol.
-//! - tokio, with a runtime of several threads or of one. The AMQP client works on threads of its
-//!   own, so handlers that block cost no heartbeats.
-//! - At least once: a job, and a request whose server died, can be handled twice. Nothing is
-//!   acknowledged before it is done, unless a method is `at_most_once`.
+//! - tokio, with a multi-thread or a current-thread runtime. Connections are served on threads of their own,
+//!   so handlers that block do not delay heartbeats.
+//! - Delivery is at least once: a job, or a request whose server died, can be handled twice. Messages are
+//!   acknowledged after they are handled, unless a method is `at_most_once`.
 //!
-//! # What is not stable
+//! # Stability
 //!
-//! Until 1.0, a minor version may change the API. What goes over the wire, the names and the
-//! arguments of queues and exchanges are protocol 1, and change only with its number. Not part of
-//! the API, and changed without notice: the hidden module `__rt`, which generated code uses,
-//! and the feature `__bench`; the
-//! names in generated code that begin with `__`; the texts of errors, statuses and logs; the
-//! constructors and setters of [`ServiceDescriptor`] and [`MethodDescriptor`], which are the
-//! macros'.
+//! Until 1.0, a minor version may change the API. The messages, and the names and arguments of queues and
+//! exchanges, are protocol 1, and change only with its number. The following are not part of the API, and
+//! change without notice: the hidden module `__rt`, which generated code uses; the feature `__bench`; names
+//! in generated code that begin with `__`; the texts of errors, statuses and logs; the constructors and
+//! setters of [`ServiceDescriptor`] and [`MethodDescriptor`], which generated code uses.
 
 #[cfg(feature = "__bench")]
 #[doc(hidden)]
@@ -206,7 +203,7 @@ pub use wire::topology::{Exchange, ExchangeKind, Queue, QueueKind};
 pub use wire::value::{Table, Value};
 pub use worker::{Running, Until};
 
-/// In bytes, of what a function makes: for tests that keep it small.
+/// The size in bytes of the future that a function returns, for tests that keep it small.
 #[cfg(test)]
 fn size_of_future<A, F: Future>(_: impl Fn(A) -> F) -> usize {
     size_of::<F>()

@@ -1,38 +1,37 @@
-//! What has to differ from everything else: identities, and the jitter of waits.
+//! Random identities, marks that cannot be guessed, and random fractions for jitter.
 
 use uuid::Uuid;
 
 const DIGITS: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-/// How many of them hold 64 bits.
-const HALF: usize = 11;
+/// The number of digits of 64 bits in base 62.
+const DIGITS_OF_U64: usize = 11;
 
-/// A name that nothing else has: a random UUID as 22 letters and digits. Each byte of a persistent
-/// message's properties costs the broker as much as some of a whole transient one, and a UUID's
-/// usual form has 14 more.
+/// A unique name: a random UUID as 22 letters and digits. That is 14 bytes shorter than a UUID's usual form,
+/// and each byte in the properties of a persistent message has a measurable cost for the broker.
 pub(crate) fn identity() -> String {
     let (first, second) = Uuid::new_v4().as_u64_pair();
-    written(first, second)
+    encode_pair(first, second)
 }
 
-fn written(first: u64, second: u64) -> String {
-    let mut text = String::with_capacity(2 * HALF);
+fn encode_pair(first: u64, second: u64) -> String {
+    let mut text = String::with_capacity(2 * DIGITS_OF_U64);
     for half in [first, second] {
         text.extend(digits(half).map(char::from));
     }
     text
 }
 
-/// 64 bits as letters and digits, which a peer may take for a text.
-pub(crate) fn digits(mut number: u64) -> [u8; HALF] {
-    [(); HALF].map(|()| {
+/// A number as letters and digits.
+pub(crate) fn digits(mut number: u64) -> [u8; DIGITS_OF_U64] {
+    [(); DIGITS_OF_U64].map(|()| {
         let digit = DIGITS.get((number % 62) as usize).copied();
         number /= 62;
         digit.unwrap_or(b'0')
     })
 }
 
-/// What numbers are marked with so that nobody else can guess the mark of another one, who has seen
-/// those of many: SipHash-2-4 (Aumasson and Bernstein, 2012) under a random key.
+/// A random key for marks of numbers: SipHash-2-4 (Aumasson and Bernstein, 2012). A peer that has seen the
+/// marks of many numbers cannot guess the mark of another one.
 #[derive(Clone)]
 pub(crate) struct Secret(u64, u64);
 
@@ -84,7 +83,7 @@ fn rounds([a, b, c, d]: &mut [u64; 4], count: usize) {
     }
 }
 
-/// From 0 to 1. UUIDs are the one source of randomness the crate has anyway.
+/// A random number from 0 to 1. It comes from a UUID, because the crate has no other source of randomness.
 pub(crate) fn fraction() -> f64 {
     let bits = Uuid::new_v4().as_u128() as u32;
     f64::from(bits) / f64::from(u32::MAX)
@@ -104,7 +103,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bit_of_an_identity_is_lost(first: u64, second: u64) {
-            let text = written(first, second);
+            let text = encode_pair(first, second);
             prop_assert_eq!(text.len(), 22);
             prop_assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric()));
             let (start, end) = text.split_at(11);
@@ -113,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_is_what_the_authors_of_siphash_have() {
+    fn a_mark_is_the_authors_test_vector_of_siphash() {
         // Their key 00 01 … 0f, and their message of eight bytes.
         let key = Secret(0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908);
         assert_eq!(key.mark(0x0706_0504_0302_0100), 0x93f5_f579_9a93_2462);
@@ -123,7 +122,7 @@ mod tests {
 
     #[test]
     fn the_largest_fits() {
-        assert_eq!(read(&written(u64::MAX, 0)[..11]), u64::MAX.into());
+        assert_eq!(read(&encode_pair(u64::MAX, 0)[..11]), u64::MAX.into());
         assert_ne!(identity(), identity());
     }
 }

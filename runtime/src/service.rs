@@ -1,4 +1,4 @@
-//! What stands between a transport and an implementation: a request in, a reply out.
+//! Services and tasks as the transport sees them: an encoded request in, an encoded reply or a verdict out.
 
 use std::fmt;
 use std::pin::Pin;
@@ -13,17 +13,18 @@ use crate::wire::codec::{self, Codec};
 use crate::wire::envelope::ReplyStatus;
 use crate::wire::status::{Code, Status};
 
-/// A future on the heap.
+/// A boxed future.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 
-/// Something that answers requests: what `#[lepus::service]` makes of an implementation.
+/// A service that replies to requests. `#[lepus::service]` generates one around an implementation.
 ///
-/// Wrap one to look at every request on its way, and serve the wrapper.
+/// To observe every request, wrap a service and serve the wrapper.
 pub trait Service: Send + Sync + 'static {
-    /// What the service is called and which methods it has.
+    /// The name of the service and its methods.
     fn descriptor(&self) -> &'static ServiceDescriptor;
 
-    /// Answers one request. A panic in it is an `internal` reply; it is dropped at the deadline.
+    /// Replies to one request. If the future panics, the reply is an `internal` status. It is dropped at the
+    /// request's deadline.
     fn call(&self, request: Request) -> BoxFuture<Reply>;
 }
 
@@ -37,16 +38,16 @@ impl<S: Service + ?Sized> Service for std::sync::Arc<S> {
     }
 }
 
-/// Something that does jobs: what `#[lepus::tasks]` makes of an implementation.
+/// A set of tasks that runs jobs. `#[lepus::tasks]` generates one around an implementation.
 pub trait Tasks: Send + Sync + 'static {
-    /// What the tasks are called.
+    /// The name of the tasks and their methods.
     fn descriptor(&self) -> &'static ServiceDescriptor;
 
-    /// Does one job.
+    /// Runs one job.
     fn run(&self, request: Request) -> BoxFuture<Verdict>;
 }
 
-/// One request: which method, and its arguments still encoded.
+/// A request: its method, and its encoded arguments.
 #[derive(Clone)]
 pub struct Request {
     method: &'static MethodDescriptor,
@@ -86,7 +87,7 @@ impl Request {
     /// Decodes a task's arguments.
     ///
     /// # Errors
-    /// The verdict that no attempt can help.
+    /// The verdict that rejects the job.
     pub fn decode_task<A: DeserializeOwned>(&self) -> Result<A, Verdict> {
         self.arguments()
             .map_err(|status| Verdict::of_status(&status))
@@ -95,7 +96,7 @@ impl Request {
     fn arguments<A: DeserializeOwned>(&self) -> Result<A, Status> {
         self.codec.decode(&self.body).map_err(|error| {
             let method = self.method.name();
-            let error = match self.culprit::<A>() {
+            let error = match self.failed_argument::<A>() {
                 Some(name) => error.at(format_args!("argument `{name}`")),
                 None => error,
             };
@@ -104,13 +105,13 @@ impl Request {
         })
     }
 
-    /// The argument that does not decode, where it is a single one.
-    fn culprit<A: DeserializeOwned>(&self) -> Option<&'static str> {
+    /// The argument that does not decode, if it is a single one.
+    fn failed_argument<A: DeserializeOwned>(&self) -> Option<&'static str> {
         let names = self.method.argument_names();
         let at = if self.method.is_bare() {
             Some(0)
         } else {
-            codec::culprit::<A>(self.codec, names, &self.body)
+            codec::failed_argument::<A>(self.codec, names, &self.body)
         };
         names.get(at?).copied()
     }
@@ -167,7 +168,7 @@ impl fmt::Debug for Request {
     }
 }
 
-/// One reply, encoded: a value, the method's own error, or a status.
+/// An encoded reply: a value, the method's own error, or a status.
 #[derive(Clone)]
 pub struct Reply {
     pub(crate) status: ReplyStatus,
@@ -184,7 +185,7 @@ impl Reply {
         }
     }
 
-    /// The reply of a handler that panicked, with the panic's text where that is to be told.
+    /// The reply of a handler that panicked. `text` is the panic's text, if the caller may see it.
     pub(crate) fn panicked(method: &str, text: Option<&str>) -> Self {
         let text = match text {
             Some(text) => format!("`{method}` panicked: {text}"),

@@ -1,25 +1,25 @@
-//! When to stop: the first signal asks for a drain, the second for an end.
+//! Shutdown signals (SIGTERM, SIGINT): the first one requests a drain, the second one an immediate stop.
 
 use std::sync::{OnceLock, mpsc};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// How long a drain may take unless set.
+/// The default of the longest time that a drain may take.
 pub(crate) const GRACE: Duration = Duration::from_secs(30);
 
 static SIGNALS: OnceLock<watch::Sender<u32>> = OnceLock::new();
 
-/// Completes at SIGTERM or Ctrl-C (SIGINT): what `run` methods take to stop cleanly.
+/// Completes at SIGTERM or Ctrl-C (SIGINT). Pass it to a `run` method, which then drains.
 ///
-/// From the call on, and not only once it is awaited, the process is no longer ended by these
-/// signals; a second one makes whatever drains stop at once and give back what it has in hand.
+/// From this call on, even before the future is awaited, these signals no longer end the process. A second
+/// signal stops a drain at once; unfinished deliveries go back to their queues.
 pub fn shutdown_signal() -> impl Future<Output = ()> + Send + 'static {
     let signals = signals();
     at_least(1, signals)
 }
 
-/// Completes at the second signal, if anybody asked for the first.
+/// Completes at the second signal, if [`shutdown_signal`] was called.
 pub(crate) async fn second_signal() {
     match SIGNALS.get() {
         Some(signals) => at_least(2, signals).await,
@@ -29,33 +29,33 @@ pub(crate) async fn second_signal() {
 
 async fn at_least(count: u32, signals: &'static watch::Sender<u32>) {
     let mut seen = signals.subscribe();
-    // The sender is static: this cannot fail.
+    // This fails only if the sender is dropped, and it is static.
     let _ = seen.wait_for(|seen| *seen >= count).await;
 }
 
-/// The count of signals, which are listened to when this returns.
+/// The number of signals so far. When this returns, signals are received.
 fn signals() -> &'static watch::Sender<u32> {
     SIGNALS.get_or_init(|| {
         let signals = watch::Sender::new(0);
         let counter = signals.clone();
         let (listening, listens) = mpsc::channel();
-        // On a thread of its own: a runtime that ends, or whose threads are busy, does not take
-        // the signals with it.
+        // A thread of its own receives the signals, because a runtime of the program may end, or its
+        // threads may be busy.
         let count = move || {
             if let Err(error) = count_signals(&counter, &listening) {
-                tracing::error!(%error, "signals cannot be listened to: stop by other means");
+                tracing::error!(%error, "cannot receive SIGTERM and SIGINT, stop the program in another way");
             }
         };
         let thread = std::thread::Builder::new()
             .name("lepus-signals".into())
             .spawn(count);
         match thread {
-            // A thread that failed has said so.
+            // A thread that failed has logged its error.
             Ok(_) => {
                 let _ = listens.recv();
             }
             Err(error) => {
-                tracing::error!(%error, "signals cannot be listened to: stop by other means");
+                tracing::error!(%error, "cannot receive SIGTERM and SIGINT, stop the program in another way");
             }
         }
         signals
@@ -71,7 +71,7 @@ fn count_signals(
         .build()?;
     runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        // Whoever asked is waiting.
+        // The thread that asked waits for this.
         let _ = listening.send(());
         loop {
             signals.next().await?;

@@ -2,35 +2,37 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What a connection has in hand and what it has seen, at one moment.
+/// Gauges and counters of a connection at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Calls that wait for their reply.
+    /// Gauge: calls that wait for their reply.
     pub pending_calls: u64,
-    /// Consumer that a handler works on.
+    /// Gauge: deliveries whose handler runs.
     pub running: u64,
-    /// Consumer that are not settled yet: with their handler, before it or behind it.
+    /// Gauge: deliveries that are not settled, whether their handler runs, has yet to run or has ended.
     pub unsettled: u64,
-    /// Channels that are held, of both sessions.
+    /// Gauge: open channels, of both sessions.
     pub channels: u64,
-    /// Replies that nobody waited for any more: late, doubled, or for an unknown call.
+    /// Counter: replies to unknown or finished calls, which were dropped.
     pub dropped_replies: u64,
-    /// Replies of our servers that came back because their caller was gone.
+    /// Counter: replies of this connection's servers that were returned, because the reply queue of the client
+    /// was gone.
     pub returned_replies: u64,
-    /// Requests that were past their deadline when they came, and were not run.
+    /// Counter: requests that were past their deadline when they were delivered, and were not run.
     pub expired_requests: u64,
-    /// Consumer that could not be understood: no method, no arguments, no job.
+    /// Counter: deliveries that were refused: an unknown method or content type, or arguments or a payload that
+    /// do not decode.
     pub malformed: u64,
-    /// Events of a type that their subscriber does not know, and skipped.
+    /// Counter: events of a type that their subscriber does not know, which were skipped.
     pub skipped_events: u64,
-    /// Events that were dropped here because their reader was slow.
+    /// Counter: events that were dropped because their reader was slow.
     pub lagged_events: u64,
-    /// Handlers that panicked.
+    /// Counter: handlers that panicked.
     pub panics: u64,
-    /// Jobs sent back for another attempt.
+    /// Counter: jobs that were published for another attempt.
     pub retried: u64,
-    /// Jobs that ended in a dead-letter queue.
+    /// Counter: jobs that were dead-lettered.
     pub dead_lettered: u64,
 }
 
@@ -68,7 +70,7 @@ impl Counter {
     }
 
     pub(crate) fn remove_all(&self, count: usize) {
-        // No machine counts more than 64 bits.
+        // A `usize` has at most 64 bits on all platforms.
         self.0.fetch_sub(count as u64, Ordering::Relaxed);
     }
 }

@@ -2,16 +2,18 @@
 //! its response is awaited. An idempotent call whose connection is lost is sent again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 
 use super::broker::BrokerBackend;
-use super::call::CallOptions;
+use super::handle::{Backend, Client, DEFAULT_TIMEOUT, InFlightPermit};
 use super::reply_queue::{CallCompletion, PendingCall, ReceivedReply};
 use super::request::CallRequest;
-use super::{Backend, InFlightPermit};
+use crate::clock;
 use crate::context::{Context, Facts};
+use crate::descriptor::MethodDescriptor;
 use crate::error::{Error, Kind, Outcome};
 use crate::escape::Escaped;
 use crate::handler_guard::{AbortOnDropTask, HandlerEnd, guard};
@@ -20,6 +22,21 @@ use crate::publisher::Fault;
 use crate::service::{BoxFuture, Reply, Request, Service};
 use crate::wire::codec::{Codec, CodecError};
 use crate::wire::envelope::ReplyStatus;
+use crate::wire::value::Table;
+
+/// The longest timeout of a call: the longest `expiration` that RabbitMQ takes.
+const MAX_TIMEOUT: Duration = Duration::from_millis(u32::MAX as u64);
+
+/// A call that was not started, with its options.
+pub(super) struct CallOptions {
+    pub(super) client: Client,
+    pub(super) method: &'static MethodDescriptor,
+    /// The encoded arguments, or the error that the call fails with.
+    pub(super) body: Result<Bytes, Error>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) priority: Option<u8>,
+    pub(super) headers: Table,
+}
 
 /// A call that was sent, or queued for a batch, and whose response is awaited.
 pub(super) struct InFlightCall {
@@ -63,7 +80,7 @@ pub(super) struct EncodedReply {
 impl Sending {
     /// Starts a call, and sends its request if nothing has to be waited for.
     pub(super) fn start(options: CallOptions) -> Self {
-        let (client, request) = match CallRequest::start(options) {
+        let (client, request) = match start(options) {
             Ok(started) => started,
             Err(error) => return Self::Done(Err(error)),
         };
@@ -86,6 +103,48 @@ impl Sending {
             Self::Waiting(call) => call.await,
         }
     }
+}
+
+/// Starts a call: its deadline counts from now.
+///
+/// # Errors
+/// The arguments could not be encoded, or this thread is not in a runtime. Nothing was sent.
+fn start(options: CallOptions) -> Result<(Client, CallRequest), Error> {
+    let started = Instant::now();
+    let CallOptions {
+        client,
+        method,
+        body,
+        timeout,
+        priority,
+        headers,
+    } = options;
+    let context = Context::current();
+    let timeout = timeout
+        .or(method.timeout())
+        .or(client.inner.timeout)
+        .unwrap_or(DEFAULT_TIMEOUT)
+        .min(MAX_TIMEOUT);
+    let deadline = clock::deadline(started, timeout);
+    let mut request = CallRequest {
+        service: client.inner.descriptor,
+        method,
+        queue: client.queue_of(method),
+        started,
+        // A call inside a handler ends with the request that the handler answers.
+        deadline: context
+            .deadline()
+            .map_or(deadline, |outer| outer.min(deadline)),
+        codec: client.inner.codec,
+        body: Bytes::new(),
+        message_id: None,
+        priority,
+        headers,
+        trace: context.trace().clone(),
+    };
+    Error::check_runtime().map_err(|error| request.not_sent(error))?;
+    request.body = body.map_err(|error| request.not_sent(error))?;
+    Ok((client, request))
 }
 
 fn send(request: CallRequest, permit: InFlightPermit) -> Sending {
@@ -282,7 +341,7 @@ fn next_step(
             Ok(NextStep::Send)
         }
         CallCompletion::Refused(reason) => {
-            let error = refusal::told(&reason, request.body.len());
+            let error = refusal::sender_error(&reason, request.body.len());
             let failed = request.failed(error.kind().clone(), unless_run(Outcome::Rejected));
             Err(failed.caused_by(error))
         }

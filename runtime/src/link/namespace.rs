@@ -1,15 +1,12 @@
 //! A prefix for every queue and exchange, so that environments and tests share a broker.
 
 use crate::wire::name::Name;
+use crate::wire::topology::{ALTERNATE_EXCHANGE, DEAD_LETTER_EXCHANGE, DEAD_LETTER_ROUTING_KEY};
 use crate::wire::value::{Table, Value};
 
 /// The prefix, or none.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Namespace(Option<Name>);
-
-const DEAD_LETTER_EXCHANGE: &str = "x-dead-letter-exchange";
-const DEAD_LETTER_KEY: &str = "x-dead-letter-routing-key";
-const ALTERNATE: &str = "alternate-exchange";
 
 impl Namespace {
     pub(super) fn new(prefix: Option<Name>) -> Self {
@@ -35,8 +32,8 @@ impl Namespace {
             arguments.get(DEAD_LETTER_EXCHANGE).and_then(Value::as_str) == Some("");
         for (name, value) in &mut scoped {
             let names_one = match name.as_str() {
-                DEAD_LETTER_EXCHANGE | ALTERNATE => true,
-                DEAD_LETTER_KEY => default_exchange,
+                DEAD_LETTER_EXCHANGE | ALTERNATE_EXCHANGE => true,
+                DEAD_LETTER_ROUTING_KEY => default_exchange,
                 _ => false,
             };
             if names_one && let Value::Text(text) = value {
@@ -65,18 +62,18 @@ mod tests {
         let namespace = Namespace::new(Some(Name::parse("test").unwrap()));
         let to_queue = Table::from([
             (DEAD_LETTER_EXCHANGE.to_owned(), Value::from("")),
-            (DEAD_LETTER_KEY.to_owned(), Value::from("jobs")),
+            (DEAD_LETTER_ROUTING_KEY.to_owned(), Value::from("jobs")),
         ]);
         assert_eq!(
-            namespace.arguments(&to_queue)[DEAD_LETTER_KEY],
+            namespace.arguments(&to_queue)[DEAD_LETTER_ROUTING_KEY],
             Value::from("test.jobs")
         );
         let to_exchange = Table::from([
             (DEAD_LETTER_EXCHANGE.to_owned(), Value::from("dead")),
-            (DEAD_LETTER_KEY.to_owned(), Value::from("jobs")),
+            (DEAD_LETTER_ROUTING_KEY.to_owned(), Value::from("jobs")),
         ]);
         let scoped = namespace.arguments(&to_exchange);
         assert_eq!(scoped[DEAD_LETTER_EXCHANGE], Value::from("test.dead"));
-        assert_eq!(scoped[DEAD_LETTER_KEY], Value::from("jobs"));
+        assert_eq!(scoped[DEAD_LETTER_ROUTING_KEY], Value::from("jobs"));
     }
 }

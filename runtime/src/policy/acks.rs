@@ -1,27 +1,25 @@
-//! Which deliveries of a channel are to be acknowledged, in as few frames as the order allows.
-//! Pure.
+//! Acknowledgements (`basic.ack`) of a channel's deliveries, in as few frames as possible. Pure.
 
 use std::collections::VecDeque;
 
-/// The deliveries of one channel, from the first that is not settled on.
+/// The deliveries of one channel, beginning with the first that is not settled.
 ///
-/// The broker numbers them from 1, without gaps. An acknowledgement with `multiple` covers all up
-/// to its own number, so it is used only up to the first delivery that is still worked on; what is
-/// done beyond that is acknowledged one by one, for a slow handler must not hold the others'
-/// places. Its own number must be of a delivery that is not settled yet: the broker closes the
-/// channel over an unknown one.
+/// The broker numbers them from 1, without gaps. An acknowledgement with `multiple` covers all deliveries up
+/// to its tag, so it is used only up to the first delivery whose handler still runs. Later deliveries that are
+/// done are acknowledged one by one, because a slow handler must not keep the others unacknowledged. The tag
+/// must be that of an unsettled delivery: the broker closes the channel over an unknown tag.
 #[derive(Debug)]
 pub(crate) struct Acks {
     first: u64,
-    states: VecDeque<State>,
+    states: VecDeque<AckState>,
     done: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum AckState {
     Open,
     Done,
-    /// Settled already, by whatever means.
+    /// Settled.
     Gone,
 }
 
@@ -43,25 +41,24 @@ impl Default for Acks {
 }
 
 impl Acks {
-    /// A delivery that is to be acknowledged.
+    /// Notes a delivery that is to be acknowledged.
     pub(crate) fn done(&mut self, tag: u64) {
-        if self.set(tag, State::Done) {
+        if self.set(tag, AckState::Done) {
             self.done += 1;
         }
     }
 
-    /// A delivery that was settled otherwise.
+    /// Notes a delivery that was settled in another way.
     pub(crate) fn gone(&mut self, tag: u64) {
-        self.set(tag, State::Gone);
-        // Where nothing is ever acknowledged nothing is flushed either, and this is all that keeps
-        // the ledger short.
-        while self.states.front() == Some(&State::Gone) {
+        self.set(tag, AckState::Gone);
+        // If no delivery is ever acknowledged, nothing is flushed, and only this keeps the list short.
+        while self.states.front() == Some(&AckState::Gone) {
             self.states.pop_front();
             self.first += 1;
         }
     }
 
-    /// How many wait to be acknowledged.
+    /// The number of deliveries that are to be acknowledged.
     pub(crate) fn waiting(&self) -> usize {
         self.done
     }
@@ -70,8 +67,12 @@ impl Acks {
     pub(crate) fn flush(&mut self) -> Vec<Ack> {
         let mut acks = Vec::new();
         let (mut run, mut last) = (0, None);
-        while let Some(state) = self.states.front().filter(|state| **state != State::Open) {
-            if *state == State::Done {
+        while let Some(state) = self
+            .states
+            .front()
+            .filter(|state| **state != AckState::Open)
+        {
+            if *state == AckState::Done {
                 run += 1;
                 last = Some(self.first);
             }
@@ -85,8 +86,8 @@ impl Acks {
         }
         if self.done > run {
             for (tag, state) in (self.first..).zip(&mut self.states) {
-                if *state == State::Done {
-                    *state = State::Gone;
+                if *state == AckState::Done {
+                    *state = AckState::Gone;
                     acks.push(Ack::One(tag));
                 }
             }
@@ -95,7 +96,7 @@ impl Acks {
         acks
     }
 
-    fn set(&mut self, tag: u64, state: State) -> bool {
+    fn set(&mut self, tag: u64, state: AckState) -> bool {
         let Some(at) = tag
             .checked_sub(self.first)
             .and_then(|at| usize::try_from(at).ok())
@@ -103,10 +104,10 @@ impl Acks {
             return false;
         };
         if self.states.len() <= at {
-            self.states.resize(at + 1, State::Open);
+            self.states.resize(at + 1, AckState::Open);
         }
         match self.states.get_mut(at) {
-            Some(open) if *open == State::Open => {
+            Some(open) if *open == AckState::Open => {
                 *open = state;
                 true
             }

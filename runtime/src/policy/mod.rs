@@ -1,5 +1,5 @@
-//! Decisions: retries, settlements, acknowledgements, calls in flight, refused messages. Without I/O,
-//! clock and lock.
+//! Decisions on retries, settlements, acknowledgements, calls in flight and refused messages, without I/O,
+//! clocks and locks.
 
 pub(crate) mod acks;
 pub(crate) mod backoff;

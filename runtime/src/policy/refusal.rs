@@ -1,8 +1,8 @@
-//! Publishes and the `channel.close` that ended them: reads from the broker's text which of the
-//! messages that were under way on the channel it refused.
+//! Refused messages: finds, by the broker's text in `channel.close`, the message over which it closed a
+//! channel.
 //!
-//! AMQP closes the whole channel over one bad message and does not say which one it was. RabbitMQ's
-//! text names the size, the exchange or the header it found fault with.
+//! AMQP closes the whole channel over one bad message, and does not tell which one it was. RabbitMQ's text
+//! contains the size, the exchange or the header that it refuses.
 
 use std::time::Duration;
 
@@ -10,29 +10,30 @@ use crate::error::{Error, Kind, Outcome};
 use crate::wire::message::Outgoing;
 use crate::wire::value::Value;
 
-/// AMQP's soft errors (AMQP 0-9-1, 1.2): they close a channel. All others close the connection,
-/// and say nothing of a message.
-const SOFT: [u16; 6] = [311, 313, 403, 404, 405, 406];
+/// The reply codes that close a channel (AMQP 0-9-1, 1.2, soft errors). All others close the connection, and
+/// are not about a message.
+const CHANNEL_ERRORS: [u16; 6] = [311, 313, 403, 404, 405, 406];
 
-/// How a message stands to the refusal that closed its channel.
+/// The part of a message in the refusal that closed its channel.
 #[derive(Clone, Debug)]
 pub(crate) enum Cause {
-    /// The broker refuses this very message, whatever came before or after it.
+    /// The broker refused this message.
     Message(Error),
-    /// The broker refuses what goes to this message's exchange. A publish before the refusal may
-    /// have been taken all the same.
+    /// The broker refuses messages to the exchange of this message. If it was published before the one that
+    /// was refused, the broker may have accepted it.
     Exchange(Error),
-    /// Another message is to blame. This one may have been taken.
+    /// The broker refused another message, and may have accepted this one.
     Other,
-    /// The text does not tell.
+    /// The text does not tell which message was refused.
     Unknown,
 }
 
-/// A message that was handed over, as far as a refusal can be told by it when the message is gone.
+/// The traits of a published message by which the broker may refuse it. They are kept when the message is
+/// not.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Traits {
     size: u32,
-    /// `CC` or `BCC` is no list.
+    /// Whether the header `CC` or `BCC` is not a list.
     has_bad_copies: bool,
 }
 
@@ -49,7 +50,7 @@ impl Traits {
         }
     }
 
-    /// Whether the broker closed a channel over this message for certain.
+    /// Whether the broker closed the channel over this message, according to its text.
     pub(crate) fn are_refused_by(&self, refusal: &Error) -> bool {
         let Kind::Broker { text, .. } = refusal.kind() else {
             return false;
@@ -61,8 +62,8 @@ impl Traits {
     }
 }
 
-/// The refusal of a message of this size by the broker, as its sender is told.
-pub(crate) fn told(refusal: &Error, size: usize) -> Error {
+/// The error for the sender of a refused message with a body of `size` bytes.
+pub(crate) fn sender_error(refusal: &Error, size: usize) -> Error {
     let limit = match refusal.kind() {
         Kind::Broker { text, .. } => size_limit(text),
         _ => None,
@@ -73,7 +74,7 @@ pub(crate) fn told(refusal: &Error, size: usize) -> Error {
     }
 }
 
-/// The headers in which RabbitMQ takes further routing keys; they have to be lists.
+/// The headers in which RabbitMQ takes further routing keys. It refuses values other than lists.
 const COPIES: [&str; 2] = ["CC", "BCC"];
 
 fn names_copies(text: &str) -> bool {
@@ -82,12 +83,12 @@ fn names_copies(text: &str) -> bool {
         .any(|name| text.contains(&format!("\"{name}\"")))
 }
 
-/// How `message` stands to `refusal`; `None` where the refusal did not close a channel alone.
+/// The part of `message` in `refusal`. `None` if the refusal closed the whole connection.
 pub(crate) fn cause(refusal: &Error, message: &Outgoing) -> Option<Cause> {
     let Kind::Broker { code, text } = refusal.kind() else {
         return None;
     };
-    if !SOFT.contains(code) {
+    if !CHANNEL_ERRORS.contains(code) {
         return None;
     }
     if let Some(limit) = size_limit(text) {
@@ -109,17 +110,17 @@ pub(crate) fn cause(refusal: &Error, message: &Outgoing) -> Option<Cause> {
         });
     }
     Some(match exchange(text) {
-        Named::This(name) if name != on_broker(&message.exchange) => Cause::Other,
-        Named::This(_) => match topic(text) {
+        Some(name) if name != on_broker(&message.exchange) => Cause::Other,
+        Some(_) => match topic(text) {
             Some(topic) if topic != message.routing_key => Cause::Other,
             Some(_) | None => Cause::Exchange(refusal.clone()),
         },
-        Named::Nothing => Cause::Unknown,
+        None => Cause::Unknown,
     })
 }
 
-/// How long a delivery may wait for its acknowledgement, where that time is what the broker closed
-/// the channel over (RabbitMQ's `consumer_timeout`); the inner `None` where the text does not tell.
+/// The longest time that a delivery may wait for its acknowledgement (RabbitMQ's `consumer_timeout`), if the
+/// broker closed the channel over it. The inner option is `None` if the text does not contain the time.
 pub(crate) fn overdue(error: &Error) -> Option<Option<Duration>> {
     let Kind::Broker { code: 406, text } = error.kind() else {
         return None;
@@ -134,15 +135,15 @@ pub(crate) fn overdue(error: &Error) -> Option<Option<Duration>> {
     Some(millis())
 }
 
-/// Whether the broker can never take the message that a publish failed with this error for: it is
-/// too large, or one of its properties is wrong.
+/// Whether the broker would refuse the message of a failed publish each time: it is too large, or one of its
+/// properties is wrong.
 pub(crate) fn is_final(error: &Error) -> bool {
     let is_refused = error.outcome() == Some(Outcome::Rejected);
     error.is_invalid() || error.is_too_large() || is_refused && error.amqp_code() == Some(406)
 }
 
-/// RabbitMQ's `message size 200000 is larger than configured max size 100000`, and `… than max size
-/// …` above what it can be configured for.
+/// The limit in RabbitMQ's text `message size 200000 is larger than configured max size 100000`, or `… than max
+/// size …` for its absolute limit.
 pub(crate) fn size_limit(text: &str) -> Option<usize> {
     let (_, rest) = text.split_once("message size ")?;
     let (_, limit) = rest.split_once(" is larger than ")?;
@@ -151,18 +152,11 @@ pub(crate) fn size_limit(text: &str) -> Option<usize> {
     digits.parse().ok()
 }
 
-enum Named<'a> {
-    This(&'a str),
-    Nothing,
-}
-
-/// The exchange in `no exchange 'x' in vhost '/'` and in `access to exchange 'x' in vhost '/'
-/// refused for user 'u'`. A text that was cut (a reply text has 255 bytes) names none.
-fn exchange(text: &str) -> Named<'_> {
-    let named = text
-        .split_once("exchange '")
-        .and_then(|(_, rest)| rest.split_once("' in vhost '"));
-    named.map_or(Named::Nothing, |(name, _)| Named::This(name))
+/// The exchange in `no exchange 'x' in vhost '/'` and in `access to exchange 'x' in vhost '/' refused for user
+/// 'u'`. `None` if the text was truncated: a reply text has at most 255 bytes.
+fn exchange(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("exchange '")?;
+    rest.split_once("' in vhost '").map(|(name, _)| name)
 }
 
 /// The routing key in `access to topic 'a.b' in exchange 'x' in vhost '/' refused for user 'u'`.
@@ -171,7 +165,7 @@ fn topic(text: &str) -> Option<&str> {
     rest.split_once("' in exchange '").map(|(topic, _)| topic)
 }
 
-/// RabbitMQ checks permissions on the default exchange by this name.
+/// The name of an exchange in RabbitMQ's texts, where the default exchange is `amq.default`.
 fn on_broker(exchange: &str) -> &str {
     if exchange.is_empty() {
         "amq.default"

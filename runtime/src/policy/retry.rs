@@ -1,4 +1,4 @@
-//! How often and how far apart something is tried again. Pure: randomness is passed in.
+//! Retry policies: the number of attempts and the delays between them. Pure: the random number is passed in.
 
 use std::time::Duration;
 
@@ -39,15 +39,15 @@ impl RetryPolicy {
         }
     }
 
-    /// How often to try in all, the first time included. At least 1.
+    /// Sets the number of attempts, including the first. At least 1.
     #[must_use]
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts.max(1);
         self
     }
 
-    /// The delay before the second attempt, and the longest delay before any. A first delay of
-    /// zero stays zero: what it is multiplied with does not matter.
+    /// Sets the delay before the second attempt, and the longest delay. A first delay of zero stays zero,
+    /// whatever the factor.
     #[must_use]
     pub fn backoff(mut self, first: Duration, max: Duration) -> Self {
         self.first = first;
@@ -55,7 +55,7 @@ impl RetryPolicy {
         self
     }
 
-    /// What each delay is multiplied with for the next one. At least 1; default 2.
+    /// Sets the factor from one delay to the next. At least 1; default 2.
     #[must_use]
     pub fn factor(mut self, factor: f64) -> Self {
         self.factor = if factor.is_finite() {
@@ -66,7 +66,7 @@ impl RetryPolicy {
         self
     }
 
-    /// How much of a delay is random, from 0 (none) to 1 (the whole). Default 0.2.
+    /// Sets the share of a delay that is random, from 0 (none) to 1 (all of it). Default 0.2.
     #[must_use]
     pub fn jitter(mut self, share: f64) -> Self {
         self.jitter = if share.is_finite() {
@@ -77,21 +77,20 @@ impl RetryPolicy {
         self
     }
 
-    /// How often to try in all.
+    /// The number of attempts, including the first.
     #[must_use]
     pub fn max_attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// The delay after attempt `attempt` (the first is 1) without jitter; `None` when it was the
-    /// last one.
+    /// The delay after attempt `attempt` (the first is 1), without jitter. `None` after the last attempt.
     #[must_use]
     pub fn delay(&self, attempt: u32) -> Option<Duration> {
         (attempt < self.attempts).then(|| self.step(attempt))
     }
 
-    /// The delay after attempt `attempt`, whether or not another one is due. `random` from 0 to 1
-    /// spreads it downwards, so that the cap holds.
+    /// The delay after attempt `attempt`, even if it was the last one. The jitter, for which `random` is from 0
+    /// to 1, only shortens the delay, so that it never exceeds the longest one.
     #[must_use]
     pub fn jittered(&self, attempt: u32, random: f64) -> Duration {
         clock::fraction_of(
@@ -100,7 +99,7 @@ impl RetryPolicy {
         )
     }
 
-    /// Every distinct delay the policy can ask for, shortest first.
+    /// All distinct delays of the policy, without jitter, the shortest first.
     #[must_use]
     pub fn delays(&self) -> Vec<Duration> {
         let mut delays = Vec::new();

@@ -1,11 +1,12 @@
-//! What becomes of a job once its handler is done with it. A pure decision table.
+//! Settlement of jobs: the decision table from a verdict, an attempt and a retry policy to an
+//! acknowledgement, a retry or a dead letter. Pure.
 
 use std::time::Duration;
 
 use crate::policy::retry::RetryPolicy;
 use crate::policy::verdict::{Judgement, Retry, Verdict};
 
-/// What to do with a job.
+/// The decision on a job.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Decision {
     Ack,
@@ -24,14 +25,14 @@ pub(crate) enum Decision {
     },
 }
 
-/// Why a job was given up.
+/// The reason for which a job is dead-lettered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
     /// Its last attempt failed.
     Attempts,
-    /// Its handler said that no attempt can help, or it cannot be understood.
+    /// Its handler rejected it, or it does not decode.
     Rejected,
-    /// The last worker that had it went away without settling it.
+    /// Its last delivery ended without a settlement, because the worker or its connection was lost.
     Abandoned,
 }
 
@@ -45,7 +46,7 @@ impl Reason {
     }
 }
 
-/// After a handler.
+/// The decision after the handler has returned.
 pub(crate) fn after(verdict: Verdict, attempt: u32, policy: &RetryPolicy, random: f64) -> Decision {
     let (error, retry) = match verdict.0 {
         Judgement::Done => return Decision::Ack,
@@ -75,10 +76,12 @@ pub(crate) fn after(verdict: Verdict, attempt: u32, policy: &RetryPolicy, random
     }
 }
 
-/// Before a handler, for a job whose earlier deliveries nobody settled: `None` to run it.
+/// The decision before the handler is run, for a job with earlier deliveries that were not settled; `None` to
+/// run it.
 ///
-/// A quorum queue counts those deliveries itself. A classic one only says that there was one: the
-/// job is counted on by a copy of it, before it may take another worker down.
+/// A quorum queue counts those deliveries. A classic queue only tells that there was one, so the attempt is
+/// counted by publishing a copy of the job. Otherwise a job that crashes its worker would be delivered again
+/// forever.
 pub(crate) fn before(arrival: Arrival, policy: &RetryPolicy) -> Option<Decision> {
     let Arrival {
         attempt,
@@ -110,10 +113,10 @@ pub(crate) fn before(arrival: Arrival, policy: &RetryPolicy) -> Option<Decision>
     })
 }
 
-/// How a job came.
+/// The delivery of a job.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrival {
-    /// Which attempt this is, unsettled deliveries included where they are counted.
+    /// The number of the attempt, including unsettled deliveries if the broker counts them.
     pub(crate) attempt: u32,
     pub(crate) redelivered: bool,
     pub(crate) counted_by_broker: bool,

@@ -1,4 +1,4 @@
-//! What a job's handler says of it.
+//! Verdicts: the result of a job's handler.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::error::{CallError, Error};
 use crate::wire::status::Status;
 
-/// Whether a failed job is worth another attempt.
+/// Whether and when a failed job is tried again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Retry {
@@ -20,7 +20,7 @@ pub enum Retry {
     Never,
 }
 
-/// An error of a job's handler: it says whether another attempt is worth it.
+/// The error of a job's handler, which decides whether the job is tried again.
 ///
 /// ```
 /// use lepus::{Failure, Retry};
@@ -43,7 +43,7 @@ pub enum Retry {
 /// }
 /// ```
 ///
-/// Where no type of its own is wanted, [`retry`], [`retry_after`] and [`reject`] wrap any error.
+/// [`retry`], [`retry_after`] and [`reject`] wrap any other error.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say whether a failed job is worth another attempt",
     label = "no `lepus::Failure`",
@@ -57,15 +57,14 @@ pub trait Failure: fmt::Display {
     }
 }
 
-/// Any error with a decision about another attempt: what [`retry`], [`retry_after`] and
-/// [`reject`] make.
+/// Any error with a decision about another attempt, made by [`retry`], [`retry_after`] or [`reject`].
 #[derive(Clone, Debug)]
 pub struct JobError {
     text: String,
     retry: Retry,
 }
 
-/// The job failed and is tried again after the policy's backoff.
+/// Makes an error after which the job is tried again with the policy's backoff.
 pub fn retry(error: impl fmt::Display) -> JobError {
     JobError {
         text: error.to_string(),
@@ -73,9 +72,8 @@ pub fn retry(error: impl fmt::Display) -> JobError {
     }
 }
 
-/// The job failed and is tried again after this delay, rounded up to the next step the queue has
-/// a delay queue for. More than 2³²−1 ms (49 days, the longest that RabbitMQ holds a message)
-/// counts as that.
+/// Makes an error after which the job is tried again after this delay. The delay is rounded up to the next
+/// step of the delay queues. The maximum is 2³²−1 ms (49 days), RabbitMQ's longest TTL.
 pub fn retry_after(delay: Duration, error: impl fmt::Display) -> JobError {
     JobError {
         text: error.to_string(),
@@ -83,7 +81,7 @@ pub fn retry_after(delay: Duration, error: impl fmt::Display) -> JobError {
     }
 }
 
-/// The job failed for good: it goes to the dead-letter queue.
+/// Makes an error after which the job goes to the dead-letter queue.
 pub fn reject(error: impl fmt::Display) -> JobError {
     JobError {
         text: error.to_string(),
@@ -113,7 +111,7 @@ impl Failure for Error {}
 impl Failure for Box<dyn std::error::Error + Send + Sync> {}
 impl<E: fmt::Display> Failure for CallError<E> {}
 
-/// How a job ended in its handler's hands.
+/// The result of a job's handler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict(pub(crate) Judgement);
 
@@ -132,7 +130,7 @@ impl Verdict {
     pub(crate) const DONE: Self = Self(Judgement::Done);
     pub(crate) const UNTOUCHED: Self = Self(Judgement::Untouched);
 
-    /// What it was that failed, if it did.
+    /// The error, if the handler failed.
     pub(crate) fn error(&self) -> Option<&str> {
         match &self.0 {
             Judgement::Failed { error, .. } => Some(error),
@@ -153,9 +151,9 @@ impl Verdict {
     }
 }
 
-/// What a job's handler may return.
+/// A type that a job's handler may return.
 pub trait IntoVerdict {
-    /// The verdict it amounts to.
+    /// The verdict for this result.
     fn into_verdict(self) -> Verdict;
 }
 

@@ -193,8 +193,6 @@ fn own_queue(exchange: &str, max_length: Option<u32>) -> Result<Queue, Error> {
     queue.auto_delete = true;
     Ok(match max_length {
         None => queue,
-        Some(events) => queue
-            .argument("x-max-length", events)
-            .argument("x-overflow", "drop-head"),
+        Some(events) => queue.drop_oldest(events),
     })
 }

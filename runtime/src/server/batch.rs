@@ -161,8 +161,8 @@ impl Dispatcher {
                     ..Facts::default()
                 };
                 let body = request.body.slice_ref(call.arguments);
-                let execution = self.execution(method, codec, body, facts);
-                self.execute(execution, run_on).await
+                let execution = self.executor.prepare(method, codec, body, facts);
+                self.executor.execute(execution, run_on).await
             }
         };
         let reply = self.replies.fit(Some(call.method), reply, REPLY_OVERHEAD);

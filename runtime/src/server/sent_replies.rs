@@ -74,7 +74,7 @@ pub(super) struct ReplyOrigin {
     pub(super) is_batch: bool,
     /// Whether the request was acknowledged before the reply, and so is not redelivered.
     pub(super) is_acknowledged: bool,
-    /// How many channels it was sent on that the broker closed for an unknown reason.
+    /// The number of channels it was sent on that the broker closed for an unknown reason.
     pub(super) suspicions: u8,
 }
 
@@ -148,7 +148,7 @@ impl SentReply {
 /// The sent replies to the requests from one queue.
 #[derive(Debug)]
 pub(super) struct SentReplies {
-    /// How many replies on the current channel may still be refused.
+    /// The number of replies on the current channel that may still be refused.
     max_unsure: usize,
     /// The replies on the current channel.
     current: ReplyBuffer,

@@ -1,4 +1,4 @@
-//! A message as AMQP carries it: where it goes, its properties, its bytes.
+//! Messages: exchange, routing key, properties (AMQP's `basic` class) and body.
 
 use bytes::Bytes;
 
@@ -11,33 +11,33 @@ pub(crate) struct Properties {
     pub(crate) headers: Table,
     pub(crate) persistent: bool,
     pub(crate) priority: Option<u8>,
-    /// Bytes: it comes back as it is, whatever a peer has put into it.
+    /// Bytes rather than text, so that a reply repeats it exactly, whatever a peer has written.
     pub(crate) correlation_id: Option<Vec<u8>>,
     pub(crate) reply_to: Option<String>,
-    /// Milliseconds, as text: what AMQP carries.
+    /// Milliseconds, as decimal text.
     pub(crate) expiration: Option<String>,
     pub(crate) message_id: Option<String>,
     /// Seconds since the Unix epoch.
     pub(crate) timestamp: Option<u64>,
     pub(crate) kind: Option<String>,
     pub(crate) app_id: Option<String>,
-    /// What most messages do not have. Boxed, to keep the futures small that hold a message.
+    /// Properties that most messages do not have. Boxed, so that futures which hold a message stay small.
     pub(crate) uncommon: Option<Box<Uncommon>>,
 }
 
-/// What a message may have come with, and a copy of it keeps.
+/// Properties that are kept only so that a copy of a message has them too.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Uncommon {
     pub(crate) content_encoding: Option<String>,
-    /// The publisher's user name. The broker closes the channel (406) over any but the
+    /// The publisher's user name. The broker closes the channel (406) over a name that is not the
     /// connection's own.
     pub(crate) user_id: Option<String>,
-    /// Those of the headers, as they came, whose values do not say all of it.
+    /// The headers whose type [`Value`] does not keep, as they were received.
     pub(crate) wire_headers: Vec<WireHeader>,
 }
 
-/// A header of a type that [`Value`] does not tell apart from another one: a decimal, a 32-bit
-/// integer. It is written as it came for as long as it has the value that it came with.
+/// A header of a type that [`Value`] does not distinguish from another one, such as a decimal or a 32-bit
+/// integer. It is written as it was received, unless its value was changed.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct WireHeader {
     pub(crate) name: String,
@@ -47,35 +47,35 @@ pub(crate) struct WireHeader {
 }
 
 impl Properties {
-    /// The headers that are written as they came.
+    /// The headers that are written as they were received.
     pub(crate) fn unchanged(&self) -> impl Iterator<Item = &WireHeader> {
         let headers = self.uncommon.iter().flat_map(|it| &it.wire_headers);
         headers.filter(|header| self.headers.get(&header.name) == Some(&header.value))
     }
 }
 
-/// A message on its way out.
+/// A message that is to be published (`basic.publish`).
 #[derive(Clone, Debug)]
 pub(crate) struct Outgoing {
-    /// Empty: the default exchange, where the routing key is a queue's name.
+    /// Empty for the default exchange, which routes to the queue that the routing key names.
     pub(crate) exchange: String,
     pub(crate) routing_key: String,
-    /// Whether the broker gives the message back when no queue takes it.
+    /// Whether the broker returns the message if no queue takes it (`basic.return`).
     pub(crate) mandatory: bool,
     pub(crate) properties: Properties,
     pub(crate) body: Bytes,
 }
 
-/// A message that came in.
+/// A message that was received (`basic.deliver`, `basic.get-ok`).
 #[derive(Clone, Debug)]
 pub(crate) struct Incoming {
     pub(crate) exchange: String,
     pub(crate) routing_key: String,
-    /// Whether it was delivered before and not acknowledged.
+    /// Whether the broker may have delivered it before.
     pub(crate) redelivered: bool,
     pub(crate) properties: Properties,
-    /// The body's size in bytes, also where the body is left out because it is larger than is taken;
-    /// `u32::MAX` stands for all larger ones.
+    /// The size of the body in bytes, even if the body was left out because it is larger than the limit.
+    /// `u32::MAX` if it does not fit.
     pub(crate) size: u32,
     pub(crate) body: Bytes,
 }

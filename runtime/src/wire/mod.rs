@@ -1,5 +1,5 @@
-//! The protocol of Lepus on AMQP 0-9-1 (docs/protocol.md): names, values, messages, headers and bodies.
-//! Without I/O.
+//! The protocol of Lepus on AMQP 0-9-1 (docs/protocol.md): names, values, messages, headers and bodies,
+//! without I/O.
 
 pub(crate) mod batch;
 pub(crate) mod codec;

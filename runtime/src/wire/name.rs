@@ -1,9 +1,9 @@
-//! Names as AMQP 0-9-1 allows them: short strings, parsed once and trusted afterwards.
+//! Names: AMQP short strings (AMQP 0-9-1, 4.2.5.3), checked once.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// The longest an AMQP short string can be, in bytes.
+/// The longest AMQP short string, in bytes.
 pub(crate) const SHORT_STRING_MAX: usize = 255;
 
 /// The name of a queue, an exchange, a method, or any other AMQP short string: 1 to 255 bytes of
@@ -49,23 +49,23 @@ impl fmt::Debug for Name {
     }
 }
 
-/// Why a text is no [`Name`].
+/// The error of parsing a [`Name`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameError {
-    /// A name has at least one character.
+    /// The name is empty.
     #[error("a name cannot be empty")]
     Empty,
-    /// AMQP carries names as short strings.
+    /// The name is longer than an AMQP short string can be.
     #[error("a name can be 255 bytes long at most, this one has {length}")]
     TooLong {
-        /// The length found, in bytes.
+        /// The length of the name, in bytes.
         length: usize,
     },
-    /// Control characters (NUL among them) are refused.
+    /// The name has a control character.
     #[error("a name cannot hold a control character (at byte {at})")]
     Control {
-        /// Where it stands, in bytes.
+        /// The position of the character, in bytes.
         at: usize,
     },
 }

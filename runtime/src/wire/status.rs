@@ -1,47 +1,47 @@
-//! The error that travels: a gRPC status code and a message.
+//! Statuses: the error that a server replies with, a gRPC status code and a message.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::escape::Escaped;
 
-/// What went wrong on the other side, in gRPC's canonical codes.
+/// The code of a [`Status`], with the meaning of gRPC's canonical codes.
 ///
-/// On the wire it is the lower-snake-case name, in the reply's `rpc-status` header.
+/// On the wire it is its name in lower snake case, in the reply's `rpc-status` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Code {
     /// The operation was cancelled.
     Cancelled,
-    /// No better code is known; also what an unknown code is read as.
+    /// An unknown error. A code on the wire that is not known is decoded as this one.
     Unknown,
-    /// The arguments do not decode, or make no sense whatever the system's state.
+    /// The arguments do not decode, or are not valid in any state of the system.
     InvalidArgument,
-    /// The deadline passed before the handler was done.
+    /// The deadline passed before the handler returned.
     DeadlineExceeded,
-    /// Something asked for was not found.
+    /// An entity that was asked for does not exist.
     NotFound,
-    /// Something to be created is there already.
+    /// An entity that was to be created exists.
     AlreadyExists,
-    /// The caller may not do this.
+    /// The caller has no permission for this operation.
     PermissionDenied,
     /// A quota or a size limit is used up.
     ResourceExhausted,
-    /// The system is not in the state that the operation needs.
+    /// The system is not in the state that the operation requires.
     FailedPrecondition,
-    /// The operation was aborted, mostly by a conflict.
+    /// The operation was aborted, for instance by a conflict.
     Aborted,
-    /// Past the valid range.
+    /// A value is outside of the valid range.
     OutOfRange,
     /// The service has no such method.
     Unimplemented,
-    /// The handler broke: a panic, or a reply that could not be encoded.
+    /// The handler panicked, or its reply could not be encoded.
     Internal,
-    /// The service cannot work now; a later try may succeed.
+    /// The service is not available now. A later attempt may succeed.
     Unavailable,
     /// Data was lost or corrupted.
     DataLoss,
-    /// Who the caller is, is not known.
+    /// The caller is not authenticated.
     Unauthenticated,
 }
 
@@ -81,7 +81,7 @@ impl fmt::Display for Code {
     }
 }
 
-/// A text that is no status code.
+/// The error of parsing a text that is not a status code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not one of gRPC's status codes in lower snake case")]
 pub struct UnknownCode;
@@ -98,8 +98,8 @@ impl FromStr for Code {
     }
 }
 
-/// A status a server answers with instead of a value: a [`Code`] and a message for people. Its
-/// `Display` escapes the message's control characters.
+/// The status that a server replies with instead of a value: a [`Code`] and a message for people. `Display`
+/// escapes control characters in the message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {}", Escaped(.message))]
 pub struct Status {

@@ -1,4 +1,5 @@
-//! Queues, exchanges and bindings as values, with defaults that are safe on RabbitMQ 3.10 to 4.3.
+//! Queues, exchanges and bindings as values, with the names of their arguments and with defaults that are
+//! safe on RabbitMQ 3.10 to 4.3.
 
 use std::time::Duration;
 
@@ -6,27 +7,36 @@ use crate::clock;
 use crate::wire::name::{Name, NameError};
 use crate::wire::value::{Table, Value};
 
-/// The argument that says of which kind a queue is.
+/// The argument for the kind of a queue.
 pub(crate) const QUEUE_TYPE: &str = "x-queue-type";
 const CLASSIC: &str = "classic";
+/// The arguments for the exchange and the routing key of dead letters.
+pub(crate) const DEAD_LETTER_EXCHANGE: &str = "x-dead-letter-exchange";
+pub(crate) const DEAD_LETTER_ROUTING_KEY: &str = "x-dead-letter-routing-key";
+/// The argument of an exchange for the exchange that takes its unroutable messages.
+pub(crate) const ALTERNATE_EXCHANGE: &str = "alternate-exchange";
+/// The arguments for the most messages in a queue, and for the treatment of further ones.
+const MAX_LENGTH: &str = "x-max-length";
+const OVERFLOW: &str = "x-overflow";
+const REJECT_PUBLISH: &str = "reject-publish";
 
-/// How a queue keeps its messages.
+/// The kind of a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum QueueKind {
-    /// On one node.
+    /// On one node of the cluster.
     #[default]
     Classic,
-    /// Replicated over the cluster's nodes by Raft; always durable, and poison messages are
-    /// counted by the broker.
+    /// Replicated over nodes of the cluster by Raft. It is always durable, and the broker counts the
+    /// deliveries of each message.
     Quorum,
 }
 
 /// A queue to be declared.
 ///
-/// Durable unless asked otherwise, and classic, if that is the virtual host's default type.
-/// RabbitMQ refuses a declaration that differs from
-/// the queue that is there (406 PRECONDITION_FAILED); such an error names the argument.
+/// The defaults are durable, and the virtual host's default queue type, which is classic unless an operator
+/// has changed it. RabbitMQ refuses a declaration that differs from the existing queue (406
+/// PRECONDITION_FAILED); the error names the argument.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Queue {
     pub(crate) name: Name,
@@ -39,7 +49,8 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// A durable queue, classic unless the virtual host has another default type.
+    /// A durable queue of the virtual host's default type, which is classic unless an operator has changed
+    /// it.
     #[must_use]
     pub fn new(name: Name) -> Self {
         Self {
@@ -53,7 +64,7 @@ impl Queue {
         }
     }
 
-    /// A queue of this connection alone, which goes when the connection does.
+    /// A queue that only this connection can use, and that is deleted with it.
     #[must_use]
     pub(crate) fn exclusive(name: Name) -> Self {
         Self {
@@ -63,11 +74,11 @@ impl Queue {
         }
     }
 
-    /// Sets the kind, and says so in the declaration (`x-queue-type`); without it a durable queue is
-    /// of the virtual host's default type. A quorum queue is always durable.
+    /// Sets the kind, which is then part of the declaration (`x-queue-type`). Without it, a durable queue has
+    /// the virtual host's default type. A quorum queue is always durable.
     ///
-    /// A classic queue that exists without the argument is the same to RabbitMQ. One that became a
-    /// quorum queue, by a default of the virtual host, is used as it is; a warning says so.
+    /// To RabbitMQ, a classic queue with the argument equals one without it. A queue that is to be classic
+    /// and exists as a quorum queue, by the virtual host's default, is used as it is, with a warning.
     #[must_use]
     pub fn kind(mut self, kind: QueueKind) -> Self {
         self.kind = kind;
@@ -80,79 +91,88 @@ impl Queue {
         }
     }
 
-    /// The queue goes with a restart of the broker. RabbitMQ 4.3 lists such queues, where they
-    /// are not exclusive, as deprecated.
+    /// Makes the queue transient: a restart of the broker deletes it. RabbitMQ 4.3 lists transient queues
+    /// that are not exclusive as deprecated.
     #[must_use]
     pub fn transient(mut self) -> Self {
         self.durable = false;
         self
     }
 
-    /// The queue must be there already, with whatever properties: nothing is declared.
+    /// Declares the queue passively: it must exist, with any properties.
     #[must_use]
     pub fn passive(mut self) -> Self {
         self.passive = true;
         self
     }
 
-    /// Sets an argument (`x-…`) that has no method here.
+    /// Sets an argument (`x-…`) for which there is no method.
     #[must_use]
     pub fn argument(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.arguments.insert(name.to_owned(), value.into());
         self
     }
 
-    /// The most messages that wait here (`x-max-length`); further publishes are refused
-    /// (`x-overflow: reject-publish`), so that a producer learns of it.
+    /// Sets the most messages in the queue (`x-max-length`). Further publishes are refused (`x-overflow:
+    /// reject-publish`), so that a producer gets an error.
     #[must_use]
     pub fn max_length(self, messages: u32) -> Self {
-        self.argument("x-max-length", messages)
-            .argument("x-overflow", "reject-publish")
+        self.argument(MAX_LENGTH, messages)
+            .argument(OVERFLOW, REJECT_PUBLISH)
     }
 
-    /// How long a message waits before it is dead-lettered or dropped (`x-message-ttl`), in whole
-    /// milliseconds, rounded up.
+    /// Sets the most messages in the queue (`x-max-length`). For each further one, the oldest is dropped
+    /// (`x-overflow: drop-head`).
+    #[must_use]
+    pub(crate) fn drop_oldest(self, messages: u32) -> Self {
+        self.argument(MAX_LENGTH, messages)
+            .argument(OVERFLOW, "drop-head")
+    }
+
+    /// Sets the longest time that a message waits before it is dead-lettered or dropped (`x-message-ttl`), in
+    /// whole milliseconds, rounded up.
     #[must_use]
     pub fn message_ttl(self, ttl: Duration) -> Self {
         self.argument("x-message-ttl", millis(ttl))
     }
 
-    /// How long the queue lives unused (`x-expires`), in whole milliseconds, rounded up. RabbitMQ
-    /// refuses zero.
+    /// Sets the time after which an unused queue is deleted (`x-expires`), in whole milliseconds, rounded up.
+    /// RabbitMQ refuses zero.
     #[must_use]
     pub fn expires(self, after: Duration) -> Self {
         self.argument("x-expires", millis(after))
     }
 
-    /// Priorities from 0 to `max` (`x-max-priority`); classic queues only. Each level costs the
-    /// broker memory: 5 or 10 are plenty.
+    /// Enables priorities from 0 to `max` (`x-max-priority`), for classic queues only. Each level costs the
+    /// broker memory; 5 or 10 are enough for most uses.
     #[must_use]
     pub fn max_priority(self, max: u8) -> Self {
         self.argument("x-max-priority", max)
     }
 
-    /// Where rejected and expired messages go: an exchange (empty: the default one) and a key.
+    /// Sets the exchange (empty for the default exchange) and the routing key for rejected and expired
+    /// messages.
     #[must_use]
     pub(crate) fn dead_letter(self, exchange: &str, routing_key: &str) -> Self {
-        self.argument("x-dead-letter-exchange", exchange)
-            .argument("x-dead-letter-routing-key", routing_key)
+        self.argument(DEAD_LETTER_EXCHANGE, exchange)
+            .argument(DEAD_LETTER_ROUTING_KEY, routing_key)
     }
 
-    /// Dead letters leave a quorum queue only once they have arrived. It needs, and so gets, an
-    /// overflow that refuses publishes.
+    /// Keeps a dead letter in a quorum queue until the target queue has it (`x-dead-letter-strategy`).
+    /// RabbitMQ requires an overflow that refuses publishes for this.
     #[must_use]
     pub(crate) fn at_least_once(self) -> Self {
         self.argument("x-dead-letter-strategy", "at-least-once")
-            .argument("x-overflow", "reject-publish")
+            .argument(OVERFLOW, REJECT_PUBLISH)
     }
 
-    /// How often a quorum queue delivers a message that nobody settles (`x-delivery-limit`).
+    /// Sets how often a quorum queue delivers a message that is not settled (`x-delivery-limit`).
     #[must_use]
     pub(crate) fn delivery_limit(self, deliveries: u32) -> Self {
         self.argument("x-delivery-limit", deliveries)
     }
 
-    /// One consumer at a time, the others stand by (`x-single-active-consumer`).
+    /// Delivers to one consumer at a time, with the others standing by (`x-single-active-consumer`).
     #[must_use]
     pub fn single_active_consumer(self) -> Self {
         self.argument("x-single-active-consumer", true)
@@ -165,17 +185,17 @@ impl Queue {
     }
 }
 
-/// The longest delay: RabbitMQ's limit on a time to live, some 49 days.
+/// The longest delay, which is RabbitMQ's longest TTL: 49 days.
 pub(crate) const LONGEST_DELAY: Duration = Duration::from_millis(u32::MAX as u64);
 
-/// The bytes that a delay queue's name has beyond its target's, at most.
+/// The most bytes that the name of a delay queue is longer than that of its target.
 pub(crate) const DELAY_SUFFIX: usize = ".retry.4294967295".len();
 
-/// The delay queue for a delay: its messages go on to `target` when they have waited.
+/// The delay queue for a delay. Its messages expire and are dead-lettered to `target`.
 ///
-/// Delays share queues in steps of 1, 1.5, 2, 3, 5, 7 and 10, so that there are few; a message
-/// carries its own, shorter delay as its expiration. Within one queue a message may wait for one
-/// before it, but never longer than the step.
+/// There is one queue for each of the steps 1, 1.5, 2, 3, 5, 7 and 10, times a power of ten, so that there are
+/// few. A message carries its own, shorter delay as its `expiration`. RabbitMQ expires messages at the head of
+/// a queue, so a message may wait for one before it, but never longer than the step.
 pub(crate) fn delay_queue(
     target: &Name,
     delay: Duration,
@@ -212,22 +232,22 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(clock::whole_millis(duration)).unwrap_or(i64::MAX)
 }
 
-/// How an exchange routes.
+/// The type of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ExchangeKind {
-    /// To every bound queue.
+    /// Routes to every bound queue.
     Fanout,
-    /// By equality of routing key and binding key.
+    /// Routes by equality of routing key and binding key.
     Direct,
-    /// By patterns of words: `*` is one word, `#` is any number.
+    /// Routes by patterns of words, where `*` is one word and `#` is any number of them.
     Topic,
-    /// By the message's headers.
+    /// Routes by the message's headers.
     Headers,
 }
 
 impl ExchangeKind {
-    /// AMQP's name of the kind.
+    /// AMQP's name of the type.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -239,7 +259,7 @@ impl ExchangeKind {
     }
 }
 
-/// An exchange to be declared; durable unless asked otherwise.
+/// An exchange to be declared. Durable by default.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exchange {
     pub(crate) name: Name,
@@ -267,14 +287,14 @@ impl Exchange {
     }
 }
 
-/// What a binding leads to.
+/// The destination of a binding.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Destination {
     Queue(Name),
     Exchange(Name),
 }
 
-/// A route from an exchange.
+/// A binding from an exchange to a queue or another exchange.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Binding {
     pub(crate) exchange: Name,
@@ -283,7 +303,7 @@ pub(crate) struct Binding {
     pub(crate) arguments: Table,
 }
 
-/// Everything one user of the broker needs to be there, declared in this order.
+/// A set of exchanges, queues and bindings, which are declared in this order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Topology {
     pub(crate) exchanges: Vec<Exchange>,
@@ -292,19 +312,19 @@ pub(crate) struct Topology {
 }
 
 impl Topology {
-    /// Whether a queue of these refuses messages when it is full.
+    /// Whether one of the queues refuses messages when it is full.
     pub(crate) fn is_limited(&self) -> bool {
         let mut queues = self.queues.iter();
-        queues.any(|queue| queue.arguments.contains_key("x-max-length"))
+        queues.any(|queue| queue.arguments.contains_key(MAX_LENGTH))
     }
 
-    /// The same, where the queue that this is about does not say that it is classic; `None` if it
-    /// does not say so now.
+    /// A copy in which the queue that `is_it` selects has no argument for its kind. `None` if the queue is not
+    /// declared as classic.
     pub(crate) fn of_any_kind(&self, is_it: impl Fn(&Queue) -> bool) -> Option<Self> {
         let mut topology = self.clone();
         let queue = topology.queues.iter_mut().find(|queue| is_it(queue))?;
-        let said = queue.arguments.remove(QUEUE_TYPE)?;
-        (said.as_str() == Some(CLASSIC)).then_some(topology)
+        let kind = queue.arguments.remove(QUEUE_TYPE)?;
+        (kind.as_str() == Some(CLASSIC)).then_some(topology)
     }
 
     pub(crate) fn queue(queue: Queue) -> Self {

@@ -1,4 +1,4 @@
-//! The values a message's header table and a queue's arguments can hold.
+//! Field tables (AMQP 0-9-1, 4.2.5.5): the values of headers and of arguments.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,8 +7,8 @@ use std::fmt;
 ///
 /// # Reserved names of headers
 ///
-/// Calls, jobs and events cannot be sent with headers of these names, in which Lepus and the broker
-/// keep what became of a message:
+/// Calls, jobs and events cannot be sent with headers of these names, because Lepus and the broker record
+/// the history of a message in them:
 ///
 /// - `rpc-status`, `rpc-message`, `rpc-accept`;
 /// - `attempt`, `attempts`, `error`, `first-error`, `reason`, `failed-at`, `source-queue`,
@@ -17,11 +17,11 @@ use std::fmt;
 ///   `x-opt-rabbitmq-delivery-count`, and `x-first-death-…` and `x-last-death-…` with `exchange`,
 ///   `queue` and `reason`.
 ///
-/// Where another program sends an event with some of them through an exchange, a group and a worker
-/// take no notice of those that Lepus writes, and pass none of them on.
+/// If another program publishes an event with some of them through an exchange, groups and workers ignore
+/// those that Lepus writes, and do not pass them on.
 pub type Table = BTreeMap<String, Value>;
 
-/// One value of a [`Table`]: the AMQP 0-9-1 field types as RabbitMQ reads and writes them.
+/// A value of a [`Table`], with the field types of AMQP 0-9-1 as RabbitMQ reads and writes them.
 ///
 /// Integers of every width arrive as [`Value::Int`]; a string that is not UTF-8 arrives as
 /// [`Value::Bytes`].
@@ -84,8 +84,8 @@ impl fmt::Display for Value {
     }
 }
 
-/// A number above [`i64::MAX`], for which AMQP has no type, is the text of its decimal digits: no
-/// other value would be as exact. [`Value::as_int`] is `None` for it.
+/// AMQP as RabbitMQ speaks it has no type for a number above [`i64::MAX`]. Such a number becomes the text of
+/// its decimal digits, which loses nothing; [`Value::as_int`] is `None` for it.
 impl From<u64> for Value {
     fn from(value: u64) -> Self {
         match i64::try_from(value) {
@@ -95,7 +95,7 @@ impl From<u64> for Value {
     }
 }
 
-/// As from a `u64`.
+/// As the conversion from `u64`.
 impl From<usize> for Value {
     fn from(value: usize) -> Self {
         match i64::try_from(value) {

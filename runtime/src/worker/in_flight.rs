@@ -14,8 +14,9 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time::Instant;
 
+use super::handler::{Handler, Settlement};
 use super::inline::InlinePolicy;
-use super::{Handler, OnLoss, Settlement, Source, StopReason, shutdown_requested};
+use super::source::{OnLoss, Source};
 use crate::clock;
 use crate::error::Error;
 use crate::escape::Escaped;
@@ -43,12 +44,18 @@ pub(crate) struct Completed {
     pub(super) settlement: Settlement,
 }
 
+/// The reason for which a consumer's deliveries are no longer received.
+pub(super) enum StopReason {
+    Shutdown,
+    ConsumerEnded(Ended),
+}
+
 /// The deliveries that handlers work on, of the current channel and of earlier ones.
 pub(super) struct InFlight<'a, H> {
     handlers: JoinSet<Completed>,
     /// Deliveries of the current channel that wait to be acknowledged.
     acks: Acks,
-    /// How many inline handlers have ended whose replies may not be flushed yet.
+    /// The number of inline handlers that have ended and whose replies may not be flushed yet.
     unsent_replies: usize,
     /// Whether the next flush is left to the I/O task, so that more frames may join it.
     flush_on_io_task: bool,
@@ -371,6 +378,11 @@ enum DrainEnd {
     Blocked,
     /// The grace period is over, or a second signal came.
     LimitReached,
+}
+
+pub(super) async fn shutdown_requested(shutdown: &mut watch::Receiver<bool>) {
+    // An error means that the sender is gone. That ends the consumer as well.
+    let _ = shutdown.wait_for(|requested| *requested).await;
 }
 
 async fn join(task: &mut Option<JoinHandle<()>>) {

@@ -18,7 +18,7 @@ const SPAWNED_AFTER_SLOW: u32 = 1000;
 /// The decision for the handlers of one consumer.
 #[derive(Clone, Debug)]
 pub(super) struct InlinePolicy {
-    /// How many more handlers are to be spawned. `None` with a concurrency of 1, where a slow handler
+    /// The number of handlers that are still to be spawned. `None` with a concurrency of 1, where a slow handler
     /// holds up no other.
     spawn_next: Option<Arc<AtomicU32>>,
 }

@@ -9,7 +9,10 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
-use super::{Handler, Setup, Source, Worker};
+use super::handler::Handler;
+use super::run::Worker;
+use super::setup::Setup;
+use super::source::Source;
 use crate::error::{Error, Kind};
 use crate::link::Connection;
 use crate::service::BoxFuture;

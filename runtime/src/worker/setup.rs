@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Source;
+use super::source::Source;
 use crate::declaring::OnceMore;
 use crate::error::{Error, Kind};
 use crate::link::{self, Channel, Connection, Consumer, Ended, Link, Mode, Namespace, Session};

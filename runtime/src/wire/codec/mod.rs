@@ -1,6 +1,6 @@
-//! Values to bytes and back, chosen by content type.
+//! Codecs: values to bytes and back, chosen by the content type.
 
-mod place;
+mod argument;
 mod raw;
 mod strict;
 
@@ -11,12 +11,12 @@ use bytes::Bytes;
 use serde::de::{Deserialize, DeserializeOwned, DeserializeSeed, Visitor};
 use serde::{Deserializer, Serialize};
 
-pub(crate) use place::culprit;
+pub(crate) use argument::failed_argument;
 use strict::{Checked, Floats};
 
 use crate::escape::Escaped;
 
-/// How values are written on the wire. Default: MessagePack.
+/// The format of values on the wire. Default: MessagePack.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Codec {
@@ -25,13 +25,13 @@ pub enum Codec {
     MsgPack,
     /// `application/json`.
     Json,
-    /// `text/plain`: one scalar or string, in UTF-8, as `Display` would write it.
+    /// `text/plain`: one scalar or string, in UTF-8, in the form of its `Display`.
     Text,
     /// `application/octet-stream`: the bytes themselves (`Vec<u8>`, `bytes::Bytes`, `String`).
     Bytes,
 }
 
-/// Why a value could not be encoded or decoded.
+/// The error of a value that cannot be encoded or decoded.
 #[derive(Debug, thiserror::Error)]
 #[error("{content_type}: {reason}")]
 pub struct CodecError {
@@ -40,7 +40,7 @@ pub struct CodecError {
 }
 
 impl CodecError {
-    /// Says in which part of the value it is.
+    /// Adds the part of the value that failed.
     pub(crate) fn at(self, part: impl fmt::Display) -> Self {
         let reason = format!("{part}: {}", self.reason);
         Self { reason, ..self }
@@ -64,8 +64,8 @@ impl fmt::Display for UnknownContentType<'_> {
     }
 }
 
-/// How deep values may nest; serde_json's own limit is the same.
-const DEPTH: usize = 128;
+/// The deepest nesting of values. serde_json has the same limit.
+const MAX_DEPTH: usize = 128;
 
 const ALL: [(Codec, &str); 4] = [
     (Codec::MsgPack, "application/msgpack"),
@@ -74,7 +74,7 @@ const ALL: [(Codec, &str); 4] = [
     (Codec::Bytes, "application/octet-stream"),
 ];
 
-/// Names in use for MessagePack besides `application/msgpack`, which IANA came to late.
+/// Other content types in use for MessagePack. IANA registered `application/msgpack` late.
 const MSGPACK_ALIASES: [&str; 3] = [
     "application/x-msgpack",
     "application/vnd.msgpack",
@@ -82,7 +82,7 @@ const MSGPACK_ALIASES: [&str; 3] = [
 ];
 
 impl Codec {
-    /// The content type, as the property of that name carries it.
+    /// The value of the `content-type` property.
     #[must_use]
     pub fn content_type(self) -> &'static str {
         ALL.iter()
@@ -90,7 +90,7 @@ impl Codec {
             .map_or("", |(_, name)| name)
     }
 
-    /// The codec for a content type; parameters such as `; charset=utf-8` are ignored.
+    /// The codec of a content type. Parameters such as `; charset=utf-8` are ignored.
     #[must_use]
     pub fn from_content_type(content_type: &str) -> Option<Self> {
         let essence = content_type.split(';').next().unwrap_or_default().trim();
@@ -122,10 +122,12 @@ impl Codec {
     /// Encodes a value.
     ///
     /// # Errors
-    /// [`CodecError`] when the value cannot be written this way, or would be read as another one:
-    /// a map with keys that are no strings, NaN and the infinities as JSON; `Some(None)` and
-    /// `Some(())` as MessagePack and JSON, where they would be read as `None`; a struct as text;
-    /// anything but bytes as bytes.
+    /// The codec has no form for the value, or would decode it as another value:
+    ///
+    /// - JSON: a map whose keys are not strings, NaN and the infinities;
+    /// - MessagePack and JSON: `Some(None)` and `Some(())`, which would be decoded as `None`;
+    /// - text: a struct, a list or a map;
+    /// - bytes: all but bytes and strings.
     pub fn encode<T: Serialize + ?Sized>(self, value: &T) -> Result<Bytes, CodecError> {
         match self {
             Self::MsgPack => {
@@ -148,16 +150,16 @@ impl Codec {
         }
     }
 
-    /// Decodes a value, which is all that there is: bytes behind it are refused. Hostile input is
-    /// refused, never followed: nesting is limited, and declared lengths are not trusted.
+    /// Decodes a value. Bytes that follow it are an error. Input may be hostile: the depth of nesting is
+    /// limited, and declared lengths are not trusted.
     ///
     /// # Errors
-    /// [`CodecError`] with what was expected and what was found.
+    /// The bytes are not a value of this type. The text tells what was expected and what was found.
     pub fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, CodecError> {
         self.decode_seed(PhantomData::<T>, bytes)
     }
 
-    /// As [`decode`](Self::decode), into whatever the seed makes.
+    /// As [`decode`](Self::decode), with a seed.
     pub(crate) fn decode_seed<'de, S: DeserializeSeed<'de>>(
         self,
         seed: S,
@@ -167,11 +169,11 @@ impl Codec {
             Self::MsgPack => {
                 let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes);
                 // The default of 1024 overflows the stack of a thread with 2 MiB.
-                deserializer.set_max_depth(DEPTH);
+                deserializer.set_max_depth(MAX_DEPTH);
                 let value = seed.deserialize(&mut deserializer);
                 let value = value.map_err(|error| self.error(error))?;
-                match End::deserialize(&mut deserializer) {
-                    // There was nothing to read a marker from.
+                match EndOfInput::deserialize(&mut deserializer) {
+                    // No marker could be read, because there are no more bytes.
                     Err(rmp_serde::decode::Error::InvalidMarkerRead(_)) => Ok(value),
                     _ => Err(self.error("more bytes follow the value")),
                 }
@@ -200,17 +202,17 @@ impl Codec {
     }
 }
 
-/// Read behind a value, to find out whether there is anything. It takes nothing of what it finds,
-/// so that an error of a marker inside of it is not one of the first marker.
-struct End;
+/// Deserialized after a value, to find out whether bytes follow it. It accepts no value, so that an error
+/// about a marker is always about the first one.
+struct EndOfInput;
 
-impl<'de> Deserialize<'de> for End {
+impl<'de> Deserialize<'de> for EndOfInput {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Self)
     }
 }
 
-impl Visitor<'_> for End {
+impl Visitor<'_> for EndOfInput {
     type Value = Self;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -444,8 +446,9 @@ mod tests {
             #[expect(dead_code, reason = "only decoded")]
             divisor: u64,
         }
-        let culprit =
-            |codec, bytes: &[u8]| culprit::<Division>(codec, &["dividend", "divisor"], bytes);
+        let failed = |codec, bytes: &[u8]| {
+            failed_argument::<Division>(codec, &["dividend", "divisor"], bytes)
+        };
         for (bytes, at) in [
             (&br#"{"divisor":"x","dividend":1}"#[..], Some(1)),
             (br#"{"dividend":-1}"#, Some(0)),
@@ -455,11 +458,11 @@ mod tests {
             (br#""x""#, None),
         ] {
             let text = String::from_utf8_lossy(bytes);
-            assert_eq!(culprit(Codec::Json, bytes), at, "{text}");
+            assert_eq!(failed(Codec::Json, bytes), at, "{text}");
         }
-        assert_eq!(culprit(Codec::MsgPack, b"\x92\x01\xa1x"), Some(1));
+        assert_eq!(failed(Codec::MsgPack, b"\x92\x01\xa1x"), Some(1));
         assert_eq!(
-            culprit(Codec::MsgPack, b"\x82\xa7divisor\x01\xa8dividend\xc0"),
+            failed(Codec::MsgPack, b"\x82\xa7divisor\x01\xa8dividend\xc0"),
             Some(0)
         );
     }

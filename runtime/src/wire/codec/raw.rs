@@ -1,4 +1,4 @@
-//! The bytes codec: a value that is bytes, written as it is.
+//! The codec of `application/octet-stream`: a value that consists of bytes, encoded as it is.
 
 use std::fmt;
 
@@ -6,20 +6,20 @@ use serde::de::value::SeqDeserializer;
 use serde::de::{DeserializeSeed, Visitor};
 use serde::ser::{Impossible, Serialize, SerializeSeq, SerializeTuple, Serializer};
 
-/// The bytes of a value that is bytes, a string, or a sequence of bytes.
+/// Encodes a value that is bytes, a string, or a sequence of bytes.
 pub(super) fn to_bytes<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, NotBytes> {
-    value.serialize(Writer)
+    value.serialize(BytesSerializer)
 }
 
-/// A value made of bytes.
+/// Decodes a value from bytes.
 pub(super) fn from_bytes<'de, S: DeserializeSeed<'de>>(
     seed: S,
     bytes: &'de [u8],
 ) -> Result<S::Value, NotBytes> {
-    seed.deserialize(Reader(bytes))
+    seed.deserialize(BytesDeserializer(bytes))
 }
 
-/// Why a value is no bytes.
+/// The error of a value that does not consist of bytes.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct NotBytes(String);
@@ -42,7 +42,7 @@ fn refuse<T>(what: &str) -> Result<T, NotBytes> {
     )))
 }
 
-struct Writer;
+struct BytesSerializer;
 
 macro_rules! refused {
     ($($method:ident: $type:ty => $what:literal),* $(,)?) => {$(
@@ -52,11 +52,11 @@ macro_rules! refused {
     )*};
 }
 
-impl Serializer for Writer {
+impl Serializer for BytesSerializer {
     type Ok = Vec<u8>;
     type Error = NotBytes;
-    type SerializeSeq = Collect;
-    type SerializeTuple = Collect;
+    type SerializeSeq = ByteCollector;
+    type SerializeTuple = ByteCollector;
     type SerializeTupleStruct = Impossible<Vec<u8>, NotBytes>;
     type SerializeTupleVariant = Impossible<Vec<u8>, NotBytes>;
     type SerializeMap = Impossible<Vec<u8>, NotBytes>;
@@ -126,14 +126,14 @@ impl Serializer for Writer {
         refuse("an enum")
     }
 
-    fn serialize_seq(self, length: Option<usize>) -> Result<Collect, NotBytes> {
+    fn serialize_seq(self, length: Option<usize>) -> Result<ByteCollector, NotBytes> {
         // A sequence's own length is only a hint.
-        Ok(Collect(Vec::with_capacity(
+        Ok(ByteCollector(Vec::with_capacity(
             length.unwrap_or_default().min(1 << 16),
         )))
     }
 
-    fn serialize_tuple(self, length: usize) -> Result<Collect, NotBytes> {
+    fn serialize_tuple(self, length: usize) -> Result<ByteCollector, NotBytes> {
         self.serialize_seq(Some(length))
     }
 
@@ -178,17 +178,17 @@ impl Serializer for Writer {
     }
 }
 
-/// A sequence of bytes being written.
-struct Collect(Vec<u8>);
+/// Serializes a sequence of bytes.
+struct ByteCollector(Vec<u8>);
 
-impl Collect {
+impl ByteCollector {
     fn push<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), NotBytes> {
-        self.0.push(value.serialize(OneByte)?);
+        self.0.push(value.serialize(ByteSerializer)?);
         Ok(())
     }
 }
 
-impl SerializeSeq for Collect {
+impl SerializeSeq for ByteCollector {
     type Ok = Vec<u8>;
     type Error = NotBytes;
 
@@ -201,7 +201,7 @@ impl SerializeSeq for Collect {
     }
 }
 
-impl SerializeTuple for Collect {
+impl SerializeTuple for ByteCollector {
     type Ok = Vec<u8>;
     type Error = NotBytes;
 
@@ -214,8 +214,8 @@ impl SerializeTuple for Collect {
     }
 }
 
-/// One element of a sequence: a `u8` and nothing else.
-struct OneByte;
+/// Serializes one element of a sequence, which has to be a `u8`.
+struct ByteSerializer;
 
 macro_rules! one_byte {
     ($($method:ident($($type:ty),*) -> $ok:ty),* $(,)?) => {$(
@@ -225,18 +225,18 @@ macro_rules! one_byte {
     )*};
 }
 
-type No = Impossible<u8, NotBytes>;
+type NotAByte = Impossible<u8, NotBytes>;
 
-impl Serializer for OneByte {
+impl Serializer for ByteSerializer {
     type Ok = u8;
     type Error = NotBytes;
-    type SerializeSeq = No;
-    type SerializeTuple = No;
-    type SerializeTupleStruct = No;
-    type SerializeTupleVariant = No;
-    type SerializeMap = No;
-    type SerializeStruct = No;
-    type SerializeStructVariant = No;
+    type SerializeSeq = NotAByte;
+    type SerializeTuple = NotAByte;
+    type SerializeTupleStruct = NotAByte;
+    type SerializeTupleVariant = NotAByte;
+    type SerializeMap = NotAByte;
+    type SerializeStruct = NotAByte;
+    type SerializeStructVariant = NotAByte;
 
     fn serialize_u8(self, byte: u8) -> Result<u8, NotBytes> {
         Ok(byte)
@@ -260,13 +260,13 @@ impl Serializer for OneByte {
         serialize_unit() -> u8,
         serialize_unit_struct(&'static str) -> u8,
         serialize_unit_variant(&'static str, u32, &'static str) -> u8,
-        serialize_seq(Option<usize>) -> No,
-        serialize_tuple(usize) -> No,
-        serialize_tuple_struct(&'static str, usize) -> No,
-        serialize_tuple_variant(&'static str, u32, &'static str, usize) -> No,
-        serialize_map(Option<usize>) -> No,
-        serialize_struct(&'static str, usize) -> No,
-        serialize_struct_variant(&'static str, u32, &'static str, usize) -> No,
+        serialize_seq(Option<usize>) -> NotAByte,
+        serialize_tuple(usize) -> NotAByte,
+        serialize_tuple_struct(&'static str, usize) -> NotAByte,
+        serialize_tuple_variant(&'static str, u32, &'static str, usize) -> NotAByte,
+        serialize_map(Option<usize>) -> NotAByte,
+        serialize_struct(&'static str, usize) -> NotAByte,
+        serialize_struct_variant(&'static str, u32, &'static str, usize) -> NotAByte,
     }
 
     fn serialize_some<T: Serialize + ?Sized>(self, _: &T) -> Result<u8, NotBytes> {
@@ -292,9 +292,9 @@ impl Serializer for OneByte {
     }
 }
 
-struct Reader<'a>(&'a [u8]);
+struct BytesDeserializer<'a>(&'a [u8]);
 
-impl<'de> serde::Deserializer<'de> for Reader<'_> {
+impl<'de> serde::Deserializer<'de> for BytesDeserializer<'_> {
     type Error = NotBytes;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NotBytes> {

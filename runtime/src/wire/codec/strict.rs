@@ -1,5 +1,5 @@
-//! A serializer around another one that refuses values which the format can only write as something
-//! else: a receiver would read another value, or nothing at all.
+//! A serializer around another one. It refuses values that the format would write as another value, so that
+//! the receiver would decode something else:
 //!
 //! - `Some(None)`, and `Some` of a value without content such as `Some(())`: JSON's `null` and
 //!   MessagePack's nil are read as `None`.
@@ -11,14 +11,14 @@ use serde::ser::{
     SerializeTuple, SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
-/// Whether a format has numbers that are not finite (NaN and the two infinities).
+/// Whether a format can write NaN and the infinities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Floats {
     Any,
     Finite,
 }
 
-/// A value that is serialized under these rules, wherever it goes.
+/// A value that is serialized under these rules, with all values inside of it.
 pub(super) struct Checked<'a, T: ?Sized> {
     value: &'a T,
     rules: Rules,
@@ -26,8 +26,8 @@ pub(super) struct Checked<'a, T: ?Sized> {
 
 impl<'a, T: ?Sized> Checked<'a, T> {
     pub(super) fn new(value: &'a T, floats: Floats) -> Self {
-        let place = Place::Other;
-        let rules = Rules { floats, place };
+        let position = Position::Other;
+        let rules = Rules { floats, position };
         Self { value, rules }
     }
 }
@@ -44,19 +44,20 @@ impl<T: Serialize + ?Sized> Serialize for Checked<'_, T> {
 #[derive(Clone, Copy)]
 struct Rules {
     floats: Floats,
-    place: Place,
+    position: Position,
 }
 
-/// Where a value stands.
+/// The position of a value, as far as the rules depend on it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// Directly in a `Some`.
+enum Position {
+    /// Directly inside a `Some`.
     Some,
-    /// Directly in a `Some`, and its type takes no memory: it has one value, written as nothing.
+    /// Directly inside a `Some`, and of a type without a size, which has only one value and is written as
+    /// null.
     ///
-    /// `serde_json::Value::Null` is written as nothing as well. It is let through: programs that
-    /// pass JSON on have it in an `Option`, and mean `None` by it.
-    SomeOfNothing,
+    /// `serde_json::Value::Null` has a size and is accepted there, although it is written as null as well:
+    /// programs that forward JSON keep it in an `Option`, and mean `None`.
+    SomeUnit,
     Other,
 }
 
@@ -84,9 +85,12 @@ impl<S: Serializer> Strict<S> {
         Ok(())
     }
 
-    fn parts<P>(self, begin: impl FnOnce(S) -> Result<P, S::Error>) -> Result<Parts<P>, S::Error> {
+    fn parts<P>(
+        self,
+        begin: impl FnOnce(S) -> Result<P, S::Error>,
+    ) -> Result<StrictParts<P>, S::Error> {
         let floats = self.rules.floats;
-        begin(self.inner).map(|inner| Parts { inner, floats })
+        begin(self.inner).map(|inner| StrictParts { inner, floats })
     }
 }
 
@@ -101,13 +105,13 @@ macro_rules! forward {
 impl<S: Serializer> Serializer for Strict<S> {
     type Ok = S::Ok;
     type Error = S::Error;
-    type SerializeSeq = Parts<S::SerializeSeq>;
-    type SerializeTuple = Parts<S::SerializeTuple>;
-    type SerializeTupleStruct = Parts<S::SerializeTupleStruct>;
-    type SerializeTupleVariant = Parts<S::SerializeTupleVariant>;
-    type SerializeMap = Parts<S::SerializeMap>;
-    type SerializeStruct = Parts<S::SerializeStruct>;
-    type SerializeStructVariant = Parts<S::SerializeStructVariant>;
+    type SerializeSeq = StrictParts<S::SerializeSeq>;
+    type SerializeTuple = StrictParts<S::SerializeTuple>;
+    type SerializeTupleStruct = StrictParts<S::SerializeTupleStruct>;
+    type SerializeTupleVariant = StrictParts<S::SerializeTupleVariant>;
+    type SerializeMap = StrictParts<S::SerializeMap>;
+    type SerializeStruct = StrictParts<S::SerializeStruct>;
+    type SerializeStructVariant = StrictParts<S::SerializeStructVariant>;
 
     forward! {
         serialize_bool: bool,
@@ -137,27 +141,27 @@ impl<S: Serializer> Serializer for Strict<S> {
     }
 
     fn serialize_none(self) -> Result<S::Ok, S::Error> {
-        self.nothing(self.rules.place != Place::Other, "None")?;
+        self.nothing(self.rules.position != Position::Other, "None")?;
         self.inner.serialize_none()
     }
 
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
-        let place = match size_of_val(value) {
-            0 => Place::SomeOfNothing,
-            _ => Place::Some,
+        let position = match size_of_val(value) {
+            0 => Position::SomeUnit,
+            _ => Position::Some,
         };
         let floats = self.rules.floats;
-        let rules = Rules { floats, place };
+        let rules = Rules { floats, position };
         self.inner.serialize_some(&Checked { value, rules })
     }
 
     fn serialize_unit(self) -> Result<S::Ok, S::Error> {
-        self.nothing(self.rules.place == Place::SomeOfNothing, "()")?;
+        self.nothing(self.rules.position == Position::SomeUnit, "()")?;
         self.inner.serialize_unit()
     }
 
     fn serialize_unit_struct(self, name: &'static str) -> Result<S::Ok, S::Error> {
-        self.nothing(self.rules.place == Place::SomeOfNothing, name)?;
+        self.nothing(self.rules.position == Position::SomeUnit, name)?;
         self.inner.serialize_unit_struct(name)
     }
 
@@ -175,7 +179,7 @@ impl<S: Serializer> Serializer for Strict<S> {
         name: &'static str,
         value: &T,
     ) -> Result<S::Ok, S::Error> {
-        // Its value stands in its place.
+        // Its value stands in its position.
         let rules = self.rules;
         self.inner
             .serialize_newtype_struct(name, &Checked { value, rules })
@@ -251,14 +255,14 @@ impl<S: Serializer> Serializer for Strict<S> {
 }
 
 /// The parts of a sequence, map or struct, each under the same rules.
-struct Parts<P> {
+struct StrictParts<P> {
     inner: P,
     floats: Floats,
 }
 
 macro_rules! elements {
     ($($trait:ident: $method:ident),* $(,)?) => {$(
-        impl<P: $trait> $trait for Parts<P> {
+        impl<P: $trait> $trait for StrictParts<P> {
             type Ok = P::Ok;
             type Error = P::Error;
 
@@ -282,7 +286,7 @@ elements! {
 
 macro_rules! fields {
     ($($trait:ident),* $(,)?) => {$(
-        impl<P: $trait> $trait for Parts<P> {
+        impl<P: $trait> $trait for StrictParts<P> {
             type Ok = P::Ok;
             type Error = P::Error;
 
@@ -308,7 +312,7 @@ macro_rules! fields {
 
 fields!(SerializeStruct, SerializeStructVariant);
 
-impl<P: SerializeMap> SerializeMap for Parts<P> {
+impl<P: SerializeMap> SerializeMap for StrictParts<P> {
     type Ok = P::Ok;
     type Error = P::Error;
 

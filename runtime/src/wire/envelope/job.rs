@@ -1,6 +1,6 @@
 //! Head of a job, and of the copies that are published for later attempts.
 
-use super::{count_of, non_empty, take_trace, truncated};
+use super::property::{count_of, non_empty, take_trace, truncated};
 use crate::wire::message::{Incoming, Properties};
 use crate::wire::value::{Table, Value};
 
@@ -32,7 +32,7 @@ pub(super) const JOB_HEADERS: [&str; 7] = [
     ATTEMPTS,
     SOURCE_QUEUE,
 ];
-/// How often a quorum queue has delivered the message before.
+/// The number of times that a quorum queue has delivered the message before.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 /// The history that RabbitMQ writes when it dead-letters a message.
 pub(super) const DEATH: &str = "x-death";

@@ -1,5 +1,4 @@
-//! The argument in which arguments do not decode. serde's errors name a field only where it is
-//! missing.
+//! Search for the argument that does not decode. serde's errors name a field only if it is missing.
 
 use std::cell::Cell;
 use std::fmt;
@@ -13,65 +12,66 @@ use serde::{Deserializer, forward_to_deserialize_any};
 
 use super::Codec;
 
-/// The argument, by its position among `names`, whose value keeps `A` from being decoded; `None`
-/// where no single one does. It decodes them a second time, so it is for bytes that have failed to.
-pub(crate) fn culprit<A: DeserializeOwned>(
+/// The argument that does not decode, by its position in `names`. `None` if it is not a single one.
+///
+/// This decodes the bytes again, so it is called only for bytes that did not decode.
+pub(crate) fn failed_argument<A: DeserializeOwned>(
     codec: Codec,
     names: &[&str],
     bytes: &[u8],
 ) -> Option<usize> {
-    let place = Cell::new(None);
-    let tracked = Tracked::<A> {
+    let current = Cell::new(None);
+    let tracked = TrackingSeed::<A> {
         names,
-        place: &place,
+        current: &current,
         makes: PhantomData,
     };
     match codec.decode_seed(tracked, bytes) {
         Ok(_) => None,
-        Err(_) => place.get(),
+        Err(_) => current.get(),
     }
 }
 
-struct Tracked<'a, A> {
+struct TrackingSeed<'a, A> {
     names: &'a [&'a str],
-    /// The value that is being decoded.
-    place: &'a Cell<Option<usize>>,
+    /// The position of the argument that is being decoded.
+    current: &'a Cell<Option<usize>>,
     makes: PhantomData<A>,
 }
 
-impl<'de, A: DeserializeOwned> DeserializeSeed<'de> for Tracked<'_, A> {
+impl<'de, A: DeserializeOwned> DeserializeSeed<'de> for TrackingSeed<'_, A> {
     type Value = A;
 
     fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<A, D::Error> {
-        let Self { names, place, .. } = self;
-        A::deserialize(Track {
+        let Self { names, current, .. } = self;
+        A::deserialize(Tracking {
             inner,
             names,
-            place,
+            current,
         })
     }
 }
 
-/// A deserializer, or what it gives out of a map or a sequence, and which part that is.
-struct Track<'a, I> {
+/// A deserializer or visitor around another one, which notes the argument that is being decoded.
+struct Tracking<'a, I> {
     inner: I,
     names: &'a [&'a str],
-    place: &'a Cell<Option<usize>>,
+    current: &'a Cell<Option<usize>>,
 }
 
-impl<'de, D: Deserializer<'de>> Deserializer<'de> for Track<'_, D> {
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for Tracking<'_, D> {
     type Error = D::Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
         let Self {
             inner,
             names,
-            place,
+            current,
         } = self;
-        inner.deserialize_any(Track {
+        inner.deserialize_any(Tracking {
             inner: visitor,
             names,
-            place,
+            current,
         })
     }
 
@@ -82,7 +82,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Track<'_, D> {
     }
 }
 
-impl<'de, V: Visitor<'de>> Visitor<'de> for Track<'_, V> {
+impl<'de, V: Visitor<'de>> Visitor<'de> for Tracking<'_, V> {
     type Value = V::Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -90,30 +90,31 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Track<'_, V> {
     }
 
     fn visit_map<M: MapAccess<'de>>(self, inner: M) -> Result<V::Value, M::Error> {
-        let (names, place) = (self.names, self.place);
-        self.inner.visit_map(Named {
+        let (names, current) = (self.names, self.current);
+        self.inner.visit_map(NamedArguments {
             inner,
             names,
-            place,
+            current,
             key: None,
         })
     }
 
     fn visit_seq<M: SeqAccess<'de>>(self, inner: M) -> Result<V::Value, M::Error> {
-        let place = self.place;
+        let current = self.current;
         let at = 0;
-        self.inner.visit_seq(Numbered { inner, place, at })
+        self.inner
+            .visit_seq(PositionalArguments { inner, current, at })
     }
 }
 
-struct Named<'a, M> {
+struct NamedArguments<'a, M> {
     inner: M,
     names: &'a [&'a str],
-    place: &'a Cell<Option<usize>>,
+    current: &'a Cell<Option<usize>>,
     key: Option<usize>,
 }
 
-impl<'de, M: MapAccess<'de>> MapAccess<'de> for Named<'_, M> {
+impl<'de, M: MapAccess<'de>> MapAccess<'de> for NamedArguments<'_, M> {
     type Error = M::Error;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(
@@ -129,30 +130,30 @@ impl<'de, M: MapAccess<'de>> MapAccess<'de> for Named<'_, M> {
     }
 
     fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, M::Error> {
-        self.place.set(self.key);
+        self.current.set(self.key);
         let value = self.inner.next_value_seed(seed)?;
-        self.place.set(None);
+        self.current.set(None);
         Ok(value)
     }
 }
 
-struct Numbered<'a, M> {
+struct PositionalArguments<'a, M> {
     inner: M,
-    place: &'a Cell<Option<usize>>,
+    current: &'a Cell<Option<usize>>,
     at: usize,
 }
 
-impl<'de, M: SeqAccess<'de>> SeqAccess<'de> for Numbered<'_, M> {
+impl<'de, M: SeqAccess<'de>> SeqAccess<'de> for PositionalArguments<'_, M> {
     type Error = M::Error;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, M::Error> {
-        self.place.set(Some(self.at));
+        self.current.set(Some(self.at));
         self.at += 1;
         let value = self.inner.next_element_seed(seed)?;
-        self.place.set(None);
+        self.current.set(None);
         Ok(value)
     }
 }
