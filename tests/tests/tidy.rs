@@ -38,7 +38,7 @@ const FLOORS: &[&[&str]] = &[
     ],
     &["link"],
     &["service"],
-    &["shutdown", "declaring", "worker", "running", "publisher"],
+    &["shutdown", "publish", "worker", "running"],
     &["client", "server", "queue", "pubsub"],
     &["__rt", "__bench", "lib"],
 ];

@@ -17,7 +17,7 @@ use crate::error::{Error, Kind, Outcome};
 use crate::escape::Escaped;
 use crate::panic::{self, Apart, Ended};
 use crate::policy::refusal;
-use crate::publisher::Fault;
+use crate::publish::PublishFailure;
 use crate::service::{BoxFuture, Reply, Request, Service};
 use crate::wire::codec::{Codec, CodecError};
 use crate::wire::envelope::ReplyStatus;
@@ -46,7 +46,7 @@ pub(super) enum Launch {
 
 enum Way {
     Remote(Arc<Remote>, Slot),
-    Oneway(BoxFuture<Result<(), Fault>>),
+    Oneway(BoxFuture<Result<(), PublishFailure>>),
     Local(Local),
     /// There is nothing to wait for.
     Gone,
@@ -173,7 +173,7 @@ fn send_off(remote: Arc<Remote>, mut letter: Letter, place: Place) -> Launch {
             let message = Arc::new(letter.outgoing(name, None, false));
             let (now, left) = (Instant::now(), letter.time_left());
             let receipt = remote.publisher.send(message, now, left).await;
-            let receipt = receipt.map_err(|fault| fault.of(&letter.what()))?;
+            let receipt = receipt.map_err(|failure| failure.into_error(&letter.what()))?;
             Ok(flight(letter, Way::Oneway(Box::pin(receipt.wait()))))
         }));
     }
@@ -214,7 +214,7 @@ impl Flight {
         is_here.map_err(|error| {
             letter
                 .what()
-                .failed(error, letter.started, Outcome::SentNoReply)
+                .describe(error, letter.started, Outcome::SentNoReply)
         })?;
         let (remote, slot) = match &mut self.way {
             Way::Remote(remote, slot) => (remote, slot),
@@ -243,7 +243,9 @@ impl Flight {
                 });
             }
             Way::Oneway(receipt) => {
-                receipt.await.map_err(|fault| fault.of(&letter.what()))?;
+                receipt
+                    .await
+                    .map_err(|failure| failure.into_error(&letter.what()))?;
                 return Ok(Answered::nothing());
             }
             Way::Gone => return Ok(Answered::nothing()),
@@ -454,7 +456,7 @@ async fn send_apart(remote: &Remote, letter: &Letter) -> Result<Slot, Error> {
         let published = remote.publisher.publish(message, letter.time_left()).await;
         return published
             .map(|()| slot)
-            .map_err(|fault| fault.of(&letter.what()));
+            .map_err(|failure| failure.into_error(&letter.what()));
     }
 }
 

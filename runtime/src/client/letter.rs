@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{Error, Kind, Outcome};
-use crate::publisher::What;
+use crate::publish::Target;
 use crate::random::{self, Secret};
 use crate::wire::codec::Codec;
 use crate::wire::envelope::RequestHead;
@@ -85,9 +85,9 @@ impl CorrelationId {
 }
 
 impl Letter {
-    pub(super) fn what(&self) -> What {
+    pub(super) fn what(&self) -> Target {
         let (service, method) = (self.service.name().into(), self.method.name().into());
-        What {
+        Target {
             service,
             method,
             queue: Arc::clone(&self.queue),
@@ -95,11 +95,12 @@ impl Letter {
     }
 
     pub(super) fn failed(&self, kind: Kind, outcome: Outcome) -> Error {
-        self.what().failed(Error::new(kind), self.started, outcome)
+        self.what()
+            .describe(Error::new(kind), self.started, outcome)
     }
 
     pub(super) fn not_sent(&self, error: Error) -> Error {
-        self.what().failed(error, self.started, Outcome::NotSent)
+        self.what().describe(error, self.started, Outcome::NotSent)
     }
 
     pub(super) fn time_left(&self) -> Duration {

@@ -19,7 +19,7 @@ pub use call::{Call, PendingReply};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{Error, Kind};
 use crate::link::Connection;
-use crate::publisher::{Publisher, UNCONFIRMED};
+use crate::publish::{MAX_UNCONFIRMED, Publisher};
 use crate::service::Service;
 use crate::wire::batch;
 use crate::wire::codec::Codec;
@@ -96,7 +96,7 @@ impl Client {
         let remote = Remote {
             caller: Caller::of(connection),
             connection: connection.clone(),
-            publisher: Publisher::new(connection, UNCONFIRMED),
+            publisher: Publisher::new(connection, MAX_UNCONFIRMED),
             coalescer: None,
         };
         let queue = connection.namespace().scope(descriptor.queue_name());

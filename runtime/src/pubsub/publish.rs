@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::exchange_publisher::ExchangePublisher;
 use super::key::RoutingKey;
-use super::outlet::Outlet;
 use super::publisher::Options;
 use super::typing::Encoded;
 use crate::context::Context;
 use crate::error::{Error, Outcome};
-use crate::publisher::What;
+use crate::publish::Target;
 use crate::queue;
 use crate::wire::envelope::{self, EventHead};
 use crate::wire::message::Outgoing;
@@ -41,7 +41,7 @@ use crate::wire::value::{Table, Value};
 /// Dropping the future does not unsend an event that has left.
 #[must_use = "a publish is made when it is awaited"]
 pub struct Publish {
-    outlet: Arc<Outlet>,
+    outlet: Arc<ExchangePublisher>,
     options: Options,
     event: Result<(RoutingKey, Encoded), Error>,
     headers: Table,
@@ -52,7 +52,7 @@ pub struct Publish {
 
 impl Publish {
     pub(super) fn new(
-        outlet: Arc<Outlet>,
+        outlet: Arc<ExchangePublisher>,
         options: Options,
         event: Result<(RoutingKey, Encoded), Error>,
     ) -> Self {
@@ -146,7 +146,7 @@ impl Publish {
         let key = message.routing_key.clone();
         let sent = outlet.publish(message, options, started);
         sent.await
-            .map_err(|fault| fault.of(&what(outlet.spec().label(), &key)))
+            .map_err(|failure| failure.into_error(&target(outlet.spec().label(), &key)))
     }
 
     fn pack(self, started: Instant) -> Result<Parcel, Error> {
@@ -164,8 +164,8 @@ impl Publish {
             envelope::check_headers(headers.keys())?;
             Ok(event)
         });
-        let (key, encoded) =
-            checked.map_err(|error| what(exchange, "").failed(error, started, Outcome::NotSent))?;
+        let (key, encoded) = checked
+            .map_err(|error| target(exchange, "").describe(error, started, Outcome::NotSent))?;
         let connection = outlet.connection();
         let head = EventHead {
             kind: encoded.kind,
@@ -196,19 +196,19 @@ impl Publish {
 
 /// An event as it goes out.
 struct Parcel {
-    outlet: Arc<Outlet>,
+    outlet: Arc<ExchangePublisher>,
     message: Arc<Outgoing>,
     options: Options,
 }
 
 /// How errors name an event.
-fn what(exchange: &str, key: &str) -> What {
+fn target(exchange: &str, key: &str) -> Target {
     let service = if key.is_empty() {
         format!("event to exchange `{exchange}`")
     } else {
         format!("event `{key}` to exchange `{exchange}`")
     };
-    What {
+    Target {
         service: service.into(),
         method: "".into(),
         queue: "".into(),

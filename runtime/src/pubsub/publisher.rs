@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::exchange_publisher::{ExchangePublisher, Safety};
 use super::key::RoutingKey;
 use super::kind::{ByHeaders, ByKey, ByPattern, Kind, ToAll};
-use super::outlet::{Outlet, Safety};
 use super::publish::Publish;
 use super::spec::Spec;
 use crate::error::Error;
@@ -41,7 +41,7 @@ use crate::link::Connection;
 /// # }
 /// ```
 pub struct EventPublisher<K, T> {
-    outlet: Arc<Outlet>,
+    outlet: Arc<ExchangePublisher>,
     options: Options,
     takes: PhantomData<fn(K, T)>,
 }
@@ -58,12 +58,12 @@ pub(super) struct Options {
 impl<K: Kind, T> EventPublisher<K, T> {
     pub(super) fn new(connection: &Connection, spec: Spec) -> Self {
         Self {
-            outlet: Arc::new(Outlet::new(connection, spec)),
+            outlet: Arc::new(ExchangePublisher::new(connection, spec)),
             options: Options {
                 persistent: false,
                 mandatory: false,
                 safety: Safety::Confirmed,
-                timeout: crate::publisher::TIMEOUT,
+                timeout: crate::publish::TIMEOUT,
             },
             takes: PhantomData,
         }

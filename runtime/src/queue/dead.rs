@@ -11,10 +11,10 @@ use serde::de::DeserializeOwned;
 use super::Spec;
 use super::polling::PolledQueue;
 use super::pool::codec;
-use crate::declaring;
 use crate::error::{Error, Kind};
 use crate::link::{self, AckRange, Connection, Delivery, QueueCounts, Session};
-use crate::publisher::{Publisher, TIMEOUT, What};
+use crate::publish;
+use crate::publish::{Publisher, TIMEOUT, Target};
 use crate::wire::envelope::{self, JobHead, Obituary};
 use crate::wire::message::Outgoing;
 use crate::wire::topology::Topology;
@@ -136,7 +136,7 @@ impl<T: DeserializeOwned> DeadLetters<T> {
         &self,
         mut choose: impl FnMut(&DeadLetter<T>) -> Choice,
     ) -> Result<u32, Error> {
-        let publisher = Publisher::mover(&self.connection);
+        let publisher = Publisher::without_size_limit(&self.connection);
         let session = self.session().await?;
         let polling = self.polling().await?;
         let (mut replayed, mut left) = (0, Vec::new());
@@ -189,9 +189,9 @@ impl<T: DeserializeOwned> DeadLetters<T> {
 
     /// Once the queue is there.
     async fn session(&self) -> Result<Arc<Session>, Error> {
-        let (link, io) = (self.connection.consuming(), self.connection.io());
+        let link = self.connection.consuming();
         let topology = Topology::queue(self.spec.dead()?);
-        declaring::declare(link, io, &topology, &self.namespace()).await
+        publish::declare(link, &topology, &self.namespace()).await
     }
 
     fn namespace(&self) -> link::Namespace {
@@ -278,7 +278,7 @@ impl<T: DeserializeOwned> DeadLetters<T> {
     async fn revive(&self, publisher: &Publisher, delivery: &Delivery) -> Result<(), Error> {
         let message = &delivery.message;
         let queue = self.connection.namespace().scope(&self.spec.name);
-        let what = What {
+        let what = Target {
             service: self.spec.name.as_str().into(),
             method: message
                 .properties
@@ -298,8 +298,8 @@ impl<T: DeserializeOwned> DeadLetters<T> {
             body: message.body.clone(),
         });
         let home = self.spec.home(self.spec.topology()?);
-        let published = publisher.publish_home(outgoing, TIMEOUT, &home).await;
-        published.map_err(|fault| fault.of(&what))
+        let published = publisher.publish_or_declare(outgoing, TIMEOUT, &home).await;
+        published.map_err(|fault| fault.into_error(&what))
     }
 }
 

@@ -22,7 +22,7 @@ use crate::policy::refusal;
 use crate::policy::retry::RetryPolicy;
 use crate::policy::settle::{self, Arrival, Decision, Reason};
 use crate::policy::verdict::{Judgement, Retry, Verdict};
-use crate::publisher::{Publisher, TIMEOUT, What};
+use crate::publish::{Publisher, TIMEOUT, Target};
 use crate::random;
 use crate::service::BoxFuture;
 use crate::stats::Counters;
@@ -78,7 +78,7 @@ impl JobHandler {
             spec,
             work,
             timeout,
-            publisher: Publisher::mover(connection),
+            publisher: Publisher::without_size_limit(connection),
             namespace: connection.namespace().clone(),
             backoff: connection.backoff().clone(),
             user: connection.user().map(str::to_owned),
@@ -313,7 +313,7 @@ impl JobHandler {
         body: &bytes::Bytes,
     ) -> Result<Moved, Error> {
         let name = self.namespace.scope(queue.name().as_str());
-        let what = What {
+        let what = Target {
             service: self.spec.name.as_str().into(),
             method: properties.kind.as_deref().unwrap_or_default().into(),
             queue: name.as_str().into(),
@@ -334,8 +334,8 @@ impl JobHandler {
                 return Ok(Moved::TooLate);
             }
             let publisher = &self.publisher;
-            let publish = publisher.publish_home(Arc::clone(&message), TIMEOUT, &home);
-            let error = match publish.await.map_err(|fault| fault.of(&what)) {
+            let publish = publisher.publish_or_declare(Arc::clone(&message), TIMEOUT, &home);
+            let error = match publish.await.map_err(|fault| fault.into_error(&what)) {
                 Ok(()) => return Ok(Moved::Yes),
                 Err(error) if refusal::is_final(&error) => return Err(error),
                 Err(error) => error,

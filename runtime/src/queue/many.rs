@@ -8,7 +8,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::producer::{Parcel, Till};
 use crate::error::Error;
-use crate::publisher::{Begun, Fault, UNCONFIRMED};
+use crate::publish::{MAX_UNCONFIRMED, PublishFailure, StartedPublish};
 
 type Outcome = Result<(), Error>;
 
@@ -20,7 +20,7 @@ pub(super) struct Many<'a> {
     /// Those that have not ended yet are `Ok` here.
     outcomes: Vec<Outcome>,
     /// In the order in which they were handed over: mostly that of their confirms too.
-    under_way: VecDeque<(usize, Parcel, Begun<'a>)>,
+    under_way: VecDeque<(usize, Parcel, StartedPublish<'a>)>,
     /// Those that there was something to wait for, or that are tried again: the queue may have been
     /// missing.
     slow: FuturesUnordered<Slow>,
@@ -45,17 +45,17 @@ impl<'a> Many<'a> {
         self.outcomes.push(Ok(()));
         let publisher = self.till.publisher();
         if at == 0 {
-            publisher.opened(self.till.limit()).await;
+            publisher.wait_until_ready(self.till.limit()).await;
         }
         // The places may be taken by those that are under way here.
-        while self.under_way.len() + self.slow.len() >= UNCONFIRMED || publisher.is_full() {
+        while self.under_way.len() + self.slow.len() >= MAX_UNCONFIRMED || publisher.is_full() {
             if !self.end_one().await {
                 break;
             }
         }
         // Not before those that wait.
         let begun = if self.slow.is_empty() {
-            publisher.begin(&parcel.message(), self.till.limit())
+            publisher.try_start(&parcel.message(), self.till.limit())
         } else {
             None
         };
@@ -72,7 +72,7 @@ impl<'a> Many<'a> {
     /// Waits for the oldest one; false if there is none.
     async fn end_one(&mut self) -> bool {
         if let Some((at, parcel, begun)) = self.under_way.pop_front() {
-            if let Err(fault) = begun.end().await {
+            if let Err(fault) = begun.wait().await {
                 self.failed(at, parcel, fault);
             }
         } else if let Some((at, outcome)) = self.slow.next().await {
@@ -89,8 +89,8 @@ impl<'a> Many<'a> {
         }
     }
 
-    fn failed(&mut self, at: usize, parcel: Parcel, fault: Fault) {
-        if !fault.may_be_mended() {
+    fn failed(&mut self, at: usize, parcel: Parcel, fault: PublishFailure) {
+        if !fault.may_lack_queue() {
             return self.end(at, Err(parcel.failed(fault)));
         }
         let again = async move { (at, parcel.push_again(fault).await) };

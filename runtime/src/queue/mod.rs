@@ -177,8 +177,8 @@ impl<T> WorkQueue<T> {
     /// names the queue, the argument and both values. [`is_invalid`](Error::is_invalid) for a
     /// name or a combination that makes no sense.
     pub async fn declare(&self, connection: &Connection) -> Result<(), Error> {
-        let publisher = crate::publisher::Publisher::mover(connection);
-        publisher.declare(&self.spec.topology()?).await
+        let publisher = crate::publish::Publisher::without_size_limit(connection);
+        publisher.declare(self.spec.topology()?).await
     }
 
     /// Pushes jobs.

@@ -12,9 +12,9 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use crate::declaring;
 use crate::error::{Error, Kind};
 use crate::link::{Channel, Connection, Delivery, GetChannel, Session};
+use crate::publish;
 use crate::wire::topology::Topology;
 
 /// AMQP's NOT_IMPLEMENTED.
@@ -45,7 +45,7 @@ impl PolledQueue {
         let known = connection.shared(Known::default);
         let is_apart = is_foreign && !known.is_pollable(&queue)?;
         let (link, namespace) = (connection.consuming(), connection.namespace());
-        let session = declaring::declare(link, connection.io(), topology, namespace).await?;
+        let session = publish::declare(link, topology, namespace).await?;
         let apart = if is_apart {
             let session = connection.apart().await?;
             let io = connection.io().clone();

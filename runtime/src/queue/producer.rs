@@ -15,7 +15,7 @@ use super::many::Many;
 use crate::context::Context;
 use crate::error::{Error, Kind};
 use crate::link::{Connection, Namespace};
-use crate::publisher::{Fault, Home, Publisher, TIMEOUT, UNCONFIRMED, What};
+use crate::publish::{MAX_UNCONFIRMED, OnMissing, PublishFailure, Publisher, TIMEOUT, Target};
 use crate::random;
 use crate::wire::codec::Codec;
 use crate::wire::envelope;
@@ -43,9 +43,9 @@ struct Usual {
     spec: Spec,
     namespace: Namespace,
     caller: Option<String>,
-    what: What,
+    what: Target,
     /// Where a job arrives that is not to wait first; or what is wrong with the queue.
-    home: Result<Home, Error>,
+    home: Result<OnMissing, Error>,
 }
 
 impl Usual {
@@ -53,7 +53,7 @@ impl Usual {
         let namespace = connection.namespace().clone();
         let topology = spec.check(&namespace).and_then(|()| spec.topology());
         Self {
-            what: What {
+            what: Target {
                 service: spec.name.as_str().into(),
                 method: "".into(),
                 queue: namespace.scope(&spec.name).into(),
@@ -66,7 +66,7 @@ impl Usual {
     }
 
     /// Where a job waits for this long first: the queue's name, and what has to be there.
-    fn waiting(&self, delay: Duration) -> Result<(String, Home), Error> {
+    fn waiting(&self, delay: Duration) -> Result<(String, OnMissing), Error> {
         let queue = self.spec.delayed(delay)?;
         let name = self.namespace.scope(queue.name().as_str());
         let mut topology: Topology = self.spec.topology()?;
@@ -135,7 +135,7 @@ impl Till {
     pub(super) fn new(connection: &Connection, spec: Spec) -> Self {
         Self {
             usual: Arc::new(Usual::new(connection, spec)),
-            publisher: Publisher::new(connection, UNCONFIRMED),
+            publisher: Publisher::new(connection, MAX_UNCONFIRMED),
             timeout: TIMEOUT,
         }
     }
@@ -308,7 +308,7 @@ pub(super) struct Parcel {
     till: Till,
     message: Arc<Outgoing>,
     /// Where it arrives, if it is to wait there first.
-    waiting: Option<Home>,
+    waiting: Option<OnMissing>,
 }
 
 impl Parcel {
@@ -317,17 +317,17 @@ impl Parcel {
         let Till {
             publisher, timeout, ..
         } = &self.till;
-        let published = publisher.publish_home(message, *timeout, self.home()?);
+        let published = publisher.publish_or_declare(message, *timeout, self.home()?);
         published.await.map_err(|fault| self.failed(fault))
     }
 
     /// After a first try that failed.
-    pub(super) async fn push_again(self, fault: Fault) -> Result<(), Error> {
+    pub(super) async fn push_again(self, fault: PublishFailure) -> Result<(), Error> {
         let message = Arc::clone(&self.message);
         let Till {
             publisher, timeout, ..
         } = &self.till;
-        let published = publisher.mend(fault, message, *timeout, self.home()?);
+        let published = publisher.redeclare_and_retry(fault, message, *timeout, self.home()?);
         published.await.map_err(|fault| self.failed(fault))
     }
 
@@ -335,14 +335,14 @@ impl Parcel {
         Arc::clone(&self.message)
     }
 
-    fn home(&self) -> Result<&Home, Error> {
+    fn home(&self) -> Result<&OnMissing, Error> {
         match &self.waiting {
             Some(home) => Ok(home),
             None => self.till.usual.home.as_ref().map_err(Clone::clone),
         }
     }
 
-    pub(super) fn failed(&self, fault: Fault) -> Error {
+    pub(super) fn failed(&self, fault: PublishFailure) -> Error {
         let mut what = self.till.usual.what.clone();
         if let Some(task) = self.message.properties.kind.as_deref() {
             what.method = task.into();
@@ -350,7 +350,7 @@ impl Parcel {
         if self.waiting.is_some() {
             what.queue = self.message.routing_key.as_str().into();
         }
-        fault.of(&what)
+        fault.into_error(&what)
     }
 }
 

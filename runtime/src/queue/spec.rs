@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::link::Namespace;
 use crate::policy::retry::RetryPolicy;
-use crate::publisher::Home;
+use crate::publish::OnMissing;
 use crate::wire::codec::Codec;
 use crate::wire::name::{Name, SHORT_STRING_MAX};
 use crate::wire::topology::{DELAY_SUFFIX, Queue, QueueKind, Topology, delay_queue};
@@ -167,11 +167,11 @@ impl Spec {
         !self.passive && (self.kind == QueueKind::Quorum || self.message_ttl.is_some())
     }
 
-    pub(crate) fn home(&self, topology: Topology) -> Home {
+    pub(crate) fn home(&self, topology: Topology) -> OnMissing {
         if self.passive {
-            Home::Foreign
+            OnMissing::Fail
         } else {
-            Home::Declared(topology)
+            OnMissing::Declare(topology)
         }
     }
 

@@ -12,13 +12,13 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::declaring::OnceMore;
 use crate::error::{Error, Kind};
 use crate::link::{
     self, Channel, Connection, Consumer, Delivery, Ended, Link, Mode, Namespace, Session,
 };
 use crate::policy::refusal;
 use crate::policy::retry::RetryPolicy;
+use crate::publish::InternalErrorRetry;
 use crate::random;
 use crate::service::BoxFuture;
 use crate::wire::topology::Topology;
@@ -332,11 +332,11 @@ impl Setup for Plain {
 }
 
 async fn set_up(link: &Link, setup: &dyn Setup) -> Result<Ready, Error> {
-    let mut once_more = OnceMore::default();
+    let mut internal_error_retry = InternalErrorRetry::default();
     loop {
         let session = link.session().await?;
         match set_up_on(&session, setup).await {
-            Err(error) if once_more.is_due(&error, &session).await => {}
+            Err(error) if internal_error_retry.is_due(&error, &session).await => {}
             result => return result,
         }
     }
