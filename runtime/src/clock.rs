@@ -1,10 +1,10 @@
-//! Arithmetic of deadlines and durations that cannot overflow, and the check for a runtime.
+//! Arithmetic of deadlines and durations that cannot overflow, timestamps, and the check for a runtime.
 //!
 //! Users may give any `Duration`, `Duration::MAX` included. `Instant + Duration` panics when the sum
 //! cannot be represented, and `Duration::mul_f64` likewise; whatever adds or multiplies a user's
 //! duration does it here.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -36,6 +36,17 @@ pub(crate) fn whole_millis(duration: Duration) -> u128 {
 pub(crate) fn whole_seconds(duration: Duration) -> u64 {
     let part = u64::from(duration.subsec_nanos() > 0);
     duration.as_secs().saturating_add(part)
+}
+
+/// The wall clock in seconds since the Unix epoch, for timestamps that people read.
+pub(crate) fn unix_seconds() -> Option<u64> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.ok().map(|since| since.as_secs())
+}
+
+/// A timestamp of a message as a time; `None` if it is too far ahead for one.
+pub(crate) fn from_unix_seconds(seconds: u64) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 /// Whether this thread is in a tokio runtime. Elsewhere tokio's timers and tasks panic.

@@ -49,6 +49,20 @@ impl Running {
             .spawn_on(worker.run(handler, self.shutdown.subscribe()), tasks);
     }
 
+    /// Starts consumers and runs them [until](Self::until) `shutdown` completes, which ends the start
+    /// as well.
+    pub(crate) async fn run(
+        starting: impl Future<Output = Result<Self, Error>>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), Error> {
+        tokio::pin!(shutdown);
+        let running = tokio::select! {
+            running = starting => running?,
+            () = &mut shutdown => return Ok(()),
+        };
+        running.until(shutdown).await
+    }
+
     /// Works on until `shutdown` completes, then drains.
     ///
     /// # Errors
@@ -103,12 +117,7 @@ impl<S> Until<S> {
                 // Nobody takes this away and leaves the work.
                 let _ = asked.await;
             };
-            tokio::pin!(asked);
-            let running = tokio::select! {
-                running = starting => running?,
-                () = &mut asked => return Ok(()),
-            };
-            running.until(asked).await
+            Running::run(starting, asked).await
         };
         Self {
             shutdown: Some((Box::pin(shutdown), ask)),

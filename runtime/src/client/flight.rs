@@ -12,7 +12,7 @@ use super::caller::{Answer, Replied, Slot, Stage, Station};
 use super::letter::Letter;
 use super::{Backend, Client, DEFAULT_TIMEOUT, Place, Remote};
 use crate::clock;
-use crate::context::{Context, Facts};
+use crate::context::{Context, Invocation};
 use crate::error::{Error, Kind, Outcome};
 use crate::escape::Escaped;
 use crate::panic::{self, Apart, Ended};
@@ -21,6 +21,7 @@ use crate::publish::PublishFailure;
 use crate::service::{BoxFuture, Reply, Request, Service};
 use crate::wire::codec::{Codec, CodecError};
 use crate::wire::envelope::ReplyStatus;
+use crate::wire::message::MessageInfo;
 
 /// Before a request that was not sent is tried again: its channel is being replaced.
 const NEXT_TRY: Duration = Duration::from_millis(5);
@@ -374,16 +375,14 @@ fn read(letter: &Letter, reply: Replied, limit: usize) -> Result<Answered, Error
     if size > limit {
         return Err(letter.failed(Kind::TooLarge { size, limit }, Outcome::Answered));
     }
-    let codec = match content_type.as_deref() {
-        None => letter.codec,
-        Some(name) => Codec::from_content_type(name).ok_or_else(|| {
-            let name = Escaped(name);
-            let text = format!("the reply is `{name}`, the request was `{}`", letter.codec);
-            letter
-                .failed(Kind::Decode, Outcome::Answered)
-                .caused_by(text)
-        })?,
-    };
+    let codec = letter.codec.for_content_type(content_type.as_deref());
+    let codec = codec.map_err(|name| {
+        let name = Escaped(name);
+        let text = format!("the reply is `{name}`, the request was `{}`", letter.codec);
+        letter
+            .failed(Kind::Decode, Outcome::Answered)
+            .caused_by(text)
+    })?;
     Ok(Answered {
         status,
         codec,
@@ -470,14 +469,16 @@ fn call_locally(
     letter: &Letter,
 ) -> impl Future<Output = Ended<Reply>> + Send + 'static {
     let request = Request::new(letter.method, letter.codec, letter.body.clone());
-    let context = Context::new(Facts {
-        service: letter.service.name().into(),
-        method: letter.method.name().into(),
+    let context = Context::new(Invocation {
+        service: Some(letter.service.name().into()),
+        method: Some(letter.method.name().into()),
         deadline: Some(letter.deadline),
-        headers: letter.headers.clone(),
-        trace: letter.trace.clone(),
-        attempt: 1,
-        ..Facts::default()
+        message: MessageInfo {
+            headers: letter.headers.clone(),
+            trace: letter.trace.clone(),
+            attempt: 1,
+            ..MessageInfo::default()
+        },
     });
     let call = context.handler(|| service.call(request));
     panic::catch(Some(letter.deadline), call)

@@ -12,7 +12,7 @@ mod declared;
 mod failure;
 mod isolated;
 
-pub(crate) use cached_channel::CachedChannel;
+pub(crate) use cached_channel::{CachedChannel, Reusable};
 pub(crate) use declared::{DeclaredPerSession, InternalErrorRetry, declare};
 pub(crate) use failure::{PublishFailure, Target};
 
@@ -73,7 +73,7 @@ pub(crate) struct PendingConfirm {
 pub(crate) enum OnMissing {
     /// This is declared, and the message published again.
     Declare(Topology),
-    /// The publish fails: somebody else declares the queue.
+    /// The publish fails: the queue is declared by another program.
     Fail,
 }
 

@@ -12,10 +12,10 @@ use super::exchange_publisher::ExchangePublisher;
 use super::key::RoutingKey;
 use super::publisher::Options;
 use super::typing::Encoded;
+use crate::clock;
 use crate::context::Context;
 use crate::error::{Error, Outcome};
 use crate::publish::Target;
-use crate::queue;
 use crate::wire::envelope::{self, EventHead};
 use crate::wire::message::Outgoing;
 use crate::wire::value::{Table, Value};
@@ -171,7 +171,7 @@ impl Publish {
             kind: encoded.kind,
             content_type: Some(outlet.spec().codec.content_type().to_owned()),
             message_id: Some(message_id.unwrap_or_else(|| outlet.message_id())),
-            published_at: queue::now(),
+            published_at: clock::unix_seconds(),
             publisher: connection.given_name().map(str::to_owned),
             persistent: options.persistent,
             priority,

@@ -1,117 +1,117 @@
-//! Pushing jobs: done when the broker has them.
+//! Pushing of jobs: a push ends when the broker has confirmed the job.
 
 use std::fmt;
 use std::future::IntoFuture;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::Spec;
-use super::many::Many;
+use super::QueueSpec;
+use super::push_all::PushAll;
+use crate::clock;
 use crate::context::Context;
 use crate::error::{Error, Kind};
 use crate::link::{Connection, Namespace};
 use crate::publish::{MAX_UNCONFIRMED, OnMissing, PublishFailure, Publisher, TIMEOUT, Target};
 use crate::random;
-use crate::wire::codec::Codec;
-use crate::wire::envelope;
-use crate::wire::message::{Outgoing, Properties};
-use crate::wire::topology::{LONGEST_DELAY, Topology};
+use crate::wire::envelope::{self, NewJob};
+use crate::wire::message::Outgoing;
+use crate::wire::topology::LONGEST_DELAY;
 use crate::wire::value::{Table, Value};
 
 /// Pushes jobs to a work queue. Cheap to clone; clones share one channel.
 pub struct Producer<T> {
-    till: Till,
+    publisher: JobPublisher,
     payload: PhantomData<fn(T)>,
 }
 
-/// Where pushes go out, whatever their type.
+/// Publishes encoded jobs to one queue.
 #[derive(Clone, Debug)]
-pub(super) struct Till {
-    usual: Arc<Usual>,
+pub(super) struct JobPublisher {
+    queue: Arc<QueueContext>,
     publisher: Publisher,
     timeout: Duration,
 }
 
-/// What every push to a queue has in common.
+/// The values that all pushes to a queue share.
 #[derive(Debug)]
-struct Usual {
-    spec: Spec,
+struct QueueContext {
+    spec: QueueSpec,
     namespace: Namespace,
-    caller: Option<String>,
-    what: Target,
-    /// Where a job arrives that is not to wait first; or what is wrong with the queue.
-    home: Result<OnMissing, Error>,
+    /// The name of this program (AMQP's `app_id`).
+    app_id: Option<String>,
+    target: Target,
+    /// The reaction to a missing queue, or an error if the queue's options are invalid.
+    on_missing: Result<OnMissing, Error>,
 }
 
-impl Usual {
-    fn new(connection: &Connection, spec: Spec) -> Self {
+impl QueueContext {
+    fn new(connection: &Connection, spec: QueueSpec) -> Self {
         let namespace = connection.namespace().clone();
         let topology = spec.check(&namespace).and_then(|()| spec.topology());
         Self {
-            what: Target {
+            target: Target {
                 service: spec.name.as_str().into(),
                 method: "".into(),
                 queue: namespace.scope(&spec.name).into(),
             },
-            home: topology.map(|topology| spec.home(topology)),
-            caller: connection.given_name().map(str::to_owned),
+            on_missing: topology.map(|topology| spec.on_missing(topology)),
+            app_id: connection.given_name().map(str::to_owned),
             namespace,
             spec,
         }
     }
 
-    /// Where a job waits for this long first: the queue's name, and what has to be there.
-    fn waiting(&self, delay: Duration) -> Result<(String, OnMissing), Error> {
+    /// The name of the delay queue for this delay, and the reaction if it is missing.
+    fn delay_queue(&self, delay: Duration) -> Result<(String, OnMissing), Error> {
         let queue = self.spec.delayed(delay)?;
         let name = self.namespace.scope(queue.name().as_str());
-        let mut topology: Topology = self.spec.topology()?;
+        let mut topology = self.spec.topology()?;
         topology.queues.push(queue);
-        Ok((name, self.spec.home(topology)))
+        Ok((name, self.spec.on_missing(topology)))
     }
 }
 
 impl<T> Producer<T> {
-    pub(super) fn new(connection: &Connection, spec: Spec) -> Self {
+    pub(super) fn new(connection: &Connection, spec: QueueSpec) -> Self {
         Self {
-            till: Till::new(connection, spec),
+            publisher: JobPublisher::new(connection, spec),
             payload: PhantomData,
         }
     }
 
-    /// How long a push may take, from the wait for a connection to the confirm. Default 10 s.
+    /// The time limit of a push, from the wait for a connection to the confirm. Default 10 s.
     #[must_use]
     pub fn timeout(mut self, limit: Duration) -> Self {
-        self.till.timeout = limit;
+        self.publisher.timeout = limit;
         self
     }
 
-    /// How many pushes may wait for their confirm; further ones wait for a place, within their
-    /// timeout. Default 1024.
+    /// The number of pushes that may be unconfirmed at once; further ones wait, within their timeout.
+    /// Default 1024.
     #[must_use]
     pub fn max_unconfirmed(mut self, connection: &Connection, pushes: usize) -> Self {
-        self.till.publisher = Publisher::new(connection, pushes);
+        self.publisher.publisher = Publisher::new(connection, pushes);
         self
     }
 }
 
 impl<T: Serialize> Producer<T> {
-    /// Prepares a push; awaiting it makes it, and returns when the broker has confirmed the job
-    /// (`basic.ack` in confirm mode: a persistent job is on disk then, on a quorum queue on most
+    /// Prepares a push. Awaiting it publishes the job, and returns when the broker has confirmed it
+    /// (`basic.ack` in confirm mode: a persistent job is then on disk, and on a quorum queue on most
     /// replicas).
     pub fn push(&self, job: &T) -> Push {
-        self.till
-            .push(None, self.till.codec().encode(job).map_err(encode_error))
+        self.publisher.push(None, job)
     }
 
-    /// Pushes many jobs, without waiting for each confirm before the next push. One outcome a
-    /// job, in their order.
+    /// Pushes many jobs without waiting for each confirm before the next push. Returns one result for
+    /// each job, in their order.
     ///
-    /// Not cancel-safe: a dropped future leaves the outcome of what was pushed unknown.
+    /// Not cancel-safe: if the future is dropped, it is not known which of the jobs were stored.
     pub async fn push_all<'a>(
         &self,
         jobs: impl IntoIterator<Item = &'a T>,
@@ -119,22 +119,18 @@ impl<T: Serialize> Producer<T> {
     where
         T: 'a,
     {
-        let mut many = Many::new(&self.till);
+        let mut pushes = PushAll::new(&self.publisher);
         for job in jobs {
-            many.push(self.push(job).pack()).await;
+            pushes.push(self.push(job).encode()).await;
         }
-        many.outcomes().await
+        pushes.results().await
     }
 }
 
-fn encode_error(error: crate::wire::codec::CodecError) -> Error {
-    Error::new(Kind::Encode).caused_by(error)
-}
-
-impl Till {
-    pub(super) fn new(connection: &Connection, spec: Spec) -> Self {
+impl JobPublisher {
+    pub(super) fn new(connection: &Connection, spec: QueueSpec) -> Self {
         Self {
-            usual: Arc::new(Usual::new(connection, spec)),
+            queue: Arc::new(QueueContext::new(connection, spec)),
             publisher: Publisher::new(connection, MAX_UNCONFIRMED),
             timeout: TIMEOUT,
         }
@@ -144,19 +140,18 @@ impl Till {
         &self.publisher
     }
 
-    pub(super) fn limit(&self) -> Duration {
+    pub(super) fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    pub(super) fn codec(&self) -> Codec {
-        self.usual.spec.codec()
-    }
-
-    pub(super) fn push(&self, task: Option<&str>, body: Result<Bytes, Error>) -> Push {
+    /// Prepares a push of a job, or of a task with these arguments. If the payload cannot be encoded,
+    /// the push fails when it is awaited.
+    pub(super) fn push<A: Serialize + ?Sized>(&self, task: Option<&str>, payload: &A) -> Push {
+        let body = self.queue.spec.codec().encode(payload);
         Push {
-            till: self.clone(),
+            publisher: self.clone(),
             task: task.map(str::to_owned),
-            body,
+            body: body.map_err(|error| Error::new(Kind::Encode).caused_by(error)),
             delay: None,
             priority: None,
             message_id: None,
@@ -168,7 +163,7 @@ impl Till {
 impl<T> Clone for Producer<T> {
     fn clone(&self) -> Self {
         Self {
-            till: self.till.clone(),
+            publisher: self.publisher.clone(),
             payload: PhantomData,
         }
     }
@@ -177,33 +172,33 @@ impl<T> Clone for Producer<T> {
 impl<T> fmt::Debug for Producer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Producer")
-            .field("queue", &self.till.usual.spec.name)
+            .field("queue", &self.publisher.queue.spec.name)
             .finish_non_exhaustive()
     }
 }
 
-/// A push that is not made yet: await it.
+/// A push, which is made when it is awaited.
 ///
 /// # Errors
-/// When it is awaited, and each about this job and no other:
-/// [`is_unroutable`](Error::is_unroutable) (only a [`passive`](super::WorkQueue::passive) queue
-/// that is not there), [`is_rejected`](Error::is_rejected) (the queue is full),
-/// [`is_unconfirmed`](Error::is_unconfirmed) (the connection went before the confirm: the broker
+/// When it is awaited. Each error is about this job and no other:
+/// [`is_unroutable`](Error::is_unroutable) (only if a [`passive`](super::WorkQueue::passive) queue
+/// does not exist), [`is_rejected`](Error::is_rejected) (the queue is full),
+/// [`is_unconfirmed`](Error::is_unconfirmed) (the connection was lost before the confirm: the broker
 /// may have the job), [`is_timeout`](Error::is_timeout), [`is_blocked`](Error::is_blocked),
 /// [`is_too_large`](Error::is_too_large) (for this connection or for the broker; also for headers,
 /// which have to fit in one frame of 128 KiB), [`amqp_code`](Error::amqp_code) (the broker closed
-/// the channel over this job: 403 without the right to write, 406 for a property that is wrong),
-/// [`is_encode`](Error::is_encode), [`is_invalid`](Error::is_invalid) (an option that
-/// makes no sense), [`is_closed`](Error::is_closed).
+/// the channel because of this job: 403 without the right to write, 406 for a property that is
+/// wrong), [`is_encode`](Error::is_encode), [`is_invalid`](Error::is_invalid) (an option that is
+/// invalid), [`is_closed`](Error::is_closed).
 ///
-/// A job that was under way on a channel which the broker closed over another one is published
-/// again with the same `message_id`, within its time: the queue may have it twice.
+/// A job that is unconfirmed when the broker closes its channel because of another job is published
+/// again with the same `message_id`, within its timeout: the queue may have it twice.
 ///
-/// Dropping the future does not unsend a job that has left.
+/// Dropping the future does not recall a job that was sent.
 #[must_use = "a push is made when it is awaited"]
 #[derive(Debug)]
 pub struct Push {
-    till: Till,
+    publisher: JobPublisher,
     task: Option<String>,
     body: Result<Bytes, Error>,
     delay: Option<Duration>,
@@ -213,8 +208,8 @@ pub struct Push {
 }
 
 impl Push {
-    /// The job is delivered no earlier than this long after it was pushed; it waits on the broker,
-    /// in whole milliseconds, 49 days at most.
+    /// Delays the job: it is delivered no earlier than this long after it was pushed. It waits on the
+    /// broker, in whole milliseconds, 49 days at most.
     pub fn delay(mut self, delay: Duration) -> Self {
         self.delay = Some(delay);
         self
@@ -226,8 +221,7 @@ impl Push {
         self
     }
 
-    /// The job's idempotency key, kept over retries. Default: a fresh one, of 22 letters and
-    /// digits.
+    /// The job's idempotency key, kept over retries. Default: a new one, of 22 letters and digits.
     pub fn message_id(mut self, id: &str) -> Self {
         self.message_id = Some(id.to_owned());
         self
@@ -242,115 +236,120 @@ impl Push {
         self
     }
 
-    /// Several headers, as [`header`](Self::header) adds one. One that was added before under the
-    /// same name is replaced.
+    /// Several headers. A header that was added before under the same name is replaced. Names are
+    /// restricted as for [`header`](Self::header).
     pub fn headers(mut self, headers: Table) -> Self {
         self.headers.extend(headers);
         self
     }
 
-    fn pack(self) -> Result<Parcel, Error> {
+    /// Makes the message of it.
+    fn encode(self) -> Result<EncodedJob, Error> {
         let Self {
-            till,
+            publisher,
             task,
             body,
             delay,
             priority,
             message_id,
-            mut headers,
+            headers,
         } = self;
-        let usual = &till.usual;
-        usual.home.as_ref().map_err(Clone::clone)?;
+        let queue = &publisher.queue;
+        queue.on_missing.as_ref().map_err(Clone::clone)?;
         envelope::check_headers(headers.keys())?;
         let delay = delay.filter(|delay| !delay.is_zero());
         if delay.is_some_and(|delay| delay > LONGEST_DELAY) {
             return Err(Error::invalid(format!(
-                "the broker holds a job for {LONGEST_DELAY:?} at most"
+                "the broker delays a job by {LONGEST_DELAY:?} at most"
             )));
         }
-        headers.extend(Context::current().trace().clone());
-        let (queue, waiting) = match delay {
-            None => (usual.what.queue.to_string(), None),
+        let (routing_key, delay_queue_missing) = match delay {
+            None => (queue.target.queue.to_string(), None),
             Some(delay) => {
-                let (queue, home) = usual.waiting(delay)?;
-                (queue, Some(home))
+                let (name, on_missing) = queue.delay_queue(delay)?;
+                (name, Some(on_missing))
             }
         };
-        let properties = Properties {
-            content_type: Some(usual.spec.codec().content_type().to_owned()),
-            headers,
-            persistent: usual.spec.durable,
+        let job = NewJob {
+            task,
+            message_id: message_id.unwrap_or_else(random::identity),
+            content_type: queue.spec.codec().content_type(),
+            pushed_at: clock::unix_seconds(),
+            producer: queue.app_id.clone(),
+            persistent: queue.spec.durable,
             priority,
-            expiration: delay.map(envelope::expiration),
-            message_id: Some(message_id.unwrap_or_else(random::identity)),
-            timestamp: now(),
-            kind: task,
-            app_id: usual.caller.clone(),
-            ..Properties::default()
+            delay,
+            headers,
+            trace: Context::current().trace().clone(),
         };
         let message = Arc::new(Outgoing {
             exchange: String::new(),
-            routing_key: queue,
+            routing_key,
             mandatory: true,
-            properties,
+            properties: job.into_properties(),
             body: body?,
         });
-        Ok(Parcel {
-            till,
+        Ok(EncodedJob {
+            publisher,
             message,
-            waiting,
+            delay_queue_missing,
         })
     }
 }
 
-/// A job as it goes out.
-pub(super) struct Parcel {
-    till: Till,
+/// A job as it is published.
+pub(super) struct EncodedJob {
+    publisher: JobPublisher,
     message: Arc<Outgoing>,
-    /// Where it arrives, if it is to wait there first.
-    waiting: Option<OnMissing>,
+    /// The reaction to a missing delay queue, for a job with a delay.
+    delay_queue_missing: Option<OnMissing>,
 }
 
-impl Parcel {
+impl EncodedJob {
     pub(super) async fn push(self) -> Result<(), Error> {
         let message = Arc::clone(&self.message);
-        let Till {
+        let JobPublisher {
             publisher, timeout, ..
-        } = &self.till;
-        let published = publisher.publish_or_declare(message, *timeout, self.home()?);
-        published.await.map_err(|fault| self.failed(fault))
+        } = &self.publisher;
+        let published = publisher.publish_or_declare(message, *timeout, self.on_missing()?);
+        published.await.map_err(|failure| self.error(failure))
     }
 
-    /// After a first try that failed.
-    pub(super) async fn push_again(self, fault: PublishFailure) -> Result<(), Error> {
+    /// Pushes after a first attempt that failed.
+    pub(super) async fn push_again(self, failure: PublishFailure) -> Result<(), Error> {
         let message = Arc::clone(&self.message);
-        let Till {
+        let JobPublisher {
             publisher, timeout, ..
-        } = &self.till;
-        let published = publisher.redeclare_and_retry(fault, message, *timeout, self.home()?);
-        published.await.map_err(|fault| self.failed(fault))
+        } = &self.publisher;
+        let on_missing = self.on_missing()?;
+        let published = publisher.redeclare_and_retry(failure, message, *timeout, on_missing);
+        published.await.map_err(|failure| self.error(failure))
     }
 
     pub(super) fn message(&self) -> Arc<Outgoing> {
         Arc::clone(&self.message)
     }
 
-    fn home(&self) -> Result<&OnMissing, Error> {
-        match &self.waiting {
-            Some(home) => Ok(home),
-            None => self.till.usual.home.as_ref().map_err(Clone::clone),
+    fn on_missing(&self) -> Result<&OnMissing, Error> {
+        match &self.delay_queue_missing {
+            Some(on_missing) => Ok(on_missing),
+            None => {
+                let on_missing = self.publisher.queue.on_missing.as_ref();
+                on_missing.map_err(Clone::clone)
+            }
         }
     }
 
-    pub(super) fn failed(&self, fault: PublishFailure) -> Error {
-        let mut what = self.till.usual.what.clone();
+    /// The error for the caller.
+    pub(super) fn error(&self, failure: PublishFailure) -> Error {
+        let mut target = self.publisher.queue.target.clone();
         if let Some(task) = self.message.properties.kind.as_deref() {
-            what.method = task.into();
+            target.method = task.into();
         }
-        if self.waiting.is_some() {
-            what.queue = self.message.routing_key.as_str().into();
+        if self.delay_queue_missing.is_some() {
+            target.queue = self.message.routing_key.as_str().into();
         }
-        fault.into_error(&what)
+        failure.into_error(&target)
     }
 }
 
@@ -359,16 +358,8 @@ impl IntoFuture for Push {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async { self.pack()?.push().await })
+        Box::pin(async { self.encode()?.push().await })
     }
-}
-
-/// Seconds since the Unix epoch.
-pub(crate) fn now() -> Option<u64> {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .ok()
-        .map(|since| since.as_secs())
 }
 
 #[cfg(test)]
@@ -379,7 +370,7 @@ mod tests {
     /// Thousands of them may wait at once, and each is moved to the heap.
     #[test]
     fn the_future_of_a_push_stays_small() {
-        let push = size_of_future(Parcel::push);
+        let push = size_of_future(EncodedJob::push);
         assert!(push <= 1024, "{push}");
     }
 }

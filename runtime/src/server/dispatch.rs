@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::Options;
 use super::in_doubt::{InDoubt, Origin, Refusal, Written};
 use super::limits::BrokerLimits;
-use crate::context::{Context, Facts};
+use crate::context::{Context, Invocation};
 use crate::descriptor::MethodDescriptor;
 use crate::error::Error;
 use crate::escape::{Escaped, escaped};
@@ -23,7 +23,7 @@ use crate::service::{Reply, Request, Service};
 use crate::stats::Counters;
 use crate::wire::codec::Codec;
 use crate::wire::envelope::{CALLS, Form, ReplyHead, ReplyStatus, RequestHead};
-use crate::wire::message::Outgoing;
+use crate::wire::message::{MessageInfo, Outgoing};
 use crate::wire::status::{Code, Status};
 use crate::worker::{Handler, Settlement};
 
@@ -159,10 +159,7 @@ impl Dispatcher {
 
     pub(super) fn codec(&self, content_type: Option<&str>) -> Result<Codec, Status> {
         let own = self.service.descriptor().default_codec();
-        let Some(name) = content_type else {
-            return Ok(own);
-        };
-        Codec::from_content_type(name).ok_or_else(|| {
+        own.for_content_type(content_type).map_err(|name| {
             let name = Escaped(name);
             let text = format!(
                 "content type `{name}` is not understood; `{}` takes {own}, application/msgpack and application/json",
@@ -544,16 +541,19 @@ impl Dispatcher {
         if state.settled {
             channel.ack(tag, AckRange::One);
         }
-        let facts = Facts {
-            service: self.service_name().into(),
-            method: route.method.name().into(),
+        let facts = Invocation {
+            service: Some(self.service_name().into()),
+            method: Some(route.method.name().into()),
             deadline: content.deadline,
-            headers: head.headers,
-            trace: head.trace,
-            caller: head.caller,
-            message_id: head.message_id,
-            redelivered,
-            attempt: 1,
+            message: MessageInfo {
+                headers: head.headers,
+                trace: head.trace,
+                app_id: head.caller,
+                message_id: head.message_id,
+                redelivered,
+                attempt: 1,
+                ..MessageInfo::default()
+            },
         };
         let body = content.body;
         Some(Begun {
@@ -710,7 +710,7 @@ pub(super) struct Route {
 /// What a handler gets.
 pub(super) struct Work {
     pub(super) route: Route,
-    pub(super) facts: Facts,
+    pub(super) facts: Invocation,
     pub(super) body: Bytes,
 }
 

@@ -206,13 +206,7 @@ impl Server {
     ///
     /// Dropping the future stops serving at once: what is in hand goes back to its queue.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-        let starting = self.start();
-        tokio::pin!(shutdown);
-        let running = tokio::select! {
-            running = starting => running?,
-            () = &mut shutdown => return Ok(()),
-        };
-        running.until(shutdown).await
+        Running::run(self.start(), shutdown).await
     }
 }
 

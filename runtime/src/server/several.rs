@@ -12,12 +12,13 @@ use tokio::time::Instant;
 
 use super::dispatch::{Address, Content, Dispatcher, Route, Site, With, Work};
 use super::in_doubt::Origin;
-use crate::context::Facts;
+use crate::context::Invocation;
 use crate::link::{Channel, Flush};
 use crate::service::Reply;
 use crate::wire::batch::{self, Answer, Call};
 use crate::wire::codec::Codec;
 use crate::wire::envelope::{Form, ReplyStatus, RequestHead};
+use crate::wire::message::MessageInfo;
 use crate::wire::status::{Code, Status};
 use crate::worker::{HEAVY, Settlement};
 
@@ -147,15 +148,17 @@ impl Dispatcher {
                 self.refused(Status::new(Code::InvalidArgument, text))
             }
             Ok(method) => {
-                let facts = Facts {
-                    service: self.service_name().into(),
-                    method: method.name().into(),
+                let facts = Invocation {
+                    service: Some(self.service_name().into()),
+                    method: Some(method.name().into()),
                     deadline,
-                    caller: head.caller.clone(),
-                    message_id: call.message_id.map(str::to_owned),
-                    redelivered: content.redelivered,
-                    attempt: 1,
-                    ..Facts::default()
+                    message: MessageInfo {
+                        app_id: head.caller.clone(),
+                        message_id: call.message_id.map(str::to_owned),
+                        redelivered: content.redelivered,
+                        attempt: 1,
+                        ..MessageInfo::default()
+                    },
                 };
                 let body = content.body.slice_ref(call.arguments);
                 let route = Route { method, codec };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::error::Error;
-use crate::wire::message::{Incoming, Properties};
+use crate::wire::message::{Incoming, MessageInfo, Properties};
 use crate::wire::status::{Code, Status};
 use crate::wire::value::{Table, Value};
 
@@ -242,7 +242,43 @@ const BROKER_NOTES: [&str; 10] = [
     "x-opt-rabbitmq-delivery-count",
 ];
 
-/// What a job says besides its payload.
+/// The head of a job that is pushed.
+#[derive(Clone, Debug)]
+pub(crate) struct NewJob {
+    pub(crate) task: Option<String>,
+    pub(crate) message_id: String,
+    pub(crate) content_type: &'static str,
+    /// Seconds since the Unix epoch.
+    pub(crate) pushed_at: Option<u64>,
+    pub(crate) producer: Option<String>,
+    pub(crate) persistent: bool,
+    pub(crate) priority: Option<u8>,
+    /// The time for which it waits in a delay queue first.
+    pub(crate) delay: Option<Duration>,
+    pub(crate) headers: Table,
+    pub(crate) trace: Table,
+}
+
+impl NewJob {
+    pub(crate) fn into_properties(self) -> Properties {
+        let mut headers = self.headers;
+        headers.extend(self.trace);
+        Properties {
+            content_type: Some(self.content_type.to_owned()),
+            headers,
+            persistent: self.persistent,
+            priority: self.priority,
+            expiration: self.delay.map(expiration),
+            message_id: Some(self.message_id),
+            timestamp: self.pushed_at,
+            kind: self.task,
+            app_id: self.producer,
+            ..Properties::default()
+        }
+    }
+}
+
+/// The head of a job that was delivered.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct JobHead {
     pub(crate) task: Option<String>,
@@ -250,7 +286,7 @@ pub(crate) struct JobHead {
     pub(crate) content_type: Option<String>,
     /// The attempt this delivery was published for.
     pub(crate) attempt: u32,
-    /// Consumer before this one that nobody settled, where the broker counts them.
+    /// The earlier deliveries that were not settled, if the broker counts them.
     pub(crate) unsettled: u32,
     /// When it was pushed, in seconds since the Unix epoch.
     pub(crate) pushed_at: Option<u64>,
@@ -287,6 +323,27 @@ impl JobHead {
             trace: take_trace(&mut headers),
             headers,
             route,
+        }
+    }
+
+    /// The facts for its handler.
+    pub(crate) fn into_info(self, message: &Incoming, attempt: u32) -> MessageInfo {
+        let (exchange, routing_key) = match self.route {
+            Some(route) => (route.exchange, route.routing_key),
+            None => (message.exchange.clone(), message.routing_key.clone()),
+        };
+        MessageInfo {
+            exchange,
+            routing_key,
+            kind: self.task,
+            content_type: self.content_type,
+            message_id: self.message_id,
+            timestamp: self.pushed_at,
+            app_id: self.caller,
+            headers: self.headers,
+            trace: self.trace,
+            redelivered: message.redelivered,
+            attempt,
         }
     }
 }
@@ -444,9 +501,9 @@ pub(crate) fn retried(mut job: Properties, attempt: u32, error: &str) -> Propert
     job
 }
 
-/// Why and whence a job was given up.
+/// The record of a dead letter: the reason, the errors and the queue that it comes from.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Obituary {
+pub(crate) struct DeathRecord {
     pub(crate) reason: String,
     pub(crate) error: String,
     pub(crate) first_error: Option<String>,
@@ -456,8 +513,8 @@ pub(crate) struct Obituary {
     pub(crate) failed_at: Option<u64>,
 }
 
-impl Obituary {
-    /// The properties of the dead letter: the job's own and why it died.
+impl DeathRecord {
+    /// The properties of the dead letter: the job's own with this record.
     pub(crate) fn write(&self, mut job: Properties) -> Properties {
         forget_the_way(&mut job);
         note_error(&mut job, &self.error);
@@ -474,7 +531,8 @@ impl Obituary {
         job
     }
 
-    /// Reads a dead letter: ours, or one the broker made (expired, over the delivery limit).
+    /// Reads the record of a dead letter: ours, or that of the broker (expired, over the delivery
+    /// limit).
     pub(crate) fn read(properties: &Properties) -> Self {
         let headers = &properties.headers;
         let text = |name| headers.get(name).and_then(Value::as_str).map(str::to_owned);
@@ -505,7 +563,7 @@ impl Obituary {
         }
     }
 
-    /// The properties of a dead letter that becomes a job again, its first attempt before it.
+    /// The properties of a dead letter that becomes a new job: without the record.
     pub(crate) fn erase(mut letter: Properties) -> Properties {
         forget_the_way(&mut letter);
         for name in JOB_NOTES {
@@ -737,7 +795,7 @@ mod tests {
         let second = retried(job, 2, "busy");
         let third = retried(second, 3, "still busy");
         assert_eq!(JobHead::read(&third).attempt, 3);
-        let obituary = Obituary {
+        let record = DeathRecord {
             reason: "attempts".into(),
             error: "gone".into(),
             first_error: None,
@@ -745,16 +803,16 @@ mod tests {
             source_queue: "images".into(),
             failed_at: Some(7),
         };
-        let letter = obituary.write(third);
-        let read = Obituary::read(&letter);
+        let letter = record.write(third);
+        let read = DeathRecord::read(&letter);
         assert_eq!(
             (read.error.as_str(), read.first_error.as_deref()),
             ("gone", Some("busy"))
         );
         assert_eq!((read.attempts, read.failed_at), (3, Some(7)));
-        let revived = Obituary::erase(letter);
-        assert!(revived.headers.is_empty());
-        assert_eq!(revived.kind.as_deref(), Some("resize"));
+        let republished = DeathRecord::erase(letter);
+        assert!(republished.headers.is_empty());
+        assert_eq!(republished.kind.as_deref(), Some("resize"));
     }
 
     #[test]
@@ -847,7 +905,7 @@ mod tests {
             (SOURCE_QUEUE.to_owned(), Value::from("elsewhere")),
             (FAILED_AT.to_owned(), Value::Timestamp(1)),
         ]);
-        let read = Obituary::read(&Properties {
+        let read = DeathRecord::read(&Properties {
             headers,
             ..Properties::default()
         });
@@ -869,7 +927,7 @@ mod tests {
             ("time".to_owned(), Value::Timestamp(9)),
         ]);
         let headers = Table::from([(DEATH.to_owned(), Value::List(vec![Value::Table(death)]))]);
-        let read = Obituary::read(&Properties {
+        let read = DeathRecord::read(&Properties {
             headers,
             ..Properties::default()
         });

@@ -88,6 +88,15 @@ impl Codec {
         })
     }
 
+    /// The codec of a received message: the one that its content type names, or this one if it names
+    /// none.
+    ///
+    /// # Errors
+    /// The content type, if no codec has it.
+    pub(crate) fn for_content_type(self, content_type: Option<&str>) -> Result<Self, &str> {
+        content_type.map_or(Ok(self), |name| Self::from_content_type(name).ok_or(name))
+    }
+
     /// Encodes a value.
     ///
     /// # Errors
