@@ -22,7 +22,7 @@ const FLOORS: &[&[&str]] = &[
         "panic",
         "stats",
     ],
-    &["error", "context", "wire/message", "policy/verdict"],
+    &["error", "wire/message", "context", "policy/verdict"],
     &[
         "wire/codec",
         "descriptor",
