@@ -57,15 +57,27 @@ pub(crate) async fn declare(
     topology: &Topology,
     namespace: &Namespace,
 ) -> Result<Arc<Session>, Error> {
-    let mut internal_error_retry = InternalErrorRetry::default();
+    let mut retry = InternalErrorRetry::default();
     loop {
         let session = link.session().await?;
-        match link::declare(&session, topology, namespace).await {
-            Ok(()) => return Ok(session),
-            Err(error) if is_session_lost(&error) => {}
-            Err(error) if internal_error_retry.is_due(&error, &session).await => {}
-            Err(error) => return Err(error),
+        if declare_on(&session, topology, namespace, &mut retry).await? {
+            return Ok(session);
         }
+    }
+}
+
+/// Declares on one session. `false` if it is to be tried again on the next one.
+async fn declare_on(
+    session: &Arc<Session>,
+    topology: &Topology,
+    namespace: &Namespace,
+    retry: &mut InternalErrorRetry,
+) -> Result<bool, Error> {
+    match link::declare(session, topology, namespace).await {
+        Ok(()) => Ok(true),
+        Err(error) if is_session_lost(&error) => Ok(false),
+        Err(error) if retry.is_due(&error, session).await => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -103,20 +115,24 @@ impl DeclaredPerSession {
         namespace: &Namespace,
         topology: impl Fn() -> Result<Topology, Error>,
     ) -> Result<Arc<Session>, Error> {
-        let session = link.session().await?;
-        if self.is_on(&session) {
-            return Ok(session);
+        let mut retry = InternalErrorRetry::default();
+        loop {
+            // Without the lock: a session may be long in coming, and `forget` has to return.
+            let session = link.session().await?;
+            if self.is_on(&session) {
+                return Ok(session);
+            }
+            let _declaring = self.declaring.lock().await;
+            // Another caller may have declared it while this one waited for the lock.
+            if self.is_on(&session) {
+                return Ok(session);
+            }
+            if declare_on(&session, &topology()?, namespace, &mut retry).await? {
+                self.generation
+                    .store(session.generation(), Ordering::Release);
+                return Ok(session);
+            }
         }
-        let _declaring = self.declaring.lock().await;
-        // Another caller may have declared it while this one waited for the lock.
-        let session = link.session().await?;
-        if self.is_on(&session) {
-            return Ok(session);
-        }
-        let session = declare(link, &topology()?, namespace).await?;
-        self.generation
-            .store(session.generation(), Ordering::Release);
-        Ok(session)
     }
 }
 

@@ -140,3 +140,49 @@ impl PublishFailure {
         target.describe(failure.error, failure.started, failure.outcome)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target() -> Target {
+        Target {
+            service: "jobs".into(),
+            method: "".into(),
+            queue: "jobs".into(),
+        }
+    }
+
+    fn failure(kind: Kind, outcome: Outcome) -> PublishFailure {
+        PublishFailure::new(Error::new(kind), outcome, Instant::now())
+    }
+
+    #[test]
+    fn the_error_of_a_repeated_publish_tells_what_the_earlier_one_may_have_stored() {
+        let refused = || Kind::Broker {
+            code: 406,
+            text: "PRECONDITION_FAILED - invalid message".to_owned(),
+        };
+        for (kind, outcome, is_unconfirmed) in [
+            (Kind::Timeout, Outcome::NotSent, true),
+            (Kind::Unroutable, Outcome::Unroutable, true),
+            // A full queue rejects now, and may have had room before.
+            (Kind::Rejected, Outcome::Rejected, true),
+            // An error of the message itself was the same before.
+            (refused(), Outcome::Rejected, false),
+        ] {
+            let repeated = failure(kind, outcome).repeat_if(true);
+            assert_eq!(repeated.may_be_stored(), is_unconfirmed, "{outcome:?}");
+            let error = repeated.into_error(&target());
+            assert_eq!(error.is_unconfirmed(), is_unconfirmed, "{error}");
+            let expected = if is_unconfirmed {
+                Outcome::SentNoReply
+            } else {
+                outcome
+            };
+            assert_eq!(error.outcome(), Some(expected), "{error}");
+        }
+        let first = failure(Kind::Rejected, Outcome::Rejected).repeat_if(false);
+        assert!(!first.may_be_stored() && first.into_error(&target()).is_rejected());
+    }
+}
