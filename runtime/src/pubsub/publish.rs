@@ -41,7 +41,7 @@ use crate::wire::value::{Table, Value};
 /// Dropping the future does not unsend an event that has left.
 #[must_use = "a publish is made when it is awaited"]
 pub struct Publish {
-    outlet: Arc<ExchangePublisher>,
+    publisher: Arc<ExchangePublisher>,
     options: Options,
     event: Result<(RoutingKey, Encoded), Error>,
     headers: Table,
@@ -52,12 +52,12 @@ pub struct Publish {
 
 impl Publish {
     pub(super) fn new(
-        outlet: Arc<ExchangePublisher>,
+        publisher: Arc<ExchangePublisher>,
         options: Options,
         event: Result<(RoutingKey, Encoded), Error>,
     ) -> Self {
         Self {
-            outlet,
+            publisher,
             options,
             event,
             headers: Table::new(),
@@ -139,19 +139,19 @@ impl Publish {
     async fn make(self) -> Result<(), Error> {
         let started = Instant::now();
         let Parcel {
-            outlet,
+            publisher,
             message,
             options,
         } = self.pack(started)?;
         let key = message.routing_key.clone();
-        let sent = outlet.publish(message, options, started);
+        let sent = publisher.publish(message, options, started);
         sent.await
-            .map_err(|failure| failure.into_error(&target(outlet.spec().label(), &key)))
+            .map_err(|failure| failure.into_error(&target(publisher.spec().label(), &key)))
     }
 
     fn pack(self, started: Instant) -> Result<Parcel, Error> {
         let Self {
-            outlet,
+            publisher,
             options,
             event,
             headers,
@@ -159,18 +159,18 @@ impl Publish {
             time_to_live,
             message_id,
         } = self;
-        let exchange = outlet.spec().label();
+        let exchange = publisher.spec().label();
         let checked = event.and_then(|event| {
             envelope::check_headers(headers.keys())?;
             Ok(event)
         });
         let (key, encoded) = checked
             .map_err(|error| target(exchange, "").describe(error, started, Outcome::NotSent))?;
-        let connection = outlet.connection();
+        let connection = publisher.connection();
         let head = EventHead {
             kind: encoded.kind,
-            content_type: Some(outlet.spec().codec.content_type().to_owned()),
-            message_id: Some(message_id.unwrap_or_else(|| outlet.message_id())),
+            content_type: Some(publisher.spec().codec.content_type().to_owned()),
+            message_id: Some(message_id.unwrap_or_else(|| publisher.message_id())),
             published_at: clock::unix_seconds(),
             publisher: connection.given_name().map(str::to_owned),
             persistent: options.persistent,
@@ -187,7 +187,7 @@ impl Publish {
             body: encoded.body,
         });
         Ok(Parcel {
-            outlet,
+            publisher,
             message,
             options,
         })
@@ -196,7 +196,7 @@ impl Publish {
 
 /// An event as it goes out.
 struct Parcel {
-    outlet: Arc<ExchangePublisher>,
+    publisher: Arc<ExchangePublisher>,
     message: Arc<Outgoing>,
     options: Options,
 }
@@ -227,7 +227,7 @@ impl IntoFuture for Publish {
 impl fmt::Debug for Publish {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Publish")
-            .field("exchange", &self.outlet.spec().label())
+            .field("exchange", &self.publisher.spec().label())
             .field("key", &self.event.as_ref().map(|(key, _)| key))
             .field("options", &self.options)
             .finish_non_exhaustive()

@@ -9,6 +9,7 @@ mod job;
 mod polled_queue;
 mod pool;
 mod producer;
+mod push;
 mod push_all;
 mod spec;
 mod tasks;
@@ -21,7 +22,8 @@ pub use dead_letters::{DeadLetter, DeadLetters};
 pub use get::{Getter, Taken};
 pub use job::{Cancelled, Job};
 pub use pool::WorkerPool;
-pub use producer::{Producer, Push};
+pub use producer::Producer;
+pub use push::Push;
 pub use tasks::{TaskPool, TaskProducer};
 
 pub(crate) use handler::{JobHandler, JobRunner};

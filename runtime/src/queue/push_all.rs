@@ -6,7 +6,8 @@ use std::pin::Pin;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
-use super::producer::{EncodedJob, JobPublisher};
+use super::producer::JobPublisher;
+use super::push::EncodedJob;
 use crate::error::Error;
 use crate::publish::{MAX_UNCONFIRMED, PublishFailure, StartedPublish};
 
