@@ -24,7 +24,7 @@ const FLOORS: &[&[&str]] = &[
         "handler_guard",
         "stats",
     ],
-    &["error", "context", "wire/message", "policy/verdict"],
+    &["error", "wire/message", "context", "policy/verdict"],
     &[
         "wire/codec",
         "descriptor",
@@ -40,7 +40,7 @@ const FLOORS: &[&[&str]] = &[
     ],
     &["link"],
     &["service"],
-    &["shutdown", "declaring", "worker", "publisher"],
+    &["shutdown", "publish", "worker"],
     &["client", "server", "queue", "pubsub"],
     &["__rt", "__bench", "lib"],
 ];

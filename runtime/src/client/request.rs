@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::correlation::{CorrelationId, ReplyAddress};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{Error, Kind, Outcome};
-use crate::publisher::What;
+use crate::publish::Target;
 use crate::wire::codec::Codec;
 use crate::wire::envelope::RequestHead;
 use crate::wire::message::Outgoing;
@@ -33,9 +33,9 @@ pub(super) struct CallRequest {
 
 impl CallRequest {
     /// The names of this call in its errors.
-    pub(super) fn target(&self) -> What {
+    pub(super) fn target(&self) -> Target {
         let (service, method) = (self.service.name().into(), self.method.name().into());
-        What {
+        Target {
             service,
             method,
             queue: Arc::clone(&self.queue),
@@ -44,11 +44,12 @@ impl CallRequest {
 
     pub(super) fn failed(&self, kind: Kind, outcome: Outcome) -> Error {
         self.target()
-            .failed(Error::new(kind), self.started, outcome)
+            .describe(Error::new(kind), self.started, outcome)
     }
 
     pub(super) fn not_sent(&self, error: Error) -> Error {
-        self.target().failed(error, self.started, Outcome::NotSent)
+        self.target()
+            .describe(error, self.started, Outcome::NotSent)
     }
 
     pub(super) fn time_left(&self) -> Duration {

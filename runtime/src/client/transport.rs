@@ -12,16 +12,17 @@ use super::handle::{Backend, Client, DEFAULT_TIMEOUT, InFlightPermit};
 use super::reply_queue::{CallCompletion, PendingCall, ReceivedReply};
 use super::request::CallRequest;
 use crate::clock;
-use crate::context::{Context, Facts};
+use crate::context::{Context, Invocation};
 use crate::descriptor::MethodDescriptor;
 use crate::error::{Error, Kind, Outcome};
 use crate::escape::Escaped;
 use crate::handler_guard::{AbortOnDropTask, HandlerEnd, guard};
 use crate::policy::refusal;
-use crate::publisher::Fault;
+use crate::publish::PublishFailure;
 use crate::service::{BoxFuture, Reply, Request, Service};
 use crate::wire::codec::{Codec, CodecError};
 use crate::wire::envelope::ReplyStatus;
+use crate::wire::message::MessageInfo;
 use crate::wire::value::Table;
 
 /// The longest timeout of a call: the longest `expiration` that RabbitMQ takes.
@@ -57,7 +58,7 @@ enum Transport {
     /// A request on a queue, whose reply comes to the reply queue.
     Broker(Arc<BrokerBackend>, PendingCall),
     /// A request without a reply, until the broker confirms it.
-    OneWay(BoxFuture<Result<(), Fault>>),
+    OneWay(BoxFuture<Result<(), PublishFailure>>),
     Local(LocalCall),
     /// A local request without a reply.
     LocalOneWay,
@@ -196,7 +197,7 @@ fn send_to_broker(
             let message = Arc::new(request.message(app_id, None, false));
             let (now, time_left) = (Instant::now(), request.time_left());
             let published = backend.publisher.send(message, now, time_left).await;
-            let receipt = published.map_err(|fault| fault.of(&request.target()))?;
+            let receipt = published.map_err(|failure| failure.into_error(&request.target()))?;
             let confirmed = Box::pin(receipt.wait());
             Ok(in_flight(request, Transport::OneWay(confirmed)))
         }));
@@ -238,7 +239,7 @@ impl InFlightCall {
         Error::check_runtime().map_err(|error| {
             request
                 .target()
-                .failed(error, request.started, Outcome::SentNoReply)
+                .describe(error, request.started, Outcome::SentNoReply)
         })?;
         let (backend, call) = match &mut self.transport {
             Transport::Broker(backend, call) => (backend, call),
@@ -251,7 +252,7 @@ impl InFlightCall {
             }
             Transport::OneWay(confirmed) => {
                 let confirmed = confirmed.await;
-                confirmed.map_err(|fault| fault.of(&request.target()))?;
+                confirmed.map_err(|failure| failure.into_error(&request.target()))?;
                 return Ok(EncodedReply::unit());
             }
             Transport::LocalOneWay => return Ok(EncodedReply::unit()),
@@ -401,14 +402,16 @@ fn call_locally(
     service: Arc<dyn Service>,
     request: &CallRequest,
 ) -> impl Future<Output = HandlerEnd<Reply>> + Send + 'static {
-    let context = Context::new(Facts {
-        service: request.service.name().into(),
-        method: request.method.name().into(),
+    let context = Context::new(Invocation {
+        service: Some(request.service.name().into()),
+        method: Some(request.method.name().into()),
         deadline: Some(request.deadline),
-        headers: request.headers.clone(),
-        trace: request.trace.clone(),
-        attempt: 1,
-        ..Facts::default()
+        message: MessageInfo {
+            headers: request.headers.clone(),
+            trace: request.trace.clone(),
+            attempt: 1,
+            ..MessageInfo::default()
+        },
     });
     let deadline = request.deadline;
     let request = Request::new(request.method, request.codec, request.body.clone());

@@ -132,10 +132,8 @@ where
         };
         let key = Escaped(event.key().to_owned());
         let exchange = Escaped(event.exchange().to_owned());
-        let work = event
-            .facts
-            .context()
-            .scope(async { (self.handler)(event).await });
+        let context = event.context.clone();
+        let work = context.scope(async { (self.handler)(event).await });
         match AssertUnwindSafe(work).catch_unwind().await {
             Ok(returned) => {
                 if let Some(error) = returned.into_verdict().error() {

@@ -5,12 +5,13 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use crate::context::{Context, Facts};
+use crate::clock;
+use crate::context::{Context, Invocation};
 use crate::error::Error;
 use crate::escape::Escaped;
 use crate::queue::RawJob;
 use crate::wire::envelope::EventHead;
-use crate::wire::message::Incoming;
+use crate::wire::message::{Incoming, MessageInfo};
 use crate::wire::value::{Table, Value};
 
 /// An event as it arrived.
@@ -19,94 +20,83 @@ use crate::wire::value::{Table, Value};
 pub struct Event<T> {
     /// What was published.
     pub payload: T,
-    pub(super) facts: Box<EventFacts>,
-}
-
-/// What came with an event besides its payload.
-#[derive(Clone, Debug)]
-pub(crate) struct EventFacts {
-    exchange: String,
-    key: String,
-    pub(super) kind: Option<String>,
-    message_id: Option<String>,
-    published_at: Option<u64>,
-    publisher: Option<String>,
-    headers: Table,
-    trace: Table,
-    redelivered: bool,
-    attempt: u32,
+    /// The context of its handler, with the facts of the message.
+    pub(super) context: Context,
 }
 
 impl<T> Event<T> {
+    fn info(&self) -> &MessageInfo {
+        self.context.message()
+    }
+
     /// The routing key it was published with.
     #[must_use]
     pub fn key(&self) -> &str {
-        &self.facts.key
+        &self.info().routing_key
     }
 
     /// The exchange it was published to, by its name on the broker.
     #[must_use]
     pub fn exchange(&self) -> &str {
-        &self.facts.exchange
+        &self.info().exchange
     }
 
     /// Its type, where the exchange carries several (AMQP's `type`).
     #[must_use]
     pub fn event_type(&self) -> Option<&str> {
-        self.facts.kind.as_deref()
+        self.info().kind.as_deref()
     }
 
     /// The headers its publisher set.
     #[must_use]
     pub fn headers(&self) -> &Table {
-        &self.facts.headers
+        &self.info().headers
     }
 
     /// One of the headers.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&Value> {
-        self.facts.headers.get(name)
+        self.info().headers.get(name)
     }
 
     /// Whether the broker had delivered it before: another member of the group, or an earlier
     /// connection, may have seen it. Never set on a broadcast subscription.
     #[must_use]
     pub fn redelivered(&self) -> bool {
-        self.facts.redelivered
+        self.info().redelivered
     }
 
     /// Which attempt this is, from 1; events are tried again on shared and singleton
     /// subscriptions only.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.facts.attempt
+        self.info().attempt
     }
 
     /// When it was published, by its publisher's clock and to the second, if it says so (AMQP's
     /// `timestamp`; Lepus' publishers do).
     #[must_use]
     pub fn timestamp(&self) -> Option<SystemTime> {
-        let seconds = Duration::from_secs(self.facts.published_at?);
-        SystemTime::UNIX_EPOCH.checked_add(seconds)
+        clock::from_unix_seconds(self.info().timestamp?)
     }
 
     /// Its identity, if its publisher gave it one (AMQP's `message_id`; Lepus' publishers do). A
     /// publish that was repeated has the same.
     #[must_use]
     pub fn message_id(&self) -> Option<&str> {
-        self.facts.message_id.as_deref()
+        self.info().message_id.as_deref()
     }
 
     /// The name of the program that published it, if it gave one (AMQP's `app_id`).
     #[must_use]
     pub fn publisher(&self) -> Option<&str> {
-        self.facts.publisher.as_deref()
+        self.info().app_id.as_deref()
     }
 
     /// The W3C trace headers that came along.
     #[must_use]
     pub fn trace(&self) -> &Table {
-        &self.facts.trace
+        &self.info().trace
     }
 
     /// The same event with another payload.
@@ -114,53 +104,46 @@ impl<T> Event<T> {
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Event<U> {
         Event {
             payload: change(self.payload),
-            facts: self.facts,
+            context: self.context,
         }
-    }
-}
-
-impl EventFacts {
-    /// What its handler's nested calls inherit.
-    pub(super) fn context(&self) -> Context {
-        Context::new(Facts {
-            service: self.exchange.clone().into(),
-            method: self.kind.clone().unwrap_or_default().into(),
-            deadline: None,
-            headers: self.headers.clone(),
-            trace: self.trace.clone(),
-            caller: self.publisher.clone(),
-            message_id: self.message_id.clone(),
-            redelivered: self.redelivered,
-            attempt: self.attempt,
-        })
     }
 }
 
 /// An event before it is decoded.
 #[derive(Clone, Debug)]
 pub(super) struct Letter {
-    pub(super) facts: Box<EventFacts>,
-    pub(super) content_type: Option<String>,
+    pub(super) context: Context,
     pub(super) body: Bytes,
+}
+
+impl Letter {
+    pub(super) fn info(&self) -> &MessageInfo {
+        self.context.message()
+    }
 }
 
 impl From<Incoming> for Letter {
     fn from(message: Incoming) -> Self {
         let head = EventHead::from_properties(message.properties);
         Self {
-            facts: Box::new(EventFacts {
-                exchange: message.exchange,
-                key: message.routing_key,
-                kind: head.kind,
-                message_id: head.message_id,
-                published_at: head.published_at,
-                publisher: head.publisher,
-                headers: head.headers,
-                trace: head.trace,
-                redelivered: message.redelivered,
-                attempt: 1,
+            context: Context::new(Invocation {
+                service: None,
+                method: None,
+                deadline: None,
+                message: MessageInfo {
+                    exchange: message.exchange,
+                    routing_key: message.routing_key,
+                    kind: head.kind,
+                    content_type: head.content_type,
+                    message_id: head.message_id,
+                    timestamp: head.published_at,
+                    app_id: head.publisher,
+                    headers: head.headers,
+                    trace: head.trace,
+                    redelivered: message.redelivered,
+                    attempt: 1,
+                },
             }),
-            content_type: head.content_type,
             body: message.body,
         }
     }
@@ -168,22 +151,8 @@ impl From<Incoming> for Letter {
 
 impl From<RawJob> for Letter {
     fn from(job: RawJob) -> Self {
-        let facts = &job.facts;
-        let head = facts.head.clone();
         Self {
-            facts: Box::new(EventFacts {
-                exchange: facts.exchange.clone(),
-                key: facts.routing_key.clone(),
-                kind: head.task,
-                message_id: head.message_id,
-                published_at: head.pushed_at,
-                publisher: head.caller,
-                headers: head.headers,
-                trace: head.trace,
-                redelivered: facts.redelivered,
-                attempt: facts.attempt,
-            }),
-            content_type: head.content_type,
+            context: job.context,
             body: job.body,
         }
     }
@@ -277,25 +246,25 @@ impl Undecodable {
     /// The routing key it was published with.
     #[must_use]
     pub fn key(&self) -> &str {
-        &self.letter.facts.key
+        &self.letter.info().routing_key
     }
 
     /// Its type, if it names one (AMQP's `type`).
     #[must_use]
     pub fn event_type(&self) -> Option<&str> {
-        self.letter.facts.kind.as_deref()
+        self.letter.info().kind.as_deref()
     }
 
     /// Its content type, if it names one.
     #[must_use]
     pub fn content_type(&self) -> Option<&str> {
-        self.letter.content_type.as_deref()
+        self.letter.info().content_type.as_deref()
     }
 
     /// The headers its publisher set.
     #[must_use]
     pub fn headers(&self) -> &Table {
-        &self.letter.facts.headers
+        &self.letter.info().headers
     }
 }
 

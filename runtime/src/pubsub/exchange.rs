@@ -10,7 +10,7 @@ use super::subscribe::{Broadcast, Subscribe};
 use super::typing::Typing;
 use crate::error::Error;
 use crate::link::Connection;
-use crate::publisher::Publisher;
+use crate::publish::Publisher;
 use crate::wire::codec::Codec;
 use crate::wire::name::Name;
 use crate::wire::topology::{Binding, Destination, Topology};
@@ -231,7 +231,9 @@ impl<K: Kind, T> EventExchange<K, T> {
     /// Cancel-safe: the declaration goes on.
     pub async fn declare(&self, connection: &Connection) -> Result<(), Error> {
         let topology = self.spec.topology()?;
-        Publisher::mover(connection).declare(&topology).await
+        Publisher::without_size_limit(connection)
+            .declare(topology)
+            .await
     }
 
     /// Publishes events here.

@@ -20,7 +20,7 @@ use super::station::Tell;
 use crate::error::Error;
 use crate::link::{Channel, Connection, Delivery};
 use crate::policy::verdict::{IntoVerdict, Verdict};
-use crate::queue::{Cancelled, JobHandler, RawJob, Spec, Work};
+use crate::queue::{Cancelled, JobHandler, JobRunner, QueueSpec, RawJob};
 use crate::service::BoxFuture;
 use crate::worker::{Handler, Settlement};
 
@@ -48,9 +48,9 @@ impl<T> Presenter<T> {
     }
 }
 
-impl<T: DeserializeOwned + Send + 'static> Work for Presenter<T> {
-    fn perform(&self, job: RawJob) -> BoxFuture<Verdict> {
-        let cancelled = job.facts.cancelled.clone();
+impl<T: DeserializeOwned + Send + 'static> JobRunner for Presenter<T> {
+    fn run(&self, job: RawJob) -> BoxFuture<Verdict> {
+        let cancelled = job.cancelled.clone();
         let content = match self.reader.read(job.into()) {
             Read::Event(event) => Ok(event),
             Read::Missed(missed) => Err(missed),
@@ -63,7 +63,7 @@ impl<T: DeserializeOwned + Send + 'static> Work for Presenter<T> {
             cancelled,
         });
         // Whoever takes the parcel gives a verdict; one that nobody took is untouched.
-        Box::pin(async move { told.await.unwrap_or(Verdict::UNTOUCHED) })
+        Box::pin(async move { told.await.unwrap_or(Verdict::REQUEUE) })
     }
 }
 
@@ -79,7 +79,7 @@ pub(super) struct InOrder(Arc<JobHandler>);
 impl InOrder {
     pub(super) fn new<T: DeserializeOwned + Send + 'static>(
         connection: &Connection,
-        spec: Spec,
+        spec: QueueSpec,
         presenter: Presenter<T>,
     ) -> Self {
         let work = Arc::new(presenter);
@@ -130,20 +130,20 @@ impl<T, H> Each<T, H> {
     }
 }
 
-impl<T, H, F> Work for Each<T, H>
+impl<T, H, F> JobRunner for Each<T, H>
 where
     T: DeserializeOwned + Send + 'static,
     H: Fn(Event<T>) -> F + Send + Sync + 'static,
     F: Future<Output: IntoVerdict> + Send + 'static,
 {
-    fn perform(&self, job: RawJob) -> BoxFuture<Verdict> {
+    fn run(&self, job: RawJob) -> BoxFuture<Verdict> {
         let verdict = match self.reader.read(job.into()) {
             Read::Event(event) => {
                 let handler = Arc::clone(&self.handler);
                 return Box::pin(async move { handler(event).await.into_verdict() });
             }
             Read::Missed(missed) => {
-                let verdict = Verdict::hopeless(&missed);
+                let verdict = Verdict::reject(&missed);
                 (self.tell)(missed);
                 verdict
             }

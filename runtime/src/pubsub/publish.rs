@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::exchange_publisher::ExchangePublisher;
 use super::key::RoutingKey;
-use super::outlet::Outlet;
 use super::publisher::Options;
 use super::typing::Encoded;
+use crate::clock;
 use crate::context::Context;
 use crate::error::{Error, Outcome};
-use crate::publisher::What;
-use crate::queue;
+use crate::publish::Target;
 use crate::wire::envelope::{self, EventHead};
 use crate::wire::message::Outgoing;
 use crate::wire::value::{Table, Value};
@@ -41,7 +41,7 @@ use crate::wire::value::{Table, Value};
 /// Dropping the future does not unsend an event that has left.
 #[must_use = "a publish is made when it is awaited"]
 pub struct Publish {
-    outlet: Arc<Outlet>,
+    publisher: Arc<ExchangePublisher>,
     options: Options,
     event: Result<(RoutingKey, Encoded), Error>,
     headers: Table,
@@ -52,12 +52,12 @@ pub struct Publish {
 
 impl Publish {
     pub(super) fn new(
-        outlet: Arc<Outlet>,
+        publisher: Arc<ExchangePublisher>,
         options: Options,
         event: Result<(RoutingKey, Encoded), Error>,
     ) -> Self {
         Self {
-            outlet,
+            publisher,
             options,
             event,
             headers: Table::new(),
@@ -139,19 +139,19 @@ impl Publish {
     async fn make(self) -> Result<(), Error> {
         let started = Instant::now();
         let Parcel {
-            outlet,
+            publisher,
             message,
             options,
         } = self.pack(started)?;
         let key = message.routing_key.clone();
-        let sent = outlet.publish(message, options, started);
+        let sent = publisher.publish(message, options, started);
         sent.await
-            .map_err(|fault| fault.of(&what(outlet.spec().label(), &key)))
+            .map_err(|failure| failure.into_error(&target(publisher.spec().label(), &key)))
     }
 
     fn pack(self, started: Instant) -> Result<Parcel, Error> {
         let Self {
-            outlet,
+            publisher,
             options,
             event,
             headers,
@@ -159,19 +159,19 @@ impl Publish {
             time_to_live,
             message_id,
         } = self;
-        let exchange = outlet.spec().label();
+        let exchange = publisher.spec().label();
         let checked = event.and_then(|event| {
             envelope::check_headers(headers.keys())?;
             Ok(event)
         });
-        let (key, encoded) =
-            checked.map_err(|error| what(exchange, "").failed(error, started, Outcome::NotSent))?;
-        let connection = outlet.connection();
+        let (key, encoded) = checked
+            .map_err(|error| target(exchange, "").describe(error, started, Outcome::NotSent))?;
+        let connection = publisher.connection();
         let head = EventHead {
             kind: encoded.kind,
-            content_type: Some(outlet.spec().codec.content_type().to_owned()),
-            message_id: Some(message_id.unwrap_or_else(|| outlet.message_id())),
-            published_at: queue::now(),
+            content_type: Some(publisher.spec().codec.content_type().to_owned()),
+            message_id: Some(message_id.unwrap_or_else(|| publisher.message_id())),
+            published_at: clock::unix_seconds(),
             publisher: connection.given_name().map(str::to_owned),
             persistent: options.persistent,
             priority,
@@ -187,7 +187,7 @@ impl Publish {
             body: encoded.body,
         });
         Ok(Parcel {
-            outlet,
+            publisher,
             message,
             options,
         })
@@ -196,19 +196,19 @@ impl Publish {
 
 /// An event as it goes out.
 struct Parcel {
-    outlet: Arc<Outlet>,
+    publisher: Arc<ExchangePublisher>,
     message: Arc<Outgoing>,
     options: Options,
 }
 
 /// How errors name an event.
-fn what(exchange: &str, key: &str) -> What {
+fn target(exchange: &str, key: &str) -> Target {
     let service = if key.is_empty() {
         format!("event to exchange `{exchange}`")
     } else {
         format!("event `{key}` to exchange `{exchange}`")
     };
-    What {
+    Target {
         service: service.into(),
         method: "".into(),
         queue: "".into(),
@@ -227,7 +227,7 @@ impl IntoFuture for Publish {
 impl fmt::Debug for Publish {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Publish")
-            .field("exchange", &self.outlet.spec().label())
+            .field("exchange", &self.publisher.spec().label())
             .field("key", &self.event.as_ref().map(|(key, _)| key))
             .field("options", &self.options)
             .finish_non_exhaustive()

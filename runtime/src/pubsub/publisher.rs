@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::exchange_publisher::{ExchangePublisher, Safety};
 use super::key::RoutingKey;
 use super::kind::{ByHeaders, ByKey, ByPattern, Kind, ToAll};
-use super::outlet::{Outlet, Safety};
 use super::publish::Publish;
 use super::spec::Spec;
 use crate::error::Error;
@@ -41,7 +41,7 @@ use crate::link::Connection;
 /// # }
 /// ```
 pub struct EventPublisher<K, T> {
-    outlet: Arc<Outlet>,
+    publisher: Arc<ExchangePublisher>,
     options: Options,
     takes: PhantomData<fn(K, T)>,
 }
@@ -58,12 +58,12 @@ pub(super) struct Options {
 impl<K: Kind, T> EventPublisher<K, T> {
     pub(super) fn new(connection: &Connection, spec: Spec) -> Self {
         Self {
-            outlet: Arc::new(Outlet::new(connection, spec)),
+            publisher: Arc::new(ExchangePublisher::new(connection, spec)),
             options: Options {
                 persistent: false,
                 mandatory: false,
                 safety: Safety::Confirmed,
-                timeout: crate::publisher::TIMEOUT,
+                timeout: crate::publish::TIMEOUT,
             },
             takes: PhantomData,
         }
@@ -104,7 +104,7 @@ impl<K: Kind, T> EventPublisher<K, T> {
     /// Default 1024. The publisher has a channel and a limit of its own from here on.
     #[must_use]
     pub fn max_in_flight(mut self, publishes: usize) -> Self {
-        self.outlet = Arc::new(self.outlet.with_limit(publishes));
+        self.publisher = Arc::new(self.publisher.with_limit(publishes));
         self
     }
 
@@ -116,7 +116,7 @@ impl<K: Kind, T> EventPublisher<K, T> {
     ///
     /// Cancel-safe: the declaration goes on.
     pub async fn declare(&self) -> Result<(), Error> {
-        self.outlet.declare().await
+        self.publisher.declare().await
     }
 
     fn prepare<Q>(&self, key: Result<RoutingKey, Error>, event: &Q) -> Publish
@@ -124,12 +124,12 @@ impl<K: Kind, T> EventPublisher<K, T> {
         T: Borrow<Q>,
         Q: Serialize + ?Sized,
     {
-        let spec = self.outlet.spec();
+        let spec = self.publisher.spec();
         let encoded = key.and_then(|key| {
             let encoded = spec.typing.encode(spec.codec, &event)?;
             Ok((key, encoded))
         });
-        Publish::new(Arc::clone(&self.outlet), self.options, encoded)
+        Publish::new(Arc::clone(&self.publisher), self.options, encoded)
     }
 }
 
@@ -180,7 +180,7 @@ by_key!(ByPattern);
 impl<K, T> Clone for EventPublisher<K, T> {
     fn clone(&self) -> Self {
         Self {
-            outlet: Arc::clone(&self.outlet),
+            publisher: Arc::clone(&self.publisher),
             options: self.options,
             takes: PhantomData,
         }
@@ -190,7 +190,7 @@ impl<K, T> Clone for EventPublisher<K, T> {
 impl<K, T> fmt::Debug for EventPublisher<K, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EventPublisher")
-            .field("exchange", &self.outlet.spec().label())
+            .field("exchange", &self.publisher.spec().label())
             .field("options", &self.options)
             .finish_non_exhaustive()
     }

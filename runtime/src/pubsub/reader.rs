@@ -71,8 +71,8 @@ impl<T: DeserializeOwned> Reader<T> {
     pub(super) fn read(&self, letter: Letter) -> Read<T> {
         let (reason, is_unknown) = match self.decode(&letter) {
             Ok(payload) => {
-                let facts = letter.facts;
-                return Read::Event(Event { payload, facts });
+                let context = letter.context;
+                return Read::Event(Event { payload, context });
             }
             Err(Refusal::Unknown(reason)) => (reason, true),
             Err(Refusal::Malformed(reason)) => (reason, false),
@@ -92,7 +92,7 @@ impl<T: DeserializeOwned> Reader<T> {
     }
 
     fn decode(&self, letter: &Letter) -> Result<T, Refusal> {
-        let kind = letter.facts.kind.as_deref();
+        let kind = letter.info().kind.as_deref();
         match self.codec(letter) {
             Ok(codec) => self.typing.decode(kind, codec, &letter.body),
             // What is not looked for may well be large, or encoded in another way.
@@ -110,7 +110,7 @@ impl<T: DeserializeOwned> Reader<T> {
             let limit = self.limit;
             return Err(format!("it has {size} bytes, the limit is {limit}"));
         }
-        queue::codec(self.codec, letter.content_type.as_deref())
+        queue::payload_codec(self.codec, letter.info().content_type.as_deref())
     }
 }
 

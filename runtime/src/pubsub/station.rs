@@ -30,7 +30,7 @@ pub(super) enum Place {
     /// noticed yet that the last one's owner is gone.
     Own { max_length: Option<u32> },
     /// A group's, durable; it keeps events while nobody is connected.
-    Group(queue::Spec),
+    Group(queue::QueueSpec),
 }
 
 #[derive(Debug)]

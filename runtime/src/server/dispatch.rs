@@ -11,7 +11,7 @@ use super::execution::{AbortUnlessChannelClosed, Execution, Executor};
 use super::method_table::MethodTable;
 use super::reply::{AckMode, ReplyRoute, ReplySender};
 use super::sent_replies::{ReplyOrigin, SentReply};
-use crate::context::Facts;
+use crate::context::Invocation;
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::Error;
 use crate::escape::{Escaped, escaped};
@@ -21,6 +21,7 @@ use crate::service::{Reply, Service};
 use crate::stats::Counters;
 use crate::wire::codec::Codec;
 use crate::wire::envelope::{CALLS_TYPE, RequestHead};
+use crate::wire::message::MessageInfo;
 use crate::wire::status::{Code, Status};
 use crate::worker::{Handler, Settlement};
 
@@ -263,16 +264,19 @@ impl Dispatcher {
             answer.is_acked = true;
             channel.ack(tag, AckRange::One);
         }
-        let facts = Facts {
-            service: self.service_name().into(),
-            method: method.name().into(),
+        let facts = Invocation {
+            service: Some(self.service_name().into()),
+            method: Some(method.name().into()),
             deadline,
-            headers: head.headers,
-            trace: head.trace,
-            caller: head.caller,
-            message_id: head.message_id,
-            redelivered,
-            attempt: 1,
+            message: MessageInfo {
+                headers: head.headers,
+                trace: head.trace,
+                app_id: head.caller,
+                message_id: head.message_id,
+                redelivered,
+                attempt: 1,
+                ..MessageInfo::default()
+            },
         };
         let step = PreparedStep::Execute(self.executor.prepare(method, codec, body, facts));
         Some(Prepared { step, answer })

@@ -6,7 +6,7 @@ use tokio::task::futures::TaskLocalFuture;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
-use crate::context::{Context, Facts};
+use crate::context::{Context, Invocation};
 use crate::descriptor::MethodDescriptor;
 use crate::escape::Escaped;
 use crate::handler_guard::{AbortOnDropTask, HandlerEnd, HandlerFuture, guard};
@@ -61,7 +61,7 @@ impl Executor {
         method: &'static MethodDescriptor,
         codec: Codec,
         body: Bytes,
-        facts: Facts,
+        facts: Invocation,
     ) -> Execution {
         let deadline = facts.deadline;
         let request = Request::new(method, codec, body);

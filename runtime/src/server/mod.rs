@@ -203,13 +203,7 @@ impl Server {
     /// # Cancel safety
     /// Dropping the future stops serving at once. Requests that are not answered go back to their queue.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-        let starting = self.start();
-        tokio::pin!(shutdown);
-        let running = tokio::select! {
-            running = starting => running?,
-            () = &mut shutdown => return Ok(()),
-        };
-        running.until(shutdown).await
+        Running::run(self.start(), shutdown).await
     }
 }
 

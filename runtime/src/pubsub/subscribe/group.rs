@@ -24,7 +24,7 @@ use crate::worker::{Running, Until};
 /// The members of a named group share the events: each event goes to one of them.
 #[derive(Clone, Debug)]
 pub struct Group {
-    spec: queue::Spec,
+    spec: queue::QueueSpec,
     prefetch: u16,
     timeout: Option<Duration>,
 }
@@ -39,7 +39,7 @@ pub(super) enum Members {
 impl Group {
     /// A group of this name; and what is wrong with the name.
     pub(super) fn new(exchange: &Spec, group: &str, members: Members) -> (Self, Option<Error>) {
-        let mut spec = queue::Spec::new(&format!("{}.{group}", exchange.label()));
+        let mut spec = queue::QueueSpec::new(&format!("{}.{group}", exchange.label()));
         spec.codec = Some(exchange.codec);
         spec.single_active = members == Members::OneAtATime;
         let fault = group
@@ -68,7 +68,7 @@ impl<K: Kind, T> Subscribe<K, T, Group> {
     /// quorum queue. It says so in its declaration, as [`WorkQueue::classic`] does.
     pub fn classic(mut self) -> Self {
         self.mode.spec.kind = QueueKind::Classic;
-        self.mode.spec.says_classic = true;
+        self.mode.spec.declares_type = true;
         self
     }
 
