@@ -629,7 +629,7 @@ impl Publisher {
             if session.takes_messages() {
                 return Ok(session);
             }
-            session.message_taken().await;
+            session.writable().await;
         }
     }
 

@@ -12,8 +12,8 @@ use super::letter::{Address, CorrelationId};
 use crate::error::{Error, Kind};
 use crate::escape::Escaped;
 use crate::link::{
-    self, BurstDetector, Channel, ChannelEvent, ChannelHandler, Connection, Consumer, Ended, Flush,
-    Link, Mode, Namespace, Session, Sink, WriteOffset,
+    self, BurstDetector, Channel, ChannelEvent, ChannelHandler, Connection, ConsumeMode, Consumer,
+    ConsumerEnd, DeliveryCallback, Flush, Link, Namespace, Session, WriteOffset,
 };
 use crate::policy::pending::Pending;
 use crate::policy::refusal::Traits;
@@ -154,7 +154,7 @@ impl Caller {
                     if station.session.takes_messages() {
                         return Ok(station);
                     }
-                    station.session.message_taken().await;
+                    station.session.writable().await;
                 }
                 _ => {
                     if stations.changed().await.is_err() {
@@ -217,9 +217,9 @@ impl Station {
     ) -> Result<impl Future<Output = ()> + use<>, Error> {
         let (channel, mark) = self.hand_over(message, id, Flush::Deferred)?;
         Ok(async move {
-            channel.send(Flush::IoTask);
+            channel.flush(Flush::IoTask);
             // A message that is lost on its way is lost with its session, which ends its calls.
-            drop(channel.written(mark).await);
+            drop(channel.flushed(mark).await);
         })
     }
 
@@ -290,7 +290,7 @@ impl Station {
             }
             Ok(())
         };
-        match channel.publish_noted(message, leave, note) {
+        match channel.publish_recorded(message, leave, note) {
             Ok(mark) => Ok((channel, mark)),
             Err(error) => {
                 self.closed.notify_one();
@@ -600,12 +600,12 @@ impl Keeper {
         consuming.limit_bodies(self.max_message);
         // Not the station itself: its channel is not to be kept by the channel of its replies.
         let to = Arc::downgrade(&station);
-        let sink: Sink = Arc::new(move |reply| {
+        let sink: DeliveryCallback = Arc::new(move |reply| {
             if let Some(station) = to.upgrade() {
                 station.replied(reply.message);
             }
         });
-        let replies = Consumer::start(&consuming, &reply_to, Mode::NoAck(sink)).await?;
+        let replies = Consumer::start(&consuming, &reply_to, ConsumeMode::NoAck(sink)).await?;
         Ok((station, replies))
     }
 }
@@ -658,10 +658,10 @@ async fn serve(station: &Arc<Station>, mut replies: Consumer) -> Error {
             match replies.next().await {
                 // Replies are not settled: they do not come this way.
                 Ok(_) => {}
-                Err(Ended::Cancelled) => {
+                Err(ConsumerEnd::Cancelled) => {
                     return Error::new(Kind::Disconnected).caused_by("the reply queue was deleted");
                 }
-                Err(Ended::Lost(error)) => {
+                Err(ConsumerEnd::Lost(error)) => {
                     let lost = Error::new(Kind::Disconnected);
                     return if error.is_disconnected() {
                         error

@@ -169,7 +169,7 @@ impl Outlet {
         };
         let published = channel.publish(&message, Flush::Inline);
         let mark = published.map_err(not_sent)?;
-        match timeout_at(deadline, channel.written(mark)).await {
+        match timeout_at(deadline, channel.flushed(mark)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(Fault::sent(error, started)),
             Err(_) => {
@@ -264,7 +264,7 @@ impl Outlet {
             let session = self.session().await?;
             if !session.takes_messages() {
                 drop(opening);
-                session.message_taken().await;
+                session.writable().await;
                 continue;
             }
             if let Some(channel) = self.slot().clone() {

@@ -48,7 +48,7 @@ impl PolledQueue {
         let (link, namespace) = (connection.consuming(), connection.namespace());
         let session = declaring::declare(link, connection.io(), topology, namespace).await?;
         let apart = if is_apart {
-            let session = connection.apart().await?;
+            let session = connection.open_separate_session().await?;
             let io = connection.io().clone();
             Some(Arc::new(Apart { session, io }))
         } else {

@@ -17,7 +17,7 @@ use super::{Handler, OnLoss, Settlement, Source, Stopped, is_true};
 use crate::clock;
 use crate::error::Error;
 use crate::escape::Escaped;
-use crate::link::{AckRange, Channel, Consumer, Delivery, Ended, Flush};
+use crate::link::{AckRange, Channel, Consumer, ConsumerEnd, Delivery, Flush};
 use crate::policy::acks::{Ack, Acks};
 use crate::shutdown::second_signal;
 use crate::stats::Counters;
@@ -124,7 +124,7 @@ impl<'a, H: Handler> Hands<'a, H> {
                     Err(ended) => break Stopped::Ended(ended),
                 },
                 reason = channel.down(), if waiting.len() >= limit => {
-                    break Stopped::Ended(Ended::Lost(reason));
+                    break Stopped::Ended(ConsumerEnd::Lost(reason));
                 }
                 () = std::future::ready(()), if !waiting.is_empty() && self.set.len() < limit => {}
                 // The last but one of a biased choice: nothing else is ready.
@@ -164,7 +164,7 @@ impl<'a, H: Handler> Hands<'a, H> {
 
     fn spawn(&mut self, work: impl Future<Output = Handled> + Send + 'static) {
         // Nobody may be here to send its reply: this may be waiting to consume again.
-        let work = work.inspect(|handled| handled.channel.send(Flush::Inline));
+        let work = work.inspect(|handled| handled.channel.flush(Flush::Inline));
         self.set.spawn_on(work, &self.tasks);
     }
 
@@ -224,7 +224,7 @@ impl<'a, H: Handler> Hands<'a, H> {
     /// Sends the replies.
     fn send(&mut self, channel: &Channel) {
         self.unsent = 0;
-        channel.send(self.leave());
+        channel.flush(self.leave());
     }
 
     /// Sends the replies, and acknowledges their requests.

@@ -15,7 +15,8 @@ use tokio::time::Instant;
 use crate::declaring::OnceMore;
 use crate::error::{Error, Kind};
 use crate::link::{
-    self, Channel, Connection, Consumer, Delivery, Ended, Link, Mode, Namespace, Session,
+    self, Channel, Connection, ConsumeMode, Consumer, ConsumerEnd, Delivery, Link, Namespace,
+    Session,
 };
 use crate::policy::refusal;
 use crate::policy::retry::RetryPolicy;
@@ -109,7 +110,7 @@ pub(crate) trait Setup: Send + Sync + 'static {
     fn prepare(&self, session: Arc<Session>) -> BoxFuture<Result<String, Error>>;
 
     /// How that queue is consumed.
-    fn mode(&self) -> Mode;
+    fn mode(&self) -> ConsumeMode;
 
     /// Messages with a longer body come without it, in bytes.
     fn max_body(&self) -> usize {
@@ -120,7 +121,7 @@ pub(crate) trait Setup: Send + Sync + 'static {
     fn started(&self);
 
     /// It delivers no more.
-    fn ended(&self, ended: &Ended);
+    fn ended(&self, ended: &ConsumerEnd);
 
     /// It could not be set up; that is tried again. Called for every try.
     fn failed(&self, error: &Error);
@@ -146,7 +147,7 @@ struct Ready {
 /// Why a consumer stopped being one.
 enum Stopped {
     Shutdown,
-    Ended(Ended),
+    Ended(ConsumerEnd),
 }
 
 impl Worker {
@@ -263,10 +264,10 @@ impl Worker {
                 }
                 Stopped::Ended(ended) => {
                     match &ended {
-                        Ended::Cancelled => {
+                        ConsumerEnd::Cancelled => {
                             tracing::warn!(queue, "the broker cancelled the consumer");
                         }
-                        Ended::Lost(error) => {
+                        ConsumerEnd::Lost(error) => {
                             hands.lose(&channel, error);
                         }
                     }
@@ -314,8 +315,8 @@ impl Setup for Plain {
         })
     }
 
-    fn mode(&self) -> Mode {
-        Mode::Settled {
+    fn mode(&self) -> ConsumeMode {
+        ConsumeMode::ManualAck {
             prefetch: self.source.concurrency,
         }
     }
@@ -326,7 +327,7 @@ impl Setup for Plain {
 
     fn started(&self) {}
 
-    fn ended(&self, _: &Ended) {}
+    fn ended(&self, _: &ConsumerEnd) {}
 
     fn failed(&self, _: &Error) {}
 }

@@ -20,7 +20,7 @@ use super::pipe::Pipe;
 use super::transport::Transport;
 use super::tune::Tune;
 use crate::error::Error;
-use crate::link::channel::{Answer, Handle};
+use crate::link::channel::{ChannelHandle, MethodReply};
 use crate::link::sasl::Responses;
 
 pub(super) const GREETING: &[u8] = b"AMQP\0\0\x09\x01";
@@ -70,7 +70,9 @@ pub(super) fn delivery(channel: u16, tag: u64, body: &[&[u8]]) -> Vec<u8> {
 pub(super) const CONSUME_OK: [u8; 6] = [0, 60, 0, 21, 1, b'c'];
 
 /// Calls `basic.consume`; the answer is to be awaited.
-pub(super) fn consuming(handle: &Handle) -> impl Future<Output = Result<Answer, Error>> {
+pub(super) fn consuming(
+    handle: &ChannelHandle,
+) -> impl Future<Output = Result<MethodReply, Error>> {
     handle.call(AMQPClass::Basic(basic::AMQPMethod::Consume(
         basic::Consume {
             queue: "q".into(),
@@ -85,7 +87,7 @@ pub(super) fn consuming(handle: &Handle) -> impl Future<Output = Result<Answer, 
 }
 
 /// Starts a consumer on channel 1.
-pub(super) fn consume(demux: &mut Demux, handle: &Handle, peer: &mut Peer) {
+pub(super) fn consume(demux: &mut Demux, handle: &ChannelHandle, peer: &mut Peer) {
     let mut calling = Box::pin(consuming(handle));
     assert!((&mut calling).now_or_never().is_none());
     peer.read_exact(&mut [0; 23]).unwrap();
@@ -118,9 +120,10 @@ pub(super) async fn wire() -> (WriteMux, Arc<Transport>, Peer) {
 
 /// Has the limits agreed on, as lapin and a broker do.
 pub(super) fn agree(mux: &WriteMux, peer: &mut Peer, frame_max: u32, heartbeat: u16) {
-    mux.on_event(&tune(30, 2047, frame_max, heartbeat));
-    mux.put_from_lapin(GREETING).unwrap();
-    mux.put_from_lapin(&tune(31, 1, 16_384, heartbeat)).unwrap();
+    mux.observe(&tune(30, 2047, frame_max, heartbeat));
+    mux.append_from_lapin(GREETING).unwrap();
+    mux.append_from_lapin(&tune(31, 1, 16_384, heartbeat))
+        .unwrap();
     arrives(peer, &[GREETING, &tune(31, 2047, frame_max, heartbeat)]);
 }
 

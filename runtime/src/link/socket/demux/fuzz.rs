@@ -19,7 +19,9 @@ use super::super::testing::{
 };
 use super::*;
 use crate::error::{Error, Kind};
-use crate::link::channel::{Answer, ChannelEvent, ChannelHandler, Handle, dice::Dice};
+use crate::link::channel::{
+    ChannelEvent, ChannelHandle, ChannelHandler, MethodReply, rng::SeededRng,
+};
 use crate::link::socket::Flush;
 use crate::stats::Counters;
 
@@ -28,18 +30,18 @@ const AGREED: u32 = 4096;
 /// As many bytes may wait to be written in the end.
 const MOST_OUTPUT: usize = 64 * 1024;
 
-type Waiting = oneshot::Receiver<Result<Answer, Error>>;
+type PendingReply = oneshot::Receiver<Result<MethodReply, Error>>;
 
 /// Counts what it is told.
 #[derive(Default)]
-struct Heard {
+struct CountingHandler {
     ends: AtomicUsize,
     bytes: AtomicUsize,
 }
 
-impl ChannelHandler for Heard {
-    fn on_event(&self, word: ChannelEvent) {
-        match word {
+impl ChannelHandler for CountingHandler {
+    fn on_event(&self, event: ChannelEvent) {
+        match event {
             ChannelEvent::Closed(_) => drop(self.ends.fetch_add(1, Ordering::Relaxed)),
             ChannelEvent::Delivered(delivery) => {
                 let size = delivery.message.body.len();
@@ -50,9 +52,9 @@ impl ChannelHandler for Heard {
     }
 }
 
-fn call(handle: &Handle, method: basic::AMQPMethod) -> Waiting {
+fn call(handle: &ChannelHandle, method: basic::AMQPMethod) -> PendingReply {
     let (reply, answer) = oneshot::channel();
-    let asked = handle.ask(Flush::Inline, |core, _| {
+    let asked = handle.append(Flush::Inline, |core, _| {
         core.call(&AMQPClass::Basic(method), reply)
     });
     asked.unwrap();
@@ -70,8 +72,8 @@ fn get() -> basic::AMQPMethod {
 fn furnish(
     demux: &mut Demux,
     channels: &Channels,
-    heard: &Arc<Heard>,
-) -> (Vec<Handle>, Vec<Waiting>) {
+    heard: &Arc<CountingHandler>,
+) -> (Vec<ChannelHandle>, Vec<PendingReply>) {
     let counters = Arc::<Counters>::default();
     let mut handles = Vec::new();
     for number in 1..=2 {
@@ -87,14 +89,14 @@ fn furnish(
     assert!((&mut calling).now_or_never().is_none());
     demux.pass(&frame(1, 1, &CONSUME_OK)).unwrap();
     calling.now_or_never().unwrap().unwrap();
-    let selected = handles[0].ask(Flush::Inline, |core, out| core.select_confirms(out));
+    let selected = handles[0].append(Flush::Inline, |core, out| core.select_confirms(out));
     selected.unwrap();
     let purge = queue::AMQPMethod::Purge(queue::Purge {
         queue: "q".into(),
         nowait: false,
     });
     let (reply, purged) = oneshot::channel();
-    let asked = handles[1].ask(Flush::Inline, |core, _| {
+    let asked = handles[1].append(Flush::Inline, |core, _| {
         core.call(&AMQPClass::Queue(purge), reply)
     });
     asked.unwrap();
@@ -135,16 +137,16 @@ fn conversation() -> Vec<Vec<u8>> {
     ]
 }
 
-fn spoilt(dice: &mut Dice) -> Vec<u8> {
+fn spoilt(rng: &mut SeededRng) -> Vec<u8> {
     let mut pieces = conversation();
-    for _ in 0..dice.below(4) {
-        let at = dice.below(pieces.len());
-        match dice.below(5) {
+    for _ in 0..rng.below(4) {
+        let at = rng.below(pieces.len());
+        match rng.below(5) {
             0 => pieces.insert(at, pieces[at].clone()),
             1 => pieces.swap(0, at),
             2 => drop(pieces.remove(at)),
             3 => {
-                let times = 1 + dice.below(30);
+                let times = 1 + rng.below(30);
                 let again = pieces[at].repeat(times);
                 pieces.insert(at, again);
             }
@@ -157,23 +159,23 @@ fn spoilt(dice: &mut Dice) -> Vec<u8> {
                     b"\0\x0a\0\x0a",
                     b"",
                 ];
-                let noise = (0..dice.below(60)).map(|_| dice.next() as u8);
+                let noise = (0..rng.below(60)).map(|_| rng.next() as u8);
                 let noise: Vec<u8> = noise.collect();
-                let payload = [*dice.pick(&ids), &noise].concat();
-                let (kind, channel) = (1 + dice.below(9) as u8, dice.below(4) as u16);
+                let payload = [*rng.pick(&ids), &noise].concat();
+                let (kind, channel) = (1 + rng.below(9) as u8, rng.below(4) as u16);
                 pieces.insert(at, frame(kind, channel, &payload));
             }
         }
     }
     let mut bytes = pieces.concat();
-    for _ in 0..dice.below(6) {
-        let at = dice.below(bytes.len());
-        match dice.below(5) {
-            0 => bytes[at] = dice.next() as u8,
-            1 => bytes[at] ^= 1 << dice.below(8),
-            2 => drop(bytes.drain(at..(at + 1 + dice.below(20)).min(bytes.len()))),
+    for _ in 0..rng.below(6) {
+        let at = rng.below(bytes.len());
+        match rng.below(5) {
+            0 => bytes[at] = rng.next() as u8,
+            1 => bytes[at] ^= 1 << rng.below(8),
+            2 => drop(bytes.drain(at..(at + 1 + rng.below(20)).min(bytes.len()))),
             3 => {
-                let noise: Vec<u8> = (0..dice.below(20)).map(|_| dice.next() as u8).collect();
+                let noise: Vec<u8> = (0..rng.below(20)).map(|_| rng.next() as u8).collect();
                 drop(bytes.splice(at..at, noise));
             }
             // A number that is as large as it can be.
@@ -187,16 +189,16 @@ fn spoilt(dice: &mut Dice) -> Vec<u8> {
     bytes
 }
 
-fn case(mux: &WriteMux, dice: &mut Dice) {
-    let bytes = spoilt(dice);
+fn case(mux: &WriteMux, rng: &mut SeededRng) {
+    let bytes = spoilt(rng);
     let channels = Channels::new(mux.clone());
-    let inward = Arc::<Inward>::default();
-    let mut demux = Demux::new(mux.clone(), channels.clone(), Arc::clone(&inward));
-    let heard = Arc::<Heard>::default();
+    let inbound = Arc::<InboundBuffer>::default();
+    let mut demux = Demux::new(mux.clone(), channels.clone(), Arc::clone(&inbound));
+    let heard = Arc::<CountingHandler>::default();
     let (handles, waiting) = furnish(&mut demux, &channels, &heard);
     let mut rest = &bytes[..];
     while !rest.is_empty() {
-        let (now, later) = rest.split_at(rest.len().min(1 + dice.below(300)));
+        let (now, later) = rest.split_at(rest.len().min(1 + rng.below(300)));
         rest = later;
         if demux.pass(now).is_err() {
             break;
@@ -204,12 +206,12 @@ fn case(mux: &WriteMux, dice: &mut Dice) {
     }
     // Never more than came, or than one frame has.
     let largest = 2 * AGREED as usize;
-    assert!(demux.payload.capacity() <= largest && demux.lapins.capacity() <= largest);
-    assert!(demux.events.is_empty() && inward.unread() <= MAX_UNREAD);
+    assert!(demux.payload.capacity() <= largest && demux.lapin_frame.capacity() <= largest);
+    assert!(demux.events.is_empty() && inbound.unread() <= MAX_UNREAD);
     assert!(heard.bytes.load(Ordering::Relaxed) <= bytes.len());
     assert!(mux.backlog() <= MOST_OUTPUT, "{} bytes", mux.backlog());
     // The end of the connection is the end of all that is asked.
-    channels.lose(&Error::new(Kind::Disconnected));
+    channels.connection_lost(&Error::new(Kind::Disconnected));
     for mut answer in waiting {
         drop(answer.try_recv().expect("an answer"));
     }
@@ -233,14 +235,14 @@ async fn hostile_bytes_do_no_harm() {
     let cases = async {
         for number in 0..variable("LEPUS_FUZZ_CASES").unwrap_or(4000) {
             let seed = first.wrapping_add(number);
-            let mut dice = Dice::new(seed);
-            if catch_unwind(AssertUnwindSafe(|| case(&mux, &mut dice))).is_err() {
+            let mut rng = SeededRng::new(seed);
+            if catch_unwind(AssertUnwindSafe(|| case(&mux, &mut rng))).is_err() {
                 panic!("LEPUS_FUZZ_SEED={seed} LEPUS_FUZZ_CASES=1 repeats it");
             }
             // Whatever the socket had no room for.
             if number % 64 == 0 {
                 tokio::task::yield_now().await;
-                mux.send();
+                mux.flush();
             }
         }
     };

@@ -11,27 +11,27 @@ use super::super::testing::{
 };
 use super::super::transport::Transport;
 use super::*;
-use crate::link::channel::{ChannelEvent, ChannelHandler, Handle};
+use crate::link::channel::{ChannelEvent, ChannelHandle, ChannelHandler};
 use crate::stats::Counters;
 
 /// Everything that reads, without a task, and channel 1 open.
-struct Bench {
+struct DemuxFixture {
     demux: Demux,
     channels: Channels,
     mux: WriteMux,
     pipe: Pipe,
     peer: Peer,
-    heard: Arc<Heard>,
-    handle: Handle,
+    heard: Arc<RecordingHandler>,
+    handle: ChannelHandle,
     _transport: Arc<Transport>,
 }
 
 #[derive(Default)]
-struct Heard(Mutex<Vec<String>>);
+struct RecordingHandler(Mutex<Vec<String>>);
 
-impl ChannelHandler for Heard {
-    fn on_event(&self, word: ChannelEvent) {
-        let text = match word {
+impl ChannelHandler for RecordingHandler {
+    fn on_event(&self, event: ChannelEvent) {
+        let text = match event {
             ChannelEvent::Delivered(delivery) => {
                 let body = &delivery.message.body;
                 format!("{} {}", delivery.tag, String::from_utf8_lossy(body))
@@ -42,12 +42,12 @@ impl ChannelHandler for Heard {
     }
 }
 
-impl Bench {
+impl DemuxFixture {
     async fn new(frame_max: u32) -> Self {
         let (mux, transport, mut peer) = wire().await;
         let channels = Channels::new(mux.clone());
-        let inward = Arc::<Inward>::default();
-        let mut demux = Demux::new(mux.clone(), channels.clone(), Arc::clone(&inward));
+        let inbound = Arc::<InboundBuffer>::default();
+        let mut demux = Demux::new(mux.clone(), channels.clone(), Arc::clone(&inbound));
         agree(&mux, &mut peer, frame_max, 60);
         let counters = Arc::<Counters>::default();
         let mut opening = Box::pin(channels.open(&counters));
@@ -56,12 +56,12 @@ impl Bench {
         let handle = opening.now_or_never().unwrap().unwrap();
         arrives(&mut peer, &[&frame(1, 1, &[0, 20, 0, 10, 0])]);
         consume(&mut demux, &handle, &mut peer);
-        let heard = Arc::<Heard>::default();
+        let heard = Arc::<RecordingHandler>::default();
         handle.set_handler(Arc::clone(&heard) as _);
         Self {
             demux,
             channels,
-            pipe: Pipe::new(mux.clone(), inward),
+            pipe: Pipe::new(mux.clone(), inbound),
             mux,
             peer,
             heard,
@@ -91,29 +91,29 @@ async fn frames_find_their_owners_however_they_are_cut() {
     ]
     .concat();
     for cut in 1..=stream.len() {
-        let mut bench = Bench::new(131_072).await;
+        let mut fixture = DemuxFixture::new(131_072).await;
         for part in stream.chunks(cut) {
-            bench.demux.pass(part).unwrap();
+            fixture.demux.pass(part).unwrap();
         }
-        assert_eq!(bench.heard(), ["1 one", "2 two", "3 "], "{cut}");
+        assert_eq!(fixture.heard(), ["1 one", "2 two", "3 "], "{cut}");
         let expected = [&blocked, HEARTBEAT, &blocked].concat();
-        assert_eq!(lapin_reads(&mut bench.pipe), (expected, false), "{cut}");
-        assert!(bench.demux.payload.is_empty() && bench.demux.events.is_empty());
+        assert_eq!(lapin_reads(&mut fixture.pipe), (expected, false), "{cut}");
+        assert!(fixture.demux.payload.is_empty() && fixture.demux.events.is_empty());
     }
 }
 
 #[tokio::test]
 async fn lapin_is_given_whole_frames_only() {
-    let mut bench = Bench::new(131_072).await;
+    let mut fixture = DemuxFixture::new(131_072).await;
     let whole = tune(30, 1, 2, 3);
     let (first, last) = whole.split_at(10);
-    bench.demux.pass(first).unwrap();
-    assert!(!bench.demux.take_spoken().0);
-    assert_eq!(lapin_reads(&mut bench.pipe).0, b"");
-    bench.demux.pass(last).unwrap();
-    assert!(bench.demux.take_spoken().0);
-    assert!(!bench.demux.take_spoken().0);
-    assert_eq!(lapin_reads(&mut bench.pipe).0, [first, last].concat());
+    fixture.demux.pass(first).unwrap();
+    assert!(!fixture.demux.take_activity().0);
+    assert_eq!(lapin_reads(&mut fixture.pipe).0, b"");
+    fixture.demux.pass(last).unwrap();
+    assert!(fixture.demux.take_activity().0);
+    assert!(!fixture.demux.take_activity().0);
+    assert_eq!(lapin_reads(&mut fixture.pipe).0, [first, last].concat());
 }
 
 #[tokio::test]
@@ -127,15 +127,15 @@ async fn a_frame_that_is_larger_than_was_agreed_on_ends_the_connection() {
         (131_072, u32::MAX, false),
     ] {
         for channel in [0, 1, 2] {
-            let mut bench = Bench::new(agreed).await;
+            let mut fixture = DemuxFixture::new(agreed).await;
             let mut head = vec![1];
             head.extend(u16::to_be_bytes(channel));
             head.extend(u32::to_be_bytes(payload));
             // Its size is known with its head, and nothing of it is kept.
-            let passed = bench
+            let passed = fixture
                 .demux
                 .pass(&head)
-                .and_then(|()| bench.demux.pass(b"x"));
+                .and_then(|()| fixture.demux.pass(b"x"));
             assert_eq!(passed.is_ok(), is_taken, "{payload} bytes of {agreed}");
         }
     }
@@ -168,35 +168,35 @@ async fn what_is_no_frame_ends_the_connection() {
         [delivery(1, 1, &[b"x"]), frame(2, 1, &[0; 14])].concat(),
     ];
     for breach in breaches {
-        let mut bench = Bench::new(131_072).await;
-        let error = bench.demux.pass(&breach).unwrap_err();
+        let mut fixture = DemuxFixture::new(131_072).await;
+        let error = fixture.demux.pass(&breach).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
     }
 }
 
 #[tokio::test]
 async fn a_number_is_free_again_after_its_close_ok_was_appended() {
-    let mut bench = Bench::new(131_072).await;
+    let mut fixture = DemuxFixture::new(131_072).await;
     let close = b"\0\x14\0\x28\x01\x94\x04oops\0\0\0\0";
-    bench.demux.pass(&frame(1, 1, close)).unwrap();
+    fixture.demux.pass(&frame(1, 1, close)).unwrap();
     let close_ok = frame(1, 1, &[0, 20, 0, 41]);
-    arrives(&mut bench.peer, &[&close_ok]);
-    assert!(bench.channels.get(1).is_none() && !bench.handle.is_open());
-    assert_eq!(bench.heard().len(), 1);
+    arrives(&mut fixture.peer, &[&close_ok]);
+    assert!(fixture.channels.get(1).is_none() && !fixture.handle.is_open());
+    assert_eq!(fixture.heard().len(), 1);
     // Late frames are nobody's, and a handle that is dropped says no more.
-    bench.demux.pass(&delivery(1, 1, &[b"late"])).unwrap();
-    drop(bench.handle);
-    bench.mux.heartbeat();
-    arrives(&mut bench.peer, &[HEARTBEAT]);
-    assert!(bench.heard.0.lock().unwrap().is_empty());
+    fixture.demux.pass(&delivery(1, 1, &[b"late"])).unwrap();
+    drop(fixture.handle);
+    fixture.mux.heartbeat();
+    arrives(&mut fixture.peer, &[HEARTBEAT]);
+    assert!(fixture.heard.0.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn a_broker_that_floods_lapin_ends_the_connection() {
-    let mut bench = Bench::new(131_072).await;
+    let mut fixture = DemuxFixture::new(131_072).await;
     let flood = frame(1, 0, &[0; 1000]);
     let mut frames = 0_usize;
-    while bench.demux.pass(&flood).is_ok() {
+    while fixture.demux.pass(&flood).is_ok() {
         frames += 1;
         assert!(frames < 100_000);
     }

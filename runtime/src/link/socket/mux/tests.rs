@@ -9,15 +9,15 @@ use super::super::testing::{
 };
 use super::*;
 
-fn put(mux: &WriteMux, leave: Flush, frame: &[u8]) -> WriteOffset {
-    let put = mux.put(leave, |out| {
+fn put(mux: &WriteMux, flush: Flush, frame: &[u8]) -> WriteOffset {
+    let put = mux.append(flush, |out| {
         out.put_slice(frame);
         Ok(())
     });
     put.unwrap()
 }
 
-/// Appends until the socket takes no more and the buffer is over its mark; gives how much it was.
+/// Appends until the socket takes no more and the buffer is over its offset; gives how much it was.
 fn fill(mux: &WriteMux) -> usize {
     let large = frame(3, 1, &vec![7; 256 * 1024]);
     let mut size = 0;
@@ -33,7 +33,7 @@ async fn drain(mux: &WriteMux, transport: &Transport, peer: &Peer, size: usize) 
     use std::io::Read;
     let mut peer = peer.try_clone().unwrap();
     let reading = std::thread::spawn(move || peer.read_exact(&mut vec![0; size]).unwrap());
-    while !mux.try_send().unwrap() {
+    while !mux.try_flush().unwrap() {
         transport.ready(true).await.unwrap();
     }
     reading.join().unwrap();
@@ -43,12 +43,12 @@ async fn drain(mux: &WriteMux, transport: &Transport, peer: &Peer, size: usize) 
 async fn frames_are_on_the_wire_in_the_order_of_appending() {
     let (mux, _transport, mut peer) = wire().await;
     let (own, lapins) = (frame(3, 7, b"own"), frame(1, 0, b"lapin's"));
-    mux.put_from_lapin(GREETING).unwrap();
+    mux.append_from_lapin(GREETING).unwrap();
     put(&mux, Flush::Deferred, &own);
-    mux.put_from_lapin(&lapins).unwrap();
+    mux.append_from_lapin(&lapins).unwrap();
     put(&mux, Flush::Inline, &own);
     arrives(&mut peer, &[GREETING, &own, &lapins, &own]);
-    assert!(mux.state().is_done());
+    assert!(mux.state().is_drained());
 }
 
 #[tokio::test]
@@ -58,7 +58,7 @@ async fn a_frame_of_lapins_is_appended_when_it_is_whole() {
     for cut in 1..stream.len() {
         let (mux, _transport, mut peer) = wire().await;
         for part in stream.chunks(cut) {
-            assert_eq!(mux.put_from_lapin(part).unwrap(), part.len());
+            assert_eq!(mux.append_from_lapin(part).unwrap(), part.len());
             // Ours come between.
             put(&mux, Flush::Inline, &own);
         }
@@ -77,7 +77,7 @@ async fn a_frame_of_lapins_is_appended_when_it_is_whole() {
             passed += part.len();
         }
         arrives(&mut peer, &expected);
-        assert!(mux.state().partial.is_empty());
+        assert!(mux.state().lapin_partial.is_empty());
     }
 }
 
@@ -85,14 +85,14 @@ async fn a_frame_of_lapins_is_appended_when_it_is_whole() {
 async fn the_limits_are_put_into_lapins_tune_ok_however_it_is_cut() {
     for cut in 1..20 {
         let (mux, _transport, mut peer) = wire().await;
-        mux.on_event(&tune(30, 2047, 131_072, 60));
-        mux.put_from_lapin(GREETING).unwrap();
-        assert_eq!(mux.agreed(), None);
+        mux.observe(&tune(30, 2047, 131_072, 60));
+        mux.append_from_lapin(GREETING).unwrap();
+        assert_eq!(mux.negotiated(), None);
         for part in tune(31, 1, 16_384, 10).chunks(cut) {
-            mux.put_from_lapin(part).unwrap();
+            mux.append_from_lapin(part).unwrap();
         }
         arrives(&mut peer, &[GREETING, &tune(31, 2047, 131_072, 10)]);
-        assert_eq!(mux.agreed().map(|tune| tune.heartbeat), Some(10));
+        assert_eq!(mux.negotiated().map(|tune| tune.heartbeat), Some(10));
     }
 }
 
@@ -101,14 +101,14 @@ async fn what_cannot_be_put_leaves_no_trace() {
     let (mux, _transport, mut peer) = wire().await;
     let own = frame(3, 7, b"own");
     put(&mux, Flush::Deferred, &own);
-    let refused = mux.put(Flush::Inline, |out| {
+    let refused = mux.append(Flush::Inline, |out| {
         out.put_slice(b"half a frame");
         Err(Error::invalid("no"))
     });
     assert!(refused.unwrap_err().is_invalid());
-    let mark = put(&mux, Flush::Inline, &own);
+    let offset = put(&mux, Flush::Inline, &own);
     arrives(&mut peer, &[&own, &own]);
-    assert_eq!(mark.0, 2 * own.len() as u64);
+    assert_eq!(offset.0, 2 * own.len() as u64);
 }
 
 #[tokio::test]
@@ -116,18 +116,18 @@ async fn what_leaves_later_waits_for_somebody_who_sends() {
     let (mux, _transport, mut peer) = wire().await;
     let own = frame(3, 7, b"own");
     let later = put(&mux, Flush::Deferred, &own);
-    assert!(mux.written(later).now_or_never().is_none());
+    assert!(mux.flushed(later).now_or_never().is_none());
     assert!(mux.woken().now_or_never().is_none());
     nothing_arrives(&mut peer);
-    mux.send();
-    assert!(mux.written(later).now_or_never().unwrap().is_ok());
+    mux.flush();
+    assert!(mux.flushed(later).now_or_never().unwrap().is_ok());
     arrives(&mut peer, &[&own]);
     // The task is called for.
     let soon = put(&mux, Flush::IoTask, &own);
     nothing_arrives(&mut peer);
     assert!(mux.woken().now_or_never().is_some());
-    assert!(mux.try_send().unwrap());
-    assert!(mux.written(soon).now_or_never().unwrap().is_ok());
+    assert!(mux.try_flush().unwrap());
+    assert!(mux.flushed(soon).now_or_never().unwrap().is_ok());
     arrives(&mut peer, &[&own]);
 }
 
@@ -135,9 +135,13 @@ async fn what_leaves_later_waits_for_somebody_who_sends() {
 async fn everybody_who_waits_for_a_mark_is_woken_and_nobody_who_has_gone() {
     let (mux, _transport, mut peer) = wire().await;
     let own = frame(3, 7, b"own");
-    let mark = put(&mux, Flush::Deferred, &own);
+    let offset = put(&mux, Flush::Deferred, &own);
     let woken: [Arc<Woken>; 3] = Default::default();
-    let mut waiting = [mux.written(mark), mux.written(mark), mux.written(mark)];
+    let mut waiting = [
+        mux.flushed(offset),
+        mux.flushed(offset),
+        mux.flushed(offset),
+    ];
     for (written, woken) in waiting.iter_mut().zip(&woken) {
         let waker = Waker::from(Arc::clone(woken));
         let mut context = Context::from_waker(&waker);
@@ -148,14 +152,14 @@ async fn everybody_who_waits_for_a_mark_is_woken_and_nobody_who_has_gone() {
     }
     let [first, second, gone] = waiting;
     drop(gone);
-    assert_eq!(mux.state().watchers.len(), 2);
-    mux.send();
+    assert_eq!(mux.state().waiters.len(), 2);
+    mux.flush();
     let times = woken.each_ref().map(|woken| woken.times());
     assert_eq!(times, [1, 1, 0]);
     assert!(first.now_or_never().unwrap().is_ok());
     assert!(second.now_or_never().unwrap().is_ok());
     arrives(&mut peer, &[&own]);
-    assert!(mux.state().watchers.is_empty());
+    assert!(mux.state().waiters.is_empty());
 }
 
 #[tokio::test]
@@ -170,19 +174,19 @@ async fn senders_wait_above_the_mark_until_the_peer_has_read() {
     let mut room = std::pin::pin!(mux.room());
     assert!(room.as_mut().poll(&mut context).is_pending());
     assert!(!mux.has_room());
-    // The mark is for those who ask: a frame is taken all the same.
+    // The offset is for those who ask: a frame is taken all the same.
     let own = frame(3, 7, b"own");
-    let mark = put(&mux, Flush::Inline, &own);
-    assert!(mux.written(mark).now_or_never().is_none());
+    let offset = put(&mux, Flush::Inline, &own);
+    assert!(mux.flushed(offset).now_or_never().is_none());
     drain(&mux, &transport, &peer, size).await;
     assert!(woken.times() > 0);
     assert!(room.as_mut().poll(&mut context).is_ready());
-    assert!(mux.has_room() && mux.written(mark).now_or_never().unwrap().is_ok());
+    assert!(mux.has_room() && mux.flushed(offset).now_or_never().unwrap().is_ok());
     arrives(&mut peer, &[&own]);
     // What a backlog took is given back.
     let state = mux.state();
-    assert!(state.is_done() && state.out.capacity() <= MAX_IDLE_CAPACITY);
-    assert_eq!((state.appended, state.written), (mark.0, mark.0));
+    assert!(state.is_drained() && state.out.capacity() <= MAX_IDLE_CAPACITY);
+    assert_eq!((state.appended, state.written), (offset.0, offset.0));
 }
 
 #[tokio::test]
@@ -190,19 +194,19 @@ async fn the_end_wakes_everybody_and_takes_nothing_more() {
     let (mux, _transport, peer) = wire().await;
     fill(&mux);
     let own = frame(3, 7, b"own");
-    let mark = put(&mux, Flush::Inline, &own);
+    let offset = put(&mux, Flush::Inline, &own);
     let woken: [Arc<Woken>; 2] = Default::default();
     let wakers = woken.each_ref().map(|woken| Waker::from(Arc::clone(woken)));
-    let mut written = mux.written(mark);
+    let mut written = mux.flushed(offset);
     let mut room = std::pin::pin!(mux.room());
     let mut context = Context::from_waker(&wakers[0]);
     assert!(Pin::new(&mut written).poll(&mut context).is_pending());
     let mut context = Context::from_waker(&wakers[1]);
     assert!(room.as_mut().poll(&mut context).is_pending());
-    assert!(!mux.is_over());
+    assert!(!mux.is_closed());
     mux.close();
     mux.close();
-    assert!(mux.is_over());
+    assert!(mux.is_closed());
     assert!(woken.iter().all(|woken| woken.times() > 0));
     let lost = written.now_or_never().unwrap().unwrap_err();
     assert!(lost.is_disconnected(), "{lost}");
@@ -211,12 +215,12 @@ async fn the_end_wakes_everybody_and_takes_nothing_more() {
         mux.woken().now_or_never().is_some(),
         "the task goes as well"
     );
-    let refused = mux.put(Flush::Inline, |_| Ok(())).unwrap_err();
+    let refused = mux.append(Flush::Inline, |_| Ok(())).unwrap_err();
     assert!(refused.is_disconnected(), "{refused}");
-    assert!(mux.put_from_lapin(GREETING).is_err());
+    assert!(mux.append_from_lapin(GREETING).is_err());
     mux.heartbeat();
-    mux.send();
-    assert!(mux.try_send().unwrap() && mux.has_room());
+    mux.flush();
+    assert!(mux.try_flush().unwrap() && mux.has_room());
     assert_eq!(mux.state().out.capacity(), 0);
     peer.shutdown(Shutdown::Both).unwrap();
 }
@@ -225,9 +229,9 @@ async fn the_end_wakes_everybody_and_takes_nothing_more() {
 async fn the_end_writes_what_the_socket_takes_and_tells_who_waited_for_it() {
     let (mux, _transport, mut peer) = wire().await;
     let own = frame(3, 7, b"own");
-    let mark = put(&mux, Flush::Deferred, &own);
+    let offset = put(&mux, Flush::Deferred, &own);
     mux.close();
-    assert!(mux.written(mark).now_or_never().unwrap().is_ok());
+    assert!(mux.flushed(offset).now_or_never().unwrap().is_ok());
     arrives(&mut peer, &[&own]);
 }
 
@@ -242,7 +246,7 @@ async fn a_heartbeat_is_for_silence_only() {
     let own = frame(3, 7, b"own");
     put(&mux, Flush::Deferred, &own);
     mux.heartbeat();
-    mux.send();
+    mux.flush();
     arrives(&mut peer, &[&own]);
     nothing_arrives(&mut peer);
 }

@@ -27,7 +27,7 @@ fn start(stream: TcpStream) -> Socket {
     Socket::start(transport, WANTED, Responses::default(), &Handle::current())
 }
 
-/// What lapin reads next: some bytes, or none at the end of its stream.
+/// The bytes that lapin reads next; none at the end of its stream.
 async fn lapin_hears(pipe: &mut Pipe) -> Vec<u8> {
     let mut buffer = vec![0; 64];
     let reading = poll_fn(|context| Pin::new(&mut *pipe).poll_read(context, &mut buffer));
@@ -38,7 +38,7 @@ async fn lapin_hears(pipe: &mut Pipe) -> Vec<u8> {
 
 async fn is_ended(mut socket: Socket) -> io::Error {
     while !lapin_hears(&mut socket.pipe).await.is_empty() {}
-    assert!(socket.mux.is_over());
+    assert!(socket.mux.is_closed());
     timeout(LONG, socket.ended).await.expect("in time").unwrap()
 }
 
@@ -55,7 +55,7 @@ async fn what_the_broker_says_to_lapin_is_read_by_lapin() {
     let start = frame(1, 0, b"start");
     peer.write_all(&start).unwrap();
     assert_eq!(lapin_hears(&mut socket.pipe).await, start);
-    socket.mux.put_from_lapin(GREETING).unwrap();
+    socket.mux.append_from_lapin(GREETING).unwrap();
     arrives(&mut peer, &[GREETING]);
 }
 
@@ -94,7 +94,7 @@ async fn lapin_ends_it_by_dropping_its_stream() {
         mux, pipe, ended, ..
     } = start(stream);
     drop(pipe);
-    assert!(mux.is_over());
+    assert!(mux.is_closed());
     timeout(LONG, ended).await.expect("in time").unwrap();
     let end = std::io::Read::read(&mut peer, &mut [0; 8]).unwrap();
     assert_eq!(end, 0);
@@ -115,7 +115,7 @@ fn a_runtime_that_ends_under_it_ends_it() {
         ..
     } = socket;
     assert_eq!(lapin_reads(&mut pipe), (Vec::new(), true));
-    assert!(mux.is_over());
+    assert!(mux.is_closed());
     assert!(ended.try_recv().is_ok());
     drop(peer);
 }
@@ -130,18 +130,18 @@ async fn a_write_that_fails_ends_it_after_the_last_words_of_the_broker() {
     let mut socket = start(TcpStream::from_std(stream).unwrap());
     let close = frame(1, 0, b"close");
     peer.write_all(&close).unwrap();
-    socket.mux.put_from_lapin(GREETING).unwrap();
+    socket.mux.append_from_lapin(GREETING).unwrap();
     assert_eq!(lapin_hears(&mut socket.pipe).await, close);
     assert_eq!(is_ended(socket).await.kind(), io::ErrorKind::BrokenPipe);
 }
 
 /// Takes a millisecond for each delivery.
 #[derive(Default)]
-struct Slow(AtomicUsize);
+struct SlowHandler(AtomicUsize);
 
-impl ChannelHandler for Slow {
-    fn on_event(&self, word: ChannelEvent) {
-        if let ChannelEvent::Delivered(_) = word {
+impl ChannelHandler for SlowHandler {
+    fn on_event(&self, event: ChannelEvent) {
+        if let ChannelEvent::Delivered(_) = event {
             std::thread::sleep(Duration::from_millis(1));
             self.0.fetch_add(1, Ordering::SeqCst);
         }
@@ -162,7 +162,7 @@ async fn a_peer_that_floods_keeps_the_thread_from_nobody() {
     peer.write_all(&frame(1, 1, &CONSUME_OK)).unwrap();
     let consuming = timeout(LONG, consuming(&handle));
     consuming.await.expect("in time").unwrap();
-    let slow = Arc::<Slow>::default();
+    let slow = Arc::<SlowHandler>::default();
     handle.set_handler(Arc::clone(&slow) as _);
     let flooding = std::thread::spawn(move || {
         let mut deliveries = (1..=DELIVERIES as u64).map(|tag| delivery(1, tag, &[&[7; 10_000]]));
@@ -223,37 +223,37 @@ async fn lapin_hears_no_heartbeat_while_its_own_frame_comes() {
 #[tokio::test(start_paused = true)]
 async fn the_broker_hears_a_heartbeat_when_nothing_else_is_written() {
     let (mux, _transport, mut peer) = wire().await;
-    let mut silence = Silence::default();
+    let mut timer = HeartbeatTimer::default();
     // Until the limits are agreed on, lapin speaks for itself.
-    assert!(timeout(LONG, silence.next(&mux)).await.is_err());
+    assert!(timeout(LONG, timer.next(&mux)).await.is_err());
     agree(&mux, &mut peer, 131_072, 4);
     // The first look is at once, and something was just written.
-    silence.next(&mux).await;
+    timer.next(&mux).await;
     nothing_arrives(&mut peer);
     let began = Instant::now();
-    silence.next(&mux).await;
+    timer.next(&mux).await;
     assert_eq!(began.elapsed(), Duration::from_secs(2));
     arrives(&mut peer, &[HEARTBEAT]);
     // Whatever is written counts.
     let own = frame(3, 1, b"x");
-    let put = mux.put(Flush::Inline, |out| {
+    let put = mux.append(Flush::Inline, |out| {
         out.put_slice(&own);
         Ok(())
     });
     put.unwrap();
     arrives(&mut peer, &[&own]);
-    silence.next(&mux).await;
+    timer.next(&mux).await;
     nothing_arrives(&mut peer);
-    silence.next(&mux).await;
+    timer.next(&mux).await;
     arrives(&mut peer, &[HEARTBEAT]);
     assert_eq!(began.elapsed(), Duration::from_secs(6));
     // Looking at it and going away loses no time.
     assert!(
-        timeout(Duration::from_secs(1), silence.next(&mux))
+        timeout(Duration::from_secs(1), timer.next(&mux))
             .await
             .is_err()
     );
-    silence.next(&mux).await;
+    timer.next(&mux).await;
     arrives(&mut peer, &[HEARTBEAT]);
     assert_eq!(began.elapsed(), Duration::from_secs(8));
 }
@@ -262,7 +262,7 @@ async fn the_broker_hears_a_heartbeat_when_nothing_else_is_written() {
 async fn where_no_heartbeats_are_agreed_on_there_are_none() {
     let (mux, _transport, mut peer) = wire().await;
     agree(&mux, &mut peer, 131_072, 0);
-    let mut silence = Silence::default();
-    assert!(timeout(LONG, silence.next(&mux)).await.is_err());
+    let mut timer = HeartbeatTimer::default();
+    assert!(timeout(LONG, timer.next(&mux)).await.is_err());
     nothing_arrives(&mut peer);
 }
