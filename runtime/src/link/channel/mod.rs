@@ -314,3 +314,6 @@ pub(crate) enum AckRange {
     /// The delivery and all earlier ones of the channel that are not settled yet.
     UpTo,
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,7 +42,7 @@ mod mux;
 mod pipe;
 mod task;
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 #[cfg(feature = "tls")]
 mod tls;
 mod transport;

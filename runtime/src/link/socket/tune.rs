@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn tune_ok_says_the_limits_that_lepus_wants() {
+    fn tune_ok_contains_the_limits_that_lepus_wants() {
         let (frame, negotiated) = restored((0, 131_072), &OFFER);
         // channel_max 2047, frame_max 131,072 and lapin's heartbeat.
         let golden = [
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_smaller_limit_counts_and_zero_is_no_limit() {
+    fn the_smaller_limit_counts_and_zero_means_no_limit() {
         let limits = |wanted, offer: &[u8]| {
             let (frame, _) = restored(wanted, offer);
             frame[ARGUMENTS..ARGUMENTS + 6].to_vec()
@@ -225,14 +225,14 @@ mod tests {
         let mut unlimited = OFFER;
         unlimited[ARGUMENTS..ARGUMENTS + 6].fill(0);
         assert_eq!(limits((0, 131_072), &unlimited), [255, 255, 0, 2, 0, 0]);
-        // A broker may not ask for less than AMQP's minimum.
+        // A frame_max below AMQP's minimum is raised to it.
         let mut tiny = OFFER;
         tiny[ARGUMENTS + 2..ARGUMENTS + 6].copy_from_slice(&[0, 0, 0, 9]);
         assert_eq!(limits((0, 131_072), &tiny)[2..], [0, 0, 16, 0]);
     }
 
     #[test]
-    fn other_frames_stay_as_they_are() {
+    fn other_frames_are_not_changed() {
         let wanted = Tune {
             channel_max: 0,
             frame_max: 131_072,
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_take_the_place_of_their_masks() {
+    fn responses_replace_their_masks() {
         let responses = Responses {
             start: b"\0hare\0s3cret".to_vec(),
             secure: b"My password is s3cret".to_vec(),
@@ -284,7 +284,7 @@ mod tests {
             let mut frame = mask.clone();
             negotiation.adjust(&mut frame);
             assert_eq!(frame, response);
-            // What is cut short, or has another length, is left alone.
+            // Frames that are truncated, or whose response has another length, are not changed.
             for end in 0..mask.len() {
                 negotiation.adjust(&mut mask.clone()[..end]);
             }
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heartbeat_is_a_frame_without_payload_on_channel_0() {
+    fn a_heartbeat_is_an_empty_frame_on_channel_0() {
         let mut out = BytesMut::new();
         heartbeat(&mut out);
         assert_eq!(&out[..], b"\x08\0\0\0\0\0\0\xCE");

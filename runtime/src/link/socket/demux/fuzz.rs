@@ -1,5 +1,5 @@
-//! Hostile bytes from the broker: no panic, no answer out of proportion, no memory that grows, and
-//! whoever waits for an answer gets one.
+//! Fuzz test of the demultiplexer and the channels: invalid bytes from the broker cause no panic and no
+//! unbounded memory or output, and every caller gets a reply or an error.
 //!
 //! `LEPUS_FUZZ_CASES` sets the number of cases (default 4000), `LEPUS_FUZZ_SEED` the first seed; a
 //! failure names its own.
@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::super::pipe::MAX_UNREAD;
 use super::super::testing::{
-    CONSUME_OK, HEARTBEAT, OPEN_OK, agree, consuming, delivery, frame, tune, wire,
+    CONSUME_OK, HEARTBEAT, OPEN_OK, consuming, delivery, frame, negotiate, tune, wire,
 };
 use super::*;
 use crate::error::{Error, Kind};
@@ -25,14 +25,14 @@ use crate::link::channel::{
 use crate::link::socket::Flush;
 use crate::stats::Counters;
 
-/// The limit that is agreed on.
-const AGREED: u32 = 4096;
-/// As many bytes may wait to be written in the end.
-const MOST_OUTPUT: usize = 64 * 1024;
+/// The negotiated frame_max.
+const NEGOTIATED: u32 = 4096;
+/// The limit of the bytes that wait to be written at the end of a case.
+const MAX_OUTPUT: usize = 64 * 1024;
 
 type PendingReply = oneshot::Receiver<Result<MethodReply, Error>>;
 
-/// Counts what it is told.
+/// Counts events.
 #[derive(Default)]
 struct CountingHandler {
     ends: AtomicUsize,
@@ -68,11 +68,11 @@ fn get() -> basic::AMQPMethod {
     })
 }
 
-/// Channels 1 and 2, open, the first with a consumer, both with calls that are not answered.
-fn furnish(
+/// Opens channels 1 and 2, the first with a consumer, both with calls that have no reply.
+fn open_channels(
     demux: &mut Demux,
     channels: &Channels,
-    heard: &Arc<CountingHandler>,
+    handler: &Arc<CountingHandler>,
 ) -> (Vec<ChannelHandle>, Vec<PendingReply>) {
     let counters = Arc::<Counters>::default();
     let mut handles = Vec::new();
@@ -81,7 +81,7 @@ fn furnish(
         assert!((&mut opening).now_or_never().is_none());
         demux.pass(&frame(1, number, &OPEN_OK)).unwrap();
         let handle = opening.now_or_never().unwrap().unwrap();
-        handle.set_handler(Arc::clone(heard) as _);
+        handle.set_handler(Arc::clone(handler) as _);
         handle.limit_bodies(5000);
         handles.push(handle);
     }
@@ -108,7 +108,7 @@ fn furnish(
     (handles, waiting)
 }
 
-/// Everything that a broker says, without fault.
+/// A valid sequence of frames of every kind that a broker sends.
 fn conversation() -> Vec<Vec<u8>> {
     let returned = [
         frame(1, 1, b"\0\x3c\0\x32\x01\x38\x08NO_ROUTE\0\x07nowhere"),
@@ -128,7 +128,7 @@ fn conversation() -> Vec<Vec<u8>> {
         frame(1, 1, b"\0\x3c\0\x50\0\0\0\0\0\0\0\x01\x01"),
         frame(1, 1, b"\0\x3c\0\x78\0\0\0\0\0\0\0\x02\x01"),
         frame(1, 0, b"\0\x0a\0\x3c\x03low"),
-        tune(30, 2047, AGREED, 60),
+        tune(30, 2047, NEGOTIATED, 60),
         frame(1, 1, b"\0\x3c\0\x1e\x01c\x01"),
         frame(1, 2, b"\0\x14\0\x14\x01"),
         delivery(9, 1, &[b"nobody's"]),
@@ -137,7 +137,7 @@ fn conversation() -> Vec<Vec<u8>> {
     ]
 }
 
-fn spoilt(rng: &mut SeededRng) -> Vec<u8> {
+fn mutated(rng: &mut SeededRng) -> Vec<u8> {
     let mut pieces = conversation();
     for _ in 0..rng.below(4) {
         let at = rng.below(pieces.len());
@@ -178,7 +178,7 @@ fn spoilt(rng: &mut SeededRng) -> Vec<u8> {
                 let noise: Vec<u8> = (0..rng.below(20)).map(|_| rng.next() as u8).collect();
                 drop(bytes.splice(at..at, noise));
             }
-            // A number that is as large as it can be.
+            // The largest possible number.
             _ => {
                 let to = (at + 8).min(bytes.len());
                 bytes[at..to].fill(0xFF);
@@ -190,12 +190,12 @@ fn spoilt(rng: &mut SeededRng) -> Vec<u8> {
 }
 
 fn case(mux: &WriteMux, rng: &mut SeededRng) {
-    let bytes = spoilt(rng);
+    let bytes = mutated(rng);
     let channels = Channels::new(mux.clone());
     let inbound = Arc::<InboundBuffer>::default();
     let mut demux = Demux::new(mux.clone(), channels.clone(), Arc::clone(&inbound));
-    let heard = Arc::<CountingHandler>::default();
-    let (handles, waiting) = furnish(&mut demux, &channels, &heard);
+    let handler = Arc::<CountingHandler>::default();
+    let (handles, waiting) = open_channels(&mut demux, &channels, &handler);
     let mut rest = &bytes[..];
     while !rest.is_empty() {
         let (now, later) = rest.split_at(rest.len().min(1 + rng.below(300)));
@@ -204,18 +204,18 @@ fn case(mux: &WriteMux, rng: &mut SeededRng) {
             break;
         }
     }
-    // Never more than came, or than one frame has.
-    let largest = 2 * AGREED as usize;
+    // No more than one frame is buffered.
+    let largest = 2 * NEGOTIATED as usize;
     assert!(demux.payload.capacity() <= largest && demux.lapin_frame.capacity() <= largest);
     assert!(demux.events.is_empty() && inbound.unread() <= MAX_UNREAD);
-    assert!(heard.bytes.load(Ordering::Relaxed) <= bytes.len());
-    assert!(mux.backlog() <= MOST_OUTPUT, "{} bytes", mux.backlog());
-    // The end of the connection is the end of all that is asked.
+    assert!(handler.bytes.load(Ordering::Relaxed) <= bytes.len());
+    assert!(mux.backlog() <= MAX_OUTPUT, "{} bytes", mux.backlog());
+    // The loss of the connection ends all calls.
     channels.connection_lost(&Error::new(Kind::Disconnected));
     for mut answer in waiting {
         drop(answer.try_recv().expect("an answer"));
     }
-    assert_eq!(heard.ends.load(Ordering::Relaxed), handles.len(), "ends");
+    assert_eq!(handler.ends.load(Ordering::Relaxed), handles.len(), "ends");
 }
 
 fn variable(name: &str) -> Option<u64> {
@@ -223,15 +223,15 @@ fn variable(name: &str) -> Option<u64> {
 }
 
 #[tokio::test]
-async fn hostile_bytes_do_no_harm() {
+async fn invalid_bytes_do_no_harm() {
     let (mux, _transport, mut peer) = wire().await;
-    agree(&mux, &mut peer, AGREED, 60);
+    negotiate(&mux, &mut peer, 2047, NEGOTIATED, 60);
     let mut other = peer.try_clone().unwrap();
     let reading =
         std::thread::spawn(move || while other.read(&mut [0; 65536]).is_ok_and(|size| size > 0) {});
     let first = variable("LEPUS_FUZZ_SEED");
     let first = first.unwrap_or_else(|| RandomState::new().build_hasher().finish());
-    // Without tokio's budget: what is there is taken at once.
+    // Without tokio's cooperative budget, so that the socket stays writable.
     let cases = async {
         for number in 0..variable("LEPUS_FUZZ_CASES").unwrap_or(4000) {
             let seed = first.wrapping_add(number);
@@ -239,7 +239,7 @@ async fn hostile_bytes_do_no_harm() {
             if catch_unwind(AssertUnwindSafe(|| case(&mux, &mut rng))).is_err() {
                 panic!("LEPUS_FUZZ_SEED={seed} LEPUS_FUZZ_CASES=1 repeats it");
             }
-            // Whatever the socket had no room for.
+            // Writes the bytes that the socket did not accept.
             if number % 64 == 0 {
                 tokio::task::yield_now().await;
                 mux.flush();

@@ -1,4 +1,4 @@
-//! The bytes of a broker, cut anywhere, for channels and for lapin.
+//! Demultiplexer tests: frames of a broker for channels and for lapin, cut anywhere.
 
 use std::net::TcpStream as Peer;
 use std::sync::Mutex;
@@ -7,21 +7,21 @@ use futures_util::FutureExt;
 
 use super::super::pipe::Pipe;
 use super::super::testing::{
-    HEARTBEAT, OPEN_OK, agree, arrives, consume, delivery, frame, lapin_reads, tune, wire,
+    HEARTBEAT, OPEN_OK, arrives, consume, delivery, frame, lapin_reads, negotiate, tune, wire,
 };
 use super::super::transport::Transport;
 use super::*;
 use crate::link::channel::{ChannelEvent, ChannelHandle, ChannelHandler};
 use crate::stats::Counters;
 
-/// Everything that reads, without a task, and channel 1 open.
+/// The reading half of a connection without the I/O task, with channel 1 open.
 struct DemuxFixture {
     demux: Demux,
     channels: Channels,
     mux: WriteMux,
     pipe: Pipe,
     peer: Peer,
-    heard: Arc<RecordingHandler>,
+    handler: Arc<RecordingHandler>,
     handle: ChannelHandle,
     _transport: Arc<Transport>,
 }
@@ -48,7 +48,7 @@ impl DemuxFixture {
         let channels = Channels::new(mux.clone());
         let inbound = Arc::<InboundBuffer>::default();
         let mut demux = Demux::new(mux.clone(), channels.clone(), Arc::clone(&inbound));
-        agree(&mux, &mut peer, frame_max, 60);
+        negotiate(&mux, &mut peer, 2047, frame_max, 60);
         let counters = Arc::<Counters>::default();
         let mut opening = Box::pin(channels.open(&counters));
         assert!((&mut opening).now_or_never().is_none());
@@ -56,34 +56,34 @@ impl DemuxFixture {
         let handle = opening.now_or_never().unwrap().unwrap();
         arrives(&mut peer, &[&frame(1, 1, &[0, 20, 0, 10, 0])]);
         consume(&mut demux, &handle, &mut peer);
-        let heard = Arc::<RecordingHandler>::default();
-        handle.set_handler(Arc::clone(&heard) as _);
+        let handler = Arc::<RecordingHandler>::default();
+        handle.set_handler(Arc::clone(&handler) as _);
         Self {
             demux,
             channels,
             pipe: Pipe::new(mux.clone(), inbound),
             mux,
             peer,
-            heard,
+            handler,
             handle,
             _transport: transport,
         }
     }
 
-    fn heard(&self) -> Vec<String> {
-        std::mem::take(&mut self.heard.0.lock().unwrap())
+    fn events(&self) -> Vec<String> {
+        std::mem::take(&mut self.handler.0.lock().unwrap())
     }
 }
 
 #[tokio::test]
-async fn frames_find_their_owners_however_they_are_cut() {
+async fn frames_are_routed_however_they_are_cut() {
     let blocked = frame(1, 0, b"\0\x0a\0\x3c\x03low");
     let stream = [
         delivery(1, 1, &[b"one"]),
         blocked.clone(),
         delivery(1, 2, &[b"t", b"", b"wo"]),
         HEARTBEAT.to_vec(),
-        // Nobody's: not opened, and opened by nobody any more.
+        // Frames for channels that are not open.
         delivery(2, 9, &[b"lost"]),
         frame(8, 3, b""),
         delivery(1, 3, &[]),
@@ -95,7 +95,7 @@ async fn frames_find_their_owners_however_they_are_cut() {
         for part in stream.chunks(cut) {
             fixture.demux.pass(part).unwrap();
         }
-        assert_eq!(fixture.heard(), ["1 one", "2 two", "3 "], "{cut}");
+        assert_eq!(fixture.events(), ["1 one", "2 two", "3 "], "{cut}");
         let expected = [&blocked, HEARTBEAT, &blocked].concat();
         assert_eq!(lapin_reads(&mut fixture.pipe), (expected, false), "{cut}");
         assert!(fixture.demux.payload.is_empty() && fixture.demux.events.is_empty());
@@ -103,7 +103,7 @@ async fn frames_find_their_owners_however_they_are_cut() {
 }
 
 #[tokio::test]
-async fn lapin_is_given_whole_frames_only() {
+async fn lapin_receives_whole_frames_only() {
     let mut fixture = DemuxFixture::new(131_072).await;
     let whole = tune(30, 1, 2, 3);
     let (first, last) = whole.split_at(10);
@@ -117,7 +117,7 @@ async fn lapin_is_given_whole_frames_only() {
 }
 
 #[tokio::test]
-async fn a_frame_that_is_larger_than_was_agreed_on_ends_the_connection() {
+async fn a_frame_above_the_negotiated_limit_ends_the_connection() {
     for (agreed, payload, is_taken) in [
         (4096, 4088, true),
         (4096, 4089, false),
@@ -131,7 +131,7 @@ async fn a_frame_that_is_larger_than_was_agreed_on_ends_the_connection() {
             let mut head = vec![1];
             head.extend(u16::to_be_bytes(channel));
             head.extend(u32::to_be_bytes(payload));
-            // Its size is known with its head, and nothing of it is kept.
+            // The size is known once the head has arrived, and nothing of the payload is kept.
             let passed = fixture
                 .demux
                 .pass(&head)
@@ -142,7 +142,7 @@ async fn a_frame_that_is_larger_than_was_agreed_on_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn before_the_limits_are_agreed_on_a_frame_has_the_usual_size() {
+async fn before_the_negotiation_the_default_frame_max_is_the_limit() {
     for (payload, is_taken) in [(131_064, true), (131_065, false)] {
         let (mux, _transport, _peer) = wire().await;
         let channels = Channels::new(mux.clone());
@@ -153,7 +153,7 @@ async fn before_the_limits_are_agreed_on_a_frame_has_the_usual_size() {
 }
 
 #[tokio::test]
-async fn what_is_no_frame_ends_the_connection() {
+async fn malformed_frames_end_the_connection() {
     let mut unended = frame(1, 0, b"1234");
     *unended.last_mut().unwrap() = 0;
     let mut unended_elsewhere = frame(3, 9, b"1234");
@@ -164,7 +164,7 @@ async fn what_is_no_frame_ends_the_connection() {
         frame(8, 1, b""),
         frame(7, 1, b"1234"),
         frame(3, 1, b"a body without a header"),
-        // Messages with others between their frames.
+        // A frame of another message between the frames of a message.
         [delivery(1, 1, &[b"x"]), frame(2, 1, &[0; 14])].concat(),
     ];
     for breach in breaches {
@@ -175,20 +175,20 @@ async fn what_is_no_frame_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn a_number_is_free_again_after_its_close_ok_was_appended() {
+async fn a_number_is_released_after_its_close_ok_was_appended() {
     let mut fixture = DemuxFixture::new(131_072).await;
     let close = b"\0\x14\0\x28\x01\x94\x04oops\0\0\0\0";
     fixture.demux.pass(&frame(1, 1, close)).unwrap();
     let close_ok = frame(1, 1, &[0, 20, 0, 41]);
     arrives(&mut fixture.peer, &[&close_ok]);
     assert!(fixture.channels.get(1).is_none() && !fixture.handle.is_open());
-    assert_eq!(fixture.heard().len(), 1);
-    // Late frames are nobody's, and a handle that is dropped says no more.
+    assert_eq!(fixture.events().len(), 1);
+    // Late frames are ignored, and dropping the handle writes nothing.
     fixture.demux.pass(&delivery(1, 1, &[b"late"])).unwrap();
     drop(fixture.handle);
     fixture.mux.heartbeat();
     arrives(&mut fixture.peer, &[HEARTBEAT]);
-    assert!(fixture.heard.0.lock().unwrap().is_empty());
+    assert!(fixture.handler.0.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

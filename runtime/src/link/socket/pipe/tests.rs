@@ -1,12 +1,12 @@
-//! lapin's end of the connection, read and written as lapin does.
+//! Pipe tests: the stream, read and written as lapin does.
 
 use std::task::Waker;
 
-use super::super::testing::{GREETING, Woken, arrives, lapin_reads, wire};
+use super::super::testing::{PROTOCOL_HEADER, Woken, arrives, lapin_reads, wire};
 use super::*;
 
 #[tokio::test]
-async fn bytes_are_read_as_they_were_given_until_the_end() {
+async fn bytes_are_read_in_order_until_the_end() {
     let (mux, _transport, _peer) = wire().await;
     let inbound = Arc::<InboundBuffer>::default();
     let mut pipe = Pipe::new(mux, Arc::clone(&inbound));
@@ -24,7 +24,7 @@ async fn bytes_are_read_as_they_were_given_until_the_end() {
 }
 
 #[tokio::test]
-async fn a_reader_that_waits_is_woken_by_bytes_and_by_the_end() {
+async fn a_waiting_reader_is_woken_by_bytes_and_by_the_end() {
     let (mux, _transport, _peer) = wire().await;
     let inbound = Arc::<InboundBuffer>::default();
     let mut pipe = Pipe::new(mux, Arc::clone(&inbound));
@@ -46,7 +46,7 @@ async fn a_reader_that_waits_is_woken_by_bytes_and_by_the_end() {
 }
 
 #[tokio::test]
-async fn a_reader_that_never_reads_costs_a_bounded_memory() {
+async fn unread_bytes_are_bounded() {
     let inbound = InboundBuffer::default();
     let frame = [0; 1000];
     let given = (0..).take_while(|_| inbound.push(&frame).is_ok()).count();
@@ -55,17 +55,17 @@ async fn a_reader_that_never_reads_costs_a_bounded_memory() {
 }
 
 #[tokio::test]
-async fn dropping_it_ends_the_connection() {
+async fn dropping_the_pipe_closes_the_connection() {
     let (mux, _transport, mut peer) = wire().await;
     let mut pipe = Pipe::new(mux.clone(), Arc::default());
     let mut context = Context::from_waker(Waker::noop());
-    let written = Pin::new(&mut pipe).poll_write(&mut context, GREETING);
+    let written = Pin::new(&mut pipe).poll_write(&mut context, PROTOCOL_HEADER);
     assert!(matches!(written, Poll::Ready(Ok(8))));
     assert!(matches!(
         Pin::new(&mut pipe).poll_flush(&mut context),
         Poll::Ready(Ok(()))
     ));
-    // lapin's close of its stream is its drop: it may still have something to read.
+    // `poll_close` has no effect: lapin may still read. Only the drop closes.
     assert!(matches!(
         Pin::new(&mut pipe).poll_close(&mut context),
         Poll::Ready(Ok(()))
@@ -73,8 +73,8 @@ async fn dropping_it_ends_the_connection() {
     assert!(!mux.is_closed());
     drop(pipe);
     assert!(mux.is_closed());
-    arrives(&mut peer, &[GREETING]);
+    arrives(&mut peer, &[PROTOCOL_HEADER]);
     let mut pipe = Pipe::new(mux, Arc::default());
-    let written = Pin::new(&mut pipe).poll_write(&mut context, GREETING);
+    let written = Pin::new(&mut pipe).poll_write(&mut context, PROTOCOL_HEADER);
     assert!(matches!(written, Poll::Ready(Err(_))));
 }
