@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Stats {
     /// Calls that wait for their reply.
     pub pending_calls: u64,
-    /// Consumer that a handler works on.
+    /// Deliveries that a handler works on.
     pub running: u64,
-    /// Consumer that are not settled yet: with their handler, before it or behind it.
+    /// Deliveries that are not settled yet: with their handler, before it or behind it.
     pub unsettled: u64,
     /// Channels that are held, of both sessions.
     pub channels: u64,
@@ -20,7 +20,7 @@ pub struct Stats {
     pub returned_replies: u64,
     /// Requests that were past their deadline when they came, and were not run.
     pub expired_requests: u64,
-    /// Consumer that could not be understood: no method, no arguments, no job.
+    /// Deliveries that could not be understood: no method, no arguments, no job.
     pub malformed: u64,
     /// Events of a type that their subscriber does not know, and skipped.
     pub skipped_events: u64,

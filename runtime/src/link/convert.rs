@@ -35,8 +35,8 @@ pub(super) fn too_long(length: usize) -> Error {
 ///
 /// # Errors
 /// They do not fit.
-pub(super) fn check_size(ours: &Properties, frame_max: u32) -> Result<(), Error> {
-    let size = HEADER_OVERHEAD + properties_size(ours);
+pub(super) fn check_size(properties: &Properties, frame_max: u32) -> Result<(), Error> {
+    let size = HEADER_OVERHEAD + properties_size(properties);
     let limit = usize::try_from(frame_max).unwrap_or(usize::MAX);
     if frame_max > 0 && size > limit {
         let error = Error::new(Kind::TooLarge { size, limit });
@@ -47,24 +47,27 @@ pub(super) fn check_size(ours: &Properties, frame_max: u32) -> Result<(), Error>
     Ok(())
 }
 
-fn properties_size(ours: &Properties) -> usize {
+fn properties_size(properties: &Properties) -> usize {
     let texts = [
-        &ours.content_type,
-        &ours.reply_to,
-        &ours.expiration,
-        &ours.message_id,
-        &ours.kind,
-        &ours.app_id,
+        &properties.content_type,
+        &properties.reply_to,
+        &properties.expiration,
+        &properties.message_id,
+        &properties.kind,
+        &properties.app_id,
     ];
-    let uncommon = ours.uncommon.iter();
+    let uncommon = properties.uncommon.iter();
     let uncommon = uncommon.flat_map(|it| [&it.content_encoding, &it.user_id]);
     let texts = texts.into_iter().chain(uncommon);
     let texts: usize = texts.flatten().map(|text| 1 + text.len()).sum();
-    let id = ours.correlation_id.as_ref().map_or(0, |id| 1 + id.len());
+    let id = properties
+        .correlation_id
+        .as_ref()
+        .map_or(0, |id| 1 + id.len());
     // Delivery mode, priority and timestamp.
-    let others = 1 + 1 + 8 + texts + id + size(&ours.headers);
+    let others = 1 + 1 + 8 + texts + id + size(&properties.headers);
     // Headers that are sent with their original bytes may have a smaller type than was counted above.
-    let unchanged = ours.unchanged();
+    let unchanged = properties.unchanged();
     unchanged.fold(others, |size, header| {
         size + header.bytes.len() - value_size(&header.value)
     })
@@ -74,12 +77,12 @@ fn properties_size(ours: &Properties) -> usize {
 ///
 /// # Errors
 /// A name is longer than 255 bytes.
-pub(super) fn table(ours: Table) -> Result<FieldTable, Error> {
-    let mut theirs = FieldTable::default();
-    for (name, value) in ours {
-        theirs.insert(short(name)?, to_amqp(value)?);
+pub(super) fn table(values: Table) -> Result<FieldTable, Error> {
+    let mut converted = FieldTable::default();
+    for (name, value) in values {
+        converted.insert(short(name)?, to_amqp(value)?);
     }
-    Ok(theirs)
+    Ok(converted)
 }
 
 /// The encoded size of a table.

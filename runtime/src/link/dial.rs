@@ -1,5 +1,6 @@
 //! One attempt to connect: TCP, TLS and lapin's handshake (`connection.start` to `connection.open-ok`).
-//! It is bounded in time, and if it fails or is dropped, no socket, task or thread is left.
+//! It is bounded in time, and leaves no socket, task or thread if it fails. That holds as well when the
+//! caller's future is dropped: the attempt then ends within its limit.
 
 use std::io;
 use std::sync::Mutex;
@@ -37,7 +38,7 @@ pub(super) struct DialedConnection {
     pub(super) mux: WriteMux,
     pub(super) channels: Channels,
     /// The error that the I/O task ends with.
-    pub(super) ended: oneshot::Receiver<io::Error>,
+    pub(super) io_error: oneshot::Receiver<io::Error>,
 }
 
 /// Tries the addresses in turn and returns the first connection.
@@ -77,8 +78,7 @@ async fn dial_one(
         .with_client_property(short("product"), "lepus".into())
         .with_client_property(short("version"), env!("CARGO_PKG_VERSION").into());
     let (address, tls, runtime) = (address.clone(), settings.tls.clone(), io.clone());
-    // A task of its own, because lapin's handshake is not cancel-safe: a caller whose future is dropped
-    // must not interrupt it half-way.
+    // Spawned on `io`, because a socket is served by the runtime on which it was connected.
     let attempt = io.spawn(tokio::time::timeout(limit, async move {
         let uri = &address.0;
         let transport = connect_transport(uri, &tls).await?;
@@ -103,7 +103,8 @@ async fn dial_one(
     match attempt.await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) => Err(Error::new(Kind::Connect(ConnectFault::Timeout(limit)))),
-        Err(ended) => Err(Error::new(Kind::Closed).caused_by(ended)),
+        // The runtime `io` was shut down.
+        Err(error) => Err(Error::new(Kind::Closed).caused_by(error)),
     }
 }
 
@@ -138,7 +139,7 @@ async fn open_connection(
         mux,
         channels,
         pipe,
-        ended,
+        error: io_error,
     } = socket;
     uri.query.channel_max = Some(LAPINS_CHANNEL_MAX);
     uri.query.frame_max = Some(LAPINS_FRAME_MAX);
@@ -160,7 +161,7 @@ async fn open_connection(
         connection,
         mux,
         channels,
-        ended,
+        io_error,
     })
 }
 
@@ -219,10 +220,10 @@ impl Error {
             _ => ConnectFault::Protocol,
         };
         // The broker's text names the virtual host and the user that it refuses.
-        let answer = Self::new(Kind::Broker {
+        let reason = Self::new(Kind::Broker {
             code: amqp.get_id(),
             text: address.redact(amqp.get_message().as_str()),
         });
-        Self::new(Kind::Connect(fault)).caused_by(answer)
+        Self::new(Kind::Connect(fault)).caused_by(reason)
     }
 }

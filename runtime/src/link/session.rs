@@ -21,7 +21,8 @@ use crate::error::{Error, Kind};
 use crate::link::frame::decode::BrokerVersion;
 use crate::stats::Counters;
 
-/// The interval in which lapin's status is read. lapin does not guarantee an event for every end of a connection.
+/// The interval in which lapin's status is read. lapin does not guarantee an event for every end of a
+/// connection.
 const CHECK: Duration = Duration::from_millis(500);
 /// After the end of the socket, how long to wait for lapin to report a reason: the broker may have given
 /// one in `connection.close`, which lapin reads on a thread of its own.
@@ -54,7 +55,7 @@ impl Session {
             connection,
             mux,
             channels,
-            ended,
+            io_error,
         } = dialed;
         // lapin gives each event to one listener only, so there must be no other.
         let events = connection.events_listener();
@@ -68,7 +69,7 @@ impl Session {
             blocked: watch::Sender::new(None),
             counters,
         });
-        io.spawn(watch(Arc::downgrade(&session), events, ended));
+        io.spawn(watch(Arc::downgrade(&session), events, io_error));
         session
     }
 
@@ -220,7 +221,7 @@ impl Drop for Session {
 async fn watch(
     session: std::sync::Weak<Session>,
     events: impl futures_core::Stream<Item = Event> + Send + 'static,
-    mut ended: oneshot::Receiver<io::Error>,
+    mut io_error: oneshot::Receiver<io::Error>,
 ) {
     let mut events = std::pin::pin!(events.fuse());
     let mut check = tokio::time::interval(CHECK);
@@ -231,7 +232,7 @@ async fn watch(
             // socket's error.
             biased;
             event = events.next() => event,
-            error = &mut ended, if broken.is_none() => {
+            error = &mut io_error, if broken.is_none() => {
                 let lost = Error::new(Kind::Disconnected);
                 broken = Some(match error {
                     Ok(error) => lost.caused_by(error),

@@ -31,8 +31,8 @@ const STABLE: Duration = Duration::from_secs(5);
 /// The longest pause while the broker's port refuses connections. Such an attempt costs one packet, and
 /// after a restart of the broker the connection should be back within a second.
 const MAX_PAUSE_WHILE_REFUSED: Duration = Duration::from_millis(500);
-/// The time after a loss in which the pauses are kept that short. A broker that is down for longer is not being
-/// restarted.
+/// The time after a loss in which the pauses are kept that short. A broker that is down for longer is
+/// not being restarted.
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
 /// The longest pause before the first attempt after the loss of a stable session. The broker may be fine
 /// after a short fault of the network.

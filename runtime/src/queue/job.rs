@@ -74,7 +74,7 @@ impl<T> Job<T> {
         self.payload
     }
 
-    /// Which attempt this is; the first is 1. Consumer that no worker lived to settle count.
+    /// Which attempt this is; the first is 1. Deliveries that no worker lived to settle count.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.facts.attempt

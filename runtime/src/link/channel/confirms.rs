@@ -149,6 +149,9 @@ async fn hold_until_done(channel: Arc<Channel>, tracker: Arc<ConfirmTracker>) {
 }
 
 /// Receives the confirms and the returns of one channel.
+///
+/// Its lock is taken under the locks of the write buffer and of the channel's core ([`add`](Self::add)),
+/// so no other lock may be taken while it is held.
 #[derive(Default)]
 struct ConfirmTracker {
     state: Mutex<ConfirmState>,
@@ -199,6 +202,10 @@ impl ConfirmTracker {
         lock(&self.state)
     }
 
+    /// Gives a publish its number.
+    ///
+    /// # Errors
+    /// The channel is closed, so no confirm would arrive.
     fn add(&self, publish: PendingPublish) -> Result<(), Error> {
         let mut state = self.state();
         if state.is_closed {

@@ -124,8 +124,8 @@ impl Consumer {
         let end = loop {
             match self.deliveries.recv().await {
                 Some(Ok(delivery)) if self.track_if_open(&delivery) => return Ok(*delivery),
-                // It was buffered when the channel closed. Its delivery tag is void now, and the broker
-                // delivers the message again. The reason of the close follows in the buffer.
+                // It was buffered when the channel closed. It can no longer be settled, and the broker
+                // delivers it again. The reason of the close follows in the buffer.
                 Some(Ok(_)) => {}
                 Some(Err(end)) => break *end,
                 None => break ConsumerEnd::Lost(self.channel.closed_error()),

@@ -216,8 +216,8 @@ impl<T> Core<T> {
     }
 
     /// From now on messages with a longer body are delivered without it, with its size alone.
-    pub(crate) fn limit_bodies(&mut self, most: u64) {
-        self.max_body = most;
+    pub(crate) fn limit_bodies(&mut self, max: u64) {
+        self.max_body = max;
     }
 
     /// Queues a synchronous method; its reply goes to `token`.

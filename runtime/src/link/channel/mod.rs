@@ -104,9 +104,9 @@ impl Channel {
         &self,
         method: AMQPClass,
     ) -> Result<MethodReply, Error> {
-        let answer = self.handle.call(method).await;
+        let reply = self.handle.call(method).await;
         // When the session went down, its reason is the better explanation.
-        answer.map_err(|error| self.session.explain(error))
+        reply.map_err(|error| self.session.explain(error))
     }
 
     /// Cancels a consumer without waiting for the reply. Deliveries may still arrive.

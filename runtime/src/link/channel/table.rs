@@ -291,10 +291,10 @@ impl Channels {
 
     /// Requeues a fetched message whose caller is gone.
     fn requeue(&self, entry: &ChannelEntry, tag: u64) {
-        let put = self.inner.mux.append(Flush::Inline, |out| {
+        let appended = self.inner.mux.append(Flush::Inline, |out| {
             entry.core().settle(out, tag, SettleMethod::Requeue)
         });
-        if let Err(error) = put {
+        if let Err(error) = appended {
             // The broker requeues it as the channel closes.
             tracing::debug!(%error, tag, "fetched message not requeued: its channel is closed");
         }
@@ -383,10 +383,10 @@ impl ChannelHandle {
     /// The connection is closed, or `operation` fails. Nothing was appended.
     pub(in crate::link) fn append(
         &self,
-        leave: Flush,
+        flush: Flush,
         operation: impl FnOnce(&mut Core<ReplySender>, &mut BytesMut) -> Result<(), Error>,
     ) -> Result<WriteOffset, Error> {
-        self.channels.inner.mux.append(leave, |out| {
+        self.channels.inner.mux.append(flush, |out| {
             let mut core = self.entry.core();
             operation(&mut core, out)?;
             core.flush(out);

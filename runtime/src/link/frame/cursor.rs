@@ -48,8 +48,8 @@ impl FrameCursor {
                 return None;
             }
             if self.remaining > 0 {
-                let most = usize::try_from(self.remaining).unwrap_or(usize::MAX);
-                let taken = take(bytes, most);
+                let max = usize::try_from(self.remaining).unwrap_or(usize::MAX);
+                let taken = take(bytes, max);
                 self.remaining -= taken.len() as u64;
                 let was_in_payload = std::mem::replace(&mut self.in_payload, self.remaining > 0);
                 let (end, payload) = match taken.split_last() {
@@ -79,8 +79,8 @@ impl FrameCursor {
     }
 }
 
-fn take<'a>(bytes: &mut &'a [u8], most: usize) -> &'a [u8] {
-    let (taken, rest) = bytes.split_at(most.min(bytes.len()));
+fn take<'a>(bytes: &mut &'a [u8], max: usize) -> &'a [u8] {
+    let (taken, rest) = bytes.split_at(max.min(bytes.len()));
     *bytes = rest;
     taken
 }

@@ -58,11 +58,11 @@ pub(in crate::link) fn put_message(
     frame_max: u32,
 ) -> Result<(), Error> {
     let start = out.len();
-    let put = try_put_message(out, channel, message, frame_max);
-    if put.is_err() {
+    let result = try_put_message(out, channel, message, frame_max);
+    if result.is_err() {
         out.truncate(start);
     }
-    put
+    result
 }
 
 /// Appends a settlement of a delivery.
@@ -77,7 +77,7 @@ pub(in crate::link) fn put_settle(
         SettleMethod::Requeue => (NACK, 0b10),
         SettleMethod::Reject => (REJECT, 0),
     };
-    put(out, METHOD, channel, |out| {
+    put_frame(out, METHOD, channel, |out| {
         out.put_u16(BASIC);
         out.put_u16(method);
         out.put_u64(tag);
@@ -87,7 +87,7 @@ pub(in crate::link) fn put_settle(
 
 /// Appends `confirm.select` with no-wait, which puts a channel into confirm mode and has no reply.
 pub(in crate::link) fn put_confirm_select(out: &mut BytesMut, channel: u16) {
-    put(out, METHOD, channel, |out| {
+    put_frame(out, METHOD, channel, |out| {
         out.put_u16(CONFIRM);
         out.put_u16(SELECT);
         // no-wait
@@ -117,7 +117,7 @@ pub(in crate::link) fn put_method(
             error.caused_by("the names and arguments of a method have to fit into one frame")
         );
     }
-    put(out, METHOD, channel, |out| out.put_slice(&payload));
+    put_frame(out, METHOD, channel, |out| out.put_slice(&payload));
     Ok(())
 }
 
@@ -130,7 +130,7 @@ pub(in crate::link) fn put_head(out: &mut BytesMut, kind: u8, channel: u16, size
 
 /// Appends a heartbeat.
 pub(in crate::link) fn put_heartbeat(out: &mut BytesMut) {
-    put(out, HEARTBEAT, 0, |_| {});
+    put_frame(out, HEARTBEAT, 0, |_| {});
 }
 
 fn try_put_message(
@@ -143,7 +143,7 @@ fn try_put_message(
     let exchange = short(&message.exchange)?;
     let routing_key = short(&message.routing_key)?;
     out.reserve(TYPICAL_OVERHEAD + message.body.len());
-    put(out, METHOD, channel, |out| {
+    put_frame(out, METHOD, channel, |out| {
         out.put_u16(BASIC);
         out.put_u16(PUBLISH);
         // The access ticket of earlier versions, now reserved.
@@ -153,7 +153,7 @@ fn try_put_message(
         out.put_u8(u8::from(message.mandatory));
     });
     let size = message.body.len() as u64;
-    try_put(out, HEADER, channel, |out| {
+    try_put_frame(out, HEADER, channel, |out| {
         out.put_u16(BASIC);
         out.put_u16(0);
         out.put_u64(size);
@@ -164,7 +164,7 @@ fn try_put_message(
     let max_body = max_body.checked_sub(HEAD + TAIL).unwrap_or(usize::MAX);
     let max_body = max_body.max(1);
     for part in message.body.chunks(max_body) {
-        put(out, BODY, channel, |out| out.put_slice(part));
+        put_frame(out, BODY, channel, |out| out.put_slice(part));
     }
     Ok(())
 }
@@ -201,21 +201,21 @@ fn put_properties(out: &mut BytesMut, properties: &Properties) -> Result<(), Err
     };
     text(out, 15, content_type)?;
     text(out, 14, content_encoding)?;
-    let mut others: u16 = 0;
+    let mut other_flags: u16 = 0;
     if !headers.is_empty() {
-        others |= 1 << 13;
+        other_flags |= 1 << 13;
         put_headers(out, properties)?;
     }
     if *persistent {
-        others |= 1 << 12;
+        other_flags |= 1 << 12;
         out.put_u8(convert::PERSISTENT);
     }
     if let Some(priority) = priority {
-        others |= 1 << 11;
+        other_flags |= 1 << 11;
         out.put_u8(*priority);
     }
     if let Some(id) = correlation_id {
-        others |= 1 << 10;
+        other_flags |= 1 << 10;
         let length = u8::try_from(id.len()).map_err(|_| convert::too_long(id.len()))?;
         out.put_u8(length);
         out.put_slice(id);
@@ -224,15 +224,15 @@ fn put_properties(out: &mut BytesMut, properties: &Properties) -> Result<(), Err
     text(out, 8, expiration)?;
     text(out, 7, message_id)?;
     if let Some(seconds) = timestamp {
-        others |= 1 << 6;
+        other_flags |= 1 << 6;
         out.put_u64(*seconds);
     }
     text(out, 5, kind)?;
     text(out, 4, user_id)?;
     text(out, 3, app_id)?;
-    let flags = flags | others;
-    if let Some(place) = out.get_mut(at..at + 2) {
-        place.copy_from_slice(&flags.to_be_bytes());
+    let flags = flags | other_flags;
+    if let Some(bytes) = out.get_mut(at..at + 2) {
+        bytes.copy_from_slice(&flags.to_be_bytes());
     }
     Ok(())
 }
@@ -242,20 +242,20 @@ fn put_properties(out: &mut BytesMut, properties: &Properties) -> Result<(), Err
 ///
 /// [`Value`]: crate::wire::value::Value
 fn put_headers(out: &mut BytesMut, properties: &Properties) -> Result<(), Error> {
-    let mut others = properties.headers.clone();
+    let mut headers = properties.headers.clone();
     for header in properties.unchanged() {
-        others.remove(&header.name);
+        headers.remove(&header.name);
     }
     let at = out.len();
-    put_table(out, convert::table(others)?)?;
+    put_table(out, convert::table(headers)?)?;
     for header in properties.unchanged() {
         put_short(out, short(&header.name)?);
         out.put_slice(&header.bytes);
     }
     let start = at + 4;
     let size = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
-    if let Some(place) = out.get_mut(at..start) {
-        place.copy_from_slice(&size.to_be_bytes());
+    if let Some(bytes) = out.get_mut(at..start) {
+        bytes.copy_from_slice(&size.to_be_bytes());
     }
     Ok(())
 }
@@ -282,15 +282,15 @@ fn put_short(out: &mut BytesMut, (length, text): (u8, &str)) {
     out.put_slice(text.as_bytes());
 }
 
-fn put(out: &mut BytesMut, kind: u8, channel: u16, payload: impl FnOnce(&mut BytesMut)) {
+fn put_frame(out: &mut BytesMut, kind: u8, channel: u16, payload: impl FnOnce(&mut BytesMut)) {
     // Fails only if the closure does.
-    let _ = try_put(out, kind, channel, |out| {
+    let _ = try_put_frame(out, kind, channel, |out| {
         payload(out);
         Ok(())
     });
 }
 
-fn try_put(
+fn try_put_frame(
     out: &mut BytesMut,
     kind: u8,
     channel: u16,
@@ -304,8 +304,8 @@ fn try_put(
     payload(out)?;
     // Payloads are smaller than frame_max, which has 32 bits.
     let size = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
-    if let Some(place) = out.get_mut(size_at..start) {
-        place.copy_from_slice(&size.to_be_bytes());
+    if let Some(bytes) = out.get_mut(size_at..start) {
+        bytes.copy_from_slice(&size.to_be_bytes());
     }
     out.put_u8(END);
     Ok(())

@@ -73,7 +73,7 @@ impl Demux {
     ///
     /// # Errors
     /// The broker has violated the protocol, and the connection has to be closed.
-    pub(super) fn pass(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn receive(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while let Some(chunk) = self.cursor.next(&mut bytes) {
             if chunk.is_first {
                 self.begin_frame(&chunk)?;

@@ -111,7 +111,7 @@ struct MuxState {
     /// The wakers of [`Flushed`] futures, by the offset that they wait for and a number of their own.
     waiters: BTreeMap<(u64, u64), Waker>,
     last_waiter: u64,
-    /// Whether a publisher was told to wait since the buffer was last below the high-water mark.
+    /// Whether a publisher has had to wait since the buffer was last below the high-water mark.
     waits_for_room: bool,
 }
 

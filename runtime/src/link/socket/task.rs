@@ -50,7 +50,7 @@ pub(in crate::link) struct Socket {
     pub(in crate::link) channels: Channels,
     pub(in crate::link) pipe: Pipe,
     /// The error that the task ended with; at the end of the stream `UnexpectedEof`.
-    pub(in crate::link) ended: oneshot::Receiver<io::Error>,
+    pub(in crate::link) error: oneshot::Receiver<io::Error>,
 }
 
 impl Socket {
@@ -65,14 +65,14 @@ impl Socket {
         let mux = WriteMux::new(Arc::clone(&transport), wanted, responses);
         let channels = Channels::new(mux.clone());
         let inbound = Arc::<InboundBuffer>::default();
-        let (ending, ended) = oneshot::channel();
+        let (sender, error) = oneshot::channel();
         let task = IoTask {
             transport,
             demux: Demux::new(mux.clone(), channels.clone(), Arc::clone(&inbound)),
             end: EndGuard {
                 mux: mux.clone(),
                 inbound: Arc::clone(&inbound),
-                ending: Some(ending),
+                error: Some(sender),
             },
             last_lapin_frame: Instant::now(),
             buffer: vec![0; READ_BUFFER].into(),
@@ -82,7 +82,7 @@ impl Socket {
             pipe: Pipe::new(mux.clone(), inbound),
             mux,
             channels,
-            ended,
+            error,
         }
     }
 }
@@ -100,15 +100,15 @@ struct IoTask {
 struct EndGuard {
     mux: WriteMux,
     inbound: Arc<InboundBuffer>,
-    ending: Option<oneshot::Sender<io::Error>>,
+    error: Option<oneshot::Sender<io::Error>>,
 }
 
 impl EndGuard {
     /// Reports the error that the task ended with. Only the first one is reported.
     fn report(&mut self, error: io::Error) {
-        if let Some(ending) = self.ending.take() {
+        if let Some(sender) = self.error.take() {
             // Fails if the session was dropped, when the error is of no interest.
-            let _ = ending.send(error);
+            let _ = sender.send(error);
         }
     }
 }
@@ -123,11 +123,11 @@ impl Drop for EndGuard {
 
 impl IoTask {
     async fn run(mut self) {
-        let ended = match self.serve().await {
+        let error = match self.serve().await {
             Ok(()) => io::ErrorKind::UnexpectedEof.into(),
             Err(error) => error,
         };
-        self.end.report(ended);
+        self.end.report(error);
     }
 
     /// Reads and writes until the stream ends or the connection is closed.
@@ -193,7 +193,7 @@ impl IoTask {
             Ok(0) => return Ok(ReadOutcome::End),
             Ok(size) => {
                 self.demux
-                    .pass(self.buffer.get(..size).unwrap_or_default())?;
+                    .receive(self.buffer.get(..size).unwrap_or_default())?;
                 if size < self.buffer.len() {
                     ReadOutcome::All
                 } else {

@@ -96,7 +96,7 @@ pub(super) fn consume(demux: &mut Demux, handle: &ChannelHandle, peer: &mut Peer
     let mut calling = Box::pin(consuming(handle));
     assert!((&mut calling).now_or_never().is_none());
     peer.read_exact(&mut [0; 23]).unwrap();
-    demux.pass(&frame(1, 1, &CONSUME_OK)).unwrap();
+    demux.receive(&frame(1, 1, &CONSUME_OK)).unwrap();
     calling.now_or_never().unwrap().unwrap();
 }
 

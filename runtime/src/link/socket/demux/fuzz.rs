@@ -30,7 +30,7 @@ const NEGOTIATED: u32 = 4096;
 /// The limit of the bytes that wait to be written at the end of a case.
 const MAX_OUTPUT: usize = 64 * 1024;
 
-type PendingReply = oneshot::Receiver<Result<MethodReply, Error>>;
+type UnansweredCall = oneshot::Receiver<Result<MethodReply, Error>>;
 
 /// Counts events.
 #[derive(Default)]
@@ -52,7 +52,7 @@ impl ChannelHandler for CountingHandler {
     }
 }
 
-fn call(handle: &ChannelHandle, method: basic::AMQPMethod) -> PendingReply {
+fn call(handle: &ChannelHandle, method: basic::AMQPMethod) -> UnansweredCall {
     let (reply, answer) = oneshot::channel();
     let asked = handle.append(Flush::Inline, |core, _| {
         core.call(&AMQPClass::Basic(method), reply)
@@ -73,13 +73,13 @@ fn open_channels(
     demux: &mut Demux,
     channels: &Channels,
     handler: &Arc<CountingHandler>,
-) -> (Vec<ChannelHandle>, Vec<PendingReply>) {
+) -> (Vec<ChannelHandle>, Vec<UnansweredCall>) {
     let counters = Arc::<Counters>::default();
     let mut handles = Vec::new();
     for number in 1..=2 {
         let mut opening = Box::pin(channels.open(&counters));
         assert!((&mut opening).now_or_never().is_none());
-        demux.pass(&frame(1, number, &OPEN_OK)).unwrap();
+        demux.receive(&frame(1, number, &OPEN_OK)).unwrap();
         let handle = opening.now_or_never().unwrap().unwrap();
         handle.set_handler(Arc::clone(handler) as _);
         handle.limit_bodies(5000);
@@ -87,7 +87,7 @@ fn open_channels(
     }
     let mut calling = Box::pin(consuming(&handles[0]));
     assert!((&mut calling).now_or_never().is_none());
-    demux.pass(&frame(1, 1, &CONSUME_OK)).unwrap();
+    demux.receive(&frame(1, 1, &CONSUME_OK)).unwrap();
     calling.now_or_never().unwrap().unwrap();
     let selected = handles[0].append(Flush::Inline, |core, out| core.select_confirms(out));
     selected.unwrap();
@@ -200,7 +200,7 @@ fn case(mux: &WriteMux, rng: &mut SeededRng) {
     while !rest.is_empty() {
         let (now, later) = rest.split_at(rest.len().min(1 + rng.below(300)));
         rest = later;
-        if demux.pass(now).is_err() {
+        if demux.receive(now).is_err() {
             break;
         }
     }

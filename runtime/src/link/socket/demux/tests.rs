@@ -52,7 +52,7 @@ impl DemuxFixture {
         let counters = Arc::<Counters>::default();
         let mut opening = Box::pin(channels.open(&counters));
         assert!((&mut opening).now_or_never().is_none());
-        demux.pass(&frame(1, 1, &OPEN_OK)).unwrap();
+        demux.receive(&frame(1, 1, &OPEN_OK)).unwrap();
         let handle = opening.now_or_never().unwrap().unwrap();
         arrives(&mut peer, &[&frame(1, 1, &[0, 20, 0, 10, 0])]);
         consume(&mut demux, &handle, &mut peer);
@@ -93,7 +93,7 @@ async fn frames_are_routed_however_they_are_cut() {
     for cut in 1..=stream.len() {
         let mut fixture = DemuxFixture::new(131_072).await;
         for part in stream.chunks(cut) {
-            fixture.demux.pass(part).unwrap();
+            fixture.demux.receive(part).unwrap();
         }
         assert_eq!(fixture.events(), ["1 one", "2 two", "3 "], "{cut}");
         let expected = [&blocked, HEARTBEAT, &blocked].concat();
@@ -107,10 +107,10 @@ async fn lapin_receives_whole_frames_only() {
     let mut fixture = DemuxFixture::new(131_072).await;
     let whole = tune(30, 1, 2, 3);
     let (first, last) = whole.split_at(10);
-    fixture.demux.pass(first).unwrap();
+    fixture.demux.receive(first).unwrap();
     assert!(!fixture.demux.take_activity().0);
     assert_eq!(lapin_reads(&mut fixture.pipe).0, b"");
-    fixture.demux.pass(last).unwrap();
+    fixture.demux.receive(last).unwrap();
     assert!(fixture.demux.take_activity().0);
     assert!(!fixture.demux.take_activity().0);
     assert_eq!(lapin_reads(&mut fixture.pipe).0, [first, last].concat());
@@ -134,8 +134,8 @@ async fn a_frame_above_the_negotiated_limit_ends_the_connection() {
             // The size is known once the head has arrived, and nothing of the payload is kept.
             let passed = fixture
                 .demux
-                .pass(&head)
-                .and_then(|()| fixture.demux.pass(b"x"));
+                .receive(&head)
+                .and_then(|()| fixture.demux.receive(b"x"));
             assert_eq!(passed.is_ok(), is_taken, "{payload} bytes of {agreed}");
         }
     }
@@ -147,7 +147,7 @@ async fn before_the_negotiation_the_default_frame_max_is_the_limit() {
         let (mux, _transport, _peer) = wire().await;
         let channels = Channels::new(mux.clone());
         let mut demux = Demux::new(mux, channels, Arc::default());
-        let passed = demux.pass(&frame(1, 0, &vec![0; payload]));
+        let passed = demux.receive(&frame(1, 0, &vec![0; payload]));
         assert_eq!(passed.is_ok(), is_taken);
     }
 }
@@ -169,7 +169,7 @@ async fn malformed_frames_end_the_connection() {
     ];
     for breach in breaches {
         let mut fixture = DemuxFixture::new(131_072).await;
-        let error = fixture.demux.pass(&breach).unwrap_err();
+        let error = fixture.demux.receive(&breach).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
     }
 }
@@ -178,13 +178,13 @@ async fn malformed_frames_end_the_connection() {
 async fn a_number_is_released_after_its_close_ok_was_appended() {
     let mut fixture = DemuxFixture::new(131_072).await;
     let close = b"\0\x14\0\x28\x01\x94\x04oops\0\0\0\0";
-    fixture.demux.pass(&frame(1, 1, close)).unwrap();
+    fixture.demux.receive(&frame(1, 1, close)).unwrap();
     let close_ok = frame(1, 1, &[0, 20, 0, 41]);
     arrives(&mut fixture.peer, &[&close_ok]);
     assert!(fixture.channels.get(1).is_none() && !fixture.handle.is_open());
     assert_eq!(fixture.events().len(), 1);
     // Late frames are ignored, and dropping the handle writes nothing.
-    fixture.demux.pass(&delivery(1, 1, &[b"late"])).unwrap();
+    fixture.demux.receive(&delivery(1, 1, &[b"late"])).unwrap();
     drop(fixture.handle);
     fixture.mux.heartbeat();
     arrives(&mut fixture.peer, &[HEARTBEAT]);
@@ -196,7 +196,7 @@ async fn a_broker_that_floods_lapin_ends_the_connection() {
     let mut fixture = DemuxFixture::new(131_072).await;
     let flood = frame(1, 0, &[0; 1000]);
     let mut frames = 0_usize;
-    while fixture.demux.pass(&flood).is_ok() {
+    while fixture.demux.receive(&flood).is_ok() {
         frames += 1;
         assert!(frames < 100_000);
     }

@@ -39,7 +39,7 @@ async fn lapin_receives(pipe: &mut Pipe) -> Vec<u8> {
 async fn is_ended(mut socket: Socket) -> io::Error {
     while !lapin_receives(&mut socket.pipe).await.is_empty() {}
     assert!(socket.mux.is_closed());
-    timeout(LONG, socket.ended).await.expect("in time").unwrap()
+    timeout(LONG, socket.error).await.expect("in time").unwrap()
 }
 
 fn reset(peer: Peer) {
@@ -91,7 +91,10 @@ async fn a_peer_that_does_not_speak_amqp_ends_the_task() {
 async fn lapin_ends_the_task_by_dropping_its_stream() {
     let (stream, mut peer) = sockets().await;
     let Socket {
-        mux, pipe, ended, ..
+        mux,
+        pipe,
+        error: ended,
+        ..
     } = start(stream);
     drop(pipe);
     assert!(mux.is_closed());
@@ -111,7 +114,7 @@ fn a_runtime_that_ends_under_the_task_ends_it() {
     let Socket {
         mux,
         mut pipe,
-        mut ended,
+        error: mut ended,
         ..
     } = socket;
     assert_eq!(lapin_reads(&mut pipe), (Vec::new(), true));
@@ -176,7 +179,7 @@ async fn a_peer_that_floods_does_not_block_other_tasks() {
     }
     assert!(heard() < DELIVERIES, "no other task ran during the flood");
     drop((socket.pipe, handle));
-    timeout(LONG, socket.ended).await.expect("in time").unwrap();
+    timeout(LONG, socket.error).await.expect("in time").unwrap();
     flooding.join().unwrap();
 }
 
