@@ -1,4 +1,4 @@
-//! Our values to amq-protocol's and back; lapin's and the broker's errors to ours.
+//! Conversion of [`Value`]s to amq-protocol's types, and of the broker's refusals to [`Error`]s.
 
 use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
 
@@ -7,71 +7,85 @@ use crate::wire::message::Properties;
 use crate::wire::name::SHORT_STRING_MAX;
 use crate::wire::value::{Table, Value};
 
-/// AMQP's delivery mode of a message that a durable queue writes to disk. Without one it is not.
+/// The delivery mode of a persistent message. Messages without a delivery mode are transient.
 pub(super) const PERSISTENT: u8 = 2;
-/// What a frame of properties has besides them: type, channel, size and end; class, weight, body
-/// size and flags.
-const HEADER_FRAME: usize = 8 + 14;
+/// The bytes of a content header frame besides the properties: type, channel, size and end byte; class,
+/// weight, body size and property flags.
+const HEADER_OVERHEAD: usize = 8 + 14;
 
-/// A short string, or an error that says which one is too long: amq-protocol's own conversion panics.
+/// Converts a text to a short string. amq-protocol's own conversion panics if the text is too long.
+///
+/// # Errors
+/// The text is longer than 255 bytes.
 pub(super) fn short(text: impl Into<String>) -> Result<ShortString, Error> {
     let text = text.into();
     let length = text.len();
     ShortString::try_new(text).map_err(|_| too_long(length))
 }
 
-/// The error for a short string of so many bytes.
+/// The error for a text of `length` bytes that has to be a short string.
 pub(super) fn too_long(length: usize) -> Error {
     Error::invalid(format!(
         "AMQP carries names and properties of {SHORT_STRING_MAX} bytes at most, this one has {length}"
     ))
 }
 
+/// Checks that properties fit into one frame. The broker would close the connection over larger ones,
+/// and with it every call and delivery on it.
+///
 /// # Errors
-/// Properties do not fit into one frame, as AMQP asks: the broker closes the connection over that,
-/// and every call and delivery on it with them.
-pub(super) fn check_size(ours: &Properties, frame_max: u32) -> Result<(), Error> {
-    let size = HEADER_FRAME + properties_size(ours);
+/// They do not fit.
+pub(super) fn check_size(properties: &Properties, frame_max: u32) -> Result<(), Error> {
+    let size = HEADER_OVERHEAD + properties_size(properties);
     let limit = usize::try_from(frame_max).unwrap_or(usize::MAX);
     if frame_max > 0 && size > limit {
         let error = Error::new(Kind::TooLarge { size, limit });
-        return Err(error.caused_by("its properties and headers have to fit in one frame"));
+        return Err(
+            error.caused_by("the properties and headers of a message have to fit into one frame")
+        );
     }
     Ok(())
 }
 
-fn properties_size(ours: &Properties) -> usize {
+fn properties_size(properties: &Properties) -> usize {
     let texts = [
-        &ours.content_type,
-        &ours.reply_to,
-        &ours.expiration,
-        &ours.message_id,
-        &ours.kind,
-        &ours.app_id,
+        &properties.content_type,
+        &properties.reply_to,
+        &properties.expiration,
+        &properties.message_id,
+        &properties.kind,
+        &properties.app_id,
     ];
-    let uncommon = ours.uncommon.iter();
+    let uncommon = properties.uncommon.iter();
     let uncommon = uncommon.flat_map(|it| [&it.content_encoding, &it.user_id]);
     let texts = texts.into_iter().chain(uncommon);
     let texts: usize = texts.flatten().map(|text| 1 + text.len()).sum();
-    let id = ours.correlation_id.as_ref().map_or(0, |id| 1 + id.len());
+    let id = properties
+        .correlation_id
+        .as_ref()
+        .map_or(0, |id| 1 + id.len());
     // Delivery mode, priority and timestamp.
-    let others = 1 + 1 + 8 + texts + id + size(&ours.headers);
-    // What is written as it came is mostly smaller than what is counted for its value.
-    let unchanged = ours.unchanged();
+    let others = 1 + 1 + 8 + texts + id + size(&properties.headers);
+    // Headers that are sent with their original bytes may have a smaller type than was counted above.
+    let unchanged = properties.unchanged();
     unchanged.fold(others, |size, header| {
         size + header.bytes.len() - value_size(&header.value)
     })
 }
 
-pub(super) fn table(ours: Table) -> Result<FieldTable, Error> {
-    let mut theirs = FieldTable::default();
-    for (name, value) in ours {
-        theirs.insert(short(name)?, to_amqp(value)?);
+/// Converts a table.
+///
+/// # Errors
+/// A name is longer than 255 bytes.
+pub(super) fn table(values: Table) -> Result<FieldTable, Error> {
+    let mut converted = FieldTable::default();
+    for (name, value) in values {
+        converted.insert(short(name)?, to_amqp(value)?);
     }
-    Ok(theirs)
+    Ok(converted)
 }
 
-/// How many bytes a table takes on the wire.
+/// The encoded size of a table.
 fn size(table: &Table) -> usize {
     let entries = table.iter();
     4 + entries
@@ -108,12 +122,12 @@ fn to_amqp(value: Value) -> Result<AMQPValue, Error> {
     })
 }
 
-/// AMQP's reply code of a connection that an operator closed, or a broker that stops.
+/// The reply code when an operator closes a connection or the broker stops (`connection-forced`).
 const CONNECTION_FORCED: u16 = 320;
 
-/// The broker closed a channel for this reason.
+/// The error for a channel that the broker closed (`channel.close`).
 pub(super) fn refusal(code: u16, text: String) -> Error {
-    // It says nothing of the operation, but that its connection is going away.
+    // This is not about the operation: the whole connection is being closed.
     if code == CONNECTION_FORCED {
         return Error::new(Kind::Disconnected).caused_by(text);
     }
@@ -127,7 +141,7 @@ fn refused(code: u16, text: String) -> Kind {
     }
 }
 
-/// Reads RabbitMQ's `PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/':
+/// Parses RabbitMQ's `PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/':
 /// received 'true' but current is 'false'`.
 fn mismatch(text: &str) -> Option<Mismatch> {
     let (_, rest) = text.split_once("inequivalent arg '")?;
@@ -156,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mismatch_is_read_from_the_brokers_text() {
+    fn a_mismatch_is_parsed_from_the_brokers_text() {
         let text = "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'rpc_queue' in \
                     vhost '/': received 'true' but current is 'false'";
         assert_eq!(
@@ -173,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tables_size_is_what_amq_protocol_writes() {
+    fn the_size_of_a_table_is_that_of_its_encoding() {
         use amq_protocol::types::generation::gen_field_table;
 
         let ours = Table::from([
@@ -204,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_fit_into_a_frame_or_are_refused() {
+    fn headers_that_do_not_fit_into_a_frame_are_refused() {
         let ours = Properties {
             headers: Table::from([("note".to_owned(), Value::from("x".repeat(4096)))]),
             ..Properties::default()

@@ -1,4 +1,6 @@
-//! One attempt to reach a broker: bounded in time, leaving nothing behind, its failure named.
+//! One attempt to connect: TCP, TLS and lapin's handshake (`connection.start` to `connection.open-ok`).
+//! It is bounded in time, and leaves no socket, task or thread if it fails. That holds as well when the
+//! caller's future is dropped: the attempt then ends within its limit.
 
 use std::io;
 use std::sync::Mutex;
@@ -12,49 +14,54 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::channel::Channels;
-use super::kit::Kit;
+use super::lapin_runtime::LapinRuntime;
 use super::sasl::{Mask, Responses};
-use super::settings::{Address, Settings, TlsSettings};
+use super::settings::{BrokerAddress, Settings, TlsSettings};
 use super::socket::{Pipe, Socket, Transport, Tune, WriteMux};
 use crate::error::{ConnectFault, Error, Kind};
 use crate::sync::lock;
 
-/// lapin uses no channel.
+/// The channel_max for lapin, which opens no channel.
 const LAPINS_CHANNEL_MAX: u16 = 1;
-/// lapin sizes its buffers by this. What it reads and writes on channel 0 is small, but for a secret
-/// that may be a token of some kilobytes.
+/// The frame_max for lapin, by which it sizes its buffers. Frames on channel 0 are small, except for a
+/// secret that is a token of some kilobytes.
 const LAPINS_FRAME_MAX: u32 = 16 * 1024;
 
-/// AMQP's reply code for a refused login.
+/// The reply code for a refused login (`access-refused`).
 const ACCESS_REFUSED: u16 = 403;
-/// AMQP's reply code for a virtual host that is not there, or not for this user.
+/// The reply code for a virtual host that does not exist or that the user may not access
+/// (`not-allowed`).
 const NOT_ALLOWED: u16 = 530;
 
-/// A connection: channel 0 with lapin, the write buffer and all other channels.
-pub(super) struct Line {
+/// An open connection: lapin's part (channel 0), the write buffer and the table of the other channels.
+pub(super) struct DialedConnection {
     pub(super) connection: lapin::Connection,
     pub(super) mux: WriteMux,
     pub(super) channels: Channels,
-    /// How the I/O task ended.
-    pub(super) ended: oneshot::Receiver<io::Error>,
-    /// The interval that was asked for.
+    /// The error that the I/O task ends with.
+    pub(super) io_error: oneshot::Receiver<io::Error>,
+    /// The heartbeat interval that was asked for.
     pub(super) heartbeat: Duration,
 }
 
-/// Connects to the first address that works, in turn.
+/// Tries the addresses in turn and returns the first connection.
 ///
 /// # Errors
-/// The fault, with its cause; of several addresses each with its own.
-pub(super) async fn dial(settings: &Settings, name: &str, io: &Handle) -> Result<Line, Error> {
+/// The reason why no address could be connected to; with several addresses, the reason for each.
+pub(super) async fn dial(
+    settings: &Settings,
+    name: &str,
+    io: &Handle,
+) -> Result<DialedConnection, Error> {
     let mut failures = Vec::new();
     for address in &settings.addresses {
         match dial_one(address, settings, name, io).await {
-            Ok(line) => {
+            Ok(dialed) => {
                 tracing::debug!(%address, "connected");
-                return Ok(line);
+                return Ok(dialed);
             }
             Err(error) => {
-                tracing::debug!(%address, %error, "no connection");
+                tracing::debug!(%address, %error, "connecting failed");
                 failures.push(error.connecting_to(address));
             }
         }
@@ -63,31 +70,31 @@ pub(super) async fn dial(settings: &Settings, name: &str, io: &Handle) -> Result
 }
 
 async fn dial_one(
-    address: &Address,
+    address: &BrokerAddress,
     settings: &Settings,
     name: &str,
     io: &Handle,
-) -> Result<Line, Error> {
+) -> Result<DialedConnection, Error> {
     let limit = settings.connect_timeout(address);
     let properties = ConnectionProperties::default()
         .with_connection_name(LongString::from(name))
         .with_client_property(short("product"), "lepus".into())
         .with_client_property(short("version"), env!("CARGO_PKG_VERSION").into());
     let (address, tls, runtime) = (address.clone(), settings.tls.clone(), io.clone());
-    // On the connection's own runtime, where a caller that goes away does not cancel it half-way.
+    // Spawned on `io`, because a socket is served by the runtime on which it was connected.
     let attempt = io.spawn(tokio::time::timeout(limit, async move {
         let uri = &address.0;
-        let transport = reach(uri, &tls).await?;
+        let transport = connect_transport(uri, &tls).await?;
         let wanted = Tune {
             channel_max: uri.query.channel_max.unwrap_or_default(),
             frame_max: uri.query.frame_max.unwrap_or_default(),
             heartbeat: uri.query.heartbeat.unwrap_or_default(),
         };
-        let mut lapins = uri.clone();
-        let (responses, mask) = Responses::take(&mut lapins);
+        let mut lapin_uri = uri.clone();
+        let (responses, mask) = Responses::take(&mut lapin_uri);
         let socket = Socket::start(transport, wanted, responses, &runtime);
-        let opened = greet(
-            lapins,
+        let opened = open_connection(
+            lapin_uri,
             socket,
             runtime,
             properties.with_auth_provider::<Mask>(mask),
@@ -99,12 +106,13 @@ async fn dial_one(
     match attempt.await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) => Err(Error::new(Kind::Connect(ConnectFault::Timeout(limit)))),
-        Err(ended) => Err(Error::new(Kind::Closed).caused_by(ended)),
+        // The runtime `io` was shut down.
+        Err(error) => Err(Error::new(Kind::Closed).caused_by(error)),
     }
 }
 
-/// Connects, with TLS on it where the URI says so.
-async fn reach(uri: &AMQPUri, tls: &TlsSettings) -> Result<Transport, Error> {
+/// Connects the socket, with TLS if the URI asks for it.
+async fn connect_transport(uri: &AMQPUri, tls: &TlsSettings) -> Result<Transport, Error> {
     let failed = |fault| move |error: io::Error| Error::new(Kind::Connect(fault)).caused_by(error);
     let target = (uri.authority.host.clone(), uri.authority.port);
     let addresses: Vec<_> = lookup_host(target)
@@ -122,56 +130,57 @@ async fn reach(uri: &AMQPUri, tls: &TlsSettings) -> Result<Transport, Error> {
         .map_err(failed(ConnectFault::Tls))
 }
 
-/// Has lapin open the connection over its pipe. If this ends in an error or is dropped, the socket
-/// is closed, and lapin's thread ends with it.
-async fn greet(
+/// Lets lapin perform the AMQP handshake over its pipe. If this fails or is dropped, the socket is
+/// closed, and lapin's thread ends.
+async fn open_connection(
     mut uri: AMQPUri,
     socket: Socket,
     runtime: Handle,
     properties: ConnectionProperties,
-) -> lapin::Result<Line> {
+) -> lapin::Result<DialedConnection> {
     let Socket {
         mux,
         channels,
         pipe,
-        ended,
+        error: io_error,
     } = socket;
     let heartbeat = uri.query.heartbeat.unwrap_or_default();
     uri.query.channel_max = Some(LAPINS_CHANNEL_MAX);
     uri.query.frame_max = Some(LAPINS_FRAME_MAX);
-    let hang_up = HangUp(Some(mux.clone()));
+    let close_on_drop = CloseOnDrop(Some(mux.clone()));
     let pipe = Mutex::new(Some(pipe));
-    let open =
-        async move |_: AMQPUri, _: async_rs::Runtime<Kit>| -> lapin::Result<AsyncTcpStream<Pipe>> {
-            // There is one, and lapin does not reconnect.
-            let pipe = lock(&pipe).take();
-            let pipe = pipe.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
-            Ok(AsyncTcpStream::Plain(pipe))
-        };
-    let runtime = async_rs::Runtime::new(Kit::new(runtime));
+    let open = async move |_: AMQPUri,
+                           _: async_rs::Runtime<LapinRuntime>|
+                -> lapin::Result<AsyncTcpStream<Pipe>> {
+        // lapin connects once: its own recovery is off.
+        let pipe = lock(&pipe).take();
+        let pipe = pipe.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
+        Ok(AsyncTcpStream::Plain(pipe))
+    };
+    let runtime = async_rs::Runtime::new(LapinRuntime::new(runtime));
     let connecting = lapin::Connection::connector(uri, runtime, open, properties);
     let connection = connecting.await?;
-    hang_up.release();
-    Ok(Line {
+    close_on_drop.release();
+    Ok(DialedConnection {
         connection,
         mux,
         channels,
-        ended,
+        io_error,
         heartbeat: Duration::from_secs(heartbeat.into()),
     })
 }
 
-/// Closes the socket when it is dropped, unless it was released before: lapin has no limit for its
-/// handshake, and its thread outlives a connect that is dropped.
-struct HangUp(Option<WriteMux>);
+/// Closes the socket when it is dropped, unless it was released. lapin's handshake has no timeout of its
+/// own, and its thread goes on when the connecting future is dropped.
+struct CloseOnDrop(Option<WriteMux>);
 
-impl HangUp {
+impl CloseOnDrop {
     fn release(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for HangUp {
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         if let Some(mux) = &self.0 {
             mux.close();
@@ -200,13 +209,13 @@ async fn secure(stream: TcpStream, uri: &AMQPUri, _: &TlsSettings) -> io::Result
     match uri.scheme {
         AMQPScheme::AMQP => Ok(Transport::plain(stream)),
         AMQPScheme::AMQPS => Err(io::Error::other(
-            "this build has no TLS: enable feature `tls`",
+            "Lepus was built without TLS: enable its feature `tls`",
         )),
     }
 }
 
 impl Error {
-    fn from_dial(error: lapin::Error, address: &Address) -> Self {
+    fn from_dial(error: lapin::Error, address: &BrokerAddress) -> Self {
         let ErrorKind::ProtocolError(amqp) = error.kind() else {
             return Self::new(Kind::Connect(ConnectFault::Protocol)).caused_by(error);
         };
@@ -215,11 +224,11 @@ impl Error {
             NOT_ALLOWED => ConnectFault::VirtualHost,
             _ => ConnectFault::Protocol,
         };
-        // The broker repeats the virtual host and the user that it refuses.
-        let answer = Self::new(Kind::Broker {
+        // The broker's text names the virtual host and the user that it refuses.
+        let reason = Self::new(Kind::Broker {
             code: amqp.get_id(),
             text: address.redact(amqp.get_message().as_str()),
         });
-        Self::new(Kind::Connect(fault)).caused_by(answer)
+        Self::new(Kind::Connect(fault)).caused_by(reason)
     }
 }

@@ -1,18 +1,21 @@
-//! The broker as Lepus sees it. The only folder that names lapin.
+//! AMQP connections and channels. The only folder that names lapin.
 //!
-//! A [`session::Session`] is one AMQP connection with a generation number; a [`supervise::Link`]
-//! keeps one up. Everything made on a session is void when it goes down: whoever needs a channel, a
-//! queue or a consumer makes it anew on the next one.
+//! A [`Session`] is one AMQP connection with a generation number. A [`Link`] keeps one session up: it
+//! connects again after a loss. A [`Connection`] has two links, for publishing and for consuming.
+//! Everything made on a session is void once the session is down; the users of a channel, an exclusive
+//! queue or a consumer make it again on the next session.
 //!
-//! lapin keeps the connection itself (channel 0); the channels are ours. `socket/mod.rs` explains
-//! how the two share a socket, `channel/core.rs` is the state machine of a channel.
+//! lapin maintains the AMQP connection itself (channel 0), Lepus owns all other channels.
+//! `socket/mod.rs` explains how the two share a socket, `channel/core.rs` is the state machine of a
+//! channel.
 
+mod builder;
 mod channel;
 mod connection;
 mod convert;
 mod dial;
 mod frame;
-mod kit;
+mod lapin_runtime;
 mod namespace;
 mod sasl;
 mod session;
@@ -22,12 +25,13 @@ mod state;
 mod supervise;
 mod uri;
 
+pub use builder::ConnectionBuilder;
 pub(crate) use channel::{
-    AckRange, Channel, ChannelEvent, ChannelHandler, ConfirmChannel, Confirmation, Consumer,
-    Delivery, Ended, GetChannel, Mode, QueueCounts, Sink, bind, count, declare, delete, purge,
-    unbind,
+    AckRange, Channel, ChannelEvent, ChannelHandler, ConfirmChannel, Confirmation, ConsumeMode,
+    Consumer, ConsumerEnd, Delivery, DeliveryCallback, GetChannel, QueueCounts, bind, count,
+    declare, delete, purge, unbind,
 };
-pub use connection::{Connection, ConnectionBuilder};
+pub use connection::Connection;
 pub(crate) use namespace::Namespace;
 pub(crate) use session::Session;
 pub use settings::Io;

@@ -1,10 +1,11 @@
-//! A prefix for every queue and exchange, so that environments and tests share a broker.
+//! Namespace: a prefix for the names of queues and exchanges, so that environments and tests can share a
+//! broker.
 
 use crate::wire::name::Name;
 use crate::wire::topology::{ALTERNATE_EXCHANGE, DEAD_LETTER_EXCHANGE, DEAD_LETTER_ROUTING_KEY};
 use crate::wire::value::{Table, Value};
 
-/// The prefix, or none.
+/// A prefix, or none.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Namespace(Option<Name>);
 
@@ -24,19 +25,19 @@ impl Namespace {
         }
     }
 
-    /// Arguments with the names in them scoped. A dead-letter key is a queue's name only where
-    /// the dead letters go through the default exchange.
+    /// Queue and exchange arguments with the names in them prefixed. A dead-letter routing key is the
+    /// name of a queue only if the dead-letter exchange is the default exchange.
     pub(super) fn arguments(&self, arguments: &Table) -> Table {
         let mut scoped = arguments.clone();
         let default_exchange =
             arguments.get(DEAD_LETTER_EXCHANGE).and_then(Value::as_str) == Some("");
         for (name, value) in &mut scoped {
-            let names_one = match name.as_str() {
+            let is_name = match name.as_str() {
                 DEAD_LETTER_EXCHANGE | ALTERNATE_EXCHANGE => true,
                 DEAD_LETTER_ROUTING_KEY => default_exchange,
                 _ => false,
             };
-            if names_one && let Value::Text(text) = value {
+            if is_name && let Value::Text(text) = value {
                 *text = self.scope(text);
             }
         }

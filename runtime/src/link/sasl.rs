@@ -1,8 +1,8 @@
-//! SASL responses that lapin never sees.
+//! SASL responses (`connection.start-ok`, `connection.secure-ok`), which are kept from lapin.
 //!
-//! lapin logs every frame that it sends at level TRACE, `connection.start-ok` with the password among
-//! them, whichever `AuthProvider` made the response. So it is given a mask of the same length, and the
-//! write buffer puts the response in its place (see `socket/tune.rs`).
+//! lapin logs every frame that it sends at level TRACE. That includes `connection.start-ok` with the
+//! password, whichever `AuthProvider` made the response. So lapin gets a mask of the same length, and
+//! the write buffer replaces it with the response (see `socket/tune.rs`).
 
 use std::fmt;
 
@@ -16,19 +16,19 @@ use lapin::uri::{AMQPUri, AMQPUserInfo};
 pub(super) struct Responses {
     /// In `connection.start-ok`.
     pub(super) start: Vec<u8>,
-    /// In `connection.secure-ok`, which one mechanism has (RABBIT-CR-DEMO).
+    /// In `connection.secure-ok`, which only RABBIT-CR-DEMO uses.
     pub(super) secure: Vec<u8>,
 }
 
 impl Responses {
-    /// Takes the credentials out of a URI that goes to lapin, and makes of them the responses that the
-    /// broker is given and the provider of their masks.
+    /// Removes the credentials from the URI for lapin. Returns the responses for the broker and the
+    /// provider of their masks for lapin.
     pub(super) fn take(uri: &mut AMQPUri) -> (Self, Mask) {
-        let nobody = AMQPUserInfo {
+        let empty = AMQPUserInfo {
             username: String::new(),
             password: String::new(),
         };
-        let userinfo = std::mem::replace(&mut uri.authority.userinfo, nobody);
+        let userinfo = std::mem::replace(&mut uri.authority.userinfo, empty);
         let mechanism = uri.query.auth_mechanism.unwrap_or_default();
         let credentials = Credentials::from(userinfo);
         let secure = match mechanism {
@@ -54,7 +54,7 @@ impl fmt::Debug for Responses {
     }
 }
 
-/// The provider that lapin is given: asterisks as long as the responses.
+/// The provider for lapin: it responds with asterisks, as many as the response has bytes.
 #[derive(Debug)]
 pub(super) struct Mask {
     mechanism: SASLMechanism,
@@ -79,7 +79,7 @@ impl AuthProvider for Mask {
         if self.secure == 0 {
             let mechanism = self.mechanism;
             return Err(format!(
-                "{mechanism} knows no challenge, and the broker sent one"
+                "the broker sent a challenge, which {mechanism} does not support"
             ));
         }
         Ok(asterisks(self.secure))

@@ -1,4 +1,9 @@
-//! One lapin connection with a generation number, and the one signal that it is down.
+//! Session: one AMQP connection with a generation number, and the signal that it is down.
+//!
+//! A session can end in several ways: the broker sends `connection.close`, the socket breaks, lapin
+//! misses heartbeats, or the owner closes it. The first of them to be noticed sets `down` with its
+//! reason and marks every channel as lost. Later ones change nothing, so all users of the session see
+//! the same reason.
 
 use std::io;
 use std::sync::Arc;
@@ -9,22 +14,23 @@ use lapin::Event;
 use tokio::runtime;
 use tokio::sync::{oneshot, watch};
 
-use super::channel::{Channels, Handle};
-use super::dial::Line;
+use super::channel::{ChannelHandle, Channels};
+use super::dial::DialedConnection;
 use super::socket::{WriteMux, WriteOffset};
 use crate::error::{Error, Kind};
 use crate::link::frame::decode::BrokerVersion;
 use crate::stats::Counters;
 
-/// How often the state is looked at besides lapin's events, which it does not promise to send.
+/// The interval in which lapin's status is read. lapin does not guarantee an event for every end of a
+/// connection.
 const CHECK: Duration = Duration::from_millis(500);
-/// After the end of the socket, how long lapin's reason for it is waited for: the broker may have
-/// given one in `connection.close`, which lapin reads on a thread of its own.
-const LAST_WORDS: Duration = Duration::from_millis(100);
-/// How long a polite close may take before the socket is simply dropped.
+/// After the end of the socket, how long to wait for lapin to report a reason: the broker may have given
+/// one in `connection.close`, which lapin reads on a thread of its own.
+const CLOSE_REASON_TIMEOUT: Duration = Duration::from_millis(100);
+/// The limit for the wait for `connection.close-ok`, after which the socket is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A connection as long as it lasts. Everything made on it belongs to its generation and is void
+/// One AMQP connection. Channels, consumers and delivery tags belong to its generation, and are void
 /// once it is down.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -42,19 +48,19 @@ pub(crate) struct Session {
 
 impl Session {
     pub(super) fn start(
-        line: Line,
+        dialed: DialedConnection,
         generation: u64,
         io: &runtime::Handle,
         counters: Arc<Counters>,
     ) -> Arc<Self> {
-        let Line {
+        let DialedConnection {
             connection,
             mux,
             channels,
-            ended,
+            io_error,
             heartbeat,
-        } = line;
-        // lapin gives each event to one listener only: this is the one.
+        } = dialed;
+        // lapin gives each event to one listener only, so there must be no other.
         let events = connection.events_listener();
         let session = Arc::new(Self {
             generation,
@@ -68,8 +74,18 @@ impl Session {
             io: io.clone(),
             heartbeat,
         });
-        io.spawn(watch_over(Arc::downgrade(&session), events, ended));
+        io.spawn(watch(Arc::downgrade(&session), events, io_error));
         session
+    }
+
+    /// The runtime of the connection's I/O task.
+    pub(super) fn io(&self) -> &runtime::Handle {
+        &self.io
+    }
+
+    /// The heartbeat interval that was asked for.
+    pub(super) fn heartbeat(&self) -> Duration {
+        self.heartbeat
     }
 
     pub(crate) fn generation(&self) -> u64 {
@@ -80,17 +96,17 @@ impl Session {
         self.down.borrow().is_none()
     }
 
-    /// Which broker this is, if it has said so.
+    /// The broker's product and version.
     pub(crate) fn broker(&self) -> Option<&BrokerVersion> {
         self.broker.as_ref()
     }
 
-    /// Why the session is down, if it is.
-    pub(super) fn reason(&self) -> Option<Error> {
+    /// The reason why the session is down, if it is.
+    pub(super) fn down_reason(&self) -> Option<Error> {
         self.down.borrow().clone()
     }
 
-    /// Completes when the session is down, with the reason.
+    /// Completes with the reason when the session goes down.
     pub(crate) async fn down(&self) -> Error {
         let mut receiver = self.down.subscribe();
         match receiver.wait_for(Option::is_some).await {
@@ -101,51 +117,42 @@ impl Session {
         }
     }
 
-    /// The runtime of the connection's I/O task.
-    pub(super) fn io(&self) -> &runtime::Handle {
-        &self.io
-    }
-
-    /// The interval of heartbeats that was asked for.
-    pub(super) fn heartbeat(&self) -> Duration {
-        self.heartbeat
-    }
-
-    /// Whether the broker takes messages now.
+    /// Whether the broker has blocked the connection (`connection.blocked`).
     pub(crate) fn is_blocked(&self) -> bool {
         self.blocked.borrow().is_some()
     }
 
-    /// The broker's reason for taking no messages, while that is so (`connection.blocked`).
+    /// The broker's reason for blocking the connection; `None` while it is not blocked.
     pub(crate) fn blocked(&self) -> watch::Receiver<Option<String>> {
         self.blocked.subscribe()
     }
 
-    /// An error of a channel, or the end of the session that explains it.
+    /// The reason why the session is down, if it is: it explains the error of a channel. Otherwise the
+    /// error itself.
     pub(super) fn explain(&self, error: Error) -> Error {
-        self.reason().unwrap_or(error)
+        self.down_reason().unwrap_or(error)
     }
 
     /// Opens a channel.
     ///
     /// # Errors
-    /// The session went, or has no channel left.
-    pub(super) async fn open_channel(&self) -> Result<Handle, Error> {
+    /// The session is down, or has no free channel number.
+    pub(super) async fn open_channel(&self) -> Result<ChannelHandle, Error> {
         let opened = self.channels.open(&self.counters).await;
         opened.map_err(|error| self.explain(error))
     }
 
-    /// Whether a message may be handed over now: the broker takes messages, and there is room in the
-    /// write buffer.
+    /// Whether a message may be published now: the connection is not blocked, and the write buffer is
+    /// below its high-water mark.
     pub(crate) fn takes_messages(&self) -> bool {
         !self.is_blocked() && self.mux.has_room()
     }
 
-    /// Completes when a message may be handed over, or the session is down. Cancel-safe.
+    /// Completes when a message may be published, or when the session goes down. Cancel-safe.
     ///
-    /// A message that were handed over while the broker takes none would be taken later, when nobody
-    /// may want it any more.
-    pub(crate) async fn message_taken(&self) {
+    /// A message that is written while the connection is blocked stays in the socket until the alarm is
+    /// over, and is then processed although its publisher may have timed out.
+    pub(crate) async fn writable(&self) {
         let mut blocked = self.blocked();
         while self.is_up() && !self.takes_messages() {
             tokio::select! {
@@ -163,43 +170,48 @@ impl Session {
         }
     }
 
-    /// Writes what was appended to be written later.
-    pub(super) fn send(&self) {
-        self.mux.send();
+    /// Writes the frames that were appended with [`Flush::Deferred`](super::socket::Flush::Deferred).
+    pub(super) fn flush(&self) {
+        self.mux.flush();
     }
 
-    /// Has the I/O task write what was appended.
+    /// Wakes the I/O task to write the frames that were appended.
     pub(super) fn wake_io(&self) {
         self.mux.wake();
     }
 
-    /// Completes when what was appended up to a mark is with the socket.
-    pub(super) async fn written(&self, mark: WriteOffset) -> Result<(), Error> {
-        self.mux.written(mark).await
+    /// Completes when everything appended up to `offset` has been written to the socket.
+    ///
+    /// # Errors
+    /// The connection was closed before that.
+    pub(super) async fn flushed(&self, offset: WriteOffset) -> Result<(), Error> {
+        self.mux.flushed(offset).await
     }
 
     pub(super) fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }
 
-    /// Closes the connection as AMQP asks (`connection.close`), within two seconds; then the socket is
-    /// closed in any case.
+    /// Closes the connection with `connection.close`, and closes the socket when the broker has replied
+    /// or after two seconds.
     ///
-    /// A connection that is blocked by an alarm is closed without a word: the broker reads nothing on
-    /// it, and lapin writes nothing.
+    /// If the connection is blocked, only the socket is closed: the broker does not read from it, and
+    /// lapin does not write to it.
     pub(crate) async fn close(&self) {
-        // First the reason: the close makes lapin report an end of its own.
-        self.end(Error::new(Kind::Closed));
+        // Before lapin's close, because lapin reports that as an error, which would be the reason.
+        self.set_down(Error::new(Kind::Closed));
         if !self.is_blocked() {
             let text = lapin::types::ShortString::try_new("bye").unwrap_or_default();
             let closing = self.connection.close(200, text);
-            // Whatever a connection that is going away answers changes nothing.
+            // The socket is closed below in any case.
             let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
         }
         self.mux.close();
     }
 
-    fn end(&self, reason: Error) {
+    /// Sets the reason why the session is down, unless it is down already, and marks all channels as
+    /// lost.
+    fn set_down(&self, reason: Error) {
         let is_first = self.down.send_if_modified(|down| {
             let first = down.is_none();
             if first {
@@ -208,48 +220,50 @@ impl Session {
             first
         });
         if is_first {
-            self.channels.lose(&reason);
+            self.channels.connection_lost(&reason);
         }
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Nobody is left to use it; lapin says goodbye as its connection is dropped.
-        self.channels.lose(&Error::new(Kind::Closed));
+        // Dropping lapin's connection sends `connection.close`.
+        self.channels.connection_lost(&Error::new(Kind::Closed));
     }
 }
 
-async fn watch_over(
+/// Watches lapin's events, its status and the I/O task until the session is down.
+async fn watch(
     session: std::sync::Weak<Session>,
     events: impl futures_core::Stream<Item = Event> + Send + 'static,
-    mut ended: oneshot::Receiver<io::Error>,
+    mut io_error: oneshot::Receiver<io::Error>,
 ) {
     let mut events = std::pin::pin!(events.fuse());
     let mut check = tokio::time::interval(CHECK);
     let mut broken: Option<Error> = None;
     loop {
         let event = tokio::select! {
-            // In this order: the broker's own reason for the end is better than the socket's.
+            // In this order, because the reason in the broker's `connection.close` is better than the
+            // socket's error.
             biased;
             event = events.next() => event,
-            error = &mut ended, if broken.is_none() => {
+            error = &mut io_error, if broken.is_none() => {
                 let lost = Error::new(Kind::Disconnected);
                 broken = Some(match error {
                     Ok(error) => lost.caused_by(error),
                     Err(_) => lost,
                 });
-                check.reset_after(LAST_WORDS);
+                check.reset_after(CLOSE_REASON_TIMEOUT);
                 continue;
             }
             _ = check.tick() => {
                 let Some(session) = session.upgrade() else { return };
                 if let Some(reason) = broken.take() {
-                    session.end(reason);
+                    session.set_down(reason);
                     return;
                 }
                 if !session.connection.status().connected() {
-                    session.end(Error::new(Kind::Disconnected));
+                    session.set_down(Error::new(Kind::Disconnected));
                     return;
                 }
                 continue;
@@ -266,12 +280,12 @@ async fn watch_over(
                 session.blocked.send_replace(None);
             }
             Some(Event::Error(error)) => {
-                session.end(Error::new(Kind::Disconnected).caused_by(error));
+                session.set_down(Error::new(Kind::Disconnected).caused_by(error));
                 return;
             }
             Some(_) => {}
             None => {
-                session.end(Error::new(Kind::Disconnected));
+                session.set_down(Error::new(Kind::Disconnected));
                 return;
             }
         }

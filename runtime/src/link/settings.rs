@@ -1,4 +1,4 @@
-//! What a connection is made with. Credentials stay out of everything that can be printed.
+//! Settings of a connection. Neither `Debug` nor `Display` of any type here shows credentials.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,30 +10,33 @@ use crate::error::Error;
 use crate::policy::retry::RetryPolicy;
 use crate::wire::name::Name;
 
-/// Heartbeats every so many seconds; a dead peer is found after two intervals.
+/// The default heartbeat interval in seconds. A dead peer is detected after two intervals.
 const HEARTBEAT: u16 = 10;
-/// RabbitMQ's own default. Less would spare memory, but a
-/// message's headers come in one frame, as large as their sender's connection allows: one that is
-/// larger than agreed on here ends the connection, and comes again on the next.
+/// The default frame_max, which is also RabbitMQ's. A smaller one would save memory, but the headers of
+/// a message are sent in one frame, which may be as large as the frame_max of their publisher's
+/// connection. A frame above our own limit would end the connection, and the message would be delivered
+/// again on the next one.
 const FRAME_MAX: u32 = 128 * 1024;
-/// The longest that one attempt takes, unless set.
+/// The default limit of one attempt to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// RabbitMQ's own default. Without a limit of ours, a broker that has none would let a
-/// connection have 65,535.
+/// The default channel_max, which is also RabbitMQ's. Without it, a connection to a broker without a
+/// limit could open 65,535 channels.
 const CHANNEL_MAX: u16 = 2047;
 
-/// A broker's address, with what is asked for in its URI: frame-max, channel-max and heartbeat are
-/// always bounded here, since a broker may leave them without a limit (0 in `connection.tune`).
+/// A broker's address and the parameters of its URI. frame_max, channel_max and heartbeat are always
+/// set, because a broker may offer no limit for them (0 in `connection.tune`).
 ///
-/// `Display` and `Debug` show scheme, host and port alone: the rest is a secret, or where one may
-/// stand by a slip of the pen.
+/// `Display` and `Debug` show scheme, host and port only. The other parts are secrets, or may contain one
+/// in a URI that is misspelt.
 #[derive(Clone)]
-pub(super) struct Address(pub(super) AMQPUri);
+pub(super) struct BrokerAddress(pub(super) AMQPUri);
 
-impl Address {
+impl BrokerAddress {
+    /// Parses a URI; `heartbeat` takes precedence over its parameter.
+    ///
     /// # Errors
-    /// Says what is wrong with the URI without repeating any of it: it holds a password.
+    /// The mistake, without any part of the URI, which contains a password.
     pub(super) fn parse(uri: &str, heartbeat: Option<u16>) -> Result<Self, UriError> {
         let mut parsed = uri::parse(uri)?;
         let query = &mut parsed.query;
@@ -43,19 +46,20 @@ impl Address {
         Ok(Self(parsed))
     }
 
-    /// Parses lists of addresses, each separated by commas.
+    /// Parses lists of addresses, which are separated by commas in each list.
     ///
     /// # Errors
-    /// The first address that is wrong, named by its place where there are several.
+    /// The mistake in the first URI that is not valid. If there are several, it is identified by its
+    /// position.
     pub(super) fn parse_all<'a>(
         lists: impl Iterator<Item = &'a str>,
         heartbeat: Option<u16>,
     ) -> Result<Vec<Self>, Error> {
         let uris: Vec<_> = lists.flat_map(uri::split).collect();
-        let parse = |(place, uri): (usize, &&str)| {
+        let parse = |(position, uri): (usize, &&str)| {
             Self::parse(uri, heartbeat).map_err(|error| {
                 let which = if uris.len() > 1 {
-                    format!(" of address {}", place + 1)
+                    format!(" of address {}", position + 1)
                 } else {
                     String::new()
                 };
@@ -67,13 +71,13 @@ impl Address {
         uris.iter().enumerate().map(parse).collect()
     }
 
-    /// The limit of one attempt that its URI asks for.
+    /// The `connection_timeout` of the URI.
     fn connect_timeout(&self) -> Option<Duration> {
         self.0.query.connection_timeout.map(Duration::from_millis)
     }
 
-    /// Takes out of a broker's words the names that are part of the URI: with a virtual host or a
-    /// user refused, it repeats them.
+    /// Removes user, password and virtual host from a text of the broker, which names the user and the
+    /// virtual host that it refuses.
     pub(super) fn redact(&self, text: &str) -> String {
         let AMQPUri {
             authority, vhost, ..
@@ -87,7 +91,7 @@ impl Address {
     }
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for BrokerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let AMQPUri {
             scheme, authority, ..
@@ -101,13 +105,13 @@ impl fmt::Display for Address {
     }
 }
 
-impl fmt::Debug for Address {
+impl fmt::Debug for BrokerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-/// Replaces a name where it stands by itself: a virtual host may be called `a`, or `/`.
+/// Replaces a name where it is a word of its own: a virtual host may be called `a`, or `/`.
 fn redact_word(text: &str, name: &str) -> String {
     let is_letter = |each: Option<char>| each.is_some_and(char::is_alphanumeric);
     let (mut redacted, mut rest) = (String::with_capacity(text.len()), text);
@@ -127,13 +131,13 @@ fn redact_word(text: &str, name: &str) -> String {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Io {
-    /// On a thread of the connection's own: a handler that blocks its thread, or a runtime that is
-    /// busy, costs no heartbeats and no time-outs of others. The default.
+    /// A runtime with one thread of the connection's own. Handlers that block their threads, or a busy
+    /// runtime, do not delay heartbeats or other calls. The default.
     #[default]
     Own,
-    /// On the tokio runtime that the connection is opened on. A call at a time is faster so, because
-    /// a reply is read on the runtime that waits for it; but handlers that hold every thread of that
-    /// runtime for two heartbeat intervals cost the connection.
+    /// The tokio runtime on which the connection is opened. Single calls have a lower latency, because a
+    /// reply is read on the runtime that waits for it. But if handlers block all threads of that
+    /// runtime for two heartbeat intervals, the broker closes the connection.
     Shared,
 }
 
@@ -153,13 +157,14 @@ impl fmt::Debug for TlsSettings {
     }
 }
 
+/// The settings of a connection, checked.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
-    pub(super) addresses: Vec<Address>,
+    pub(super) addresses: Vec<BrokerAddress>,
     pub(super) name: String,
-    /// Whether the user has named it.
+    /// Whether the user has set the name.
     pub(super) is_named: bool,
-    /// As the builder says; `None` leaves it to each address.
+    /// The limit set on the builder; `None` leaves it to each address.
     pub(super) connect_timeout: Option<Duration>,
     pub(super) backoff: RetryPolicy,
     pub(super) max_message: usize,
@@ -168,10 +173,10 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// How long one attempt at an address may take.
-    pub(super) fn connect_timeout(&self, address: &Address) -> Duration {
-        let asked = self.connect_timeout.or(address.connect_timeout());
-        asked.unwrap_or(CONNECT_TIMEOUT)
+    /// The limit of one attempt to connect to an address.
+    pub(super) fn connect_timeout(&self, address: &BrokerAddress) -> Duration {
+        let limit = self.connect_timeout.or(address.connect_timeout());
+        limit.unwrap_or(CONNECT_TIMEOUT)
     }
 }
 
@@ -182,7 +187,7 @@ mod tests {
 
     #[test]
     fn an_address_never_shows_its_password() {
-        let address = Address::parse("amqp://hare:secret@broker:5673/fields", None).unwrap();
+        let address = BrokerAddress::parse("amqp://hare:secret@broker:5673/fields", None).unwrap();
         assert_eq!(
             format!("{address} {address:?}"),
             "amqp://broker:5673 ".repeat(2).trim()
@@ -190,24 +195,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_negotiated_is_always_bounded() {
-        let address = Address::parse("amqp://localhost/", None).unwrap();
+    fn negotiated_limits_are_always_bounded() {
+        let address = BrokerAddress::parse("amqp://localhost/", None).unwrap();
         let query = &address.0.query;
         assert_eq!(query.heartbeat, Some(HEARTBEAT));
         assert_eq!(query.frame_max, Some(FRAME_MAX));
         assert_eq!(query.channel_max, Some(CHANNEL_MAX));
-        let address = Address::parse("amqp://localhost?heartbeat=7", Some(8)).unwrap();
+        let address = BrokerAddress::parse("amqp://localhost?heartbeat=7", Some(8)).unwrap();
         assert_eq!(
             address.0.query.heartbeat,
             Some(8),
-            "the builder has the word"
+            "the builder takes precedence"
         );
     }
 
     #[test]
-    fn a_brokers_words_are_shown_without_names_of_ours() {
+    fn texts_of_the_broker_are_shown_without_names_of_the_uri() {
         let uri = "amqp://guest:s3cret@broker/no";
-        let address = Address::parse(uri, None).unwrap();
+        let address = BrokerAddress::parse(uri, None).unwrap();
         for (words, shown) in [
             (
                 "NOT_ALLOWED - vhost no not found",
@@ -250,16 +255,16 @@ mod tests {
     ];
 
     proptest! {
-        /// Whatever the password, and wherever it is put by mistake.
+        /// Any password, at any place where it may be put by mistake.
         #[test]
         fn no_password_is_ever_shown(
             password in "[!-~]{6,20}|\\PC{6,20}",
             spelling in 0..SPELLINGS.len(),
         ) {
-            // With a letter and a digit after it that no text of ours has.
+            // Ends with two characters that no error text contains.
             let password = format!("{password}q7");
             let uri = SPELLINGS[spelling].replace("{}", &password);
-            let shown = match Address::parse_all([&*uri].into_iter(), None) {
+            let shown = match BrokerAddress::parse_all([&*uri].into_iter(), None) {
                 Ok(addresses) => format!("{addresses:?}{}", addresses[0]),
                 Err(error) => format!("{error}{error:?}"),
             };

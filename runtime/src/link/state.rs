@@ -1,4 +1,4 @@
-//! The state of a connection, as its user may watch it.
+//! Connection state, which a user can watch.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -10,12 +10,12 @@ use tokio::time::Instant;
 use crate::error::Error;
 use crate::sync::lock;
 
-/// Which of a connection's two sessions.
+/// The role of one of a connection's two links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    /// Requests, jobs and events out; replies in.
+    /// Publishes requests, jobs and events, and receives replies.
     Publishing,
-    /// Consumer in; their replies and acknowledgements out.
+    /// Receives deliveries, and sends their replies and acknowledgements.
     Consuming,
 }
 
@@ -28,41 +28,41 @@ impl fmt::Display for Role {
     }
 }
 
-/// How a connection is doing: the worse of its two sessions.
+/// The state of a connection: the worse of the states of its AMQP connections.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ConnectionState {
-    /// Every session in use is up.
+    /// Every AMQP connection in use is up.
     Connected,
-    /// A session is up, but the broker takes no messages on it (memory or disk alarm): calls and
-    /// publishes wait within their deadlines. Consumer, and the acknowledgements of worker pools
-    /// and subscriptions, go on; but where a server runs on the connection, its first reply has
-    /// RabbitMQ stop reading what it consumes on as well: replies and acknowledgements wait then.
+    /// The broker has blocked an AMQP connection because of a memory or disk alarm: calls and publishes
+    /// wait within their deadlines. Deliveries go on, and so do the acknowledgements of worker pools and
+    /// subscriptions, unless a server runs on the same connection. In that case RabbitMQ also stops
+    /// reading from the AMQP connection that they consume from, as soon as the server replies.
     Blocked {
-        /// Since when.
+        /// When it was blocked.
         since: Instant,
         /// The broker's reason.
         reason: String,
     },
-    /// A session is down and being built again, for ever, until the connection is closed.
+    /// An AMQP connection is down. It is attempted again until the connection is closed.
     Reconnecting {
-        /// Since when.
+        /// When it was lost.
         since: Instant,
-        /// Why the session went down, or why the last attempt failed.
+        /// The reason of the loss, or of the last failed attempt.
         error: Error,
     },
-    /// Closed by its owner.
+    /// The connection was closed.
     Closed,
 }
 
 impl ConnectionState {
-    /// Whether everything works.
+    /// Whether the state is [`Connected`](Self::Connected).
     #[must_use]
     pub fn is_connected(&self) -> bool {
         matches!(self, Self::Connected)
     }
 
-    /// How long it has been blocked or reconnecting.
+    /// The time since the connection was blocked or lost; `None` in the other states.
     #[must_use]
     pub fn trouble(&self) -> Option<Duration> {
         match self {
@@ -81,14 +81,14 @@ impl ConnectionState {
     }
 }
 
-/// Both sessions' states, and the worse of them for whoever watches.
+/// The states of both links, and a watch of the worse one.
 #[derive(Debug)]
-pub(super) struct Board {
+pub(super) struct StateTracker {
     roles: Mutex<[ConnectionState; 2]>,
     state: watch::Sender<ConnectionState>,
 }
 
-impl Board {
+impl StateTracker {
     pub(super) fn new() -> Self {
         Self {
             roles: Mutex::new([ConnectionState::Connected, ConnectionState::Connected]),
@@ -111,7 +111,7 @@ impl Board {
         });
     }
 
-    /// Keeps the time of the loss over all failed attempts.
+    /// Sets the state of a lost link. Failed attempts keep the time of the loss.
     pub(super) fn reconnecting(&self, role: Role, error: Error) {
         self.set(role, |before| match before {
             ConnectionState::Reconnecting { since, .. } => ConnectionState::Reconnecting {
@@ -137,15 +137,15 @@ impl Board {
     fn set(&self, role: Role, next: impl FnOnce(&ConnectionState) -> ConnectionState) {
         let mut roles = lock(&self.roles);
         let [publishing, consuming] = &mut *roles;
-        let mine = match role {
+        let state = match role {
             Role::Publishing => &mut *publishing,
             Role::Consuming => &mut *consuming,
         };
-        *mine = next(mine);
-        // Of two that are in the same trouble, the one that has been for longer: the time of it does
-        // not change when the other one follows.
-        let of = |state: &ConnectionState| (state.severity(), state.trouble());
-        let worse = if of(consuming) > of(publishing) {
+        *state = next(state);
+        // If both links have the same trouble, the one that has had it longer counts, so that `since`
+        // does not change when the second link gets into the same trouble.
+        let rank = |state: &ConnectionState| (state.severity(), state.trouble());
+        let worse = if rank(consuming) > rank(publishing) {
             consuming
         } else {
             publishing
@@ -160,35 +160,35 @@ mod tests {
     use crate::error::Kind;
 
     #[test]
-    fn trouble_lasts_since_the_first_session_has_it() {
-        let board = Board::new();
-        let state = board.watch();
+    fn trouble_counts_from_the_first_link_that_has_it() {
+        let tracker = StateTracker::new();
+        let state = tracker.watch();
         let since = || match &*state.borrow() {
             ConnectionState::Reconnecting { since, .. } => *since,
             other => panic!("{other:?}"),
         };
-        board.reconnecting(Role::Consuming, Error::new(Kind::Disconnected));
+        tracker.reconnecting(Role::Consuming, Error::new(Kind::Disconnected));
         let first = since();
         while Instant::now() <= first {}
-        board.reconnecting(Role::Publishing, Error::new(Kind::Disconnected));
+        tracker.reconnecting(Role::Publishing, Error::new(Kind::Disconnected));
         assert_eq!(since(), first);
-        board.reconnecting(Role::Consuming, Error::new(Kind::Timeout));
+        tracker.reconnecting(Role::Consuming, Error::new(Kind::Timeout));
         assert_eq!(since(), first);
     }
 
     #[test]
-    fn the_worse_session_counts() {
-        let board = Board::new();
-        let state = board.watch();
-        board.blocked(Role::Publishing, "memory".into());
+    fn the_worse_state_counts() {
+        let tracker = StateTracker::new();
+        let state = tracker.watch();
+        tracker.blocked(Role::Publishing, "memory".into());
         assert!(matches!(*state.borrow(), ConnectionState::Blocked { .. }));
-        board.reconnecting(Role::Consuming, Error::new(Kind::Disconnected));
+        tracker.reconnecting(Role::Consuming, Error::new(Kind::Disconnected));
         assert!(matches!(
             *state.borrow(),
             ConnectionState::Reconnecting { .. }
         ));
-        board.connected(Role::Consuming);
-        board.connected(Role::Publishing);
+        tracker.connected(Role::Consuming);
+        tracker.connected(Role::Publishing);
         assert!(state.borrow().is_connected());
     }
 }

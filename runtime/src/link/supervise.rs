@@ -1,5 +1,11 @@
-//! Keeps one session up: connects, watches, connects again, until the connection is closed.
+//! Supervisor of a session: connects, waits for the loss, and connects again with backoff, until the
+//! connection is closed. A [`Link`] is the view that the users of the session have.
+//!
+//! A session goes down a moment before its supervisor sets the status of the link. Therefore
+//! [`Link::session`] and [`Link::ready`] check the session as well, and never return one that is known
+//! to be down.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -11,7 +17,7 @@ use tokio::time::Instant;
 use super::dial::dial;
 use super::session::Session;
 use super::settings::Settings;
-use super::state::{Board, Role};
+use super::state::{Role, StateTracker};
 use crate::clock;
 use crate::error::{ConnectFault, Error, Kind};
 use crate::escape::Escaped;
@@ -20,26 +26,29 @@ use crate::random;
 use crate::stats::Counters;
 use crate::sync::lock;
 
-/// A session that lived this long starts the backoff anew when it goes down.
+/// A session that was up for this long is stable: its loss starts the backoff from the beginning.
 const STABLE: Duration = Duration::from_secs(5);
-/// The longest pause while the broker's port is closed: to find out costs a packet, and who waits
-/// for a broker that is restarted wants to be back within a second.
-const REFUSED_PAUSE: Duration = Duration::from_millis(500);
-/// For so long after a loss: a broker that is away longer is not being restarted.
-const REFUSED_FOR: Duration = Duration::from_secs(60);
-/// The first pause after a session that was stable: its loss may well have been the network's.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause while the broker's port refuses connections. Such an attempt costs one packet, and
+/// after a restart of the broker the connection should be back within a second.
+const MAX_PAUSE_WHILE_REFUSED: Duration = Duration::from_millis(500);
+/// The time after a loss in which the pauses are kept that short. A broker that is down for longer is
+/// not being restarted.
+const RESTART_WINDOW: Duration = Duration::from_secs(60);
+/// The longest pause before the first attempt after the loss of a stable session. The broker may be fine
+/// after a short fault of the network.
+const MAX_FIRST_PAUSE: Duration = Duration::from_millis(50);
 
-/// What every session of a connection is made with.
+/// Opens the sessions of one connection.
 #[derive(Debug)]
 pub(super) struct Dialer {
     pub(super) settings: Settings,
     pub(super) io: Handle,
     generations: AtomicU64,
     counters: Arc<Counters>,
-    /// The connection that `open` made to see whether it can be made; the first role takes it.
-    spare: Mutex<Option<Arc<Session>>>,
-    /// The role that came first, and with it had that connection: it goes by the plain name.
+    /// The session that [`ConnectionBuilder::open`](super::ConnectionBuilder::open) opened to check that
+    /// the broker can be reached. The link that is started first takes it.
+    preopened: Mutex<Option<Arc<Session>>>,
+    /// The role of the link that was started first.
     first: OnceLock<Role>,
 }
 
@@ -50,12 +59,15 @@ impl Dialer {
             io,
             generations: AtomicU64::new(0),
             counters,
-            spare: Mutex::new(None),
+            preopened: Mutex::new(None),
             first: OnceLock::new(),
         }
     }
 
-    /// One attempt, for a role or before there is one.
+    /// Attempts once to open a session, for the link of a role, or for none.
+    ///
+    /// # Errors
+    /// The reason why no address could be connected to.
     pub(super) async fn connect(&self, role: Option<Role>) -> Result<Arc<Session>, Error> {
         let name = self.name(role);
         let connection = dial(&self.settings, &name, &self.io).await?;
@@ -64,9 +76,8 @@ impl Dialer {
         Ok(Session::start(connection, generation, &self.io, counters))
     }
 
-    /// The name that the broker is told (`connection_name`): the connection's own for the AMQP
-    /// connection that is opened first, with the role behind it for the other one. So one that has
-    /// no second goes by its own name alone.
+    /// The `connection_name` for the broker: the name of the connection, with the role appended for the
+    /// link that is started second. So a connection with one link has its plain name.
     fn name(&self, role: Option<Role>) -> String {
         let name = &self.settings.name;
         match role {
@@ -82,164 +93,213 @@ impl Dialer {
         self.first.get().is_some()
     }
 
-    pub(super) fn keep(&self, session: Arc<Session>) {
-        *lock(&self.spare) = Some(session);
+    /// Keeps a session for the link that is started first.
+    pub(super) fn set_preopened(&self, session: Arc<Session>) {
+        *lock(&self.preopened) = Some(session);
     }
 
-    pub(super) fn take(&self) -> Option<Arc<Session>> {
-        let spare = lock(&self.spare).take();
-        spare.filter(|session| session.is_up())
+    /// Takes that session, unless it is down.
+    pub(super) fn take_preopened(&self) -> Option<Arc<Session>> {
+        let preopened = lock(&self.preopened).take();
+        preopened.filter(|session| session.is_up())
     }
 }
 
+/// The status of a link.
 #[derive(Clone, Debug)]
-enum Line {
+enum LinkStatus {
     Down,
     Up(Arc<Session>),
     Closed,
 }
 
-/// One role's session, whichever generation it is in.
+/// The current session of one role, across generations.
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
-    line: watch::Receiver<Line>,
+    status: watch::Receiver<LinkStatus>,
 }
 
 impl Link {
-    /// Starts keeping a session up. It ends when `closing` turns true or its sender goes.
+    /// Starts a supervisor. It ends when `closing` becomes true or its sender is dropped.
     pub(super) fn start(
         dialer: Arc<Dialer>,
         role: Role,
-        board: Arc<Board>,
+        tracker: Arc<StateTracker>,
         closing: watch::Receiver<bool>,
     ) -> Self {
         dialer.first.get_or_init(|| role);
-        let spare = dialer.take();
-        let first = spare.clone().map_or(Line::Down, Line::Up);
-        let (sender, line) = watch::channel(first);
+        let preopened = dialer.take_preopened();
+        let first = preopened.clone().map_or(LinkStatus::Down, LinkStatus::Up);
+        let (sender, status) = watch::channel(first);
         let io = dialer.io.clone();
-        io.spawn(supervise(dialer, role, board, closing, sender, spare));
-        Self { line }
+        let supervisor = Supervisor {
+            dialer,
+            role,
+            tracker,
+            closing,
+            status: sender,
+            failures: 0,
+            lost_at: Instant::now(),
+        };
+        io.spawn(supervisor.run(preopened));
+        Self { status }
     }
 
-    /// The session that is up, or the next one that is.
+    /// The current session, or the next one if none is up.
     ///
     /// # Errors
-    /// Only that the connection was closed.
+    /// The connection was closed; there is no other error.
     pub(crate) async fn session(&self) -> Result<Arc<Session>, Error> {
         if let Some(session) = self.ready() {
             return Ok(session);
         }
-        let mut line = self.line.clone();
+        let mut status = self.status.clone();
         loop {
-            match &*line.borrow_and_update() {
-                Line::Up(session) if session.is_up() => return Ok(Arc::clone(session)),
-                Line::Closed => return Err(Error::new(Kind::Closed)),
+            match &*status.borrow_and_update() {
+                LinkStatus::Up(session) if session.is_up() => return Ok(Arc::clone(session)),
+                LinkStatus::Closed => return Err(Error::new(Kind::Closed)),
                 _ => {}
             }
-            if line.changed().await.is_err() {
+            if status.changed().await.is_err() {
                 return Err(Error::new(Kind::Closed));
             }
         }
     }
 
-    /// The session that is up, if one is.
+    /// The current session, if one is up.
     pub(crate) fn ready(&self) -> Option<Arc<Session>> {
-        match &*self.line.borrow() {
-            Line::Up(session) if session.is_up() => Some(Arc::clone(session)),
+        match &*self.status.borrow() {
+            LinkStatus::Up(session) if session.is_up() => Some(Arc::clone(session)),
             _ => None,
         }
     }
 
-    /// Completes when the connection is closed for good.
+    /// Completes when the connection is closed.
     pub(crate) async fn closed(&self) {
-        let mut line = self.line.clone();
-        // An error means that the supervisor is gone, which is closed as well.
-        let _ = line.wait_for(|line| matches!(line, Line::Closed)).await;
+        let mut status = self.status.clone();
+        // Fails if the supervisor has ended, which has the same meaning.
+        let _ = status
+            .wait_for(|status| matches!(status, LinkStatus::Closed))
+            .await;
     }
 }
 
-async fn supervise(
+/// Keeps the session of one role up, in a task of its own.
+struct Supervisor {
     dialer: Arc<Dialer>,
     role: Role,
-    board: Arc<Board>,
-    mut closing: watch::Receiver<bool>,
-    line: watch::Sender<Line>,
-    mut next: Option<Arc<Session>>,
-) {
-    let mut failures = 0;
-    let mut away = Instant::now();
-    loop {
-        let session = match next.take() {
-            Some(session) => session,
-            None => {
-                let attempt = dialer.connect(Some(role));
-                let connected = tokio::select! {
-                    biased;
-                    () = is_closing(&mut closing) => break,
-                    connected = attempt => connected,
-                };
-                match connected {
-                    Ok(session) => session,
-                    Err(error) => {
-                        failures += 1;
-                        let pause = pause_after_failure(
-                            &dialer.settings.backoff,
-                            failures,
-                            is_refused(&error).then(|| away.elapsed()),
-                            random::fraction(),
-                        );
-                        if failures == 1 || error.is_bad_credentials() {
-                            tracing::warn!(%role, %error, source = ?source(&error), ?pause, "no connection, trying again");
-                        } else {
-                            tracing::debug!(%role, %error, failures, ?pause, "no connection, trying again");
-                        }
-                        board.reconnecting(role, error);
-                        tokio::select! {
-                            () = is_closing(&mut closing) => break,
-                            () = tokio::time::sleep(pause) => continue,
-                        }
-                    }
-                }
-            }
-        };
-        let since = Instant::now();
-        tracing::info!(%role, generation = session.generation(), "connected to the broker");
-        board.connected(role);
-        line.send_replace(Line::Up(Arc::clone(&session)));
-        let reason = tokio::select! {
-            () = is_closing(&mut closing) => {
-                session.close().await;
-                break;
-            }
-            reason = report_blocks(&session, role, &board) => reason,
-        };
-        line.send_replace(Line::Down);
-        tracing::warn!(%role, error = %reason, source = ?source(&reason), "connection lost");
-        board.reconnecting(role, reason);
-        if since.elapsed() >= STABLE {
-            failures = 0;
-            away = Instant::now();
-        }
-        let pause = pause_after_loss(&dialer.settings.backoff, failures, random::fraction());
-        failures += 1;
-        tokio::select! {
-            () = is_closing(&mut closing) => break,
-            () = tokio::time::sleep(pause) => {}
-        }
-    }
-    board.closed(role);
-    line.send_replace(Line::Closed);
+    tracker: Arc<StateTracker>,
+    closing: watch::Receiver<bool>,
+    status: watch::Sender<LinkStatus>,
+    /// Failed attempts, and losses of sessions, since the last stable session.
+    failures: u32,
+    /// When the last stable session was lost; before the first one, when the supervisor was started.
+    lost_at: Instant,
 }
 
-/// Whether the system or the broker's machine said at once that nobody listens there.
+impl Supervisor {
+    async fn run(mut self, preopened: Option<Arc<Session>>) {
+        self.keep_up(preopened).await;
+        self.tracker.closed(self.role);
+        self.status.send_replace(LinkStatus::Closed);
+    }
+
+    /// Connects, waits for the loss of the session, and connects again. `None` when the connection is
+    /// closed, as in the methods below; it never returns anything else.
+    async fn keep_up(&mut self, mut preopened: Option<Arc<Session>>) -> Option<Infallible> {
+        loop {
+            let session = match preopened.take() {
+                Some(session) => session,
+                None => self.connect().await?,
+            };
+            self.until_lost(&session).await?;
+            let backoff = &self.dialer.settings.backoff;
+            let pause = pause_after_loss(backoff, self.failures, random::fraction());
+            self.failures += 1;
+            self.pause(pause).await?;
+        }
+    }
+
+    /// Attempts to connect until it succeeds.
+    async fn connect(&mut self) -> Option<Arc<Session>> {
+        loop {
+            let connected = tokio::select! {
+                biased;
+                () = is_closing(&mut self.closing) => return None,
+                connected = self.dialer.connect(Some(self.role)) => connected,
+            };
+            match connected {
+                Ok(session) => return Some(session),
+                Err(error) => {
+                    let pause = self.attempt_failed(error);
+                    self.pause(pause).await?;
+                }
+            }
+        }
+    }
+
+    /// Reports a failed attempt and returns the pause before the next one.
+    fn attempt_failed(&mut self, error: Error) -> Duration {
+        self.failures += 1;
+        let (role, failures) = (self.role, self.failures);
+        let pause = pause_after_failure(
+            &self.dialer.settings.backoff,
+            failures,
+            is_refused(&error).then(|| self.lost_at.elapsed()),
+            random::fraction(),
+        );
+        // Once at WARN is enough, except for a refused login: no attempt succeeds until an operator
+        // has changed something.
+        if failures == 1 || error.is_bad_credentials() {
+            tracing::warn!(%role, %error, source = ?source(&error), ?pause, "connecting to the broker failed, trying again");
+        } else {
+            tracing::debug!(%role, %error, failures, ?pause, "connecting to the broker failed, trying again");
+        }
+        self.tracker.reconnecting(role, error);
+        pause
+    }
+
+    /// Publishes a session to the users of the link and waits until it is lost.
+    async fn until_lost(&mut self, session: &Arc<Session>) -> Option<()> {
+        let role = self.role;
+        let connected_at = Instant::now();
+        tracing::info!(%role, generation = session.generation(), "connected to the broker");
+        self.tracker.connected(role);
+        self.status
+            .send_replace(LinkStatus::Up(Arc::clone(session)));
+        let reason = tokio::select! {
+            () = is_closing(&mut self.closing) => {
+                session.close().await;
+                return None;
+            }
+            reason = report_blocks(session, role, &self.tracker) => reason,
+        };
+        self.status.send_replace(LinkStatus::Down);
+        tracing::warn!(%role, error = %reason, source = ?source(&reason), "connection to the broker lost");
+        self.tracker.reconnecting(role, reason);
+        if connected_at.elapsed() >= STABLE {
+            self.failures = 0;
+            self.lost_at = Instant::now();
+        }
+        Some(())
+    }
+
+    async fn pause(&mut self, pause: Duration) -> Option<()> {
+        tokio::select! {
+            () = is_closing(&mut self.closing) => None,
+            () = tokio::time::sleep(pause) => Some(()),
+        }
+    }
+}
+
+/// Whether the connection was refused: nothing listens on the broker's port.
 fn is_refused(error: &Error) -> bool {
     matches!(error.kind(), Kind::Connect(ConnectFault::Refused))
 }
 
-/// The pause after an attempt that failed; `refused_for` is how long the connection has been away
-/// if the attempt was refused. Random from half of it to the whole, by `random` from 0 to 1: many
-/// clients wait for the same broker.
+/// The pause after a failed attempt. If the attempt was refused, `refused_for` is the time since the
+/// last stable session. The pause is between half and all of its nominal length, by `random` from 0 to
+/// 1, because many clients may be waiting for the same broker.
 fn pause_after_failure(
     backoff: &RetryPolicy,
     failures: u32,
@@ -247,33 +307,35 @@ fn pause_after_failure(
     random: f64,
 ) -> Duration {
     let usual = backoff.jittered(failures, random);
-    if refused_for.is_none_or(|away| away >= REFUSED_FOR) {
+    if refused_for.is_none_or(|down| down >= RESTART_WINDOW) {
         return usual;
     }
-    // Whoever asked for longer pauses has them.
-    let longest = REFUSED_PAUSE.max(backoff.jittered(1, 0.0));
+    // A user who has set a longer first pause gets it.
+    let longest = MAX_PAUSE_WHILE_REFUSED.max(backoff.jittered(1, 0.0));
     usual.min(clock::fraction_of(longest, 1.0 - 0.5 * random))
 }
 
-/// The pause after a session that went down, before the first attempt. Random from nothing on: many
-/// clients lose the same broker in the same moment, and not even the first attempt of each is to
-/// come at once.
+/// The pause after the loss of a session, before the first attempt. It is between nothing and all of its
+/// nominal length, by `random` from 0 to 1: many clients may lose the same broker at the same moment,
+/// and their first attempts have to be spread out, too.
 fn pause_after_loss(backoff: &RetryPolicy, failures: u32, random: f64) -> Duration {
     let pause = clock::fraction_of(backoff.jittered(failures.max(1), 1.0), random);
     if failures == 0 {
-        pause.min(FIRST_PAUSE)
+        pause.min(MAX_FIRST_PAUSE)
     } else {
         pause
     }
 }
 
+/// Completes when the connection is being closed.
 async fn is_closing(closing: &mut watch::Receiver<bool>) {
-    // A sender that is gone is a connection that was dropped.
+    // Fails if the connection was dropped, which has the same meaning.
     let _ = closing.wait_for(|closing| *closing).await;
 }
 
-/// Tells the board of `connection.blocked` and `unblocked` until the session is down.
-async fn report_blocks(session: &Session, role: Role, board: &Board) -> Error {
+/// Reports `connection.blocked` and `connection.unblocked` to the tracker until the session is down, and
+/// returns the reason of that.
+async fn report_blocks(session: &Session, role: Role, tracker: &StateTracker) -> Error {
     let mut blocked = session.blocked();
     loop {
         tokio::select! {
@@ -285,12 +347,12 @@ async fn report_blocks(session: &Session, role: Role, board: &Board) -> Error {
                 match blocked.borrow_and_update().clone() {
                     Some(reason) => {
                         let text = Escaped(&reason);
-                        tracing::warn!(%role, reason = %text, "the broker takes no messages");
-                        board.blocked(role, reason);
+                        tracing::warn!(%role, reason = %text, "connection blocked by the broker: publishes wait");
+                        tracker.blocked(role, reason);
                     }
                     None => {
-                        tracing::info!(%role, "the broker takes messages again");
-                        board.connected(role);
+                        tracing::info!(%role, "connection unblocked by the broker");
+                        tracker.connected(role);
                     }
                 }
             }
@@ -298,6 +360,7 @@ async fn report_blocks(session: &Session, role: Role, board: &Board) -> Error {
     }
 }
 
+/// The text of an error's cause, for logs.
 fn source(error: &Error) -> Option<String> {
     std::error::Error::source(error).map(ToString::to_string)
 }
@@ -315,30 +378,30 @@ mod tests {
     }
 
     #[test]
-    fn while_it_is_refused_a_minute_long_the_pauses_stay_short() {
+    fn pauses_stay_short_for_a_minute_while_connections_are_refused() {
         let usual = backoff(SECOND / 10, 5 * SECOND);
         for failures in [1, 3, 10, 100, u32::MAX] {
             for random in [0.0, 0.5, 1.0] {
                 let pause = |refused| pause_after_failure(&usual, failures, refused, random);
-                for away in [Duration::ZERO, SECOND, REFUSED_FOR - SECOND] {
-                    let pause = pause(Some(away));
+                for down in [Duration::ZERO, SECOND, RESTART_WINDOW - SECOND] {
+                    let pause = pause(Some(down));
                     assert!(pause <= SECOND / 2 && pause >= SECOND / 20, "{pause:?}");
                 }
-                // After that, and for any other fault, as asked for.
+                // After a minute, and for other faults, the user's pauses.
                 let expected = usual.jittered(failures, random);
-                for other in [Some(REFUSED_FOR), Some(Duration::MAX), None] {
+                for other in [Some(RESTART_WINDOW), Some(Duration::MAX), None] {
                     assert_eq!(pause(other), expected);
                 }
             }
         }
-        // The random half spreads them.
+        // Half of the pause is random.
         let early = pause_after_failure(&usual, 9, Some(SECOND), 1.0);
         let late = pause_after_failure(&usual, 9, Some(SECOND), 0.0);
         assert_eq!((early, late), (SECOND / 4, SECOND / 2));
     }
 
     #[test]
-    fn longer_and_shorter_pauses_that_were_asked_for_hold() {
+    fn pauses_set_by_the_user_are_kept() {
         let slow = backoff(10 * SECOND, 60 * SECOND);
         let pause = pause_after_failure(&slow, 5, Some(SECOND), 0.0);
         assert_eq!(pause, 10 * SECOND);
@@ -348,26 +411,26 @@ mod tests {
     }
 
     #[test]
-    fn the_first_attempt_after_a_loss_comes_soon() {
+    fn the_first_attempt_after_a_loss_is_soon() {
         let usual = backoff(SECOND / 10, 5 * SECOND);
         assert_eq!(pause_after_loss(&usual, 0, 0.0), Duration::ZERO);
-        assert!(pause_after_loss(&usual, 0, 1.0) <= FIRST_PAUSE);
-        // One that goes down again and again is not hurried.
+        assert!(pause_after_loss(&usual, 0, 1.0) <= MAX_FIRST_PAUSE);
+        // A session that is lost again and again is attempted with longer pauses.
         assert!(pause_after_loss(&usual, 20, 1.0) >= 2 * SECOND);
     }
 
     proptest! {
         #[test]
-        fn there_is_a_pause_for_everything(
+        fn no_input_makes_a_pause_longer_than_the_longest(
             first: Duration,
             longest: Duration,
             failures: u32,
-            away: Option<Duration>,
+            down: Option<Duration>,
             random in 0.0..=1.0f64,
         ) {
             let policy = backoff(first, longest);
             let most = first.max(longest);
-            prop_assert!(pause_after_failure(&policy, failures, away, random) <= most);
+            prop_assert!(pause_after_failure(&policy, failures, down, random) <= most);
             prop_assert!(pause_after_loss(&policy, failures, random) <= most);
         }
     }

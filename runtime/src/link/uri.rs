@@ -1,4 +1,4 @@
-//! Strict parser for AMQP URIs: `amqp://user:password@host:port/vhost?query`.
+//! AMQP URIs (`amqp://user:password@host:port/vhost?query`), parsed strictly.
 //!
 //! The syntax is that of RabbitMQ's AMQP URI specification and its URI query parameters. Where the
 //! specification leaves a choice, the stricter reading is taken: a URI that is misspelt can put a
@@ -16,12 +16,12 @@ use lapin::uri::{
 
 /// AMQP's own minimum for frame-max (`frame-min-size`, AMQP 0-9-1, 4.2.3).
 const FRAME_MIN: u64 = 4096;
-/// The most that may be asked for: a frame is held in memory until it is whole, by both sides and by
-/// what is between them. RabbitMQ's own default is 128 KiB.
+/// The largest frame_max that can be requested: both sides may hold a whole frame in memory. RabbitMQ's
+/// default is 128 KiB.
 const FRAME_LIMIT: u64 = 1024 * 1024;
-/// A short string of AMQP, as which the virtual host is sent.
+/// The longest virtual host in bytes: it is sent as a short string.
 const VHOST_MAX: usize = 255;
-/// The longest host name of DNS.
+/// The longest host name that DNS allows.
 const HOST_MAX: usize = 253;
 
 /// Error returned when parsing an AMQP URI fails. It contains no user info, host or virtual host.
@@ -55,8 +55,8 @@ pub(super) fn split(list: &str) -> Vec<&str> {
     uris
 }
 
-/// Parses one URI. What it does not say has AMQP's default: guest and guest, port 5672 or 5671,
-/// and the virtual host `/`.
+/// Parses one URI. The defaults are user `guest`, password `guest`, port 5672 (TLS: 5671) and virtual host
+/// `/`.
 pub(super) fn parse(uri: &str) -> Result<AMQPUri, UriError> {
     let uri = uri.trim();
     if uri
@@ -193,7 +193,7 @@ fn parse_ipv6(literal: &str) -> Result<String, UriError> {
         !zone.is_empty() && zone.chars().all(is_name)
     };
     if address.parse::<Ipv6Addr>().is_err() || !zone.is_none_or(is_zone) {
-        return error("what stands in brackets is no IPv6 address");
+        return error("the text in brackets is not an IPv6 address");
     }
     Ok(literal)
 }
@@ -207,8 +207,8 @@ fn parse_port(port: &str) -> Result<u16, UriError> {
 
 fn parse_vhost(path: &str) -> Result<String, UriError> {
     let segment = path.strip_prefix('/').unwrap_or(path);
-    // By the letter of the specification `amqp://host/` names the virtual host "". Nobody who
-    // writes it means that, and RabbitMQ has none of that name. `amqp://host//` can mean only `/`.
+    // According to the specification `amqp://host/` means the virtual host "", which RabbitMQ does not
+    // have. It is taken as `/`, and so is `amqp://host//`.
     if segment.is_empty() || segment == "/" {
         return Ok("/".to_owned());
     }
@@ -319,7 +319,7 @@ fn mechanism(value: &str) -> Result<SASLMechanism, UriError> {
 }
 
 fn unknown_parameter(name: &str) -> String {
-    // Anything else is not shown: it may be a piece of something that was not meant as a query.
+    // Other names are not shown: they may be a part of a password that was not percent-encoded.
     let is_name = |each: char| each.is_ascii_lowercase() || each == '_';
     if name.len() <= 32 && name.chars().all(is_name) {
         format!("the query parameter `{name}` is unknown; known are {PARAMETERS}")
@@ -328,14 +328,14 @@ fn unknown_parameter(name: &str) -> String {
     }
 }
 
-/// A decimal number without a sign, if it is within the range.
+/// Parses a decimal number without a sign; `None` if it is not in the range.
 fn number(text: &str, range: RangeInclusive<u64>) -> Option<u64> {
     let is_decimal = !text.is_empty() && text.bytes().all(|each| each.is_ascii_digit());
     let number = text.parse().ok().filter(|_| is_decimal)?;
     range.contains(&number).then_some(number)
 }
 
-/// Takes percent-encoding off (RFC 3986, 2.1). `part` names the part in errors.
+/// Decodes percent-encoding (RFC 3986, 2.1). `part` names the part of the URI in errors.
 fn decode(text: &str, part: &str) -> Result<String, UriError> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
@@ -362,7 +362,7 @@ fn decode(text: &str, part: &str) -> Result<String, UriError> {
     }
     match String::from_utf8(decoded) {
         Ok(decoded) => Ok(decoded),
-        Err(_) => error(format!("{part} is not UTF-8 once percent-encoding is off")),
+        Err(_) => error(format!("{part} is not UTF-8 after percent-decoding")),
     }
 }
 

@@ -116,7 +116,7 @@ pub(crate) async fn accepting_session(link: &Link) -> Result<Arc<Session>, Error
         if session.takes_messages() {
             return Ok(session);
         }
-        session.message_taken().await;
+        session.writable().await;
     }
 }
 

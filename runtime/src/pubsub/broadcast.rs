@@ -15,7 +15,7 @@ use super::shelf::Shelf;
 use super::station::Tell;
 use super::subscribe::Overflow;
 use crate::escape::Escaped;
-use crate::link::{Channel, Connection, Delivery, Mode};
+use crate::link::{Channel, Connection, ConsumeMode, Delivery};
 use crate::policy::verdict::IntoVerdict;
 use crate::stats::Counters;
 use crate::worker::{Handler, Settlement};
@@ -39,12 +39,12 @@ pub(super) fn shelf(
     buffer: usize,
     overflow: Overflow,
     connection: &Connection,
-) -> (Arc<Shelf<Parcel>>, Mode) {
+) -> (Arc<Shelf<Parcel>>, ConsumeMode) {
     let shelf = Arc::new(Shelf::new());
     let mode = match overflow {
         Overflow::DropOldest => {
             let (shelf, counters) = (Arc::clone(&shelf), connection.counters());
-            Mode::NoAck(Arc::new(move |delivery: Delivery| {
+            ConsumeMode::NoAck(Arc::new(move |delivery: Delivery| {
                 let parcel = Parcel {
                     letter: delivery.message.into(),
                     _held: None,
@@ -54,7 +54,7 @@ pub(super) fn shelf(
                 }
             }))
         }
-        Overflow::Hold => Mode::Settled {
+        Overflow::Hold => ConsumeMode::ManualAck {
             prefetch: u16::try_from(buffer).unwrap_or(u16::MAX),
         },
     };

@@ -175,7 +175,7 @@ impl ExchangePublisher {
         };
         let published = channel.publish(&message, Flush::Inline);
         let offset = published.map_err(not_sent)?;
-        match timeout_at(deadline, channel.written(offset)).await {
+        match timeout_at(deadline, channel.flushed(offset)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(PublishFailure::sent(error, started)),
             Err(_) => {

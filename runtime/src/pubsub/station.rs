@@ -8,7 +8,7 @@ use super::bindings::Bindings;
 use super::event::{Gap, Missed};
 use super::kind::Kind;
 use crate::error::Error;
-use crate::link::{self, Ended, Mode, Namespace, Session};
+use crate::link::{self, ConsumeMode, ConsumerEnd, Namespace, Session};
 use crate::queue;
 use crate::random;
 use crate::service::BoxFuture;
@@ -47,7 +47,7 @@ pub(super) struct Station<K: Kind> {
     exchange: Topology,
     label: String,
     place: Place,
-    mode: Mode,
+    mode: ConsumeMode,
     bindings: Bindings<K>,
     namespace: Namespace,
     tell: Tell,
@@ -60,7 +60,7 @@ impl<K: Kind> Station<K> {
         exchange: Topology,
         label: &str,
         place: Place,
-        mode: Mode,
+        mode: ConsumeMode,
         bindings: Bindings<K>,
         namespace: Namespace,
         tell: Tell,
@@ -131,7 +131,7 @@ impl<K: Kind> Setup for Station<K> {
         Box::pin(async move { prepare(exchange, queue?, bindings, namespace, session).await })
     }
 
-    fn mode(&self) -> Mode {
+    fn mode(&self) -> ConsumeMode {
         self.mode.clone()
     }
 
@@ -143,10 +143,10 @@ impl<K: Kind> Setup for Station<K> {
         }
     }
 
-    fn ended(&self, ended: &Ended) {
+    fn ended(&self, ended: &ConsumerEnd) {
         let reason = match ended {
-            Ended::Cancelled => None,
-            Ended::Lost(error) => Some(error.clone()),
+            ConsumerEnd::Cancelled => None,
+            ConsumerEnd::Lost(error) => Some(error.clone()),
         };
         // A group's queue keeps what comes meanwhile, unless it was the queue that went.
         if matches!(self.place, Place::Group(_)) && reason.is_some() {

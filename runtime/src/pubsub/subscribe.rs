@@ -19,7 +19,7 @@ use super::spec::Spec;
 use super::station::{Place, Station, Tell};
 use crate::error::Error;
 use crate::escape::Escaped;
-use crate::link::{Connection, Mode};
+use crate::link::{Connection, ConsumeMode};
 use crate::wire::topology::Topology;
 use crate::worker::{OnLoss, Source};
 
@@ -124,7 +124,12 @@ impl<K: Kind, T, M> Subscribe<K, T, M> {
         })
     }
 
-    fn station(&self, place: Place, mode: Mode, tell: Tell) -> Result<Arc<Station<K>>, Error> {
+    fn station(
+        &self,
+        place: Place,
+        mode: ConsumeMode,
+        tell: Tell,
+    ) -> Result<Arc<Station<K>>, Error> {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }

@@ -119,7 +119,7 @@ impl DedicatedConnection {
             let connection = connection.clone();
             let io = connection.io().clone();
             async move {
-                let session = connection.apart().await?;
+                let session = connection.open_separate_session().await?;
                 Ok(Arc::new(Self { session, io }))
             }
         };

@@ -21,7 +21,7 @@ use crate::clock;
 use crate::error::Error;
 use crate::escape::Escaped;
 use crate::handler_guard::panic_text;
-use crate::link::{AckRange, Channel, Consumer, Delivery, Ended, Flush};
+use crate::link::{AckRange, Channel, Consumer, ConsumerEnd, Delivery, Flush};
 use crate::policy::acks::{Ack, Acks};
 use crate::shutdown::second_signal;
 use crate::stats::Counters;
@@ -47,7 +47,7 @@ pub(crate) struct Completed {
 /// The reason for which a consumer's deliveries are no longer received.
 pub(super) enum StopReason {
     Shutdown,
-    ConsumerEnded(Ended),
+    ConsumerEnded(ConsumerEnd),
 }
 
 /// The deliveries that handlers work on, of the current channel and of earlier ones.
@@ -136,7 +136,7 @@ impl<'a, H: Handler> InFlight<'a, H> {
                     Err(ended) => break StopReason::ConsumerEnded(ended),
                 },
                 reason = channel.down(), if waiting.len() >= concurrency => {
-                    break StopReason::ConsumerEnded(Ended::Lost(reason));
+                    break StopReason::ConsumerEnded(ConsumerEnd::Lost(reason));
                 }
                 () = std::future::ready(()), if !waiting.is_empty() && self.handlers.len() < concurrency => {}
                 // The select is biased, so that nothing else is ready here: the held back frames are
@@ -177,7 +177,7 @@ impl<'a, H: Handler> InFlight<'a, H> {
 
     fn spawn(&mut self, handling: impl Future<Output = Completed> + Send + 'static) {
         // The task flushes the reply itself, because the consumer may be busy with a new set-up.
-        let handling = handling.inspect(|completed| completed.channel.send(Flush::Inline));
+        let handling = handling.inspect(|completed| completed.channel.flush(Flush::Inline));
         self.handlers.spawn_on(handling, &self.tasks);
     }
 
@@ -238,7 +238,7 @@ impl<'a, H: Handler> InFlight<'a, H> {
     /// Flushes the replies.
     fn flush_replies(&mut self, channel: &Channel) {
         self.unsent_replies = 0;
-        channel.send(self.next_flush());
+        channel.flush(self.next_flush());
     }
 
     /// Flushes the replies, and the acknowledgements of their requests behind them.

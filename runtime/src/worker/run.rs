@@ -12,7 +12,7 @@ use super::report::SetupFailures;
 use super::setup::{DeclaredSource, OpenConsumer, Setup, set_up};
 use super::source::Source;
 use crate::error::Error;
-use crate::link::{Connection, Ended};
+use crate::link::{Connection, ConsumerEnd};
 use crate::policy::backoff::Backoff;
 use crate::random;
 
@@ -111,10 +111,10 @@ impl Worker {
                 }
                 StopReason::ConsumerEnded(ended) => {
                     match &ended {
-                        Ended::Cancelled => {
+                        ConsumerEnd::Cancelled => {
                             tracing::warn!(queue, "the broker cancelled the consumer");
                         }
-                        Ended::Lost(error) => in_flight.channel_lost(&channel, error),
+                        ConsumerEnd::Lost(error) => in_flight.channel_lost(&channel, error),
                     }
                     setup.ended(&ended);
                 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::source::Source;
 use crate::error::{Error, Kind};
-use crate::link::{self, Channel, Connection, Consumer, Ended, Link, Mode, Namespace, Session};
+use crate::link::{
+    self, Channel, Connection, ConsumeMode, Consumer, ConsumerEnd, Link, Namespace, Session,
+};
 use crate::publish::InternalErrorRetry;
 use crate::service::BoxFuture;
 
@@ -19,7 +21,7 @@ pub(crate) trait Setup: Send + Sync + 'static {
     fn prepare(&self, session: Arc<Session>) -> BoxFuture<Result<String, Error>>;
 
     /// The mode in which the queue is consumed.
-    fn mode(&self) -> Mode;
+    fn mode(&self) -> ConsumeMode;
 
     /// Messages with a longer body, in bytes, are delivered without it.
     fn max_body(&self) -> usize {
@@ -30,7 +32,7 @@ pub(crate) trait Setup: Send + Sync + 'static {
     fn started(&self);
 
     /// Called when the consumer has ended.
-    fn ended(&self, ended: &Ended);
+    fn ended(&self, ended: &ConsumerEnd);
 
     /// Called for each attempt that fails. There will be another one.
     fn failed(&self, error: &Error);
@@ -67,8 +69,8 @@ impl Setup for DeclaredSource {
         })
     }
 
-    fn mode(&self) -> Mode {
-        Mode::Settled {
+    fn mode(&self) -> ConsumeMode {
+        ConsumeMode::ManualAck {
             prefetch: self.source.concurrency,
         }
     }
@@ -79,7 +81,7 @@ impl Setup for DeclaredSource {
 
     fn started(&self) {}
 
-    fn ended(&self, _: &Ended) {}
+    fn ended(&self, _: &ConsumerEnd) {}
 
     fn failed(&self, _: &Error) {}
 }

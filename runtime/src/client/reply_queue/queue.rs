@@ -78,9 +78,9 @@ impl ReplyQueue {
     ) -> Result<impl Future<Output = ()> + use<>, Error> {
         let (channel, offset) = self.publish_with(message, id, Flush::Deferred)?;
         Ok(async move {
-            channel.send(Flush::IoTask);
+            channel.flush(Flush::IoTask);
             // An error means that the session has ended, which completes all its calls.
-            drop(channel.written(offset).await);
+            drop(channel.flushed(offset).await);
         })
     }
 
@@ -100,7 +100,7 @@ impl ReplyQueue {
             self.in_flight.set_published(id, published);
             Ok(())
         };
-        match channel.publish_noted(message, flush, note) {
+        match channel.publish_recorded(message, flush, note) {
             Ok(offset) => Ok((channel, offset)),
             Err(error) => {
                 self.request_channel_closed.notify_one();

@@ -45,7 +45,7 @@ impl ReplyRouter {
                     if queue.session.takes_messages() {
                         return Ok(queue);
                     }
-                    queue.session.message_taken().await;
+                    queue.session.writable().await;
                 }
                 _ => {
                     if queues.changed().await.is_err() {

@@ -11,8 +11,8 @@ use super::in_flight::InFlightCalls;
 use super::queue::ReplyQueue;
 use crate::error::{Error, Kind};
 use crate::link::{
-    self, BurstDetector, Channel, ChannelEvent, ChannelHandler, Connection, Consumer, Ended, Link,
-    Mode, Namespace, Session, Sink,
+    self, BurstDetector, Channel, ChannelEvent, ChannelHandler, Connection, ConsumeMode, Consumer,
+    ConsumerEnd, DeliveryCallback, Link, Namespace, Session,
 };
 use crate::policy::backoff::Backoff;
 use crate::random::{self, Secret};
@@ -98,12 +98,12 @@ impl ReplyQueueTask {
         reply_channel.limit_bodies(self.max_message);
         // A weak reference: the channel for replies must not keep the channel for requests open.
         let weak_queue = Arc::downgrade(&queue);
-        let sink: Sink = Arc::new(move |delivery| {
+        let sink: DeliveryCallback = Arc::new(move |delivery| {
             if let Some(queue) = weak_queue.upgrade() {
                 queue.reply_received(delivery.message);
             }
         });
-        let consumer = Consumer::start(&reply_channel, &scoped, Mode::NoAck(sink)).await?;
+        let consumer = Consumer::start(&reply_channel, &scoped, ConsumeMode::NoAck(sink)).await?;
         Ok((queue, consumer))
     }
 }
@@ -162,10 +162,10 @@ async fn serve(queue: &Arc<ReplyQueue>, mut consumer: Consumer) -> Error {
             match consumer.next().await {
                 // Deliveries of a consumer without acknowledgements go to its sink instead.
                 Ok(_) => {}
-                Err(Ended::Cancelled) => {
+                Err(ConsumerEnd::Cancelled) => {
                     return Error::new(Kind::Disconnected).caused_by("the reply queue was deleted");
                 }
-                Err(Ended::Lost(error)) => {
+                Err(ConsumerEnd::Lost(error)) => {
                     return if error.is_disconnected() {
                         error
                     } else {

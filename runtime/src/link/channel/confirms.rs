@@ -1,8 +1,13 @@
-//! Publishes that the broker confirms, each told its own outcome.
+//! Publisher confirms (`confirm.select`, `basic.ack`, `basic.nack`, `basic.return`): completes each
+//! publish with its own outcome.
 //!
-//! A publish is numbered as it is appended to the write buffer, which is the order in which the
-//! broker counts; its confirm is told to the publisher on the I/O task. A message that no queue took
-//! comes back before it is confirmed (RabbitMQ's publisher confirms).
+//! The broker numbers the publishes of a channel from 1, in the order in which it reads them. So a
+//! publish gets its number under the lock of the write buffer, in the same critical section that
+//! appends its frames; a number given before or after that could differ from the broker's.
+//!
+//! RabbitMQ sends `basic.return` before the confirm of the same message, so a return only has to be
+//! remembered until the confirm arrives. A return carries no number. It is matched by the message's
+//! `message_id` and routing key.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -21,93 +26,101 @@ use crate::link::socket::BurstDetector;
 use crate::sync::lock;
 use crate::wire::message::Outgoing;
 
-/// What the broker did with a message.
+/// The outcome of a confirmed publish.
 #[derive(Clone, Debug)]
 pub(crate) enum Confirmation {
-    /// It is safe with the broker.
+    /// The broker has taken responsibility for the message (`basic.ack`).
     Stored,
-    /// No queue took it.
+    /// The message was mandatory and matched no queue (`basic.return`, then `basic.ack`).
     Unroutable,
-    /// The broker refused it (`basic.nack`).
+    /// The broker could not take the message (`basic.nack`).
     Rejected,
-    /// The connection went before the confirm came, or the broker closed the channel.
+    /// The connection or the channel was closed before the confirm arrived, so the message may or may
+    /// not have been stored.
     Unknown(Error),
 }
 
-/// How long a route is refused on one channel before another one is tried.
+/// After how long without an ack between nacks a channel is replaced by a new one.
 ///
-/// A channel that first publishes to a quorum queue while its leader is gone asks the node that
-/// led, and refuses everything until that node is back; a new channel knows the new leader (seen
-/// on RabbitMQ 3.10, three nodes). A queue that is full does not mind.
-const REFUSED: Duration = Duration::from_secs(1);
+/// A channel whose first publish to a quorum queue comes while the queue has no leader keeps asking
+/// the node of the former leader and nacks every publish until that node is back. A new channel finds
+/// the new leader (observed on RabbitMQ 3.10 with three nodes). A queue that nacks because it is full
+/// does so on any channel, and changing the channel does no harm.
+const NACK_TOLERANCE: Duration = Duration::from_secs(1);
 
-/// A channel with so many publishes without a confirm is given up: the broker owes it too much. A
-/// publisher bounds how many it waits for, but a broker that never confirms leaves those behind that
-/// have timed out.
-const MOST_UNCONFIRMED: usize = 65_536;
+/// A channel with this many unconfirmed publishes is given up.
+///
+/// Publishers bound how many confirms they wait for. A broker that never confirms, though, leaves an
+/// entry behind for every publish that has timed out, and these must not grow without limit.
+const MAX_UNCONFIRMED: usize = 65_536;
 
-/// A channel in confirm mode.
+/// A channel in confirm mode, for publishing only.
 pub(crate) struct ConfirmChannel {
     channel: Arc<Channel>,
-    ledger: Arc<Ledger>,
-    rush: BurstDetector,
+    tracker: Arc<ConfirmTracker>,
+    bursts: BurstDetector,
 }
 
 impl ConfirmChannel {
-    /// Opens a channel and puts it in confirm mode.
+    /// Opens a channel and puts it into confirm mode.
+    ///
+    /// # Errors
+    /// The session is down or has no free channel number.
     pub(crate) async fn open(session: &Arc<Session>, tasks: &Handle) -> Result<Self, Error> {
-        let ledger = Arc::new(Ledger::default());
+        let tracker = Arc::new(ConfirmTracker::default());
         let channel = Channel::open(session).await?;
-        channel.set_handler(Arc::clone(&ledger) as _);
+        channel.set_handler(Arc::clone(&tracker) as _);
         channel.select_confirms()?;
-        tasks.spawn(keep(Arc::clone(&channel), Arc::clone(&ledger)));
+        tasks.spawn(hold_until_done(Arc::clone(&channel), Arc::clone(&tracker)));
         Ok(Self {
             channel,
-            ledger,
-            rush: BurstDetector::default(),
+            tracker,
+            bursts: BurstDetector::default(),
         })
     }
 
-    /// Whether it is there, and worth publishing on.
+    /// Whether the channel is open and should be used for further publishes.
     pub(crate) fn is_open(&self) -> bool {
-        self.channel.is_open() && self.ledger.pages().is_worth_it()
+        self.channel.is_open() && self.tracker.state().is_usable()
     }
 
-    /// Whether a message may be handed over now.
+    /// Whether a message may be published now (see [`Session::takes_messages`]).
     pub(crate) fn takes_messages(&self) -> bool {
         self.channel.session().takes_messages()
     }
 
-    /// Hands a message over and gives the promise of its fate. The message has a `message_id`;
-    /// two in flight with the same one and the same route share what the broker says of either.
+    /// Publishes a message and returns the receiver of its confirmation.
     ///
-    /// Dropping the promise does not unsend the message.
+    /// The message needs a `message_id`. If two messages in flight have the same `message_id` and the
+    /// same routing key, a return of one of them may be attributed to the other.
+    ///
+    /// Dropping the receiver does not take the message back.
     ///
     /// # Errors
-    /// The message was not sent: it cannot be said in AMQP, or the channel is gone.
+    /// The message was not sent: it cannot be encoded, or the channel is closed.
     pub(crate) fn publish(
         &self,
         message: Arc<Outgoing>,
     ) -> Result<oneshot::Receiver<Confirmation>, Error> {
-        let (fate, promise) = oneshot::channel();
-        let entry = Entry {
+        let (confirmation, receiver) = oneshot::channel();
+        let publish = PendingPublish {
             message: Arc::downgrade(&message),
-            fate,
+            confirmation,
         };
-        let ledger = &self.ledger;
-        // In the order of the messages: the broker counts them.
-        let note = || ledger.add(entry);
+        let tracker = &self.tracker;
+        // Runs under the lock of the write buffer: see the head of this file.
+        let record = || tracker.add(publish);
         self.channel
-            .publish_noted(&message, self.rush.next(), note)?;
-        Ok(promise)
+            .publish_recorded(&message, self.bursts.next(), record)?;
+        Ok(receiver)
     }
 }
 
 impl Drop for ConfirmChannel {
     fn drop(&mut self) {
-        // What is under way is still heard of.
-        self.ledger.pages().is_left = true;
-        self.ledger.news.notify_one();
+        // The task below keeps the channel open until the publishes in flight are confirmed.
+        self.tracker.state().publisher_dropped = true;
+        self.tracker.changed.notify_one();
     }
 }
 
@@ -119,170 +132,193 @@ impl fmt::Debug for ConfirmChannel {
     }
 }
 
-/// Keeps the channel for as long as there is something to hear on it.
-async fn keep(channel: Arc<Channel>, ledger: Arc<Ledger>) {
+/// Keeps the channel open until its publisher is dropped and all its publishes are confirmed.
+///
+/// Dropping a [`Channel`] closes it, and the confirms of publishes in flight would be lost with it.
+async fn hold_until_done(channel: Arc<Channel>, tracker: Arc<ConfirmTracker>) {
     let working = async {
-        while !ledger.pages().is_done() {
-            ledger.news.notified().await;
+        while !tracker.state().is_done() {
+            tracker.changed.notified().await;
         }
     };
     tokio::select! {
         biased;
         () = working => {}
-        reason = channel.down() => ledger.end(&reason),
+        reason = channel.down() => tracker.close(&reason),
     }
 }
 
-/// The publishes on a channel that are not confirmed.
+/// Receives the confirms and the returns of one channel.
+///
+/// Its lock is taken under the locks of the write buffer and of the channel's core ([`add`](Self::add)),
+/// so no other lock may be taken while it is held.
 #[derive(Default)]
-struct Ledger {
-    pages: Mutex<Pages>,
-    /// There is something for the keeper to look at.
-    news: Notify,
+struct ConfirmTracker {
+    state: Mutex<ConfirmState>,
+    /// Wakes [`hold_until_done`] when [`ConfirmState::is_done`] may have become true.
+    changed: Notify,
 }
 
-/// Who publishes, and what.
-struct Entry {
-    /// Not kept by this: a publisher that has gone does not ask for its fate.
+/// One publish whose confirm has not arrived.
+struct PendingPublish {
+    /// Weak, because a publisher that timed out has dropped its message and needs no confirmation: the
+    /// body must not stay in memory until a confirm arrives.
     message: Weak<Outgoing>,
-    fate: oneshot::Sender<Confirmation>,
+    confirmation: oneshot::Sender<Confirmation>,
 }
 
-/// A returned message: its `message_id` and its routing key.
-type Key = (String, String);
+/// The `message_id` and the routing key of a returned message.
+type ReturnKey = (String, String);
 
 #[derive(Default)]
-struct Pages {
-    /// How many were published.
-    count: u64,
-    /// By their numbers, of which the first is 1.
-    entries: BTreeMap<u64, Entry>,
-    returned: HashMap<Key, usize>,
-    refused: Refused,
-    /// There are no publishers any more.
-    is_left: bool,
-    /// No confirm will come any more.
-    is_ended: bool,
+struct ConfirmState {
+    /// The number of the last publish. The first one has number 1.
+    last_number: u64,
+    unconfirmed: BTreeMap<u64, PendingPublish>,
+    /// Messages that were returned and are not confirmed yet, with how often they were returned.
+    returned: HashMap<ReturnKey, usize>,
+    nacks: NackTracker,
+    /// The [`ConfirmChannel`] was dropped: nothing more is published.
+    publisher_dropped: bool,
+    /// The channel is closed: no confirm will arrive.
+    is_closed: bool,
 }
 
-/// Outcomes, to be told when nothing is locked.
-struct Told(Vec<(oneshot::Sender<Confirmation>, Confirmation)>);
+/// Outcomes to be sent to their publishers once the lock is released: a woken publisher may publish
+/// again, which takes the same lock.
+struct Completions(Vec<(oneshot::Sender<Confirmation>, Confirmation)>);
 
-impl Told {
-    fn tell(self) {
-        for (publisher, fate) in self.0 {
-            // A publisher that does not wait for its fate does not hear of it.
-            let _ = publisher.send(fate);
+impl Completions {
+    fn send(self) {
+        for (publisher, confirmation) in self.0 {
+            // The publisher may have timed out.
+            let _ = publisher.send(confirmation);
         }
     }
 }
 
-impl Ledger {
-    fn pages(&self) -> MutexGuard<'_, Pages> {
-        lock(&self.pages)
+impl ConfirmTracker {
+    fn state(&self) -> MutexGuard<'_, ConfirmState> {
+        lock(&self.state)
     }
 
-    fn add(&self, entry: Entry) -> Result<(), Error> {
-        let mut pages = self.pages();
-        if pages.is_ended {
+    /// Gives a publish its number.
+    ///
+    /// # Errors
+    /// The channel is closed, so no confirm would arrive.
+    fn add(&self, publish: PendingPublish) -> Result<(), Error> {
+        let mut state = self.state();
+        if state.is_closed {
             return Err(Error::new(Kind::Disconnected).caused_by("the channel was closed"));
         }
-        pages.count += 1;
-        let number = pages.count;
-        pages.entries.insert(number, entry);
+        state.last_number += 1;
+        let number = state.last_number;
+        state.unconfirmed.insert(number, publish);
         Ok(())
     }
 
-    fn end(&self, reason: &Error) {
-        let mut pages = self.pages();
-        pages.is_ended = true;
-        let left = std::mem::take(&mut pages.entries).into_values();
-        drop(pages);
-        let unknown = || Confirmation::Unknown(reason.clone());
-        Told(left.map(|entry| (entry.fate, unknown())).collect()).tell();
-        self.news.notify_one();
+    /// Completes all publishes in flight as unknown. Later ones fail.
+    fn close(&self, reason: &Error) {
+        let mut state = self.state();
+        state.is_closed = true;
+        let unconfirmed = std::mem::take(&mut state.unconfirmed).into_values();
+        drop(state);
+        let unknown = |publish: PendingPublish| {
+            let confirmation = Confirmation::Unknown(reason.clone());
+            (publish.confirmation, confirmation)
+        };
+        Completions(unconfirmed.map(unknown).collect()).send();
+        self.changed.notify_one();
     }
 }
 
-impl ChannelHandler for Ledger {
-    fn on_event(&self, word: ChannelEvent) {
-        match word {
+impl ChannelHandler for ConfirmTracker {
+    fn on_event(&self, event: ChannelEvent) {
+        match event {
             ChannelEvent::Confirmed(confirm) => {
-                let mut pages = self.pages();
-                let told = pages.confirm(confirm);
-                let is_done = pages.is_done();
-                drop(pages);
-                told.tell();
+                let mut state = self.state();
+                let completions = state.confirm(confirm);
+                let is_done = state.is_done();
+                drop(state);
+                completions.send();
                 if is_done {
-                    self.news.notify_one();
+                    self.changed.notify_one();
                 }
             }
             ChannelEvent::Returned(message) => {
                 let id = message.properties.message_id.unwrap_or_default();
-                let mut pages = self.pages();
-                *pages.returned.entry((id, message.routing_key)).or_default() += 1;
+                let mut state = self.state();
+                *state.returned.entry((id, message.routing_key)).or_default() += 1;
             }
-            ChannelEvent::Closed(reason) => self.end(&reason),
+            ChannelEvent::Closed(reason) => self.close(&reason),
             ChannelEvent::Delivered(_) | ChannelEvent::Cancelled => {}
         }
     }
 }
 
-impl Pages {
-    fn is_worth_it(&self) -> bool {
-        !self.is_ended && !self.refused.is_for_long && !self.owes_too_much()
+impl ConfirmState {
+    /// Whether to publish more messages on this channel.
+    fn is_usable(&self) -> bool {
+        !self.is_closed && !self.nacks.is_persistent && !self.has_too_many()
     }
 
+    /// Whether the channel may be closed.
     fn is_done(&self) -> bool {
-        self.is_left && (self.entries.is_empty() || self.owes_too_much())
+        self.publisher_dropped && (self.unconfirmed.is_empty() || self.has_too_many())
     }
 
-    fn owes_too_much(&self) -> bool {
-        self.entries.len() >= MOST_UNCONFIRMED
+    fn has_too_many(&self) -> bool {
+        self.unconfirmed.len() >= MAX_UNCONFIRMED
     }
 
-    fn confirm(&mut self, confirm: Confirm) -> Told {
+    /// Removes the publishes that a `basic.ack` or `basic.nack` is about. Numbers that are unknown, or
+    /// were confirmed before, are ignored.
+    fn confirm(&mut self, confirm: Confirm) -> Completions {
         let Confirm {
             tag,
             multiple,
-            is_stored,
+            is_ack,
         } = confirm;
         let confirmed: Vec<_> = match (tag, multiple) {
-            (0, _) => std::mem::take(&mut self.entries).into_values().collect(),
+            // Delivery tag 0 means all outstanding messages (AMQP 0-9-1, `basic.ack`).
+            (0, _) => std::mem::take(&mut self.unconfirmed)
+                .into_values()
+                .collect(),
             (_, true) => {
-                let later = self.entries.split_off(&tag.saturating_add(1));
-                let confirmed = std::mem::replace(&mut self.entries, later);
+                let later = self.unconfirmed.split_off(&tag.saturating_add(1));
+                let confirmed = std::mem::replace(&mut self.unconfirmed, later);
                 confirmed.into_values().collect()
             }
-            // Mostly, and so without a map of one.
-            (_, false) => self.entries.remove(&tag).into_iter().collect(),
+            // The common case: splitting the map would allocate.
+            (_, false) => self.unconfirmed.remove(&tag).into_iter().collect(),
         };
-        let confirmed = confirmed.into_iter().filter_map(|entry| {
-            let message = entry.message.upgrade()?;
-            Some((entry.fate, self.fate_of(&message, is_stored)))
+        let confirmed = confirmed.into_iter().filter_map(|publish| {
+            let message = publish.message.upgrade()?;
+            Some((publish.confirmation, self.outcome_of(&message, is_ack)))
         });
-        let told = Told(confirmed.collect());
-        // Those that are left belong to publishers that have gone.
-        if self.entries.is_empty() {
+        let completions = Completions(confirmed.collect());
+        // The returns that are left belong to publishers that have timed out.
+        if self.unconfirmed.is_empty() {
             self.returned.clear();
         }
-        told
+        completions
     }
 
-    fn fate_of(&mut self, message: &Outgoing, is_stored: bool) -> Confirmation {
+    /// The outcome of one confirmed message. A message that was returned is acked as well.
+    fn outcome_of(&mut self, message: &Outgoing, is_ack: bool) -> Confirmation {
         if self.take_returned(message) {
             Confirmation::Unroutable
-        } else if is_stored {
-            self.refused.forget(&message.routing_key);
+        } else if is_ack {
+            self.nacks.acked(&message.routing_key);
             Confirmation::Stored
         } else {
-            self.refused.note(&message.routing_key);
+            self.nacks.nacked(&message.routing_key);
             Confirmation::Rejected
         }
     }
 
     fn take_returned(&mut self, message: &Outgoing) -> bool {
-        // Mostly there are none.
+        // Returns are rare, and the key below allocates.
         if self.returned.is_empty() {
             return false;
         }
@@ -299,26 +335,28 @@ impl Pages {
     }
 }
 
-/// Routes that have been refused, and nothing else.
+/// Decides when nacks are the channel's fault (see [`NACK_TOLERANCE`]).
 #[derive(Default)]
-struct Refused {
+struct NackTracker {
+    /// Routing keys whose last confirm was a nack.
     routes: HashSet<String>,
-    /// Since when there are any.
+    /// When the first of `routes` was nacked; `None` while there are none.
     since: Option<Instant>,
-    is_for_long: bool,
+    /// The tolerance was exceeded: the channel is to be replaced.
+    is_persistent: bool,
 }
 
-impl Refused {
-    fn note(&mut self, route: &str) {
+impl NackTracker {
+    fn nacked(&mut self, route: &str) {
         let since = *self.since.get_or_insert_with(Instant::now);
-        self.is_for_long |= since.elapsed() >= REFUSED;
+        self.is_persistent |= since.elapsed() >= NACK_TOLERANCE;
         if !self.routes.contains(route) {
             self.routes.insert(route.to_owned());
         }
     }
 
-    fn forget(&mut self, route: &str) {
-        // Mostly there are none.
+    fn acked(&mut self, route: &str) {
+        // Called for every ack: the check is cheaper than hashing the routing key.
         if !self.routes.is_empty() && self.routes.remove(route) && self.routes.is_empty() {
             self.since = None;
         }
@@ -335,8 +373,8 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    /// A publisher that waits holds its message.
-    type Promise = (oneshot::Receiver<Confirmation>, Arc<Outgoing>);
+    /// A waiting publisher: it holds its message, of which the tracker has a weak reference only.
+    type TestPublish = (oneshot::Receiver<Confirmation>, Arc<Outgoing>);
 
     fn properties(id: usize) -> Properties {
         Properties {
@@ -345,7 +383,7 @@ mod tests {
         }
     }
 
-    fn add(ledger: &Ledger, id: usize, route: &str) -> Result<Promise, Error> {
+    fn add(tracker: &ConfirmTracker, id: usize, route: &str) -> Result<TestPublish, Error> {
         let message = Outgoing {
             exchange: String::new(),
             routing_key: route.into(),
@@ -353,41 +391,45 @@ mod tests {
             properties: properties(id),
             body: Bytes::new(),
         };
-        let (fate, promise) = oneshot::channel();
+        let (confirmation, receiver) = oneshot::channel();
         let held = Arc::new(message);
         let message = Arc::downgrade(&held);
-        ledger
-            .add(Entry { message, fate })
-            .map(|()| (promise, held))
+        tracker
+            .add(PendingPublish {
+                message,
+                confirmation,
+            })
+            .map(|()| (receiver, held))
     }
 
-    fn added(ledger: &Ledger, count: usize) -> Vec<Promise> {
+    fn added(tracker: &ConfirmTracker, count: usize) -> Vec<TestPublish> {
         (1..=count)
-            .map(|id| add(ledger, id, "jobs").unwrap())
+            .map(|id| add(tracker, id, "jobs").unwrap())
             .collect()
     }
 
-    fn confirmed(ledger: &Ledger, tag: u64, multiple: bool, is_stored: bool) {
-        ledger.on_event(ChannelEvent::Confirmed(Confirm {
+    fn confirmed(tracker: &ConfirmTracker, tag: u64, multiple: bool, is_ack: bool) {
+        tracker.on_event(ChannelEvent::Confirmed(Confirm {
             tag,
             multiple,
-            is_stored,
+            is_ack,
         }));
     }
 
-    fn returned(ledger: &Ledger, id: usize, route: &str) {
-        ledger.on_event(ChannelEvent::Returned(Box::new(Returned {
+    fn returned(tracker: &ConfirmTracker, id: usize, route: &str) {
+        tracker.on_event(ChannelEvent::Returned(Box::new(Returned {
             text: "NO_ROUTE".into(),
             routing_key: route.into(),
             properties: properties(id),
         })));
     }
 
-    /// A letter for each: what it was told, or that it waits.
-    fn told(promises: &mut [Promise]) -> String {
-        let told = promises
+    /// One letter a publish: `s`tored, `u`nroutable, `r`ejected, `?` for unknown, `.` while it waits,
+    /// `-` once its outcome was read.
+    fn outcomes(publishes: &mut [TestPublish]) -> String {
+        let outcomes = publishes
             .iter_mut()
-            .map(|(promise, _)| match promise.try_recv() {
+            .map(|(receiver, _)| match receiver.try_recv() {
                 Ok(Confirmation::Stored) => 's',
                 Ok(Confirmation::Unroutable) => 'u',
                 Ok(Confirmation::Rejected) => 'r',
@@ -395,155 +437,155 @@ mod tests {
                 Err(oneshot::error::TryRecvError::Empty) => '.',
                 Err(oneshot::error::TryRecvError::Closed) => '-',
             });
-        told.collect()
+        outcomes.collect()
     }
 
     #[test]
-    fn confirms_come_in_any_order_one_by_one_or_for_several() {
-        let ledger = Ledger::default();
-        let mut promises = added(&ledger, 8);
-        confirmed(&ledger, 3, false, true);
-        assert_eq!(told(&mut promises), "..s.....");
-        confirmed(&ledger, 4, true, true);
-        assert_eq!(told(&mut promises), "ss-s....");
-        // What is confirmed already is no news, and neither is what was never published.
-        confirmed(&ledger, 2, true, false);
-        confirmed(&ledger, 3, false, false);
-        confirmed(&ledger, 99, false, true);
-        assert_eq!(told(&mut promises), "----....");
-        confirmed(&ledger, 6, true, false);
-        assert_eq!(told(&mut promises), "----rr..");
-        confirmed(&ledger, 0, true, true);
-        assert_eq!(told(&mut promises), "------ss");
-        assert!(ledger.pages().entries.is_empty());
-        let mut more = [add(&ledger, 9, "jobs").unwrap()];
-        confirmed(&ledger, 9, false, true);
-        assert_eq!(told(&mut more), "s");
-        let mut last = [10, 11].map(|id| add(&ledger, id, "jobs").unwrap());
-        confirmed(&ledger, u64::MAX, true, true);
-        assert_eq!(told(&mut last), "ss");
+    fn confirms_come_in_any_order_single_or_multiple() {
+        let tracker = ConfirmTracker::default();
+        let mut publishes = added(&tracker, 8);
+        confirmed(&tracker, 3, false, true);
+        assert_eq!(outcomes(&mut publishes), "..s.....");
+        confirmed(&tracker, 4, true, true);
+        assert_eq!(outcomes(&mut publishes), "ss-s....");
+        // Numbers that were confirmed before, and numbers that were never published, are ignored.
+        confirmed(&tracker, 2, true, false);
+        confirmed(&tracker, 3, false, false);
+        confirmed(&tracker, 99, false, true);
+        assert_eq!(outcomes(&mut publishes), "----....");
+        confirmed(&tracker, 6, true, false);
+        assert_eq!(outcomes(&mut publishes), "----rr..");
+        confirmed(&tracker, 0, true, true);
+        assert_eq!(outcomes(&mut publishes), "------ss");
+        assert!(tracker.state().unconfirmed.is_empty());
+        let mut more = [add(&tracker, 9, "jobs").unwrap()];
+        confirmed(&tracker, 9, false, true);
+        assert_eq!(outcomes(&mut more), "s");
+        let mut last = [10, 11].map(|id| add(&tracker, id, "jobs").unwrap());
+        confirmed(&tracker, u64::MAX, true, true);
+        assert_eq!(outcomes(&mut last), "ss");
     }
 
     #[test]
-    fn what_came_back_is_unroutable_and_nothing_else_is() {
-        let ledger = Ledger::default();
-        let mut promises = added(&ledger, 3);
-        // The same message went by another route.
-        promises.push(add(&ledger, 2, "others").unwrap());
-        returned(&ledger, 2, "jobs");
-        assert_eq!(told(&mut promises), "....");
-        confirmed(&ledger, 4, true, true);
-        assert_eq!(told(&mut promises), "suss");
-        assert!(ledger.pages().returned.is_empty());
+    fn only_returned_messages_are_unroutable() {
+        let tracker = ConfirmTracker::default();
+        let mut publishes = added(&tracker, 3);
+        // The same message id with another routing key.
+        publishes.push(add(&tracker, 2, "others").unwrap());
+        returned(&tracker, 2, "jobs");
+        assert_eq!(outcomes(&mut publishes), "....");
+        confirmed(&tracker, 4, true, true);
+        assert_eq!(outcomes(&mut publishes), "suss");
+        assert!(tracker.state().returned.is_empty());
     }
 
     #[test]
-    fn publishers_that_have_gone_leave_nothing_behind() {
-        let ledger = Ledger::default();
-        let promises = added(&ledger, 3);
-        returned(&ledger, 2, "jobs");
-        drop(promises);
-        confirmed(&ledger, 3, true, true);
-        assert!(ledger.pages().returned.is_empty());
-        // A broker that never confirms is given up in the end, whoever still waits.
-        let mut last = added(&ledger, MOST_UNCONFIRMED).split_off(MOST_UNCONFIRMED - 1);
-        assert!(!ledger.pages().is_worth_it());
-        assert_eq!(told(&mut last), ".");
-        ledger.pages().is_left = true;
-        assert!(ledger.pages().is_done());
+    fn publishers_that_timed_out_leave_nothing_behind() {
+        let tracker = ConfirmTracker::default();
+        let publishes = added(&tracker, 3);
+        returned(&tracker, 2, "jobs");
+        drop(publishes);
+        confirmed(&tracker, 3, true, true);
+        assert!(tracker.state().returned.is_empty());
+        // A broker that never confirms is given up at the limit, even if a publisher still waits.
+        let mut last = added(&tracker, MAX_UNCONFIRMED).split_off(MAX_UNCONFIRMED - 1);
+        assert!(!tracker.state().is_usable());
+        assert_eq!(outcomes(&mut last), ".");
+        tracker.state().publisher_dropped = true;
+        assert!(tracker.state().is_done());
     }
 
     #[test]
-    fn the_end_is_told_to_all_that_wait_and_nothing_comes_after_it() {
-        let ledger = Ledger::default();
-        let mut promises = added(&ledger, 3);
-        confirmed(&ledger, 2, false, true);
-        assert!(ledger.pages().is_worth_it());
+    fn a_close_completes_all_publishes_as_unknown_and_later_ones_fail() {
+        let tracker = ConfirmTracker::default();
+        let mut publishes = added(&tracker, 3);
+        confirmed(&tracker, 2, false, true);
+        assert!(tracker.state().is_usable());
         let reason = || Error::new(Kind::Disconnected);
-        ledger.on_event(ChannelEvent::Closed(reason()));
-        ledger.end(&reason());
-        assert_eq!(told(&mut promises), "?s?");
-        assert!(!ledger.pages().is_worth_it());
-        let refused = add(&ledger, 4, "jobs").unwrap_err();
-        assert!(refused.is_disconnected(), "{refused}");
-        confirmed(&ledger, 4, true, true);
+        tracker.on_event(ChannelEvent::Closed(reason()));
+        tracker.close(&reason());
+        assert_eq!(outcomes(&mut publishes), "?s?");
+        assert!(!tracker.state().is_usable());
+        let error = add(&tracker, 4, "jobs").unwrap_err();
+        assert!(error.is_disconnected(), "{error}");
+        confirmed(&tracker, 4, true, true);
     }
 
     #[test]
-    fn the_end_is_news_to_the_keeper() {
-        let ledger = Ledger::default();
-        let _promises = added(&ledger, 1);
-        ledger.pages().is_left = true;
-        ledger.on_event(ChannelEvent::Closed(Error::new(Kind::Disconnected)));
-        assert!(ledger.news.notified().now_or_never().is_some());
-        assert!(ledger.pages().is_done());
+    fn a_close_wakes_the_task_that_holds_the_channel() {
+        let tracker = ConfirmTracker::default();
+        let _promises = added(&tracker, 1);
+        tracker.state().publisher_dropped = true;
+        tracker.on_event(ChannelEvent::Closed(Error::new(Kind::Disconnected)));
+        assert!(tracker.changed.notified().now_or_never().is_some());
+        assert!(tracker.state().is_done());
     }
 
     #[test]
-    fn what_is_refused_for_long_is_not_worth_it_whatever_its_routes() {
-        let ledger = Ledger::default();
+    fn a_channel_that_nacks_for_too_long_is_not_used_any_more() {
+        let tracker = ConfirmTracker::default();
         let refuse = |id: usize| {
-            let promise = add(&ledger, id, &id.to_string()).unwrap();
-            confirmed(&ledger, id as u64, false, false);
-            assert_eq!(told(&mut [promise]), "r");
+            let receiver = add(&tracker, id, &id.to_string()).unwrap();
+            confirmed(&tracker, id as u64, false, false);
+            assert_eq!(outcomes(&mut [receiver]), "r");
         };
         (1..=3).for_each(refuse);
-        assert!(ledger.pages().is_worth_it());
-        ledger.pages().refused.since = Instant::now().checked_sub(REFUSED);
+        assert!(tracker.state().is_usable());
+        tracker.state().nacks.since = Instant::now().checked_sub(NACK_TOLERANCE);
         refuse(4);
-        assert!(!ledger.pages().is_worth_it());
+        assert!(!tracker.state().is_usable());
     }
 
     #[test]
-    fn what_is_taken_again_is_refused_no_longer() {
-        let ledger = Ledger::default();
-        let mut promises = added(&ledger, 3);
-        confirmed(&ledger, 1, false, false);
-        ledger.pages().refused.since = Instant::now().checked_sub(REFUSED);
-        confirmed(&ledger, 2, false, true);
-        confirmed(&ledger, 3, false, false);
-        assert_eq!(told(&mut promises), "rsr");
-        assert!(ledger.pages().is_worth_it());
+    fn an_ack_of_the_last_nacked_route_ends_the_tolerance() {
+        let tracker = ConfirmTracker::default();
+        let mut publishes = added(&tracker, 3);
+        confirmed(&tracker, 1, false, false);
+        tracker.state().nacks.since = Instant::now().checked_sub(NACK_TOLERANCE);
+        confirmed(&tracker, 2, false, true);
+        confirmed(&tracker, 3, false, false);
+        assert_eq!(outcomes(&mut publishes), "rsr");
+        assert!(tracker.state().is_usable());
     }
 
     #[test]
-    fn it_is_done_when_nobody_publishes_and_all_is_confirmed() {
-        let ledger = Ledger::default();
-        let promises = added(&ledger, 2);
-        ledger.pages().is_left = true;
-        confirmed(&ledger, 2, false, true);
-        assert!(!ledger.pages().is_done());
-        drop(promises);
-        confirmed(&ledger, 1, false, true);
-        assert!(ledger.pages().is_done());
+    fn a_channel_is_done_once_its_publisher_is_dropped_and_all_is_confirmed() {
+        let tracker = ConfirmTracker::default();
+        let publishes = added(&tracker, 2);
+        tracker.state().publisher_dropped = true;
+        confirmed(&tracker, 2, false, true);
+        assert!(!tracker.state().is_done());
+        drop(publishes);
+        confirmed(&tracker, 1, false, true);
+        assert!(tracker.state().is_done());
     }
 
     proptest! {
-        /// As the broker may: in any order, alone or together, with some that came back before.
+        /// Confirms in any order, single or multiple, after returns of some messages.
         #[test]
-        fn each_is_told_its_own_fate_once(
-            fates in prop::collection::vec(0_u8..3, 1..40),
+        fn each_publish_gets_its_own_outcome_once(
+            kinds in prop::collection::vec(0_u8..3, 1..40),
             order in prop::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 0..60),
         ) {
-            let ledger = Ledger::default();
-            let mut promises = added(&ledger, fates.len());
-            let mut open: BTreeMap<usize, u8> = (1..).zip(fates.iter().copied()).collect();
-            for (id, _) in open.iter().filter(|(_, fate)| **fate == 1) {
-                returned(&ledger, *id, "jobs");
+            let tracker = ConfirmTracker::default();
+            let mut publishes = added(&tracker, kinds.len());
+            let mut open: BTreeMap<usize, u8> = (1..).zip(kinds.iter().copied()).collect();
+            for (id, _) in open.iter().filter(|(_, confirmation)| **confirmation == 1) {
+                returned(&tracker, *id, "jobs");
             }
-            let mut expected = vec!['.'; fates.len()];
+            let mut expected = vec!['.'; kinds.len()];
             let mut confirm = |open: &mut BTreeMap<usize, u8>, id: usize, multiple: bool| {
-                let is_stored = open[&id] < 2;
-                // A confirm for several is for those of the same fate.
-                let same = |fate: u8| (fate < 2) == is_stored;
-                let multiple = multiple && open.range(..=id).all(|(_, fate)| same(*fate));
+                let is_ack = open[&id] < 2;
+                // A confirm for several messages covers messages of the same outcome only.
+                let same = |confirmation: u8| (confirmation < 2) == is_ack;
+                let multiple = multiple && open.range(..=id).all(|(_, confirmation)| same(*confirmation));
                 let from = if multiple { 1 } else { id };
                 for id in from..=id {
-                    if let Some(fate) = open.remove(&id) {
-                        expected[id - 1] = ['s', 'u', 'r'][usize::from(fate)];
+                    if let Some(confirmation) = open.remove(&id) {
+                        expected[id - 1] = ['s', 'u', 'r'][usize::from(confirmation)];
                     }
                 }
-                confirmed(&ledger, id as u64, multiple, is_stored);
+                confirmed(&tracker, id as u64, multiple, is_ack);
             };
             for (index, multiple) in order {
                 if open.is_empty() {
@@ -552,7 +594,7 @@ mod tests {
                 let ids: Vec<_> = open.keys().copied().collect();
                 confirm(&mut open, *index.get(&ids), multiple);
             }
-            prop_assert_eq!(told(&mut promises), expected.into_iter().collect::<String>());
+            prop_assert_eq!(outcomes(&mut publishes), expected.into_iter().collect::<String>());
         }
     }
 }

@@ -1,15 +1,13 @@
-//! A queue's deliveries, for as long as the consumer lives, and how it ended.
+//! Consumers (`basic.consume`, `basic.deliver`, `basic.cancel`).
 
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::sync::Arc;
 
 use amq_protocol::protocol::{AMQPClass, basic};
 use amq_protocol::types::FieldTable;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 
 use super::Channel;
-use super::declare::count_named;
+use super::queue_check::QueueCheck;
 use super::{ChannelEvent, ChannelHandler, Delivery};
 use crate::error::Error;
 use crate::escape::Escaped;
@@ -17,38 +15,33 @@ use crate::link::convert;
 use crate::random;
 use crate::stats::Counters;
 
-/// Why deliveries stopped.
+/// The reason why a consumer gets no more deliveries.
 #[derive(Clone, Debug)]
-pub(crate) enum Ended {
-    /// The broker cancelled the consumer: its queue is gone, or its leader is.
+pub(crate) enum ConsumerEnd {
+    /// The broker cancelled the consumer: its queue was deleted, or the queue's leader is down.
     Cancelled,
-    /// The channel or the session is gone.
+    /// The channel or the session was closed.
     Lost(Error),
 }
 
-/// An idle consumer looks at its queue after so many heartbeat intervals.
-const CHECKED_EVERY: u32 = 3;
-/// AMQP's reply code for a queue that is not there.
-const NOT_FOUND: u16 = 404;
+/// Receives deliveries on the I/O task, one after the other. Must not block.
+pub(crate) type DeliveryCallback = Arc<dyn Fn(Delivery) + Send + Sync>;
 
-/// Takes deliveries on the I/O task, one after the other. Must not block.
-pub(crate) type Sink = Arc<dyn Fn(Delivery) + Send + Sync>;
-
-/// How a queue is consumed.
+/// The acknowledgement mode of a consumer (`no-ack` of `basic.consume`).
 #[derive(Clone)]
-pub(crate) enum Mode {
-    /// Consumer are settled; at most so many wait for it.
-    Settled { prefetch: u16 },
-    /// The broker forgets a message as it sends it. No prefetch bounds how many come, so there is no
-    /// queue for them here: each is given away as it is read.
-    NoAck(Sink),
+pub(crate) enum ConsumeMode {
+    /// Every delivery has to be settled. The broker sends at most `prefetch` unsettled ones.
+    ManualAck { prefetch: u16 },
+    /// The broker considers a message settled when it sends it (`no-ack`). No prefetch bounds how many
+    /// arrive, so they are not buffered here: the callback gets each one as it is read.
+    NoAck(DeliveryCallback),
 }
 
-impl std::fmt::Debug for Mode {
+impl std::fmt::Debug for ConsumeMode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Settled { prefetch } => f
-                .debug_struct("Settled")
+            Self::ManualAck { prefetch } => f
+                .debug_struct("ManualAck")
                 .field("prefetch", prefetch)
                 .finish(),
             Self::NoAck(_) => f.debug_struct("NoAck").finish_non_exhaustive(),
@@ -56,40 +49,43 @@ impl std::fmt::Debug for Mode {
     }
 }
 
-/// A consumer. Dropping it cancels it.
+/// A consumer of one queue. Dropping it cancels it (`basic.cancel`).
 #[derive(Debug)]
 pub(crate) struct Consumer {
     channel: Arc<Channel>,
     /// Unique on the broker, so that an operator can tell consumers apart.
     consumer_tag: String,
-    /// As many as the broker sends ahead, which the prefetch bounds; last the end of the consumer.
-    coming: mpsc::UnboundedReceiver<Item>,
-    ended: Option<Ended>,
-    _check: Option<AbortOnDrop>,
+    /// Unbounded, but never holds more than the prefetch and, last, the end of the consumer.
+    deliveries: mpsc::UnboundedReceiver<ConsumerItem>,
+    end: Option<ConsumerEnd>,
+    _check: Option<QueueCheck>,
 }
 
-type Item = Result<Box<Delivery>, Box<Ended>>;
+pub(super) type ConsumerItem = Result<Box<Delivery>, Box<ConsumerEnd>>;
 
 impl Consumer {
-    /// Starts consuming on a channel of its own, by the queue's name on the broker.
+    /// Starts a consumer of a queue, given by its name on the broker. The channel must have no other
+    /// user.
+    ///
+    /// Cancel-safe, if the channel is dropped with the future.
     ///
     /// # Errors
-    /// The broker's refusal, or the session went. Cancel-safe: the channel is to be dropped then.
+    /// The broker refused the consumer, or the session is down.
     pub(crate) async fn start(
         channel: &Arc<Channel>,
         queue: &str,
-        mode: Mode,
+        mode: ConsumeMode,
     ) -> Result<Self, Error> {
-        let sink = match mode {
-            Mode::NoAck(sink) => Some(sink),
-            Mode::Settled { prefetch } => {
+        let callback = match mode {
+            ConsumeMode::NoAck(callback) => Some(callback),
+            ConsumeMode::ManualAck { prefetch } => {
                 let qos = basic::AMQPMethod::Qos(basic::Qos {
                     prefetch_count: prefetch,
                     global: false,
                 });
                 channel.call(AMQPClass::Basic(qos)).await?;
                 if prefetch == 1 {
-                    channel.take_one_at_a_time();
+                    channel.set_prefetch_one();
                 }
                 None
             }
@@ -99,61 +95,61 @@ impl Consumer {
             queue: convert::short(queue)?,
             consumer_tag: convert::short(consumer_tag.as_str())?,
             no_local: false,
-            no_ack: sink.is_some(),
+            no_ack: callback.is_some(),
             exclusive: false,
             nowait: false,
             arguments: FieldTable::default(),
         });
-        let (feed, coming) = mpsc::unbounded_channel();
-        let is_settled = sink.is_none();
-        let items = feed.clone();
-        channel.set_handler(Arc::new(Feed {
-            items: feed,
-            sink,
+        let is_settled = callback.is_none();
+        let (sender, deliveries) = mpsc::unbounded_channel();
+        let items = sender.clone();
+        channel.set_handler(Arc::new(DeliverySink {
+            sender,
+            callback,
             counters: Arc::clone(channel.session().counters()),
         }));
         channel.call(AMQPClass::Basic(consume)).await?;
-        let check = is_settled.then(|| {
-            let check = check_queue(Arc::downgrade(channel), queue.to_owned(), items);
-            AbortOnDrop(channel.session().io().spawn(check).abort_handle())
-        });
+        let check = is_settled.then(|| QueueCheck::start(channel, queue, items));
         Ok(Self {
             channel: Arc::clone(channel),
             consumer_tag,
-            coming,
-            ended: None,
+            deliveries,
+            end: None,
             _check: check,
         })
     }
 
-    /// The next delivery that can still be settled. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Result<Delivery, Ended> {
-        if let Some(ended) = &self.ended {
-            return Err(ended.clone());
+    /// The next delivery. Deliveries that can no longer be settled are skipped. Cancel-safe.
+    ///
+    /// # Errors
+    /// The reason why there are no more deliveries.
+    pub(crate) async fn next(&mut self) -> Result<Delivery, ConsumerEnd> {
+        if let Some(end) = &self.end {
+            return Err(end.clone());
         }
-        let ended = loop {
-            match self.coming.recv().await {
-                Some(Ok(delivery)) if self.take(&delivery) => return Ok(*delivery),
-                // It had come when the channel went: its tag means nothing any more, and the reason
-                // of the end follows.
+        let end = loop {
+            match self.deliveries.recv().await {
+                Some(Ok(delivery)) if self.track_if_open(&delivery) => return Ok(*delivery),
+                // It was buffered when the channel closed. It can no longer be settled, and the broker
+                // delivers it again. The reason of the close follows in the buffer.
                 Some(Ok(_)) => {}
-                Some(Err(ended)) => break *ended,
-                None => break Ended::Lost(self.channel.dead()),
+                Some(Err(end)) => break *end,
+                None => break ConsumerEnd::Lost(self.channel.closed_error()),
             }
         };
-        Err(self.ended.insert(ended).clone())
+        Err(self.end.insert(end).clone())
     }
 
-    /// Whether a delivery can still be settled.
-    fn take(&self, delivery: &Delivery) -> bool {
+    /// Records a delivery as unsettled, unless the channel has closed.
+    fn track_if_open(&self, delivery: &Delivery) -> bool {
         let is_open = self.channel.is_open();
         if is_open {
-            self.channel.delivered(delivery.tag);
+            self.channel.track_delivery(delivery.tag);
         }
         is_open
     }
 
-    /// Stops new deliveries and gives those that were prefetched back to the queue.
+    /// Cancels the consumer, waits for the reply and requeues the deliveries that were prefetched.
     pub(crate) async fn cancel(mut self) {
         let cancel = convert::short(self.consumer_tag.as_str()).map(|consumer_tag| {
             AMQPClass::Basic(basic::AMQPMethod::Cancel(basic::Cancel {
@@ -166,13 +162,13 @@ impl Consumer {
             Err(error) => Err(error),
         };
         if let Err(error) = cancelled {
-            tracing::debug!(%error, "a consumer was gone before it was cancelled");
+            tracing::debug!(%error, "consumer not cancelled: its channel is closed");
             return;
         }
-        // The broker sends none after its cancel-ok.
-        self.coming.close();
-        self.ended.get_or_insert(Ended::Cancelled);
-        while let Ok(item) = self.coming.try_recv() {
+        // The broker sends no delivery after `basic.cancel-ok`, so the buffer is complete now.
+        self.deliveries.close();
+        self.end.get_or_insert(ConsumerEnd::Cancelled);
+        while let Ok(item) = self.deliveries.try_recv() {
             if let Ok(delivery) = item {
                 self.channel.requeue(delivery.tag);
             }
@@ -182,95 +178,39 @@ impl Consumer {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        if self.ended.is_none() && self.channel.is_open() {
+        if self.end.is_none() && self.channel.is_open() {
             self.channel.cancel(&self.consumer_tag);
         }
     }
 }
 
-/// Ends a task with its owner.
-#[derive(Debug)]
-struct AbortOnDrop(AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Ends the consumer when its queue has no consumer any more although the broker has sent no
-/// `basic.cancel`. An idle consumer asks for the count of consumers (a passive `queue.declare`)
-/// every three heartbeat intervals.
-///
-/// RabbitMQ forgets consumers in silence when a quorum queue is deleted right after it was declared
-/// (seen on 3.10.8): the channel stays open and nothing is delivered on it. Where other consumers of
-/// the queue are known, the count does not tell that this one is not.
-async fn check_queue(channel: Weak<Channel>, queue: String, items: mpsc::UnboundedSender<Item>) {
-    let mut last = 0;
-    loop {
-        let Some(interval) = channel.upgrade().map(|channel| {
-            let heartbeat = channel.session().heartbeat();
-            heartbeat.max(Duration::from_secs(1)) * CHECKED_EVERY
-        }) else {
-            return;
-        };
-        tokio::time::sleep(interval).await;
-        let Some(channel) = channel.upgrade() else {
-            return;
-        };
-        let delivered = channel.last_delivery();
-        let is_idle =
-            std::mem::replace(&mut last, delivered) == delivered && !channel.has_unsettled();
-        if !is_idle {
-            continue;
-        }
-        match count_named(channel.session(), &queue).await {
-            Ok(counts) if counts.consumers > 0 => {}
-            Err(error) if error.amqp_code() != Some(NOT_FOUND) => {
-                tracing::debug!(queue, %error, "the consumers of a queue could not be counted");
-            }
-            // The broker answers in the order of its work: one that was counted before it was
-            // cancelled has its `basic.cancel` by now, and this second end is not read.
-            Ok(_) | Err(_) => {
-                tracing::warn!(
-                    queue,
-                    "the broker has no consumer on the queue and has not sent `basic.cancel`: \
-                     consuming it again"
-                );
-                // Whoever consumed is gone otherwise.
-                let _ = items.send(Err(Box::new(Ended::Cancelled)));
-                return;
-            }
-        }
-    }
-}
-
-/// Hands deliveries over to the consumer's owner.
-struct Feed {
-    items: mpsc::UnboundedSender<Item>,
-    /// Takes the deliveries instead, if they are not settled.
-    sink: Option<Sink>,
+/// Receives the events of a consumer's channel and passes them to the consumer.
+struct DeliverySink {
+    sender: mpsc::UnboundedSender<ConsumerItem>,
+    /// Gets the deliveries instead of `sender` in [`ConsumeMode::NoAck`].
+    callback: Option<DeliveryCallback>,
     counters: Arc<Counters>,
 }
 
-impl ChannelHandler for Feed {
-    fn on_event(&self, word: ChannelEvent) {
-        let item = match word {
-            ChannelEvent::Delivered(delivery) => match &self.sink {
-                Some(sink) => return sink(*delivery),
+impl ChannelHandler for DeliverySink {
+    fn on_event(&self, event: ChannelEvent) {
+        let item = match event {
+            ChannelEvent::Delivered(delivery) => match &self.callback {
+                Some(callback) => return callback(*delivery),
                 None => Ok(delivery),
             },
-            ChannelEvent::Cancelled => Err(Box::new(Ended::Cancelled)),
-            ChannelEvent::Closed(reason) => Err(Box::new(Ended::Lost(reason))),
+            ChannelEvent::Cancelled => Err(Box::new(ConsumerEnd::Cancelled)),
+            ChannelEvent::Closed(reason) => Err(Box::new(ConsumerEnd::Lost(reason))),
             ChannelEvent::Returned(message) => {
                 self.counters.returned_replies.add();
                 let (queue, reason) = (Escaped(&message.routing_key), Escaped(&message.text));
-                tracing::debug!(%queue, %reason, "a reply came back: its caller is gone");
+                tracing::debug!(%queue, %reason, "reply returned: the caller's reply queue is gone");
                 return;
             }
             ChannelEvent::Confirmed(_) => return,
         };
-        // When nobody consumes any more, the channel is about to be closed, and it goes back.
-        drop(self.items.send(item));
+        // If the consumer was dropped, its channel is about to be closed, and the broker requeues the
+        // delivery.
+        drop(self.sender.send(item));
     }
 }

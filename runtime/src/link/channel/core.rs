@@ -1,15 +1,18 @@
-//! The state machine of one AMQP channel, without a socket, a lock or a clock.
+//! State machine of one AMQP channel (`channel.open` to `channel.close-ok`), sans I/O: it has no
+//! socket, lock or clock.
 //!
-//! Frames of the broker go into [`Core::handle`], operations into the other methods; events come
-//! out, and [`Core::flush`] writes what is due. A channel is *opening* until `channel.open-ok`,
-//! *open* until either side closes it, *closing* while our `channel.close` is unanswered, and then
-//! *closed*. Its number is free again only when the close is complete in both directions: if both
-//! sides close at once, each has to answer the other's `channel.close` (AMQP 0-9-1, 1.5.2.5).
+//! The broker's frames go into [`Core::handle`], and the owner's operations into the other methods.
+//! Events come out of both, and [`Core::flush`] appends the frames that are due. A channel is
+//! *opening* until `channel.open-ok` arrives, *open* until either side closes it, *closing* while our
+//! `channel.close` is unanswered, and then *closed*. Its number may be used again only when the close
+//! is complete in both directions: if both sides close at the same time, each has to answer the
+//! other's `channel.close` with `channel.close-ok` (AMQP 0-9-1, 1.5.2.5).
 //!
-//! AMQP allows one synchronous method at a time on a channel (2.2.2): the others wait in a queue
-//! and are written as the answers come. Methods are read and written with amq-protocol. Messages,
-//! settlements and confirms are laid out by hand (`frame/`), because they are the ones
-//! whose speed a caller feels.
+//! AMQP allows one synchronous method at a time on a channel (2.2.2). Further ones wait in a queue,
+//! and each is written when the reply to the one before it arrives.
+//!
+//! Most methods are encoded and decoded with amq-protocol. Messages, settlements and confirms, which
+//! decide the throughput, are encoded and decoded by hand in `frame/`.
 
 use std::collections::VecDeque;
 
@@ -24,68 +27,69 @@ use crate::link::frame::decode::{self, Confirm, Deliver, Method, Return};
 use crate::link::frame::encode::{self, SettleMethod};
 use crate::wire::message::{Incoming, Outgoing, Properties};
 
-/// Preallocation cap: the body size that a peer announces is not trusted.
-const PREALLOCATED: u64 = 1024 * 1024;
-/// While more than this is to be written, the broker is not answered where it asks by itself
-/// (`channel.flow`, `basic.cancel`).
+/// Preallocation cap: the announced body size is not trusted.
+const MAX_PREALLOCATED: u64 = 1024 * 1024;
+/// The broker's own requests (`channel.flow`, `basic.cancel`) are not answered while more bytes than
+/// this wait to be written. A broker that sends requests and reads no answers would otherwise make the
+/// write buffer grow without limit.
 const MAX_UNREAD_ANSWERS: usize = 1024 * 1024;
 
-/// One channel. `T` is what the owner of a synchronous method is known by.
+/// The state of one channel. `T` is a token that identifies the caller of a synchronous method.
 #[derive(Debug)]
 pub(crate) struct Core<T> {
     number: u16,
-    state: State,
+    state: ChannelState,
     frame_max: u32,
-    /// A message with a longer body is delivered without it.
+    /// Bodies longer than this are dropped; the message is delivered with its size alone.
     max_body: u64,
-    /// Synchronous methods, of which the first may be with the broker.
-    calls: VecDeque<Call<T>>,
-    /// The first of the calls has been written.
-    is_asked: bool,
-    /// The owner of our `channel.close`.
-    closer: Option<T>,
-    /// The broker has closed the channel.
-    is_refused: bool,
-    owes_close: bool,
-    owes_close_ok: bool,
-    owes_flow_ok: Option<bool>,
-    /// The consumer tag of a `basic.cancel` that asked for an answer.
-    owes_cancel_ok: Option<ShortString>,
-    content: Option<Content>,
-    /// The tags of the consumers that were ever on the channel.
+    /// Synchronous methods that have no reply yet, in the order of their calls.
+    calls: VecDeque<SyncMethod<T>>,
+    /// Whether the first of `calls` was written, so that the next reply belongs to it.
+    front_is_written: bool,
+    /// The caller that waits for the reply to our `channel.close`.
+    close_token: Option<T>,
+    /// The broker has sent `channel.close`.
+    closed_by_broker: bool,
+    close_due: bool,
+    close_ok_due: bool,
+    flow_ok_due: Option<bool>,
+    /// The consumer tag of a `basic.cancel` from the broker that asked for a reply.
+    cancel_ok_due: Option<ShortString>,
+    content: Option<PartialMessage>,
+    /// The tags of all consumers that were ever started on the channel.
     consumers: Vec<ShortString>,
-    /// How many messages were published since the broker was asked to confirm them.
-    confirmed: Option<u64>,
-    /// The tag of the last message that came. RabbitMQ numbers them from 1 without gaps, and the
-    /// bookkeeping of acknowledgements relies on that.
+    /// The number of messages published since `confirm.select`; `None` outside of confirm mode.
+    published: Option<u64>,
+    /// The delivery tag of the last message. RabbitMQ counts them from 1 without gaps, and the
+    /// bookkeeping of acknowledgements (`policy/acks.rs`) relies on it.
     last_tag: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum ChannelState {
     Opening,
     Open,
     Closing,
     Closed,
 }
 
-/// A synchronous method and the class and method of its answer.
+/// A synchronous method, with the class and method id of its reply.
 #[derive(Debug)]
-struct Call<T> {
+struct SyncMethod<T> {
     token: T,
     frame: Bytes,
-    answer: (u16, u16),
+    reply_id: (u16, u16),
 }
 
-/// A message of which the header or some of the body is yet to come.
+/// A message whose content header or body has not completely arrived.
 #[derive(Debug)]
-struct Content {
+struct PartialMessage {
     method: ContentMethod,
     properties: Option<Properties>,
     size: u64,
-    left: u64,
+    remaining: u64,
     body: BytesMut,
-    is_kept: bool,
+    keeps_body: bool,
 }
 
 #[derive(Debug)]
@@ -93,51 +97,52 @@ enum ContentMethod {
     Deliver(Deliver),
     GetOk(Deliver),
     Return(Return),
-    /// Of the channel that had the number before.
+    /// A delivery for the channel that had the number before this one: read and ignored.
     Late,
 }
 
-/// A frame of the broker on this channel.
+/// A frame from the broker on this channel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Frame<'a> {
     /// A whole method payload.
     Method(&'a [u8]),
     /// A whole content header payload.
     Header(&'a [u8]),
-    /// Some bytes of a body frame.
+    /// Some bytes of a body frame; `is_last` tells whether they are the last ones of the frame.
     Body { bytes: &'a [u8], is_last: bool },
 }
 
-/// The answer to a synchronous method.
+/// The reply to a synchronous method.
 #[derive(Debug)]
-pub(crate) enum Answer {
+pub(crate) enum MethodReply {
     Method(AMQPClass),
-    /// The answer to `basic.get`: none when the queue is empty.
+    /// The reply to `basic.get`: `None` when the queue is empty.
     Got(Option<Box<Delivery>>),
 }
 
 /// Something that happened on the channel.
 #[derive(Debug)]
 pub(crate) enum CoreEvent<T> {
-    Answered(T, Result<Answer, Error>),
-    /// The outcome of publishes (`basic.ack`, `basic.nack`).
+    /// The reply to a synchronous method, or the reason why there will be none.
+    Replied(T, Result<MethodReply, Error>),
+    /// A publisher confirm (`basic.ack`, `basic.nack`).
     Confirmed(Confirm),
     Delivered(Box<Delivery>),
     Returned(Box<Returned>),
     /// The broker has cancelled the consumer (`basic.cancel`).
     Cancelled,
-    /// The broker has closed the channel, or the connection is gone. Told once.
+    /// The broker has closed the channel, or the connection is lost. Reported once.
     Closed(Error),
 }
 
-/// A delivery and the tag that settles it, on the channel it came from and no other.
+/// A message and its delivery tag, which is valid only on the channel that it arrived on.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pub(crate) tag: u64,
     pub(crate) message: Incoming,
 }
 
-/// A mandatory message that no queue took (`basic.return`).
+/// A mandatory message that matched no queue (`basic.return`).
 #[derive(Debug)]
 pub(crate) struct Returned {
     pub(crate) text: String,
@@ -145,109 +150,112 @@ pub(crate) struct Returned {
     pub(crate) properties: Properties,
 }
 
-/// A breach of AMQP by the broker: the connection cannot go on.
+/// A violation of AMQP by the broker, which ends the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Violation(pub(crate) &'static str);
 
 impl<T> Core<T> {
-    /// A channel whose `channel.open` is due; `token` owns the answer.
+    /// A channel whose `channel.open` is due; its reply goes to `token`.
     pub(crate) fn open(number: u16, frame_max: u32, token: T) -> Self {
         let mut core = Self {
             number,
-            state: State::Opening,
+            state: ChannelState::Opening,
             frame_max,
             max_body: u64::MAX,
             calls: VecDeque::new(),
-            is_asked: false,
-            closer: None,
-            is_refused: false,
-            owes_close: false,
-            owes_close_ok: false,
-            owes_flow_ok: None,
-            owes_cancel_ok: None,
+            front_is_written: false,
+            close_token: None,
+            closed_by_broker: false,
+            close_due: false,
+            close_ok_due: false,
+            flow_ok_due: None,
+            cancel_ok_due: None,
             content: None,
             consumers: Vec::new(),
-            confirmed: None,
+            published: None,
             last_tag: 0,
         };
         let open = AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {}));
-        // An empty method fits into every frame.
+        // Encoding cannot fail: a method without arguments fits into every frame.
         if let Ok(frame) = core.encode(&open) {
-            core.calls.push_back(Call {
+            core.calls.push_back(SyncMethod {
                 token,
                 frame,
-                answer: (20, 11),
+                reply_id: (20, 11),
             });
         }
         core
     }
 
-    /// Whether messages, settlements and methods can be sent.
+    /// Whether messages, settlements and methods can be sent on the channel.
     pub(crate) fn is_open(&self) -> bool {
-        self.state == State::Open
+        self.state == ChannelState::Open
     }
 
-    /// Whether the number may be used for another channel: the close is complete both ways.
+    /// Whether the close is complete in both directions, so that the number may be used again (but see
+    /// [`may_receive_late_frames`](Self::may_receive_late_frames)).
     pub(crate) fn is_free(&self) -> bool {
-        self.state == State::Closed && !self.owes_close_ok
+        self.state == ChannelState::Closed && !self.close_ok_due
     }
 
-    /// Whether the broker may have something to say on the number though it is free: after its own
-    /// close it tells nobody when it is done. A close of ours alone is answered behind all else.
-    pub(crate) fn may_have_echo(&self) -> bool {
-        self.is_refused
+    /// Whether frames of this channel may still arrive after its close is complete.
+    ///
+    /// RabbitMQ may send frames of a channel after its own `channel.close`, and nothing marks the last
+    /// one. The reply to a close of ours is the last frame of the channel.
+    pub(crate) fn may_receive_late_frames(&self) -> bool {
+        self.closed_by_broker
     }
 
-    /// Whether [`flush`](Self::flush) has something to write.
+    /// Whether [`flush`](Self::flush) has frames to append.
     pub(crate) fn has_output(&self) -> bool {
-        self.owes_close
-            || self.owes_close_ok
-            || self.owes_flow_ok.is_some()
-            || self.owes_cancel_ok.is_some()
-            || (!self.is_asked && !self.calls.is_empty())
+        self.close_due
+            || self.close_ok_due
+            || self.flow_ok_due.is_some()
+            || self.cancel_ok_due.is_some()
+            || (!self.front_is_written && !self.calls.is_empty())
     }
 
-    /// Delivers messages with a longer body without it, and with its size.
-    pub(crate) fn limit_bodies(&mut self, most: u64) {
-        self.max_body = most;
+    /// From now on messages with a longer body are delivered without it, with its size alone.
+    pub(crate) fn limit_bodies(&mut self, max: u64) {
+        self.max_body = max;
     }
 
-    /// Queues a synchronous method; `token` owns its answer.
+    /// Queues a synchronous method; its reply goes to `token`.
     ///
     /// # Errors
-    /// The channel is closed, the method does not fit into a frame, or it has no answer. Nothing was
-    /// queued.
+    /// The channel is closed, the method does not fit into a frame, or it is not synchronous. Nothing
+    /// was queued.
     pub(crate) fn call(&mut self, method: &AMQPClass, token: T) -> Result<(), Error> {
-        self.check()?;
-        let Some(answer) = answer_to(method) else {
+        self.check_open()?;
+        let Some(reply_id) = reply_id_of(method) else {
             return Err(Error::invalid("not a synchronous method of a channel"));
         };
         let frame = self.encode(method)?;
         if let AMQPClass::Confirm(confirm::AMQPMethod::Select(_)) = method {
-            self.confirmed.get_or_insert(0);
+            self.published.get_or_insert(0);
         }
-        self.calls.push_back(Call {
+        self.calls.push_back(SyncMethod {
             token,
             frame,
-            answer,
+            reply_id,
         });
         Ok(())
     }
 
-    /// Appends a message.
+    /// Appends a message (`basic.publish`).
     ///
     /// # Errors
     /// The channel is closed, or the message cannot be encoded. Nothing was appended.
     pub(crate) fn publish(&mut self, out: &mut BytesMut, message: &Outgoing) -> Result<(), Error> {
-        self.check()?;
+        self.check_open()?;
         encode::put_message(out, self.number, message, self.frame_max)?;
-        if let Some(published) = &mut self.confirmed {
+        if let Some(published) = &mut self.published {
             *published += 1;
         }
         Ok(())
     }
 
-    /// Appends a settlement.
+    /// Appends a settlement (`basic.ack`, `basic.nack`, `basic.reject`).
     ///
     /// # Errors
     /// The channel is closed.
@@ -255,31 +263,30 @@ impl<T> Core<T> {
         &self,
         out: &mut BytesMut,
         tag: u64,
-        settling: SettleMethod,
+        settlement: SettleMethod,
     ) -> Result<(), Error> {
-        self.check()?;
-        encode::put_settling(out, self.number, tag, settling);
+        self.check_open()?;
+        encode::put_settle(out, self.number, tag, settlement);
         Ok(())
     }
 
-    /// Appends `confirm.select`, for which no answer is asked: the broker confirms all that is
-    /// published on the channel from then on.
+    /// Puts the channel into confirm mode: appends `confirm.select` with no-wait, which has no reply.
     ///
     /// # Errors
     /// The channel is closed.
     pub(crate) fn select_confirms(&mut self, out: &mut BytesMut) -> Result<(), Error> {
-        self.check()?;
+        self.check_open()?;
         encode::put_confirm_select(out, self.number);
-        self.confirmed.get_or_insert(0);
+        self.published.get_or_insert(0);
         Ok(())
     }
 
-    /// Appends `basic.cancel`, for which no answer is asked. Consumer may still come.
+    /// Appends `basic.cancel` with no-wait, which has no reply. Deliveries may still arrive.
     ///
     /// # Errors
     /// The channel is closed.
     pub(crate) fn cancel(&self, out: &mut BytesMut, consumer_tag: &str) -> Result<(), Error> {
-        self.check()?;
+        self.check_open()?;
         let consumer_tag = ShortString::try_new(consumer_tag)
             .map_err(|error| Error::invalid("a consumer tag is too long").caused_by(error))?;
         let cancel = AMQPClass::Basic(basic::AMQPMethod::Cancel(basic::Cancel {
@@ -290,108 +297,113 @@ impl<T> Core<T> {
         Ok(())
     }
 
-    /// Closes the channel: `channel.close` is due, and whatever still waits for an answer is told
-    /// that it gets none. `token`, if it is there, is answered when the close is complete.
+    /// Closes the channel: `channel.close` becomes due, and all calls without a reply fail. The reply
+    /// to the close goes to `token`, if there is one.
     pub(crate) fn close(&mut self, token: Option<T>, events: &mut Vec<CoreEvent<T>>) {
         match self.state {
-            // The broker has not heard of the channel, so there is nothing to close.
-            State::Opening if !self.is_asked => {
-                self.state = State::Closed;
-                self.abandon(&closed(), events);
-                events.extend(token.map(|token| CoreEvent::Answered(token, Ok(close_ok()))));
+            // `channel.open` was not written, so the broker knows nothing of the channel.
+            ChannelState::Opening if !self.front_is_written => {
+                self.state = ChannelState::Closed;
+                self.fail_calls(&channel_closed(), events);
+                events.extend(token.map(|token| CoreEvent::Replied(token, Ok(close_ok()))));
             }
-            State::Opening | State::Open => {
-                self.state = State::Closing;
-                self.closer = token;
-                self.owes_close = true;
-                self.abandon(&closed(), events);
+            ChannelState::Opening | ChannelState::Open => {
+                self.state = ChannelState::Closing;
+                self.close_token = token;
+                self.close_due = true;
+                self.fail_calls(&channel_closed(), events);
             }
-            State::Closing | State::Closed => {
-                events.extend(token.map(|token| CoreEvent::Answered(token, Err(closed()))));
+            ChannelState::Closing | ChannelState::Closed => {
+                events.extend(token.map(|token| CoreEvent::Replied(token, Err(channel_closed()))));
             }
         }
     }
 
-    /// The connection is gone: nothing more is sent or comes.
-    pub(crate) fn lose(&mut self, reason: &Error, events: &mut Vec<CoreEvent<T>>) {
-        let was = std::mem::replace(&mut self.state, State::Closed);
-        self.owes_close = false;
-        self.owes_close_ok = false;
-        self.abandon(reason, events);
-        let closer = self.closer.take();
-        events.extend(closer.map(|token| CoreEvent::Answered(token, Err(reason.clone()))));
-        if matches!(was, State::Opening | State::Open) {
+    /// Closes the channel because the connection is lost. Nothing more is sent.
+    pub(crate) fn connection_lost(&mut self, reason: &Error, events: &mut Vec<CoreEvent<T>>) {
+        let before = std::mem::replace(&mut self.state, ChannelState::Closed);
+        self.close_due = false;
+        self.close_ok_due = false;
+        self.fail_calls(reason, events);
+        let close_token = self.close_token.take();
+        events.extend(close_token.map(|token| CoreEvent::Replied(token, Err(reason.clone()))));
+        if matches!(before, ChannelState::Opening | ChannelState::Open) {
             events.push(CoreEvent::Closed(reason.clone()));
         }
     }
 
-    /// Takes a frame of the broker.
+    /// Handles a frame from the broker.
     ///
     /// # Errors
-    /// The broker has broken the protocol.
+    /// The broker has violated the protocol.
     pub(crate) fn handle(
         &mut self,
         frame: Frame<'_>,
         events: &mut Vec<CoreEvent<T>>,
     ) -> Result<(), Violation> {
         match (self.state, frame) {
-            // Frames that were on their way when the channel was closed (1.5.2.5).
-            (State::Closed, _) => Ok(()),
-            (State::Closing, Frame::Method(payload)) => {
-                self.closing(payload, events);
+            // Frames that the broker sent before it read our close are ignored (1.5.2.5).
+            (ChannelState::Closed, _) => Ok(()),
+            (ChannelState::Closing, Frame::Method(payload)) => {
+                self.method_while_closing(payload, events);
                 Ok(())
             }
-            (State::Closing, _) => Ok(()),
-            (State::Opening | State::Open, Frame::Method(payload)) => self.method(payload, events),
-            (State::Opening | State::Open, Frame::Header(payload)) => self.header(payload, events),
-            (State::Opening | State::Open, Frame::Body { bytes, is_last }) => {
+            (ChannelState::Closing, _) => Ok(()),
+            (ChannelState::Opening | ChannelState::Open, Frame::Method(payload)) => {
+                self.method(payload, events)
+            }
+            (ChannelState::Opening | ChannelState::Open, Frame::Header(payload)) => {
+                self.header(payload, events)
+            }
+            (ChannelState::Opening | ChannelState::Open, Frame::Body { bytes, is_last }) => {
                 self.body(bytes, is_last, events)
             }
         }
     }
 
-    /// Writes what is due: the close and its answer, or the next synchronous method.
+    /// Appends the frames that are due: our close, the replies to the broker's requests, and the next
+    /// synchronous method.
     pub(crate) fn flush(&mut self, out: &mut BytesMut) {
-        if std::mem::take(&mut self.owes_close) {
+        if std::mem::take(&mut self.close_due) {
             let close = channel::AMQPMethod::Close(channel::Close {
                 reply_code: 200,
                 reply_text: ShortString::default(),
                 class_id: 0,
                 method_id: 0,
             });
-            self.put(out, &AMQPClass::Channel(close));
+            self.append(out, &AMQPClass::Channel(close));
         }
-        if std::mem::take(&mut self.owes_close_ok) {
+        if std::mem::take(&mut self.close_ok_due) {
             let close_ok = channel::AMQPMethod::CloseOk(channel::CloseOk {});
-            self.put(out, &AMQPClass::Channel(close_ok));
+            self.append(out, &AMQPClass::Channel(close_ok));
         }
-        if !matches!(self.state, State::Opening | State::Open) {
+        if !matches!(self.state, ChannelState::Opening | ChannelState::Open) {
             return;
         }
-        // A broker that asks and does not read is not answered for ever: the last of each counts.
+        // Several requests of one kind get one reply, to the last of them.
         if out.len() < MAX_UNREAD_ANSWERS {
-            if let Some(active) = self.owes_flow_ok.take() {
+            if let Some(active) = self.flow_ok_due.take() {
                 let flow_ok = channel::AMQPMethod::FlowOk(channel::FlowOk { active });
-                self.put(out, &AMQPClass::Channel(flow_ok));
+                self.append(out, &AMQPClass::Channel(flow_ok));
             }
-            if let Some(consumer_tag) = self.owes_cancel_ok.take() {
+            if let Some(consumer_tag) = self.cancel_ok_due.take() {
                 let cancel_ok = basic::AMQPMethod::CancelOk(basic::CancelOk { consumer_tag });
-                self.put(out, &AMQPClass::Basic(cancel_ok));
+                self.append(out, &AMQPClass::Basic(cancel_ok));
             }
         }
-        if !self.is_asked
+        if !self.front_is_written
             && let Some(call) = self.calls.front()
         {
             out.put_slice(&call.frame);
-            self.is_asked = true;
+            self.front_is_written = true;
         }
     }
 
-    fn check(&self) -> Result<(), Error> {
+    fn check_open(&self) -> Result<(), Error> {
         if self.is_open() {
             Ok(())
         } else {
-            Err(closed())
+            Err(channel_closed())
         }
     }
 
@@ -401,135 +413,144 @@ impl<T> Core<T> {
         Ok(out.freeze())
     }
 
-    /// Methods of the channel's own, which fit into every frame.
-    fn put(&self, out: &mut BytesMut, method: &AMQPClass) {
+    /// Appends one of the channel's own methods. Encoding cannot fail: they fit into every frame.
+    fn append(&self, out: &mut BytesMut, method: &AMQPClass) {
         if let Ok(frame) = self.encode(method) {
             out.put_slice(&frame);
         }
     }
 
-    fn abandon(&mut self, reason: &Error, events: &mut Vec<CoreEvent<T>>) {
+    /// Fails all calls that have no reply.
+    fn fail_calls(&mut self, reason: &Error, events: &mut Vec<CoreEvent<T>>) {
         self.content = None;
-        self.is_asked = false;
-        self.owes_flow_ok = None;
-        self.owes_cancel_ok = None;
+        self.front_is_written = false;
+        self.flow_ok_due = None;
+        self.cancel_ok_due = None;
         let calls = self.calls.drain(..);
-        events.extend(calls.map(|call| CoreEvent::Answered(call.token, Err(reason.clone()))));
+        events.extend(calls.map(|call| CoreEvent::Replied(call.token, Err(reason.clone()))));
     }
 
-    /// While our `channel.close` is unanswered, only the two methods that end a channel count.
+    /// Handles a method while our `channel.close` is unanswered. Only `channel.close-ok` and
+    /// `channel.close` have an effect then.
     ///
-    /// If both sides close at once, each answers the other. RabbitMQ, which had closed the channel
-    /// when it read our close, keeps the number until it has our `close-ok` (an open before that is
-    /// the end of the connection: 504). Its own may not come: the channel goes as it reads ours, and
-    /// what it has not written yet goes with it (both seen on 3.10.8). So its close is as good as its
-    /// answer, and an answer that comes all the same is late.
-    fn closing(&mut self, payload: &[u8], events: &mut Vec<CoreEvent<T>>) {
-        match id(payload) {
+    /// If both sides close at the same time, each has to answer the other. RabbitMQ keeps the number
+    /// in use until it has read our `close-ok`; a `channel.open` on the number before that makes it
+    /// close the connection with 504. Its own `close-ok`, however, may never arrive: RabbitMQ ends the
+    /// channel's process when it reads our `close-ok`, and frames that the process has not written by
+    /// then are lost (both observed on 3.10.8). So the broker's `channel.close` completes our close,
+    /// and a `close-ok` that does arrive afterwards is ignored as late.
+    fn method_while_closing(&mut self, payload: &[u8], events: &mut Vec<CoreEvent<T>>) {
+        match method_id(payload) {
             (20, 41) => {}
             (20, 40) => {
-                // Where ours was not written yet, theirs is the only one.
-                self.owes_close = false;
-                self.owes_close_ok = true;
-                self.is_refused = true;
+                // If our close was not written yet, it is not needed any more.
+                self.close_due = false;
+                self.close_ok_due = true;
+                self.closed_by_broker = true;
             }
             _ => return,
         }
-        self.state = State::Closed;
-        let closer = self.closer.take();
-        events.extend(closer.map(|token| CoreEvent::Answered(token, Ok(close_ok()))));
+        self.state = ChannelState::Closed;
+        let close_token = self.close_token.take();
+        events.extend(close_token.map(|token| CoreEvent::Replied(token, Ok(close_ok()))));
     }
 
     fn method(&mut self, payload: &[u8], events: &mut Vec<CoreEvent<T>>) -> Result<(), Violation> {
-        if self.content.is_some() && id(payload) != (20, 40) {
-            return Err(Violation("a method came in the middle of a message"));
+        if self.content.is_some() && method_id(payload) != (20, 40) {
+            return Err(Violation("a method frame between the frames of a message"));
         }
         let method = match decode::method(payload) {
             Some(Method::Confirm(confirm)) => {
                 if self
-                    .confirmed
+                    .published
                     .is_some_and(|published| confirm.tag <= published)
                 {
                     events.push(CoreEvent::Confirmed(confirm));
                 } else {
-                    self.late("a confirm");
+                    self.ignore_late("basic.ack or basic.nack");
                 }
                 return Ok(());
             }
             Some(Method::Deliver(_)) if !self.has_consumer(consumer_tag(payload)) => {
-                self.late("a delivery");
+                self.ignore_late("basic.deliver");
                 ContentMethod::Late
             }
             Some(Method::Deliver(deliver)) => {
-                self.count(deliver.tag)?;
+                self.check_delivery_tag(deliver.tag)?;
                 ContentMethod::Deliver(deliver)
             }
             Some(Method::GetOk(deliver)) => {
-                self.expect((60, 71))?;
-                self.count(deliver.tag)?;
+                self.expect_reply((60, 71))?;
+                self.check_delivery_tag(deliver.tag)?;
                 ContentMethod::GetOk(deliver)
             }
-            Some(Method::GetEmpty) => return self.answered((60, 71), Answer::Got(None), events),
+            Some(Method::GetEmpty) => {
+                return self.complete_call((60, 71), MethodReply::Got(None), events);
+            }
             Some(Method::Return(returned)) => ContentMethod::Return(returned),
             Some(Method::Close(reason)) => {
-                self.state = State::Closed;
-                self.is_refused = true;
-                self.owes_close_ok = true;
-                self.abandon(&reason, events);
+                self.state = ChannelState::Closed;
+                self.closed_by_broker = true;
+                self.close_ok_due = true;
+                self.fail_calls(&reason, events);
                 events.push(CoreEvent::Closed(reason));
                 return Ok(());
             }
-            None => return self.other(payload, events),
+            None => return self.other_method(payload, events),
         };
-        self.content = Some(Content {
+        self.content = Some(PartialMessage {
             method,
             properties: None,
             size: 0,
-            left: 0,
+            remaining: 0,
             body: BytesMut::new(),
-            is_kept: false,
+            keeps_body: false,
         });
         Ok(())
     }
 
-    /// Every other method: the answer to a synchronous one, mostly.
-    fn other(&mut self, payload: &[u8], events: &mut Vec<CoreEvent<T>>) -> Result<(), Violation> {
+    /// Handles the methods that amq-protocol decodes: mostly replies to synchronous methods.
+    fn other_method(
+        &mut self,
+        payload: &[u8],
+        events: &mut Vec<CoreEvent<T>>,
+    ) -> Result<(), Violation> {
         let Ok((_, method)) = parse_class(payload) else {
-            return Err(Violation("a method that cannot be read"));
+            return Err(Violation("a method that cannot be decoded"));
         };
         match method {
             AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)) => {
                 if !self.has_consumer(cancel.consumer_tag.as_str().as_bytes()) {
-                    self.late("a cancel");
+                    self.ignore_late("basic.cancel");
                     return Ok(());
                 }
                 events.push(CoreEvent::Cancelled);
-                // RabbitMQ asks for no answer.
+                // RabbitMQ sets no-wait and expects no reply.
                 if !cancel.nowait {
-                    self.owes_cancel_ok = Some(cancel.consumer_tag);
+                    self.cancel_ok_due = Some(cancel.consumer_tag);
                 }
                 Ok(())
             }
-            // RabbitMQ does not send it. Another broker is answered, and is not obeyed: it has
-            // connection.blocked to stop publishers.
+            // RabbitMQ never sends `channel.flow`. Another broker gets its reply, but publishing goes
+            // on: `connection.blocked` is the supported way to stop publishers.
             AMQPClass::Channel(channel::AMQPMethod::Flow(flow)) => {
-                self.owes_flow_ok = Some(flow.active);
+                self.flow_ok_due = Some(flow.active);
                 Ok(())
             }
             AMQPClass::Channel(channel::AMQPMethod::CloseOk(_)) => {
-                self.late("a close-ok");
+                self.ignore_late("channel.close-ok");
                 Ok(())
             }
             method => {
-                if self.state == State::Opening
+                if self.state == ChannelState::Opening
                     && matches!(method, AMQPClass::Channel(channel::AMQPMethod::OpenOk(_)))
                 {
-                    self.state = State::Open;
+                    self.state = ChannelState::Open;
                 }
                 if let AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(consume_ok)) = &method {
                     self.consumers.push(consume_ok.consumer_tag.clone());
                 }
-                self.answered(id(payload), Answer::Method(method), events)
+                self.complete_call(method_id(payload), MethodReply::Method(method), events)
             }
         }
     }
@@ -539,80 +560,81 @@ impl<T> Core<T> {
         tags.any(|own| own.as_str().as_bytes() == tag)
     }
 
-    /// A frame of the channel that had the number before. RabbitMQ may send deliveries, confirms,
-    /// cancels and an answer to our close after it has closed a channel (seen on 3.10.8), and does not
-    /// tell when it is done.
-    fn late(&self, what: &'static str) {
+    /// Logs a frame that belongs to the channel that had the number before this one. RabbitMQ may send
+    /// deliveries, confirms, cancels and the reply to our close after it has closed a channel (observed
+    /// on 3.10.8), and nothing marks the last such frame.
+    fn ignore_late(&self, method: &'static str) {
         tracing::debug!(
             channel = self.number,
-            what,
-            "late for another channel, ignored"
+            method,
+            "frame for an earlier channel of the same number, ignored"
         );
     }
 
-    fn count(&mut self, tag: u64) -> Result<(), Violation> {
+    /// Checks that delivery tags are counted without gaps (see `last_tag`).
+    fn check_delivery_tag(&mut self, tag: u64) -> Result<(), Violation> {
         if self.last_tag.checked_add(1) != Some(tag) {
-            return Err(Violation("a delivery tag that is not the next one"));
+            return Err(Violation("a delivery tag out of sequence"));
         }
         self.last_tag = tag;
         Ok(())
     }
 
-    fn expect(&self, answer: (u16, u16)) -> Result<(), Violation> {
+    fn expect_reply(&self, reply_id: (u16, u16)) -> Result<(), Violation> {
         match self.calls.front() {
-            Some(call) if self.is_asked && call.answer == answer => Ok(()),
-            _ => Err(Violation("an answer to a method that was not called")),
+            Some(call) if self.front_is_written && call.reply_id == reply_id => Ok(()),
+            _ => Err(Violation("a reply to a method that was not called")),
         }
     }
 
-    fn answered(
+    fn complete_call(
         &mut self,
-        answer: (u16, u16),
-        with: Answer,
+        reply_id: (u16, u16),
+        reply: MethodReply,
         events: &mut Vec<CoreEvent<T>>,
     ) -> Result<(), Violation> {
-        self.expect(answer)?;
+        self.expect_reply(reply_id)?;
         if let Some(call) = self.calls.pop_front() {
-            self.is_asked = false;
-            events.push(CoreEvent::Answered(call.token, Ok(with)));
+            self.front_is_written = false;
+            events.push(CoreEvent::Replied(call.token, Ok(reply)));
         }
         Ok(())
     }
 
     fn header(&mut self, payload: &[u8], events: &mut Vec<CoreEvent<T>>) -> Result<(), Violation> {
         let Some(content) = self.content.as_mut() else {
-            return Err(Violation("a content header without its method"));
+            return Err(Violation("a content header without a method before it"));
         };
         if content.properties.is_some() {
-            return Err(Violation("a second content header"));
+            return Err(Violation("a second content header of one message"));
         }
-        let (encode::BASIC, Some(header)) = (id(payload).0, decode::header(payload)) else {
-            return Err(Violation("a content header that cannot be read"));
+        let (encode::BASIC, Some(header)) = (method_id(payload).0, decode::header(payload)) else {
+            return Err(Violation("a content header that cannot be decoded"));
         };
         let properties = header.properties.unwrap_or_else(|| {
-            // A broker passes on what its peers have made up.
+            // The publisher made the mistake, and the broker only passes it on.
             tracing::warn!(
                 channel = self.number,
-                "the properties of a message cannot be read: it has none"
+                "message properties cannot be decoded, the message is delivered without any"
             );
             Properties::default()
         });
         content.properties = Some(properties);
         content.size = header.size;
-        content.left = header.size;
-        // The body of a message that came back is nobody's any more.
-        let is_ours = !matches!(
+        content.remaining = header.size;
+        // The body of a returned message is not used.
+        let is_delivery = !matches!(
             content.method,
             ContentMethod::Return(_) | ContentMethod::Late
         );
-        content.is_kept = is_ours && header.size <= self.max_body;
-        if content.is_kept
-            && let Ok(room) = usize::try_from(header.size.min(PREALLOCATED))
+        content.keeps_body = is_delivery && header.size <= self.max_body;
+        if content.keeps_body
+            && let Ok(room) = usize::try_from(header.size.min(MAX_PREALLOCATED))
         {
             content.body.reserve(room);
         }
         if header.size == 0 {
-            self.complete(events)?;
+            self.complete_message(events)?;
         }
         Ok(())
     }
@@ -625,26 +647,28 @@ impl<T> Core<T> {
     ) -> Result<(), Violation> {
         let content = self.content.as_mut();
         let Some(content) = content.filter(|content| content.properties.is_some()) else {
-            return Err(Violation("a content body without its header"));
-        };
-        let Some(left) = content.left.checked_sub(bytes.len() as u64) else {
             return Err(Violation(
-                "a content body that is longer than its header says",
+                "a content body without a content header before it",
             ));
         };
-        content.left = left;
-        if content.is_kept {
+        let Some(remaining) = content.remaining.checked_sub(bytes.len() as u64) else {
+            return Err(Violation(
+                "a content body longer than its content header says",
+            ));
+        };
+        content.remaining = remaining;
+        if content.keeps_body {
             content.body.put_slice(bytes);
         }
-        if left == 0 && is_last {
-            self.complete(events)?;
+        if remaining == 0 && is_last {
+            self.complete_message(events)?;
         }
         Ok(())
     }
 
-    /// All of a message is there.
-    fn complete(&mut self, events: &mut Vec<CoreEvent<T>>) -> Result<(), Violation> {
-        let Some(Content {
+    /// Reports a message whose header and body have arrived.
+    fn complete_message(&mut self, events: &mut Vec<CoreEvent<T>>) -> Result<(), Violation> {
+        let Some(PartialMessage {
             method,
             properties,
             size,
@@ -677,8 +701,8 @@ impl<T> Core<T> {
                 events.push(CoreEvent::Delivered(delivery(deliver, properties, body)));
             }
             ContentMethod::GetOk(deliver) => {
-                let got = Answer::Got(Some(delivery(deliver, properties, body)));
-                self.answered((60, 71), got, events)?;
+                let got = MethodReply::Got(Some(delivery(deliver, properties, body)));
+                self.complete_call((60, 71), got, events)?;
             }
             ContentMethod::Late => {}
             ContentMethod::Return(Return { text, routing_key }) => {
@@ -693,18 +717,18 @@ impl<T> Core<T> {
     }
 }
 
-/// The error of whatever is asked of a channel that is closed.
-pub(crate) fn closed() -> Error {
+/// The error of operations on a closed channel.
+pub(crate) fn channel_closed() -> Error {
     Error::new(Kind::Disconnected).caused_by("the channel was closed")
 }
 
-/// The answer to a close.
-fn close_ok() -> Answer {
+/// The reply to a close that completed without a `channel.close-ok`.
+fn close_ok() -> MethodReply {
     let close_ok = channel::AMQPMethod::CloseOk(channel::CloseOk {});
-    Answer::Method(AMQPClass::Channel(close_ok))
+    MethodReply::Method(AMQPClass::Channel(close_ok))
 }
 
-/// The consumer tag in `basic.deliver`.
+/// The consumer tag of a `basic.deliver`.
 fn consumer_tag(payload: &[u8]) -> &[u8] {
     match payload {
         [_, _, _, _, size, rest @ ..] => rest.get(..usize::from(*size)).unwrap_or_default(),
@@ -712,16 +736,16 @@ fn consumer_tag(payload: &[u8]) -> &[u8] {
     }
 }
 
-/// The class and the method that a payload begins with; zeros if it is too short for them.
-fn id(payload: &[u8]) -> (u16, u16) {
+/// The class id and the method id of a method payload; zeros if it is too short.
+fn method_id(payload: &[u8]) -> (u16, u16) {
     match payload {
         [a, b, c, d, ..] => (u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d])),
         _ => (0, 0),
     }
 }
 
-/// The class and the method that answer a synchronous method; none for all others.
-fn answer_to(method: &AMQPClass) -> Option<(u16, u16)> {
+/// The class id and the method id of the reply to a synchronous method; `None` for other methods.
+fn reply_id_of(method: &AMQPClass) -> Option<(u16, u16)> {
     Some(match method {
         AMQPClass::Channel(channel::AMQPMethod::Open(_)) => (20, 11),
         AMQPClass::Exchange(method) => match method {

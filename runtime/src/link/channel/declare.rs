@@ -1,11 +1,12 @@
-//! Declares topologies, on channels that are thrown away: a refusal closes them.
+//! Topology declarations (`exchange.declare`, `queue.declare`, `queue.bind` and their opposites). Each
+//! runs on a channel of its own, because the broker closes the channel of a declaration it refuses.
 
 use std::sync::Arc;
 
 use amq_protocol::protocol::{AMQPClass, exchange, queue};
 
 use super::Channel;
-use super::unexpected;
+use super::unexpected_reply;
 use crate::error::{Error, Kind};
 use crate::link::convert::{short, table};
 use crate::link::namespace::Namespace;
@@ -15,7 +16,7 @@ use crate::wire::topology::{
     Binding, Destination, Exchange, ExchangeKind, QUEUE_TYPE, Queue, Topology,
 };
 
-/// How many messages and consumers a queue had when it was asked.
+/// The message and consumer counts of a queue (`queue.declare-ok`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct QueueCounts {
     pub(crate) messages: u32,
@@ -24,11 +25,12 @@ pub(crate) struct QueueCounts {
 
 /// Declares exchanges, queues and bindings, in this order.
 ///
-/// A queue that is to be classic may be a quorum queue: by the default of its virtual host, when it
-/// was declared without its type. It is declared so again then, and is as good as it was before.
+/// A queue declared as classic may exist as a quorum queue: it was declared without a type, in a
+/// virtual host whose default type is quorum. It is declared again with the type that it has, and used
+/// as it is.
 ///
 /// # Errors
-/// The broker's refusal; a mismatch names entity, argument and both values.
+/// The broker refused a declaration; a mismatch names the entity, the argument and both values.
 pub(crate) async fn declare(
     session: &Arc<Session>,
     topology: &Topology,
@@ -47,10 +49,10 @@ pub(crate) async fn declare(
     let Some(other) = topology.of_any_kind(is_it) else {
         return Err(error);
     };
-    // Boxed: there may be another one among them.
+    // Recursive, and therefore boxed: another queue of the topology may have a mismatch, too.
     match Box::pin(declare(session, &other, namespace)).await {
         Ok(()) => {
-            tracing::warn!(%error, "the queue is used as it is");
+            tracing::warn!(%error, "queue exists with another type and is used as it is");
             Ok(())
         }
         Err(again) if again.is_disconnected() => Err(again),
@@ -69,7 +71,7 @@ async fn declare_once(
     }
     for queue in &topology.queues {
         let counts = declare_queue(&channel, queue, namespace).await?;
-        tracing::debug!(queue = %queue.name, ?counts, "queue is there");
+        tracing::debug!(queue = %queue.name, ?counts, "queue declared");
     }
     for binding in &topology.bindings {
         bind_on(&channel, binding, namespace).await?;
@@ -77,10 +79,10 @@ async fn declare_once(
     Ok(())
 }
 
-/// Asks for a queue's counts (a passive `queue.declare`).
+/// Reads a queue's message and consumer counts (a passive `queue.declare`).
 ///
 /// # Errors
-/// 404 when there is no such queue, 405 when it is exclusive to another connection.
+/// The broker's 404 when the queue does not exist, its 405 when it is exclusive to another connection.
 pub(crate) async fn count(
     session: &Arc<Session>,
     queue: &Queue,
@@ -91,16 +93,19 @@ pub(crate) async fn count(
     Ok(counts)
 }
 
-/// Asks for the counts of a queue by its name on the broker (a passive `queue.declare`).
+/// As [`count`], for a queue given by its name on the broker.
 ///
 /// # Errors
 /// As [`count`].
-pub(super) async fn count_named(session: &Arc<Session>, queue: &str) -> Result<QueueCounts, Error> {
+pub(super) async fn count_by_name(
+    session: &Arc<Session>,
+    queue: &str,
+) -> Result<QueueCounts, Error> {
     let queue = Queue::new(Name::parse(queue)?);
     count(session, &queue, &Namespace::default()).await
 }
 
-/// Removes every message that waits in a queue, and says how many there were.
+/// Removes all ready messages from a queue and returns their number (`queue.purge`).
 pub(crate) async fn purge(
     session: &Arc<Session>,
     queue: &Queue,
@@ -114,11 +119,11 @@ pub(crate) async fn purge(
     });
     match channel.call(AMQPClass::Queue(purge)).await? {
         AMQPClass::Queue(queue::AMQPMethod::PurgeOk(purged)) => Ok(purged.message_count),
-        _ => Err(unexpected()),
+        _ => Err(unexpected_reply()),
     }
 }
 
-/// Deletes a queue with what is in it.
+/// Deletes a queue and its messages (`queue.delete`).
 pub(crate) async fn delete(
     session: &Arc<Session>,
     queue: &Queue,
@@ -135,7 +140,7 @@ pub(crate) async fn delete(
     channel.call(AMQPClass::Queue(delete)).await.map(drop)
 }
 
-/// Adds one binding.
+/// Adds one binding (`queue.bind`, `exchange.bind`).
 pub(crate) async fn bind(
     session: &Arc<Session>,
     binding: &Binding,
@@ -146,7 +151,7 @@ pub(crate) async fn bind(
     Ok(())
 }
 
-/// Removes one binding of a queue.
+/// Removes one binding of a queue (`queue.unbind`).
 pub(crate) async fn unbind(
     session: &Arc<Session>,
     binding: &Binding,
@@ -208,7 +213,7 @@ async fn declare_queue(
             messages: declared.message_count,
             consumers: declared.consumer_count,
         }),
-        _ => Err(unexpected()),
+        _ => Err(unexpected_reply()),
     }
 }
 

@@ -1,16 +1,16 @@
-//! Messages fetched from queues one at a time (`basic.get`).
+//! Message fetching, one at a time (`basic.get`).
 
 use std::sync::Arc;
 
 use amq_protocol::protocol::{AMQPClass, basic};
 
 use super::Channel;
-use super::{Answer, Delivery, unexpected};
+use super::{Delivery, MethodReply, unexpected_reply};
 use crate::error::Error;
 use crate::link::convert;
 use crate::link::session::Session;
 
-/// A channel to fetch messages on.
+/// A channel for fetching messages.
 #[derive(Debug)]
 pub(crate) struct GetChannel {
     channel: Arc<Channel>,
@@ -18,6 +18,9 @@ pub(crate) struct GetChannel {
 
 impl GetChannel {
     /// Opens a channel.
+    ///
+    /// # Errors
+    /// As [`Channel::open`].
     pub(crate) async fn open(session: &Arc<Session>) -> Result<Self, Error> {
         let channel = Channel::open(session).await?;
         Ok(Self { channel })
@@ -28,23 +31,26 @@ impl GetChannel {
         &self.channel
     }
 
-    /// Fetches one message of a queue, by its name on the broker: `None` when it is empty. The caller
-    /// settles it on the channel.
+    /// Fetches one message from a queue, given by its name on the broker: `None` when it is empty. The
+    /// caller settles the message on [`channel`](Self::channel).
     ///
-    /// Cancel-safe: a message that comes when nobody waits for it any more goes back to its queue.
+    /// Cancel-safe: if the future is dropped, a message that arrives later is requeued.
+    ///
+    /// # Errors
+    /// As [`Channel::call`].
     pub(crate) async fn poll(&self, queue: &str) -> Result<Option<Delivery>, Error> {
         let get = basic::AMQPMethod::Get(basic::Get {
             queue: convert::short(queue)?,
             no_ack: false,
         });
-        match self.channel.ask(AMQPClass::Basic(get)).await? {
-            Answer::Got(delivery) => {
+        match self.channel.call_for_reply(AMQPClass::Basic(get)).await? {
+            MethodReply::Got(delivery) => {
                 if let Some(delivery) = &delivery {
-                    self.channel.delivered(delivery.tag);
+                    self.channel.track_delivery(delivery.tag);
                 }
                 Ok(delivery.map(|delivery| *delivery))
             }
-            Answer::Method(_) => Err(unexpected()),
+            MethodReply::Method(_) => Err(unexpected_reply()),
         }
     }
 }

@@ -1,27 +1,28 @@
-//! Channels: one as its owner sees it ([`Channel`]), its state machine without I/O (`core.rs`), and the
-//! table of all channels of a connection (`table.rs`).
+//! AMQP channels: the handle of an open one ([`Channel`]), its sans-IO state machine (`core.rs`), and
+//! the table of all channels of a connection (`table.rs`).
 
 mod confirms;
 mod consumer;
 mod core;
 mod declare;
-#[cfg(test)]
-pub(super) mod dice;
 mod get;
+mod queue_check;
+#[cfg(test)]
+pub(super) mod rng;
 #[cfg(test)]
 mod simulation;
 mod table;
 
 pub(crate) use confirms::{ConfirmChannel, Confirmation};
-pub(crate) use consumer::{Consumer, Ended, Mode, Sink};
+pub(crate) use consumer::{ConsumeMode, Consumer, ConsumerEnd, DeliveryCallback};
 pub(crate) use core::Delivery;
 #[cfg(test)]
 pub(super) use core::Returned;
-pub(super) use core::{Answer, Core, CoreEvent, Frame, Violation, closed};
+pub(super) use core::{Core, CoreEvent, Frame, MethodReply, Violation, channel_closed};
 pub(crate) use declare::{QueueCounts, bind, count, declare, delete, purge, unbind};
 pub(crate) use get::GetChannel;
+pub(super) use table::{ChannelEntry, ChannelHandle, Channels, ReplySender, unexpected_reply};
 pub(crate) use table::{ChannelEvent, ChannelHandler};
-pub(super) use table::{Channels, Endpoint, Handle, Reply, unexpected};
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -37,204 +38,212 @@ use crate::link::socket::{Flush, WriteOffset};
 use crate::sync::lock;
 use crate::wire::message::Outgoing;
 
-/// A channel, for as long as it and its session live. Dropping it closes it; deliveries that were
-/// not settled go back to their queue then.
+/// A channel of a session. Dropping it closes it (`channel.close`), and the broker requeues the
+/// deliveries that were not settled.
 #[derive(Debug)]
 pub(crate) struct Channel {
     session: Arc<Session>,
-    handle: Handle,
-    /// The tags of deliveries that are to be settled.
+    handle: ChannelHandle,
+    /// The tags of deliveries that are not settled yet.
     unsettled: Mutex<BTreeSet<u64>>,
-    /// Each delivery comes when the one before it is settled.
-    one_at_a_time: AtomicBool,
+    /// The prefetch is 1: a delivery arrives only when the one before it is settled.
+    prefetches_one: AtomicBool,
     last_delivery: AtomicU64,
 }
 
 impl Channel {
-    /// Opens a channel. Cancel-safe: a channel that nobody waits for any more is closed.
+    /// Opens a channel (`channel.open`). Cancel-safe: if the future is dropped, the channel is closed.
     ///
     /// # Errors
-    /// The session went, or has no channel left.
+    /// The session is down, or has no free channel number.
     pub(crate) async fn open(session: &Arc<Session>) -> Result<Arc<Self>, Error> {
         let handle = session.open_channel().await?;
         Ok(Arc::new(Self {
             session: Arc::clone(session),
             handle,
             unsettled: Mutex::default(),
-            one_at_a_time: AtomicBool::new(false),
+            prefetches_one: AtomicBool::new(false),
             last_delivery: AtomicU64::new(0),
         }))
     }
 
-    /// Registers the receiver of the channel's events. There is one, registered before anything is
-    /// published or consumed.
-    pub(crate) fn set_handler(&self, listener: Arc<dyn ChannelHandler>) {
-        self.handle.set_handler(listener);
+    /// Sets the handler of the channel's events, before anything is published or consumed. Only the
+    /// first handler is kept.
+    pub(crate) fn set_handler(&self, handler: Arc<dyn ChannelHandler>) {
+        self.handle.set_handler(handler);
     }
 
     pub(crate) fn session(&self) -> &Arc<Session> {
         &self.session
     }
 
-    /// Whether the channel and its session are up.
+    /// Whether the channel is open and its session is up.
     pub(crate) fn is_open(&self) -> bool {
         self.handle.is_open() && self.session.is_up()
     }
 
-    /// From now on messages with a longer body come without it, and with their size.
-    pub(crate) fn limit_bodies(&self, most: usize) {
-        self.handle.limit_bodies(most as u64);
+    /// From now on messages with a longer body are delivered without it, with its size alone.
+    pub(crate) fn limit_bodies(&self, max: usize) {
+        self.handle.limit_bodies(max as u64);
     }
 
-    /// Calls a synchronous method.
+    /// Calls a synchronous method and waits for its reply.
     ///
     /// # Errors
-    /// The broker's refusal, which closes the channel; or the channel or the session went.
+    /// The broker refused the method, which closes the channel; or the channel or the session was
+    /// closed.
     pub(in crate::link) async fn call(&self, method: AMQPClass) -> Result<AMQPClass, Error> {
-        match self.ask(method).await? {
-            Answer::Method(method) => Ok(method),
-            Answer::Got(_) => Err(unexpected()),
+        match self.call_for_reply(method).await? {
+            MethodReply::Method(method) => Ok(method),
+            MethodReply::Got(_) => Err(unexpected_reply()),
         }
     }
 
-    /// Asks for a message (`basic.get`).
+    /// Calls a synchronous method whose reply may be a message (`basic.get`).
     ///
     /// # Errors
     /// As [`call`](Self::call).
-    pub(in crate::link) async fn ask(&self, method: AMQPClass) -> Result<Answer, Error> {
-        let answer = self.handle.call(method).await;
-        // The end of the session explains the end of its channels.
-        answer.map_err(|error| self.session.explain(error))
+    pub(in crate::link) async fn call_for_reply(
+        &self,
+        method: AMQPClass,
+    ) -> Result<MethodReply, Error> {
+        let reply = self.handle.call(method).await;
+        // When the session went down, its reason is the better explanation.
+        reply.map_err(|error| self.session.explain(error))
     }
 
-    /// Cancels a consumer without waiting for the answer. Consumer may still come.
+    /// Cancels a consumer without waiting for the reply. Deliveries may still arrive.
     pub(in crate::link) fn cancel(&self, consumer_tag: &str) {
-        if let Err(error) = self.put(Flush::Inline, |core, out| core.cancel(out, consumer_tag)) {
-            tracing::debug!(%error, "a consumer was gone before it was cancelled");
+        if let Err(error) = self.append(Flush::Inline, |core, out| core.cancel(out, consumer_tag)) {
+            tracing::debug!(%error, consumer_tag, "consumer not cancelled: its channel is closed");
         }
     }
 
-    /// Puts frames of this channel on their way.
-    fn put(
+    /// Appends frames of this channel to the write buffer.
+    fn append(
         &self,
-        leave: Flush,
-        put: impl FnOnce(&mut Core<Reply>, &mut BytesMut) -> Result<(), Error>,
+        flush: Flush,
+        append: impl FnOnce(&mut Core<ReplySender>, &mut BytesMut) -> Result<(), Error>,
     ) -> Result<WriteOffset, Error> {
-        self.handle.ask(leave, put)
+        self.handle.append(flush, append)
     }
 
-    /// Hands a message over to be written, on a channel where lapin publishes nothing.
-    /// [`written`](Self::written) waits for that.
+    /// Publishes a message without waiting until it is written; [`flushed`](Self::flushed) waits for
+    /// that.
     ///
     /// # Errors
-    /// The message was not sent: it cannot be said in AMQP, or the channel is gone.
-    pub(crate) fn publish(&self, message: &Outgoing, leave: Flush) -> Result<WriteOffset, Error> {
-        self.publish_noted(message, leave, || Ok(()))
+    /// The message was not sent: it cannot be encoded, or the channel is closed.
+    pub(crate) fn publish(&self, message: &Outgoing, flush: Flush) -> Result<WriteOffset, Error> {
+        self.publish_recorded(message, flush, || Ok(()))
     }
 
-    /// The same, and notes it in the order in which messages are handed over, before it can leave.
+    /// Publishes a message and calls `record` under the lock of the write buffer, before the message
+    /// can be written: `record` is called in the order in which the broker reads the messages, and
+    /// before any reply to them can arrive.
     ///
     /// # Errors
-    /// As [`publish`](Self::publish), or what `note` says: it was not sent.
-    pub(crate) fn publish_noted(
+    /// As [`publish`](Self::publish). If `record` fails, the message is not sent.
+    pub(crate) fn publish_recorded(
         &self,
         message: &Outgoing,
-        leave: Flush,
-        note: impl FnOnce() -> Result<(), Error>,
+        flush: Flush,
+        record: impl FnOnce() -> Result<(), Error>,
     ) -> Result<WriteOffset, Error> {
-        self.put(leave, |core, out| {
+        self.append(flush, |core, out| {
             core.publish(out, message)?;
-            note()
+            record()
         })
     }
 
-    /// Has the broker confirm what is published from now on.
+    /// Puts the channel into confirm mode (`confirm.select`, no-wait).
     ///
     /// # Errors
-    /// The channel is gone.
+    /// The channel is closed.
     pub(in crate::link) fn select_confirms(&self) -> Result<(), Error> {
-        let asked = self.put(Flush::Deferred, |core, out| core.select_confirms(out));
-        asked.map(drop)
+        let appended = self.append(Flush::Deferred, |core, out| core.select_confirms(out));
+        appended.map(drop)
     }
 
-    /// Answers a delivery of this channel. Where no other has come along with it, it is
-    /// acknowledged as well, and that is true; else its acknowledgement is to follow, and both leave
-    /// when somebody [sends](Self::send) them.
+    /// Publishes the reply to a delivery of this channel.
+    ///
+    /// With a prefetch of 1 the delivery is acknowledged in the same write, behind the reply, and the
+    /// result is `true`. With a larger prefetch the result is `false`: the caller acknowledges it
+    /// later, together with others, and then calls [`flush`](Self::flush), which writes both.
     ///
     /// # Errors
-    /// As [`publish`](Self::publish), and the delivery is not acknowledged.
+    /// As [`publish`](Self::publish). The delivery is not acknowledged then.
     pub(crate) fn reply(&self, message: &Outgoing, tag: u64) -> Result<bool, Error> {
-        if !self.one_at_a_time.load(Ordering::Relaxed) {
+        if !self.prefetches_one.load(Ordering::Relaxed) {
             self.publish(message, Flush::Deferred)?;
             return Ok(false);
         }
-        self.put(Flush::Inline, |core, out| {
+        self.append(Flush::Inline, |core, out| {
             core.publish(out, message)?;
             core.settle(out, tag, SettleMethod::Ack { multiple: false })
         })?;
-        self.settled(tag, AckRange::One);
+        self.untrack(tag, AckRange::One);
         Ok(true)
     }
 
-    /// Has what was handed over to leave later leave now or soon.
-    pub(crate) fn send(&self, leave: Flush) {
-        match leave {
-            Flush::Inline => self.session.send(),
+    /// Writes the frames that were appended with [`Flush::Deferred`].
+    pub(crate) fn flush(&self, how: Flush) {
+        match how {
+            Flush::Inline => self.session.flush(),
             Flush::IoTask => self.session.wake_io(),
             Flush::Deferred => {}
         }
     }
 
-    /// From now on the broker sends a delivery when the one before it is settled.
-    pub(in crate::link) fn take_one_at_a_time(&self) {
-        self.one_at_a_time.store(true, Ordering::Relaxed);
+    /// Notes that the prefetch of the channel's consumer is 1.
+    pub(in crate::link) fn set_prefetch_one(&self) {
+        self.prefetches_one.store(true, Ordering::Relaxed);
     }
 
-    /// Completes when what was handed over up to a mark is in the socket.
+    /// Completes when everything appended up to `offset` has been written to the socket.
     ///
     /// # Errors
-    /// The session went before that.
-    pub(crate) async fn written(&self, mark: WriteOffset) -> Result<(), Error> {
+    /// The session went down before that.
+    pub(crate) async fn flushed(&self, offset: WriteOffset) -> Result<(), Error> {
         tokio::select! {
             biased;
-            written = self.session.written(mark) => {
-                written.map_err(|error| self.session.explain(error))
+            flushed = self.session.flushed(offset) => {
+                flushed.map_err(|error| self.session.explain(error))
             }
             reason = self.session.down() => Err(reason),
         }
     }
 
-    /// Acknowledges a delivery of this channel, and all before it where that is the extent.
+    /// Acknowledges a delivery of this channel, or all deliveries up to it (`basic.ack`).
     ///
-    /// Only handed over: an acknowledgement that is lost with the connection is a redelivery, and
-    /// waiting for it would change nothing.
-    pub(crate) fn ack(&self, tag: u64, extent: AckRange) {
-        self.ack_all([(tag, extent)], Flush::Inline);
+    /// Does not wait until it is written: the broker sends no reply, and an acknowledgement that is
+    /// lost with the connection leads to a redelivery in any case.
+    pub(crate) fn ack(&self, tag: u64, range: AckRange) {
+        self.ack_all([(tag, range)], Flush::Inline);
     }
 
-    /// Several, in this order.
+    /// Acknowledges several, in this order; `last` is how the last one is written.
     pub(crate) fn ack_all(&self, acks: impl IntoIterator<Item = (u64, AckRange)>, last: Flush) {
         let mut acks = acks.into_iter().peekable();
-        while let Some((tag, extent)) = acks.next() {
-            let leave = match acks.peek() {
+        while let Some((tag, range)) = acks.next() {
+            let flush = match acks.peek() {
                 Some(_) => Flush::Deferred,
                 None => last,
             };
-            let multiple = extent == AckRange::UpTo;
-            self.settle(tag, SettleMethod::Ack { multiple }, leave);
-            self.settled(tag, extent);
+            let multiple = range == AckRange::UpTo;
+            self.settle(tag, SettleMethod::Ack { multiple }, flush);
+            self.untrack(tag, range);
         }
     }
 
-    /// A delivery has come that is to be settled.
-    pub(in crate::link) fn delivered(&self, tag: u64) {
+    /// Records a delivery that has to be settled.
+    pub(in crate::link) fn track_delivery(&self, tag: u64) {
         self.last_delivery.store(tag, Ordering::Relaxed);
         if self.unsettled().insert(tag) {
             self.session.counters().unsettled.add();
         }
     }
 
-    /// The tag of the last delivery that is to be settled; 0 before the first.
+    /// The tag of the last delivery that has to be settled, 0 before the first.
     fn last_delivery(&self) -> u64 {
         self.last_delivery.load(Ordering::Relaxed)
     }
@@ -243,10 +252,11 @@ impl Channel {
         !self.unsettled().is_empty()
     }
 
-    fn settled(&self, tag: u64, extent: AckRange) {
+    /// Forgets deliveries that were settled.
+    fn untrack(&self, tag: u64, range: AckRange) {
         let mut unsettled = self.unsettled();
         let before = unsettled.len();
-        match extent {
+        match range {
             AckRange::One => drop(unsettled.remove(&tag)),
             AckRange::UpTo => {
                 while unsettled.first().is_some_and(|first| *first <= tag) {
@@ -262,56 +272,61 @@ impl Channel {
         lock(&self.unsettled)
     }
 
-    /// Gives a delivery back to its queue. Never counts as a failed attempt on quorum queues of
-    /// RabbitMQ 4.3 and later.
+    /// Requeues a delivery (`basic.nack` with requeue). On quorum queues of RabbitMQ 4.3 and later this
+    /// does not count towards the delivery limit.
     pub(crate) fn requeue(&self, tag: u64) {
         self.settle(tag, SettleMethod::Requeue, Flush::Inline);
-        self.settled(tag, AckRange::One);
+        self.untrack(tag, AckRange::One);
     }
 
-    /// Rejects a delivery for good: the queue's dead-letter exchange gets it, if there is one.
+    /// Rejects a delivery without requeueing it (`basic.reject`): it goes to the queue's dead-letter
+    /// exchange, or is dropped if there is none.
     pub(crate) fn reject(&self, tag: u64) {
         self.settle(tag, SettleMethod::Reject, Flush::Inline);
-        self.settled(tag, AckRange::One);
+        self.untrack(tag, AckRange::One);
     }
 
-    fn settle(&self, tag: u64, settling: SettleMethod, leave: Flush) {
-        let put = self.put(leave, |core, out| core.settle(out, tag, settling));
-        if let Err(error) = put {
-            tracing::debug!(%error, "a delivery could not be settled: the broker will redeliver it");
+    fn settle(&self, tag: u64, settlement: SettleMethod, flush: Flush) {
+        let appended = self.append(flush, |core, out| core.settle(out, tag, settlement));
+        if let Err(error) = appended {
+            tracing::debug!(%error, tag, "delivery not settled, the broker will redeliver it");
         }
     }
 
-    /// Completes when the session is down; a channel that dies alone is found by `is_open`.
+    /// Completes when the session goes down. A close of the channel alone is not reported here; see
+    /// [`is_open`](Self::is_open).
     pub(crate) async fn down(&self) -> Error {
         self.session.down().await
     }
 
-    /// Closes the channel and waits until that is done; deliveries that were not settled go back to
-    /// their queue.
+    /// Closes the channel and waits for the reply. The broker requeues the deliveries that were not
+    /// settled.
     pub(crate) async fn close(&self) {
         self.handle.close().await;
     }
 
-    /// The error for a channel that is found dead.
-    pub(crate) fn dead(&self) -> Error {
-        closed()
+    /// The error of operations on a closed channel.
+    pub(crate) fn closed_error(&self) -> Error {
+        channel_closed()
     }
 }
 
 impl Drop for Channel {
     fn drop(&mut self) {
-        // The broker has them back.
-        let left = self.unsettled().len();
-        self.session.counters().unsettled.remove_all(left);
+        // The broker requeues them as the channel closes.
+        let unsettled = self.unsettled().len();
+        self.session.counters().unsettled.remove_all(unsettled);
     }
 }
 
-/// How far a settlement reaches.
+/// The deliveries that an acknowledgement covers (the `multiple` bit of `basic.ack`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AckRange {
-    /// The one delivery.
+    /// One delivery.
     One,
-    /// It and every earlier one of the channel that is not settled yet.
+    /// The delivery and all earlier ones of the channel that are not settled yet.
     UpTo,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,12 @@
-//! The channels of one connection by their numbers.
+//! Channel table: the open channels of one connection by number, and the numbers that may be used.
 //!
-//! Two locks are taken in this order only: the write buffer's, then a channel's core. Whatever
-//! writes holds both, so that the state of a channel and the frames on it are changed together; a
-//! frame that is read needs the core alone, and both when it is due to be answered.
+//! Lock order: the lock of the write buffer is taken before the lock of a channel's core, never the
+//! other way round. An operation that appends frames holds both, so that a channel changes its state
+//! and appends the frames of that change in one step. In particular, nothing can be appended for a
+//! channel after its `channel.close` or `channel.close-ok`. A frame from the broker needs only the
+//! lock of the core; if it makes a reply due, that lock is released and both are taken in order.
+//!
+//! The lock of the table itself is never held while one of these two is taken.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -14,7 +18,9 @@ use bytes::BytesMut;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Duration, Instant, timeout_at};
 
-use super::core::{Answer, Core, CoreEvent, Delivery, Frame, Returned, Violation, closed};
+use super::core::{
+    Core, CoreEvent, Delivery, Frame, MethodReply, Returned, Violation, channel_closed,
+};
 use crate::error::{Error, Kind};
 use crate::link::frame::SettleMethod;
 use crate::link::frame::decode::Confirm;
@@ -22,226 +28,247 @@ use crate::link::socket::{Flush, WriteMux, WriteOffset};
 use crate::stats::Counters;
 use crate::sync::lock;
 
-/// How long the number of a channel that the broker has closed is not used again, so that what it
-/// still says of that channel is not heard as said of another one. RabbitMQ may confirm and deliver
-/// after its `channel.close`, in what it has written a moment later.
-const REST: Duration = Duration::from_millis(200);
+/// The time for which the number of a channel that the broker has closed is not used again.
+///
+/// RabbitMQ may send confirms and deliveries of a channel shortly after its `channel.close` (observed
+/// on 3.10.8). A new channel on the same number would take them for its own.
+const REUSE_DELAY: Duration = Duration::from_millis(200);
 
-/// Something that the broker said on a channel.
+/// An event of a channel that is not the reply to a call.
 #[derive(Debug)]
 pub(crate) enum ChannelEvent {
-    /// The outcome of publishes (`basic.ack`, `basic.nack`).
+    /// A publisher confirm (`basic.ack`, `basic.nack`).
     Confirmed(Confirm),
+    /// A message for a consumer (`basic.deliver`).
     Delivered(Box<Delivery>),
+    /// A mandatory message that matched no queue (`basic.return`).
     Returned(Box<Returned>),
-    /// The consumer was cancelled by the broker.
+    /// The broker has cancelled the consumer (`basic.cancel`).
     Cancelled,
-    /// The channel is closed: by the broker, or with the connection.
+    /// The broker has closed the channel, or the connection is lost.
     Closed(Error),
 }
 
-/// Receives a channel's events, mostly on the I/O task and always without a lock held. Must not
-/// block.
+/// Receives a channel's events. It is called without a lock held, and mostly on the I/O task, so it
+/// must not block.
 pub(crate) trait ChannelHandler: Send + Sync {
     fn on_event(&self, event: ChannelEvent);
 }
 
-/// The owner of a synchronous method's answer.
-pub(in crate::link) type Reply = oneshot::Sender<Result<Answer, Error>>;
+/// Completes a call with its reply. The token of the channel cores ([`Core`]).
+pub(in crate::link) type ReplySender = oneshot::Sender<Result<MethodReply, Error>>;
 
-type PendingAnswer = oneshot::Receiver<Result<Answer, Error>>;
+type ReplyReceiver = oneshot::Receiver<Result<MethodReply, Error>>;
 
 /// All channels of one connection.
 #[derive(Clone)]
 pub(in crate::link) struct Channels {
-    shared: Arc<Shared>,
+    inner: Arc<Inner>,
 }
 
-struct Shared {
+struct Inner {
     mux: WriteMux,
-    table: Mutex<Table>,
-    /// A number has become free.
-    freed: Notify,
+    table: Mutex<ChannelTable>,
+    /// Wakes the calls of [`Channels::open`] that wait for a channel number.
+    number_freed: Notify,
 }
 
 #[derive(Default)]
-struct Table {
-    endpoints: BTreeMap<u16, Arc<Endpoint>>,
-    /// The number that was given out last.
+struct ChannelTable {
+    entries: BTreeMap<u16, Arc<ChannelEntry>>,
+    /// The number that was used last.
     last: u16,
-    /// Numbers that are not used yet, and until when, in this order.
-    resting: BTreeSet<u16>,
-    rests: VecDeque<(Instant, u16)>,
-    /// Why the connection is gone, once it is.
+    /// Numbers that are not used before the end of their [`REUSE_DELAY`].
+    delayed: BTreeSet<u16>,
+    /// The same numbers with the ends of their delays, the earliest first.
+    delays: VecDeque<(Instant, u16)>,
+    /// The reason why the connection was lost, once it is.
     lost: Option<Error>,
 }
 
-/// How far the opening of a channel has come.
-enum Begun {
-    Opening(Handle, PendingAnswer),
-    /// All numbers are in use or rest, one of them until then.
-    Resting(Instant),
-    /// All numbers are in use, one of them not much longer.
-    Closing,
+/// The result of one attempt to find a number for a new channel.
+enum OpenAttempt {
+    Opening(ChannelHandle, ReplyReceiver),
+    /// No number is free. The first delayed one becomes free at this instant.
+    NumberDelayed(Instant),
+    /// No number is free, but a channel is being closed, and its number becomes free soon.
+    NumberClosing,
 }
 
-/// One channel as the table knows it.
-pub(in crate::link) struct Endpoint {
+/// One channel in the table.
+pub(in crate::link) struct ChannelEntry {
     number: u16,
-    core: Mutex<Core<Reply>>,
+    core: Mutex<Core<ReplySender>>,
     handler: OnceLock<Arc<dyn ChannelHandler>>,
-    /// A copy of the core's state, to be read without its lock.
+    /// A copy of [`Core::is_open`] that can be read without the lock.
     is_open: AtomicBool,
-    /// Our close was asked for: the number will be free soon.
+    /// We have closed the channel, so its number becomes free when the broker answers.
     is_closing: AtomicBool,
 }
 
 impl Channels {
     pub(in crate::link) fn new(mux: WriteMux) -> Self {
         Self {
-            shared: Arc::new(Shared {
+            inner: Arc::new(Inner {
                 mux,
                 table: Mutex::default(),
-                freed: Notify::new(),
+                number_freed: Notify::new(),
             }),
         }
     }
 
-    pub(in crate::link) fn get(&self, number: u16) -> Option<Arc<Endpoint>> {
-        self.table().endpoints.get(&number).cloned()
+    pub(in crate::link) fn get(&self, number: u16) -> Option<Arc<ChannelEntry>> {
+        self.table().entries.get(&number).cloned()
     }
 
-    /// Opens a channel (`channel.open`). Dropped before its end, the channel is closed again.
+    /// Opens a channel (`channel.open`). If the future is dropped, the channel is closed again.
     ///
     /// # Errors
-    /// All numbers up to `channel_max` are in use, or the connection is gone.
-    pub(in crate::link) async fn open(&self, counters: &Arc<Counters>) -> Result<Handle, Error> {
-        let agreed = self.shared.mux.agreed();
-        let (most, frame_max) = agreed.map_or((0, 0), |tune| (tune.channel_max, tune.frame_max));
+    /// All numbers up to `channel_max` are in use, or the connection is lost.
+    pub(in crate::link) async fn open(
+        &self,
+        counters: &Arc<Counters>,
+    ) -> Result<ChannelHandle, Error> {
+        let agreed = self.inner.mux.negotiated();
+        let (channel_max, frame_max) =
+            agreed.map_or((0, 0), |tune| (tune.channel_max, tune.frame_max));
         loop {
-            let freed = self.shared.freed.notified();
-            match self.begin(most, frame_max, counters)? {
-                Begun::Opening(handle, answer) => {
-                    handle.ask(Flush::Inline, |_, _| Ok(()))?;
-                    answered(answer).await?;
+            // Created before the table is looked at, so that no wake-up in between is missed.
+            let number_freed = self.inner.number_freed.notified();
+            match self.try_open(channel_max, frame_max, counters)? {
+                OpenAttempt::Opening(handle, reply) => {
+                    // Appends `channel.open`, which is due.
+                    handle.append(Flush::Inline, |_, _| Ok(()))?;
+                    wait_for_reply(reply).await?;
                     return Ok(handle);
                 }
-                Begun::Resting(until) => drop(timeout_at(until, freed).await),
-                Begun::Closing => freed.await,
+                OpenAttempt::NumberDelayed(until) => drop(timeout_at(until, number_freed).await),
+                OpenAttempt::NumberClosing => number_freed.await,
             }
         }
     }
 
-    /// Gives a channel a number, or tells what it has to wait for.
-    fn begin(&self, most: u16, frame_max: u32, counters: &Arc<Counters>) -> Result<Begun, Error> {
+    /// Adds a channel to the table, or tells what to wait for.
+    fn try_open(
+        &self,
+        channel_max: u16,
+        frame_max: u32,
+        counters: &Arc<Counters>,
+    ) -> Result<OpenAttempt, Error> {
         let mut table = self.table();
         if let Some(reason) = &table.lost {
             return Err(reason.clone());
         }
-        let Some(number) = table.free_number(most, Instant::now()) else {
-            if let Some((until, _)) = table.rests.front() {
-                return Ok(Begun::Resting(*until));
+        let Some(number) = table.next_number(channel_max, Instant::now()) else {
+            if let Some((until, _)) = table.delays.front() {
+                return Ok(OpenAttempt::NumberDelayed(*until));
             }
-            let mut endpoints = table.endpoints.values();
-            if endpoints.any(|endpoint| endpoint.is_closing.load(Ordering::Relaxed)) {
-                return Ok(Begun::Closing);
+            let mut entries = table.entries.values();
+            if entries.any(|entry| entry.is_closing.load(Ordering::Relaxed)) {
+                return Ok(OpenAttempt::NumberClosing);
             }
-            let text = format!("the connection has no channel left (channel_max is {most})");
+            let text = format!("the connection has no channel left (channel_max is {channel_max})");
             return Err(Error::invalid(text));
         };
-        let (reply, answer) = oneshot::channel();
-        let endpoint = Arc::new(Endpoint {
+        let (sender, reply) = oneshot::channel();
+        let entry = Arc::new(ChannelEntry {
             number,
-            core: Mutex::new(Core::open(number, frame_max, reply)),
+            core: Mutex::new(Core::open(number, frame_max, sender)),
             handler: OnceLock::new(),
             is_open: AtomicBool::new(false),
             is_closing: AtomicBool::new(false),
         });
-        table.endpoints.insert(number, Arc::clone(&endpoint));
+        table.entries.insert(number, Arc::clone(&entry));
         drop(table);
         counters.channels.add();
-        let handle = Handle {
+        let handle = ChannelHandle {
             channels: self.clone(),
-            endpoint,
+            entry,
             counters: Arc::clone(counters),
         };
-        Ok(Begun::Opening(handle, answer))
+        Ok(OpenAttempt::Opening(handle, reply))
     }
 
-    /// Takes a frame of the broker, on the I/O task. `events` is empty before and after: it is kept by
-    /// the caller so that not every frame allocates one.
+    /// Handles a frame from the broker, on the I/O task. `events` is empty before and after the call;
+    /// the caller keeps it so that not every frame allocates a vector.
     ///
     /// # Errors
-    /// The broker has broken the protocol.
+    /// The broker has violated the protocol.
     pub(in crate::link) fn handle(
         &self,
-        endpoint: &Endpoint,
+        entry: &ChannelEntry,
         frame: Frame<'_>,
-        events: &mut Vec<CoreEvent<Reply>>,
+        events: &mut Vec<CoreEvent<ReplySender>>,
     ) -> Result<(), Violation> {
-        let mut core = endpoint.core();
+        let mut core = entry.core();
         let handled = core.handle(frame, events);
         let has_output = core.has_output();
-        endpoint.is_open.store(core.is_open(), Ordering::Relaxed);
+        entry.is_open.store(core.is_open(), Ordering::Relaxed);
         let is_free = core.is_free();
         drop(core);
         if has_output {
-            // A connection that is over answers nothing any more.
-            let _ = self.shared.mux.put(Flush::Inline, |out| {
-                endpoint.core().flush(out);
+            // Fails only if the connection is closed, when no reply is needed.
+            let _ = self.inner.mux.append(Flush::Inline, |out| {
+                entry.core().flush(out);
                 Ok(())
             });
         }
-        // After its close-ok was appended: a new channel's open is behind it.
-        if is_free || (has_output && endpoint.core().is_free()) {
-            self.free(endpoint);
+        // Only after `channel.close-ok` was appended: the `channel.open` of a new channel on the same
+        // number has to be behind it.
+        if is_free || (has_output && entry.core().is_free()) {
+            self.release(entry);
         }
-        self.tell(endpoint, events);
+        self.dispatch(entry, events);
         handled
     }
 
-    /// The connection is gone: every channel is closed for this reason.
-    pub(in crate::link) fn lose(&self, reason: &Error) {
+    /// Closes every channel because the connection is lost.
+    pub(in crate::link) fn connection_lost(&self, reason: &Error) {
         let mut table = self.table();
         table.lost.get_or_insert_with(|| reason.clone());
-        let endpoints = std::mem::take(&mut table.endpoints);
+        let entries = std::mem::take(&mut table.entries);
         drop(table);
-        for endpoint in endpoints.into_values() {
+        for entry in entries.into_values() {
             let mut events = Vec::new();
-            endpoint.core().lose(reason, &mut events);
-            endpoint.is_open.store(false, Ordering::Relaxed);
-            self.tell(&endpoint, &mut events);
+            entry.core().connection_lost(reason, &mut events);
+            entry.is_open.store(false, Ordering::Relaxed);
+            self.dispatch(&entry, &mut events);
         }
-        self.shared.freed.notify_waiters();
+        self.inner.number_freed.notify_waiters();
     }
 
-    fn free(&self, endpoint: &Endpoint) {
-        let may_have_echo = endpoint.core().may_have_echo();
+    /// Removes a closed channel and makes its number available, after a delay if late frames may
+    /// arrive.
+    fn release(&self, entry: &ChannelEntry) {
+        let may_receive_late_frames = entry.core().may_receive_late_frames();
         let mut table = self.table();
+        // Another channel may have the number by now: this can be called again for a late frame.
         let is_own = table
-            .endpoints
-            .get(&endpoint.number)
-            .is_some_and(|found| std::ptr::eq(&**found, endpoint));
+            .entries
+            .get(&entry.number)
+            .is_some_and(|found| std::ptr::eq(&**found, entry));
         let removed = if is_own {
-            if may_have_echo {
-                table.rest(endpoint.number, Instant::now() + REST);
+            if may_receive_late_frames {
+                table.delay_reuse(entry.number, Instant::now() + REUSE_DELAY);
             }
-            table.endpoints.remove(&endpoint.number)
+            table.entries.remove(&entry.number)
         } else {
             None
         };
         drop(table);
         if removed.is_some() {
-            self.shared.freed.notify_waiters();
+            self.inner.number_freed.notify_waiters();
         }
     }
 
-    fn tell(&self, endpoint: &Endpoint, events: &mut Vec<CoreEvent<Reply>>) {
+    /// Passes events to the callers and to the channel's handler. Called without a lock held.
+    fn dispatch(&self, entry: &ChannelEntry, events: &mut Vec<CoreEvent<ReplySender>>) {
         for event in events.drain(..) {
             let event = match event {
-                CoreEvent::Answered(reply, answer) => {
-                    if let Err(Ok(Answer::Got(Some(delivery)))) = reply.send(answer) {
-                        self.requeue(endpoint, delivery.tag);
+                CoreEvent::Replied(caller, reply) => {
+                    // The caller of `basic.get` is gone: its message must not stay unsettled.
+                    if let Err(Ok(MethodReply::Got(Some(delivery)))) = caller.send(reply) {
+                        self.requeue(entry, delivery.tag);
                     }
                     continue;
                 }
@@ -251,61 +278,62 @@ impl Channels {
                 CoreEvent::Cancelled => ChannelEvent::Cancelled,
                 CoreEvent::Closed(reason) => ChannelEvent::Closed(reason),
             };
-            match endpoint.handler.get() {
+            match entry.handler.get() {
                 Some(handler) => handler.on_event(event),
                 None => tracing::debug!(
-                    channel = endpoint.number,
+                    channel = entry.number,
                     ?event,
-                    "an event of a channel that nobody listens to"
+                    "event for a channel without a handler, ignored"
                 ),
             }
         }
     }
 
-    /// Gives a message back that was fetched for somebody who is gone.
-    fn requeue(&self, endpoint: &Endpoint, tag: u64) {
-        let put = self.shared.mux.put(Flush::Inline, |out| {
-            endpoint.core().settle(out, tag, SettleMethod::Requeue)
+    /// Requeues a fetched message whose caller is gone.
+    fn requeue(&self, entry: &ChannelEntry, tag: u64) {
+        let appended = self.inner.mux.append(Flush::Inline, |out| {
+            entry.core().settle(out, tag, SettleMethod::Requeue)
         });
-        if let Err(error) = put {
-            // The broker takes it back with the channel.
-            tracing::debug!(%error, "a fetched message goes back with its channel");
+        if let Err(error) = appended {
+            // The broker requeues it as the channel closes.
+            tracing::debug!(%error, tag, "fetched message not requeued: its channel is closed");
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
-        lock(&self.shared.table)
+    fn table(&self) -> MutexGuard<'_, ChannelTable> {
+        lock(&self.inner.table)
     }
 }
 
-impl Table {
-    /// The next free number, 1 to `most`. Numbers are used in turn.
-    fn free_number(&mut self, most: u16, now: Instant) -> Option<u16> {
-        while let Some((until, number)) = self.rests.front().copied()
+impl ChannelTable {
+    /// The next number that may be used, from 1 to `channel_max`. Numbers are used in turn, so that the
+    /// one that became free last is used last.
+    fn next_number(&mut self, channel_max: u16, now: Instant) -> Option<u16> {
+        while let Some((until, number)) = self.delays.front().copied()
             && until <= now
         {
-            self.rests.pop_front();
-            self.resting.remove(&number);
+            self.delays.pop_front();
+            self.delayed.remove(&number);
         }
         let next = self.last.checked_add(1).into_iter();
-        let after = next.flat_map(|next| next..=most);
-        let after = after.chain(1..=self.last.min(most));
-        let number = after.into_iter().find(|number| {
-            !self.endpoints.contains_key(number) && !self.resting.contains(number)
-        })?;
+        let after = next.flat_map(|next| next..=channel_max);
+        let after = after.chain(1..=self.last.min(channel_max));
+        let number = after
+            .into_iter()
+            .find(|number| !self.entries.contains_key(number) && !self.delayed.contains(number))?;
         self.last = number;
         Some(number)
     }
 
-    /// Has a number that is about to be free not used until then.
-    fn rest(&mut self, number: u16, until: Instant) {
-        self.resting.insert(number);
-        self.rests.push_back((until, number));
+    /// Keeps a number from being used before `until`. Called with growing instants.
+    fn delay_reuse(&mut self, number: u16, until: Instant) {
+        self.delayed.insert(number);
+        self.delays.push_back((until, number));
     }
 }
 
-impl Endpoint {
-    fn core(&self) -> MutexGuard<'_, Core<Reply>> {
+impl ChannelEntry {
+    fn core(&self) -> MutexGuard<'_, Core<ReplySender>> {
         lock(&self.core)
     }
 }
@@ -316,108 +344,111 @@ impl fmt::Debug for Channels {
     }
 }
 
-impl fmt::Debug for Endpoint {
+impl fmt::Debug for ChannelEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Endpoint")
+        f.debug_struct("ChannelEntry")
             .field("number", &self.number)
             .finish_non_exhaustive()
     }
 }
 
-/// An open channel. Dropping it closes the channel (`channel.close`); deliveries that were not
-/// settled go back to their queue then.
+/// The owner's handle of an open channel. Dropping it closes the channel (`channel.close`), and the
+/// broker requeues the deliveries that were not settled.
 #[derive(Debug)]
-pub(in crate::link) struct Handle {
+pub(in crate::link) struct ChannelHandle {
     channels: Channels,
-    endpoint: Arc<Endpoint>,
+    entry: Arc<ChannelEntry>,
     counters: Arc<Counters>,
 }
 
-impl Handle {
-    /// Registers the receiver of the channel's events. There is one, registered before anything is
-    /// published or consumed.
+impl ChannelHandle {
+    /// Sets the handler of the channel's events, before anything is published or consumed. Only the
+    /// first handler is kept.
     pub(in crate::link) fn set_handler(&self, handler: Arc<dyn ChannelHandler>) {
-        self.endpoint.handler.get_or_init(|| handler);
+        self.entry.handler.get_or_init(|| handler);
     }
 
     pub(in crate::link) fn is_open(&self) -> bool {
-        self.endpoint.is_open.load(Ordering::Relaxed)
+        self.entry.is_open.load(Ordering::Relaxed)
     }
 
-    pub(in crate::link) fn limit_bodies(&self, most: u64) {
-        self.endpoint.core().limit_bodies(most);
+    /// See [`Core::limit_bodies`].
+    pub(in crate::link) fn limit_bodies(&self, max: u64) {
+        self.entry.core().limit_bodies(max);
     }
 
-    /// Does something with the core under both locks and writes what is due.
+    /// Runs an operation on the core under both locks, and appends the frames that are due.
     ///
     /// # Errors
-    /// The connection is over, or what `act` says; nothing was written then.
-    pub(in crate::link) fn ask(
+    /// The connection is closed, or `operation` fails. Nothing was appended.
+    pub(in crate::link) fn append(
         &self,
-        leave: Flush,
-        act: impl FnOnce(&mut Core<Reply>, &mut BytesMut) -> Result<(), Error>,
+        flush: Flush,
+        operation: impl FnOnce(&mut Core<ReplySender>, &mut BytesMut) -> Result<(), Error>,
     ) -> Result<WriteOffset, Error> {
-        self.channels.shared.mux.put(leave, |out| {
-            let mut core = self.endpoint.core();
-            act(&mut core, out)?;
+        self.channels.inner.mux.append(flush, |out| {
+            let mut core = self.entry.core();
+            operation(&mut core, out)?;
             core.flush(out);
             Ok(())
         })
     }
 
-    /// Calls a synchronous method and waits for its answer. Dropped before that, the method is
-    /// still executed.
+    /// Calls a synchronous method and waits for its reply. If the future is dropped, the broker still
+    /// executes the method.
     ///
     /// # Errors
-    /// The broker has closed the channel over it, with its reason; or the channel or the connection
-    /// is gone.
-    pub(in crate::link) async fn call(&self, method: AMQPClass) -> Result<Answer, Error> {
-        let (reply, answer) = oneshot::channel();
-        self.ask(Flush::Inline, |core, _| core.call(&method, reply))?;
-        answered(answer).await
+    /// The broker refused the method and closed the channel; or the channel or the connection was
+    /// closed.
+    pub(in crate::link) async fn call(&self, method: AMQPClass) -> Result<MethodReply, Error> {
+        let (sender, reply) = oneshot::channel();
+        self.append(Flush::Inline, |core, _| core.call(&method, sender))?;
+        wait_for_reply(reply).await
     }
 
-    /// Closes the channel and waits until that is done.
+    /// Closes the channel and waits for the reply.
     pub(in crate::link) async fn close(&self) {
-        let (reply, answer) = oneshot::channel();
-        self.begin_close(Some(reply));
-        if let Err(error) = answered(answer).await {
-            tracing::debug!(%error, "a channel was gone before it was closed");
+        let (sender, reply) = oneshot::channel();
+        self.start_close(Some(sender));
+        if let Err(error) = wait_for_reply(reply).await {
+            tracing::debug!(%error, channel = self.entry.number, "channel was closed already");
         }
     }
 
-    fn begin_close(&self, reply: Option<Reply>) {
-        self.endpoint.is_closing.store(true, Ordering::Relaxed);
+    fn start_close(&self, caller: Option<ReplySender>) {
+        self.entry.is_closing.store(true, Ordering::Relaxed);
         let mut events = Vec::new();
-        let put = self.ask(Flush::Inline, |core, _| {
-            core.close(reply, &mut events);
-            self.endpoint.is_open.store(false, Ordering::Relaxed);
+        let appended = self.append(Flush::Inline, |core, _| {
+            core.close(caller, &mut events);
+            self.entry.is_open.store(false, Ordering::Relaxed);
             Ok(())
         });
-        // Over a connection that is gone, the channel is gone as well.
-        drop(put);
-        self.channels.tell(&self.endpoint, &mut events);
-        self.channels.shared.freed.notify_waiters();
+        // Fails only if the connection is closed, and the channel with it.
+        drop(appended);
+        self.channels.dispatch(&self.entry, &mut events);
+        // The number is not free yet, but who waits may find out that it will be.
+        self.channels.inner.number_freed.notify_waiters();
     }
 }
 
-impl Drop for Handle {
+impl Drop for ChannelHandle {
     fn drop(&mut self) {
         self.counters.channels.remove();
-        self.begin_close(None);
+        self.start_close(None);
     }
 }
 
-async fn answered(answer: PendingAnswer) -> Result<Answer, Error> {
-    match answer.await {
-        Ok(answer) => answer,
-        Err(_) => Err(closed()),
+async fn wait_for_reply(reply: ReplyReceiver) -> Result<MethodReply, Error> {
+    match reply.await {
+        Ok(reply) => reply,
+        Err(_) => Err(channel_closed()),
     }
 }
 
-/// An answer that the state machine cannot give to this method.
-pub(in crate::link) fn unexpected() -> Error {
-    Error::new(Kind::Disconnected).caused_by("an answer of another method")
+/// The error for a reply of the wrong kind. The state machine checks replies against their methods, so
+/// it does not occur.
+pub(in crate::link) fn unexpected_reply() -> Error {
+    Error::new(Kind::Disconnected).caused_by("the reply belongs to another method")
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
-//! Decodes the frames that are read most: deliveries, returned messages, confirms, content headers.
+//! Frame decoding by hand: the methods that are read most (`basic.deliver`, `basic.get-ok`,
+//! `basic.return`, `basic.ack`, `basic.nack`, `channel.close`) and content headers. Other methods are
+//! decoded with amq-protocol. The layout is that of AMQP 0-9-1, 2.3.5 and 4.2.
 //!
-//! By hand, for their speed; laid out as in AMQP 0-9-1, 2.3.5 and 4.2. Other methods are read with
-//! amq-protocol.
+//! A peer controls the contents of strings and headers. Contents that cannot be decoded are replaced or
+//! dropped with a warning; they do not end the connection, which would get the message again.
 
 use bytes::Bytes;
 
@@ -19,10 +21,11 @@ const CONNECTION: u16 = 10;
 const START: u16 = 10;
 const CHANNEL: u16 = 20;
 const CLOSE: u16 = 40;
-/// How deep tables and lists may be in one another: a peer could have this thread run out of stack.
-const DEPTH: usize = 128;
+/// The nesting depth of tables and lists above which headers are dropped: the decoder is recursive, and
+/// deeper ones could overflow the stack.
+const MAX_DEPTH: usize = 128;
 
-/// A method, where it is one of those that are decoded here.
+/// A method that is decoded here.
 #[derive(Debug)]
 pub(in crate::link) enum Method {
     /// `basic.ack` and `basic.nack`.
@@ -35,19 +38,22 @@ pub(in crate::link) enum Method {
     GetEmpty,
     /// `basic.return`.
     Return(Return),
-    /// `channel.close`, here because its text may be no UTF-8: it quotes names.
+    /// `channel.close`. It is decoded here because its text quotes names and may not be UTF-8, which
+    /// amq-protocol rejects.
     Close(Error),
 }
 
-/// What becomes of the publish of this number, and of all before it where it is of several; of all
-/// that there are where the number is 0.
+/// A publisher confirm: the outcome of the publish with number `tag`, or with `multiple` of all
+/// publishes up to it. With tag 0, of all publishes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Confirm {
     pub(in crate::link) tag: u64,
     pub(in crate::link) multiple: bool,
-    pub(in crate::link) is_stored: bool,
+    /// `basic.ack` rather than `basic.nack`.
+    pub(in crate::link) is_ack: bool,
 }
 
+/// The arguments of `basic.deliver` and `basic.get-ok`.
 #[derive(Clone, Debug)]
 pub(in crate::link) struct Deliver {
     pub(in crate::link) tag: u64,
@@ -56,6 +62,7 @@ pub(in crate::link) struct Deliver {
     pub(in crate::link) routing_key: String,
 }
 
+/// The arguments of `basic.return`.
 #[derive(Debug)]
 pub(in crate::link) struct Return {
     pub(in crate::link) text: String,
@@ -65,20 +72,20 @@ pub(in crate::link) struct Return {
 /// A content header.
 #[derive(Debug)]
 pub(in crate::link) struct Header {
-    /// How many bytes of body follow.
+    /// The size of the body that follows.
     pub(in crate::link) size: u64,
-    /// None where they are not as AMQP has them: a broker may pass on what a peer has made up.
+    /// `None` if they cannot be decoded.
     pub(in crate::link) properties: Option<Properties>,
 }
 
-/// Reads a method frame's payload; none for all other methods.
+/// Decodes the payload of a method frame; `None` for methods that are not decoded here.
 pub(in crate::link) fn method(payload: &[u8]) -> Option<Method> {
-    let mut rest = Rest(payload);
+    let mut rest = ByteReader(payload);
     match (rest.u16()?, rest.u16()?) {
         (BASIC, method @ (ACK | NACK)) => Some(Method::Confirm(Confirm {
             tag: rest.u64()?,
             multiple: rest.u8()? & 1 == 1,
-            is_stored: method == ACK,
+            is_ack: method == ACK,
         })),
         (BASIC, DELIVER) => {
             rest.short()?;
@@ -102,21 +109,22 @@ pub(in crate::link) fn method(payload: &[u8]) -> Option<Method> {
     }
 }
 
-/// The broker, as its `connection.start` has it.
+/// The broker's product and version, from its `connection.start`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BrokerVersion {
     pub(crate) product: String,
     pub(crate) version: String,
 }
 
-/// Reads a method frame's payload, if it is a `connection.start`; what it does not say is empty.
+/// Decodes the payload of a method frame, if it is a `connection.start`. Properties that are missing
+/// are empty.
 pub(in crate::link) fn broker_version(payload: &[u8]) -> Option<BrokerVersion> {
-    let mut rest = Rest(payload);
+    let mut rest = ByteReader(payload);
     if (rest.u16()?, rest.u16()?) != (CONNECTION, START) {
         return None;
     }
     rest.u16()?;
-    let mut properties = table(Rest(rest.long()?), DEPTH)?;
+    let mut properties = table(ByteReader(rest.long()?), MAX_DEPTH)?;
     let mut text = |name| match properties.remove(name) {
         Some(Value::Text(text)) => text,
         _ => String::new(),
@@ -127,7 +135,7 @@ pub(in crate::link) fn broker_version(payload: &[u8]) -> Option<BrokerVersion> {
     })
 }
 
-fn deliver(mut rest: Rest<'_>) -> Option<Deliver> {
+fn deliver(mut rest: ByteReader<'_>) -> Option<Deliver> {
     Some(Deliver {
         tag: rest.u64()?,
         redelivered: rest.u8()? & 1 == 1,
@@ -136,9 +144,9 @@ fn deliver(mut rest: Rest<'_>) -> Option<Deliver> {
     })
 }
 
-/// Reads a content header frame's payload; none if it is too short for one.
+/// Decodes the payload of a content header frame; `None` if it is too short.
 pub(in crate::link) fn header(payload: &[u8]) -> Option<Header> {
-    let mut rest = Rest(payload);
+    let mut rest = ByteReader(payload);
     rest.u16()?;
     rest.u16()?;
     let size = rest.u64()?;
@@ -148,11 +156,11 @@ pub(in crate::link) fn header(payload: &[u8]) -> Option<Header> {
     })
 }
 
-fn properties(mut rest: Rest<'_>) -> Option<Properties> {
+fn properties(mut rest: ByteReader<'_>) -> Option<Properties> {
     let flags = rest.u16()?;
     let has = |bit: u32| flags & (1 << bit) != 0;
     let mut properties = Properties::default();
-    let text = |rest: &mut Rest<'_>, bit: u32| -> Option<Option<String>> {
+    let text = |rest: &mut ByteReader<'_>, bit: u32| -> Option<Option<String>> {
         if has(bit) {
             rest.text().map(Some)
         } else {
@@ -166,10 +174,13 @@ fn properties(mut rest: Rest<'_>) -> Option<Properties> {
     };
     if has(13) {
         let entries = rest.long()?;
-        (properties.headers, uncommon.wire_headers) = headers(Rest(entries)).unwrap_or_else(|| {
-            tracing::warn!("headers that cannot be read: the message has none");
-            Default::default()
-        });
+        (properties.headers, uncommon.wire_headers) =
+            headers(ByteReader(entries)).unwrap_or_else(|| {
+                tracing::warn!(
+                    "message headers cannot be decoded, the message is delivered without any"
+                );
+                Default::default()
+            });
     }
     if has(12) {
         properties.persistent = rest.u8()? == convert::PERSISTENT;
@@ -193,19 +204,20 @@ fn properties(mut rest: Rest<'_>) -> Option<Properties> {
     Some(properties)
 }
 
-/// A table of headers, and those of them whose values do not say of which type they are.
-fn headers(mut entries: Rest<'_>) -> Option<(Table, Vec<WireHeader>)> {
+/// Decodes a table of headers. Also returns the original bytes of the headers whose wire type our
+/// [`Value`] does not keep, so that they can be sent unchanged.
+fn headers(mut entries: ByteReader<'_>) -> Option<(Table, Vec<WireHeader>)> {
     let (mut table, mut wire_headers) = (Table::new(), Vec::new());
     while !entries.0.is_empty() {
         let name = entries.text()?;
         let mut rest = entries;
-        let value = value(&mut entries, DEPTH)?;
+        let value = value(&mut entries, MAX_DEPTH)?;
         let bytes = rest.take(rest.0.len() - entries.0.len())?;
-        let is_said = match (bytes.first()?, &value) {
+        let keeps_type = match (bytes.first()?, &value) {
             (b'S', value) => matches!(value, Value::Text(_)),
             (kind, _) => b"tldTVx".contains(kind),
         };
-        if !is_said {
+        if !keeps_type {
             wire_headers.push(WireHeader {
                 name: name.clone(),
                 value: value.clone(),
@@ -217,7 +229,7 @@ fn headers(mut entries: Rest<'_>) -> Option<(Table, Vec<WireHeader>)> {
     Some((table, wire_headers))
 }
 
-fn table(mut entries: Rest<'_>, depth: usize) -> Option<Table> {
+fn table(mut entries: ByteReader<'_>, depth: usize) -> Option<Table> {
     let mut table = Table::new();
     while !entries.0.is_empty() {
         let name = entries.text()?;
@@ -226,8 +238,9 @@ fn table(mut entries: Rest<'_>, depth: usize) -> Option<Table> {
     Some(table)
 }
 
-/// A value, in the types that RabbitMQ has: it reads and writes 's' as a number, and 'l' as 'L'.
-fn value(rest: &mut Rest<'_>, depth: usize) -> Option<Value> {
+/// Decodes a field value. The type letters are those of RabbitMQ, which differ from the specification:
+/// 's' is a signed 16-bit integer, and 'l' and 'L' are the same type.
+fn value(rest: &mut ByteReader<'_>, depth: usize) -> Option<Value> {
     Some(match rest.u8()? {
         b't' => Value::Bool(rest.u8()? != 0),
         b'b' => Value::Int(rest.array().map(i8::from_be_bytes)?.into()),
@@ -253,9 +266,9 @@ fn value(rest: &mut Rest<'_>, depth: usize) -> Option<Value> {
         b'x' => Value::Bytes(rest.long()?.to_vec()),
         b'T' => Value::Timestamp(rest.u64()?),
         b'V' => Value::Null,
-        b'F' => Value::Table(table(Rest(rest.long()?), depth.checked_sub(1)?)?),
+        b'F' => Value::Table(table(ByteReader(rest.long()?), depth.checked_sub(1)?)?),
         b'A' => {
-            let (mut items, depth) = (Rest(rest.long()?), depth.checked_sub(1)?);
+            let (mut items, depth) = (ByteReader(rest.long()?), depth.checked_sub(1)?);
             let mut list = Vec::new();
             while !items.0.is_empty() {
                 list.push(value(&mut items, depth)?);
@@ -266,11 +279,11 @@ fn value(rest: &mut Rest<'_>, depth: usize) -> Option<Value> {
     })
 }
 
-/// What is still to be read.
+/// The bytes that are not decoded yet.
 #[derive(Clone, Copy)]
-struct Rest<'a>(&'a [u8]);
+struct ByteReader<'a>(&'a [u8]);
 
-impl<'a> Rest<'a> {
+impl<'a> ByteReader<'a> {
     fn take(&mut self, size: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(size)?;
         self.0 = rest;
@@ -307,8 +320,8 @@ impl<'a> Rest<'a> {
         self.take(usize::try_from(size).ok()?)
     }
 
-    /// A peer may have put anything into it: what is no text is not worth the connection. It does not
-    /// become longer, for it may be sent again.
+    /// Reads a short string as text. Each byte that is not part of valid UTF-8 becomes `?`, so that the
+    /// text is not longer than its bytes and fits into a short string again.
     fn text(&mut self) -> Option<String> {
         let bytes = self.short()?;
         let mut text = String::with_capacity(bytes.len());
@@ -326,7 +339,7 @@ mod tests {
     use amq_protocol::types::generation::gen_field_table;
     use amq_protocol::types::{AMQPValue, DecimalValue, FieldTable};
 
-    /// A content header whose only property is this table of headers.
+    /// A content header whose only property is a table of headers.
     fn with_headers(table: &[u8]) -> Vec<u8> {
         let mut payload = vec![0; 12];
         payload.extend((1_u16 << 13).to_be_bytes());
@@ -340,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn each_type_is_read_as_amq_protocol_writes_it() {
+    fn each_type_is_decoded_as_amq_protocol_encodes_it() {
         let mut inner = FieldTable::default();
         inner.insert("n".into(), AMQPValue::LongLongInt(-1));
         let entries = [
@@ -406,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_go_deep_cost_the_message_its_headers_and_nobody_the_stack() {
+    fn headers_nested_too_deep_are_dropped() {
         let deep = |depth: usize| {
             let list = (0..depth).fold(Vec::new(), |inner, _| [b"A", &long(&inner)[..]].concat());
             long(&[b"\x01x", &list[..]].concat())
@@ -416,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_cannot_be_read_cost_no_other_property() {
+    fn headers_that_cannot_be_decoded_do_not_affect_other_properties() {
         let mut payload = vec![0; 12];
         payload.extend((1_u16 << 15 | 1 << 13 | 1 << 7).to_be_bytes());
         payload.extend(b"\x03x/y");
@@ -429,13 +442,13 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_none_becomes_no_longer() {
+    fn invalid_utf8_is_replaced_without_making_the_text_longer() {
         let mut bytes = vec![255];
         bytes.extend([0xFF; 251]);
         bytes.extend("hä".as_bytes());
         bytes.push(0xC3);
         assert_eq!(bytes.len(), 256);
-        let text = Rest(&bytes).text().unwrap();
+        let text = ByteReader(&bytes).text().unwrap();
         assert_eq!(text, format!("{}hä?", "?".repeat(251)));
     }
 }

@@ -1,7 +1,6 @@
-//! Encodes frames: messages, settlements and `confirm.select` by hand, for their speed; all other
-//! methods with amq-protocol.
-//!
-//! Laid out as in AMQP 0-9-1, 2.3.5 and 4.2.
+//! Frame encoding: messages (`basic.publish`), settlements (`basic.ack`, `basic.nack`, `basic.reject`)
+//! and `confirm.select` by hand, for their speed; all other methods with amq-protocol. The layout is
+//! that of AMQP 0-9-1, 2.3.5 and 4.2.
 
 use amq_protocol::protocol::{AMQPClass, gen_class};
 use amq_protocol::types::FieldTable;
@@ -17,13 +16,13 @@ pub(in crate::link) const HEADER: u8 = 2;
 pub(in crate::link) const BODY: u8 = 3;
 const HEARTBEAT: u8 = 8;
 pub(in crate::link) const END: u8 = 0xCE;
-/// Type, channel and size before a frame's payload.
+/// The size of a frame's head: type, channel and payload size.
 pub(in crate::link) const HEAD: usize = 7;
-/// And the byte after it.
+/// The size of a frame's end, the byte [`END`].
 pub(in crate::link) const TAIL: usize = 1;
 
-/// A message rarely has more than this beside its body.
-const USUAL: usize = 512;
+/// The bytes that a message rarely exceeds besides its body.
+const TYPICAL_OVERHEAD: usize = 512;
 
 /// The class `basic` and its methods.
 pub(in crate::link) const BASIC: u16 = 60;
@@ -31,25 +30,27 @@ const PUBLISH: u16 = 40;
 pub(in crate::link) const ACK: u16 = 80;
 const REJECT: u16 = 90;
 pub(in crate::link) const NACK: u16 = 120;
-/// The class `confirm`, RabbitMQ's own, and its method.
+/// The class `confirm`, an extension of RabbitMQ, and its method.
 const CONFIRM: u16 = 85;
 const SELECT: u16 = 10;
 
-/// How a delivery is settled.
+/// The method that settles a delivery.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::link) enum SettleMethod {
     Ack {
         multiple: bool,
     },
-    /// Back to its queue.
+    /// `basic.nack` with requeue.
     Requeue,
+    /// `basic.reject` without requeue.
     Reject,
 }
 
-/// Appends a message, or nothing.
+/// Appends a message: `basic.publish`, its content header and its body.
 ///
 /// # Errors
-/// It cannot be said in AMQP: a name is too long, or its properties do not fit into a frame.
+/// The message cannot be encoded: a name is too long, or its properties do not fit into one frame.
+/// Nothing was appended.
 pub(in crate::link) fn put_message(
     out: &mut BytesMut,
     channel: u16,
@@ -57,26 +58,26 @@ pub(in crate::link) fn put_message(
     frame_max: u32,
 ) -> Result<(), Error> {
     let start = out.len();
-    let put = put_parts(out, channel, message, frame_max);
-    if put.is_err() {
+    let result = try_put_message(out, channel, message, frame_max);
+    if result.is_err() {
         out.truncate(start);
     }
-    put
+    result
 }
 
-/// Appends what becomes of a delivery.
-pub(in crate::link) fn put_settling(
+/// Appends a settlement of a delivery.
+pub(in crate::link) fn put_settle(
     out: &mut BytesMut,
     channel: u16,
     tag: u64,
-    settling: SettleMethod,
+    settlement: SettleMethod,
 ) {
-    let (method, bits) = match settling {
+    let (method, bits) = match settlement {
         SettleMethod::Ack { multiple } => (ACK, u8::from(multiple)),
         SettleMethod::Requeue => (NACK, 0b10),
         SettleMethod::Reject => (REJECT, 0),
     };
-    put(out, METHOD, channel, |out| {
+    put_frame(out, METHOD, channel, |out| {
         out.put_u16(BASIC);
         out.put_u16(method);
         out.put_u64(tag);
@@ -84,13 +85,12 @@ pub(in crate::link) fn put_settling(
     });
 }
 
-/// Appends what has the broker confirm all that is published on a channel from then on. It is not
-/// answered.
+/// Appends `confirm.select` with no-wait, which puts a channel into confirm mode and has no reply.
 pub(in crate::link) fn put_confirm_select(out: &mut BytesMut, channel: u16) {
-    put(out, METHOD, channel, |out| {
+    put_frame(out, METHOD, channel, |out| {
         out.put_u16(CONFIRM);
         out.put_u16(SELECT);
-        // No wait.
+        // no-wait
         out.put_u8(1);
     });
 }
@@ -98,7 +98,7 @@ pub(in crate::link) fn put_confirm_select(out: &mut BytesMut, channel: u16) {
 /// Appends a method frame.
 ///
 /// # Errors
-/// It does not fit into a frame.
+/// The method does not fit into a frame.
 pub(in crate::link) fn put_method(
     out: &mut BytesMut,
     channel: u16,
@@ -113,9 +113,11 @@ pub(in crate::link) fn put_method(
     let limit = usize::try_from(frame_max).unwrap_or(usize::MAX);
     if frame_max > 0 && size > limit {
         let error = Error::new(Kind::TooLarge { size, limit });
-        return Err(error.caused_by("its names and arguments have to fit in one frame"));
+        return Err(
+            error.caused_by("the names and arguments of a method have to fit into one frame")
+        );
     }
-    put(out, METHOD, channel, |out| out.put_slice(&payload));
+    put_frame(out, METHOD, channel, |out| out.put_slice(&payload));
     Ok(())
 }
 
@@ -128,10 +130,10 @@ pub(in crate::link) fn put_head(out: &mut BytesMut, kind: u8, channel: u16, size
 
 /// Appends a heartbeat.
 pub(in crate::link) fn put_heartbeat(out: &mut BytesMut) {
-    put(out, HEARTBEAT, 0, |_| {});
+    put_frame(out, HEARTBEAT, 0, |_| {});
 }
 
-fn put_parts(
+fn try_put_message(
     out: &mut BytesMut,
     channel: u16,
     message: &Outgoing,
@@ -140,34 +142,34 @@ fn put_parts(
     convert::check_size(&message.properties, frame_max)?;
     let exchange = short(&message.exchange)?;
     let routing_key = short(&message.routing_key)?;
-    out.reserve(USUAL + message.body.len());
-    put(out, METHOD, channel, |out| {
+    out.reserve(TYPICAL_OVERHEAD + message.body.len());
+    put_frame(out, METHOD, channel, |out| {
         out.put_u16(BASIC);
         out.put_u16(PUBLISH);
-        // Once a ticket, now reserved.
+        // The access ticket of earlier versions, now reserved.
         out.put_u16(0);
         put_short(out, exchange);
         put_short(out, routing_key);
         out.put_u8(u8::from(message.mandatory));
     });
     let size = message.body.len() as u64;
-    try_put(out, HEADER, channel, |out| {
+    try_put_frame(out, HEADER, channel, |out| {
         out.put_u16(BASIC);
         out.put_u16(0);
         out.put_u64(size);
         put_properties(out, &message.properties)
     })?;
-    // 0 is no limit.
-    let most = usize::try_from(frame_max).unwrap_or(usize::MAX);
-    let most = most.checked_sub(HEAD + TAIL).unwrap_or(usize::MAX);
-    let most = most.max(1);
-    for part in message.body.chunks(most) {
-        put(out, BODY, channel, |out| out.put_slice(part));
+    // 0 means no limit.
+    let max_body = usize::try_from(frame_max).unwrap_or(usize::MAX);
+    let max_body = max_body.checked_sub(HEAD + TAIL).unwrap_or(usize::MAX);
+    let max_body = max_body.max(1);
+    for part in message.body.chunks(max_body) {
+        put_frame(out, BODY, channel, |out| out.put_slice(part));
     }
     Ok(())
 }
 
-/// Flags for what is there, from the highest bit on, then what is there.
+/// Appends properties: a bit for each one that is set, from the highest bit on, then their values.
 fn put_properties(out: &mut BytesMut, properties: &Properties) -> Result<(), Error> {
     let Properties {
         content_type,
@@ -199,21 +201,21 @@ fn put_properties(out: &mut BytesMut, properties: &Properties) -> Result<(), Err
     };
     text(out, 15, content_type)?;
     text(out, 14, content_encoding)?;
-    let mut others: u16 = 0;
+    let mut other_flags: u16 = 0;
     if !headers.is_empty() {
-        others |= 1 << 13;
+        other_flags |= 1 << 13;
         put_headers(out, properties)?;
     }
     if *persistent {
-        others |= 1 << 12;
+        other_flags |= 1 << 12;
         out.put_u8(convert::PERSISTENT);
     }
     if let Some(priority) = priority {
-        others |= 1 << 11;
+        other_flags |= 1 << 11;
         out.put_u8(*priority);
     }
     if let Some(id) = correlation_id {
-        others |= 1 << 10;
+        other_flags |= 1 << 10;
         let length = u8::try_from(id.len()).map_err(|_| convert::too_long(id.len()))?;
         out.put_u8(length);
         out.put_slice(id);
@@ -222,35 +224,38 @@ fn put_properties(out: &mut BytesMut, properties: &Properties) -> Result<(), Err
     text(out, 8, expiration)?;
     text(out, 7, message_id)?;
     if let Some(seconds) = timestamp {
-        others |= 1 << 6;
+        other_flags |= 1 << 6;
         out.put_u64(*seconds);
     }
     text(out, 5, kind)?;
     text(out, 4, user_id)?;
     text(out, 3, app_id)?;
-    let flags = flags | others;
-    if let Some(place) = out.get_mut(at..at + 2) {
-        place.copy_from_slice(&flags.to_be_bytes());
+    let flags = flags | other_flags;
+    if let Some(bytes) = out.get_mut(at..at + 2) {
+        bytes.copy_from_slice(&flags.to_be_bytes());
     }
     Ok(())
 }
 
-/// What came in a type that our values do not have goes out as it came.
+/// Appends the header table. Headers that were received in a wire type that [`Value`] does not keep, and
+/// were not changed since, are sent with their original bytes.
+///
+/// [`Value`]: crate::wire::value::Value
 fn put_headers(out: &mut BytesMut, properties: &Properties) -> Result<(), Error> {
-    let mut others = properties.headers.clone();
+    let mut headers = properties.headers.clone();
     for header in properties.unchanged() {
-        others.remove(&header.name);
+        headers.remove(&header.name);
     }
     let at = out.len();
-    put_table(out, convert::table(others)?)?;
+    put_table(out, convert::table(headers)?)?;
     for header in properties.unchanged() {
         put_short(out, short(&header.name)?);
         out.put_slice(&header.bytes);
     }
     let start = at + 4;
     let size = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
-    if let Some(place) = out.get_mut(at..start) {
-        place.copy_from_slice(&size.to_be_bytes());
+    if let Some(bytes) = out.get_mut(at..start) {
+        bytes.copy_from_slice(&size.to_be_bytes());
     }
     Ok(())
 }
@@ -264,7 +269,7 @@ fn put_table(out: &mut BytesMut, table: FieldTable) -> Result<(), Error> {
     Ok(())
 }
 
-/// AMQP's short strings have a byte for their length.
+/// A short string and its length, which AMQP encodes in one byte.
 fn short(text: &str) -> Result<(u8, &str), Error> {
     match u8::try_from(text.len()) {
         Ok(length) => Ok((length, text)),
@@ -277,15 +282,15 @@ fn put_short(out: &mut BytesMut, (length, text): (u8, &str)) {
     out.put_slice(text.as_bytes());
 }
 
-fn put(out: &mut BytesMut, kind: u8, channel: u16, payload: impl FnOnce(&mut BytesMut)) {
-    // What cannot fail.
-    let _ = try_put(out, kind, channel, |out| {
+fn put_frame(out: &mut BytesMut, kind: u8, channel: u16, payload: impl FnOnce(&mut BytesMut)) {
+    // Fails only if the closure does.
+    let _ = try_put_frame(out, kind, channel, |out| {
         payload(out);
         Ok(())
     });
 }
 
-fn try_put(
+fn try_put_frame(
     out: &mut BytesMut,
     kind: u8,
     channel: u16,
@@ -297,10 +302,10 @@ fn try_put(
     out.put_u32(0);
     let start = out.len();
     payload(out)?;
-    // No frame is larger than what both sides have agreed on in 32 bits.
+    // Payloads are smaller than frame_max, which has 32 bits.
     let size = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
-    if let Some(place) = out.get_mut(size_at..start) {
-        place.copy_from_slice(&size.to_be_bytes());
+    if let Some(bytes) = out.get_mut(size_at..start) {
+        bytes.copy_from_slice(&size.to_be_bytes());
     }
     out.put_u8(END);
     Ok(())
@@ -372,9 +377,9 @@ mod tests {
     }
 
     proptest! {
-        /// As amq-protocol reads it.
+        /// amq-protocol decodes the frames.
         #[test]
-        fn a_message_is_read_as_it_was_put(message in messages(), frame_max in 400_u32..500) {
+        fn a_message_is_decoded_as_it_was_encoded(message in messages(), frame_max in 400_u32..500) {
             let mut out = BytesMut::from(&b"before"[..]);
             put_message(&mut out, 9, &message, frame_max).unwrap();
             let (before, bytes) = out.split_at(6);
@@ -392,7 +397,7 @@ mod tests {
                 Some(AMQPFrame::Header(9, header)) => {
                     prop_assert_eq!(header.class_id, 60);
                     prop_assert_eq!(header.body_size, message.body.len() as u64);
-                    // As it writes them, and as Lepus reads them.
+                    // amq-protocol encodes the same bytes, and Lepus decodes them.
                     let frame = AMQPFrame::Header(9, header);
                     let theirs = gen_frame(&frame)(Vec::new().into()).unwrap().into_inner().0;
                     prop_assert!(bytes.windows(theirs.len()).any(|ours| ours == theirs));
@@ -417,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_go_out_as_they_came_unless_they_were_changed() {
+    fn unchanged_headers_keep_their_wire_types() {
         let entries: [&[u8]; 9] = [
             b"\x01aD\x02\x00\x00\x01\x13",
             b"\x01bI\xff\xff\xff\xfe",
@@ -434,7 +439,7 @@ mod tests {
         let size: usize = entries.iter().map(|entry| entry.len()).sum();
         payload.extend((size as u32).to_be_bytes());
         payload.extend(entries.concat());
-        // A table in a table has no type that is written otherwise, and is kept as it is all the same.
+        // A nested table is kept as bytes, too, whatever the types of its values are.
         let mut properties = decode::header(&payload).unwrap().properties.unwrap();
         assert_eq!(properties.headers["a"], Value::Float(2.75));
         assert_eq!(properties.headers["b"], Value::Int(-2));
@@ -474,12 +479,12 @@ mod tests {
     }
 
     #[test]
-    fn a_settlement_is_read_as_it_was_put() {
+    fn settlements_are_decoded_as_they_were_encoded() {
         let mut out = BytesMut::new();
-        put_settling(&mut out, 3, 7, SettleMethod::Ack { multiple: false });
-        put_settling(&mut out, 3, 9, SettleMethod::Ack { multiple: true });
-        put_settling(&mut out, 3, 10, SettleMethod::Requeue);
-        put_settling(&mut out, 3, 11, SettleMethod::Reject);
+        put_settle(&mut out, 3, 7, SettleMethod::Ack { multiple: false });
+        put_settle(&mut out, 3, 9, SettleMethod::Ack { multiple: true });
+        put_settle(&mut out, 3, 10, SettleMethod::Requeue);
+        put_settle(&mut out, 3, 11, SettleMethod::Reject);
         let ack = |delivery_tag, multiple| {
             basic::AMQPMethod::Ack(basic::Ack {
                 delivery_tag,
@@ -504,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn confirms_are_asked_for() {
+    fn confirm_select_is_encoded_with_nowait() {
         let mut out = BytesMut::new();
         put_confirm_select(&mut out, 3);
         let select = confirm::AMQPMethod::Select(confirm::Select { nowait: true });
@@ -513,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_said_leaves_no_trace() {
+    fn a_message_that_cannot_be_encoded_appends_nothing() {
         let message = |properties, routing_key: &str| Outgoing {
             exchange: String::new(),
             routing_key: routing_key.into(),

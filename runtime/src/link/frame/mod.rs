@@ -1,5 +1,5 @@
-//! Frames (AMQP 0-9-1, 2.3.5): bytes to what a connection and its channels need, and back. Without a
-//! socket, and without lapin.
+//! Frames (AMQP 0-9-1, 2.3.5): frame boundaries in a byte stream, and the frames that are encoded and
+//! decoded by hand. Sans I/O, and without lapin.
 
 mod cursor;
 pub(super) mod decode;

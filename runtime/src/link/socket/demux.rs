@@ -1,4 +1,8 @@
-//! Cuts the bytes that are read into frames and routes them by their channel number alone.
+//! Read demultiplexer: splits the byte stream from the broker into frames and routes each by its
+//! channel number, 0 to lapin and the others to the channel table.
+//!
+//! Frames for lapin are passed on whole. Body frames of a channel are passed on in the pieces in which
+//! they are read; method and header frames are collected first if they arrive in pieces.
 
 use std::io;
 use std::sync::Arc;
@@ -6,141 +10,142 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::mux::WriteMux;
-use super::pipe::Inward;
-use crate::link::channel::{Channels, CoreEvent, Endpoint, Frame, Reply, Violation};
+use super::pipe::InboundBuffer;
+use crate::link::channel::{ChannelEntry, Channels, CoreEvent, Frame, ReplySender, Violation};
 use crate::link::frame::encode;
 use crate::link::frame::{FrameChunk, FrameCursor};
 
-/// Largest frame taken before the limits are agreed on. RabbitMQ's first frames have some hundred
-/// bytes.
+/// The largest frame that is accepted before the limits are negotiated. RabbitMQ's first frames have a
+/// few hundred bytes.
 const FRAME_MAX: u32 = 128 * 1024;
 
-/// The reading side of a connection's frames.
+/// The demultiplexer of one connection, used by its I/O task alone.
 pub(super) struct Demux {
     mux: WriteMux,
     channels: Channels,
-    inward: Arc<Inward>,
+    inbound: Arc<InboundBuffer>,
     cursor: FrameCursor,
     frame_max: u32,
-    /// The limits are agreed on: they do not change any more.
-    is_agreed: bool,
-    /// The channel of the frame that has begun; none when it is nobody's.
-    endpoint: Option<Arc<Endpoint>>,
-    /// The payload of a frame that has to be looked at as a whole and has come in part.
+    /// Whether `frame_max` is the negotiated limit.
+    limits_known: bool,
+    /// The channel of the current frame; `None` if no channel with its number is open.
+    entry: Option<Arc<ChannelEntry>>,
+    /// The payload of a method or header frame of which only a part has arrived.
     payload: Vec<u8>,
-    /// A whole frame for lapin.
-    lapins: BytesMut,
-    /// lapin was given something since this was last asked.
-    gave_lapin: bool,
-    /// Something came on another channel since this was last asked.
-    passed_by_lapin: bool,
-    events: Vec<CoreEvent<Reply>>,
+    /// The current frame for lapin, as far as it has arrived.
+    lapin_frame: BytesMut,
+    /// Whether lapin was passed a frame since [`take_activity`](Self::take_activity) was called.
+    lapin_received: bool,
+    /// Whether bytes on other channels arrived since [`take_activity`](Self::take_activity) was called.
+    others_received: bool,
+    /// Empty between two frames; kept so that not every frame allocates a vector.
+    events: Vec<CoreEvent<ReplySender>>,
 }
 
 impl Demux {
-    pub(super) fn new(mux: WriteMux, channels: Channels, inward: Arc<Inward>) -> Self {
+    pub(super) fn new(mux: WriteMux, channels: Channels, inbound: Arc<InboundBuffer>) -> Self {
         Self {
             mux,
             channels,
-            inward,
+            inbound,
             cursor: FrameCursor::default(),
             frame_max: FRAME_MAX,
-            is_agreed: false,
-            endpoint: None,
+            limits_known: false,
+            entry: None,
             payload: Vec::new(),
-            lapins: BytesMut::new(),
-            gave_lapin: false,
-            passed_by_lapin: false,
+            lapin_frame: BytesMut::new(),
+            lapin_received: false,
+            others_received: false,
             events: Vec::new(),
         }
     }
 
-    /// Whether the broker has spoken since this was last asked: to lapin, in a whole frame, and on
-    /// other channels.
-    pub(super) fn take_spoken(&mut self) -> (bool, bool) {
+    /// Whether a whole frame for lapin, and whether bytes on other channels have arrived since the last
+    /// call.
+    pub(super) fn take_activity(&mut self) -> (bool, bool) {
         (
-            std::mem::take(&mut self.gave_lapin),
-            std::mem::take(&mut self.passed_by_lapin),
+            std::mem::take(&mut self.lapin_received),
+            std::mem::take(&mut self.others_received),
         )
     }
 
-    /// Takes bytes that were read.
+    /// Handles bytes that were read.
     ///
     /// # Errors
-    /// They are not AMQP: the connection cannot go on.
-    pub(super) fn pass(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while let Some(piece) = self.cursor.next(&mut bytes) {
-            if piece.is_first {
-                self.begin(&piece)?;
+    /// The broker has violated the protocol, and the connection has to be closed.
+    pub(super) fn receive(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while let Some(chunk) = self.cursor.next(&mut bytes) {
+            if chunk.is_first {
+                self.begin_frame(&chunk)?;
             }
-            if piece.end.is_some_and(|end| end != encode::END) {
-                return Err(invalid("a frame does not end as it should"));
+            if chunk.end.is_some_and(|end| end != encode::END) {
+                return Err(invalid("a frame without its end byte"));
             }
-            if piece.channel == 0 {
-                self.pass_to_lapin(&piece)?;
+            if chunk.channel == 0 {
+                self.pass_to_lapin(&chunk)?;
                 continue;
             }
-            self.passed_by_lapin = true;
-            if let Some(endpoint) = &self.endpoint {
-                let endpoint = Arc::clone(endpoint);
-                self.pass_to(&endpoint, &piece)?;
+            self.others_received = true;
+            if let Some(entry) = &self.entry {
+                let entry = Arc::clone(entry);
+                self.pass_to_channel(&entry, &chunk)?;
             }
         }
         Ok(())
     }
 
-    fn begin(&mut self, piece: &FrameChunk<'_>) -> io::Result<()> {
-        let size = u64::from(piece.size) + (encode::HEAD + encode::TAIL) as u64;
-        if !self.is_agreed
-            && let Some(tune) = self.mux.agreed()
+    fn begin_frame(&mut self, chunk: &FrameChunk<'_>) -> io::Result<()> {
+        let size = u64::from(chunk.size) + (encode::HEAD + encode::TAIL) as u64;
+        if !self.limits_known
+            && let Some(tune) = self.mux.negotiated()
         {
             self.frame_max = tune.frame_max;
-            self.is_agreed = true;
+            self.limits_known = true;
         }
         if size > u64::from(self.frame_max) {
-            return Err(invalid("a frame is larger than was agreed on"));
+            return Err(invalid("a frame larger than the negotiated frame_max"));
         }
-        if piece.channel != 0 {
-            self.endpoint = self.channels.get(piece.channel);
-            if self.endpoint.is_none() {
+        if chunk.channel != 0 {
+            self.entry = self.channels.get(chunk.channel);
+            if self.entry.is_none() {
                 tracing::debug!(
-                    channel = piece.channel,
-                    "a frame for a channel that is not open, ignored"
+                    channel = chunk.channel,
+                    "frame for a channel that is not open, ignored"
                 );
             }
         }
         Ok(())
     }
 
-    fn pass_to_lapin(&mut self, piece: &FrameChunk<'_>) -> io::Result<()> {
-        if piece.is_first {
-            self.lapins.clear();
-            encode::put_head(&mut self.lapins, piece.kind, 0, piece.size);
+    fn pass_to_lapin(&mut self, chunk: &FrameChunk<'_>) -> io::Result<()> {
+        if chunk.is_first {
+            self.lapin_frame.clear();
+            encode::put_head(&mut self.lapin_frame, chunk.kind, 0, chunk.size);
         }
-        self.lapins.extend_from_slice(piece.bytes);
-        if piece.end.is_some() {
-            self.lapins.extend_from_slice(&[encode::END]);
-            self.mux.on_event(&self.lapins);
-            self.inward.give(&self.lapins)?;
-            self.gave_lapin = true;
+        self.lapin_frame.extend_from_slice(chunk.bytes);
+        if chunk.end.is_some() {
+            self.lapin_frame.extend_from_slice(&[encode::END]);
+            self.mux.observe(&self.lapin_frame);
+            self.inbound.push(&self.lapin_frame)?;
+            self.lapin_received = true;
         }
         Ok(())
     }
 
-    fn pass_to(&mut self, endpoint: &Endpoint, piece: &FrameChunk<'_>) -> io::Result<()> {
-        let is_last = piece.end.is_some();
-        let handled = match piece.kind {
+    fn pass_to_channel(&mut self, entry: &ChannelEntry, chunk: &FrameChunk<'_>) -> io::Result<()> {
+        let is_last = chunk.end.is_some();
+        let handled = match chunk.kind {
             encode::BODY => {
-                let bytes = piece.bytes;
+                let bytes = chunk.bytes;
                 self.channels
-                    .handle(endpoint, Frame::Body { bytes, is_last }, &mut self.events)
+                    .handle(entry, Frame::Body { bytes, is_last }, &mut self.events)
             }
-            _ if is_last && piece.is_first => self.whole(endpoint, piece.kind, piece.bytes),
+            _ if is_last && chunk.is_first => self.handle_whole(entry, chunk.kind, chunk.bytes),
             _ => {
-                self.payload.extend_from_slice(piece.bytes);
+                self.payload.extend_from_slice(chunk.bytes);
                 if is_last {
                     let mut payload = std::mem::take(&mut self.payload);
-                    let handled = self.whole(endpoint, piece.kind, &payload);
+                    let handled = self.handle_whole(entry, chunk.kind, &payload);
                     payload.clear();
                     self.payload = payload;
                     handled
@@ -152,13 +157,18 @@ impl Demux {
         handled.map_err(|Violation(text)| invalid(text))
     }
 
-    fn whole(&mut self, endpoint: &Endpoint, kind: u8, payload: &[u8]) -> Result<(), Violation> {
+    fn handle_whole(
+        &mut self,
+        entry: &ChannelEntry,
+        kind: u8,
+        payload: &[u8],
+    ) -> Result<(), Violation> {
         let frame = match kind {
             encode::METHOD => Frame::Method(payload),
             encode::HEADER => Frame::Header(payload),
-            _ => return Err(Violation("a frame of an unknown type")),
+            _ => return Err(Violation("a frame of unknown type")),
         };
-        self.channels.handle(endpoint, frame, &mut self.events)
+        self.channels.handle(entry, frame, &mut self.events)
     }
 }
 

@@ -1,4 +1,5 @@
-//! One socket for two users: lapin keeps the connection (channel 0), Lepus runs all other channels.
+//! One socket with two users: lapin maintains the connection (channel 0), Lepus owns all other
+//! channels. This page is the design; the files below fill it in.
 //!
 //! ```text
 //!   callers, handlers, workers                      lapin (channel 0 only)
@@ -7,37 +8,41 @@
 //!   channel::Channels (one core a channel)          pipe::Pipe (in memory)
 //!        │                                               │
 //!        └───────────► mux::WriteMux ◄───────────────────┘
-//!                      one buffer of whole frames, written by the thread that appends,
-//!                      else by the task
+//!                      one buffer of whole frames, written by the appending thread,
+//!                      the rest by the I/O task
 //!                           │
-//!                  transport::Transport (TCP, or TLS on it)
+//!                  transport::Transport (TCP, with or without TLS)
 //!                           │
-//!                      task::Task reads ──► demux::Demux ──► lapin, if the channel is 0
+//!                    task::IoTask reads ──► demux::Demux ──► lapin's pipe, if the channel is 0
 //!                                                        └─► Channels, if it is not
 //! ```
 //!
-//! AMQP 0-9-1 multiplexes channels over a connection, and a frame says in its second and third byte
-//! which channel it belongs to. So two programs can share a connection if each channel has one
-//! owner.
+//! AMQP 0-9-1 multiplexes channels over a connection, and the second and third byte of a frame are the
+//! number of its channel. So two programs can share a connection if each channel has one owner.
 //!
-//! - **lapin writes** the protocol header and the frames of channel 0: start-ok, tune-ok, open,
-//!   heartbeats, secrets, the close. **Lepus writes** the frames of every other channel, from
-//!   `channel.open` to `channel.close-ok`, and the adjustments to channel 0 in `tune.rs`.
-//! - **Order**: frames are on the wire in the order in which they were appended to the buffer. That
-//!   is all there is; whatever has to come first is appended first (a reply before the
+//! - **Writers.** lapin writes the protocol header and the frames of channel 0: `start-ok`, `tune-ok`,
+//!   `open`, heartbeats, `update-secret`, `close`. Lepus writes the frames of every other channel, from
+//!   `channel.open` to `channel.close-ok`, and makes the adjustments to channel 0 that `tune.rs` lists.
+//! - **Order.** Frames are written in the order in which they were appended to the buffer. There is no
+//!   other mechanism: a frame that has to come first is appended first (a reply before the
 //!   acknowledgement of its request, a publish before the next one).
-//! - **Reading** is the task's alone. What it reads is handled on the task: events of a channel are
-//!   told to its owner there, without a lock held, and an owner must not block.
-//! - **The end**: whoever finds it first (the task at the end of the stream, lapin by dropping its
-//!   pipe, a session that is closed) closes the buffer; the task then ends, and lapin reads the end
-//!   of its stream.
+//! - **Locks.** A thread that appends frames of a channel holds the lock of the buffer, and under it
+//!   the lock of the channel's core (`channel/table.rs`). So the check that a channel is open and the
+//!   appending of its frames are one step.
+//! - **Reading.** Only the I/O task reads. It handles each frame itself: a channel's
+//!   [`ChannelHandler`](super::channel::ChannelHandler) is called on the I/O task, without a lock held,
+//!   and must not block.
+//! - **Back-pressure.** Above the high-water mark of the buffer, publishers wait before they append more.
+//! - **Close.** The first to notice closes the buffer: the I/O task at the end of the stream, lapin by
+//!   dropping its pipe, or the session when it is closed. The I/O task then ends, lapin reads the end
+//!   of its stream, and the session marks all channels as lost.
 
 mod demux;
 mod mux;
 mod pipe;
 mod task;
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 #[cfg(feature = "tls")]
 mod tls;
 mod transport;

@@ -1,13 +1,22 @@
-//! The write buffer of one connection: lapin's frames of channel 0 and ours of all others.
+//! Write multiplexer: interleaves two writers on one socket, lapin (the frames of channel 0) and Lepus
+//! (the frames of all other channels).
 //!
-//! Only whole frames are appended, in one lock, so AMQP's rule that frames of different channels may
-//! interleave (4.2.2) covers both writers. The order of appending is the order on the wire: a reply
-//! before its acknowledgement, and publishes in the order of their numbers. The question whether a
-//! channel is open is asked under the same lock as the appending, so nothing is written on a channel
-//! after its close.
+//! Only whole frames are appended to the buffer, under one lock. AMQP lets frames of different channels
+//! interleave (4.2.2), and no channel has frames of both writers, so this is all that the two need to
+//! agree on. lapin writes arbitrary pieces of a byte stream; they are collected in `lapin_partial`
+//! until they are a whole frame.
 //!
-//! A thread that has something to say writes it itself, as far as the socket takes it; the I/O task
-//! writes the rest. Above [`HIGH_WATER`] senders wait (`has_room`, `room`).
+//! The order of appending is the order on the wire. The orderings that the rest of the crate relies on
+//! follow from it: a reply is appended before the acknowledgement of its request, and a confirmed
+//! publish gets its number while it is appended. Whether a channel is open is decided under the same
+//! lock, and its `channel.close` and `channel.close-ok` are appended under it, so nothing is written on
+//! a channel after its close.
+//!
+//! A thread that appends frames also writes them, as far as the socket accepts them without blocking.
+//! The I/O task writes the rest when the socket becomes writable. When the buffer exceeds
+//! [`HIGH_WATER`], publishers wait before they append more ([`WriteMux::has_room`],
+//! [`WriteMux::room`]). Other frames are appended in any case: only publishers produce them without
+//! limit.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,35 +38,35 @@ use crate::link::frame::encode::HEAD;
 use crate::link::sasl::Responses;
 use crate::sync::lock;
 
-/// So much memory is kept at most when the buffer is empty: a good many messages of the usual size.
+/// The capacity that an empty buffer keeps at most: room for many messages of ordinary size.
 const MAX_IDLE_CAPACITY: usize = 512 * 1024;
-/// Senders wait while more than this is to be written. One message may exceed it.
+/// High-water mark: publishers wait while more bytes than this are buffered. One message may exceed it.
 const HIGH_WATER: usize = 2 * 1024 * 1024;
-/// Messages that follow one another so closely are a burst.
+/// Messages appended within this time of one another are a burst.
 const BURST: Duration = Duration::from_micros(20);
-/// The protocol header that lapin sends before its first frame.
+/// The size of the protocol header that lapin sends before its first frame.
 const PROTOCOL_HEADER: usize = 8;
 
-/// When appended frames are written, as soon as the socket takes them.
+/// The writer of appended frames, and the time of writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flush {
-    /// At once, on this thread.
+    /// The appending thread, at once.
     Inline,
-    /// With whatever is written next, or when somebody [sends](WriteMux::send) it.
+    /// The next write of other frames, or the next [`WriteMux::flush`].
     Deferred,
-    /// As soon as the I/O task comes to it, together with what is appended until then.
+    /// The I/O task, as soon as it runs, together with all frames appended until then.
     IoTask,
 }
 
-/// Tells messages that come one by one from bursts.
+/// Detects bursts of messages, which the I/O task writes together with fewer system calls. A single
+/// message is written at once by its sender, which avoids waking the I/O task.
 #[derive(Debug, Default)]
 pub(crate) struct BurstDetector {
     last: Mutex<Option<Instant>>,
 }
 
 impl BurstDetector {
-    /// For the message that is about to be appended: in a burst the I/O task writes several at
-    /// once, else the sender writes it.
+    /// The writer for a message that is appended now.
     pub(crate) fn next(&self) -> Flush {
         let now = Instant::now();
         let mut last = lock(&self.last);
@@ -68,57 +77,60 @@ impl BurstDetector {
     }
 }
 
-/// The write buffer of one connection, shared by everybody who writes.
+/// The write buffer of one connection, shared by all its writers.
 #[derive(Clone)]
 pub(in crate::link) struct WriteMux {
-    shared: Arc<Shared>,
+    inner: Arc<Inner>,
 }
 
-struct Shared {
-    state: Mutex<State>,
-    /// There is something for the I/O task to write, or the connection is to end.
+struct Inner {
+    state: Mutex<MuxState>,
+    /// Wakes the I/O task: it has to write, or the connection was closed.
     wake: Notify,
-    /// The buffer has fallen below the high-water mark.
+    /// Wakes publishers when the buffer falls below the high-water mark.
     room: Notify,
 }
 
-struct State {
-    /// None when the connection is over.
+struct MuxState {
+    /// `None` once the connection is closed.
     transport: Option<Arc<Transport>>,
-    /// Whole frames, in the order in which they were appended. The first may be written in part.
+    /// Whole frames in the order of appending. The first one may be partly written.
     out: BytesMut,
-    /// The beginning of a frame of lapin's.
-    partial: BytesMut,
+    /// The part of a frame that lapin has written so far.
+    lapin_partial: BytesMut,
+    /// The position in the byte stream that lapin writes.
     cursor: FrameCursor,
     negotiation: Negotiation,
     broker: Option<BrokerVersion>,
-    /// Bytes ever appended, and ever written.
+    /// The number of bytes appended since the connection was opened.
     appended: u64,
+    /// The number of bytes written since the connection was opened.
     written: u64,
-    /// TLS has written all that it took.
+    /// Whether TLS has passed all bytes that it accepted to the socket.
     is_flushed: bool,
-    /// By what they wait for, and by a number of their own.
-    watchers: BTreeMap<(u64, u64), Waker>,
-    last_watcher: u64,
+    /// The wakers of [`Flushed`] futures, by the offset that they wait for and a number of their own.
+    waiters: BTreeMap<(u64, u64), Waker>,
+    last_waiter: u64,
+    /// Whether a publisher has had to wait since the buffer was last below the high-water mark.
     waits_for_room: bool,
 }
 
 impl WriteMux {
     pub(super) fn new(transport: Arc<Transport>, wanted: Tune, responses: Responses) -> Self {
         Self {
-            shared: Arc::new(Shared {
-                state: Mutex::new(State {
+            inner: Arc::new(Inner {
+                state: Mutex::new(MuxState {
                     transport: Some(transport),
                     out: BytesMut::new(),
-                    partial: BytesMut::new(),
-                    cursor: FrameCursor::after(PROTOCOL_HEADER),
+                    lapin_partial: BytesMut::new(),
+                    cursor: FrameCursor::before_header(PROTOCOL_HEADER),
                     negotiation: Negotiation::new(wanted, responses),
                     broker: None,
                     appended: 0,
                     written: 0,
                     is_flushed: true,
-                    watchers: BTreeMap::new(),
-                    last_watcher: 0,
+                    waiters: BTreeMap::new(),
+                    last_waiter: 0,
                     waits_for_room: false,
                 }),
                 wake: Notify::new(),
@@ -127,69 +139,71 @@ impl WriteMux {
         }
     }
 
-    /// Appends frames, all of them or none.
+    /// Appends the frames that `append` adds to the buffer, or none of them if it fails. Returns the
+    /// offset of their end.
     ///
     /// # Errors
-    /// Nothing was appended: the connection is over, or `put` fails.
-    pub(in crate::link) fn put(
+    /// Nothing was appended: the connection is closed, or `append` fails.
+    pub(in crate::link) fn append(
         &self,
-        leave: Flush,
-        put: impl FnOnce(&mut BytesMut) -> Result<(), Error>,
+        flush: Flush,
+        append: impl FnOnce(&mut BytesMut) -> Result<(), Error>,
     ) -> Result<WriteOffset, Error> {
-        let (mark, wakes) = self.turn(|state| {
+        let (offset, needs_io_task) = self.with_state(|state| {
             if state.transport.is_none() {
-                return Err(Error::new(Kind::Disconnected).caused_by("the connection is gone"));
+                return Err(Error::new(Kind::Disconnected).caused_by("the connection is closed"));
             }
             let before = state.out.len();
-            if let Err(error) = put(&mut state.out) {
+            if let Err(error) = append(&mut state.out) {
                 state.out.truncate(before);
                 return Err(error);
             }
             state.appended += (state.out.len() - before) as u64;
-            let wakes = match leave {
-                Flush::Inline => state.send_inline(),
+            let needs_io_task = match flush {
+                Flush::Inline => state.flush_inline(),
                 Flush::Deferred => false,
                 Flush::IoTask => true,
             };
-            Ok((WriteOffset(state.appended), wakes))
+            Ok((WriteOffset(state.appended), needs_io_task))
         })?;
-        if wakes {
-            self.shared.wake.notify_one();
+        if needs_io_task {
+            self.wake();
         }
-        Ok(mark)
+        Ok(offset)
     }
 
-    /// Writes what was appended, as far as the socket takes it; the I/O task writes the rest.
-    pub(in crate::link) fn send(&self) {
-        if self.turn(State::send_inline) {
+    /// Writes the buffer as far as the socket accepts it; the I/O task writes the rest.
+    pub(in crate::link) fn flush(&self) {
+        if self.with_state(MuxState::flush_inline) {
             self.wake();
         }
     }
 
-    /// Has the I/O task come by.
+    /// Wakes the I/O task.
     pub(in crate::link) fn wake(&self) {
-        self.shared.wake.notify_one();
+        self.inner.wake.notify_one();
     }
 
-    /// Completes when the I/O task is to come by.
+    /// Completes when the I/O task was woken.
     pub(super) async fn woken(&self) {
-        self.shared.wake.notified().await;
+        self.inner.wake.notified().await;
     }
 
-    /// Writes on the I/O task. True when nothing is left; a connection that is over has nothing left.
+    /// Writes the buffer from the I/O task, as far as the socket accepts it. Returns whether nothing is
+    /// left to write, which is also the case once the connection is closed.
     ///
     /// # Errors
-    /// The connection is broken.
-    pub(super) fn try_send(&self) -> io::Result<bool> {
-        self.turn(|state| state.send().map(|()| state.is_done()))
+    /// Writing to the socket failed.
+    pub(super) fn try_flush(&self) -> io::Result<bool> {
+        self.with_state(|state| state.flush().map(|()| state.is_drained()))
     }
 
-    /// Whether the connection is over.
-    pub(super) fn is_over(&self) -> bool {
+    /// Whether the connection is closed.
+    pub(super) fn is_closed(&self) -> bool {
         self.state().transport.is_none()
     }
 
-    /// Whether a sender may append a message now.
+    /// Whether a publisher may append a message now.
     pub(in crate::link) fn has_room(&self) -> bool {
         let mut state = self.state();
         let has_room = state.has_room();
@@ -197,10 +211,11 @@ impl WriteMux {
         has_room
     }
 
-    /// Completes when a sender may append a message, or when the connection is over. Cancel-safe.
+    /// Completes when a publisher may append a message, or when the connection is closed. Cancel-safe.
     pub(in crate::link) async fn room(&self) {
         loop {
-            let room = self.shared.room.notified();
+            // Created before the state is looked at, so that no wake-up in between is missed.
+            let room = self.inner.room.notified();
             if self.has_room() {
                 return;
             }
@@ -208,25 +223,25 @@ impl WriteMux {
         }
     }
 
-    /// Completes when what was appended up to a mark is with the socket.
+    /// Completes when everything appended up to `offset` has been written to the socket.
     ///
     /// # Errors
-    /// The connection was over before that.
-    pub(in crate::link) fn written(&self, mark: WriteOffset) -> Written {
-        Written {
+    /// The connection was closed before that.
+    pub(in crate::link) fn flushed(&self, offset: WriteOffset) -> Flushed {
+        Flushed {
             mux: self.clone(),
-            mark,
-            watcher: None,
+            offset,
+            waiter: None,
         }
     }
 
-    /// Takes bytes of lapin's.
+    /// Takes bytes that lapin writes and appends the frames that are complete.
     ///
     /// # Errors
-    /// The connection is over.
-    pub(super) fn put_from_lapin(&self, mut bytes: &[u8]) -> io::Result<usize> {
+    /// The connection is closed.
+    pub(super) fn append_from_lapin(&self, mut bytes: &[u8]) -> io::Result<usize> {
         let size = bytes.len();
-        let wakes = self.turn(|state| {
+        let needs_io_task = self.with_state(|state| {
             if state.transport.is_none() {
                 return Err(io::Error::from(io::ErrorKind::NotConnected));
             }
@@ -234,110 +249,114 @@ impl WriteMux {
             let before = state.out.len();
             while state.cursor.next(&mut bytes).is_some() {
                 let (passed, left) = rest.split_at(rest.len() - bytes.len());
-                state.partial.extend_from_slice(passed);
+                state.lapin_partial.extend_from_slice(passed);
                 rest = left;
-                if state.cursor.is_whole() {
-                    state.negotiation.restore(&mut state.partial);
-                    state.out.extend_from_slice(&state.partial);
-                    state.partial.clear();
+                if state.cursor.is_at_boundary() {
+                    state.negotiation.adjust(&mut state.lapin_partial);
+                    state.out.extend_from_slice(&state.lapin_partial);
+                    state.lapin_partial.clear();
                 }
             }
-            state.partial.extend_from_slice(rest);
+            state.lapin_partial.extend_from_slice(rest);
             state.appended += (state.out.len() - before) as u64;
-            Ok(state.send_inline())
+            Ok(state.flush_inline())
         })?;
-        if wakes {
+        if needs_io_task {
             self.wake();
         }
         Ok(size)
     }
 
-    /// Looks at a whole frame that the broker has sent to lapin.
-    pub(super) fn on_event(&self, frame: &[u8]) {
+    /// Reads the offered limits and the broker's version from a frame that the broker sends to lapin.
+    pub(super) fn observe(&self, frame: &[u8]) {
         let mut state = self.state();
-        state.negotiation.on_event(frame);
+        state.negotiation.observe(frame);
         if state.broker.is_none() {
             state.broker = frame.get(HEAD..).and_then(decode::broker_version);
         }
     }
 
-    /// Which broker this is, once its `connection.start` has come.
+    /// The broker's product and version, once its `connection.start` has arrived.
     pub(in crate::link) fn broker(&self) -> Option<BrokerVersion> {
         self.state().broker.clone()
     }
 
-    /// The limits of the connection, once they are agreed on.
-    pub(in crate::link) fn agreed(&self) -> Option<Tune> {
-        self.state().negotiation.agreed()
+    /// The limits of the connection, once they are negotiated (`connection.tune-ok`).
+    pub(in crate::link) fn negotiated(&self) -> Option<Tune> {
+        self.state().negotiation.negotiated()
     }
 
-    /// How many bytes wait to be written.
+    /// The number of bytes that wait to be written.
     #[cfg(test)]
     pub(super) fn backlog(&self) -> usize {
         self.state().out.len()
     }
 
-    /// How many bytes were ever written.
+    /// The number of bytes written since the connection was opened.
     pub(super) fn bytes_written(&self) -> u64 {
         self.state().written
     }
 
-    /// Appends a heartbeat to the broker, unless something waits to be written anyway.
+    /// Writes a heartbeat to the broker, unless other bytes wait to be written, which have the same
+    /// effect.
     pub(super) fn heartbeat(&self) {
-        self.turn(|state| {
-            if state.transport.is_some() && state.is_done() {
+        self.with_state(|state| {
+            if state.transport.is_some() && state.is_drained() {
                 let before = state.out.len();
                 tune::heartbeat(&mut state.out);
                 state.appended += (state.out.len() - before) as u64;
-                // A broken connection is found by the I/O task's own next write or read.
-                let _ = state.send();
+                // If this fails, the I/O task's next read or write fails, too, and reports it.
+                let _ = state.flush();
             }
         });
     }
 
-    /// Ends the connection: what the socket takes at once is written, and nothing after it.
+    /// Closes the connection. Writes as much of the buffer as the socket accepts at once, and drops the
+    /// rest.
     pub(in crate::link) fn close(&self) {
         let mut state = self.state();
-        // The broker may have closed its side already; then it does not hear this.
-        let _ = state.send();
+        // Fails if the broker has closed the connection already, and then nothing has to be written.
+        let _ = state.flush();
         let transport = state.transport.take();
         state.out = BytesMut::new();
-        state.partial = BytesMut::new();
-        let watchers = std::mem::take(&mut state.watchers);
+        state.lapin_partial = BytesMut::new();
+        let waiters = std::mem::take(&mut state.waiters);
         drop(state);
         drop(transport);
-        watchers.into_values().for_each(Waker::wake);
-        self.shared.room.notify_waiters();
+        waiters.into_values().for_each(Waker::wake);
+        self.inner.room.notify_waiters();
         self.wake();
     }
 
-    /// Does something that may write, and then wakes, without the lock, whoever waited for that.
-    fn turn<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+    /// Runs an operation that may write, releases the lock, and then wakes the tasks whose frames were
+    /// written. They are woken without the lock, because a woken task may take it at once.
+    fn with_state<T>(&self, operation: impl FnOnce(&mut MuxState) -> T) -> T {
         let mut state = self.state();
-        let outcome = act(&mut state);
-        let woken = state.woken();
+        let outcome = operation(&mut state);
+        let due = state.take_due_wakers();
         let has_room = state.waits_for_room && state.has_room();
         state.waits_for_room &= !has_room;
         drop(state);
-        woken.into_iter().for_each(Waker::wake);
+        due.into_iter().for_each(Waker::wake);
         if has_room {
-            self.shared.room.notify_waiters();
+            self.inner.room.notify_waiters();
         }
         outcome
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.shared.state)
+    fn state(&self) -> MutexGuard<'_, MuxState> {
+        lock(&self.inner.state)
     }
 }
 
-impl State {
-    /// Sends from any thread; true when the I/O task has to go on, or to find out what is wrong.
-    fn send_inline(&mut self) -> bool {
-        self.send().is_err() || !self.is_done()
+impl MuxState {
+    /// Writes from any thread. Returns whether the I/O task has to go on, because bytes are left or
+    /// because writing failed: only the I/O task reports errors of the socket.
+    fn flush_inline(&mut self) -> bool {
+        self.flush().is_err() || !self.is_drained()
     }
 
-    fn send(&mut self) -> io::Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         let Some(transport) = &self.transport else {
             return Ok(());
         };
@@ -363,24 +382,25 @@ impl State {
         Ok(())
     }
 
-    fn is_done(&self) -> bool {
+    /// Whether nothing is left to write.
+    fn is_drained(&self) -> bool {
         self.transport.is_none() || (self.out.is_empty() && self.is_flushed)
     }
 
-    /// A connection that is over keeps nobody waiting.
+    /// Also true once the connection is closed, so that publishers find out by appending.
     fn has_room(&self) -> bool {
         self.transport.is_none() || self.out.len() < HIGH_WATER
     }
 
-    /// Those whose frames are written, to be woken up when the lock is gone.
-    fn woken(&mut self) -> Vec<Waker> {
-        let mut woken = Vec::new();
-        while let Some(first) = self.watchers.first_entry()
+    /// Removes the wakers whose offset has been written.
+    fn take_due_wakers(&mut self) -> Vec<Waker> {
+        let mut due = Vec::new();
+        while let Some(first) = self.waiters.first_entry()
             && first.key().0 <= self.written
         {
-            woken.push(first.remove());
+            due.push(first.remove());
         }
-        woken
+        due
     }
 }
 
@@ -390,48 +410,50 @@ impl fmt::Debug for WriteMux {
     }
 }
 
-/// The end of what was appended at once, in the bytes of the connection.
+/// The position in the bytes of a connection at which an append ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WriteOffset(u64);
 
-/// See [`WriteMux::written`].
+/// The future of [`WriteMux::flushed`].
 #[derive(Debug)]
-pub(crate) struct Written {
+pub(crate) struct Flushed {
     mux: WriteMux,
-    mark: WriteOffset,
-    /// Its number among those that wait, once it does.
-    watcher: Option<u64>,
+    offset: WriteOffset,
+    /// The second part of its key in `waiters`, once it was polled.
+    waiter: Option<u64>,
 }
 
-impl Future for Written {
+impl Future for Flushed {
     type Output = Result<(), Error>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let mut state = this.mux.state();
-        if state.written >= this.mark.0 {
+        if state.written >= this.offset.0 {
             return Poll::Ready(Ok(()));
         }
         if state.transport.is_none() {
             return Poll::Ready(Err(Error::new(Kind::Disconnected)));
         }
-        let watcher = *this.watcher.get_or_insert_with(|| {
-            state.last_watcher += 1;
-            state.last_watcher
+        let waiter = *this.waiter.get_or_insert_with(|| {
+            state.last_waiter += 1;
+            state.last_waiter
         });
-        let key = (this.mark.0, watcher);
-        let before = state.watchers.insert(key, context.waker().clone());
+        let key = (this.offset.0, waiter);
+        let replaced = state.waiters.insert(key, context.waker().clone());
+        // Dropping a waker runs code of its executor, which must not happen under the lock.
         drop(state);
-        drop(before);
+        drop(replaced);
         Poll::Pending
     }
 }
 
-impl Drop for Written {
+impl Drop for Flushed {
     fn drop(&mut self) {
-        if let Some(watcher) = self.watcher {
-            let gone = self.mux.state().watchers.remove(&(self.mark.0, watcher));
-            drop(gone);
+        if let Some(waiter) = self.waiter {
+            // Bound to a name, so that the waker is dropped after the lock is released.
+            let removed = self.mux.state().waiters.remove(&(self.offset.0, waiter));
+            drop(removed);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! lapin's end of the connection: an ordinary in-memory byte stream.
+//! In-memory byte stream that lapin uses as its socket: it carries the protocol header and the frames of
+//! channel 0.
 
 use crate::sync::lock;
 use std::io;
@@ -11,41 +12,41 @@ use futures_io::{AsyncRead, AsyncWrite};
 
 use super::mux::WriteMux;
 
-/// So much waits for lapin at most. It reads on a thread of its own, and what comes on channel 0 is
-/// little.
+/// The number of bytes that may wait until lapin reads them. There is little traffic on channel 0, so
+/// only a broker that floods it gets here.
 pub(super) const MAX_UNREAD: usize = 1024 * 1024;
 
-/// The stream that lapin reads channel 0 from and writes it to. Dropping it ends the connection.
+/// The stream that lapin reads and writes. Dropping it closes the connection.
 #[derive(Debug)]
 pub(in crate::link) struct Pipe {
     mux: WriteMux,
-    inward: Arc<Inward>,
+    inbound: Arc<InboundBuffer>,
 }
 
-/// The bytes on their way from the I/O task to lapin.
+/// The bytes that the I/O task has received for lapin and lapin has not read.
 #[derive(Debug, Default)]
-pub(super) struct Inward(Mutex<State>);
+pub(super) struct InboundBuffer(Mutex<PipeState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct PipeState {
     bytes: BytesMut,
-    is_over: bool,
+    is_ended: bool,
     reader: Option<Waker>,
 }
 
-impl Inward {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl InboundBuffer {
+    fn state(&self) -> MutexGuard<'_, PipeState> {
         lock(&self.0)
     }
 
-    /// Gives lapin bytes to read.
+    /// Adds bytes for lapin to read.
     ///
     /// # Errors
-    /// lapin does not read, and the broker does not stop.
-    pub(super) fn give(&self, bytes: &[u8]) -> io::Result<()> {
+    /// More than [`MAX_UNREAD`] bytes would wait for lapin.
+    pub(super) fn push(&self, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.state();
         if state.bytes.len() + bytes.len() > MAX_UNREAD {
-            let text = "too much on channel 0 is not read yet";
+            let text = "too many bytes on channel 0 wait to be read";
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         state.bytes.extend_from_slice(bytes);
@@ -60,10 +61,10 @@ impl Inward {
         self.state().bytes.len()
     }
 
-    /// Nothing more will come.
-    pub(super) fn end(&self) {
+    /// Ends the stream after the bytes that it holds.
+    pub(super) fn close(&self) {
         let mut state = self.state();
-        state.is_over = true;
+        state.is_ended = true;
         let reader = state.reader.take();
         drop(state);
         reader.into_iter().for_each(Waker::wake);
@@ -71,8 +72,8 @@ impl Inward {
 }
 
 impl Pipe {
-    pub(super) fn new(mux: WriteMux, inward: Arc<Inward>) -> Self {
-        Self { mux, inward }
+    pub(super) fn new(mux: WriteMux, inbound: Arc<InboundBuffer>) -> Self {
+        Self { mux, inbound }
     }
 }
 
@@ -88,14 +89,14 @@ impl AsyncRead for Pipe {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let mut state = self.inward.state();
+        let mut state = self.inbound.state();
         if !state.bytes.is_empty() {
             let size = state.bytes.len().min(buffer.len());
             let (filled, _) = buffer.split_at_mut(size);
             state.bytes.copy_to_slice(filled);
             return Poll::Ready(Ok(size));
         }
-        if state.is_over {
+        if state.is_ended {
             return Poll::Ready(Ok(0));
         }
         state.reader = Some(context.waker().clone());
@@ -104,13 +105,13 @@ impl AsyncRead for Pipe {
 }
 
 impl AsyncWrite for Pipe {
-    /// Takes everything at once: what lapin says of a connection is little.
+    /// Accepts all bytes at once: lapin writes little on channel 0.
     fn poll_write(
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Poll::Ready(self.mux.put_from_lapin(bytes))
+        Poll::Ready(self.mux.append_from_lapin(bytes))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

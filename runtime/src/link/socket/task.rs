@@ -1,4 +1,9 @@
-//! The I/O task: the only reader of a socket, and the writer of what nobody could write inline.
+//! I/O task of a connection: the only reader of its socket, and the writer of the bytes that the
+//! appending threads could not write themselves.
+//!
+//! The task ends when the stream ends, when reading or writing fails, or when [`WriteMux::close`] was
+//! called. Dropping its [`EndGuard`] then closes the write buffer and lapin's stream, whichever way the
+//! task ended, also when its runtime is shut down under it.
 
 use std::io;
 use std::sync::Arc;
@@ -10,43 +15,46 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::demux::Demux;
 use super::mux::WriteMux;
-use super::pipe::{Inward, Pipe};
+use super::pipe::{InboundBuffer, Pipe};
 use super::transport::Transport;
 use super::tune::{self, Tune};
 use crate::link::channel::Channels;
 use crate::link::sasl::Responses;
 
-/// How much is read at once.
+/// The number of bytes read at once.
 const READ_BUFFER: usize = 128 * 1024;
-/// At most so often lapin is given a heartbeat, while the broker speaks on other channels only.
+/// The shortest time between two heartbeats that are passed to lapin in place of frames on other
+/// channels.
 const SYNTHETIC_HEARTBEAT: Duration = Duration::from_millis(200);
-/// Once nothing can be written any more, how long the broker's last words are waited for.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+/// After a failed write, how long to wait for the frame in which the broker may give its reason
+/// (`connection.close`).
+const CLOSE_REASON_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How a look at the socket went.
+/// The outcome of one read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Read {
-    /// Some of what there is, as much as the buffer holds.
+enum ReadOutcome {
+    /// The buffer was filled, and more may be waiting in the socket.
     Full,
+    /// All available bytes were read.
     All,
-    /// There is nothing to read now.
+    /// No bytes were available.
     Nothing,
     /// The end of the stream.
     End,
 }
 
-/// A socket with the task that serves it.
+/// A connection's socket, with its I/O task running.
 #[derive(Debug)]
 pub(in crate::link) struct Socket {
     pub(in crate::link) mux: WriteMux,
     pub(in crate::link) channels: Channels,
     pub(in crate::link) pipe: Pipe,
-    /// How the task ended: with the end of the stream, or with an error.
-    pub(in crate::link) ended: oneshot::Receiver<io::Error>,
+    /// The error that the task ended with; at the end of the stream `UnexpectedEof`.
+    pub(in crate::link) error: oneshot::Receiver<io::Error>,
 }
 
 impl Socket {
-    /// Starts the task on a runtime.
+    /// Starts the task on the runtime `io`.
     pub(in crate::link) fn start(
         transport: Transport,
         wanted: Tune,
@@ -56,107 +64,110 @@ impl Socket {
         let transport = Arc::new(transport);
         let mux = WriteMux::new(Arc::clone(&transport), wanted, responses);
         let channels = Channels::new(mux.clone());
-        let inward = Arc::<Inward>::default();
-        let (ending, ended) = oneshot::channel();
-        let task = Task {
+        let inbound = Arc::<InboundBuffer>::default();
+        let (sender, error) = oneshot::channel();
+        let task = IoTask {
             transport,
-            demux: Demux::new(mux.clone(), channels.clone(), Arc::clone(&inward)),
-            end: End {
+            demux: Demux::new(mux.clone(), channels.clone(), Arc::clone(&inbound)),
+            end: EndGuard {
                 mux: mux.clone(),
-                inward: Arc::clone(&inward),
-                ending: Some(ending),
+                inbound: Arc::clone(&inbound),
+                error: Some(sender),
             },
-            gave_lapin: Instant::now(),
+            last_lapin_frame: Instant::now(),
             buffer: vec![0; READ_BUFFER].into(),
         };
         io.spawn(task.run());
         Self {
-            pipe: Pipe::new(mux.clone(), inward),
+            pipe: Pipe::new(mux.clone(), inbound),
             mux,
             channels,
-            ended,
+            error,
         }
     }
 }
 
-struct Task {
+struct IoTask {
     transport: Arc<Transport>,
     demux: Demux,
-    end: End,
-    gave_lapin: Instant,
+    end: EndGuard,
+    /// When lapin was last passed a frame.
+    last_lapin_frame: Instant,
     buffer: Box<[u8]>,
 }
 
-/// Tells everybody of the end, also when the runtime ends under the task.
-struct End {
+/// Closes everything that depends on the task when it is dropped.
+struct EndGuard {
     mux: WriteMux,
-    inward: Arc<Inward>,
-    ending: Option<oneshot::Sender<io::Error>>,
+    inbound: Arc<InboundBuffer>,
+    error: Option<oneshot::Sender<io::Error>>,
 }
 
-impl End {
-    fn with(&mut self, error: io::Error) {
-        if let Some(ending) = self.ending.take() {
-            // A connection that is being given up does not ask any more.
-            let _ = ending.send(error);
+impl EndGuard {
+    /// Reports the error that the task ended with. Only the first one is reported.
+    fn report(&mut self, error: io::Error) {
+        if let Some(sender) = self.error.take() {
+            // Fails if the session was dropped, when the error is of no interest.
+            let _ = sender.send(error);
         }
     }
 }
 
-impl Drop for End {
+impl Drop for EndGuard {
     fn drop(&mut self) {
         self.mux.close();
-        self.inward.end();
-        self.with(io::Error::other("the runtime of the connection has ended"));
+        self.inbound.close();
+        self.report(io::Error::other("the connection's runtime was shut down"));
     }
 }
 
-impl Task {
+impl IoTask {
     async fn run(mut self) {
-        let ended = match self.serve().await {
+        let error = match self.serve().await {
             Ok(()) => io::ErrorKind::UnexpectedEof.into(),
             Err(error) => error,
         };
-        self.end.with(ended);
+        self.end.report(error);
     }
 
-    /// Reads and writes until the stream ends, on either side.
+    /// Reads and writes until the stream ends or the connection is closed.
     async fn serve(&mut self) -> io::Result<()> {
         let mux = self.end.mux.clone();
-        let mut is_sent = true;
-        let mut silence = Silence::default();
+        let mut is_drained = true;
+        let mut timer = HeartbeatTimer::default();
         loop {
-            if mux.is_over() {
+            if mux.is_closed() {
                 return Ok(());
             }
             let mut has_more = false;
             tokio::select! {
-                // In this order: a broker that always has something to say must not keep
-                // heartbeats from it.
+                // The timer comes first: under a constant flow of incoming frames, heartbeats still
+                // have to be written in time.
                 biased;
-                () = silence.next(&mux) => {}
-                ready = self.transport.ready(!is_sent) => {
+                () = timer.next(&mux) => {}
+                ready = self.transport.ready(!is_drained) => {
                     let ready = ready?;
                     if ready.is_readable() || ready.is_read_closed() {
                         match self.read()? {
-                            Read::End => return Ok(()),
-                            Read::Full => has_more = true,
-                            Read::All | Read::Nothing => {}
+                            ReadOutcome::End => return Ok(()),
+                            ReadOutcome::Full => has_more = true,
+                            ReadOutcome::All | ReadOutcome::Nothing => {}
                         }
                     }
                 }
                 () = mux.woken() => {}
             }
-            is_sent = match mux.try_send() {
-                Ok(is_sent) => is_sent,
+            is_drained = match mux.try_flush() {
+                Ok(is_drained) => is_drained,
                 Err(error) => {
-                    // The broker may have said why before it went.
-                    let _ = tokio::time::timeout(LAST_WORDS, self.read_to_end()).await;
+                    // The broker may have sent `connection.close` before it closed the socket. lapin
+                    // reads the reason from it.
+                    let _ = tokio::time::timeout(CLOSE_REASON_TIMEOUT, self.read_to_end()).await;
                     return Err(error);
                 }
             };
-            // With a broker that always has something to say, the others on this thread have their
-            // turn as well: timers are among them.
+            // Under a constant flow of incoming frames the loop would never suspend. Other tasks and
+            // the timers of this thread have to run, too.
             if has_more {
                 tokio::task::yield_now().await;
             } else {
@@ -165,69 +176,73 @@ impl Task {
         }
     }
 
-    /// Reads until the end of the stream, or until reading fails as well.
+    /// Reads until the end of the stream or until reading fails.
     async fn read_to_end(&mut self) {
         while self.transport.ready(false).await.is_ok() {
             match self.read() {
-                Ok(Read::Full | Read::All | Read::Nothing) => {}
-                Ok(Read::End) | Err(_) => return,
+                Ok(ReadOutcome::Full | ReadOutcome::All | ReadOutcome::Nothing) => {}
+                Ok(ReadOutcome::End) | Err(_) => return,
             }
             tokio::task::coop::consume_budget().await;
         }
     }
 
-    /// Reads what there is.
-    fn read(&mut self) -> io::Result<Read> {
+    /// Reads once, and passes lapin a heartbeat if one is due.
+    fn read(&mut self) -> io::Result<ReadOutcome> {
         let read = match self.transport.try_read(&mut self.buffer) {
-            Ok(0) => return Ok(Read::End),
+            Ok(0) => return Ok(ReadOutcome::End),
             Ok(size) => {
                 self.demux
-                    .pass(self.buffer.get(..size).unwrap_or_default())?;
+                    .receive(self.buffer.get(..size).unwrap_or_default())?;
                 if size < self.buffer.len() {
-                    Read::All
+                    ReadOutcome::All
                 } else {
-                    Read::Full
+                    ReadOutcome::Full
                 }
             }
             Err(error) => {
                 return match error.kind() {
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(Read::Nothing),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {
+                        Ok(ReadOutcome::Nothing)
+                    }
                     _ => Err(error),
                 };
             }
         };
-        let (to_lapin, to_others) = self.demux.take_spoken();
+        let (to_lapin, to_others) = self.demux.take_activity();
         if to_lapin {
-            self.gave_lapin = Instant::now();
-        } else if to_others && self.gave_lapin.elapsed() >= SYNTHETIC_HEARTBEAT {
-            self.gave_lapin = Instant::now();
+            self.last_lapin_frame = Instant::now();
+        } else if to_others && self.last_lapin_frame.elapsed() >= SYNTHETIC_HEARTBEAT {
+            self.last_lapin_frame = Instant::now();
             let mut heartbeat = bytes::BytesMut::new();
             tune::heartbeat(&mut heartbeat);
-            self.end.inward.give(&heartbeat)?;
+            self.end.inbound.push(&heartbeat)?;
         }
         Ok(read)
     }
 }
 
-/// Finds out when nothing was written for too long.
+/// Writes heartbeats when nothing else was written for a while.
 #[derive(Default)]
-struct Silence {
+struct HeartbeatTimer {
+    /// Ticks twice in a heartbeat interval; `None` until the interval is negotiated.
     ticks: Option<tokio::time::Interval>,
+    /// [`WriteMux::bytes_written`] at the last tick.
     written: u64,
 }
 
-impl Silence {
-    /// Completes when half a heartbeat interval has passed, after a heartbeat was written in case
-    /// nothing else was meanwhile: the broker so hears something once an interval at least.
+impl HeartbeatTimer {
+    /// Completes after half a heartbeat interval, and writes a heartbeat if nothing else was written
+    /// meanwhile. So the broker reads something at least once in an interval. Cancel-safe.
     async fn next(&mut self, mux: &WriteMux) {
         if self.ticks.is_none() {
-            // Until the limits are agreed on, lapin speaks for itself.
-            let Some(Tune { heartbeat: 1.., .. }) = mux.agreed() else {
+            // Until the limits are negotiated, there are no heartbeats.
+            let Some(Tune { heartbeat: 1.., .. }) = mux.negotiated() else {
                 return std::future::pending().await;
             };
         }
         let ticks = self.ticks.get_or_insert_with(|| {
-            let seconds = mux.agreed().map_or(1, |tune| tune.heartbeat.max(1));
+            let seconds = mux.negotiated().map_or(1, |tune| tune.heartbeat.max(1));
             let mut ticks = tokio::time::interval(Duration::from_millis(500) * seconds.into());
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ticks

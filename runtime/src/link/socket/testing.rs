@@ -1,4 +1,4 @@
-//! A socket pair and frames, for the tests of this folder.
+//! Test helpers: a socket pair, frames, and a write buffer without the I/O task.
 
 use std::io::{self, Read};
 use std::net::{TcpListener, TcpStream as Peer};
@@ -20,20 +20,20 @@ use super::pipe::Pipe;
 use super::transport::Transport;
 use super::tune::Tune;
 use crate::error::Error;
-use crate::link::channel::{Answer, Handle};
+use crate::link::channel::{ChannelHandle, MethodReply};
 use crate::link::sasl::Responses;
 
-pub(super) const GREETING: &[u8] = b"AMQP\0\0\x09\x01";
-pub(super) const HEARTBEAT: &[u8] = b"\x08\0\0\0\0\0\0\xCE";
-pub(super) const OPEN_OK: [u8; 8] = [0, 20, 0, 11, 0, 0, 0, 0];
+pub(in crate::link) const PROTOCOL_HEADER: &[u8] = b"AMQP\0\0\x09\x01";
+pub(in crate::link) const HEARTBEAT: &[u8] = b"\x08\0\0\0\0\0\0\xCE";
+pub(in crate::link) const OPEN_OK: [u8; 8] = [0, 20, 0, 11, 0, 0, 0, 0];
 
-pub(super) const WANTED: Tune = Tune {
+pub(in crate::link) const WANTED: Tune = Tune {
     channel_max: 0,
     frame_max: 131_072,
     heartbeat: 0,
 };
 
-pub(super) fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
+pub(in crate::link) fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![kind];
     frame.extend(channel.to_be_bytes());
     frame.extend((payload.len() as u32).to_be_bytes());
@@ -43,7 +43,12 @@ pub(super) fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
 }
 
 /// `connection.tune`, or with 31 `connection.tune-ok`.
-pub(super) fn tune(method: u8, channel_max: u16, frame_max: u32, heartbeat: u16) -> Vec<u8> {
+pub(in crate::link) fn tune(
+    method: u8,
+    channel_max: u16,
+    frame_max: u32,
+    heartbeat: u16,
+) -> Vec<u8> {
     let mut payload = vec![0, 10, 0, method];
     payload.extend(channel_max.to_be_bytes());
     payload.extend(frame_max.to_be_bytes());
@@ -51,8 +56,8 @@ pub(super) fn tune(method: u8, channel_max: u16, frame_max: u32, heartbeat: u16)
     frame(1, 0, &payload)
 }
 
-/// A message: `basic.deliver`, its header, and its body in so many frames.
-pub(super) fn delivery(channel: u16, tag: u64, body: &[&[u8]]) -> Vec<u8> {
+/// A message: `basic.deliver`, its content header, and its body in one frame for each part.
+pub(in crate::link) fn delivery(channel: u16, tag: u64, body: &[&[u8]]) -> Vec<u8> {
     let mut deliver = vec![0, 60, 0, 60, 1, b'c'];
     deliver.extend(tag.to_be_bytes());
     deliver.extend([0, 0, 1, b'q']);
@@ -66,11 +71,13 @@ pub(super) fn delivery(channel: u16, tag: u64, body: &[&[u8]]) -> Vec<u8> {
     frames
 }
 
-/// The answer to [`consuming`], which deliveries are for.
-pub(super) const CONSUME_OK: [u8; 6] = [0, 60, 0, 21, 1, b'c'];
+/// The reply to [`consuming`].
+pub(in crate::link) const CONSUME_OK: [u8; 6] = [0, 60, 0, 21, 1, b'c'];
 
-/// Calls `basic.consume`; the answer is to be awaited.
-pub(super) fn consuming(handle: &Handle) -> impl Future<Output = Result<Answer, Error>> {
+/// Calls `basic.consume`.
+pub(in crate::link) fn consuming(
+    handle: &ChannelHandle,
+) -> impl Future<Output = Result<MethodReply, Error>> {
     handle.call(AMQPClass::Basic(basic::AMQPMethod::Consume(
         basic::Consume {
             queue: "q".into(),
@@ -85,16 +92,16 @@ pub(super) fn consuming(handle: &Handle) -> impl Future<Output = Result<Answer, 
 }
 
 /// Starts a consumer on channel 1.
-pub(super) fn consume(demux: &mut Demux, handle: &Handle, peer: &mut Peer) {
+pub(super) fn consume(demux: &mut Demux, handle: &ChannelHandle, peer: &mut Peer) {
     let mut calling = Box::pin(consuming(handle));
     assert!((&mut calling).now_or_never().is_none());
     peer.read_exact(&mut [0; 23]).unwrap();
-    demux.pass(&frame(1, 1, &CONSUME_OK)).unwrap();
+    demux.receive(&frame(1, 1, &CONSUME_OK)).unwrap();
     calling.now_or_never().unwrap().unwrap();
 }
 
 /// A connected socket that can be written to, and its other end, which blocks.
-pub(super) async fn sockets() -> (TcpStream, Peer) {
+pub(in crate::link) async fn sockets() -> (TcpStream, Peer) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = Peer::connect(listener.local_addr().unwrap()).unwrap();
     stream.set_nonblocking(true).unwrap();
@@ -108,33 +115,42 @@ pub(super) async fn sockets() -> (TcpStream, Peer) {
     (stream, peer)
 }
 
-/// A write buffer without a task.
-pub(super) async fn wire() -> (WriteMux, Arc<Transport>, Peer) {
+/// A write buffer without an I/O task.
+pub(in crate::link) async fn wire() -> (WriteMux, Arc<Transport>, Peer) {
     let (stream, peer) = sockets().await;
     let transport = Arc::new(Transport::plain(stream));
     let mux = WriteMux::new(Arc::clone(&transport), WANTED, Responses::default());
     (mux, transport, peer)
 }
 
-/// Has the limits agreed on, as lapin and a broker do.
-pub(super) fn agree(mux: &WriteMux, peer: &mut Peer, frame_max: u32, heartbeat: u16) {
-    mux.on_event(&tune(30, 2047, frame_max, heartbeat));
-    mux.put_from_lapin(GREETING).unwrap();
-    mux.put_from_lapin(&tune(31, 1, 16_384, heartbeat)).unwrap();
-    arrives(peer, &[GREETING, &tune(31, 2047, frame_max, heartbeat)]);
+/// Negotiates the limits, as lapin and a broker do.
+pub(in crate::link) fn negotiate(
+    mux: &WriteMux,
+    peer: &mut Peer,
+    channel_max: u16,
+    frame_max: u32,
+    heartbeat: u16,
+) {
+    mux.observe(&tune(30, channel_max, frame_max, heartbeat));
+    mux.append_from_lapin(PROTOCOL_HEADER).unwrap();
+    mux.append_from_lapin(&tune(31, 1, 16_384, heartbeat))
+        .unwrap();
+    let negotiated = tune(31, channel_max, frame_max, heartbeat);
+    arrives(peer, &[PROTOCOL_HEADER, &negotiated]);
 }
 
 #[track_caller]
-pub(super) fn arrives(peer: &mut Peer, expected: &[&[u8]]) {
+pub(in crate::link) fn arrives(peer: &mut Peer, expected: &[&[u8]]) {
     let expected = expected.concat();
     let mut arrived = vec![0; expected.len()];
     peer.read_exact(&mut arrived).unwrap();
     assert_eq!(arrived, expected);
 }
 
-/// Nothing has arrived, and nothing is on its way: what is sent has arrived on the loopback.
+/// Nothing has arrived. On the loopback interface bytes arrive when they are sent, so nothing is in
+/// transit either.
 #[track_caller]
-pub(super) fn nothing_arrives(peer: &mut Peer) {
+pub(in crate::link) fn nothing_arrives(peer: &mut Peer) {
     peer.set_nonblocking(true).unwrap();
     let read = peer.read(&mut [0; 16]);
     peer.set_nonblocking(false).unwrap();
@@ -142,8 +158,8 @@ pub(super) fn nothing_arrives(peer: &mut Peer) {
     assert!(is_silent, "{read:?}");
 }
 
-/// All that lapin can read now; true when its stream is at an end.
-pub(super) fn lapin_reads(pipe: &mut Pipe) -> (Vec<u8>, bool) {
+/// All bytes that lapin can read now, and whether its stream has ended.
+pub(in crate::link) fn lapin_reads(pipe: &mut Pipe) -> (Vec<u8>, bool) {
     let mut context = Context::from_waker(Waker::noop());
     let (mut all, mut buffer) = (Vec::new(), [0; 64]);
     loop {
@@ -156,12 +172,12 @@ pub(super) fn lapin_reads(pipe: &mut Pipe) -> (Vec<u8>, bool) {
     }
 }
 
-/// Counts how often it is woken.
+/// A waker that counts.
 #[derive(Default)]
-pub(super) struct Woken(AtomicUsize);
+pub(in crate::link) struct Woken(AtomicUsize);
 
 impl Woken {
-    pub(super) fn times(&self) -> usize {
+    pub(in crate::link) fn times(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }
 }

@@ -1,4 +1,4 @@
-//! TLS through rustls: the handshake, and its records over a socket that never blocks.
+//! TLS with rustls: the handshake, and records over a non-blocking socket.
 
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -13,23 +13,23 @@ use super::transport::Transport;
 use crate::link::settings::TlsSettings;
 use crate::sync::lock;
 
-/// A TLS session. Reading and writing take turns under its lock.
+/// A TLS session. Its lock lets one thread at a time read or write.
 #[derive(Debug)]
 pub(super) struct Tls(Mutex<ClientConnection>);
 
-/// Does the handshake on a connected socket; `host` is the name or the IP address that the
-/// certificate has to be for.
+/// Performs the TLS handshake on a connected socket. `host` is the name or IP address that the
+/// broker's certificate has to be valid for.
 ///
 /// # Errors
-/// A certificate that is not trusted or not for this host, settings that cannot be read, or a peer
-/// that speaks no TLS.
+/// The certificate is not trusted or not valid for this host, the settings cannot be parsed, or the
+/// peer does not speak TLS.
 pub(in crate::link) async fn secure(
     tcp: TcpStream,
     host: &str,
     settings: &TlsSettings,
 ) -> io::Result<Transport> {
     let config = Arc::new(config(settings)?);
-    // An IPv6 address stands in brackets in a URI.
+    // A URI has an IPv6 address in brackets.
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
     let stream = TlsConnector::from(config).connect(name, tcp).await?;
@@ -41,7 +41,7 @@ fn config(settings: &TlsSettings) -> io::Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
     for error in &native.errors {
-        tracing::debug!(%error, "a certificate authority of the system cannot be read");
+        tracing::debug!(%error, "system certificate authority cannot be read, ignored");
     }
     roots.add_parsable_certificates(native.certs);
     if let Some(pem) = &settings.authorities {
@@ -78,12 +78,13 @@ impl Tls {
         loop {
             match session.reader().read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // A peer that closes its socket without a word of TLS ends the stream, too: AMQP
-                // says by itself how far it got.
+                // A close without TLS's `close_notify` is taken as the end of the stream. TLS asks for
+                // it to detect truncation, which AMQP detects by itself: it has frames, and a close
+                // handshake of its own.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 result => return result,
             }
-            if session.read_tls(&mut Socket(tcp))? == 0 {
+            if session.read_tls(&mut TcpIo(tcp))? == 0 {
                 return Ok(0);
             }
             session.process_new_packets().map_err(io::Error::other)?;
@@ -105,10 +106,10 @@ impl Tls {
     }
 }
 
-/// Writes records until none is left or the socket takes no more; true when none is left.
+/// Writes TLS records until the socket accepts no more. Returns whether none is left.
 fn flush(session: &mut ClientConnection, tcp: &TcpStream) -> io::Result<bool> {
     while session.wants_write() {
-        match session.write_tls(&mut Socket(tcp)) {
+        match session.write_tls(&mut TcpIo(tcp)) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -118,16 +119,16 @@ fn flush(session: &mut ClientConnection, tcp: &TcpStream) -> io::Result<bool> {
     Ok(true)
 }
 
-/// The socket as rustls reads and writes it.
-struct Socket<'a>(&'a TcpStream);
+/// The socket as a blocking reader and writer, which rustls expects; it returns `WouldBlock`.
+struct TcpIo<'a>(&'a TcpStream);
 
-impl Read for Socket<'_> {
+impl Read for TcpIo<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.try_read(buffer)
     }
 }
 
-impl Write for Socket<'_> {
+impl Write for TcpIo<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.try_write(bytes)
     }

@@ -1,4 +1,4 @@
-//! A TCP connection, with TLS on it where there is to be, that many threads write and one reads.
+//! TCP connection, with or without TLS, that one task reads and many threads write.
 
 use std::io;
 
@@ -8,8 +8,8 @@ use tokio::net::TcpStream;
 #[cfg(feature = "tls")]
 use super::tls::Tls;
 
-/// The connection below AMQP. It never blocks: what it cannot do now is
-/// [`io::ErrorKind::WouldBlock`], and [`ready`](Self::ready) tells when to try again.
+/// The byte stream below AMQP. It never blocks: reads and writes return
+/// [`io::ErrorKind::WouldBlock`], and [`ready`](Self::ready) completes when to try again.
 #[derive(Debug)]
 pub(in crate::link) struct Transport {
     tcp: TcpStream,
@@ -34,10 +34,10 @@ impl Transport {
         }
     }
 
-    /// Waits until there is something to read, or until more can be written if that is asked for.
+    /// Waits until the socket is readable or, if `writes` is set, writable.
     ///
     /// # Errors
-    /// The runtime is going away.
+    /// The runtime is shutting down.
     pub(super) async fn ready(&self, writes: bool) -> io::Result<tokio::io::Ready> {
         let interest = if writes {
             Interest::READABLE | Interest::WRITABLE
@@ -47,10 +47,10 @@ impl Transport {
         self.tcp.ready(interest).await
     }
 
-    /// Reads some bytes; none at the end of the stream.
+    /// Reads some bytes; 0 at the end of the stream.
     ///
     /// # Errors
-    /// `WouldBlock`, or the connection is broken.
+    /// `WouldBlock`, or reading from the socket failed.
     pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
@@ -59,10 +59,11 @@ impl Transport {
         self.tcp.try_read(buffer)
     }
 
-    /// Takes some bytes to be written.
+    /// Writes some bytes. With TLS, accepted bytes may stay buffered until
+    /// [`try_flush`](Self::try_flush).
     ///
     /// # Errors
-    /// `WouldBlock`, or the connection is broken.
+    /// `WouldBlock`, or writing to the socket failed.
     pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
@@ -71,10 +72,10 @@ impl Transport {
         self.tcp.try_write(bytes)
     }
 
-    /// Writes what TLS has kept of the bytes it took; true when it keeps none.
+    /// Writes the bytes that TLS has buffered. Returns whether none is left.
     ///
     /// # Errors
-    /// The connection is broken.
+    /// Writing to the socket failed.
     pub(super) fn try_flush(&self) -> io::Result<bool> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
@@ -83,7 +84,7 @@ impl Transport {
         Ok(true)
     }
 
-    /// Whether a read that fills less than its buffer has read all there was.
+    /// Whether there is no TLS, so that accepted bytes need no flush.
     pub(super) fn is_plain(&self) -> bool {
         #[cfg(feature = "tls")]
         return self.tls.is_none();

@@ -1,21 +1,22 @@
-//! The four adjustments to channel 0, which is lapin's otherwise.
+//! Adjustments to channel 0, which otherwise belongs to lapin.
 //!
-//! 1. **`connection.tune-ok`**: lapin is told to ask for one channel and small frames, because it
-//!    uses no channel and sizes its buffers by the frame; the broker hears what Lepus wants.
-//! 2. **A heartbeat to lapin** when the broker has spoken on other channels only: any traffic is a
-//!    sign of life (AMQP 0-9-1, 4.2.7), and lapin sees channel 0 alone.
+//! 1. **`connection.tune-ok`**: lapin is configured for one channel and small frames, because it opens
+//!    no channel and sizes its buffers by `frame_max`. The limits in its `tune-ok` are replaced by
+//!    those that Lepus and the broker agree on.
+//! 2. **A heartbeat to lapin** when the broker has sent frames on other channels only: any traffic
+//!    substitutes for a heartbeat (AMQP 0-9-1, 4.2.7), but lapin sees channel 0 alone.
 //! 3. **A heartbeat to the broker** when nothing else was written for a while: lapin writes nothing
-//!    while the connection is blocked by an alarm, and a broker that hears nothing for two intervals
-//!    closes the connection.
-//! 4. **The responses in `connection.start-ok` and `secure-ok`**: lapin has masks of them, because it
-//!    logs what it sends.
+//!    while the connection is blocked by an alarm, and a broker that receives nothing for two
+//!    intervals closes the connection.
+//! 4. **The SASL responses in `connection.start-ok` and `secure-ok`**: lapin gets masks of them,
+//!    because it logs the frames that it sends, and the responses replace the masks here.
 
 use bytes::BytesMut;
 
 use crate::link::frame::encode::{self, HEAD};
 use crate::link::sasl::Responses;
 
-/// `connection.tune`, class and method.
+/// The class and method ids of `connection.tune`.
 const TUNE: [u8; 4] = [0, 10, 0, 30];
 /// `connection.tune-ok`.
 const TUNE_OK: [u8; 4] = [0, 10, 0, 31];
@@ -23,11 +24,11 @@ const TUNE_OK: [u8; 4] = [0, 10, 0, 31];
 const START_OK: [u8; 4] = [0, 10, 0, 11];
 /// `connection.secure-ok`.
 const SECURE_OK: [u8; 4] = [0, 10, 0, 21];
-/// Bytes of a frame before the arguments of its method.
+/// The offset of a method's arguments in its frame.
 const ARGUMENTS: usize = HEAD + 4;
-/// The smallest frame size that a peer has to take (AMQP 0-9-1, `frame-min-size`).
+/// The frame size that every peer has to accept (AMQP 0-9-1, `frame-min-size`).
 const FRAME_MIN: u32 = 4096;
-/// The arguments of both methods: channel_max, frame_max and heartbeat.
+/// The size of the arguments of both methods: channel_max, frame_max and heartbeat.
 const SIZE: usize = 2 + 4 + 2;
 
 /// The limits of a connection (`connection.tune`).
@@ -35,14 +36,14 @@ const SIZE: usize = 2 + 4 + 2;
 pub(in crate::link) struct Tune {
     /// The highest channel number.
     pub(in crate::link) channel_max: u16,
-    /// The largest frame in bytes, head and end included.
+    /// The largest frame in bytes, with its head and its end byte.
     pub(in crate::link) frame_max: u32,
-    /// Seconds between heartbeats; 0 is none.
+    /// Seconds between heartbeats; 0 for none.
     pub(in crate::link) heartbeat: u16,
 }
 
 impl Tune {
-    /// Both sides' limits: the smaller ones, where 0 is no limit. The heartbeat is `theirs`.
+    /// The smaller limits of both sides, where 0 means no limit. The heartbeat is `theirs`.
     fn agree(self, theirs: Self) -> Self {
         let channel_max = match (self.channel_max, theirs.channel_max) {
             (0, 0) => u16::MAX,
@@ -77,13 +78,13 @@ impl Tune {
     }
 }
 
-/// The negotiation of a connection's limits, from `connection.tune` to `connection.tune-ok`.
+/// The negotiation of a connection's limits (`connection.tune`, `connection.tune-ok`).
 #[derive(Debug)]
 pub(super) struct Negotiation {
     wanted: Tune,
     responses: Responses,
     offered: Option<Tune>,
-    agreed: Option<Tune>,
+    negotiated: Option<Tune>,
 }
 
 impl Negotiation {
@@ -92,26 +93,25 @@ impl Negotiation {
             wanted,
             responses,
             offered: None,
-            agreed: None,
+            negotiated: None,
         }
     }
 
-    pub(super) fn agreed(&self) -> Option<Tune> {
-        self.agreed
+    pub(super) fn negotiated(&self) -> Option<Tune> {
+        self.negotiated
     }
 
-    /// Looks at a whole frame of the broker on channel 0.
-    pub(super) fn on_event(&mut self, frame: &[u8]) {
+    /// Reads the offered limits, if a frame from the broker on channel 0 is a `connection.tune`.
+    pub(super) fn observe(&mut self, frame: &[u8]) {
         if let Some(tune) = Tune::read(frame, TUNE) {
             self.offered = Some(tune);
         }
     }
 
-    /// The first and the fourth adjustment: puts the limits that Lepus and the broker agree on into
-    /// lapin's `connection.tune-ok`, and the responses where it has masks of them. Other frames of
-    /// lapin stay as they are.
-    pub(super) fn restore(&mut self, frame: &mut [u8]) {
-        if self.agreed.is_some() {
+    /// The first and the fourth adjustment: writes the negotiated limits into lapin's
+    /// `connection.tune-ok`, and the responses over their masks. Other frames of lapin are not changed.
+    pub(super) fn adjust(&mut self, frame: &mut [u8]) {
+        if self.negotiated.is_some() {
             return;
         }
         if let Some((mask, response)) = masked(frame, &self.responses) {
@@ -121,24 +121,24 @@ impl Negotiation {
         let (Some(theirs), Some(offered)) = (Tune::read(frame, TUNE_OK), self.offered) else {
             return;
         };
-        let agreed = Tune {
+        let negotiated = Tune {
             heartbeat: theirs.heartbeat,
             ..self.wanted.agree(offered)
         };
-        let limits = agreed
+        let limits = negotiated
             .channel_max
             .to_be_bytes()
             .into_iter()
-            .chain(agreed.frame_max.to_be_bytes());
+            .chain(negotiated.frame_max.to_be_bytes());
         let places = frame.iter_mut().skip(ARGUMENTS);
         places.zip(limits).for_each(|(place, byte)| *place = byte);
-        self.agreed = Some(agreed);
-        // The broker has let us in: nothing needs them any more.
+        self.negotiated = Some(negotiated);
+        // The login is complete, so the secrets need not stay in memory.
         self.responses = Responses::default();
     }
 }
 
-/// The mask in a frame of lapin, and the response of the same length that it stands for.
+/// The mask in a frame of lapin, and the response of the same length to replace it with.
 fn masked<'a>(frame: &'a mut [u8], responses: &'a Responses) -> Option<(&'a mut [u8], &'a [u8])> {
     if frame.first() != Some(&encode::METHOD) {
         return None;
@@ -149,7 +149,8 @@ fn masked<'a>(frame: &'a mut [u8], responses: &'a Responses) -> Option<(&'a mut 
         usize::try_from(u32::from_be_bytes(bytes)).ok()
     };
     let (at, response) = match method {
-        // Behind a table (the client's properties) and a short string (the mechanism).
+        // The response is the third argument, after a table (the client's properties) and a short
+        // string (the mechanism).
         START_OK => {
             let mechanism = ARGUMENTS + 4 + length(ARGUMENTS)?;
             let at = mechanism + 1 + usize::from(*frame.get(mechanism)?);
@@ -192,15 +193,15 @@ mod tests {
             heartbeat: 0,
         };
         let mut negotiation = Negotiation::new(wanted, Responses::default());
-        negotiation.on_event(offer);
+        negotiation.observe(offer);
         let mut frame = answer(1, 16_384, 10);
-        negotiation.restore(&mut frame);
-        (frame, negotiation.agreed())
+        negotiation.adjust(&mut frame);
+        (frame, negotiation.negotiated())
     }
 
     #[test]
-    fn tune_ok_says_the_limits_that_lepus_wants() {
-        let (frame, agreed) = restored((0, 131_072), &OFFER);
+    fn tune_ok_contains_the_limits_that_lepus_wants() {
+        let (frame, negotiated) = restored((0, 131_072), &OFFER);
         // channel_max 2047, frame_max 131,072 and lapin's heartbeat.
         let golden = [
             1, 0, 0, 0, 0, 0, 12, 0, 10, 0, 31, 7, 255, 0, 2, 0, 0, 0, 10, 0xCE,
@@ -211,11 +212,11 @@ mod tests {
             frame_max: 131_072,
             heartbeat: 10,
         };
-        assert_eq!(agreed, Some(expected));
+        assert_eq!(negotiated, Some(expected));
     }
 
     #[test]
-    fn the_smaller_limit_counts_and_zero_is_no_limit() {
+    fn the_smaller_limit_counts_and_zero_means_no_limit() {
         let limits = |wanted, offer: &[u8]| {
             let (frame, _) = restored(wanted, offer);
             frame[ARGUMENTS..ARGUMENTS + 6].to_vec()
@@ -224,35 +225,35 @@ mod tests {
         let mut unlimited = OFFER;
         unlimited[ARGUMENTS..ARGUMENTS + 6].fill(0);
         assert_eq!(limits((0, 131_072), &unlimited), [255, 255, 0, 2, 0, 0]);
-        // A broker may not ask for less than AMQP's minimum.
+        // A frame_max below AMQP's minimum is raised to it.
         let mut tiny = OFFER;
         tiny[ARGUMENTS + 2..ARGUMENTS + 6].copy_from_slice(&[0, 0, 0, 9]);
         assert_eq!(limits((0, 131_072), &tiny)[2..], [0, 0, 16, 0]);
     }
 
     #[test]
-    fn other_frames_stay_as_they_are() {
+    fn other_frames_are_not_changed() {
         let wanted = Tune {
             channel_max: 0,
             frame_max: 131_072,
             heartbeat: 0,
         };
         let mut negotiation = Negotiation::new(wanted, Responses::default());
-        negotiation.on_event(&OFFER);
+        negotiation.observe(&OFFER);
         for whole in [
             &b"\x08\0\0\0\0\0\0\xCE"[..],
             &OFFER[..],
             &answer(1, 4096, 1)[..14],
         ] {
             let mut frame = whole.to_vec();
-            negotiation.restore(&mut frame);
+            negotiation.adjust(&mut frame);
             assert_eq!(frame, whole);
-            assert_eq!(negotiation.agreed(), None);
+            assert_eq!(negotiation.negotiated(), None);
         }
     }
 
     #[test]
-    fn responses_take_the_place_of_their_masks() {
+    fn responses_replace_their_masks() {
         let responses = Responses {
             start: b"\0hare\0s3cret".to_vec(),
             secure: b"My password is s3cret".to_vec(),
@@ -281,15 +282,15 @@ mod tests {
             (secure_ok(&[b'*'; 21]), secure_ok(&responses.secure)),
         ] {
             let mut frame = mask.clone();
-            negotiation.restore(&mut frame);
+            negotiation.adjust(&mut frame);
             assert_eq!(frame, response);
-            // What is cut short, or has another length, is left alone.
+            // Frames that are truncated, or whose response has another length, are not changed.
             for end in 0..mask.len() {
-                negotiation.restore(&mut mask.clone()[..end]);
+                negotiation.adjust(&mut mask.clone()[..end]);
             }
         }
         let mut other = start_ok(b"other");
-        negotiation.restore(&mut other);
+        negotiation.adjust(&mut other);
         assert_eq!(other, start_ok(b"other"));
         assert!(
             !format!("{negotiation:?}").contains("115"),
@@ -306,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heartbeat_is_a_frame_without_payload_on_channel_0() {
+    fn a_heartbeat_is_an_empty_frame_on_channel_0() {
         let mut out = BytesMut::new();
         heartbeat(&mut out);
         assert_eq!(&out[..], b"\x08\0\0\0\0\0\0\xCE");

@@ -16,7 +16,7 @@ use super::super::subscription::Subscription;
 use super::group::{Group, Members};
 use super::{Subscribe, Unbound};
 use crate::error::Error;
-use crate::link::{Connection, Mode};
+use crate::link::{Connection, ConsumeMode};
 use crate::policy::verdict::IntoVerdict;
 use crate::service::BoxFuture;
 use crate::shutdown::GRACE;
@@ -204,7 +204,11 @@ impl<K: Kind, T: DeserializeOwned + Send + 'static> Subscribe<K, T, Broadcast> {
         let prefetch = concurrency.max(1);
         let max_length = self.mode.max_length;
         let (place, tell) = (Place::Own { max_length }, self.told());
-        let station = self.station(place, Mode::Settled { prefetch }, Arc::clone(&tell))?;
+        let station = self.station(
+            place,
+            ConsumeMode::ManualAck { prefetch },
+            Arc::clone(&tell),
+        )?;
         let source = self.source(
             &own_name(self.exchange.label(), "*"),
             prefetch,

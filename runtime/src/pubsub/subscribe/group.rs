@@ -12,7 +12,7 @@ use super::super::spec::Spec;
 use super::super::station::{Place, Tell};
 use super::Subscribe;
 use crate::error::Error;
-use crate::link::Mode;
+use crate::link::ConsumeMode;
 use crate::policy::retry::RetryPolicy;
 use crate::policy::verdict::IntoVerdict;
 use crate::queue::{self, DeadLetters, JobHandler, WorkQueue};
@@ -126,7 +126,7 @@ impl<K: Kind, T: DeserializeOwned + Send + 'static> Subscribe<K, T, Group> {
         };
         let (spec, prefetch) = (self.mode.spec.clone(), self.mode.prefetch);
         spec.check(self.connection.namespace())?;
-        let mode = Mode::Settled { prefetch };
+        let mode = ConsumeMode::ManualAck { prefetch };
         let station = self.station(Place::Group(spec.clone()), mode, tell)?;
         // What the reader holds of a lost connection cannot be settled: nothing waits for it.
         let source = self.source(&spec.name, prefetch, OnLoss::Drop);
@@ -184,7 +184,10 @@ impl<K: Kind, T: DeserializeOwned + Send + 'static> Subscribe<K, T, Group> {
         let tell = self.told();
         let (spec, prefetch) = (self.mode.spec.clone(), concurrency.max(1));
         spec.check(self.connection.namespace())?;
-        let (place, mode) = (Place::Group(spec.clone()), Mode::Settled { prefetch });
+        let (place, mode) = (
+            Place::Group(spec.clone()),
+            ConsumeMode::ManualAck { prefetch },
+        );
         let station = self.station(place, mode, Arc::clone(&tell))?;
         let source = self.source(&spec.name, prefetch, OnLoss::Finish);
         let (connection, timeout) = (&self.connection, self.mode.timeout);

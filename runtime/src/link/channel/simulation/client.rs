@@ -1,4 +1,5 @@
-//! The channels of one connection, with a book of all that was asked and has to be told.
+//! Simulated client: the channels of one connection, with a record of every operation whose outcome is
+//! still due. Each event is checked against the record.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -8,31 +9,31 @@ use amq_protocol::types::{AMQPValue, FieldTable};
 use bytes::{Bytes, BytesMut};
 
 use crate::error::Error;
-use crate::link::channel::core::{Answer, Core, CoreEvent, Delivery, Frame};
-use crate::link::channel::dice::Dice;
+use crate::link::channel::core::{Core, CoreEvent, Delivery, Frame, MethodReply};
+use crate::link::channel::rng::SeededRng;
 use crate::link::frame::FrameCursor;
 use crate::link::frame::encode::{self, SettleMethod};
 use crate::wire::message::{Outgoing, Properties};
 
-/// As many are open at most: few, so that numbers are used again soon.
+/// A small limit, so that channel numbers are used again soon.
 pub(super) const CHANNEL_MAX: u16 = 5;
 pub(super) const FRAME_MAX: u32 = 4096;
-/// In bytes. The largest is more than the embedded broker takes.
+/// The sizes of message bodies. The largest is above the limit of the embedded broker.
 const BODIES: [usize; 6] = [0, 1, 300, 4088, 6000, 9000];
 
-/// Channels by number.
+/// The channels of one connection by number.
 pub(super) struct SimulatedClient {
     pub(super) out: BytesMut,
-    /// What happened, where somebody wants to know.
+    /// A log of the history, if it is to be printed.
     pub(super) trace: Option<Vec<String>>,
-    /// How often what happened.
+    /// The number of events of each kind.
     pub(super) seen: BTreeMap<&'static str, usize>,
     channels: BTreeMap<u16, SimulatedChannel>,
     prefix: String,
-    /// Over TCP, on a broker that others use, and that is late now and then.
+    /// The broker is RabbitMQ behind a socket.
     is_remote: bool,
-    /// Closed by a broker that may still say something of them.
-    resting: BTreeSet<u16>,
+    /// Numbers on which late frames may arrive, because the broker closed their channels.
+    delayed: BTreeSet<u16>,
     cursor: FrameCursor,
     payload: Vec<u8>,
     last_number: u16,
@@ -43,35 +44,35 @@ pub(super) struct SimulatedClient {
 
 struct SimulatedChannel {
     core: Core<u64>,
-    calls: BTreeMap<u64, Call>,
-    /// The end was told.
-    is_told: bool,
-    /// We have closed it before that.
-    is_given_up: bool,
+    calls: BTreeMap<u64, ReplyId>,
+    /// `CoreEvent::Closed` was reported.
+    close_reported: bool,
+    /// We have closed the channel before the broker did.
+    closed_by_us: bool,
     confirms: Option<Confirms>,
-    /// Mandatory messages that may come back, where nothing is confirmed.
+    /// Mandatory messages that may be returned, outside of confirm mode.
     returnable: BTreeSet<u64>,
     consumer: SimulatedConsumer,
     consumer_tag: String,
     no_ack: bool,
-    /// Consumer to be settled.
-    held: BTreeSet<u64>,
+    /// The tags of deliveries that are not settled yet.
+    unsettled: BTreeSet<u64>,
     settled: Vec<u64>,
     max_body: u64,
-    /// `basic.recover` was asked: nobody knows which deliveries were given back by it.
+    /// `basic.recover` was called, after which it is unknown which deliveries were requeued.
     is_recovered: bool,
 }
 
-/// The class and the method of an answer.
-type Call = (u16, u16);
+/// The class id and the method id of a reply.
+type ReplyId = (u16, u16);
 
 #[derive(Default)]
 struct Confirms {
     count: u64,
-    waiting: BTreeMap<u64, Publish>,
+    waiting: BTreeMap<u64, SimulatedPublish>,
 }
 
-struct Publish {
+struct SimulatedPublish {
     id: u64,
     is_mandatory: bool,
     is_returned: bool,
@@ -82,9 +83,9 @@ enum SimulatedConsumer {
     None,
     Asked,
     Running,
-    /// Consumer may come until it is answered.
+    /// Deliveries may arrive until `basic.cancel-ok`.
     Cancelling,
-    /// Cancelled without an answer: deliveries may come.
+    /// Cancelled with no-wait: deliveries may arrive.
     Leaving,
     /// Cancelled by the broker.
     Gone,
@@ -99,7 +100,7 @@ impl SimulatedClient {
             channels: BTreeMap::new(),
             prefix,
             is_remote,
-            resting: BTreeSet::new(),
+            delayed: BTreeSet::new(),
             cursor: FrameCursor::default(),
             payload: Vec::new(),
             last_number: 0,
@@ -109,16 +110,16 @@ impl SimulatedClient {
         }
     }
 
-    /// The broker has nothing to say any more.
-    pub(super) fn rested(&mut self) {
-        self.resting.clear();
+    /// All frames of the broker have arrived, so no late ones can follow.
+    pub(super) fn end_delays(&mut self) {
+        self.delayed.clear();
     }
 
     pub(super) fn len(&self) -> usize {
         self.channels.len()
     }
 
-    /// Something was asked and is yet to be told.
+    /// Whether a reply or a confirm is due.
     pub(super) fn is_waiting(&self) -> bool {
         self.channels.values().any(|channel| {
             let confirms = channel.confirms.as_ref();
@@ -128,58 +129,58 @@ impl SimulatedClient {
         })
     }
 
-    /// How many deliveries are to be settled; none when nobody knows.
-    pub(super) fn held(&self) -> Option<usize> {
+    /// The number of unsettled deliveries; `None` if it is unknown.
+    pub(super) fn unsettled(&self) -> Option<usize> {
         let mut channels = self.channels.values();
         channels.try_fold(0, |sum, channel| {
-            (!channel.is_recovered).then_some(sum + channel.held.len())
+            (!channel.is_recovered).then_some(sum + channel.unsettled.len())
         })
     }
 
-    /// Any channel's number.
-    pub(super) fn any(&self, dice: &mut Dice) -> Option<u16> {
+    /// The number of a random channel.
+    pub(super) fn any(&self, rng: &mut SeededRng) -> Option<u16> {
         let numbers: Vec<u16> = self.channels.keys().copied().collect();
-        (!numbers.is_empty()).then(|| *dice.pick(&numbers))
+        (!numbers.is_empty()).then(|| *rng.pick(&numbers))
     }
 
-    pub(super) fn queue(&self, dice: &mut Dice) -> String {
-        format!("{}q{}", self.prefix, dice.below(3))
+    pub(super) fn queue(&self, rng: &mut SeededRng) -> String {
+        format!("{}q{}", self.prefix, rng.below(3))
     }
 
-    pub(super) fn exchange(&self, dice: &mut Dice) -> String {
-        format!("{}x{}", self.prefix, dice.below(2))
+    pub(super) fn exchange(&self, rng: &mut SeededRng) -> String {
+        format!("{}x{}", self.prefix, rng.below(2))
     }
 
     fn missing(&self) -> String {
         format!("{}missing", self.prefix)
     }
 
-    pub(super) fn say(&mut self, text: impl FnOnce() -> String) {
+    pub(super) fn log(&mut self, text: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
             trace.push(text());
         }
     }
 
-    /// Takes bytes of the broker, cut anywhere.
-    pub(super) fn on_event(&mut self, mut bytes: &[u8]) {
+    /// Handles bytes from the broker, cut anywhere.
+    pub(super) fn receive(&mut self, mut bytes: &[u8]) {
         let mut cursor = std::mem::take(&mut self.cursor);
-        while let Some(piece) = cursor.next(&mut bytes) {
-            assert!(piece.end.is_none_or(|end| end == encode::END));
+        while let Some(chunk) = cursor.next(&mut bytes) {
+            assert!(chunk.end.is_none_or(|end| end == encode::END));
             assert!(
-                piece.size + 8 <= FRAME_MAX,
+                chunk.size + 8 <= FRAME_MAX,
                 "a frame of {} bytes",
-                piece.size
+                chunk.size
             );
-            let is_last = piece.end.is_some();
-            if piece.kind == encode::BODY && piece.channel != 0 {
-                let bytes = piece.bytes;
-                self.frame(piece.channel, Frame::Body { bytes, is_last });
+            let is_last = chunk.end.is_some();
+            if chunk.kind == encode::BODY && chunk.channel != 0 {
+                let bytes = chunk.bytes;
+                self.frame(chunk.channel, Frame::Body { bytes, is_last });
                 continue;
             }
-            self.payload.extend_from_slice(piece.bytes);
+            self.payload.extend_from_slice(chunk.bytes);
             if is_last {
                 let payload = std::mem::take(&mut self.payload);
-                match (piece.channel, piece.kind) {
+                match (chunk.channel, chunk.kind) {
                     (0, 8) => {}
                     (0, _) => panic!("the broker says on channel 0: {payload:?}"),
                     (number, encode::METHOD) => self.frame(number, Frame::Method(&payload)),
@@ -193,17 +194,20 @@ impl SimulatedClient {
 
     fn frame(&mut self, number: u16, frame: Frame<'_>) {
         if let Frame::Method(payload) = frame {
-            self.say(|| format!("{number} < {:?}", payload.get(..4)));
+            self.log(|| format!("{number} < {:?}", payload.get(..4)));
         }
         let Some(channel) = self.channels.get_mut(&number) else {
-            // Over TCP nobody knows when the last of them has come.
-            let may_have_echo = self.is_remote || self.resting.contains(&number);
-            assert!(may_have_echo, "a frame on {number}, which is free");
+            // Over TCP the arrival of the last late frame cannot be known.
+            let may_receive_late_frames = self.is_remote || self.delayed.contains(&number);
+            assert!(
+                may_receive_late_frames,
+                "a frame on {number}, which is free"
+            );
             *self.seen.entry("late").or_default() += 1;
             return;
         };
         if let Frame::Method([0, 20, 0, 40, ..]) = frame
-            && channel.is_given_up
+            && channel.closed_by_us
         {
             *self.seen.entry("both close at once").or_default() += 1;
         }
@@ -211,27 +215,27 @@ impl SimulatedClient {
         let handled = channel.core.handle(frame, &mut events);
         handled.unwrap_or_else(|violation| panic!("{violation:?} on {number}"));
         channel.core.flush(&mut self.out);
-        self.tell(number, events);
+        self.check_events(number, events);
     }
 
-    /// The connection is gone.
-    pub(super) fn lose(&mut self, reason: &Error) {
-        self.say(|| "lost".into());
+    /// The connection is lost.
+    pub(super) fn connection_lost(&mut self, reason: &Error) {
+        self.log(|| "lost".into());
         let numbers: Vec<u16> = self.channels.keys().copied().collect();
         for number in numbers {
             let mut events = Vec::new();
             let channel = self.channels.get_mut(&number).unwrap();
-            channel.core.lose(reason, &mut events);
-            self.tell(number, events);
+            channel.core.connection_lost(reason, &mut events);
+            self.check_events(number, events);
         }
         assert!(self.channels.is_empty());
-        self.resting.clear();
+        self.delayed.clear();
         self.out.clear();
         self.cursor = FrameCursor::default();
         self.payload.clear();
     }
 
-    fn tell(&mut self, number: u16, events: Vec<CoreEvent<u64>>) {
+    fn check_events(&mut self, number: u16, events: Vec<CoreEvent<u64>>) {
         let channel = self.channels.get_mut(&number).unwrap();
         for event in events {
             *self.seen.entry(name(&event)).or_default() += 1;
@@ -239,22 +243,25 @@ impl SimulatedClient {
         }
         if channel.core.is_free() {
             let channel = self.channels.remove(&number).unwrap();
-            // Of the embedded broker only its answer to our close may come.
-            let may_have_echo = self.is_remote || channel.is_given_up;
-            if may_have_echo && channel.core.may_have_echo() {
-                self.resting.insert(number);
+            // Of the embedded broker's late frames only the reply to our close may arrive.
+            let may_receive_late_frames = self.is_remote || channel.closed_by_us;
+            if may_receive_late_frames && channel.core.may_receive_late_frames() {
+                self.delayed.insert(number);
             }
             assert!(
                 channel.calls.is_empty(),
                 "never answered: {:?}",
                 channel.calls
             );
-            assert_ne!(channel.is_told, channel.is_given_up, "the end of {number}");
+            assert_ne!(
+                channel.close_reported, channel.closed_by_us,
+                "the close of {number} is reported once"
+            );
         }
     }
 
-    /// Does something with a channel and writes what is due, as `Handle::ask` does.
-    fn ask(
+    /// Runs an operation on a channel and appends the frames that are due, as `ChannelHandle::append` does.
+    fn append(
         &mut self,
         number: u16,
         act: impl FnOnce(&mut SimulatedChannel, &mut BytesMut, &mut Vec<CoreEvent<u64>>),
@@ -263,14 +270,14 @@ impl SimulatedClient {
         let channel = self.channels.get_mut(&number).unwrap();
         act(channel, &mut self.out, &mut events);
         channel.core.flush(&mut self.out);
-        self.tell(number, events);
+        self.check_events(number, events);
     }
 
-    fn call(&mut self, number: u16, method: &AMQPClass, answer: Call) {
+    fn call(&mut self, number: u16, method: &AMQPClass, answer: ReplyId) {
         self.last_call += 1;
         let token = self.last_call;
-        self.say(|| format!("{number} > {method:?} ({token})"));
-        self.ask(number, |channel, _, _| {
+        self.log(|| format!("{number} > {method:?} ({token})"));
+        self.append(number, |channel, _, _| {
             match channel.core.call(method, token) {
                 Ok(()) => drop(channel.calls.insert(token, answer)),
                 Err(error) => assert!(!channel.core.is_open(), "{error}"),
@@ -278,40 +285,40 @@ impl SimulatedClient {
         });
     }
 
-    pub(super) fn open(&mut self, dice: &mut Dice) {
+    pub(super) fn open(&mut self, rng: &mut SeededRng) {
         let numbers = (self.last_number + 1..=CHANNEL_MAX).chain(1..=self.last_number);
         let mut free = numbers
-            .filter(|number| !self.channels.contains_key(number) && !self.resting.contains(number));
+            .filter(|number| !self.channels.contains_key(number) && !self.delayed.contains(number));
         let Some(number) = free.next() else { return };
         drop(free);
         self.last_number = number;
         self.last_call += 1;
         let token = self.last_call;
-        self.say(|| format!("{number} > open ({token})"));
+        self.log(|| format!("{number} > open ({token})"));
         let mut core = Core::open(number, FRAME_MAX, token);
-        let max_body = if dice.once_in(3) { 1000 } else { u64::MAX };
+        let max_body = if rng.once_in(3) { 1000 } else { u64::MAX };
         core.limit_bodies(max_body);
         let channel = SimulatedChannel {
             core,
             calls: [(token, (20, 11))].into(),
-            is_told: false,
-            is_given_up: false,
+            close_reported: false,
+            closed_by_us: false,
             confirms: None,
             returnable: BTreeSet::new(),
             consumer: SimulatedConsumer::None,
             consumer_tag: String::new(),
             no_ack: false,
-            held: BTreeSet::new(),
+            unsettled: BTreeSet::new(),
             settled: Vec::new(),
             max_body,
             is_recovered: false,
         };
         self.channels.insert(number, channel);
         // Now and then it is given up before it was written.
-        if dice.once_in(20) {
-            self.close(number, dice.once_in(2));
+        if rng.once_in(20) {
+            self.close(number, rng.once_in(2));
         } else {
-            self.ask(number, |_, _, _| {});
+            self.append(number, |_, _, _| {});
         }
     }
 
@@ -319,9 +326,9 @@ impl SimulatedClient {
     pub(super) fn close(&mut self, number: u16, waits: bool) {
         self.last_call += 1;
         let token = waits.then_some(self.last_call);
-        self.say(|| format!("{number} > close ({token:?})"));
-        self.ask(number, |channel, _, events| {
-            channel.is_given_up |= !channel.is_told;
+        self.log(|| format!("{number} > close ({token:?})"));
+        self.append(number, |channel, _, events| {
+            channel.closed_by_us |= !channel.close_reported;
             if let Some(token) = token {
                 channel.calls.insert(token, (20, 41));
             }
@@ -329,10 +336,10 @@ impl SimulatedClient {
         });
     }
 
-    pub(super) fn close_all(&mut self, dice: &mut Dice) {
+    pub(super) fn close_all(&mut self, rng: &mut SeededRng) {
         let numbers: Vec<u16> = self.channels.keys().copied().collect();
         for number in numbers {
-            self.close(number, dice.once_in(2));
+            self.close(number, rng.once_in(2));
         }
     }
 
@@ -376,18 +383,18 @@ impl SimulatedClient {
     }
 
     /// Does something at random.
-    pub(super) fn operate(&mut self, dice: &mut Dice) {
-        let Some(number) = self.any(dice).filter(|_| !dice.once_in(12)) else {
-            return self.open(dice);
+    pub(super) fn operate(&mut self, rng: &mut SeededRng) {
+        let Some(number) = self.any(rng).filter(|_| !rng.once_in(12)) else {
+            return self.open(rng);
         };
-        match dice.below(26) {
-            0..=2 => self.declare(number, dice),
-            3 => self.declare_exchange(number, dice),
-            4 => self.bind(number, dice),
-            5 if dice.once_in(2) => self.delete(number, dice),
+        match rng.below(26) {
+            0..=2 => self.declare(number, rng),
+            3 => self.declare_exchange(number, rng),
+            4 => self.bind(number, rng),
+            5 if rng.once_in(2) => self.delete(number, rng),
             6 => {
                 let purge = queue::Purge {
-                    queue: self.queue(dice).as_str().into(),
+                    queue: self.queue(rng).as_str().into(),
                     nowait: false,
                 };
                 let purge = AMQPClass::Queue(queue::AMQPMethod::Purge(purge));
@@ -395,34 +402,34 @@ impl SimulatedClient {
             }
             7 => {
                 let qos = basic::AMQPMethod::Qos(basic::Qos {
-                    prefetch_count: dice.below(4) as u16,
+                    prefetch_count: rng.below(4) as u16,
                     global: false,
                 });
                 self.call(number, &AMQPClass::Basic(qos), (60, 11));
             }
-            8 | 9 => self.consume(number, dice),
-            10 => self.cancel(number, dice),
-            11 | 12 => self.get(number, dice),
+            8 | 9 => self.consume(number, rng),
+            10 => self.cancel(number, rng),
+            11 | 12 => self.get(number, rng),
             13..=17 => {
-                for _ in 0..=dice.below(4) {
-                    self.publish(number, dice);
+                for _ in 0..=rng.below(4) {
+                    self.publish(number, rng);
                 }
             }
             18 => self.select_confirms(number),
-            19..=22 => self.settle(number, dice),
-            23 if dice.once_in(4) => {
+            19..=22 => self.settle(number, rng),
+            23 if rng.once_in(4) => {
                 let recover = basic::AMQPMethod::Recover(basic::Recover { requeue: true });
                 self.channels.get_mut(&number).unwrap().is_recovered = true;
                 self.call(number, &AMQPClass::Basic(recover), (60, 111));
             }
-            24 => self.close(number, dice.once_in(2)),
+            24 => self.close(number, rng.once_in(2)),
             _ => {}
         }
     }
 
-    fn declare(&mut self, number: u16, dice: &mut Dice) {
-        let is_missing = dice.once_in(20);
-        let is_other = dice.once_in(20);
+    fn declare(&mut self, number: u16, rng: &mut SeededRng) {
+        let is_missing = rng.once_in(20);
+        let is_other = rng.once_in(20);
         let mut arguments = FieldTable::default();
         if is_other {
             arguments.insert("x-max-length".into(), AMQPValue::LongInt(2));
@@ -430,24 +437,24 @@ impl SimulatedClient {
         let name = if is_missing {
             self.missing()
         } else {
-            self.queue(dice)
+            self.queue(rng)
         };
-        let is_passive = is_missing || dice.once_in(10);
+        let is_passive = is_missing || rng.once_in(10);
         let declare = self.queue_declare(&name, is_passive, arguments);
         self.call(number, &declare, (50, 11));
     }
 
-    fn declare_exchange(&mut self, number: u16, dice: &mut Dice) {
-        let kind = if dice.once_in(15) { "direct" } else { "fanout" };
-        let name = self.exchange(dice);
+    fn declare_exchange(&mut self, number: u16, rng: &mut SeededRng) {
+        let kind = if rng.once_in(15) { "direct" } else { "fanout" };
+        let name = self.exchange(rng);
         let declare = self.exchange_declare(&name, kind);
         self.call(number, &declare, (40, 11));
     }
 
-    fn bind(&mut self, number: u16, dice: &mut Dice) {
-        let (queue, exchange) = (self.queue(dice), self.exchange(dice));
+    fn bind(&mut self, number: u16, rng: &mut SeededRng) {
+        let (queue, exchange) = (self.queue(rng), self.exchange(rng));
         let (queue, exchange) = (queue.as_str().into(), exchange.as_str().into());
-        if dice.once_in(3) {
+        if rng.once_in(3) {
             let unbind = queue::AMQPMethod::Unbind(queue::Unbind {
                 queue,
                 exchange,
@@ -467,27 +474,27 @@ impl SimulatedClient {
         }
     }
 
-    fn delete(&mut self, number: u16, dice: &mut Dice) {
-        if dice.once_in(3) {
+    fn delete(&mut self, number: u16, rng: &mut SeededRng) {
+        if rng.once_in(3) {
             let delete = exchange::AMQPMethod::Delete(exchange::Delete {
-                exchange: self.exchange(dice).as_str().into(),
-                if_unused: dice.once_in(2),
+                exchange: self.exchange(rng).as_str().into(),
+                if_unused: rng.once_in(2),
                 nowait: false,
             });
             self.call(number, &AMQPClass::Exchange(delete), (40, 21));
         } else {
             let delete = queue::AMQPMethod::Delete(queue::Delete {
-                queue: self.queue(dice).as_str().into(),
-                if_unused: dice.once_in(2),
-                if_empty: dice.once_in(3),
+                queue: self.queue(rng).as_str().into(),
+                if_unused: rng.once_in(2),
+                if_empty: rng.once_in(3),
                 nowait: false,
             });
             self.call(number, &AMQPClass::Queue(delete), (50, 41));
         }
     }
 
-    fn consume(&mut self, number: u16, dice: &mut Dice) {
-        let queue = self.queue(dice);
+    fn consume(&mut self, number: u16, rng: &mut SeededRng) {
+        let queue = self.queue(rng);
         let channel = self.channels.get_mut(&number).unwrap();
         if channel.consumer != SimulatedConsumer::None || !channel.core.is_open() {
             return;
@@ -496,7 +503,7 @@ impl SimulatedClient {
         let tag = format!("consumer {}", self.last_consumer);
         channel.consumer = SimulatedConsumer::Asked;
         channel.consumer_tag.clone_from(&tag);
-        channel.no_ack = dice.once_in(4);
+        channel.no_ack = rng.once_in(4);
         let consume = basic::AMQPMethod::Consume(basic::Consume {
             queue: queue.as_str().into(),
             consumer_tag: tag.as_str().into(),
@@ -509,15 +516,15 @@ impl SimulatedClient {
         self.call(number, &AMQPClass::Basic(consume), (60, 21));
     }
 
-    fn cancel(&mut self, number: u16, dice: &mut Dice) {
+    fn cancel(&mut self, number: u16, rng: &mut SeededRng) {
         let channel = self.channels.get_mut(&number).unwrap();
         if channel.consumer != SimulatedConsumer::Running || !channel.core.is_open() {
             return;
         }
-        if dice.once_in(2) {
+        if rng.once_in(2) {
             channel.consumer = SimulatedConsumer::Leaving;
-            self.say(|| format!("{number} > cancel"));
-            self.ask(number, |channel, out, _| {
+            self.log(|| format!("{number} > cancel"));
+            self.append(number, |channel, out, _| {
                 channel.core.cancel(out, &channel.consumer_tag).unwrap();
             });
             return;
@@ -530,41 +537,41 @@ impl SimulatedClient {
         self.call(number, &AMQPClass::Basic(cancel), (60, 31));
     }
 
-    fn get(&mut self, number: u16, dice: &mut Dice) {
+    fn get(&mut self, number: u16, rng: &mut SeededRng) {
         let get = basic::AMQPMethod::Get(basic::Get {
-            queue: self.queue(dice).as_str().into(),
+            queue: self.queue(rng).as_str().into(),
             no_ack: false,
         });
         self.call(number, &AMQPClass::Basic(get), (60, 71));
     }
 
-    fn publish(&mut self, number: u16, dice: &mut Dice) {
+    fn publish(&mut self, number: u16, rng: &mut SeededRng) {
         self.last_message += 1;
         let id = self.last_message;
-        let exchange = match dice.below(60) {
+        let exchange = match rng.below(60) {
             0 => self.missing(),
-            1..=6 => self.exchange(dice),
+            1..=6 => self.exchange(rng),
             _ => String::new(),
         };
-        let routing_key = if dice.once_in(6) {
+        let routing_key = if rng.once_in(6) {
             self.missing()
         } else {
-            self.queue(dice)
+            self.queue(rng)
         };
-        let sizes = if dice.once_in(30) { 6 } else { 5 };
-        let size = *dice.pick(&BODIES[..sizes]);
+        let sizes = if rng.once_in(30) { 6 } else { 5 };
+        let size = *rng.pick(&BODIES[..sizes]);
         let message = Outgoing {
             exchange,
             routing_key,
-            mandatory: dice.once_in(2),
+            mandatory: rng.once_in(2),
             properties: Properties {
                 message_id: Some(format!("{id} {size}")),
                 ..Properties::default()
             },
             body: Bytes::from_static(body(id, size)),
         };
-        self.say(|| format!("{number} > publish {id} of {size}"));
-        self.ask(number, |channel, out, _| {
+        self.log(|| format!("{number} > publish {id} of {size}"));
+        self.append(number, |channel, out, _| {
             let before = out.len();
             if let Err(error) = channel.core.publish(out, &message) {
                 assert!(!channel.core.is_open() && out.len() == before, "{error}");
@@ -573,7 +580,7 @@ impl SimulatedClient {
             match &mut channel.confirms {
                 Some(confirms) => {
                     confirms.count += 1;
-                    let publish = Publish {
+                    let publish = SimulatedPublish {
                         id,
                         is_mandatory: message.mandatory,
                         is_returned: false,
@@ -595,49 +602,49 @@ impl SimulatedClient {
             return;
         }
         channel.confirms = Some(Confirms::default());
-        self.say(|| format!("{number} > select"));
-        self.ask(number, |channel, out, _| {
+        self.log(|| format!("{number} > select"));
+        self.append(number, |channel, out, _| {
             channel.core.select_confirms(out).unwrap();
         });
     }
 
-    fn settle(&mut self, number: u16, dice: &mut Dice) {
+    fn settle(&mut self, number: u16, rng: &mut SeededRng) {
         let channel = self.channels.get_mut(&number).unwrap();
         if channel.is_recovered {
             return;
         }
         // Twice is an error of ours, which the broker answers with the end of the channel.
-        if dice.once_in(40) && !channel.settled.is_empty() {
-            let tag = *dice.pick(&channel.settled);
-            self.say(|| format!("{number} > settle {tag} again"));
-            return self.ask(number, |channel, out, _| {
-                let settling = SettleMethod::Ack { multiple: false };
-                drop(channel.core.settle(out, tag, settling));
+        if rng.once_in(40) && !channel.settled.is_empty() {
+            let tag = *rng.pick(&channel.settled);
+            self.log(|| format!("{number} > settle {tag} again"));
+            return self.append(number, |channel, out, _| {
+                let settlement = SettleMethod::Ack { multiple: false };
+                drop(channel.core.settle(out, tag, settlement));
             });
         }
-        let held: Vec<u64> = channel.held.iter().copied().collect();
-        if held.is_empty() {
+        let unsettled: Vec<u64> = channel.unsettled.iter().copied().collect();
+        if unsettled.is_empty() {
             return;
         }
-        let tag = *dice.pick(&held);
-        let settling = match dice.below(6) {
+        let tag = *rng.pick(&unsettled);
+        let settlement = match rng.below(6) {
             0 => SettleMethod::Requeue,
             1 => SettleMethod::Reject,
             2 => SettleMethod::Ack { multiple: true },
             _ => SettleMethod::Ack { multiple: false },
         };
-        self.say(|| format!("{number} > settle {tag} {settling:?}"));
-        self.ask(number, |channel, out, _| {
-            if channel.core.settle(out, tag, settling).is_err() {
+        self.log(|| format!("{number} > settle {tag} {settlement:?}"));
+        self.append(number, |channel, out, _| {
+            if channel.core.settle(out, tag, settlement).is_err() {
                 assert!(!channel.core.is_open());
                 return;
             }
-            let is_multiple = matches!(settling, SettleMethod::Ack { multiple: true });
+            let is_multiple = matches!(settlement, SettleMethod::Ack { multiple: true });
             let is_settled = |other: &u64| *other == tag || (is_multiple && *other < tag);
-            let held = std::mem::take(&mut channel.held).into_iter();
-            let (settled, held): (BTreeSet<_>, BTreeSet<_>) = held.partition(is_settled);
+            let unsettled = std::mem::take(&mut channel.unsettled).into_iter();
+            let (settled, unsettled): (BTreeSet<_>, BTreeSet<_>) = unsettled.partition(is_settled);
             channel.settled.extend(settled);
-            channel.held = held;
+            channel.unsettled = unsettled;
         });
     }
 }
@@ -645,11 +652,11 @@ impl SimulatedClient {
 impl SimulatedChannel {
     fn note(&mut self, event: CoreEvent<u64>) {
         match event {
-            CoreEvent::Answered(token, answer) => {
+            CoreEvent::Replied(token, answer) => {
                 let call = self.calls.remove(&token);
                 let call = call.unwrap_or_else(|| panic!("{token} is answered twice"));
                 match answer {
-                    Ok(Answer::Method(method)) => {
+                    Ok(MethodReply::Method(method)) => {
                         let ids = (method.get_amqp_class_id(), method.get_amqp_method_id());
                         assert_eq!(ids, call, "the answer to {token}");
                         match call {
@@ -660,11 +667,11 @@ impl SimulatedChannel {
                             _ => {}
                         }
                     }
-                    Ok(Answer::Got(delivery)) => {
+                    Ok(MethodReply::Got(delivery)) => {
                         assert_eq!(call, (60, 71), "the answer to {token}");
                         if let Some(delivery) = delivery {
                             self.check(&delivery);
-                            assert!(self.held.insert(delivery.tag));
+                            assert!(self.unsettled.insert(delivery.tag));
                         }
                     }
                     Err(_) => assert!(!self.core.is_open(), "{token} fails alone"),
@@ -696,7 +703,7 @@ impl SimulatedChannel {
                 );
                 self.check(&delivery);
                 if !self.no_ack {
-                    assert!(self.held.insert(delivery.tag));
+                    assert!(self.unsettled.insert(delivery.tag));
                 }
             }
             CoreEvent::Returned(returned) => {
@@ -721,8 +728,11 @@ impl SimulatedChannel {
                 self.consumer = SimulatedConsumer::Gone;
             }
             CoreEvent::Closed(_) => {
-                assert!(!self.core.is_open() && !self.is_given_up);
-                assert!(!std::mem::replace(&mut self.is_told, true), "told twice");
+                assert!(!self.core.is_open() && !self.closed_by_us);
+                assert!(
+                    !std::mem::replace(&mut self.close_reported, true),
+                    "closed twice"
+                );
             }
         }
     }
@@ -741,11 +751,11 @@ impl SimulatedChannel {
 
 fn name(event: &CoreEvent<u64>) -> &'static str {
     match event {
-        CoreEvent::Answered(_, Ok(Answer::Got(None))) => "empty",
-        CoreEvent::Answered(_, Ok(Answer::Got(Some(_)))) => "got",
-        CoreEvent::Answered(_, Ok(Answer::Method(_))) => "answered",
-        CoreEvent::Answered(_, Err(_)) => "refused",
-        CoreEvent::Confirmed(confirm) if !confirm.is_stored => "nacked",
+        CoreEvent::Replied(_, Ok(MethodReply::Got(None))) => "empty",
+        CoreEvent::Replied(_, Ok(MethodReply::Got(Some(_)))) => "got",
+        CoreEvent::Replied(_, Ok(MethodReply::Method(_))) => "answered",
+        CoreEvent::Replied(_, Err(_)) => "refused",
+        CoreEvent::Confirmed(confirm) if !confirm.is_ack => "nacked",
         CoreEvent::Confirmed(confirm) if confirm.multiple => "confirmed, several",
         CoreEvent::Confirmed(_) => "confirmed",
         CoreEvent::Delivered(_) => "delivered",

@@ -1,16 +1,17 @@
-//! Random histories of many channels: the cores against the embedded broker's, in one thread, with
-//! bytes that are late and cut anywhere and faults between them; and against RabbitMQ over TCP.
+//! Simulation of random histories of many channels: the channel cores against the core of the embedded
+//! broker, in one thread, with bytes delayed and cut anywhere and faults in between; and against
+//! RabbitMQ over TCP.
 //!
-//! What has to hold: every method is answered or fails with its channel, once. The end of a channel
-//! is told once. No number leaks and none is used too soon, so the broker never closes the
-//! connection. Every publish has one outcome. Every delivery is settled or given back once: the
-//! broker counts as many as we do, and none in the end.
+//! These invariants are checked: every call gets one reply, or fails when its channel closes. The close
+//! of a channel is reported once. No channel number leaks, and none is used again too early, so the
+//! broker never closes the connection. Every publish has one outcome. Every delivery is settled or
+//! requeued once: the broker's count of unsettled deliveries equals ours, and is zero in the end.
 //!
 //! `LEPUS_SIM_HISTORIES` sets the number of histories, `LEPUS_SIM_SEED` the seed of the first one
 //! (a failure names its own, and `LEPUS_SIM_HISTORIES=1` repeats it alone).
 
+mod broker;
 mod client;
-mod line;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -21,18 +22,18 @@ use amq_protocol::frame::{AMQPFrame, gen_frame, parse_frame};
 use amq_protocol::protocol::{AMQPClass, connection};
 use amq_protocol::types::{AMQPValue, FieldTable};
 
+use self::broker::{Audit, BrokerConnection, BrokerFault, EmbeddedBroker, RemoteBroker};
 use self::client::{CHANNEL_MAX, FRAME_MAX, SimulatedClient};
-use self::line::{Audit, Embedded, Fault, Line, Remote};
 use crate::error::{Error, Kind};
-use crate::link::channel::dice::Dice;
+use crate::link::channel::rng::SeededRng;
 
-/// Operations, deliveries of bytes and faults in a history.
+/// The number of operations, transfers of bytes and faults in one history.
 const STEPS: usize = 150;
-/// How long the histories of a usual run may take.
-const USUAL: Duration = Duration::from_secs(4);
+/// The time limit of all histories of a run in which their number is not set.
+const TIME_LIMIT: Duration = Duration::from_secs(4);
 
-/// What has to happen in many histories, if they are worth anything.
-const TO_BE_SEEN: [&str; 12] = [
+/// Events that must occur at least once in a large number of histories.
+const EXPECTED_EVENTS: [&str; 12] = [
     "answered",
     "refused",
     "empty",
@@ -47,22 +48,22 @@ const TO_BE_SEEN: [&str; 12] = [
     "both close at once",
 ];
 
-/// A client and a broker, and the bytes between them.
+/// A client and a broker, and the bytes in transit between them.
 struct World<L> {
-    dice: Dice,
+    rng: SeededRng,
     client: SimulatedClient,
-    line: L,
+    connection: L,
     to_broker: Vec<u8>,
     to_client: Vec<u8>,
     withholds: bool,
 }
 
-impl<L: Line> World<L> {
-    fn new(line: L, client: SimulatedClient, dice: Dice) -> Self {
+impl<L: BrokerConnection> World<L> {
+    fn new(connection: L, client: SimulatedClient, rng: SeededRng) -> Self {
         let mut world = Self {
-            dice,
+            rng,
             client,
-            line,
+            connection,
             to_broker: Vec::new(),
             to_client: Vec::new(),
             withholds: false,
@@ -72,7 +73,7 @@ impl<L: Line> World<L> {
     }
 
     fn handshake(&mut self) {
-        let [user, password, vhost] = self.line.login();
+        let [user, password, vhost] = self.connection.login();
         let mut capabilities = FieldTable::default();
         for name in ["consumer_cancel_notify", "basic.nack", "publisher_confirms"] {
             capabilities.insert(name.into(), AMQPValue::Boolean(true));
@@ -98,69 +99,69 @@ impl<L: Line> World<L> {
             (encode(start_ok), 30),
             ([encode(tune_ok), encode(open)].concat(), 41),
         ];
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         for (step, answer) in steps {
-            self.line.send(&step);
+            self.connection.send(&step);
             loop {
-                match parse_frame(&heard[..]) {
+                match parse_frame(&received[..]) {
                     Ok((rest, AMQPFrame::Method(0, method))) => {
                         assert_eq!(method.get_amqp_method_id(), answer, "{method:?}");
-                        heard = rest.to_vec();
+                        received = rest.to_vec();
                         break;
                     }
                     Ok((_, other)) => panic!("{other:?}"),
                     Err(_) => {
-                        let more = self.line.receive(true);
+                        let more = self.connection.receive(true);
                         assert!(!more.is_empty(), "no answer to the handshake");
-                        heard.extend(more);
+                        received.extend(more);
                     }
                 }
             }
         }
-        assert!(heard.is_empty());
+        assert!(received.is_empty());
     }
 
-    /// Some bytes go to the broker, and what it says is on its way.
+    /// Transfers up to `most` bytes to the broker.
     fn send(&mut self, most: usize) {
         self.to_broker.extend_from_slice(&self.client.out.split());
         let size = self.to_broker.len().min(most);
         if size > 0 {
             let now: Vec<u8> = self.to_broker.drain(..size).collect();
-            self.line.send(&now);
+            self.connection.send(&now);
         }
     }
 
-    /// Some bytes come from the broker.
+    /// Transfers up to `most` bytes from the broker.
     fn receive(&mut self, most: usize, waits: bool) {
         let waits = waits && self.to_client.is_empty();
-        self.to_client.extend(self.line.receive(waits));
+        self.to_client.extend(self.connection.receive(waits));
         let size = self.to_client.len().min(most);
         let now: Vec<u8> = self.to_client.drain(..size).collect();
-        self.client.on_event(&now);
+        self.client.receive(&now);
     }
 
-    /// Most operations need something to be there.
+    /// Declares the queues and exchanges that most operations need.
     fn furnish(&mut self) {
-        self.client.open(&mut self.dice);
+        self.client.open(&mut self.rng);
         self.settle_down();
-        if let Some(number) = self.client.any(&mut self.dice) {
+        if let Some(number) = self.client.any(&mut self.rng) {
             self.client.furnish(number);
             self.settle_down();
         }
     }
 
     fn some(&mut self) -> usize {
-        match self.dice.below(4) {
-            0 => 1 + self.dice.below(12),
-            1 => 1 + self.dice.below(200),
-            2 => 1 + self.dice.below(5000),
+        match self.rng.below(4) {
+            0 => 1 + self.rng.below(12),
+            1 => 1 + self.rng.below(200),
+            2 => 1 + self.rng.below(5000),
             _ => usize::MAX,
         }
     }
 
     fn step(&mut self) {
-        match self.dice.below(100) {
-            0..45 => self.client.operate(&mut self.dice),
+        match self.rng.below(100) {
+            0..45 => self.client.operate(&mut self.rng),
             45..70 => {
                 let some = self.some();
                 self.send(some);
@@ -170,43 +171,43 @@ impl<L: Line> World<L> {
                 self.receive(some, false);
             }
             95..99 => self.fault(),
-            _ if self.dice.once_in(4) => self.cut(),
+            _ if self.rng.once_in(4) => self.cut(),
             _ => self.settle_down(),
         }
     }
 
     fn fault(&mut self) {
-        let fault = match self.dice.below(6) {
-            0 | 1 => match self.client.any(&mut self.dice) {
-                Some(number) => Fault::CloseChannel(number),
+        let fault = match self.rng.below(6) {
+            0 | 1 => match self.client.any(&mut self.rng) {
+                Some(number) => BrokerFault::CloseChannel(number),
                 None => return,
             },
-            2 => Fault::CancelConsumers(self.client.queue(&mut self.dice)),
-            3 => Fault::DeleteQueue(self.client.queue(&mut self.dice)),
-            4 => Fault::NackNext(self.dice.below(3) as u32),
+            2 => BrokerFault::CancelConsumers(self.client.queue(&mut self.rng)),
+            3 => BrokerFault::DeleteQueue(self.client.queue(&mut self.rng)),
+            4 => BrokerFault::NackNext(self.rng.below(3) as u32),
             _ => {
                 self.withholds = !self.withholds;
-                Fault::WithholdConfirms(self.withholds)
+                BrokerFault::WithholdConfirms(self.withholds)
             }
         };
-        self.client.say(|| format!("{fault:?}"));
-        self.line.fault(fault);
+        self.client.log(|| format!("{fault:?}"));
+        self.connection.fault(fault);
     }
 
-    /// The connection is cut between any two bytes; channels that were on it are over.
+    /// Cuts the connection between any two bytes and opens another one.
     fn cut(&mut self) {
-        self.client.lose(&Error::new(Kind::Disconnected));
+        self.client.connection_lost(&Error::new(Kind::Disconnected));
         self.to_broker.clear();
         self.to_client.clear();
         self.withholds = false;
-        self.line.reconnect();
+        self.connection.reconnect();
         self.handshake();
     }
 
-    /// Everything that is on its way arrives; then both sides have the same in their books.
+    /// Transfers everything in transit, and checks that both sides count the same.
     fn settle_down(&mut self) {
         if std::mem::take(&mut self.withholds) {
-            self.line.fault(Fault::WithholdConfirms(false));
+            self.connection.fault(BrokerFault::WithholdConfirms(false));
         }
         loop {
             self.send(usize::MAX);
@@ -218,16 +219,16 @@ impl<L: Line> World<L> {
             if is_silent && self.client.out.is_empty() {
                 assert!(
                     !waits,
-                    "the broker has nothing to say, and something is to be told"
+                    "the broker is silent, but a reply or a confirm is due"
                 );
                 break;
             }
         }
-        self.client.rested();
-        if let Some(Audit { channels, unacked }) = self.line.audit() {
+        self.client.end_delays();
+        if let Some(Audit { channels, unacked }) = self.connection.audit() {
             assert_eq!(channels, self.client.len(), "channels");
-            if let Some(held) = self.client.held() {
-                assert_eq!(unacked, held, "deliveries to be settled");
+            if let Some(unsettled) = self.client.unsettled() {
+                assert_eq!(unacked, unsettled, "deliveries to be settled");
             }
         }
     }
@@ -238,7 +239,7 @@ impl<L: Line> World<L> {
             self.step();
         }
         self.settle_down();
-        self.client.close_all(&mut self.dice);
+        self.client.close_all(&mut self.rng);
         self.settle_down();
         assert_eq!(self.client.len(), 0);
     }
@@ -254,8 +255,8 @@ fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
-/// Runs histories, each of its own seed, and tells what happened in the first one that fails.
-fn histories<L: Line>(
+/// Runs histories, each with its own seed, and prints the log of the first one that fails.
+fn histories<L: BrokerConnection>(
     usual: u64,
     limit: Duration,
     world: impl Fn(u64) -> World<L>,
@@ -268,7 +269,7 @@ fn histories<L: Line>(
     let mut seen = BTreeMap::new();
     let run = |world: &mut World<L>| {
         world.run(STEPS);
-        check(&world.line);
+        check(&world.connection);
     };
     for number in 0..asked.unwrap_or(usual) {
         if asked.is_none() && began.elapsed() > limit {
@@ -279,7 +280,7 @@ fn histories<L: Line>(
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(&mut history))) {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            // Once more, to tell what happened: telling it each time takes most of the time.
+            // Again, with a log, which would slow down all the other histories.
             if history.client.trace.is_none() {
                 history = world(seed);
                 history.client.trace = Some(Vec::new());
@@ -300,37 +301,39 @@ fn histories<L: Line>(
 }
 
 #[test]
-fn no_history_breaks_a_promise() {
+fn no_history_breaks_an_invariant() {
     let world = |seed| {
         let client = SimulatedClient::new(String::new(), false);
-        World::new(Embedded::new(seed), client, Dice::new(seed))
+        World::new(EmbeddedBroker::new(seed), client, SeededRng::new(seed))
     };
-    let seen = histories(3000, USUAL, world, |line| {
-        for queue in line.broker.queues() {
+    let seen = histories(3000, TIME_LIMIT, world, |connection| {
+        for queue in connection.broker.queues() {
             assert_eq!((queue.unacked, queue.consumers), (0, 0), "{}", queue.name);
         }
     });
-    // A slow machine may not have come to much.
+    // A slow machine may not have run enough histories in the time limit.
     if seen
         .get("histories")
         .is_some_and(|histories| *histories >= 300)
     {
-        let unseen = TO_BE_SEEN.iter().filter(|what| !seen.contains_key(*what));
+        let unseen = EXPECTED_EVENTS
+            .iter()
+            .filter(|what| !seen.contains_key(*what));
         assert_eq!(unseen.count(), 0, "{seen:?}");
     }
 }
 
-/// Over TCP, where only the broker knows when its bytes come.
+/// Over TCP, where the timing of the broker's bytes is not under control.
 #[test]
 #[ignore = "needs RabbitMQ: AMQP_URL=… cargo test -p lepus --lib simulation -- --ignored"]
-fn no_history_breaks_a_promise_on_rabbitmq() {
+fn no_history_breaks_an_invariant_on_rabbitmq() {
     let uri = std::env::var("AMQP_URL").expect("AMQP_URL names a RabbitMQ");
     let run = RandomState::new().build_hasher().finish();
     let world = |seed| {
         let mut client = SimulatedClient::new(format!("lepus-sim.{run:x}.{seed:x}."), true);
-        // The broker's answers come in another order the next time.
+        // A second run may have another order of answers, so the first one has to be logged.
         client.trace = Some(Vec::new());
-        World::new(Remote::new(&uri), client, Dice::new(seed))
+        World::new(RemoteBroker::new(&uri), client, SeededRng::new(seed))
     };
     histories(300, Duration::from_secs(60), world, |_| {});
 }

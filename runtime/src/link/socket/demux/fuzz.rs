@@ -1,5 +1,5 @@
-//! Hostile bytes from the broker: no panic, no answer out of proportion, no memory that grows, and
-//! whoever waits for an answer gets one.
+//! Fuzz test of the demultiplexer and the channels: invalid bytes from the broker cause no panic and no
+//! unbounded memory or output, and every caller gets a reply or an error.
 //!
 //! `LEPUS_FUZZ_CASES` sets the number of cases (default 4000), `LEPUS_FUZZ_SEED` the first seed; a
 //! failure names its own.
@@ -15,31 +15,33 @@ use tokio::sync::oneshot;
 
 use super::super::pipe::MAX_UNREAD;
 use super::super::testing::{
-    CONSUME_OK, HEARTBEAT, OPEN_OK, agree, consuming, delivery, frame, tune, wire,
+    CONSUME_OK, HEARTBEAT, OPEN_OK, consuming, delivery, frame, negotiate, tune, wire,
 };
 use super::*;
 use crate::error::{Error, Kind};
-use crate::link::channel::{Answer, ChannelEvent, ChannelHandler, Handle, dice::Dice};
+use crate::link::channel::{
+    ChannelEvent, ChannelHandle, ChannelHandler, MethodReply, rng::SeededRng,
+};
 use crate::link::socket::Flush;
 use crate::stats::Counters;
 
-/// The limit that is agreed on.
-const AGREED: u32 = 4096;
-/// As many bytes may wait to be written in the end.
-const MOST_OUTPUT: usize = 64 * 1024;
+/// The negotiated frame_max.
+const NEGOTIATED: u32 = 4096;
+/// The limit of the bytes that wait to be written at the end of a case.
+const MAX_OUTPUT: usize = 64 * 1024;
 
-type Waiting = oneshot::Receiver<Result<Answer, Error>>;
+type UnansweredCall = oneshot::Receiver<Result<MethodReply, Error>>;
 
-/// Counts what it is told.
+/// Counts events.
 #[derive(Default)]
-struct Heard {
+struct CountingHandler {
     ends: AtomicUsize,
     bytes: AtomicUsize,
 }
 
-impl ChannelHandler for Heard {
-    fn on_event(&self, word: ChannelEvent) {
-        match word {
+impl ChannelHandler for CountingHandler {
+    fn on_event(&self, event: ChannelEvent) {
+        match event {
             ChannelEvent::Closed(_) => drop(self.ends.fetch_add(1, Ordering::Relaxed)),
             ChannelEvent::Delivered(delivery) => {
                 let size = delivery.message.body.len();
@@ -50,9 +52,9 @@ impl ChannelHandler for Heard {
     }
 }
 
-fn call(handle: &Handle, method: basic::AMQPMethod) -> Waiting {
+fn call(handle: &ChannelHandle, method: basic::AMQPMethod) -> UnansweredCall {
     let (reply, answer) = oneshot::channel();
-    let asked = handle.ask(Flush::Inline, |core, _| {
+    let asked = handle.append(Flush::Inline, |core, _| {
         core.call(&AMQPClass::Basic(method), reply)
     });
     asked.unwrap();
@@ -66,35 +68,35 @@ fn get() -> basic::AMQPMethod {
     })
 }
 
-/// Channels 1 and 2, open, the first with a consumer, both with calls that are not answered.
-fn furnish(
+/// Opens channels 1 and 2, the first with a consumer, both with calls that have no reply.
+fn open_channels(
     demux: &mut Demux,
     channels: &Channels,
-    heard: &Arc<Heard>,
-) -> (Vec<Handle>, Vec<Waiting>) {
+    handler: &Arc<CountingHandler>,
+) -> (Vec<ChannelHandle>, Vec<UnansweredCall>) {
     let counters = Arc::<Counters>::default();
     let mut handles = Vec::new();
     for number in 1..=2 {
         let mut opening = Box::pin(channels.open(&counters));
         assert!((&mut opening).now_or_never().is_none());
-        demux.pass(&frame(1, number, &OPEN_OK)).unwrap();
+        demux.receive(&frame(1, number, &OPEN_OK)).unwrap();
         let handle = opening.now_or_never().unwrap().unwrap();
-        handle.set_handler(Arc::clone(heard) as _);
+        handle.set_handler(Arc::clone(handler) as _);
         handle.limit_bodies(5000);
         handles.push(handle);
     }
     let mut calling = Box::pin(consuming(&handles[0]));
     assert!((&mut calling).now_or_never().is_none());
-    demux.pass(&frame(1, 1, &CONSUME_OK)).unwrap();
+    demux.receive(&frame(1, 1, &CONSUME_OK)).unwrap();
     calling.now_or_never().unwrap().unwrap();
-    let selected = handles[0].ask(Flush::Inline, |core, out| core.select_confirms(out));
+    let selected = handles[0].append(Flush::Inline, |core, out| core.select_confirms(out));
     selected.unwrap();
     let purge = queue::AMQPMethod::Purge(queue::Purge {
         queue: "q".into(),
         nowait: false,
     });
     let (reply, purged) = oneshot::channel();
-    let asked = handles[1].ask(Flush::Inline, |core, _| {
+    let asked = handles[1].append(Flush::Inline, |core, _| {
         core.call(&AMQPClass::Queue(purge), reply)
     });
     asked.unwrap();
@@ -106,7 +108,7 @@ fn furnish(
     (handles, waiting)
 }
 
-/// Everything that a broker says, without fault.
+/// A valid sequence of frames of every kind that a broker sends.
 fn conversation() -> Vec<Vec<u8>> {
     let returned = [
         frame(1, 1, b"\0\x3c\0\x32\x01\x38\x08NO_ROUTE\0\x07nowhere"),
@@ -126,7 +128,7 @@ fn conversation() -> Vec<Vec<u8>> {
         frame(1, 1, b"\0\x3c\0\x50\0\0\0\0\0\0\0\x01\x01"),
         frame(1, 1, b"\0\x3c\0\x78\0\0\0\0\0\0\0\x02\x01"),
         frame(1, 0, b"\0\x0a\0\x3c\x03low"),
-        tune(30, 2047, AGREED, 60),
+        tune(30, 2047, NEGOTIATED, 60),
         frame(1, 1, b"\0\x3c\0\x1e\x01c\x01"),
         frame(1, 2, b"\0\x14\0\x14\x01"),
         delivery(9, 1, &[b"nobody's"]),
@@ -135,16 +137,16 @@ fn conversation() -> Vec<Vec<u8>> {
     ]
 }
 
-fn spoilt(dice: &mut Dice) -> Vec<u8> {
+fn mutated(rng: &mut SeededRng) -> Vec<u8> {
     let mut pieces = conversation();
-    for _ in 0..dice.below(4) {
-        let at = dice.below(pieces.len());
-        match dice.below(5) {
+    for _ in 0..rng.below(4) {
+        let at = rng.below(pieces.len());
+        match rng.below(5) {
             0 => pieces.insert(at, pieces[at].clone()),
             1 => pieces.swap(0, at),
             2 => drop(pieces.remove(at)),
             3 => {
-                let times = 1 + dice.below(30);
+                let times = 1 + rng.below(30);
                 let again = pieces[at].repeat(times);
                 pieces.insert(at, again);
             }
@@ -157,26 +159,26 @@ fn spoilt(dice: &mut Dice) -> Vec<u8> {
                     b"\0\x0a\0\x0a",
                     b"",
                 ];
-                let noise = (0..dice.below(60)).map(|_| dice.next() as u8);
+                let noise = (0..rng.below(60)).map(|_| rng.next() as u8);
                 let noise: Vec<u8> = noise.collect();
-                let payload = [*dice.pick(&ids), &noise].concat();
-                let (kind, channel) = (1 + dice.below(9) as u8, dice.below(4) as u16);
+                let payload = [*rng.pick(&ids), &noise].concat();
+                let (kind, channel) = (1 + rng.below(9) as u8, rng.below(4) as u16);
                 pieces.insert(at, frame(kind, channel, &payload));
             }
         }
     }
     let mut bytes = pieces.concat();
-    for _ in 0..dice.below(6) {
-        let at = dice.below(bytes.len());
-        match dice.below(5) {
-            0 => bytes[at] = dice.next() as u8,
-            1 => bytes[at] ^= 1 << dice.below(8),
-            2 => drop(bytes.drain(at..(at + 1 + dice.below(20)).min(bytes.len()))),
+    for _ in 0..rng.below(6) {
+        let at = rng.below(bytes.len());
+        match rng.below(5) {
+            0 => bytes[at] = rng.next() as u8,
+            1 => bytes[at] ^= 1 << rng.below(8),
+            2 => drop(bytes.drain(at..(at + 1 + rng.below(20)).min(bytes.len()))),
             3 => {
-                let noise: Vec<u8> = (0..dice.below(20)).map(|_| dice.next() as u8).collect();
+                let noise: Vec<u8> = (0..rng.below(20)).map(|_| rng.next() as u8).collect();
                 drop(bytes.splice(at..at, noise));
             }
-            // A number that is as large as it can be.
+            // The largest possible number.
             _ => {
                 let to = (at + 8).min(bytes.len());
                 bytes[at..to].fill(0xFF);
@@ -187,33 +189,33 @@ fn spoilt(dice: &mut Dice) -> Vec<u8> {
     bytes
 }
 
-fn case(mux: &WriteMux, dice: &mut Dice) {
-    let bytes = spoilt(dice);
+fn case(mux: &WriteMux, rng: &mut SeededRng) {
+    let bytes = mutated(rng);
     let channels = Channels::new(mux.clone());
-    let inward = Arc::<Inward>::default();
-    let mut demux = Demux::new(mux.clone(), channels.clone(), Arc::clone(&inward));
-    let heard = Arc::<Heard>::default();
-    let (handles, waiting) = furnish(&mut demux, &channels, &heard);
+    let inbound = Arc::<InboundBuffer>::default();
+    let mut demux = Demux::new(mux.clone(), channels.clone(), Arc::clone(&inbound));
+    let handler = Arc::<CountingHandler>::default();
+    let (handles, waiting) = open_channels(&mut demux, &channels, &handler);
     let mut rest = &bytes[..];
     while !rest.is_empty() {
-        let (now, later) = rest.split_at(rest.len().min(1 + dice.below(300)));
+        let (now, later) = rest.split_at(rest.len().min(1 + rng.below(300)));
         rest = later;
-        if demux.pass(now).is_err() {
+        if demux.receive(now).is_err() {
             break;
         }
     }
-    // Never more than came, or than one frame has.
-    let largest = 2 * AGREED as usize;
-    assert!(demux.payload.capacity() <= largest && demux.lapins.capacity() <= largest);
-    assert!(demux.events.is_empty() && inward.unread() <= MAX_UNREAD);
-    assert!(heard.bytes.load(Ordering::Relaxed) <= bytes.len());
-    assert!(mux.backlog() <= MOST_OUTPUT, "{} bytes", mux.backlog());
-    // The end of the connection is the end of all that is asked.
-    channels.lose(&Error::new(Kind::Disconnected));
+    // No more than one frame is buffered.
+    let largest = 2 * NEGOTIATED as usize;
+    assert!(demux.payload.capacity() <= largest && demux.lapin_frame.capacity() <= largest);
+    assert!(demux.events.is_empty() && inbound.unread() <= MAX_UNREAD);
+    assert!(handler.bytes.load(Ordering::Relaxed) <= bytes.len());
+    assert!(mux.backlog() <= MAX_OUTPUT, "{} bytes", mux.backlog());
+    // The loss of the connection ends all calls.
+    channels.connection_lost(&Error::new(Kind::Disconnected));
     for mut answer in waiting {
         drop(answer.try_recv().expect("an answer"));
     }
-    assert_eq!(heard.ends.load(Ordering::Relaxed), handles.len(), "ends");
+    assert_eq!(handler.ends.load(Ordering::Relaxed), handles.len(), "ends");
 }
 
 fn variable(name: &str) -> Option<u64> {
@@ -221,26 +223,26 @@ fn variable(name: &str) -> Option<u64> {
 }
 
 #[tokio::test]
-async fn hostile_bytes_do_no_harm() {
+async fn invalid_bytes_do_no_harm() {
     let (mux, _transport, mut peer) = wire().await;
-    agree(&mux, &mut peer, AGREED, 60);
+    negotiate(&mux, &mut peer, 2047, NEGOTIATED, 60);
     let mut other = peer.try_clone().unwrap();
     let reading =
         std::thread::spawn(move || while other.read(&mut [0; 65536]).is_ok_and(|size| size > 0) {});
     let first = variable("LEPUS_FUZZ_SEED");
     let first = first.unwrap_or_else(|| RandomState::new().build_hasher().finish());
-    // Without tokio's budget: what is there is taken at once.
+    // Without tokio's cooperative budget, so that the socket stays writable.
     let cases = async {
         for number in 0..variable("LEPUS_FUZZ_CASES").unwrap_or(4000) {
             let seed = first.wrapping_add(number);
-            let mut dice = Dice::new(seed);
-            if catch_unwind(AssertUnwindSafe(|| case(&mux, &mut dice))).is_err() {
+            let mut rng = SeededRng::new(seed);
+            if catch_unwind(AssertUnwindSafe(|| case(&mux, &mut rng))).is_err() {
                 panic!("LEPUS_FUZZ_SEED={seed} LEPUS_FUZZ_CASES=1 repeats it");
             }
-            // Whatever the socket had no room for.
+            // Writes the bytes that the socket did not accept.
             if number % 64 == 0 {
                 tokio::task::yield_now().await;
-                mux.send();
+                mux.flush();
             }
         }
     };

@@ -1,4 +1,4 @@
-//! The bytes of a broker, cut anywhere, for channels and for lapin.
+//! Demultiplexer tests: frames of a broker for channels and for lapin, cut anywhere.
 
 use std::net::TcpStream as Peer;
 use std::sync::Mutex;
@@ -7,31 +7,31 @@ use futures_util::FutureExt;
 
 use super::super::pipe::Pipe;
 use super::super::testing::{
-    HEARTBEAT, OPEN_OK, agree, arrives, consume, delivery, frame, lapin_reads, tune, wire,
+    HEARTBEAT, OPEN_OK, arrives, consume, delivery, frame, lapin_reads, negotiate, tune, wire,
 };
 use super::super::transport::Transport;
 use super::*;
-use crate::link::channel::{ChannelEvent, ChannelHandler, Handle};
+use crate::link::channel::{ChannelEvent, ChannelHandle, ChannelHandler};
 use crate::stats::Counters;
 
-/// Everything that reads, without a task, and channel 1 open.
-struct Bench {
+/// The reading half of a connection without the I/O task, with channel 1 open.
+struct DemuxFixture {
     demux: Demux,
     channels: Channels,
     mux: WriteMux,
     pipe: Pipe,
     peer: Peer,
-    heard: Arc<Heard>,
-    handle: Handle,
+    handler: Arc<RecordingHandler>,
+    handle: ChannelHandle,
     _transport: Arc<Transport>,
 }
 
 #[derive(Default)]
-struct Heard(Mutex<Vec<String>>);
+struct RecordingHandler(Mutex<Vec<String>>);
 
-impl ChannelHandler for Heard {
-    fn on_event(&self, word: ChannelEvent) {
-        let text = match word {
+impl ChannelHandler for RecordingHandler {
+    fn on_event(&self, event: ChannelEvent) {
+        let text = match event {
             ChannelEvent::Delivered(delivery) => {
                 let body = &delivery.message.body;
                 format!("{} {}", delivery.tag, String::from_utf8_lossy(body))
@@ -42,48 +42,48 @@ impl ChannelHandler for Heard {
     }
 }
 
-impl Bench {
+impl DemuxFixture {
     async fn new(frame_max: u32) -> Self {
         let (mux, transport, mut peer) = wire().await;
         let channels = Channels::new(mux.clone());
-        let inward = Arc::<Inward>::default();
-        let mut demux = Demux::new(mux.clone(), channels.clone(), Arc::clone(&inward));
-        agree(&mux, &mut peer, frame_max, 60);
+        let inbound = Arc::<InboundBuffer>::default();
+        let mut demux = Demux::new(mux.clone(), channels.clone(), Arc::clone(&inbound));
+        negotiate(&mux, &mut peer, 2047, frame_max, 60);
         let counters = Arc::<Counters>::default();
         let mut opening = Box::pin(channels.open(&counters));
         assert!((&mut opening).now_or_never().is_none());
-        demux.pass(&frame(1, 1, &OPEN_OK)).unwrap();
+        demux.receive(&frame(1, 1, &OPEN_OK)).unwrap();
         let handle = opening.now_or_never().unwrap().unwrap();
         arrives(&mut peer, &[&frame(1, 1, &[0, 20, 0, 10, 0])]);
         consume(&mut demux, &handle, &mut peer);
-        let heard = Arc::<Heard>::default();
-        handle.set_handler(Arc::clone(&heard) as _);
+        let handler = Arc::<RecordingHandler>::default();
+        handle.set_handler(Arc::clone(&handler) as _);
         Self {
             demux,
             channels,
-            pipe: Pipe::new(mux.clone(), inward),
+            pipe: Pipe::new(mux.clone(), inbound),
             mux,
             peer,
-            heard,
+            handler,
             handle,
             _transport: transport,
         }
     }
 
-    fn heard(&self) -> Vec<String> {
-        std::mem::take(&mut self.heard.0.lock().unwrap())
+    fn events(&self) -> Vec<String> {
+        std::mem::take(&mut self.handler.0.lock().unwrap())
     }
 }
 
 #[tokio::test]
-async fn frames_find_their_owners_however_they_are_cut() {
+async fn frames_are_routed_however_they_are_cut() {
     let blocked = frame(1, 0, b"\0\x0a\0\x3c\x03low");
     let stream = [
         delivery(1, 1, &[b"one"]),
         blocked.clone(),
         delivery(1, 2, &[b"t", b"", b"wo"]),
         HEARTBEAT.to_vec(),
-        // Nobody's: not opened, and opened by nobody any more.
+        // Frames for channels that are not open.
         delivery(2, 9, &[b"lost"]),
         frame(8, 3, b""),
         delivery(1, 3, &[]),
@@ -91,33 +91,33 @@ async fn frames_find_their_owners_however_they_are_cut() {
     ]
     .concat();
     for cut in 1..=stream.len() {
-        let mut bench = Bench::new(131_072).await;
+        let mut fixture = DemuxFixture::new(131_072).await;
         for part in stream.chunks(cut) {
-            bench.demux.pass(part).unwrap();
+            fixture.demux.receive(part).unwrap();
         }
-        assert_eq!(bench.heard(), ["1 one", "2 two", "3 "], "{cut}");
+        assert_eq!(fixture.events(), ["1 one", "2 two", "3 "], "{cut}");
         let expected = [&blocked, HEARTBEAT, &blocked].concat();
-        assert_eq!(lapin_reads(&mut bench.pipe), (expected, false), "{cut}");
-        assert!(bench.demux.payload.is_empty() && bench.demux.events.is_empty());
+        assert_eq!(lapin_reads(&mut fixture.pipe), (expected, false), "{cut}");
+        assert!(fixture.demux.payload.is_empty() && fixture.demux.events.is_empty());
     }
 }
 
 #[tokio::test]
-async fn lapin_is_given_whole_frames_only() {
-    let mut bench = Bench::new(131_072).await;
+async fn lapin_receives_whole_frames_only() {
+    let mut fixture = DemuxFixture::new(131_072).await;
     let whole = tune(30, 1, 2, 3);
     let (first, last) = whole.split_at(10);
-    bench.demux.pass(first).unwrap();
-    assert!(!bench.demux.take_spoken().0);
-    assert_eq!(lapin_reads(&mut bench.pipe).0, b"");
-    bench.demux.pass(last).unwrap();
-    assert!(bench.demux.take_spoken().0);
-    assert!(!bench.demux.take_spoken().0);
-    assert_eq!(lapin_reads(&mut bench.pipe).0, [first, last].concat());
+    fixture.demux.receive(first).unwrap();
+    assert!(!fixture.demux.take_activity().0);
+    assert_eq!(lapin_reads(&mut fixture.pipe).0, b"");
+    fixture.demux.receive(last).unwrap();
+    assert!(fixture.demux.take_activity().0);
+    assert!(!fixture.demux.take_activity().0);
+    assert_eq!(lapin_reads(&mut fixture.pipe).0, [first, last].concat());
 }
 
 #[tokio::test]
-async fn a_frame_that_is_larger_than_was_agreed_on_ends_the_connection() {
+async fn a_frame_above_the_negotiated_limit_ends_the_connection() {
     for (agreed, payload, is_taken) in [
         (4096, 4088, true),
         (4096, 4089, false),
@@ -127,33 +127,33 @@ async fn a_frame_that_is_larger_than_was_agreed_on_ends_the_connection() {
         (131_072, u32::MAX, false),
     ] {
         for channel in [0, 1, 2] {
-            let mut bench = Bench::new(agreed).await;
+            let mut fixture = DemuxFixture::new(agreed).await;
             let mut head = vec![1];
             head.extend(u16::to_be_bytes(channel));
             head.extend(u32::to_be_bytes(payload));
-            // Its size is known with its head, and nothing of it is kept.
-            let passed = bench
+            // The size is known once the head has arrived, and nothing of the payload is kept.
+            let passed = fixture
                 .demux
-                .pass(&head)
-                .and_then(|()| bench.demux.pass(b"x"));
+                .receive(&head)
+                .and_then(|()| fixture.demux.receive(b"x"));
             assert_eq!(passed.is_ok(), is_taken, "{payload} bytes of {agreed}");
         }
     }
 }
 
 #[tokio::test]
-async fn before_the_limits_are_agreed_on_a_frame_has_the_usual_size() {
+async fn before_the_negotiation_the_default_frame_max_is_the_limit() {
     for (payload, is_taken) in [(131_064, true), (131_065, false)] {
         let (mux, _transport, _peer) = wire().await;
         let channels = Channels::new(mux.clone());
         let mut demux = Demux::new(mux, channels, Arc::default());
-        let passed = demux.pass(&frame(1, 0, &vec![0; payload]));
+        let passed = demux.receive(&frame(1, 0, &vec![0; payload]));
         assert_eq!(passed.is_ok(), is_taken);
     }
 }
 
 #[tokio::test]
-async fn what_is_no_frame_ends_the_connection() {
+async fn malformed_frames_end_the_connection() {
     let mut unended = frame(1, 0, b"1234");
     *unended.last_mut().unwrap() = 0;
     let mut unended_elsewhere = frame(3, 9, b"1234");
@@ -164,39 +164,39 @@ async fn what_is_no_frame_ends_the_connection() {
         frame(8, 1, b""),
         frame(7, 1, b"1234"),
         frame(3, 1, b"a body without a header"),
-        // Messages with others between their frames.
+        // A frame of another message between the frames of a message.
         [delivery(1, 1, &[b"x"]), frame(2, 1, &[0; 14])].concat(),
     ];
     for breach in breaches {
-        let mut bench = Bench::new(131_072).await;
-        let error = bench.demux.pass(&breach).unwrap_err();
+        let mut fixture = DemuxFixture::new(131_072).await;
+        let error = fixture.demux.receive(&breach).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
     }
 }
 
 #[tokio::test]
-async fn a_number_is_free_again_after_its_close_ok_was_appended() {
-    let mut bench = Bench::new(131_072).await;
+async fn a_number_is_released_after_its_close_ok_was_appended() {
+    let mut fixture = DemuxFixture::new(131_072).await;
     let close = b"\0\x14\0\x28\x01\x94\x04oops\0\0\0\0";
-    bench.demux.pass(&frame(1, 1, close)).unwrap();
+    fixture.demux.receive(&frame(1, 1, close)).unwrap();
     let close_ok = frame(1, 1, &[0, 20, 0, 41]);
-    arrives(&mut bench.peer, &[&close_ok]);
-    assert!(bench.channels.get(1).is_none() && !bench.handle.is_open());
-    assert_eq!(bench.heard().len(), 1);
-    // Late frames are nobody's, and a handle that is dropped says no more.
-    bench.demux.pass(&delivery(1, 1, &[b"late"])).unwrap();
-    drop(bench.handle);
-    bench.mux.heartbeat();
-    arrives(&mut bench.peer, &[HEARTBEAT]);
-    assert!(bench.heard.0.lock().unwrap().is_empty());
+    arrives(&mut fixture.peer, &[&close_ok]);
+    assert!(fixture.channels.get(1).is_none() && !fixture.handle.is_open());
+    assert_eq!(fixture.events().len(), 1);
+    // Late frames are ignored, and dropping the handle writes nothing.
+    fixture.demux.receive(&delivery(1, 1, &[b"late"])).unwrap();
+    drop(fixture.handle);
+    fixture.mux.heartbeat();
+    arrives(&mut fixture.peer, &[HEARTBEAT]);
+    assert!(fixture.handler.0.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn a_broker_that_floods_lapin_ends_the_connection() {
-    let mut bench = Bench::new(131_072).await;
+    let mut fixture = DemuxFixture::new(131_072).await;
     let flood = frame(1, 0, &[0; 1000]);
     let mut frames = 0_usize;
-    while bench.demux.pass(&flood).is_ok() {
+    while fixture.demux.receive(&flood).is_ok() {
         frames += 1;
         assert!(frames < 100_000);
     }

@@ -1,10 +1,10 @@
-//! Random numbers that a seed repeats.
+//! Pseudo-random numbers that can be reproduced from a seed.
 
 /// SplitMix64.
 #[derive(Clone, Debug)]
-pub(in crate::link) struct Dice(u64);
+pub(in crate::link) struct SeededRng(u64);
 
-impl Dice {
+impl SeededRng {
     pub(in crate::link) fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -22,7 +22,7 @@ impl Dice {
         (self.next() % most.max(1) as u64) as usize
     }
 
-    /// Once in so many times.
+    /// True once in `times` calls on average.
     pub(in crate::link) fn once_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
     }

@@ -1,4 +1,4 @@
-//! The runtime that lapin is given: tokio, and our in-memory pipe for a socket.
+//! Runtime for lapin: tokio's tasks and timers, and the in-memory [`Pipe`] for a socket.
 
 use std::future::Future;
 use std::io::{self, Read, Write};
@@ -14,22 +14,22 @@ use tokio::runtime::Handle;
 
 use super::socket::Pipe;
 
-/// Tokio's tasks and timers.
+/// The runtime that lapin's connection runs on.
 #[derive(Clone, Debug)]
-pub(super) struct Kit {
+pub(super) struct LapinRuntime {
     tokio: Tokio,
 }
 
-impl Kit {
+impl LapinRuntime {
     pub(super) fn new(tasks: Handle) -> Self {
         let tokio = Tokio::default().with_handle(tasks);
         Self { tokio }
     }
 }
 
-impl RuntimeKit for Kit {}
+impl RuntimeKit for LapinRuntime {}
 
-impl Executor for Kit {
+impl Executor for LapinRuntime {
     type Task<T: Send + 'static> = <Tokio as Executor>::Task<T>;
 
     fn block_on<T, F: Future<Output = T>>(&self, future: F) -> T {
@@ -51,11 +51,11 @@ impl Executor for Kit {
     }
 }
 
-impl Reactor for Kit {
+impl Reactor for LapinRuntime {
     type TcpStream = Pipe;
     type Sleep = <Tokio as Reactor>::Sleep;
 
-    /// lapin has no other handles than its pipe.
+    /// Not used: lapin has no other socket than its pipe.
     fn register<H: Read + Write + Send + 'static>(
         &self,
         _: H,
@@ -71,7 +71,7 @@ impl Reactor for Kit {
         self.tokio.interval(duration)
     }
 
-    /// lapin is given its pipe by `dial`.
+    /// Not used: `dial.rs` gives lapin its pipe.
     fn tcp_connect_addr(
         &self,
         _: SocketAddr,

@@ -1,4 +1,4 @@
-//! The two brokers of the simulation: the embedded one in this thread, RabbitMQ over TCP.
+//! Brokers of the simulation: the embedded one in this thread, and RabbitMQ over TCP.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -8,12 +8,12 @@ use lapin::uri::AMQPUri;
 use lepus_broker::__sim::SimBroker;
 use lepus_broker::ConnectionId;
 
-/// How long RabbitMQ may take for an answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The limit for one answer of RabbitMQ.
+const READ_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What goes wrong on the broker's side.
+/// A fault that the broker is asked to cause.
 #[derive(Clone, Debug)]
-pub(super) enum Fault {
+pub(super) enum BrokerFault {
     CloseChannel(u16),
     CancelConsumers(String),
     DeleteQueue(String),
@@ -21,7 +21,7 @@ pub(super) enum Fault {
     WithholdConfirms(bool),
 }
 
-/// What the broker knows of the connection.
+/// The broker's own count of the connection's channels and unsettled deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Audit {
     pub(super) channels: usize,
@@ -29,26 +29,26 @@ pub(super) struct Audit {
 }
 
 /// A connection to a broker.
-pub(super) trait Line {
+pub(super) trait BrokerConnection {
     /// User, password and virtual host.
     fn login(&self) -> [String; 3];
     fn send(&mut self, bytes: &[u8]);
-    /// What the broker has said; waits for something if that is asked for.
+    /// The bytes that the broker has sent; with `waits`, waits for some.
     fn receive(&mut self, waits: bool) -> Vec<u8>;
-    /// Cuts the connection and makes another one.
+    /// Cuts the connection and opens another one.
     fn reconnect(&mut self);
-    /// Does what it can.
-    fn fault(&mut self, fault: Fault);
+    /// Causes a fault, if the broker supports it.
+    fn fault(&mut self, fault: BrokerFault);
     fn audit(&self) -> Option<Audit>;
 }
 
 /// The embedded broker.
-pub(super) struct Embedded {
+pub(super) struct EmbeddedBroker {
     pub(super) broker: SimBroker,
     id: ConnectionId,
 }
 
-impl Embedded {
+impl EmbeddedBroker {
     pub(super) fn new(seed: u64) -> Self {
         let builder = lepus_broker::Broker::builder().seed(seed).max_message(8000);
         let mut broker = SimBroker::new(builder.max_frame(4096).heartbeat(Duration::ZERO));
@@ -57,7 +57,7 @@ impl Embedded {
     }
 }
 
-impl Line for Embedded {
+impl BrokerConnection for EmbeddedBroker {
     fn login(&self) -> [String; 3] {
         ["guest", "guest", "/"].map(str::to_owned)
     }
@@ -75,14 +75,14 @@ impl Line for Embedded {
         self.id = self.broker.connect();
     }
 
-    fn fault(&mut self, fault: Fault) {
+    fn fault(&mut self, fault: BrokerFault) {
         let (broker, id) = (&mut self.broker, self.id);
         match fault {
-            Fault::CloseChannel(number) => broker.close_channel(id, number),
-            Fault::CancelConsumers(queue) => broker.cancel_consumers(&queue),
-            Fault::DeleteQueue(queue) => broker.delete_queue(&queue),
-            Fault::NackNext(count) => broker.nack_next(id, count),
-            Fault::WithholdConfirms(withholds) => broker.withhold_confirms(id, withholds),
+            BrokerFault::CloseChannel(number) => broker.close_channel(id, number),
+            BrokerFault::CancelConsumers(queue) => broker.cancel_consumers(&queue),
+            BrokerFault::DeleteQueue(queue) => broker.delete_queue(&queue),
+            BrokerFault::NackNext(count) => broker.nack_next(id, count),
+            BrokerFault::WithholdConfirms(withholds) => broker.withhold_confirms(id, withholds),
         }
     }
 
@@ -97,12 +97,12 @@ impl Line for Embedded {
 }
 
 /// A broker behind a socket.
-pub(super) struct Remote {
+pub(super) struct RemoteBroker {
     uri: AMQPUri,
     stream: TcpStream,
 }
 
-impl Remote {
+impl RemoteBroker {
     pub(super) fn new(uri: &str) -> Self {
         let uri: AMQPUri = uri.parse().unwrap();
         let stream = connect(&uri);
@@ -113,11 +113,11 @@ impl Remote {
 fn connect(uri: &AMQPUri) -> TcpStream {
     let stream = TcpStream::connect((uri.authority.host.as_str(), uri.authority.port)).unwrap();
     stream.set_nodelay(true).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(READ_TIMEOUT)).unwrap();
     stream
 }
 
-impl Line for Remote {
+impl BrokerConnection for RemoteBroker {
     fn login(&self) -> [String; 3] {
         let user = &self.uri.authority.userinfo;
         [&user.username, &user.password, &self.uri.vhost].map(Clone::clone)
@@ -147,7 +147,7 @@ impl Line for Remote {
         self.stream = connect(&self.uri);
     }
 
-    fn fault(&mut self, _: Fault) {}
+    fn fault(&mut self, _: BrokerFault) {}
 
     fn audit(&self) -> Option<Audit> {
         None

@@ -1,0 +1,247 @@
+//! Builder of a [`Connection`]: its settings, checked before anything is connected.
+
+use std::time::Duration;
+
+use tokio::runtime::{Handle, Runtime};
+
+use super::connection::Connection;
+use super::settings::{BrokerAddress, Io, Settings, TlsSettings};
+use crate::clock;
+use crate::error::Error;
+use crate::policy::retry::RetryPolicy;
+use crate::wire::name::Name;
+
+/// The shortest pause between two attempts to connect, so that they cannot become a busy loop.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+/// The longest namespace. A name of a queue has 255 bytes; this leaves room for the names that Lepus
+/// derives from the user's.
+const NAMESPACE_MAX: usize = 128;
+
+/// A builder for a [`Connection`], made by [`Connection::builder`].
+#[derive(Clone, Debug)]
+#[must_use = "nothing is connected until `open`"]
+pub struct ConnectionBuilder {
+    uris: Vec<Uri>,
+    name: Option<String>,
+    heartbeat: Option<Duration>,
+    connect_timeout: Option<Duration>,
+    backoff: (Duration, Duration),
+    max_message: usize,
+    tls: TlsSettings,
+    namespace: Option<String>,
+    retry_at_start: bool,
+    io: Io,
+}
+
+/// A URI, whose `Debug` does not show it: it may contain a password.
+#[derive(Clone)]
+struct Uri(String);
+
+impl std::fmt::Debug for Uri {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("amqp://…")
+    }
+}
+
+impl ConnectionBuilder {
+    pub(super) fn new(uris: &str) -> Self {
+        Self {
+            uris: vec![Uri(uris.to_owned())],
+            name: None,
+            heartbeat: None,
+            connect_timeout: None,
+            backoff: (Duration::from_millis(100), Duration::from_secs(5)),
+            max_message: 16 * 1024 * 1024,
+            tls: TlsSettings::default(),
+            namespace: None,
+            retry_at_start: false,
+            io: Io::default(),
+        }
+    }
+
+    /// Adds another address of the same cluster, or several separated by commas. Addresses are tried in
+    /// the order in which they were given.
+    pub fn address(mut self, uri: &str) -> Self {
+        self.uris.push(Uri(uri.to_owned()));
+        self
+    }
+
+    /// Sets the name that the management UI shows and that messages carry as `app_id` (a handler sees it
+    /// as [`Context::caller`](crate::Context::caller)): 1 to 255 bytes without control characters.
+    /// Without one the UI shows the program's name and messages have no `app_id`, which makes each a
+    /// few percent cheaper for the broker.
+    ///
+    /// The first AMQP connection that is opened has this name. A second one has its role appended:
+    /// `name (consuming)` or `name (publishing)`.
+    pub fn name(mut self, name: &str) -> Self {
+        self.name = Some(name.to_owned());
+        self
+    }
+
+    /// Sets the heartbeat interval, in whole seconds, rounded up: 1 to 65535 s. A dead peer is detected
+    /// after two intervals. Default: the URI's `heartbeat`, or 10 s. The broker may lower it.
+    ///
+    /// A consumer that has been idle for three intervals asks whether its queue still has consumers (a
+    /// passive `queue.declare`), and consumes it again if not: RabbitMQ may forget consumers without
+    /// `basic.cancel` when a quorum queue is deleted right after it was declared.
+    pub fn heartbeat(mut self, interval: Duration) -> Self {
+        self.heartbeat = Some(interval);
+        self
+    }
+
+    /// Sets how long one attempt to connect to one address may take, from the name look-up to
+    /// `connection.open-ok`. Default: the URI's `connection_timeout`, or 5 s.
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.connect_timeout = Some(limit);
+        self
+    }
+
+    /// Sets the first and the longest pause between attempts to reconnect. Pauses double in between, and
+    /// have jitter. Default: 0.1 s and 5 s; at least 1 ms each.
+    ///
+    /// While the broker's port refuses connections, as during a restart of the broker, pauses are at most
+    /// half a second for the first minute, or the first pause if that is set longer. So the connection
+    /// is back within a second after the broker.
+    pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
+        self.backoff = (first, longest);
+        self
+    }
+
+    /// Sets the largest message that is sent or accepted, in bytes. Default: 16 MiB, the limit of
+    /// RabbitMQ since 4.0.
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.max_message = bytes;
+        self
+    }
+
+    /// Sets certificate authorities to trust besides the system's, in PEM.
+    #[cfg(feature = "tls")]
+    pub fn certificate_authorities(mut self, pem: &str) -> Self {
+        self.tls.authorities = Some(pem.to_owned());
+        self
+    }
+
+    /// Sets a client certificate and its key (PKCS#8), both in PEM.
+    ///
+    /// With `auth_mechanism=external` in the URI, the user is the one that the certificate names, where
+    /// RabbitMQ has the plugin `rabbitmq_auth_mechanism_ssl`; the URI's own user is ignored then.
+    #[cfg(feature = "tls")]
+    pub fn client_certificate(mut self, certificate: &[u8], key: &[u8]) -> Self {
+        self.tls.identity = Some((certificate.to_vec(), key.to_vec()));
+        self
+    }
+
+    /// Sets a prefix for the names of all queues and exchanges (`prefix.name`), so that environments and
+    /// tests can share a broker: 1 to 128 bytes without control characters. The broker's own exchanges
+    /// (`amq.…`) keep their names.
+    pub fn namespace(mut self, prefix: &str) -> Self {
+        self.namespace = Some(prefix.to_owned());
+        self
+    }
+
+    /// Sets the runtime on which the sockets are read and written. Default: [`Io::Own`].
+    pub fn io(mut self, io: Io) -> Self {
+        self.io = io;
+        self
+    }
+
+    /// Lets [`open`](Self::open) succeed although the broker cannot be reached: the connection is
+    /// attempted again as after a loss, and calls wait for it within their deadlines.
+    pub fn retry_at_start(mut self) -> Self {
+        self.retry_at_start = true;
+        self
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// - [`is_invalid`](Error::is_invalid) for a URI or a setting that is not valid, or outside of a
+    ///   tokio runtime;
+    /// - [`is_connect`](Error::is_connect), unless [`retry_at_start`](Self::retry_at_start) is set, if no
+    ///   address can be connected to. [`is_bad_credentials`](Error::is_bad_credentials),
+    ///   [`is_bad_virtual_host`](Error::is_bad_virtual_host), [`is_tls`](Error::is_tls) and
+    ///   [`is_timeout`](Error::is_timeout) tell the reasons apart.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the attempt ends at its timeout at the latest and leaves nothing open.
+    ///
+    /// # Panics
+    /// If the current tokio runtime has no timers (`enable_time`).
+    pub async fn open(self) -> Result<Connection, Error> {
+        Error::check_runtime()?;
+        let tasks = Handle::current();
+        let retry_at_start = self.retry_at_start;
+        let io = self.io;
+        // Everything that can fail comes before the runtime is made: tokio panics when a runtime is
+        // dropped inside another one.
+        let settings = self.settings()?;
+        let own = match io {
+            Io::Own => Some(own_runtime()?),
+            Io::Shared => None,
+        };
+        let connection = Connection::new(settings, tasks, own);
+        if !retry_at_start {
+            connection.open_first().await?;
+        }
+        Ok(connection)
+    }
+
+    fn settings(self) -> Result<Settings, Error> {
+        let heartbeat = match self.heartbeat {
+            None => None,
+            Some(interval) => match u16::try_from(clock::whole_seconds(interval)) {
+                Ok(seconds) if seconds > 0 => Some(seconds),
+                _ => return Err(Error::invalid("the heartbeat is not 1 to 65535 seconds")),
+            },
+        };
+        let lists = self.uris.iter().map(|Uri(list)| &**list);
+        let addresses = BrokerAddress::parse_all(lists, heartbeat)?;
+        let (first, longest) = self.backoff;
+        // The name is sent as `app_id`, which is a short string.
+        let is_named = self.name.is_some();
+        let name = Name::parse(self.name.unwrap_or_else(program))?;
+        let namespace = self.namespace.map(Name::parse).transpose()?;
+        if namespace
+            .as_ref()
+            .is_some_and(|prefix| prefix.as_str().len() > NAMESPACE_MAX)
+        {
+            let text = format!("the namespace is longer than {NAMESPACE_MAX} bytes");
+            return Err(Error::invalid(text));
+        }
+        Ok(Settings {
+            addresses,
+            name: name.to_string(),
+            is_named,
+            connect_timeout: self.connect_timeout,
+            backoff: RetryPolicy::default()
+                .attempts(u32::MAX)
+                .backoff(first.max(SHORTEST_PAUSE), longest)
+                .jitter(0.5),
+            max_message: self.max_message,
+            tls: self.tls,
+            namespace,
+        })
+    }
+}
+
+/// A runtime with one thread, for the I/O of one connection.
+fn own_runtime() -> Result<Runtime, Error> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("lepus-io")
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            Error::invalid("the connection's I/O thread cannot be started").caused_by(error)
+        })
+}
+
+/// The name of the running program.
+fn program() -> String {
+    let path = std::env::args_os().next().map(std::path::PathBuf::from);
+    let name = path
+        .as_deref()
+        .and_then(|path| path.file_stem())
+        .and_then(|name| name.to_str());
+    name.unwrap_or("lepus").to_owned()
+}

@@ -1,0 +1,83 @@
+//! Check of an idle consumer's queue (a passive `queue.declare`), for consumers that the broker lost
+//! without `basic.cancel`.
+//!
+//! RabbitMQ forgets consumers in silence when a quorum queue is deleted right after it was declared
+//! (seen on 3.10.8): their channels stay open, and nothing is delivered on them.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use super::Channel;
+use super::consumer::{ConsumerEnd, ConsumerItem};
+use super::declare::count_by_name;
+
+/// The number of heartbeat intervals between two checks.
+const INTERVALS: u32 = 3;
+/// AMQP's reply code for a queue that does not exist.
+const NOT_FOUND: u16 = 404;
+
+/// The task that checks the queue. Dropping it ends the task.
+#[derive(Debug)]
+pub(super) struct QueueCheck(AbortHandle);
+
+impl QueueCheck {
+    /// Starts to check a queue, given by its name on the broker, for the consumer that receives `items`.
+    pub(super) fn start(
+        channel: &Arc<Channel>,
+        queue: &str,
+        items: mpsc::UnboundedSender<ConsumerItem>,
+    ) -> Self {
+        let check = check(Arc::downgrade(channel), queue.to_owned(), items);
+        Self(channel.session().io().spawn(check).abort_handle())
+    }
+}
+
+impl Drop for QueueCheck {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Ends the consumer when its queue is gone or has no consumer, although the broker has not cancelled it.
+///
+/// The count does not tell whether this very consumer is known, so a forgotten one is not found while
+/// others of the same queue are there.
+async fn check(channel: Weak<Channel>, queue: String, items: mpsc::UnboundedSender<ConsumerItem>) {
+    let mut last_delivery = 0;
+    loop {
+        let Some(heartbeat) = channel
+            .upgrade()
+            .map(|channel| channel.session().heartbeat())
+        else {
+            return;
+        };
+        tokio::time::sleep(heartbeat.max(Duration::from_secs(1)) * INTERVALS).await;
+        let Some(channel) = channel.upgrade() else {
+            return;
+        };
+        let delivery = channel.last_delivery();
+        let is_idle = std::mem::replace(&mut last_delivery, delivery) == delivery;
+        if !is_idle || channel.has_unsettled() {
+            continue;
+        }
+        match count_by_name(channel.session(), &queue).await {
+            Ok(counts) if counts.consumers > 0 => {}
+            Err(error) if error.amqp_code() != Some(NOT_FOUND) => {
+                tracing::debug!(queue, %error, "cannot count the consumers of a queue");
+            }
+            Ok(_) | Err(_) => {
+                tracing::warn!(
+                    queue,
+                    "the queue has lost its consumer without `basic.cancel`, consuming it again"
+                );
+                // If a `basic.cancel` arrived in the meantime, this second end is not read. If the
+                // consumer was dropped, nothing is left to end.
+                let _ = items.send(Err(Box::new(ConsumerEnd::Cancelled)));
+                return;
+            }
+        }
+    }
+}
