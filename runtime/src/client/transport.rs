@@ -42,7 +42,7 @@ pub(super) struct CallOptions {
 /// A call that was sent, or queued for a batch, and whose response is awaited.
 pub(super) struct InFlightCall {
     request: Arc<CallRequest>,
-    transport: Transport,
+    transport: CallTransport,
     _permit: InFlightPermit,
 }
 
@@ -54,7 +54,8 @@ pub(super) enum Sending {
     Waiting(BoxFuture<Result<InFlightCall, Error>>),
 }
 
-enum Transport {
+/// The way of a call to its service, with the state that waits for the reply.
+enum CallTransport {
     /// A request on a queue, whose reply comes to the reply queue.
     Broker(Arc<BrokerBackend>, PendingCall),
     /// A request without a reply, until the broker confirms it.
@@ -154,9 +155,9 @@ fn send(request: CallRequest, permit: InFlightPermit) -> Sending {
             let call = call_locally(Arc::clone(service), &request);
             let transport = if request.method.is_oneway() {
                 tokio::spawn(call);
-                Transport::LocalOneWay
+                CallTransport::LocalOneWay
             } else {
-                Transport::Local(LocalCall::Inline(Box::pin(call)))
+                CallTransport::Local(LocalCall::Inline(Box::pin(call)))
             };
             Sending::Done(Ok(InFlightCall {
                 request: Arc::new(request),
@@ -199,14 +200,14 @@ fn send_to_broker(
             let published = backend.publisher.send(message, now, time_left).await;
             let receipt = published.map_err(|failure| failure.into_error(&request.target()))?;
             let confirmed = Box::pin(receipt.wait());
-            Ok(in_flight(request, Transport::OneWay(confirmed)))
+            Ok(in_flight(request, CallTransport::OneWay(confirmed)))
         }));
     }
     match backend.send_now(&request) {
-        Some(call) => Sending::Done(Ok(in_flight(request, Transport::Broker(backend, call)))),
+        Some(call) => Sending::Done(Ok(in_flight(request, CallTransport::Broker(backend, call)))),
         None => Sending::Waiting(Box::pin(async move {
             let call = backend.send(&request).await?;
-            Ok(in_flight(request, Transport::Broker(backend, call)))
+            Ok(in_flight(request, CallTransport::Broker(backend, call)))
         })),
     }
 }
@@ -214,8 +215,8 @@ fn send_to_broker(
 impl InFlightCall {
     /// Lets a local call run while nobody awaits it. A remote one does so anyway.
     pub(super) fn detach(mut self) -> Self {
-        if let Transport::Local(LocalCall::Inline(call)) = self.transport {
-            self.transport = Transport::Local(LocalCall::Spawned(AbortOnDropTask::spawn(call)));
+        if let CallTransport::Local(LocalCall::Inline(call)) = self.transport {
+            self.transport = CallTransport::Local(LocalCall::Spawned(AbortOnDropTask::spawn(call)));
         }
         self
     }
@@ -242,20 +243,20 @@ impl InFlightCall {
                 .describe(error, request.started, Outcome::SentNoReply)
         })?;
         let (backend, call) = match &mut self.transport {
-            Transport::Broker(backend, call) => (backend, call),
-            Transport::Local(call) => {
+            CallTransport::Broker(backend, call) => (backend, call),
+            CallTransport::Local(call) => {
                 let end = match call {
                     LocalCall::Inline(handler) => handler.await,
                     LocalCall::Spawned(task) => task.join().await,
                 };
                 return local_response(request, end);
             }
-            Transport::OneWay(confirmed) => {
+            CallTransport::OneWay(confirmed) => {
                 let confirmed = confirmed.await;
                 confirmed.map_err(|failure| failure.into_error(&request.target()))?;
                 return Ok(EncodedReply::unit());
             }
-            Transport::LocalOneWay => return Ok(EncodedReply::unit()),
+            CallTransport::LocalOneWay => return Ok(EncodedReply::unit()),
         };
         // Whether an earlier request of this call may have been executed.
         let mut may_have_run = false;
