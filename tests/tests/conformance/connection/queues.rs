@@ -1,8 +1,9 @@
 //! Queues that are deleted, declared otherwise or taken by others.
 
-use super::{LONG, SHORT, SOON, everything};
+use super::{LONG, SHORT, SOON};
 use lapin::types::AMQPValue;
 use lepus::Server;
+use lepus_tests::error::everything;
 use lepus_tests::probe::{ProbeClient, ProbeServer, RpcFixture, Subject, serve};
 use lepus_tests::proxy::{Proxy, Way};
 use lepus_tests::raw::{Raw, durable};
