@@ -15,6 +15,7 @@
 
 use crate::deadline::{TEST_LIMIT, within};
 use crate::greeting::{Greeting, greeting};
+use crate::proxy::Proxy;
 use crate::raw::Raw;
 use crate::report;
 use futures_util::FutureExt;
@@ -25,6 +26,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
+
+/// The pauses between attempts to reconnect.
+const SOON: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// The broker of one test, and what it can do.
 #[derive(Debug)]
@@ -71,13 +76,26 @@ impl Env {
         name
     }
 
-    /// A connection of Lepus, in this test's namespace.
+    /// A connection of Lepus in this test's namespace, which is quick to come back.
     pub async fn connect(&self) -> lepus::Connection {
-        let opened = self.builder().open().await;
+        self.connect_at(&self.uri).await
+    }
+
+    /// The same by a proxy of its own.
+    pub async fn proxied(&self) -> (Proxy, lepus::Connection) {
+        let proxy = Proxy::start(&self.uri).await;
+        let connection = self.connect_at(proxy.uri()).await;
+        (proxy, connection)
+    }
+
+    /// The same at an address, such as a proxy's.
+    pub async fn connect_at(&self, uri: &str) -> lepus::Connection {
+        let builder = self.builder_at(uri).backoff(SOON, LONGEST_PAUSE);
+        let opened = builder.open().await;
         opened.unwrap_or_else(|error| panic!("{}: {error}", self.test))
     }
 
-    /// The same, to be configured.
+    /// A connection to be configured.
     pub fn builder(&self) -> lepus::ConnectionBuilder {
         self.builder_at(&self.uri)
     }

@@ -1,14 +1,13 @@
 //! A broker's product and version as its `connection.start` has them.
 
-use crate::frames::{CONNECTION_START, Frame, frames};
+use crate::frames::{CONNECTION_START, Frame};
+use crate::socket::Socket;
 use amq_protocol::frame::{AMQPFrame, parse_frame};
 use amq_protocol::protocol::{AMQPClass, connection::AMQPMethod};
 use amq_protocol::types::{AMQPValue, FieldTable};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use std::io;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 /// A broker by its name. The embedded one introduces itself as the RabbitMQ that it stands in for,
 /// and names itself in the property `implementation`, which is what counts here.
@@ -20,14 +19,14 @@ pub struct Greeting {
 
 /// Asks the broker at `uri`, within five seconds. Nobody logs in.
 pub async fn greeting(uri: &str) -> io::Result<Greeting> {
-    let uri: AMQPUri = uri.parse().map_err(io::Error::other)?;
-    if uri.scheme == AMQPScheme::AMQPS {
+    let address: AMQPUri = uri.parse().map_err(io::Error::other)?;
+    if address.scheme == AMQPScheme::AMQPS {
         return Ok(Greeting {
             product: "RabbitMQ".into(),
             version: "(not asked over TLS)".into(),
         });
     }
-    let start = tokio::time::timeout(Duration::from_secs(5), first_frame(&uri)).await??;
+    let start = tokio::time::timeout(Duration::from_secs(5), first_frame(uri)).await??;
     let bytes = start.encode();
     let Ok((_, AMQPFrame::Method(_, AMQPClass::Connection(AMQPMethod::Start(start))))) =
         parse_frame(&bytes[..])
@@ -60,30 +59,23 @@ fn introduced(properties: &FieldTable) -> Greeting {
     }
 }
 
-async fn first_frame(uri: &AMQPUri) -> io::Result<Frame> {
-    let mut stream = TcpStream::connect((uri.authority.host.as_str(), uri.authority.port)).await?;
-    stream.write_all(b"AMQP\0\0\x09\x01").await?;
-    let mut bytes = Vec::new();
-    loop {
-        if let Some(frame) = frames(&bytes).into_iter().next() {
-            if frame.method() == Some(CONNECTION_START) {
-                return Ok(frame);
-            }
-            return Err(io::Error::other(
-                "the broker did not begin with connection.start",
-            ));
-        }
-        if stream.read_buf(&mut bytes).await? == 0 {
-            return Err(io::Error::other(
-                "the broker hung up on the protocol header",
-            ));
-        }
+async fn first_frame(uri: &str) -> io::Result<Frame> {
+    let mut socket = Socket::try_dial(uri).await?;
+    match socket.next().await {
+        Some(frame) if frame.method() == Some(CONNECTION_START) => Ok(frame),
+        Some(_) => Err(io::Error::other(
+            "the broker did not begin with connection.start",
+        )),
+        None => Err(io::Error::other(
+            "the broker hung up on the protocol header",
+        )),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
     #[tokio::test]

@@ -1,9 +1,7 @@
-//! What the suites of work queues share: a connection in a namespace of the test's own, and a
-//! broom for the queues it leaves.
+//! The fixture of the suites of work queues, and workers in processes of their own.
 
 use crate::env::Env;
 use crate::process::Program;
-use crate::proxy::Proxy;
 use crate::raw::Raw;
 use lapin::BasicProperties;
 use lapin::types::AMQPValue;
@@ -22,28 +20,21 @@ const STEPS: [u64; 6] = [10, 15, 20, 30, 50, 70];
 
 /// A broker, a peer without Lepus on it, and a connection of Lepus's.
 #[derive(Debug)]
-pub struct Yard {
+pub struct JobFixture {
     pub env: Env,
     pub raw: Raw,
     pub connection: Connection,
 }
 
-impl Yard {
-    pub async fn open(env: Env) -> Yard {
-        let connection = connect(&env.uri, &env).await;
+impl JobFixture {
+    pub async fn open(env: Env) -> JobFixture {
+        let connection = env.connect().await;
         let raw = Raw::open(&env.uri).await;
-        Yard {
+        JobFixture {
             env,
             raw,
             connection,
         }
-    }
-
-    /// A connection by way of a proxy of its own.
-    pub async fn proxied(&self) -> (Proxy, Connection) {
-        let proxy = Proxy::start(&self.env.uri).await;
-        let connection = connect(proxy.uri(), &self.env).await;
-        (proxy, connection)
     }
 
     /// A queue's name on the broker.
@@ -52,7 +43,7 @@ impl Yard {
     }
 
     /// Deletes these work queues with their dead letters and delays.
-    pub async fn sweep(self, queues: &[&str]) {
+    pub async fn delete_queues(self, queues: &[&str]) {
         self.connection.close().await;
         for queue in queues {
             let name = self.full(queue);
@@ -66,16 +57,6 @@ impl Yard {
         }
         self.raw.close().await;
     }
-}
-
-/// A connection that is quick to come back, in the test's namespace.
-pub async fn connect(uri: &str, env: &Env) -> Connection {
-    Connection::builder(uri)
-        .namespace(env.namespace())
-        .backoff(Duration::from_millis(10), Duration::from_millis(100))
-        .open()
-        .await
-        .unwrap_or_else(|error| panic!("{uri}: {error}"))
 }
 
 /// A queue of either kind.
@@ -161,7 +142,7 @@ pub async fn meet_a_full_queue(
 
 /// `jobs_worker` in a process of its own, ready.
 #[derive(Debug)]
-pub struct Crew {
+pub struct WorkerProcesses {
     program: &'static str,
     pub uri: String,
     pub namespace: String,
@@ -172,10 +153,10 @@ pub struct Crew {
     pub attempts: u32,
 }
 
-impl Crew {
+impl WorkerProcesses {
     /// `program` is the test's `env!("CARGO_BIN_EXE_jobs_worker")`.
-    pub fn new(program: &'static str, env: &Env, queue: &str, kind: QueueKind) -> Crew {
-        Crew {
+    pub fn new(program: &'static str, env: &Env, queue: &str, kind: QueueKind) -> WorkerProcesses {
+        WorkerProcesses {
             program,
             uri: env.uri.clone(),
             namespace: env.namespace().to_owned(),
@@ -193,7 +174,7 @@ impl Crew {
     }
 
     /// One more worker; returns when it takes jobs.
-    pub async fn hire(&self) -> Program {
+    pub async fn start(&self) -> Program {
         assert!(Path::new(self.program).exists(), "no {}", self.program);
         let kind = match self.kind {
             QueueKind::Classic => "classic",

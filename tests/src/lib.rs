@@ -9,6 +9,7 @@ pub mod chaos_peers;
 pub mod cluster;
 pub mod deadline;
 pub mod env;
+pub mod error;
 pub mod eventually;
 pub mod frames;
 pub mod gate;

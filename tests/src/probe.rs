@@ -4,6 +4,7 @@
 use crate::env::Env;
 use crate::eventually::eventually;
 use crate::gate::Gate;
+use crate::proxy::Proxy;
 use crate::raw::Raw;
 use lepus::{Connection, Context, Running, Server};
 use serde::{Deserialize, Serialize};
@@ -156,7 +157,7 @@ impl Probe for Subject {
 
 /// A server and a client, as two processes would be.
 #[derive(Debug)]
-pub struct Rig {
+pub struct RpcFixture {
     pub serving: Connection,
     pub calling: Connection,
     pub server: Running,
@@ -166,16 +167,16 @@ pub struct Rig {
     pub queue: String,
 }
 
-impl Rig {
+impl RpcFixture {
     /// With the default concurrency of 1, where one request that is not settled stops all.
-    pub async fn start(env: &Env) -> Rig {
-        Rig::over(env, env.connect().await, env.connect().await).await
+    pub async fn start(env: &Env) -> RpcFixture {
+        RpcFixture::over(env, env.connect().await, env.connect().await).await
     }
 
-    pub async fn over(env: &Env, serving: Connection, calling: Connection) -> Rig {
+    pub async fn over(env: &Env, serving: Connection, calling: Connection) -> RpcFixture {
         let subject = Arc::new(Subject::default());
         let server = serve(&serving, &subject).start().await;
-        Rig {
+        RpcFixture {
             server: server.unwrap_or_else(|error| panic!("{error}")),
             probe: ProbeClient::new(&calling),
             queue: env.name("probe"),
@@ -183,6 +184,20 @@ impl Rig {
             calling,
             subject,
         }
+    }
+
+    /// The server is connected by the proxy, the client is not.
+    pub async fn served_by_proxy(env: &Env) -> (Proxy, RpcFixture) {
+        let (proxy, serving) = env.proxied().await;
+        let fixture = RpcFixture::over(env, serving, env.connect().await).await;
+        (proxy, fixture)
+    }
+
+    /// The client is connected by the proxy, the server is not.
+    pub async fn called_by_proxy(env: &Env) -> (Proxy, RpcFixture) {
+        let (proxy, calling) = env.proxied().await;
+        let fixture = RpcFixture::over(env, env.connect().await, calling).await;
+        (proxy, fixture)
     }
 
     /// The same worker still answers, and has nothing on its conscience.

@@ -5,6 +5,7 @@ use amq_protocol::frame::WriteContext;
 use amq_protocol::types::generation::gen_field_table;
 use amq_protocol::types::{AMQPValue, FieldTable};
 use lapin::uri::AMQPUri;
+use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -62,16 +63,24 @@ impl Answer {
 impl Socket {
     /// A connection that has been greeted: the fields of `connection.start` are still to be read.
     pub async fn dial(uri: &str) -> Socket {
-        let uri: AMQPUri = uri.parse().expect("an address");
+        Socket::try_dial(uri).await.expect("a connection")
+    }
+
+    /// The same, if somebody listens.
+    ///
+    /// # Errors
+    /// No address, or nobody there.
+    pub async fn try_dial(uri: &str) -> io::Result<Socket> {
+        let uri: AMQPUri = uri.parse().map_err(io::Error::other)?;
         let address = (uri.authority.host.as_str(), uri.authority.port);
-        let stream = TcpStream::connect(address).await.expect("a connection");
+        let stream = TcpStream::connect(address).await?;
         let mut socket = Socket {
             stream,
             buffer: Vec::new(),
             uri,
         };
         socket.write(b"AMQP\0\0\x09\x01").await;
-        socket
+        Ok(socket)
     }
 
     /// A connection with channel 1 open, on which nothing is larger than `frame_max`.
@@ -237,7 +246,8 @@ impl Socket {
         }
     }
 
-    async fn next(&mut self) -> Option<Frame> {
+    /// The next frame; none when the broker has hung up.
+    pub async fn next(&mut self) -> Option<Frame> {
         loop {
             if let Some(frame) = frames(&self.buffer).into_iter().next() {
                 self.buffer.drain(..frame.encode().len());

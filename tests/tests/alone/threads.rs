@@ -189,13 +189,7 @@ async fn attempts_that_were_dropped(env: Env) {
 
 async fn connections_that_were_lost(env: Env) {
     no_threads().await;
-    let proxy = Proxy::start(&env.uri).await;
-    let connection = env
-        .builder_at(proxy.uri())
-        .backoff(SOON, SHORT)
-        .open()
-        .await
-        .unwrap();
+    let (proxy, connection) = env.proxied().await;
     let (server, probe) = in_use(&env, &connection).await;
     for how in [Cut::Fin, Cut::Rst, Cut::Fin, Cut::Rst] {
         proxy.cut(how);
@@ -266,8 +260,7 @@ async fn shared_io_takes_no_thread_of_its_own(env: Env) {
 
 async fn a_closed_connection_holds_nothing_though_its_link_is_stalled(env: Env) {
     no_threads().await;
-    let proxy = Proxy::start(&env.uri).await;
-    let connection = env.builder_at(proxy.uri()).open().await.unwrap();
+    let (proxy, connection) = env.proxied().await;
     let (server, probe) = in_use(&env, &connection).await;
     proxy.stall_both();
     let before = sockets();

@@ -3,7 +3,7 @@
 
 use lepus::QueueKind;
 use lepus_tests::env::{On, run_within};
-use lepus_tests::jobs::{Crew, Yard};
+use lepus_tests::jobs::{JobFixture, WorkerProcesses};
 use lepus_tests::process::{Program, Signal};
 use lepus_tests::{Env, eventually};
 use std::fs;
@@ -43,10 +43,10 @@ const HELD: u16 = 20_000;
 const NOTHING: u64 = 6 * 1024 * 1024;
 
 async fn row_57_memory_is_bounded_by_the_prefetch(env: Env) {
-    let yard = Yard::open(env).await;
-    let mut crew = Crew::new(WORKER, &yard.env, "backlog", QueueKind::Classic);
-    let queue = crew.queue();
-    let producer = queue.producer(&yard.connection);
+    let fixture = JobFixture::open(env).await;
+    let mut processes = WorkerProcesses::new(WORKER, &fixture.env, "backlog", QueueKind::Classic);
+    let queue = processes.queue();
+    let producer = queue.producer(&fixture.connection);
     let jobs: Vec<String> = (0..BACKLOG / 20)
         .map(|job| format!("{job:0BODY$}"))
         .collect();
@@ -55,18 +55,18 @@ async fn row_57_memory_is_bounded_by_the_prefetch(env: Env) {
             pushed.expect("a stored job");
         }
     }
-    let full = yard.full("backlog");
-    yard.raw.until_messages(&full, BACKLOG as u32).await;
+    let full = fixture.full("backlog");
+    fixture.raw.until_messages(&full, BACKLOG as u32).await;
 
-    let mut slow = crew.hire().await;
+    let mut slow = processes.start().await;
     done(&mut slow, 50).await;
     let before = peak(&slow);
     done(&mut slow, 500).await;
     let growth = peak(&slow) - before;
-    let left = yard.raw.count(&full).await.messages;
+    let left = fixture.raw.count(&full).await.messages;
     println!(
         "{}: prefetch 1, {left} of {BACKLOG} jobs left: {} KiB, and {} KiB more after 500 jobs",
-        yard.env.server.product,
+        fixture.env.server.product,
         before / 1024,
         growth / 1024
     );
@@ -79,13 +79,13 @@ async fn row_57_memory_is_bounded_by_the_prefetch(env: Env) {
     slow.succeeded().await;
 
     // The measure sees what a large prefetch holds.
-    (crew.queue, crew.concurrency) = ("held".into(), HELD);
-    let producer = crew.queue().producer(&yard.connection);
+    (processes.queue, processes.concurrency) = ("held".into(), HELD);
+    let producer = processes.queue().producer(&fixture.connection);
     let jobs = vec![format!("{:BODY$}", "forever"); HELD.into()];
     for pushed in producer.push_all(&jobs).await {
         pushed.expect("a stored job");
     }
-    let greedy = crew.hire().await;
+    let greedy = processes.start().await;
     let least = u64::from(HELD) * BODY as u64;
     eventually("as much as the jobs it has in hand", || async {
         let growth = peak(&greedy).saturating_sub(before);
@@ -94,7 +94,7 @@ async fn row_57_memory_is_bounded_by_the_prefetch(env: Env) {
     .await;
     greedy.signal(Signal::KILL);
     greedy.ended().await;
-    yard.sweep(&["backlog", "held"]).await;
+    fixture.delete_queues(&["backlog", "held"]).await;
 }
 
 async fn done(worker: &mut Program, jobs: usize) {

@@ -4,7 +4,7 @@
 
 use lepus::{Producer, QueueKind, WorkQueue};
 use lepus_tests::eventually::within as eventually_within;
-use lepus_tests::jobs::{Crew, Yard, connect, queue};
+use lepus_tests::jobs::{JobFixture, WorkerProcesses, queue};
 use lepus_tests::process::{Program, Signal};
 use lepus_tests::proxy::{Cut, Proxy};
 use lepus_tests::{Env, conformance};
@@ -108,19 +108,19 @@ async fn run(env: Env, kind: QueueKind) {
         number("LEPUS_KILL_JOBS", 2000),
         number("LEPUS_KILL_SEED", 7),
     );
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let began = Instant::now();
     let queue: WorkQueue<String> = queue("jobs", kind);
     let (producing, working) = (
-        Proxy::start(&yard.env.uri).await,
-        Proxy::start(&yard.env.uri).await,
+        Proxy::start(&fixture.env.uri).await,
+        Proxy::start(&fixture.env.uri).await,
     );
-    let mut crew = Crew::new(WORKER, &yard.env, "jobs", kind);
-    crew.uri = working.uri().to_owned();
-    (crew.concurrency, crew.attempts) = (PREFETCH, 100);
+    let mut processes = WorkerProcesses::new(WORKER, &fixture.env, "jobs", kind);
+    processes.uri = working.uri().to_owned();
+    (processes.concurrency, processes.attempts) = (PREFETCH, 100);
 
     let unconfirmed = Arc::new(AtomicU32::new(0));
-    let connection = connect(producing.uri(), &yard.env).await;
+    let connection = fixture.env.connect_at(producing.uri()).await;
     let producer = queue.producer(&connection);
     let mut pushing = push_all(&producer, jobs, &unconfirmed);
     let mut book = Book {
@@ -130,7 +130,7 @@ async fn run(env: Env, kind: QueueKind) {
     let mut dice = Dice(seed.into());
     let mut workers = Vec::new();
     for _ in 0..WORKERS {
-        workers.push(crew.hire().await);
+        workers.push(processes.start().await);
     }
     let mut round = 0;
     while round < ROUNDS || !pushing.is_empty() {
@@ -141,7 +141,7 @@ async fn run(env: Env, kind: QueueKind) {
                 let at = dice.below(WORKERS as u64) as usize;
                 book.kills += 1;
                 book.enter(kill(workers.remove(at)).await);
-                workers.push(crew.hire().await);
+                workers.push(processes.start().await);
             }
             4..6 => {
                 book.worker_cuts += 1;
@@ -183,11 +183,11 @@ async fn run(env: Env, kind: QueueKind) {
     book.unconfirmed = unconfirmed.load(Ordering::SeqCst);
     println!(
         "{} {kind:?}, seed {seed}: {book}, {:.1} s",
-        yard.env.server.product,
+        fixture.env.server.product,
         began.elapsed().as_secs_f64()
     );
-    let left = yard.raw.count(&yard.full("jobs")).await.messages;
-    let letters = queue.dead_letters(&yard.connection);
+    let left = fixture.raw.count(&fixture.full("jobs")).await.messages;
+    let letters = queue.dead_letters(&fixture.connection);
     assert_eq!(letters.count().await.unwrap(), 0, "nobody gave up a job");
     let lost: Vec<u32> = (0..jobs)
         .filter(|job| !book.done.contains_key(job))
@@ -200,7 +200,7 @@ async fn run(env: Env, kind: QueueKind) {
         "{book}, {left} to come"
     );
     connection.close().await;
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 /// Pushes every job until it is confirmed.

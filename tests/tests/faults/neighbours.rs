@@ -3,8 +3,7 @@
 //! of the table in docs/reliability.md.
 
 use lepus::{Code, EventExchange, Fanout, Server};
-use lepus_tests::probe::{ProbeClient, Rig, Subject, serve};
-use lepus_tests::proxy::Proxy;
+use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, serve};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
 use std::sync::Arc;
@@ -20,14 +19,12 @@ conformance!(
 const LONG: Duration = Duration::from_secs(40);
 
 async fn row_48_a_channel_that_dies_takes_nobody_along(env: Env) {
-    let proxy = Proxy::start(&env.uri).await;
-    let calling = env.builder_at(proxy.uri()).open().await.unwrap();
-    let rig = Rig::over(&env, env.connect().await, calling.clone()).await;
+    let (proxy, fixture) = RpcFixture::called_by_proxy(&env).await;
     let news: Fanout<String> = EventExchange::new("news");
-    let publisher = news.publisher(&calling);
+    let publisher = news.publisher(&fixture.calling);
     publisher.publish("first").await.unwrap();
-    let call = rig.probe.hold(1).timeout(LONG).send().await.unwrap();
-    rig.subject.gate.entered(1).await;
+    let call = fixture.probe.hold(1).timeout(LONG).send().await.unwrap();
+    fixture.subject.gate.entered(1).await;
     let links = proxy.accepted();
     let raw = Raw::open(&env.uri).await;
     for _ in 0..3 {
@@ -38,11 +35,11 @@ async fn row_48_a_channel_that_dies_takes_nobody_along(env: Env) {
         })
         .await;
     }
-    rig.subject.gate.open_for_good();
+    fixture.subject.gate.open_for_good();
     assert_eq!(call.await.unwrap(), 1, "on another channel");
     assert_eq!(proxy.accepted(), links, "the same link all the time");
-    assert!(calling.state().borrow().is_connected());
-    rig.is_well(&env).await;
+    assert!(fixture.calling.state().borrow().is_connected());
+    fixture.is_well(&env).await;
     raw.delete_exchange(&env.name("news")).await;
 }
 
@@ -59,8 +56,8 @@ async fn row_52_a_name_that_does_not_resolve(env: Env) {
     // The next address is tried all the same.
     let opening = env.builder_at(nowhere).address(&env.uri).open();
     let connection = opening.await.unwrap();
-    let rig = Rig::over(&env, env.connect().await, connection).await;
-    rig.is_well(&env).await;
+    let fixture = RpcFixture::over(&env, env.connect().await, connection).await;
+    fixture.is_well(&env).await;
 }
 
 async fn row_58_replies_that_nobody_reads_hold_nobody_up(env: Env) {

@@ -5,6 +5,7 @@
 
 use lepus::{Connection, ConnectionBuilder, ConnectionState, Outcome, Producer, WorkQueue};
 use lepus_tests::deadline;
+use lepus_tests::error::everything;
 use lepus_tests::eventually::within;
 use lepus_tests::node::{self, Node, Tls};
 use lepus_tests::probe::{ProbeClient, Subject, serve};
@@ -202,16 +203,6 @@ fn says_nothing_twice(error: &lepus::Error) {
     }
     let said = texts.join(": ");
     assert_eq!(said.matches("ACCESS_REFUSED").count(), 1, "{said}");
-}
-
-fn everything(error: &lepus::Error) -> String {
-    let mut text = format!("{error} {error:?}");
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(" {cause} {cause:?}"));
-        source = cause.source();
-    }
-    text
 }
 
 /// Jobs by number, and those that a worker has done.

@@ -5,7 +5,7 @@
 use lepus::{Connection, Context, Server};
 use lepus_tests::env::{self, On};
 use lepus_tests::eventually::within;
-use lepus_tests::probe::{ProbeClient, Rig, Subject, is_settled, serve};
+use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, is_settled, serve};
 use lepus_tests::process::{Program, Signal};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
@@ -222,23 +222,23 @@ async fn open_on(runtime: &tokio::runtime::Runtime, env: &Env) -> Connection {
 async fn row_63_calls_end_with_the_runtime_of_their_connection(env: Env) {
     let other = runtime();
     let calling = open_on(&other, &env).await;
-    let rig = Rig::over(&env, env.connect().await, calling).await;
-    let call = rig.probe.hold(1).timeout(LONG).send().await.unwrap();
-    let idempotent = rig.probe.hold_idempotent(2).timeout(LONG);
+    let fixture = RpcFixture::over(&env, env.connect().await, calling).await;
+    let call = fixture.probe.hold(1).timeout(LONG).send().await.unwrap();
+    let idempotent = fixture.probe.hold_idempotent(2).timeout(LONG);
     let idempotent = idempotent.send().await.unwrap();
-    rig.subject.gate.entered(1).await;
+    fixture.subject.gate.entered(1).await;
     other.shutdown_background();
     for error in [call.await.unwrap_err(), idempotent.await.unwrap_err()] {
         let error = error.rpc().unwrap();
         assert!(error.is_closed() && error.may_have_executed(), "{error}");
     }
     // And there are no more.
-    let error = rig.probe.echo("late".into()).timeout(LONG).await;
+    let error = fixture.probe.echo("late".into()).timeout(LONG).await;
     let error = error.unwrap_err();
     let error = error.rpc().unwrap();
     assert!(error.is_closed() && !error.may_have_executed(), "{error}");
-    assert_eq!(rig.calling.stats().pending_calls, 0);
-    rig.subject.gate.open_for_good();
+    assert_eq!(fixture.calling.stats().pending_calls, 0);
+    fixture.subject.gate.open_for_good();
 }
 
 async fn row_63_a_server_leaves_with_its_runtime(env: Env) {

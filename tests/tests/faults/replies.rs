@@ -106,9 +106,11 @@ impl Place {
     }
 
     /// A server's connection whose user may not publish.
-    async fn without_write(&self, yard: &str) -> Connection {
+    async fn without_write(&self, namespace: &str) -> Connection {
         let builder = |uri: &str| {
-            let builder = Connection::builder(uri).namespace(yard).name(yard);
+            let builder = Connection::builder(uri)
+                .namespace(namespace)
+                .name(namespace);
             builder.backoff(Duration::from_millis(10), Duration::from_millis(100))
         };
         match self {
@@ -122,7 +124,7 @@ impl Place {
 }
 
 /// A server and a client over connections of their own.
-struct Rig {
+struct ArchiveFixture {
     uri: String,
     queue: String,
     subject: Arc<Shelves>,
@@ -132,20 +134,25 @@ struct Rig {
     _server: lepus::Running,
 }
 
-impl Rig {
-    async fn start(place: &Place, yard: &str, concurrency: u16) -> Rig {
-        let serving = connect(place, yard).await;
-        Rig::over(place, yard, serving, concurrency).await
+impl ArchiveFixture {
+    async fn start(place: &Place, namespace: &str, concurrency: u16) -> ArchiveFixture {
+        let serving = connect(place, namespace).await;
+        ArchiveFixture::over(place, namespace, serving, concurrency).await
     }
 
-    async fn over(place: &Place, yard: &str, serving: Connection, concurrency: u16) -> Rig {
+    async fn over(
+        place: &Place,
+        namespace: &str,
+        serving: Connection,
+        concurrency: u16,
+    ) -> ArchiveFixture {
         let subject = Arc::new(Shelves::default());
         let server = serve(&serving, &subject, concurrency).await;
-        let calling = connect(place, yard).await;
+        let calling = connect(place, namespace).await;
         let client = Client::new(&calling, ArchiveClient::DESCRIPTOR).timeout(LONG);
-        Rig {
+        ArchiveFixture {
             uri: place.uri(),
-            queue: format!("{yard}.archive"),
+            queue: format!("{namespace}.archive"),
             archive: ArchiveClient::with_client(client),
             subject,
             serving,
@@ -177,8 +184,8 @@ impl Rig {
     }
 }
 
-async fn connect(place: &Place, yard: &str) -> Connection {
-    let builder = Connection::builder(&place.uri()).namespace(yard);
+async fn connect(place: &Place, namespace: &str) -> Connection {
+    let builder = Connection::builder(&place.uri()).namespace(namespace);
     let soon = builder.backoff(Duration::from_millis(10), Duration::from_millis(100));
     soon.open().await.unwrap()
 }
@@ -198,46 +205,49 @@ fn log() -> Log {
 }
 
 async fn a_reply_over_the_limit_is_told_and_runs_once(place: &Place) {
-    let rig = Rig::start(place, "told", 1).await;
-    let error = rig.archive.fetch(1, 2 * LARGEST).await.unwrap_err();
+    let fixture = ArchiveFixture::start(place, "told", 1).await;
+    let error = fixture.archive.fetch(1, 2 * LARGEST).await.unwrap_err();
     assert_eq!(error.code(), Some(Code::ResourceExhausted), "{error}");
     assert!(error.to_string().contains("100000"), "{error}");
-    assert_eq!(rig.subject.runs(1), 1);
-    rig.logged(&["archive", "fetch", "is larger than"]).await;
+    assert_eq!(fixture.subject.runs(1), 1);
+    fixture
+        .logged(&["archive", "fetch", "is larger than"])
+        .await;
     // The limit is known from now on: the channel stays.
     let before = log().text().len();
-    let error = rig.archive.fetch(2, LARGEST).await.unwrap_err();
+    let error = fixture.archive.fetch(2, LARGEST).await.unwrap_err();
     assert_eq!(error.code(), Some(Code::ResourceExhausted), "{error}");
     assert!(error.to_string().contains("the limit is 100000"), "{error}");
     assert!(!log().text()[before..].contains("told.archive\" error"));
-    assert_eq!(rig.subject.runs(2), 1);
-    let text = rig.archive.fetch(3, LARGEST / 2).await.unwrap();
+    assert_eq!(fixture.subject.runs(2), 1);
+    let text = fixture.archive.fetch(3, LARGEST / 2).await.unwrap();
     assert_eq!(text.len(), LARGEST / 2);
-    assert_eq!(rig.subject.runs(3), 1);
-    rig.is_settled().await;
+    assert_eq!(fixture.subject.runs(3), 1);
+    fixture.is_settled().await;
 }
 
 async fn the_neighbours_of_a_refused_reply_are_answered(place: &Place) {
-    let rig = Rig::start(place, "neighbours", 20).await;
+    let fixture = ArchiveFixture::start(place, "neighbours", 20).await;
     let mut held = Vec::new();
     for id in 1..=5 {
-        held.push(rig.archive.hold(id).send().await.unwrap());
+        held.push(fixture.archive.hold(id).send().await.unwrap());
     }
-    let once = rig.archive.hold_once(6).send().await.unwrap();
+    let once = fixture.archive.hold_once(6).send().await.unwrap();
     // Several at once, none of which knows the limit.
     let mut large = Vec::new();
     for id in 11..=14 {
         large.push(
-            rig.archive
+            fixture
+                .archive
                 .hold_large(id, 2 * LARGEST)
                 .send()
                 .await
                 .unwrap(),
         );
     }
-    rig.subject.gate.entered(10).await;
-    rig.subject.gate.open_for_good();
-    let quick = (21..=60).map(|id| rig.archive.fetch(id, 10));
+    fixture.subject.gate.entered(10).await;
+    fixture.subject.gate.open_for_good();
+    let quick = (21..=60).map(|id| fixture.archive.fetch(id, 10));
     let quick = futures_util::future::join_all(quick.map(|call| async { call.await })).await;
     for reply in quick {
         assert_eq!(reply.unwrap().len(), 10);
@@ -251,58 +261,59 @@ async fn the_neighbours_of_a_refused_reply_are_answered(place: &Place) {
         assert_eq!(error.code(), Some(Code::ResourceExhausted), "{error}");
     }
     for id in (1..=5).chain(11..=14).chain(21..=60) {
-        let runs = rig.subject.runs(id);
+        let runs = fixture.subject.runs(id);
         assert!((1..=2).contains(&runs), "{id} ran {runs} times");
     }
-    assert_eq!(rig.subject.runs(6), 1, "at most once");
-    rig.is_settled().await;
+    assert_eq!(fixture.subject.runs(6), 1, "at most once");
+    fixture.is_settled().await;
 }
 
 async fn a_caller_that_is_gone_and_never_expires_is_run_once(place: &Place) {
-    let rig = Rig::start(place, "gone", 1).await;
-    let raw = Raw::open(&rig.uri).await;
+    let fixture = ArchiveFixture::start(place, "gone", 1).await;
+    let raw = Raw::open(&fixture.uri).await;
     let properties = lapin::BasicProperties::default()
         .with_type("hold_large".into())
         .with_content_type("application/json".into())
         .with_correlation_id("7".into())
         .with_reply_to(short("gone.nobody"));
     let body = br#"{"id":7,"bytes":200000}"#;
-    let sent = raw.publish_with("", &rig.queue, body, properties).await;
+    let sent = raw.publish_with("", &fixture.queue, body, properties).await;
     sent.unwrap();
     raw.close().await;
-    rig.subject.gate.entered(1).await;
-    rig.subject.gate.open_for_good();
-    rig.logged(&["archive", "hold_large", "is larger than"])
+    fixture.subject.gate.entered(1).await;
+    fixture.subject.gate.open_for_good();
+    fixture
+        .logged(&["archive", "hold_large", "is larger than"])
         .await;
-    assert_eq!(rig.archive.fetch(8, 10).await.unwrap().len(), 10);
-    rig.is_settled().await;
-    assert_eq!(rig.subject.runs(7), 1);
+    assert_eq!(fixture.archive.fetch(8, 10).await.unwrap().len(), 10);
+    fixture.is_settled().await;
+    assert_eq!(fixture.subject.runs(7), 1);
 }
 
 /// Each knows nothing of what the others have learned.
 async fn no_server_of_many_runs_a_refused_request_a_third_time(place: &Place) {
-    let rig = Rig::start(place, "many", 1).await;
+    let fixture = ArchiveFixture::start(place, "many", 1).await;
     let mut others = Vec::new();
     for _ in 0..5 {
         let serving = connect(place, "many").await;
-        let server = serve(&serving, &rig.subject, 1).await;
+        let server = serve(&serving, &fixture.subject, 1).await;
         others.push((serving, server));
     }
     for id in 1..=8 {
-        let error = rig.archive.fetch(id, 2 * LARGEST).await.unwrap_err();
+        let error = fixture.archive.fetch(id, 2 * LARGEST).await.unwrap_err();
         assert_eq!(error.code(), Some(Code::ResourceExhausted), "{error}");
     }
     for id in 1..=8 {
-        let runs = rig.subject.runs(id);
+        let runs = fixture.subject.runs(id);
         assert!((1..=2).contains(&runs), "{id} ran {runs} times");
     }
-    rig.is_settled().await;
+    fixture.is_settled().await;
 }
 
 /// One that fits by itself, and does not with what a message of several replies adds to it.
 async fn a_shared_reply_is_held_against_the_limit_with_what_it_adds(place: &Place) {
-    let rig = Rig::start(place, "shared", 16).await;
-    let client = Client::new(&rig.calling, ArchiveClient::DESCRIPTOR)
+    let fixture = ArchiveFixture::start(place, "shared", 16).await;
+    let client = Client::new(&fixture.calling, ArchiveClient::DESCRIPTOR)
         .timeout(LONG)
         .coalesce(64);
     let archive = ArchiveClient::with_client(client);
@@ -317,7 +328,7 @@ async fn a_shared_reply_is_held_against_the_limit_with_what_it_adds(place: &Plac
         });
         let replies = futures_util::future::join_all(calls).await;
         for (id, reply) in (first..).zip(replies) {
-            let runs = rig.subject.runs(id);
+            let runs = fixture.subject.runs(id);
             assert!((1..=2).contains(&runs), "{id} ran {runs} times");
             match reply {
                 Ok(text) => assert_eq!(text.len(), if id == first { fits } else { 10 }),
@@ -328,12 +339,12 @@ async fn a_shared_reply_is_held_against_the_limit_with_what_it_adds(place: &Plac
             }
         }
     }
-    rig.is_settled().await;
+    fixture.is_settled().await;
 }
 
 async fn a_server_without_the_permission_to_write_runs_each_request_once(place: &Place) {
     let serving = place.without_write("unheard").await;
-    let rig = Rig::over(place, "unheard", serving, 2).await;
+    let fixture = ArchiveFixture::over(place, "unheard", serving, 2).await;
     if let Place::Embedded(broker) = place {
         let ours = broker.connections().into_iter().filter(|connection| {
             let name = connection.name.as_deref();
@@ -342,7 +353,7 @@ async fn a_server_without_the_permission_to_write_runs_each_request_once(place: 
         let denied = ours.map(|connection| broker.faults().deny_writes(connection.id, true));
         assert!(denied.sum::<usize>() > 0);
     }
-    let raw = Raw::open(&rig.uri).await;
+    let raw = Raw::open(&fixture.uri).await;
     // Without an expiration: nothing but an acknowledgement ends it.
     for id in 1..=3 {
         let properties = lapin::BasicProperties::default()
@@ -351,22 +362,29 @@ async fn a_server_without_the_permission_to_write_runs_each_request_once(place: 
             .with_correlation_id(short(&id.to_string()))
             .with_reply_to(short("unheard.nobody"));
         let body = format!(r#"{{"id":{id},"bytes":10}}"#);
-        let sent = raw.publish_with("", &rig.queue, body.as_bytes(), properties);
+        let sent = raw.publish_with("", &fixture.queue, body.as_bytes(), properties);
         sent.await.unwrap();
     }
-    rig.logged(&["archive", "fetch", "ACCESS_REFUSED"]).await;
-    let error = rig.archive.fetch(4, 10).timeout(FAIR).await.unwrap_err();
+    fixture
+        .logged(&["archive", "fetch", "ACCESS_REFUSED"])
+        .await;
+    let error = fixture
+        .archive
+        .fetch(4, 10)
+        .timeout(FAIR)
+        .await
+        .unwrap_err();
     assert!(error.is_timeout(), "{error}");
     eventually("all of them", || async {
-        (1..=4).all(|id| rig.subject.runs(id) > 0)
+        (1..=4).all(|id| fixture.subject.runs(id) > 0)
     })
     .await;
-    rig.is_settled().await;
+    fixture.is_settled().await;
     for id in 1..=4 {
-        let runs = rig.subject.runs(id);
+        let runs = fixture.subject.runs(id);
         assert!((1..=2).contains(&runs), "{id} ran {runs} times");
     }
-    assert_eq!((rig.subject.runs(1), rig.subject.runs(4)), (1, 1));
+    assert_eq!((fixture.subject.runs(1), fixture.subject.runs(4)), (1, 1));
     raw.close().await;
 }
 

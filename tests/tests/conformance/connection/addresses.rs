@@ -3,10 +3,10 @@
 
 use lepus::{Connection, ConnectionBuilder, Error};
 use lepus_broker::Broker;
+use lepus_tests::error::everything;
 use lepus_tests::proxy::{Mode, Proxy};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
-use std::error::Error as _;
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
@@ -18,17 +18,6 @@ conformance!(brokers:
     limits_are_negotiated,
     the_two_connections_of_one_have_names_of_their_own,
 );
-
-/// The error, its causes and their `Debug`.
-fn everything(error: &Error) -> String {
-    let mut text = format!("{error} {error:?}");
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(" {cause} {cause:?}"));
-        source = cause.source();
-    }
-    text
-}
 
 /// What is wrong with a connection to be made, which is seen before anything is tried.
 async fn invalid(builder: ConnectionBuilder) -> Error {

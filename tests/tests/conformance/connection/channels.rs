@@ -5,8 +5,8 @@ use lapin::ExchangeKind;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lepus::{Client, Connection, Fanout, Job, Outcome, RetryPolicy, Topic, WorkQueue};
-use lepus_tests::jobs::Yard;
-use lepus_tests::probe::{ProbeClient, Rig, Subject, serve};
+use lepus_tests::jobs::JobFixture;
+use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, serve};
 use lepus_tests::proxy::{Proxy, Way};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
@@ -65,7 +65,7 @@ async fn a_refused_channel_gives_its_number_back(env: Env) {
 }
 
 async fn sweep(env: Env, queues: &[&str]) {
-    Yard::open(env).await.sweep(queues).await;
+    JobFixture::open(env).await.delete_queues(queues).await;
 }
 
 async fn a_consumer_that_was_refused_for_long_consumes_in_the_end(env: Env) {
@@ -112,19 +112,17 @@ async fn a_consumer_that_was_refused_for_long_consumes_in_the_end(env: Env) {
 
 /// A stranger on the connection would be told of it: a handler on it runs once.
 async fn a_dropped_look_at_dead_letters_costs_nobody_anything(env: Env) {
-    let proxy = Proxy::start(&env.uri).await;
-    let connection = env.builder_at(proxy.uri()).open().await.unwrap();
-    let rig = Rig::over(&env, connection.clone(), env.connect().await).await;
+    let (proxy, fixture) = RpcFixture::served_by_proxy(&env).await;
     let queue = WorkQueue::<u64>::new("looked-at").retry(RetryPolicy::never());
     for n in 0..50 {
-        queue.producer(&connection).push(&n).await.unwrap();
+        queue.producer(&fixture.serving).push(&n).await.unwrap();
     }
-    let worker = queue.worker(&connection);
+    let worker = queue.worker(&fixture.serving);
     let worker = worker
         .start(async |_: Job<u64>| Err::<(), _>("no"))
         .await
         .unwrap();
-    let letters = queue.dead_letters(&connection);
+    let letters = queue.dead_letters(&fixture.serving);
     eventually("all are dead", || async {
         match letters.count().await {
             Ok(50) => Ok(()),
@@ -133,8 +131,8 @@ async fn a_dropped_look_at_dead_letters_costs_nobody_anything(env: Env) {
     })
     .await;
     worker.stop().await.unwrap();
-    let call = rig.probe.hold(1).timeout(LONG).send().await.unwrap();
-    rig.subject.gate.entered(1).await;
+    let call = fixture.probe.hold(1).timeout(LONG).send().await.unwrap();
+    fixture.subject.gate.entered(1).await;
     let links = proxy.accepted();
     for micros in (0..60).map(|n| n * 150) {
         let limit = Duration::from_micros(micros);
@@ -148,69 +146,67 @@ async fn a_dropped_look_at_dead_letters_costs_nobody_anything(env: Env) {
         }
     })
     .await;
-    rig.subject.gate.open_for_good();
+    fixture.subject.gate.open_for_good();
     assert_eq!(call.await.unwrap(), 1);
-    assert_eq!(rig.subject.ids(), [1]);
+    assert_eq!(fixture.subject.ids(), [1]);
     assert_eq!(proxy.accepted(), links, "the same connections all the time");
     sweep(env, &["looked-at"]).await;
 }
 
 async fn both_sides_may_close_a_channel_at_once(env: Env) {
-    let proxy = Proxy::start(&env.uri).await;
-    let connection = env.builder_at(proxy.uri()).open().await.unwrap();
-    let rig = Rig::over(&env, env.connect().await, connection.clone()).await;
+    let (proxy, fixture) = RpcFixture::called_by_proxy(&env).await;
     let raw = Raw::open(&env.uri).await;
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
     let links = proxy.accepted();
     for round in 0..30 {
         let name = format!("news-{round}");
         let news = Fanout::<String>::new(&name);
-        let publisher = news.publisher(&connection).unconfirmed();
+        let publisher = news.publisher(&fixture.calling).unconfirmed();
         publisher.publish("first").await.unwrap();
         raw.delete_exchange(&env.name(&name)).await;
         // The broker closes the channel over the next one, and we close it too.
         drop(publisher.publish("next").await);
         drop(publisher);
-        rig.is_well(&env).await;
+        fixture.is_well(&env).await;
     }
-    assert_eq!(proxy.accepted(), links, "the same connection all the time");
+    assert_eq!(
+        proxy.accepted(),
+        links,
+        "the same fixture.calling all the time"
+    );
     raw.close().await;
 }
 
 async fn a_getter_that_is_refused_and_dropped_costs_nobody_anything(env: Env) {
-    let proxy = Proxy::start(&env.uri).await;
-    let connection = env.builder_at(proxy.uri()).open().await.unwrap();
-    let rig = Rig::over(&env, connection.clone(), env.connect().await).await;
-    let call = rig.probe.hold(1).timeout(LONG).send().await.unwrap();
-    rig.subject.gate.entered(1).await;
+    let (proxy, fixture) = RpcFixture::served_by_proxy(&env).await;
+    let call = fixture.probe.hold(1).timeout(LONG).send().await.unwrap();
+    fixture.subject.gate.entered(1).await;
     let links = proxy.accepted();
     let missing = WorkQueue::<u64>::new("missing").passive();
     for _ in 0..30 {
         let error = missing
-            .getter(&connection)
+            .getter(&fixture.serving)
             .next()
             .await
             .map(drop)
             .unwrap_err();
         assert_eq!(error.amqp_code(), Some(404), "{error}");
     }
-    rig.subject.gate.open_for_good();
+    fixture.subject.gate.open_for_good();
     assert_eq!(call.await.unwrap(), 1);
-    assert_eq!(rig.subject.ids(), [1]);
+    assert_eq!(fixture.subject.ids(), [1]);
     assert_eq!(proxy.accepted(), links, "the same connections all the time");
 }
 
 /// Calls that time out while the link takes nothing: most have never been handed over.
 async fn messages_that_cannot_leave_do_not_pile_up(env: Env) {
     const EACH: usize = 1 << 20;
-    let proxy = Proxy::start(&env.uri).await;
-    let calling = env.builder_at(proxy.uri()).open().await.unwrap();
-    let rig = Rig::over(&env, env.connect().await, calling).await;
-    rig.is_well(&env).await;
+    let (proxy, fixture) = RpcFixture::called_by_proxy(&env).await;
+    fixture.is_well(&env).await;
     proxy.stall_both();
     let mut calls = JoinSet::new();
     for _ in 0..80 {
-        let call = rig.probe.echo("x".repeat(EACH)).timeout(SHORT);
+        let call = fixture.probe.echo("x".repeat(EACH)).timeout(SHORT);
         calls.spawn(call.into_future());
     }
     let mut handed_over = 0;
@@ -222,21 +218,19 @@ async fn messages_that_cannot_leave_do_not_pile_up(env: Env) {
     // The write buffer and both sockets take some of them.
     assert!(handed_over < 40, "{handed_over} of 80");
     proxy.resume();
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
 }
 
 /// The broker closes the channel over one request among many: the ones before it are answered, and
 /// the ones after it are sent again.
 async fn one_bad_call_costs_the_others_nothing(env: Env) {
     for coalesced in [false, true] {
-        let proxy = Proxy::start(&env.uri).await;
-        let calling = env.builder_at(proxy.uri()).open().await.unwrap();
-        let rig = Rig::over(&env, env.connect().await, calling.clone()).await;
-        rig.is_well(&env).await;
+        let (proxy, fixture) = RpcFixture::called_by_proxy(&env).await;
+        fixture.is_well(&env).await;
         let probe = match coalesced {
-            false => rig.probe.clone(),
+            false => fixture.probe.clone(),
             true => {
-                let client = Client::new(&calling, ProbeClient::DESCRIPTOR).coalesce(64);
+                let client = Client::new(&fixture.calling, ProbeClient::DESCRIPTOR).coalesce(64);
                 ProbeClient::with_client(client)
             }
         };

@@ -2,7 +2,7 @@
 
 use super::LONG;
 use lepus::ConnectionState;
-use lepus_tests::probe::{ProbeClient, Rig, Subject, serve};
+use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, serve};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
 use std::sync::Arc;
@@ -15,17 +15,17 @@ conformance!(
 );
 
 async fn pending_calls_end(env: Env) {
-    let rig = Rig::start(&env).await;
-    let call = rig.probe.hold(1).timeout(LONG).send().await.unwrap();
-    let idempotent = rig
+    let fixture = RpcFixture::start(&env).await;
+    let call = fixture.probe.hold(1).timeout(LONG).send().await.unwrap();
+    let idempotent = fixture
         .probe
         .hold_idempotent(2)
         .timeout(LONG)
         .send()
         .await
         .unwrap();
-    rig.subject.gate.entered(1).await;
-    rig.calling.close().await;
+    fixture.subject.gate.entered(1).await;
+    fixture.calling.close().await;
     for error in [
         call.await.unwrap_err().rpc().unwrap().clone(),
         idempotent.await.unwrap_err().rpc().unwrap().clone(),
@@ -37,9 +37,9 @@ async fn pending_calls_end(env: Env) {
             "{error}"
         );
     }
-    assert_eq!(rig.calling.stats().pending_calls, 0);
+    assert_eq!(fixture.calling.stats().pending_calls, 0);
     assert!(matches!(
-        *rig.calling.state().borrow(),
+        *fixture.calling.state().borrow(),
         ConnectionState::Closed
     ));
     if let Some(broker) = env.embedded() {
@@ -51,31 +51,31 @@ async fn pending_calls_end(env: Env) {
 }
 
 async fn servers_end(env: Env) {
-    let rig = Rig::start(&env).await;
-    let call = rig.probe.hold(1).timeout(LONG).send().await.unwrap();
-    rig.subject.gate.entered(1).await;
-    let serving = tokio::spawn(rig.server.until(std::future::pending()));
-    rig.serving.close().await;
+    let fixture = RpcFixture::start(&env).await;
+    let call = fixture.probe.hold(1).timeout(LONG).send().await.unwrap();
+    fixture.subject.gate.entered(1).await;
+    let serving = tokio::spawn(fixture.server.until(std::future::pending()));
+    fixture.serving.close().await;
     let error = serving.await.unwrap().unwrap_err();
     assert!(error.is_closed(), "{error}");
-    assert_eq!(rig.subject.gate.dropped(), 1);
+    assert_eq!(fixture.subject.gate.dropped(), 1);
     // What it had in hand is for the next.
-    rig.subject.gate.open_for_good();
+    fixture.subject.gate.open_for_good();
     let next = env.connect().await;
-    let _server = serve(&next, &rig.subject).start().await.unwrap();
+    let _server = serve(&next, &fixture.subject).start().await.unwrap();
     assert_eq!(call.await.unwrap(), 1);
 }
 
 async fn the_last_holder_closes_it(env: Env) {
-    let rig = Rig::start(&env).await;
-    let Rig {
+    let fixture = RpcFixture::start(&env).await;
+    let RpcFixture {
         probe,
         calling,
         serving,
         server,
         subject,
         queue,
-    } = rig;
+    } = fixture;
     let raw = Raw::open(&env.uri).await;
     let call = tokio::spawn(probe.hold(1).timeout(LONG).send());
     let call = call.await.unwrap().unwrap();

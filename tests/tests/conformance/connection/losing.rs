@@ -2,7 +2,7 @@
 
 use super::{LONG, SHORT, SOON, UnservedClient};
 use lepus::{ConnectionState, Outcome};
-use lepus_tests::probe::{ProbeClient, Rig, Subject, is_settled, serve};
+use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, is_settled, serve};
 use lepus_tests::proxy::{Cut, Proxy, Way};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
@@ -26,15 +26,9 @@ conformance!(
 );
 
 async fn the_state_is_watched(env: Env) {
-    let proxy = Proxy::start(&env.uri).await;
-    let connection = env
-        .builder_at(proxy.uri())
-        .backoff(SOON, SHORT)
-        .open()
-        .await
-        .unwrap();
-    let rig = Rig::over(&env, connection.clone(), connection.clone()).await;
-    rig.is_well(&env).await;
+    let (proxy, connection) = env.proxied().await;
+    let fixture = RpcFixture::over(&env, connection.clone(), connection.clone()).await;
+    fixture.is_well(&env).await;
     let mut state = connection.state();
     assert!(state.borrow().is_connected() && state.borrow().trouble().is_none());
 
@@ -55,7 +49,7 @@ async fn the_state_is_watched(env: Env) {
 
     proxy.up().await;
     state.wait_for(ConnectionState::is_connected).await.unwrap();
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
     connection.close().await;
     assert!(matches!(
         *state.borrow_and_update(),
@@ -72,27 +66,31 @@ async fn calls_in_flight_fail_at_once_by_rst(env: Env) {
 }
 
 async fn calls_in_flight_fail_at_once(env: Env, how: Cut) {
-    let proxy = Proxy::start(&env.uri).await;
-    let calling = env.builder_at(proxy.uri()).open().await.unwrap();
-    let rig = Rig::over(&env, env.connect().await, calling).await;
+    let (proxy, fixture) = RpcFixture::called_by_proxy(&env).await;
     // One at work, one in the queue, and one whose service nobody serves.
     env.name("unserved");
     let raw = Raw::open(&env.uri).await;
     raw.declare(&env.name("unserved")).await;
     let calls = [
-        rig.probe.hold(1).timeout(LONG).send().await.unwrap(),
-        rig.probe.hold_once(2).timeout(LONG).send().await.unwrap(),
+        fixture.probe.hold(1).timeout(LONG).send().await.unwrap(),
+        fixture
+            .probe
+            .hold_once(2)
+            .timeout(LONG)
+            .send()
+            .await
+            .unwrap(),
     ];
-    let unserved = UnservedClient::new(&rig.calling)
+    let unserved = UnservedClient::new(&fixture.calling)
         .wait()
         .timeout(LONG)
         .send()
         .await
         .unwrap();
-    rig.subject.gate.entered(1).await;
-    raw.until_messages(&rig.queue, 1).await;
+    fixture.subject.gate.entered(1).await;
+    raw.until_messages(&fixture.queue, 1).await;
     raw.until_messages(&env.name("unserved"), 1).await;
-    assert_eq!(rig.calling.stats().pending_calls, 3);
+    assert_eq!(fixture.calling.stats().pending_calls, 3);
 
     assert_eq!(proxy.cut(how), 1);
     let mut errors = Vec::new();
@@ -117,27 +115,21 @@ async fn calls_in_flight_fail_at_once(env: Env, how: Cut) {
         );
         assert!(text.ends_with("(sent, no reply)"), "{text}");
     }
-    assert_eq!(rig.calling.stats().pending_calls, 0);
+    assert_eq!(fixture.calling.stats().pending_calls, 0);
 
     // Nothing is to be done to call again.
     let again = tokio::spawn({
-        let probe = rig.probe.clone();
+        let probe = fixture.probe.clone();
         async move { probe.echo("again".into()).timeout(LONG).await }
     });
-    rig.subject.gate.open_for_good();
+    fixture.subject.gate.open_for_good();
     assert_eq!(again.await.unwrap().unwrap(), "again");
-    assert_eq!(rig.subject.ids(), [1, 2], "the server did what it had");
-    rig.is_well(&env).await;
+    assert_eq!(fixture.subject.ids(), [1, 2], "the server did what it had");
+    fixture.is_well(&env).await;
 }
 
 async fn an_idempotent_call_is_sent_again(env: Env) {
-    let proxy = Proxy::start(&env.uri).await;
-    let calling = env
-        .builder_at(proxy.uri())
-        .backoff(SOON, SHORT)
-        .open()
-        .await
-        .unwrap();
+    let (proxy, calling) = env.proxied().await;
     let serving = env.connect().await;
     let subject = Arc::new(Subject::default());
     let _server = serve(&serving, &subject)
@@ -186,45 +178,32 @@ async fn an_idempotent_call_is_sent_again(env: Env) {
 }
 
 async fn a_call_waits_for_the_connection(env: Env) {
-    let proxy = Proxy::start(&env.uri).await;
-    let calling = env
-        .builder_at(proxy.uri())
-        .backoff(SOON, SHORT)
-        .open()
-        .await
-        .unwrap();
-    let rig = Rig::over(&env, env.connect().await, calling).await;
-    rig.probe.echo("before".into()).await.unwrap();
+    let (proxy, fixture) = RpcFixture::called_by_proxy(&env).await;
+    fixture.probe.echo("before".into()).await.unwrap();
     proxy.down().await;
-    let mut state = rig.calling.state();
+    let mut state = fixture.calling.state();
     state.wait_for(|state| !state.is_connected()).await.unwrap();
-    rig.subject.gate.open_for_good();
-    let (probe, other) = (rig.probe.clone(), rig.probe.clone());
+    fixture.subject.gate.open_for_good();
+    let (probe, other) = (fixture.probe.clone(), fixture.probe.clone());
     let waiting = tokio::spawn(async move { probe.hold(1).timeout(LONG).await });
     let oneway = tokio::spawn(async move { other.note(2).timeout(LONG).await });
     proxy.up().await;
     assert_eq!(waiting.await.unwrap().unwrap(), 1);
     oneway.await.unwrap().unwrap();
-    rig.subject.gate.entered(2).await;
-    rig.is_well(&env).await;
-    assert_eq!(rig.subject.runs().len(), 2, "each once");
+    fixture.subject.gate.entered(2).await;
+    fixture.is_well(&env).await;
+    assert_eq!(fixture.subject.runs().len(), 2, "each once");
 }
 
 async fn a_call_that_cannot_wait_so_long_was_not_sent(env: Env) {
-    let proxy = Proxy::start(&env.uri).await;
-    let calling = env
-        .builder_at(proxy.uri())
-        .backoff(SOON, SHORT)
-        .open()
-        .await
-        .unwrap();
-    let rig = Rig::over(&env, env.connect().await, calling).await;
+    let (proxy, fixture) = RpcFixture::called_by_proxy(&env).await;
     proxy.down().await;
-    let mut state = rig.calling.state();
-    rig.probe.note(0).timeout(SOON).await.unwrap_err();
+    let mut state = fixture.calling.state();
+    fixture.probe.note(0).timeout(SOON).await.unwrap_err();
     state.wait_for(|state| !state.is_connected()).await.unwrap();
     for error in [
-        rig.probe
+        fixture
+            .probe
             .hold(1)
             .timeout(SHORT)
             .await
@@ -232,7 +211,8 @@ async fn a_call_that_cannot_wait_so_long_was_not_sent(env: Env) {
             .rpc()
             .unwrap()
             .clone(),
-        rig.probe
+        fixture
+            .probe
             .hold_idempotent(2)
             .timeout(SHORT)
             .await
@@ -240,7 +220,8 @@ async fn a_call_that_cannot_wait_so_long_was_not_sent(env: Env) {
             .rpc()
             .unwrap()
             .clone(),
-        rig.probe
+        fixture
+            .probe
             .note(3)
             .timeout(SHORT)
             .await
@@ -253,42 +234,40 @@ async fn a_call_that_cannot_wait_so_long_was_not_sent(env: Env) {
         assert_eq!(error.outcome(), Some(Outcome::NotSent));
     }
     proxy.up().await;
-    rig.probe.echo("back".into()).timeout(LONG).await.unwrap();
-    rig.is_well(&env).await;
-    assert_eq!(rig.subject.ids(), [0; 0]);
+    fixture
+        .probe
+        .echo("back".into())
+        .timeout(LONG)
+        .await
+        .unwrap();
+    fixture.is_well(&env).await;
+    assert_eq!(fixture.subject.ids(), [0; 0]);
 }
 
 async fn a_server_resumes_and_the_call_is_answered_once(env: Env) {
-    let proxy = Proxy::start(&env.uri).await;
-    let serving = env
-        .builder_at(proxy.uri())
-        .backoff(SOON, SHORT)
-        .open()
-        .await
-        .unwrap();
-    let rig = Rig::over(&env, serving, env.connect().await).await;
-    let first = rig.probe.hold(1).timeout(LONG).send().await.unwrap();
-    rig.subject.gate.entered(1).await;
-    let queued = rig.probe.hold(2).timeout(LONG).send().await.unwrap();
+    let (proxy, fixture) = RpcFixture::served_by_proxy(&env).await;
+    let first = fixture.probe.hold(1).timeout(LONG).send().await.unwrap();
+    fixture.subject.gate.entered(1).await;
+    let queued = fixture.probe.hold(2).timeout(LONG).send().await.unwrap();
     proxy.cut(Cut::Rst);
     // What can no longer be answered is dropped, and comes again.
-    rig.subject.gate.left(1).await;
-    rig.subject.gate.entered(2).await;
-    rig.subject.gate.open_for_good();
+    fixture.subject.gate.left(1).await;
+    fixture.subject.gate.entered(2).await;
+    fixture.subject.gate.open_for_good();
     assert_eq!(first.await.unwrap(), 1);
     assert_eq!(queued.await.unwrap(), 2);
-    let runs: Vec<_> = rig
+    let runs: Vec<_> = fixture
         .subject
         .runs()
         .iter()
         .map(|run| (run.id, run.facts.redelivered))
         .collect();
     assert_eq!(runs, [(1, false), (1, true), (2, false)]);
-    rig.is_well(&env).await;
-    assert_eq!(rig.calling.stats().dropped_replies, 0);
+    fixture.is_well(&env).await;
+    assert_eq!(fixture.calling.stats().dropped_replies, 0);
     let raw = Raw::open(&env.uri).await;
     assert_eq!(
-        raw.count(&rig.queue).await.consumers,
+        raw.count(&fixture.queue).await.consumers,
         1,
         "no more, no fewer"
     );
@@ -297,37 +276,30 @@ async fn a_server_resumes_and_the_call_is_answered_once(env: Env) {
 /// The reply is on its way, the acknowledgement is not: the request runs again, and the second
 /// reply finds nobody.
 async fn a_reply_that_was_lost_with_its_server_comes_again(env: Env) {
-    let proxy = Proxy::start(&env.uri).await;
-    let serving = env
-        .builder_at(proxy.uri())
-        .backoff(SOON, SHORT)
-        .open()
-        .await
-        .unwrap();
-    let rig = Rig::over(&env, serving, env.connect().await).await;
-    rig.is_well(&env).await;
-    let call = rig
+    let (proxy, fixture) = RpcFixture::served_by_proxy(&env).await;
+    fixture.is_well(&env).await;
+    let call = fixture
         .probe
         .hold(0x7eadbeef)
         .timeout(LONG)
         .send()
         .await
         .unwrap();
-    rig.subject.gate.entered(1).await;
+    fixture.subject.gate.entered(1).await;
     // The reply's body passes, and not a byte after it.
     let trap = proxy.stall_after(Way::Up, b"\xce\x7e\xad\xbe\xef\xce");
-    rig.subject.gate.open_for_good();
+    fixture.subject.gate.open_for_good();
     assert_eq!(call.await.unwrap(), 0x7eadbeef);
     trap.sprung().await;
     proxy.cut(Cut::Rst);
     proxy.resume();
-    rig.subject.gate.entered(2).await;
+    fixture.subject.gate.entered(2).await;
     eventually("the second reply", || async {
-        rig.calling.stats().dropped_replies == 1
+        fixture.calling.stats().dropped_replies == 1
     })
     .await;
-    rig.is_well(&env).await;
-    let redelivered = rig
+    fixture.is_well(&env).await;
+    let redelivered = fixture
         .subject
         .runs()
         .iter()
@@ -337,12 +309,10 @@ async fn a_reply_that_was_lost_with_its_server_comes_again(env: Env) {
 }
 
 async fn replies_that_stall_time_out(env: Env) {
-    let proxy = Proxy::start(&env.uri).await;
-    let calling = env.builder_at(proxy.uri()).open().await.unwrap();
-    let rig = Rig::over(&env, env.connect().await, calling).await;
-    rig.probe.echo("before".into()).await.unwrap();
+    let (proxy, fixture) = RpcFixture::called_by_proxy(&env).await;
+    fixture.probe.echo("before".into()).await.unwrap();
     proxy.stall(Way::Down);
-    let error = rig
+    let error = fixture
         .probe
         .echo("lost".into())
         .timeout(SHORT)
@@ -352,10 +322,10 @@ async fn replies_that_stall_time_out(env: Env) {
     assert_eq!(error.rpc().unwrap().outcome(), Some(Outcome::SentNoReply));
     proxy.resume();
     eventually("it comes late", || async {
-        rig.calling.stats().dropped_replies == 1
+        fixture.calling.stats().dropped_replies == 1
     })
     .await;
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
 }
 
 async fn both_ends_are_cut_again_and_again(env: Env) {
@@ -425,13 +395,13 @@ async fn channels_and_deliveries_are_counted(env: Env) {
     );
     let channels = || (serving.stats().channels, calling.stats().channels);
     assert_eq!(channels(), (0, 0), "none before it is needed");
-    let Rig {
+    let RpcFixture {
         server,
         subject,
         probe,
         queue,
         ..
-    } = Rig::over(&env, serving.clone(), calling.clone()).await;
+    } = RpcFixture::over(&env, serving.clone(), calling.clone()).await;
     probe.echo("hi".into()).timeout(LONG).await.unwrap();
     // One consumes; one has the replies, and one the requests.
     let at_rest = || async {

@@ -10,7 +10,6 @@ mod runtimes;
 
 use lepus::Context;
 use lepus_tests::probe::{Probe, ProbeClient, Subject};
-use std::error::Error as _;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_millis(10);
@@ -23,17 +22,6 @@ fn with(uri: &str, credentials: &str, vhost: Option<&str>) -> String {
     let (host, port) = (uri.authority.host, uri.authority.port);
     let vhost = vhost.map(|vhost| format!("/{vhost}")).unwrap_or_default();
     format!("amqp://{credentials}@{host}:{port}{vhost}")
-}
-
-/// The error, its causes and their `Debug`.
-fn everything(error: &lepus::Error) -> String {
-    let mut text = format!("{error} {error:?}");
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(" {cause} {cause:?}"));
-        source = cause.source();
-    }
-    text
 }
 
 #[lepus::service(client)]

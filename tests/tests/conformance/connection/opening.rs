@@ -1,8 +1,9 @@
 //! How a connection is made, and how it is refused.
 
-use super::{LONG, SHORT, SOON, everything, with};
+use super::{LONG, SHORT, SOON, with};
 use lepus::ConnectionState;
-use lepus_tests::probe::{ProbeClient, Rig, Subject, serve};
+use lepus_tests::error::everything;
+use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, serve};
 use lepus_tests::proxy::{Mode, Proxy};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance};
@@ -186,18 +187,23 @@ async fn the_next_address_is_tried(env: Env) {
         .await
         .unwrap();
     assert_eq!((first.accepted(), second.accepted()), (0, 1));
-    let rig = Rig::over(&env, env.connect().await, calling).await;
-    assert_eq!(rig.probe.echo("second".into()).await.unwrap(), "second");
+    let fixture = RpcFixture::over(&env, env.connect().await, calling).await;
+    assert_eq!(fixture.probe.echo("second".into()).await.unwrap(), "second");
     // And when that one goes, the first again.
     first.up().await;
     second.down().await;
-    let mut state = rig.calling.state();
+    let mut state = fixture.calling.state();
     state
         .wait_for(|_| second.open() == 0 && first.open() == 1)
         .await
         .unwrap();
     assert_eq!(
-        rig.probe.echo("first".into()).timeout(LONG).await.unwrap(),
+        fixture
+            .probe
+            .echo("first".into())
+            .timeout(LONG)
+            .await
+            .unwrap(),
         "first"
     );
     assert!(first.accepted() >= 1);

@@ -1,9 +1,10 @@
 //! Queues that are deleted, declared otherwise or taken by others.
 
-use super::{LONG, SHORT, SOON, everything};
+use super::{LONG, SHORT, SOON};
 use lapin::types::AMQPValue;
 use lepus::Server;
-use lepus_tests::probe::{ProbeClient, ProbeServer, Rig, Subject, serve};
+use lepus_tests::error::everything;
+use lepus_tests::probe::{ProbeClient, ProbeServer, RpcFixture, Subject, serve};
 use lepus_tests::proxy::{Proxy, Way};
 use lepus_tests::raw::{Raw, durable};
 use lepus_tests::{Env, conformance, eventually};
@@ -22,49 +23,43 @@ conformance!(
 
 async fn a_deleted_queue_is_declared_and_consumed_again(env: Env) {
     let serving = env.builder().backoff(SOON, SHORT).open().await.unwrap();
-    let rig = Rig::over(&env, serving, env.connect().await).await;
-    let in_hand = rig.probe.hold(1).timeout(LONG).send().await.unwrap();
-    rig.subject.gate.entered(1).await;
+    let fixture = RpcFixture::over(&env, serving, env.connect().await).await;
+    let in_hand = fixture.probe.hold(1).timeout(LONG).send().await.unwrap();
+    fixture.subject.gate.entered(1).await;
     let raw = Raw::open(&env.uri).await;
-    raw.delete(&rig.queue).await;
+    raw.delete(&fixture.queue).await;
     eventually("a consumer again", || async {
-        raw.try_count(&rig.queue)
+        raw.try_count(&fixture.queue)
             .await
             .is_ok_and(|counts| counts.consumers == 1)
     })
     .await;
     // What was in hand is answered, and does not run again.
-    rig.subject.gate.open_for_good();
+    fixture.subject.gate.open_for_good();
     assert_eq!(in_hand.await.unwrap(), 1);
-    rig.is_well(&env).await;
-    assert_eq!(rig.subject.ids(), [1]);
-    assert!(rig.serving.state().borrow().is_connected());
+    fixture.is_well(&env).await;
+    assert_eq!(fixture.subject.ids(), [1]);
+    assert!(fixture.serving.state().borrow().is_connected());
 }
 
 async fn a_queue_deleted_meanwhile_is_declared_again(env: Env) {
-    let proxy = Proxy::start(&env.uri).await;
-    let serving = env
-        .builder_at(proxy.uri())
-        .backoff(SOON, SHORT)
-        .open()
-        .await
-        .unwrap();
+    let (proxy, serving) = env.proxied().await;
     let other = Server::new(&serving).serve(OtherServer::new(Idle));
     env.name("other");
     let _other = other.start().await.unwrap();
-    let rig = Rig::over(&env, serving, env.connect().await).await;
+    let fixture = RpcFixture::over(&env, serving, env.connect().await).await;
     proxy.down().await;
     let raw = Raw::open(&env.uri).await;
-    raw.delete(&rig.queue).await;
+    raw.delete(&fixture.queue).await;
     proxy.up().await;
     eventually("a consumer again", || async {
-        raw.try_count(&rig.queue)
+        raw.try_count(&fixture.queue)
             .await
             .is_ok_and(|counts| counts.consumers == 1)
     })
     .await;
-    rig.is_well(&env).await;
-    OtherClient::new(&rig.calling)
+    fixture.is_well(&env).await;
+    OtherClient::new(&fixture.calling)
         .idle()
         .timeout(LONG)
         .await
@@ -103,7 +98,7 @@ async fn a_deleted_reply_queue_is_replaced(env: Env) {
     let Some(broker) = env.embedded() else {
         return env.leave_out("nobody else may delete an exclusive queue of RabbitMQ's");
     };
-    let rig = Rig::start(&env).await;
+    let fixture = RpcFixture::start(&env).await;
     let reply_queue = || {
         let queues = broker.queues();
         let mut mine = queues
@@ -111,15 +106,15 @@ async fn a_deleted_reply_queue_is_replaced(env: Env) {
             .filter(|queue| queue.exclusive_to.is_some());
         mine.next().map(|queue| queue.name)
     };
-    let call = rig.probe.hold(1).timeout(LONG).send().await.unwrap();
-    let other = rig
+    let call = fixture.probe.hold(1).timeout(LONG).send().await.unwrap();
+    let other = fixture
         .probe
         .hold_idempotent(2)
         .timeout(LONG)
         .send()
         .await
         .unwrap();
-    rig.subject.gate.entered(1).await;
+    fixture.subject.gate.entered(1).await;
     let first = reply_queue().expect("a reply queue");
     assert!(broker.delete_queue("/", &first));
     let error = call.await.unwrap_err();
@@ -133,13 +128,13 @@ async fn a_deleted_reply_queue_is_replaced(env: Env) {
         "{cause}"
     );
     assert!(everything(error.rpc().unwrap()).contains("the reply queue was deleted"));
-    rig.subject.gate.open_for_good();
+    fixture.subject.gate.open_for_good();
     assert_eq!(other.await.unwrap(), 2);
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
     assert_ne!(reply_queue().expect("another"), first);
-    assert!(rig.calling.state().borrow().is_connected());
+    assert!(fixture.calling.state().borrow().is_connected());
     eventually("replies that came back", || async {
-        rig.serving.stats().returned_replies >= 1
+        fixture.serving.stats().returned_replies >= 1
     })
     .await;
 }

@@ -1,6 +1,6 @@
 //! Lepus on one side, Python on the other: every pattern, both directions, on each broker.
 
-use lepus::{Connection, Error, Server, TaskPool, Topic};
+use lepus::{Error, Server, TaskPool, Topic};
 use lepus_tests::process::{Program, Signal, example, python, python_is_available};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance};
@@ -56,11 +56,6 @@ struct LogLine {
     text: String,
 }
 
-async fn connect(env: &Env) -> Connection {
-    let builder = Connection::builder(&env.uri).namespace(env.namespace());
-    builder.open().await.expect("a connection")
-}
-
 fn start(env: &Env, script: &str, arguments: &[&str]) -> Program {
     Program::spawn(python(script).args(arguments).env("AMQP_URL", &env.uri))
 }
@@ -85,7 +80,7 @@ async fn python_calls_lepus(env: Env) {
     if !python_is_available(env.test) {
         return;
     }
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let server = Server::new(&connection).serve(CalculatorServer::new(Pocket));
     let server = server.start().await.expect("a server");
     let queue = env.name("calculator");
@@ -126,7 +121,7 @@ async fn lepus_calls_python(env: Env) {
     }
     let queue = env.name("calculator");
     let server = ready(&env, "rpc_server.py", &[&queue]).await;
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     for codec in [lepus::Codec::MsgPack, lepus::Codec::Json] {
         let client = lepus::Client::new(&connection, CalculatorClient::DESCRIPTOR).codec(codec);
         let calculator = CalculatorClient::with_client(client);
@@ -165,7 +160,7 @@ async fn python_pushes_and_lepus_works(env: Env) {
     if !python_is_available(env.test) {
         return;
     }
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let (sender, mut resized) = mpsc::unbounded_channel();
     let pool = TaskPool::new(&connection, ImagesWorker::new(Resized(sender)));
     let pool = pool.start().await.expect("a pool");
@@ -183,7 +178,7 @@ async fn lepus_pushes_and_python_works(env: Env) {
     if !python_is_available(env.test) {
         return;
     }
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let producer = ImagesProducer::new(&connection);
     producer.resize(7).await.expect("a stored job");
     let queue = env.name("images");
@@ -198,7 +193,7 @@ async fn python_publishes_and_lepus_hears(env: Env) {
     if !python_is_available(env.test) {
         return;
     }
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let logs = Topic::<LogLine>::new("logs");
     let mut lines = logs
         .subscribe(&connection)
@@ -227,7 +222,7 @@ async fn lepus_publishes_and_python_hears(env: Env) {
     }
     let exchange = env.name("logs");
     let mut ears = ready(&env, "subscriber.py", &[&exchange, "topic", "kern.*"]).await;
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let logs = Topic::<LogLine>::new("logs").event_type("LogLine");
     let line = LogLine {
         text: "the disk is full".to_owned(),

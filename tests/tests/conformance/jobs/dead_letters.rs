@@ -5,7 +5,7 @@ use lapin::BasicProperties;
 use lapin::options::BasicRejectOptions;
 use lapin::types::{AMQPValue, DecimalValue};
 use lepus::{Codec, Job, QueueKind, WorkQueue, reject};
-use lepus_tests::jobs::{Crew, KINDS, Yard, header, next, policy, queue};
+use lepus_tests::jobs::{JobFixture, KINDS, WorkerProcesses, header, next, policy, queue};
 use lepus_tests::process::Signal;
 use lepus_tests::proxy::{Cut, Proxy};
 use lepus_tests::raw::{Raw, delivery, table};
@@ -31,8 +31,8 @@ conformance!(
 
 const WORKER: &str = env!("CARGO_BIN_EXE_jobs_worker");
 
-async fn dead(yard: &Yard, queue: &WorkQueue<u32>, count: u32) {
-    let letters = queue.dead_letters(&yard.connection);
+async fn dead(fixture: &JobFixture, queue: &WorkQueue<u32>, count: u32) {
+    let letters = queue.dead_letters(&fixture.connection);
     eventually(&format!("{count} dead letters"), || async {
         let there = letters.count().await.unwrap();
         (there == count).then_some(()).ok_or(there.to_string())
@@ -41,7 +41,7 @@ async fn dead(yard: &Yard, queue: &WorkQueue<u32>, count: u32) {
 }
 
 async fn what_does_not_decode_is_buried_at_once(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
         let queue = queue::<u32>(name, kind).codec(Codec::Json);
         let (tell, mut told) = mpsc::unbounded_channel();
@@ -49,8 +49,12 @@ async fn what_does_not_decode_is_buried_at_once(env: Env) {
             tell.send(job.into_payload()).unwrap();
             async {}
         };
-        let running = queue.worker(&yard.connection).start(handler).await.unwrap();
-        let full = yard.full(name);
+        let running = queue
+            .worker(&fixture.connection)
+            .start(handler)
+            .await
+            .unwrap();
+        let full = fixture.full(name);
         let typed = |content_type: &str| {
             BasicProperties::default()
                 .with_content_type(content_type.into())
@@ -71,9 +75,9 @@ async fn what_does_not_decode_is_buried_at_once(env: Env) {
             (typed("application/xml"), b"<seven/>", "application/xml"),
             (BasicProperties::default(), b"nothing", "decode"),
         ] {
-            let sent = yard.raw.publish_with("", &full, body, properties).await;
+            let sent = fixture.raw.publish_with("", &full, body, properties).await;
             sent.unwrap();
-            let letter = yard.raw.next(&format!("{full}.dead")).await;
+            let letter = fixture.raw.next(&format!("{full}.dead")).await;
             assert_eq!(letter.data, body);
             let said = |name| header(&letter.properties, name);
             assert_eq!(said("reason"), "rejected");
@@ -81,31 +85,35 @@ async fn what_does_not_decode_is_buried_at_once(env: Env) {
             assert!(said("attempts").contains("(1)"), "{}", said("attempts"));
         }
         // It did nobody any harm.
-        yard.raw.publish("", &full, b"7").await;
+        fixture.raw.publish("", &full, b"7").await;
         assert_eq!(next(&mut told).await, 7);
         running.stop().await.unwrap();
         assert!(told.try_recv().is_err());
-        yard.raw.until_messages(&full, 0).await;
+        fixture.raw.until_messages(&full, 0).await;
     }
-    yard.sweep(&["quorum", "classic"]).await;
+    fixture.delete_queues(&["quorum", "classic"]).await;
 }
 
 async fn a_dead_letter_says_everything(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let queue = WorkQueue::<u32>::new("jobs").retry(policy(2, 10));
     let before = SystemTime::now();
     queue
-        .producer(&yard.connection)
+        .producer(&fixture.connection)
         .push(&7)
         .message_id("hare-7")
         .header("tenant", "hare")
         .await
         .unwrap();
     let handler = |job: Job<u32>| async move { Err::<(), _>(format!("failure {}", job.attempt())) };
-    let running = queue.worker(&yard.connection).start(handler).await.unwrap();
-    dead(&yard, &queue, 1).await;
+    let running = queue
+        .worker(&fixture.connection)
+        .start(handler)
+        .await
+        .unwrap();
+    dead(&fixture, &queue, 1).await;
     running.stop().await.unwrap();
-    let letters = queue.dead_letters(&yard.connection);
+    let letters = queue.dead_letters(&fixture.connection);
     let letter = letters.list(1).await.unwrap().pop().unwrap();
     assert_eq!(letter.payload().unwrap(), &7);
     assert_eq!(letter.bytes(), [7]);
@@ -124,7 +132,7 @@ async fn a_dead_letter_says_everything(env: Env) {
         assert!(between.contains(&time), "{time:?} is not in {between:?}");
     }
     // The names on the wire are the protocol's.
-    let raw = yard.raw.next(&yard.full("jobs.dead")).await;
+    let raw = fixture.raw.next(&fixture.full("jobs.dead")).await;
     let headers = raw.properties.headers().clone().unwrap();
     for name in [
         "reason",
@@ -136,32 +144,36 @@ async fn a_dead_letter_says_everything(env: Env) {
     ] {
         assert!(headers.inner().contains_key(name), "{name}: {headers:?}");
     }
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 /// So many dead letters, numbered from 0.
-async fn bury(yard: &Yard, queue: &WorkQueue<u32>, count: u32) {
-    let producer = queue.producer(&yard.connection);
+async fn bury(fixture: &JobFixture, queue: &WorkQueue<u32>, count: u32) {
+    let producer = queue.producer(&fixture.connection);
     for job in 0..count {
         let push = producer.push(&job).message_id(&format!("job-{job}"));
         push.await.unwrap();
     }
     let handler = |_: Job<u32>| async { Err::<(), _>(reject("no image")) };
-    let running = queue.worker(&yard.connection).start(handler).await.unwrap();
-    dead(yard, queue, count).await;
+    let running = queue
+        .worker(&fixture.connection)
+        .start(handler)
+        .await
+        .unwrap();
+    dead(fixture, queue, count).await;
     running.stop().await.unwrap();
 }
 
 async fn dead_letters_are_looked_at_and_stay(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
         let queue = queue::<u32>(name, kind);
-        let letters = queue.dead_letters(&yard.connection);
+        let letters = queue.dead_letters(&fixture.connection);
         assert_eq!(letters.count().await.unwrap(), 0);
         assert!(letters.list(10).await.unwrap().is_empty());
-        bury(&yard, &queue, 5).await;
+        bury(&fixture, &queue, 5).await;
         for _ in 0..3 {
-            dead(&yard, &queue, 5).await;
+            dead(&fixture, &queue, 5).await;
             let some: Vec<u32> = (letters.list(3).await.unwrap().iter())
                 .map(|letter| *letter.payload().unwrap())
                 .collect();
@@ -170,27 +182,27 @@ async fn dead_letters_are_looked_at_and_stay(env: Env) {
             if kind == QueueKind::Classic {
                 assert_eq!(some, [0, 1, 2], "the oldest, in their order");
             }
-            dead(&yard, &queue, 5).await;
+            dead(&fixture, &queue, 5).await;
             assert_eq!(letters.list(usize::MAX).await.unwrap().len(), 5);
         }
-        assert_eq!(yard.raw.count(&yard.full(name)).await.messages, 0);
+        assert_eq!(fixture.raw.count(&fixture.full(name)).await.messages, 0);
     }
-    yard.sweep(&["quorum", "classic"]).await;
+    fixture.delete_queues(&["quorum", "classic"]).await;
 }
 
 /// A quorum queue gets them back a moment later, and more than a few one after the other.
 async fn what_was_listed_is_replayed_at_once(env: Env) {
     const LETTERS: usize = 100;
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
         let queue = queue::<usize>(name, kind);
-        queue.declare(&yard.connection).await.unwrap();
-        let letters = queue.dead_letters(&yard.connection);
-        let full = yard.full(name);
+        queue.declare(&fixture.connection).await.unwrap();
+        let letters = queue.dead_letters(&fixture.connection);
+        let full = fixture.full(name);
         let dead = format!("{full}.dead");
         for letter in 0..LETTERS {
             let body = [u8::try_from(letter).unwrap()];
-            yard.raw.publish("", &dead, &body).await;
+            fixture.raw.publish("", &dead, &body).await;
         }
         for most in [1, LETTERS, 3, LETTERS + 1] {
             let listed = letters.list(most).await.unwrap().len();
@@ -203,13 +215,13 @@ async fn what_was_listed_is_replayed_at_once(env: Env) {
         let replayed = letters.replay().await.unwrap();
         assert_eq!(replayed as usize, LETTERS / 2, "{name}");
         assert_eq!(letters.count().await.unwrap(), 0, "{name}");
-        yard.raw.until_messages(&full, LETTERS as u32).await;
+        fixture.raw.until_messages(&full, LETTERS as u32).await;
     }
-    yard.sweep(&["quorum", "classic"]).await;
+    fixture.delete_queues(&["quorum", "classic"]).await;
 }
 
 async fn a_copy_keeps_what_its_message_came_with(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let price = AMQPValue::DecimalValue(DecimalValue {
         scale: 2,
         value: 1295,
@@ -238,13 +250,17 @@ async fn a_copy_keeps_what_its_message_came_with(env: Env) {
         .with_headers(headers.clone());
     for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
         let queue = queue::<u32>(name, kind).retry(policy(2, 10));
-        queue.declare(&yard.connection).await.unwrap();
-        let full = yard.full(name);
-        let published = yard.raw.publish_with("", &full, b"7", sent.clone());
+        queue.declare(&fixture.connection).await.unwrap();
+        let full = fixture.full(name);
+        let published = fixture.raw.publish_with("", &full, b"7", sent.clone());
         published.await.unwrap();
         let handler = |_: Job<u32>| async { Err::<(), _>("busy") };
-        let running = queue.worker(&yard.connection).start(handler).await.unwrap();
-        dead(&yard, &queue, 1).await;
+        let running = queue
+            .worker(&fixture.connection)
+            .start(handler)
+            .await
+            .unwrap();
+        dead(&fixture, &queue, 1).await;
         running.stop().await.unwrap();
         let same = |properties: &BasicProperties| {
             assert_eq!(
@@ -258,39 +274,39 @@ async fn a_copy_keeps_what_its_message_came_with(env: Env) {
                 assert_eq!(copied.get(header), Some(value), "{name}: {header}");
             }
         };
-        let letters = queue.dead_letters(&yard.connection);
+        let letters = queue.dead_letters(&fixture.connection);
         let letter = letters.list(1).await.unwrap().pop().unwrap();
         let price = letter.headers().get("price");
         assert_eq!(price, Some(&lepus::Value::Float(12.95)));
-        let letter = yard.raw.next(&format!("{full}.dead")).await;
+        let letter = fixture.raw.next(&format!("{full}.dead")).await;
         assert_eq!(header(&letter.properties, "error"), "busy");
         same(&letter.properties);
         let again = letter.properties.clone();
         let dead = format!("{full}.dead");
-        let published = yard.raw.publish_with("", &dead, b"7", again);
+        let published = fixture.raw.publish_with("", &dead, b"7", again);
         published.await.unwrap();
         assert_eq!(letters.replay().await.unwrap(), 1);
-        let job = yard.raw.next(&full).await;
+        let job = fixture.raw.next(&full).await;
         assert_eq!(header(&job.properties, "error"), "");
         same(&job.properties);
     }
-    yard.sweep(&["quorum", "classic"]).await;
+    fixture.delete_queues(&["quorum", "classic"]).await;
 }
 
 async fn one_some_or_all_are_replayed(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let queue = WorkQueue::<u32>::new("jobs");
-    bury(&yard, &queue, 6).await;
-    let letters = queue.dead_letters(&yard.connection);
+    bury(&fixture, &queue, 6).await;
+    let letters = queue.dead_letters(&fixture.connection);
     assert!(!letters.replay_one("nobody").await.unwrap());
-    dead(&yard, &queue, 6).await;
+    dead(&fixture, &queue, 6).await;
     assert!(letters.replay_one("job-3").await.unwrap());
-    dead(&yard, &queue, 5).await;
+    dead(&fixture, &queue, 5).await;
     let even = |letter: &lepus::DeadLetter<u32>| letter.payload().unwrap().is_multiple_of(2);
     assert_eq!(letters.replay_where(even).await.unwrap(), 3);
-    dead(&yard, &queue, 2).await;
+    dead(&fixture, &queue, 2).await;
     assert_eq!(letters.replay().await.unwrap(), 2);
-    dead(&yard, &queue, 0).await;
+    dead(&fixture, &queue, 0).await;
     assert_eq!(letters.replay().await.unwrap(), 0);
 
     let (tell, mut told) = mpsc::unbounded_channel();
@@ -298,7 +314,11 @@ async fn one_some_or_all_are_replayed(env: Env) {
         tell.send(job).unwrap();
         async {}
     };
-    let running = queue.worker(&yard.connection).start(handler).await.unwrap();
+    let running = queue
+        .worker(&fixture.connection)
+        .start(handler)
+        .await
+        .unwrap();
     let mut seen = Vec::new();
     for _ in 0..6 {
         let job = next(&mut told).await;
@@ -313,102 +333,110 @@ async fn one_some_or_all_are_replayed(env: Env) {
     seen[4..].sort_unstable();
     assert_eq!(seen, [3, 0, 2, 4, 1, 5]);
     running.stop().await.unwrap();
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn a_replay_is_confirmed_before_anything_is_removed(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let queue = WorkQueue::<u32>::new("jobs").classic().max_length(2);
-    let jobs = yard.full("jobs");
-    bury_one_by_one(&yard, &queue, 4).await;
-    let letters = queue.dead_letters(&yard.connection);
+    let jobs = fixture.full("jobs");
+    bury_one_by_one(&fixture, &queue, 4).await;
+    let letters = queue.dead_letters(&fixture.connection);
     let error = letters.replay().await.unwrap_err();
     assert!(error.is_rejected(), "{error:?}");
-    yard.raw.until_messages(&jobs, 2).await;
-    dead(&yard, &queue, 2).await;
-    yard.raw.next(&jobs).await;
+    fixture.raw.until_messages(&jobs, 2).await;
+    dead(&fixture, &queue, 2).await;
+    fixture.raw.next(&jobs).await;
     assert!(letters.replay_one("job-3").await.unwrap());
-    dead(&yard, &queue, 1).await;
-    yard.sweep(&["jobs"]).await;
+    dead(&fixture, &queue, 1).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 /// A queue that is full with two has to be emptied in between.
-async fn bury_one_by_one(yard: &Yard, queue: &WorkQueue<u32>, count: u32) {
-    let producer = queue.producer(&yard.connection);
+async fn bury_one_by_one(fixture: &JobFixture, queue: &WorkQueue<u32>, count: u32) {
+    let producer = queue.producer(&fixture.connection);
     let handler = |_: Job<u32>| async { Err::<(), _>(reject("no image")) };
-    let running = queue.worker(&yard.connection).start(handler).await.unwrap();
+    let running = queue
+        .worker(&fixture.connection)
+        .start(handler)
+        .await
+        .unwrap();
     for job in 0..count {
         let push = producer.push(&job).message_id(&format!("job-{job}"));
         push.await.unwrap();
-        dead(yard, queue, job + 1).await;
+        dead(fixture, queue, job + 1).await;
     }
     running.stop().await.unwrap();
 }
 
 async fn they_are_purged(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let queue = WorkQueue::<u32>::new("jobs");
-    bury(&yard, &queue, 3).await;
-    let letters = queue.dead_letters(&yard.connection);
+    bury(&fixture, &queue, 3).await;
+    let letters = queue.dead_letters(&fixture.connection);
     assert_eq!(letters.purge().await.unwrap(), 3);
     assert_eq!(letters.count().await.unwrap(), 0);
     assert_eq!(letters.purge().await.unwrap(), 0);
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn a_job_that_says_no_text_is_taken_and_listed(env: Env) {
     const TEXT: &str = "no-text!";
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let queue = queue::<u32>("jobs", QueueKind::Classic).codec(Codec::Json);
-    queue.declare(&yard.connection).await.unwrap();
-    let proxy = Proxy::start(&yard.env.uri).await;
+    queue.declare(&fixture.connection).await.unwrap();
+    let proxy = Proxy::start(&fixture.env.uri).await;
     proxy.garble(TEXT);
     let raw = Raw::open(proxy.uri()).await;
     let properties = BasicProperties::default()
         .with_content_type("application/json".into())
         .with_message_id(TEXT.into());
     for name in ["jobs", "jobs.dead"] {
-        let to = yard.full(name);
+        let to = fixture.full(name);
         let published = raw.publish_with("", &to, b"7", properties.clone());
         published.await.expect("it is taken");
     }
-    let taken = queue.getter(&yard.connection).next().await.unwrap();
+    let taken = queue.getter(&fixture.connection).next().await.unwrap();
     let taken = taken.expect("a job");
     let replaced = "?".repeat(TEXT.len());
     assert_eq!(taken.message_id(), Some(replaced.as_str()));
     assert_eq!(taken.done().unwrap(), 7);
-    let letters = queue.dead_letters(&yard.connection).list(9).await.unwrap();
+    let letters = queue
+        .dead_letters(&fixture.connection)
+        .list(9)
+        .await
+        .unwrap();
     assert_eq!(letters.len(), 1);
     assert_eq!(*letters[0].payload().unwrap(), 7);
 }
 
 async fn the_brokers_own_dead_letters_are_read_too(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
         let queue = queue::<u32>(name, kind).message_ttl(Duration::from_millis(50));
-        let push = queue.producer(&yard.connection).push(&7);
+        let push = queue.producer(&fixture.connection).push(&7);
         push.message_id("late").await.unwrap();
-        dead(&yard, &queue, 1).await;
-        let letters = queue.dead_letters(&yard.connection);
+        dead(&fixture, &queue, 1).await;
+        let letters = queue.dead_letters(&fixture.connection);
         let letter = letters.list(1).await.unwrap().pop().unwrap();
         assert_eq!((letter.reason(), letter.attempts()), ("expired", 0));
-        assert_eq!(letter.source_queue(), yard.full(name));
+        assert_eq!(letter.source_queue(), fixture.full(name));
         assert_eq!((letter.error(), letter.first_error()), ("", None));
         assert!(letter.failed_at().is_some());
-        dead(&yard, &queue, 1).await;
+        dead(&fixture, &queue, 1).await;
         assert!(letters.replay_one("late").await.unwrap());
         // Replayed as a job without a past, or the broker would drop it as one that goes round.
-        dead(&yard, &queue, 1).await;
+        dead(&fixture, &queue, 1).await;
     }
-    yard.sweep(&["quorum", "classic"]).await;
+    fixture.delete_queues(&["quorum", "classic"]).await;
 }
 
 async fn a_job_whose_connection_is_lost_each_time_is_abandoned(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
-        let (proxy, connection) = yard.proxied().await;
+        let (proxy, connection) = fixture.env.proxied().await;
         let queue = queue::<u32>(name, kind).retry(policy(3, 10));
-        queue.producer(&yard.connection).push(&7).await.unwrap();
+        queue.producer(&fixture.connection).push(&7).await.unwrap();
         let (tell, mut told) = mpsc::unbounded_channel();
         let handler = move |job: Job<u32>| {
             tell.send(job.attempt()).unwrap();
@@ -419,32 +447,32 @@ async fn a_job_whose_connection_is_lost_each_time_is_abandoned(env: Env) {
             assert_eq!(next(&mut told).await, attempt, "{name}");
             proxy.cut(Cut::Rst);
         }
-        dead(&yard, &queue, 1).await;
+        dead(&fixture, &queue, 1).await;
         running.stop().await.unwrap();
-        let letters = queue.dead_letters(&yard.connection);
+        let letters = queue.dead_letters(&fixture.connection);
         let letter = letters.list(1).await.unwrap().pop().unwrap();
         assert_eq!((letter.reason(), letter.attempts()), ("abandoned", 3));
         assert_eq!(letter.payload().unwrap(), &7);
         assert!(told.try_recv().is_err());
     }
-    yard.sweep(&["quorum", "classic"]).await;
+    fixture.delete_queues(&["quorum", "classic"]).await;
 }
 
 async fn a_job_that_takes_its_process_down_is_abandoned(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
-        let crew = Crew::new(WORKER, &yard.env, name, kind);
-        let queue = crew.queue();
-        let producer = queue.producer(&yard.connection);
+        let processes = WorkerProcesses::new(WORKER, &fixture.env, name, kind);
+        let queue = processes.queue();
+        let producer = queue.producer(&fixture.connection);
         producer.push(&"abort".to_owned()).await.unwrap();
         for attempt in 1..=3 {
-            let mut worker = crew.hire().await;
+            let mut worker = processes.start().await;
             let line = worker.line().await;
             assert_eq!(line, format!("aborting, attempt {attempt}"), "{name}");
             assert!(!worker.ended().await.status.success());
         }
-        let mut worker = crew.hire().await;
-        let letters = queue.dead_letters(&yard.connection);
+        let mut worker = processes.start().await;
+        let letters = queue.dead_letters(&fixture.connection);
         eventually("it is given up", || async {
             letters.count().await.unwrap() == 1
         })
@@ -457,23 +485,23 @@ async fn a_job_that_takes_its_process_down_is_abandoned(env: Env) {
         assert_eq!((letter.reason(), letter.attempts()), ("abandoned", 3));
         assert!(letter.error().contains("went away"), "{}", letter.error());
     }
-    yard.sweep(&["quorum", "classic"]).await;
+    fixture.delete_queues(&["quorum", "classic"]).await;
 }
 
 async fn a_job_that_others_give_back_is_not_given_out_for_ever(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let queue = queue::<u32>("jobs", QueueKind::Quorum);
-    queue.producer(&yard.connection).push(&7).await.unwrap();
+    queue.producer(&fixture.connection).push(&7).await.unwrap();
     // A worker that is not ours. A reject counts on every RabbitMQ, a nack does not on the latest.
-    let mut consumer = yard.raw.consume(&yard.full("jobs"), 1).await;
+    let mut consumer = fixture.raw.consume(&fixture.full("jobs"), 1).await;
     for _ in 0..21 {
         let delivery = delivery(&mut consumer).await;
         let options = BasicRejectOptions { requeue: true };
         delivery.acker.reject(options).await.unwrap();
     }
-    dead(&yard, &queue, 1).await;
-    let letters = queue.dead_letters(&yard.connection);
+    dead(&fixture, &queue, 1).await;
+    let letters = queue.dead_letters(&fixture.connection);
     let letter = letters.list(1).await.unwrap().pop().unwrap();
     assert_eq!((letter.reason(), letter.error()), ("delivery_limit", ""));
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }

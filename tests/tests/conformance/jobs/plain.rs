@@ -4,7 +4,7 @@
 use lapin::BasicProperties;
 use lapin::options::QueueDeclareOptions;
 use lepus::{Job, WorkQueue};
-use lepus_tests::jobs::{KINDS, Yard, next, queue};
+use lepus_tests::jobs::{JobFixture, KINDS, next, queue};
 use lepus_tests::proxy::Cut;
 use lepus_tests::{Env, conformance, eventually};
 use tokio::sync::mpsc;
@@ -19,55 +19,63 @@ conformance!(
 );
 
 async fn text_goes_both_ways_without_ceremony(env: Env) {
-    let yard = Yard::open(env).await;
-    let hello = yard.full("hello");
+    let fixture = JobFixture::open(env).await;
+    let hello = fixture.full("hello");
     let queue = WorkQueue::text("hello").transient();
     // As the tutorial's `send.py`: a queue that is not durable, a body and nothing else.
     let transient = QueueDeclareOptions::default();
-    yard.raw.declare_with(&hello, transient, &[]).await.unwrap();
-    yard.raw.publish("", &hello, "Hällo".as_bytes()).await;
+    fixture
+        .raw
+        .declare_with(&hello, transient, &[])
+        .await
+        .unwrap();
+    fixture.raw.publish("", &hello, "Hällo".as_bytes()).await;
     let (tell, mut told) = mpsc::unbounded_channel();
     let handler = move |job: Job<String>| {
         tell.send((job.message_id().map(str::to_owned), job.into_payload()))
             .unwrap();
         async {}
     };
-    let running = queue.worker(&yard.connection).start(handler).await.unwrap();
+    let running = queue
+        .worker(&fixture.connection)
+        .start(handler)
+        .await
+        .unwrap();
     assert_eq!(next(&mut told).await, (None, "Hällo".to_owned()));
     running.stop().await.unwrap();
-    let producer = queue.producer(&yard.connection);
+    let producer = queue.producer(&fixture.connection);
     producer.push(&"Hello Wörld!".to_owned()).await.unwrap();
-    let message = yard.raw.next(&hello).await;
+    let message = fixture.raw.next(&hello).await;
     assert_eq!(message.data, "Hello Wörld!".as_bytes());
     let content_type = message.properties.content_type().as_ref().unwrap();
     assert_eq!(content_type.as_str(), "text/plain");
     assert_eq!(message.properties.headers().as_ref(), None, "no table");
-    yard.sweep(&["hello"]).await;
+    fixture.delete_queues(&["hello"]).await;
 }
 
 async fn bytes_go_both_ways_without_ceremony(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let queue = WorkQueue::bytes("blobs");
-    let producer = queue.producer(&yard.connection);
+    let producer = queue.producer(&fixture.connection);
     for blob in [vec![], vec![0, 255, 10], vec![7; 1 << 20]] {
         producer.push(&blob).await.unwrap();
-        assert_eq!(yard.raw.next(&yard.full("blobs")).await.data, blob);
-        yard.raw.publish("", &yard.full("blobs"), &blob).await;
-        let taken = queue.getter(&yard.connection).next().await.unwrap();
+        assert_eq!(fixture.raw.next(&fixture.full("blobs")).await.data, blob);
+        fixture.raw.publish("", &fixture.full("blobs"), &blob).await;
+        let taken = queue.getter(&fixture.connection).next().await.unwrap();
         assert_eq!(taken.expect("a job").done().unwrap(), blob);
     }
-    yard.sweep(&["blobs"]).await;
+    fixture.delete_queues(&["blobs"]).await;
 }
 
 async fn a_job_taken_is_done_or_given_back(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
         let queue = queue::<u32>(name, kind);
-        let getter = queue.getter(&yard.connection);
+        let getter = queue.getter(&fixture.connection);
         assert!(getter.next().await.unwrap().is_none(), "it is empty");
-        let push = queue.producer(&yard.connection).push(&7);
+        let push = queue.producer(&fixture.connection).push(&7);
         push.message_id("m").header("x", 1).await.unwrap();
-        let full = yard.full(name);
+        let full = fixture.full(name);
         for redelivered in [false, true, true] {
             let taken = eventually("a job", || async { getter.next().await.unwrap() }).await;
             assert_eq!(taken.payload().unwrap(), &7);
@@ -80,60 +88,60 @@ async fn a_job_taken_is_done_or_given_back(env: Env) {
             } else {
                 drop(taken);
             }
-            yard.raw.until_messages(&full, 1).await;
+            fixture.raw.until_messages(&full, 1).await;
         }
         let taken = getter.next().await.unwrap().expect("a job");
         assert_eq!(taken.done().unwrap(), 7);
         // What is not settled goes back with the channel.
         drop(getter);
-        let other = queue.getter(&yard.connection);
+        let other = queue.getter(&fixture.connection);
         assert!(other.next().await.unwrap().is_none());
     }
-    yard.sweep(&["quorum", "classic"]).await;
+    fixture.delete_queues(&["quorum", "classic"]).await;
 }
 
 async fn a_job_taken_may_be_rejected(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let queue = WorkQueue::<u32>::new("jobs");
-    queue.producer(&yard.connection).push(&7).await.unwrap();
-    let taken = queue.getter(&yard.connection).next().await.unwrap();
+    queue.producer(&fixture.connection).push(&7).await.unwrap();
+    let taken = queue.getter(&fixture.connection).next().await.unwrap();
     taken.expect("a job").reject();
-    let letters = queue.dead_letters(&yard.connection);
+    let letters = queue.dead_letters(&fixture.connection);
     eventually("a dead letter", || async {
         letters.count().await.unwrap() == 1
     })
     .await;
     let letter = letters.list(1).await.unwrap().pop().unwrap();
     assert_eq!(letter.reason(), "rejected");
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn what_cannot_be_read_can_still_be_taken(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let queue = WorkQueue::<u32>::new("jobs");
-    let getter = queue.getter(&yard.connection);
+    let getter = queue.getter(&fixture.connection);
     assert!(getter.next().await.unwrap().is_none());
     let xml = BasicProperties::default().with_content_type("application/xml".into());
-    let jobs = yard.full("jobs");
-    let sent = yard.raw.publish_with("", &jobs, b"<x/>", xml).await;
+    let jobs = fixture.full("jobs");
+    let sent = fixture.raw.publish_with("", &jobs, b"<x/>", xml).await;
     sent.unwrap();
     let taken = getter.next().await.unwrap().expect("a job");
     assert!(taken.payload().unwrap_err().is_decode());
     assert_eq!(taken.bytes(), b"<x/>");
     assert!(taken.done().unwrap_err().is_decode());
-    yard.raw.until_messages(&yard.full("jobs"), 0).await;
-    yard.sweep(&["jobs"]).await;
+    fixture.raw.until_messages(&fixture.full("jobs"), 0).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn a_lost_connection_costs_one_look(env: Env) {
-    let yard = Yard::open(env).await;
-    let (proxy, connection) = yard.proxied().await;
+    let fixture = JobFixture::open(env).await;
+    let (proxy, connection) = fixture.env.proxied().await;
     let queue = WorkQueue::<u32>::new("jobs");
-    queue.producer(&yard.connection).push(&7).await.unwrap();
+    queue.producer(&fixture.connection).push(&7).await.unwrap();
     let getter = queue.getter(&connection);
     let taken = getter.next().await.unwrap().expect("a job");
     proxy.cut(Cut::Rst);
-    yard.raw.until_messages(&yard.full("jobs"), 1).await;
+    fixture.raw.until_messages(&fixture.full("jobs"), 1).await;
     // Too late: it has gone back, and is taken again.
     assert_eq!(taken.done().unwrap(), 7);
     let taken = eventually("a job", || async {
@@ -149,6 +157,6 @@ async fn a_lost_connection_costs_one_look(env: Env) {
     assert!(taken.redelivered());
     assert_eq!(taken.done().unwrap(), 7);
     drop(getter);
-    yard.raw.until_messages(&yard.full("jobs"), 0).await;
-    yard.sweep(&["jobs"]).await;
+    fixture.raw.until_messages(&fixture.full("jobs"), 0).await;
+    fixture.delete_queues(&["jobs"]).await;
 }

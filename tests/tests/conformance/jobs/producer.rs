@@ -5,7 +5,7 @@ use lapin::types::AMQPValue;
 use lepus::{Codec, Connection, Job, Outcome, Producer, Table, Value, WorkQueue};
 use lepus_tests::deadline::TEST_LIMIT;
 use lepus_tests::frames::CHANNEL_OPEN;
-use lepus_tests::jobs::{KINDS, Yard, connect, next, queue};
+use lepus_tests::jobs::{JobFixture, KINDS, next, queue};
 use lepus_tests::proxy::{Cut, Proxy, Way};
 use lepus_tests::raw::{Raw, durable};
 use lepus_tests::{Env, conformance, eventually};
@@ -35,46 +35,46 @@ conformance!(
 );
 
 async fn a_push_returns_after_the_confirm_and_not_before(env: Env) {
-    let yard = Yard::open(env).await;
-    let (proxy, connection) = yard.proxied().await;
+    let fixture = JobFixture::open(env).await;
+    let (proxy, connection) = fixture.env.proxied().await;
     for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
         let producer = queue::<u32>(name, kind).producer(&connection);
         producer.push(&0).await.unwrap();
         proxy.stall(Way::Down);
         let push = producer.push(&1).into_future();
         let pushing = tokio::spawn(push);
-        yard.raw.until_messages(&yard.full(name), 2).await;
+        fixture.raw.until_messages(&fixture.full(name), 2).await;
         assert!(!pushing.is_finished(), "stored, and nobody has said so");
         proxy.resume();
         pushing.await.unwrap().unwrap();
     }
-    yard.sweep(&["quorum", "classic"]).await;
+    fixture.delete_queues(&["quorum", "classic"]).await;
 }
 
 async fn each_failure_is_an_error_of_its_own(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let missing = WorkQueue::<u32>::new("missing").passive();
-    let error = missing.producer(&yard.connection).push(&1).await;
+    let error = missing.producer(&fixture.connection).push(&1).await;
     let error = error.unwrap_err();
     assert!(error.is_unroutable() && !error.may_have_executed());
     assert_eq!(error.outcome(), Some(Outcome::Unroutable));
     assert!(error.to_string().contains("missing"), "{error}");
 
     let full = WorkQueue::<u32>::new("full").classic().max_length(1);
-    let producer = full.producer(&yard.connection);
+    let producer = full.producer(&fixture.connection);
     producer.push(&1).await.unwrap();
     let error = producer.push(&2).await.unwrap_err();
     assert!(error.is_rejected() && !error.may_have_executed());
     assert_eq!(error.outcome(), Some(Outcome::Rejected));
-    yard.raw.next(&yard.full("full")).await;
+    fixture.raw.next(&fixture.full("full")).await;
     producer.push(&3).await.unwrap();
 
-    let (proxy, connection) = yard.proxied().await;
+    let (proxy, connection) = fixture.env.proxied().await;
     let producer = WorkQueue::<u32>::new("jobs").producer(&connection);
     producer.push(&1).await.unwrap();
     proxy.stall(Way::Down);
     let pushing = tokio::spawn(producer.push(&2).into_future());
-    yard.raw.until_messages(&yard.full("jobs"), 2).await;
+    fixture.raw.until_messages(&fixture.full("jobs"), 2).await;
     proxy.cut(Cut::Rst);
     let error = pushing.await.unwrap().unwrap_err();
     assert!(error.is_unconfirmed() && error.may_have_executed());
@@ -89,8 +89,8 @@ async fn each_failure_is_an_error_of_its_own(env: Env) {
     assert!(error.is_timeout() && error.may_have_executed());
     proxy.resume();
 
-    let small = Connection::builder(&yard.env.uri)
-        .namespace(yard.env.namespace())
+    let small = Connection::builder(&fixture.env.uri)
+        .namespace(fixture.env.namespace())
         .max_message_size(100)
         .open()
         .await
@@ -103,7 +103,7 @@ async fn each_failure_is_an_error_of_its_own(env: Env) {
 
     let keys = WorkQueue::<BTreeMap<Vec<u8>, u8>>::new("json").codec(Codec::Json);
     let keyed = BTreeMap::from([(vec![1], 1)]);
-    let error = keys.producer(&yard.connection).push(&keyed).await;
+    let error = keys.producer(&fixture.connection).push(&keyed).await;
     assert!(error.unwrap_err().is_encode());
 
     let error = producer.push(&1).header("attempt", 7).await.unwrap_err();
@@ -135,12 +135,12 @@ async fn each_failure_is_an_error_of_its_own(env: Env) {
     connection.close().await;
     let error = producer.push(&1).await.unwrap_err();
     assert!(error.is_closed() && !error.may_have_executed());
-    yard.sweep(&["full", "jobs", "bytes"]).await;
+    fixture.delete_queues(&["full", "jobs", "bytes"]).await;
 }
 
 async fn a_push_waits_for_a_connection_within_its_time(env: Env) {
-    let yard = Yard::open(env).await;
-    let (proxy, connection) = yard.proxied().await;
+    let fixture = JobFixture::open(env).await;
+    let (proxy, connection) = fixture.env.proxied().await;
     let producer = WorkQueue::<u32>::new("jobs").producer(&connection);
     producer.push(&1).await.unwrap();
     proxy.down().await;
@@ -157,8 +157,8 @@ async fn a_push_waits_for_a_connection_within_its_time(env: Env) {
     let pushing = tokio::spawn(producer.push(&3).into_future());
     proxy.up().await;
     pushing.await.unwrap().unwrap();
-    yard.raw.until_messages(&yard.full("jobs"), 2).await;
-    yard.sweep(&["jobs"]).await;
+    fixture.raw.until_messages(&fixture.full("jobs"), 2).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 /// What becomes of a push.
@@ -203,22 +203,23 @@ impl Fate {
 async fn every_outcome_is_told_to_the_right_push(env: Env) {
     const TASKS: u32 = 24;
     const EACH: u32 = 200;
-    let yard = Yard::open(env).await;
-    let jobs = yard.full("jobs");
-    yard.raw.declare(&jobs).await;
+    let fixture = JobFixture::open(env).await;
+    let jobs = fixture.full("jobs");
+    fixture.raw.declare(&jobs).await;
     let never = [
         ("x-max-length", AMQPValue::LongLongInt(0)),
         ("x-overflow", AMQPValue::LongString("reject-publish".into())),
     ];
     let full = format!("{jobs}.retry.20");
-    yard.raw
+    fixture
+        .raw
         .declare_with(&full, durable(), &never)
         .await
         .unwrap();
     let producer = WorkQueue::<u32>::new("jobs")
         .codec(Codec::Text)
         .passive()
-        .producer(&yard.connection);
+        .producer(&fixture.connection);
     let mut tasks = JoinSet::new();
     for task in 0..TASKS {
         let producer = producer.clone();
@@ -248,14 +249,14 @@ async fn every_outcome_is_told_to_the_right_push(env: Env) {
         wrong.first()
     );
     // Every one that was told to be stored is there, once, and nothing else.
-    let mut there = drain(&yard.raw, &jobs).await;
+    let mut there = drain(&fixture.raw, &jobs).await;
     there.sort_unstable();
     let stored: Vec<u32> = (0..TASKS * EACH)
         .filter(|id| Fate::of(*id) == Fate::Stored)
         .collect();
     assert!(stored.len() > 1000 && there == stored, "{}", there.len());
-    assert_eq!(yard.raw.count(&full).await.messages, 0);
-    yard.sweep(&["jobs"]).await;
+    assert_eq!(fixture.raw.count(&full).await.messages, 0);
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn drain(raw: &Raw, queue: &str) -> Vec<u32> {
@@ -270,10 +271,10 @@ async fn drain(raw: &Raw, queue: &str) -> Vec<u32> {
 async fn lost_confirms_are_told_to_the_right_pushes(env: Env) {
     const PUSHES: u32 = 1500;
     const CUTS: usize = 5;
-    let yard = Yard::open(env).await;
-    let (proxy, connection) = yard.proxied().await;
+    let fixture = JobFixture::open(env).await;
+    let (proxy, connection) = fixture.env.proxied().await;
     let queue = WorkQueue::<u32>::new("jobs").codec(Codec::Text);
-    queue.declare(&yard.connection).await.unwrap();
+    queue.declare(&fixture.connection).await.unwrap();
     let producer = queue.producer(&connection);
     let ended = Arc::new(AtomicUsize::new(0));
     let mut tasks = JoinSet::new();
@@ -298,7 +299,7 @@ async fn lost_confirms_are_told_to_the_right_pushes(env: Env) {
     }
     let outcomes: HashMap<_, _> = tasks.join_all().await.into_iter().flatten().collect();
     assert_eq!(outcomes.len(), PUSHES as usize, "every push ends");
-    let ids = drain(&yard.raw, &yard.full("jobs")).await;
+    let ids = drain(&fixture.raw, &fixture.full("jobs")).await;
     let there: HashSet<u32> = ids.iter().copied().collect();
     assert_eq!(there.len(), ids.len(), "no push is made twice");
     for (id, outcome) in &outcomes {
@@ -319,14 +320,14 @@ async fn lost_confirms_are_told_to_the_right_pushes(env: Env) {
         lost <= 12 * CUTS,
         "{lost} lost, with 12 under way at a time"
     );
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn many_pushes_do_not_wait_for_each_others_confirm(env: Env) {
-    let yard = Yard::open(env).await;
-    let (proxy, connection) = yard.proxied().await;
+    let fixture = JobFixture::open(env).await;
+    let (proxy, connection) = fixture.env.proxied().await;
     let queue = WorkQueue::bytes("jobs");
-    queue.declare(&yard.connection).await.unwrap();
+    queue.declare(&fixture.connection).await.unwrap();
     let producer = queue.producer(&connection);
     producer.push(&vec![0]).await.unwrap();
     proxy.stall(Way::Down);
@@ -334,7 +335,10 @@ async fn many_pushes_do_not_wait_for_each_others_confirm(env: Env) {
     jobs[7] = vec![0; 17 << 20];
     let pushing = tokio::spawn(async move { producer.push_all(&jobs).await });
     // As many as may be unconfirmed at a time, while not one confirm comes.
-    yard.raw.until_messages(&yard.full("jobs"), 1 + 1024).await;
+    fixture
+        .raw
+        .until_messages(&fixture.full("jobs"), 1 + 1024)
+        .await;
     assert!(!pushing.is_finished());
     proxy.resume();
     let outcomes = pushing.await.unwrap();
@@ -345,13 +349,16 @@ async fn many_pushes_do_not_wait_for_each_others_confirm(env: Env) {
             Err(error) => assert!(at == 7 && error.is_too_large(), "{at}: {error}"),
         }
     }
-    yard.raw.until_messages(&yard.full("jobs"), 2000).await;
-    yard.sweep(&["jobs"]).await;
+    fixture
+        .raw
+        .until_messages(&fixture.full("jobs"), 2000)
+        .await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn many_pushes_end_together_where_nobody_takes_them(env: Env) {
-    let yard = Yard::open(env).await;
-    let (proxy, connection) = yard.proxied().await;
+    let fixture = JobFixture::open(env).await;
+    let (proxy, connection) = fixture.env.proxied().await;
     let limit = Duration::from_millis(500);
     let producer = WorkQueue::new("jobs").producer(&connection).timeout(limit);
     proxy.down().await;
@@ -365,35 +372,37 @@ async fn many_pushes_end_together_where_nobody_takes_them(env: Env) {
         let error = outcome.unwrap_err();
         assert!(error.is_timeout() && error.outcome() == Some(Outcome::NotSent));
     }
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn many_pushes_arrive_in_their_order(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let queue = WorkQueue::<u32>::new("jobs");
-    queue.declare(&yard.connection).await.unwrap();
+    queue.declare(&fixture.connection).await.unwrap();
     let jobs: Vec<u32> = (0..3000).collect();
-    for outcome in queue.producer(&yard.connection).push_all(&jobs).await {
+    for outcome in queue.producer(&fixture.connection).push_all(&jobs).await {
         outcome.unwrap();
     }
     let (sender, mut told) = mpsc::unbounded_channel();
-    let pool = queue.worker(&yard.connection).start(move |job: Job<u32>| {
-        sender.send(job.into_payload()).expect("a listener");
-        async {}
-    });
+    let pool = queue
+        .worker(&fixture.connection)
+        .start(move |job: Job<u32>| {
+            sender.send(job.into_payload()).expect("a listener");
+            async {}
+        });
     let running = pool.await.unwrap();
     for job in jobs {
         assert_eq!(told.recv().await, Some(job));
     }
     running.stop().await.unwrap();
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn unconfirmed_pushes_are_bounded(env: Env) {
-    let yard = Yard::open(env).await;
-    let (proxy, connection) = yard.proxied().await;
+    let fixture = JobFixture::open(env).await;
+    let (proxy, connection) = fixture.env.proxied().await;
     let queue = WorkQueue::<u32>::new("jobs");
-    queue.declare(&yard.connection).await.unwrap();
+    queue.declare(&fixture.connection).await.unwrap();
     let producer = queue.producer(&connection).max_unconfirmed(&connection, 3);
     producer.push(&0).await.unwrap();
     proxy.stall(Way::Down);
@@ -401,39 +410,47 @@ async fn unconfirmed_pushes_are_bounded(env: Env) {
         let producer = producer.clone();
         tokio::spawn(async move { producer.push_all(&[1; 10]).await })
     };
-    let jobs = yard.full("jobs");
-    yard.raw.until_messages(&jobs, 4).await;
+    let jobs = fixture.full("jobs");
+    fixture.raw.until_messages(&jobs, 4).await;
     let error = producer.timeout(Duration::from_millis(100)).push(&2).await;
     let error = error.unwrap_err();
     assert!(error.is_timeout() && error.outcome() == Some(Outcome::NotSent));
-    assert_eq!(yard.raw.count(&jobs).await.messages, 4, "and not one more");
+    assert_eq!(
+        fixture.raw.count(&jobs).await.messages,
+        4,
+        "and not one more"
+    );
     proxy.resume();
     assert!(pushing.await.unwrap().iter().all(Result::is_ok));
-    yard.raw.until_messages(&jobs, 11).await;
-    yard.sweep(&["jobs"]).await;
+    fixture.raw.until_messages(&jobs, 11).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn pushes_that_find_no_queue_make_it_once(env: Env) {
-    let yard = Yard::open(env).await;
-    let separator = if yard.env.uri.contains('?') { '&' } else { '?' };
-    let uri = format!("{}{separator}channel_max=8", yard.env.uri);
-    let connection = connect(&uri, &yard.env).await;
+    let fixture = JobFixture::open(env).await;
+    let separator = if fixture.env.uri.contains('?') {
+        '&'
+    } else {
+        '?'
+    };
+    let uri = format!("{}{separator}channel_max=8", fixture.env.uri);
+    let connection = fixture.env.connect_at(&uri).await;
     let producer = WorkQueue::<u32>::new("jobs").producer(&connection);
     let jobs: Vec<u32> = (0..500).collect();
     for outcome in producer.push_all(&jobs).await {
         outcome.unwrap();
     }
-    yard.raw.until_messages(&yard.full("jobs"), 500).await;
-    yard.sweep(&["jobs"]).await;
+    fixture.raw.until_messages(&fixture.full("jobs"), 500).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 /// The channel that a broker opened while a quorum queue had lost its leader may be refused for as
 /// long as the old leader is away, though there is a new one.
 async fn a_channel_that_is_refused_for_long_is_replaced(env: Env) {
-    let yard = Yard::open(env).await;
-    let proxy = Proxy::start(&yard.env.uri).await;
+    let fixture = JobFixture::open(env).await;
+    let proxy = Proxy::start(&fixture.env.uri).await;
     let tap = proxy.tap();
-    let connection = connect(proxy.uri(), &yard.env).await;
+    let connection = fixture.env.connect_at(proxy.uri()).await;
     let channels = || {
         let frames = (1..=proxy.accepted()).flat_map(|link| tap.frames(link, Way::Up));
         let opened = frames.filter(|frame| frame.method() == Some(CHANNEL_OPEN));
@@ -450,17 +467,17 @@ async fn a_channel_that_is_refused_for_long_is_replaced(env: Env) {
     })
     .await;
     // Nothing changes for those who push, and no channel is left behind.
-    yard.raw.next(&yard.full("full")).await;
+    fixture.raw.next(&fixture.full("full")).await;
     producer.push(&3).await.unwrap();
     eventually("the old one is gone", || async {
         connection.stats().channels == held
     })
     .await;
-    yard.sweep(&["full"]).await;
+    fixture.delete_queues(&["full"]).await;
 }
 
 async fn a_delayed_job_comes_no_earlier(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
         let queue = queue::<u64>(name, kind);
         let (tell, mut told) = mpsc::unbounded_channel();
@@ -469,8 +486,12 @@ async fn a_delayed_job_comes_no_earlier(env: Env) {
                 .unwrap();
             async {}
         };
-        let running = queue.worker(&yard.connection).start(handler).await.unwrap();
-        let producer = queue.producer(&yard.connection);
+        let running = queue
+            .worker(&fixture.connection)
+            .start(handler)
+            .await
+            .unwrap();
+        let producer = queue.producer(&fixture.connection);
         let begin = Instant::now();
         for millis in [400, 150] {
             let push = producer.push(&millis);
@@ -485,13 +506,13 @@ async fn a_delayed_job_comes_no_earlier(env: Env) {
         }
         running.stop().await.unwrap();
     }
-    yard.sweep(&["quorum", "classic"]).await;
+    fixture.delete_queues(&["quorum", "classic"]).await;
 }
 
 async fn the_higher_priority_comes_first(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let queue = WorkQueue::<u8>::new("jobs").classic().max_priority(5);
-    let producer = queue.producer(&yard.connection);
+    let producer = queue.producer(&fixture.connection);
     producer.push(&0).await.unwrap();
     for priority in [1, 5, 3, 5] {
         producer.push(&priority).priority(priority).await.unwrap();
@@ -501,18 +522,22 @@ async fn the_higher_priority_comes_first(env: Env) {
         tell.send(job.into_payload()).unwrap();
         async {}
     };
-    let running = queue.worker(&yard.connection).start(handler).await.unwrap();
+    let running = queue
+        .worker(&fixture.connection)
+        .start(handler)
+        .await
+        .unwrap();
     for priority in [5, 5, 3, 1, 0] {
         assert_eq!(next(&mut told).await, priority);
     }
     running.stop().await.unwrap();
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn what_a_producer_says_of_a_job_arrives(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let queue = WorkQueue::<u32>::new("jobs");
-    let producer = queue.producer(&yard.connection);
+    let producer = queue.producer(&fixture.connection);
     let nested = Table::from([("deep".to_owned(), Value::from(true))]);
     let headers = [
         ("text", Value::from("größer")),
@@ -533,19 +558,23 @@ async fn what_a_producer_says_of_a_job_arrives(env: Env) {
         tell.send(job).unwrap();
         async {}
     };
-    let running = queue.worker(&yard.connection).start(handler).await.unwrap();
+    let running = queue
+        .worker(&fixture.connection)
+        .start(handler)
+        .await
+        .unwrap();
     let job = next(&mut told).await;
     assert_eq!(job.message_id(), Some("hare-7"));
     for (name, value) in headers {
         assert_eq!(job.header(name), Some(&value), "{name}");
     }
     running.stop().await.unwrap();
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn headers_that_fit_no_frame_harm_nobody(env: Env) {
-    let yard = Yard::open(env).await;
-    let (proxy, connection) = yard.proxied().await;
+    let fixture = JobFixture::open(env).await;
+    let (proxy, connection) = fixture.env.proxied().await;
     let producer = WorkQueue::<u32>::new("jobs").producer(&connection);
     producer.push(&1).await.unwrap();
     let connections = proxy.accepted();
@@ -559,6 +588,6 @@ async fn headers_that_fit_no_frame_harm_nobody(env: Env) {
         .await
         .unwrap();
     assert_eq!(proxy.accepted(), connections, "the connection lives on");
-    yard.raw.until_messages(&yard.full("jobs"), 2).await;
-    yard.sweep(&["jobs"]).await;
+    fixture.raw.until_messages(&fixture.full("jobs"), 2).await;
+    fixture.delete_queues(&["jobs"]).await;
 }

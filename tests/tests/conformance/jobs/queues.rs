@@ -5,7 +5,7 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::AMQPValue;
 use lepus::{Job, WorkQueue};
 use lepus_broker::Broker;
-use lepus_tests::jobs::{KINDS, Yard, next, queue};
+use lepus_tests::jobs::{JobFixture, KINDS, next, queue};
 use lepus_tests::proxy::Cut;
 use lepus_tests::raw::durable;
 use lepus_tests::{Env, conformance, eventually};
@@ -46,7 +46,7 @@ fn number(value: i64) -> AMQPValue {
 }
 
 async fn a_job_is_pushed_and_done(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let order = Resize {
         id: 7,
         sizes: vec![64, 640],
@@ -56,7 +56,7 @@ async fn a_job_is_pushed_and_done(env: Env) {
         let queue = queue::<Resize>(name, kind);
         let before = SystemTime::now();
         queue
-            .producer(&yard.connection)
+            .producer(&fixture.connection)
             .push(&order)
             .header("tenant", "hare")
             .await
@@ -66,48 +66,52 @@ async fn a_job_is_pushed_and_done(env: Env) {
             tell.send(job).expect("the test listens");
             async {}
         };
-        let running = queue.worker(&yard.connection).start(handler).await.unwrap();
+        let running = queue
+            .worker(&fixture.connection)
+            .start(handler)
+            .await
+            .unwrap();
         let job = next(&mut told).await;
         assert_eq!(job.payload(), &order);
         assert_eq!((job.attempt(), job.redelivered()), (1, false));
         assert_eq!(job.message_id().map(str::len), Some(22), "a fresh one");
         assert_eq!(job.header("tenant").and_then(|v| v.as_str()), Some("hare"));
         assert_eq!(job.headers().len(), 1, "{:?}", job.headers());
-        assert_eq!(job.routing_key(), yard.full(name));
+        assert_eq!(job.routing_key(), fixture.full(name));
         let seen = job.first_seen().expect("its producer says when");
         // It is told in whole seconds.
         let between = before - Duration::from_secs(1)..=SystemTime::now();
         assert!(between.contains(&seen), "{seen:?} is not in {between:?}");
         running.stop().await.unwrap();
         // What was not acknowledged would be back with the channel.
-        let raw = lepus_tests::raw::Raw::open(&yard.env.uri).await;
-        assert!(raw.get(&yard.full(name)).await.is_none());
+        let raw = lepus_tests::raw::Raw::open(&fixture.env.uri).await;
+        assert!(raw.get(&fixture.full(name)).await.is_none());
     }
-    yard.sweep(&["quorum", "classic"]).await;
+    fixture.delete_queues(&["quorum", "classic"]).await;
 }
 
 async fn it_is_declared_as_one_topology(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     WorkQueue::<u32>::new("jobs")
         .max_length(7)
         .message_ttl(Duration::from_secs(60))
         .dead_letter_queue("morgue.dead")
-        .declare(&yard.connection)
+        .declare(&fixture.connection)
         .await
         .unwrap();
     WorkQueue::<u32>::new("ranks")
         .classic()
         .max_priority(5)
-        .declare(&yard.connection)
+        .declare(&fixture.connection)
         .await
         .unwrap();
     WorkQueue::<u32>::new("hello")
         .transient()
-        .declare(&yard.connection)
+        .declare(&fixture.connection)
         .await
         .unwrap();
     // To declare a queue with the same properties is no mismatch.
-    let (jobs, morgue) = (yard.full("jobs"), yard.full("morgue.dead"));
+    let (jobs, morgue) = (fixture.full("jobs"), fixture.full("morgue.dead"));
     let main = [
         ("x-queue-type", long("quorum")),
         ("x-max-length", number(7)),
@@ -124,35 +128,37 @@ async fn it_is_declared_as_one_topology(env: Env) {
     ];
     let ranks = [("x-max-priority", number(5))];
     let plain = QueueDeclareOptions::default();
-    let raw = &yard.raw;
+    let raw = &fixture.raw;
     for (name, options, arguments) in [
         (jobs.as_str(), durable(), &main[..]),
         (&morgue, durable(), &dead),
-        (&yard.full("ranks"), durable(), &ranks),
-        (&yard.full("ranks.dead"), durable(), &[]),
-        (&yard.full("hello"), plain, &[]),
+        (&fixture.full("ranks"), durable(), &ranks),
+        (&fixture.full("ranks.dead"), durable(), &[]),
+        (&fixture.full("hello"), plain, &[]),
     ] {
         let declared = raw.declare_with(name, options, arguments).await;
         declared.unwrap_or_else(|error| panic!("{name}: {error}"));
     }
-    yard.sweep(&["jobs", "morgue", "ranks", "hello"]).await;
+    fixture
+        .delete_queues(&["jobs", "morgue", "ranks", "hello"])
+        .await;
 }
 
 async fn a_mismatch_names_queue_argument_and_both_values(env: Env) {
-    let yard = Yard::open(env).await;
-    let (jobs, dead) = (yard.full("jobs"), yard.full("tasks.dead"));
+    let fixture = JobFixture::open(env).await;
+    let (jobs, dead) = (fixture.full("jobs"), fixture.full("tasks.dead"));
     let arguments = [
         ("x-max-length", number(5)),
         ("x-overflow", long("reject-publish")),
     ];
-    let raw = &yard.raw;
+    let raw = &fixture.raw;
     raw.declare_with(&jobs, durable(), &arguments)
         .await
         .unwrap();
     raw.declare(&dead).await;
     let ours = WorkQueue::<u32>::new("jobs").classic().max_length(7);
-    let declared = ours.declare(&yard.connection).await;
-    let started = ours.worker(&yard.connection).start(|_| async {}).await;
+    let declared = ours.declare(&fixture.connection).await;
+    let started = ours.worker(&fixture.connection).start(|_| async {}).await;
     for error in [declared.unwrap_err(), started.unwrap_err()] {
         assert!(error.is_mismatch() && error.amqp_code() == Some(406));
         let text = error.to_string();
@@ -163,7 +169,7 @@ async fn a_mismatch_names_queue_argument_and_both_values(env: Env) {
     // The dead letters' queue is a part of it, and the kind is a property.
     let tasks = WorkQueue::<u32>::new("tasks");
     let text = tasks
-        .declare(&yard.connection)
+        .declare(&fixture.connection)
         .await
         .unwrap_err()
         .to_string();
@@ -173,17 +179,17 @@ async fn a_mismatch_names_queue_argument_and_both_values(env: Env) {
     );
     // Others on the same connection are not concerned.
     let others = WorkQueue::<u32>::new("others").classic();
-    others.producer(&yard.connection).push(&1).await.unwrap();
-    yard.sweep(&["jobs", "tasks", "others"]).await;
+    others.producer(&fixture.connection).push(&1).await.unwrap();
+    fixture.delete_queues(&["jobs", "tasks", "others"]).await;
 }
 
 async fn passive_declares_nothing(env: Env) {
-    let yard = Yard::open(env).await;
-    let jobs = yard.full("jobs");
+    let fixture = JobFixture::open(env).await;
+    let jobs = fixture.full("jobs");
     let queue = WorkQueue::<u32>::new("jobs").passive();
-    let producer = queue.producer(&yard.connection);
+    let producer = queue.producer(&fixture.connection);
     let error = queue
-        .worker(&yard.connection)
+        .worker(&fixture.connection)
         .start(|_| async {})
         .await
         .unwrap_err();
@@ -193,55 +199,63 @@ async fn passive_declares_nothing(env: Env) {
     let delayed = producer.push(&1).delay(Duration::from_millis(20)).await;
     assert!(delayed.unwrap_err().is_unroutable());
     for name in [&jobs, &format!("{jobs}.dead"), &format!("{jobs}.retry.20")] {
-        assert!(!yard.raw.exists(name).await, "{name}");
+        assert!(!fixture.raw.exists(name).await, "{name}");
     }
 
     // Somebody else's queues, with properties of their own.
     let odd = [("x-max-length", number(100))];
-    yard.raw.declare_with(&jobs, durable(), &odd).await.unwrap();
-    yard.raw.declare(&format!("{jobs}.dead")).await;
-    queue.declare(&yard.connection).await.unwrap();
+    fixture
+        .raw
+        .declare_with(&jobs, durable(), &odd)
+        .await
+        .unwrap();
+    fixture.raw.declare(&format!("{jobs}.dead")).await;
+    queue.declare(&fixture.connection).await.unwrap();
     producer.push(&2).await.unwrap();
     let (tell, mut told) = mpsc::unbounded_channel();
     let handler = move |job: Job<u32>| {
         tell.send(*job.payload()).unwrap();
         async {}
     };
-    let running = queue.worker(&yard.connection).start(handler).await.unwrap();
+    let running = queue
+        .worker(&fixture.connection)
+        .start(handler)
+        .await
+        .unwrap();
     assert_eq!(next(&mut told).await, 2);
     running.stop().await.unwrap();
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn what_makes_no_sense_is_said_before_anything_is_sent(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let ranks = WorkQueue::<u32>::new("ranks").max_priority(5);
-    let error = ranks.declare(&yard.connection).await.unwrap_err();
+    let error = ranks.declare(&fixture.connection).await.unwrap_err();
     assert!(
         error.is_invalid() && error.to_string().contains(".classic()"),
         "{error}"
     );
-    let pushed = ranks.producer(&yard.connection).push(&1).await;
+    let pushed = ranks.producer(&fixture.connection).push(&1).await;
     assert!(pushed.unwrap_err().is_invalid());
     // The names of the delay queues have to fit as well, or a retry would have nowhere to wait.
     for length in [0, 239, 256] {
         let queue = WorkQueue::<u32>::new(&"q".repeat(length));
-        let started = queue.worker(&yard.connection).start(|_| async {}).await;
+        let started = queue.worker(&fixture.connection).start(|_| async {}).await;
         assert!(started.unwrap_err().is_invalid(), "{length} bytes");
-        let pushed = queue.producer(&yard.connection).push(&1).await;
+        let pushed = queue.producer(&fixture.connection).push(&1).await;
         assert!(pushed.unwrap_err().is_invalid(), "{length} bytes");
     }
-    let almost = "q".repeat(238 - yard.env.namespace().len());
+    let almost = "q".repeat(238 - fixture.env.namespace().len());
     let queue = WorkQueue::<u32>::new(&almost);
-    let started = queue.worker(&yard.connection).start(|_| async {}).await;
+    let started = queue.worker(&fixture.connection).start(|_| async {}).await;
     assert!(started.unwrap_err().is_invalid(), "the namespace counts");
-    yard.sweep(&[]).await;
+    fixture.delete_queues(&[]).await;
 }
 
 async fn concurrency_is_the_prefetch(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let queue = WorkQueue::<u32>::new("jobs");
-    let producer = queue.producer(&yard.connection);
+    let producer = queue.producer(&fixture.connection);
     for outcome in producer.push_all(&[0; 10]).await {
         outcome.unwrap();
     }
@@ -260,28 +274,28 @@ async fn concurrency_is_the_prefetch(env: Env) {
             }
         }
     };
-    let pool = queue.worker(&yard.connection).concurrency(3);
+    let pool = queue.worker(&fixture.connection).concurrency(3);
     let at_work = pool.start(handler).await.unwrap();
     for _ in 0..3 {
         next(&mut told).await;
     }
-    yard.raw.until_messages(&yard.full("jobs"), 7).await;
+    fixture.raw.until_messages(&fixture.full("jobs"), 7).await;
     assert!(told.try_recv().is_err(), "three at once");
-    assert_eq!(yard.connection.stats().running, 3);
+    assert_eq!(fixture.connection.stats().running, 3);
     gate.add_permits(10);
     for _ in 3..10 {
         next(&mut told).await;
     }
     at_work.stop().await.unwrap();
     assert_eq!(most.load(Ordering::SeqCst), 3);
-    yard.raw.until_messages(&yard.full("jobs"), 0).await;
-    yard.sweep(&["jobs"]).await;
+    fixture.raw.until_messages(&fixture.full("jobs"), 0).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn a_busy_worker_gets_no_further_job(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let queue = WorkQueue::<u32>::new("jobs");
-    let producer = queue.producer(&yard.connection);
+    let producer = queue.producer(&fixture.connection);
     let gate = Arc::new(Semaphore::new(0));
     let (tell, mut told) = mpsc::unbounded_channel();
     let worker = |who: &'static str| {
@@ -296,10 +310,16 @@ async fn a_busy_worker_gets_no_further_job(env: Env) {
             }
         }
     };
-    let first = queue.worker(&yard.connection).start(worker("first")).await;
+    let first = queue
+        .worker(&fixture.connection)
+        .start(worker("first"))
+        .await;
     producer.push(&0).await.unwrap();
     assert_eq!(next(&mut told).await, ("first", 0));
-    let second = queue.worker(&yard.connection).start(worker("second")).await;
+    let second = queue
+        .worker(&fixture.connection)
+        .start(worker("second"))
+        .await;
     for job in 1..=5 {
         producer.push(&job).await.unwrap();
     }
@@ -309,7 +329,7 @@ async fn a_busy_worker_gets_no_further_job(env: Env) {
     gate.add_permits(1);
     first.unwrap().stop().await.unwrap();
     second.unwrap().stop().await.unwrap();
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 #[derive(Debug, PartialEq)]
@@ -319,11 +339,11 @@ enum Told {
 }
 
 async fn a_handler_is_told_of_a_lost_connection_and_of_a_shutdown(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
-        let (proxy, connection) = yard.proxied().await;
+        let (proxy, connection) = fixture.env.proxied().await;
         let queue = queue::<u32>(name, kind);
-        queue.producer(&yard.connection).push(&1).await.unwrap();
+        queue.producer(&fixture.connection).push(&1).await.unwrap();
         let (tell, mut told) = mpsc::unbounded_channel();
         let handler = move |job: Job<u32>| {
             let tell = tell.clone();
@@ -344,16 +364,16 @@ async fn a_handler_is_told_of_a_lost_connection_and_of_a_shutdown(env: Env) {
         assert_eq!(next(&mut told).await, Told::Started { attempt: 2 });
         running.stop().await.unwrap();
         assert_eq!(next(&mut told).await, Told::Cancelled);
-        yard.raw.until_messages(&yard.full(name), 0).await;
+        fixture.raw.until_messages(&fixture.full(name), 0).await;
     }
-    yard.sweep(&["quorum", "classic"]).await;
+    fixture.delete_queues(&["quorum", "classic"]).await;
 }
 
 async fn no_more_handlers_run_across_a_reconnect(env: Env) {
-    let yard = Yard::open(env).await;
-    let (proxy, connection) = yard.proxied().await;
+    let fixture = JobFixture::open(env).await;
+    let (proxy, connection) = fixture.env.proxied().await;
     let queue = WorkQueue::<u32>::new("jobs");
-    queue.producer(&yard.connection).push(&1).await.unwrap();
+    queue.producer(&fixture.connection).push(&1).await.unwrap();
     let gate = Arc::new(Semaphore::new(0));
     let (tell, mut told) = mpsc::unbounded_channel();
     let handler = {
@@ -368,9 +388,9 @@ async fn no_more_handlers_run_across_a_reconnect(env: Env) {
     next(&mut told).await;
     let before = proxy.accepted();
     proxy.cut(Cut::Rst);
-    let jobs = yard.full("jobs");
+    let jobs = fixture.full("jobs");
     eventually("the job is with the consumer again", || async {
-        let counts = yard.raw.count(&jobs).await;
+        let counts = fixture.raw.count(&jobs).await;
         let again = proxy.accepted() > before && counts.consumers == 1 && counts.messages == 0;
         again.then_some(()).ok_or(format!("{counts:?}"))
     })
@@ -380,26 +400,30 @@ async fn no_more_handlers_run_across_a_reconnect(env: Env) {
     gate.add_permits(2);
     next(&mut told).await;
     running.stop().await.unwrap();
-    yard.raw.until_messages(&jobs, 0).await;
-    yard.sweep(&["jobs"]).await;
+    fixture.raw.until_messages(&jobs, 0).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn a_deleted_queue_comes_back(env: Env) {
-    let yard = Yard::open(env).await;
-    let jobs = yard.full("jobs");
+    let fixture = JobFixture::open(env).await;
+    let jobs = fixture.full("jobs");
     let queue = WorkQueue::<u32>::new("jobs");
-    let producer = queue.producer(&yard.connection);
+    let producer = queue.producer(&fixture.connection);
     let (tell, mut told) = mpsc::unbounded_channel();
     let handler = move |job: Job<u32>| {
         tell.send(job.into_payload()).unwrap();
         async {}
     };
-    let running = queue.worker(&yard.connection).start(handler).await.unwrap();
+    let running = queue
+        .worker(&fixture.connection)
+        .start(handler)
+        .await
+        .unwrap();
     producer.push(&1).await.unwrap();
     assert_eq!(next(&mut told).await, 1);
-    yard.raw.delete(&jobs).await;
+    fixture.raw.delete(&jobs).await;
     eventually("it is there and consumed", || async {
-        let counts = yard.raw.try_count(&jobs).await;
+        let counts = fixture.raw.try_count(&jobs).await;
         counts.is_ok_and(|counts| counts.consumers == 1)
     })
     .await;
@@ -407,10 +431,10 @@ async fn a_deleted_queue_comes_back(env: Env) {
     assert_eq!(next(&mut told).await, 2);
     running.stop().await.unwrap();
     // And a producer alone puts it back as well.
-    yard.raw.delete(&jobs).await;
+    fixture.raw.delete(&jobs).await;
     producer.push(&3).await.unwrap();
-    yard.raw.until_messages(&jobs, 1).await;
-    yard.sweep(&["jobs"]).await;
+    fixture.raw.until_messages(&jobs, 1).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn a_consumer_that_the_broker_forgot_comes_back(env: Env) {
@@ -418,9 +442,9 @@ async fn a_consumer_that_the_broker_forgot_comes_back(env: Env) {
         env.leave_out("RabbitMQ forgets no consumer on demand");
         return;
     };
-    let yard = Yard::open(env).await;
-    let jobs = yard.full("jobs");
-    let connection = yard.env.builder().heartbeat(Duration::from_secs(1));
+    let fixture = JobFixture::open(env).await;
+    let jobs = fixture.full("jobs");
+    let connection = fixture.env.builder().heartbeat(Duration::from_secs(1));
     let connection = connection.open().await.unwrap();
     let queue = WorkQueue::<u32>::new("jobs");
     let (tell, mut told) = mpsc::unbounded_channel();
@@ -433,20 +457,20 @@ async fn a_consumer_that_the_broker_forgot_comes_back(env: Env) {
     for number in 1..=2 {
         producer.push(&number).await.unwrap();
         assert_eq!(next(&mut told).await, number);
-        yard.raw.until_messages(&jobs, 0).await;
+        fixture.raw.until_messages(&jobs, 0).await;
         assert_eq!(faults.forget_consumers("/", &jobs), 1);
-        assert_eq!(yard.raw.count(&jobs).await.consumers, 0);
+        assert_eq!(fixture.raw.count(&jobs).await.consumers, 0);
     }
     producer.push(&3).await.unwrap();
     assert_eq!(next(&mut told).await, 3);
     running.stop().await.unwrap();
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn a_dropped_pool_gives_back_what_it_has(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let queue = WorkQueue::<u32>::new("jobs");
-    queue.producer(&yard.connection).push(&1).await.unwrap();
+    queue.producer(&fixture.connection).push(&1).await.unwrap();
     // A handler may put a job somewhere; its channel must not live on with it.
     let kept = Arc::new(Mutex::new(Vec::new()));
     let (tell, mut told) = mpsc::unbounded_channel();
@@ -458,7 +482,11 @@ async fn a_dropped_pool_gives_back_what_it_has(env: Env) {
             std::future::pending::<()>()
         }
     };
-    let running = queue.worker(&yard.connection).start(handler).await.unwrap();
+    let running = queue
+        .worker(&fixture.connection)
+        .start(handler)
+        .await
+        .unwrap();
     next(&mut told).await;
     drop(running);
     let job = kept.lock().unwrap().pop().unwrap();
@@ -467,7 +495,7 @@ async fn a_dropped_pool_gives_back_what_it_has(env: Env) {
     })
     .await;
     job.cancelled().wait().await;
-    yard.raw.until_messages(&yard.full("jobs"), 1).await;
-    assert_eq!(yard.raw.count(&yard.full("jobs")).await.consumers, 0);
-    yard.sweep(&["jobs"]).await;
+    fixture.raw.until_messages(&fixture.full("jobs"), 1).await;
+    assert_eq!(fixture.raw.count(&fixture.full("jobs")).await.consumers, 0);
+    fixture.delete_queues(&["jobs"]).await;
 }

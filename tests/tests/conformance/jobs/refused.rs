@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use lapin::types::AMQPValue;
 use lepus::{Connection, Job, Outcome, QueueKind, Topic, WorkQueue};
 use lepus_broker::{Broker, Target};
-use lepus_tests::jobs::{KINDS, Yard, connect, next, policy, queue};
+use lepus_tests::jobs::{JobFixture, KINDS, next, policy, queue};
 use lepus_tests::log::Log;
 use lepus_tests::node::{self, Node};
 use lepus_tests::probe::{ProbeClient, Subject, serve};
@@ -51,9 +51,9 @@ async fn numbers(raw: &Raw, queue: &str) -> Vec<u32> {
 }
 
 async fn a_push_with_a_bad_header_fails_alone(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
-        let producer = queue::<u32>(name, kind).producer(&yard.connection);
+        let producer = queue::<u32>(name, kind).producer(&fixture.connection);
         producer.push(&MANY).await.expect("a stored job");
         let pushes = (0..MANY).map(|number| {
             let push = producer.push(&number);
@@ -74,62 +74,62 @@ async fn a_push_with_a_bad_header_fails_alone(env: Env) {
                 }
             }
         }
-        let stored: BTreeSet<u32> = numbers(&yard.raw, &yard.full(name))
+        let stored: BTreeSet<u32> = numbers(&fixture.raw, &fixture.full(name))
             .await
             .into_iter()
             .collect();
         let expected: BTreeSet<u32> = (0..=MANY).filter(|number| *number != BAD).collect();
         assert_eq!(stored, expected, "{name}");
     }
-    yard.sweep(&["quorum", "classic"]).await;
+    fixture.delete_queues(&["quorum", "classic"]).await;
 }
 
 /// The broker takes a job, closes the channel for another one's sake before it confirms it, and
 /// refuses it when it comes again.
 async fn a_push_that_is_nacked_when_published_again_may_have_been_stored(env: Env) {
-    let yard = Yard::open(env).await;
-    let Some(broker) = yard.env.embedded() else {
-        return yard
+    let fixture = JobFixture::open(env).await;
+    let Some(broker) = fixture.env.embedded() else {
+        return fixture
             .env
             .leave_out("RabbitMQ withholds no confirms on demand");
     };
-    let producer = queue::<u32>("jobs", QueueKind::Classic).producer(&yard.connection);
+    let producer = queue::<u32>("jobs", QueueKind::Classic).producer(&fixture.connection);
     producer.push(&0).await.expect("a stored job");
     broker.faults().withhold_confirms(Target::All);
     let taken = tokio::spawn(producer.push(&1).into_future());
-    yard.raw.until_messages(&yard.full("jobs"), 2).await;
+    fixture.raw.until_messages(&fixture.full("jobs"), 2).await;
     broker.faults().nack_next(Target::All, MANY);
     let bad = tokio::spawn(producer.push(&BAD).header("CC", 5).into_future());
     // It has come again.
-    yard.raw.until_messages(&yard.full("jobs"), 3).await;
+    fixture.raw.until_messages(&fixture.full("jobs"), 3).await;
     broker.faults().release_confirms(Target::All);
     let error = taken.await.unwrap().unwrap_err();
     assert!(error.may_have_executed(), "{error:?}");
     assert!(error.is_unconfirmed() && !error.is_rejected(), "{error:?}");
     let error = bad.await.unwrap().unwrap_err();
     assert_eq!(error.outcome(), Some(Outcome::Rejected), "{error:?}");
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 /// The same for an event whose exchange is deleted: when it comes again, the exchange is there and
 /// its bindings are not.
 async fn an_event_that_nobody_gets_when_published_again_may_have_been_routed(env: Env) {
-    let yard = Yard::open(env).await;
-    let Some(broker) = yard.env.embedded() else {
-        return yard
+    let fixture = JobFixture::open(env).await;
+    let Some(broker) = fixture.env.embedded() else {
+        return fixture
             .env
             .leave_out("RabbitMQ withholds no confirms on demand");
     };
-    let publisher = Topic::<u32>::new("news").publisher(&yard.connection);
+    let publisher = Topic::<u32>::new("news").publisher(&fixture.connection);
     publisher.publish("a", &0).await.expect("the exchange");
-    let (exchange, queue) = (yard.full("news"), yard.env.name("seen"));
-    yard.raw.declare(&queue).await;
-    yard.raw.bind(&queue, &exchange, "#", &[]).await;
+    let (exchange, queue) = (fixture.full("news"), fixture.env.name("seen"));
+    fixture.raw.declare(&queue).await;
+    fixture.raw.bind(&queue, &exchange, "#", &[]).await;
     broker.faults().withhold_confirms(Target::All);
     let publisher = publisher.mandatory();
     let taken = tokio::spawn(publisher.publish("a", &1).into_future());
-    yard.raw.until_messages(&queue, 1).await;
-    yard.raw.delete_exchange(&exchange).await;
+    fixture.raw.until_messages(&queue, 1).await;
+    fixture.raw.delete_exchange(&exchange).await;
     let lost = tokio::spawn(publisher.publish("a", &2).into_future());
     eventually("the exchange is there again", || async {
         broker
@@ -142,14 +142,14 @@ async fn an_event_that_nobody_gets_when_published_again_may_have_been_routed(env
     let error = taken.await.unwrap().unwrap_err();
     assert!(error.may_have_executed(), "{error:?}");
     lost.await.unwrap().unwrap_err();
-    assert_eq!(numbers(&yard.raw, &queue).await, [1]);
-    yard.raw.delete_exchange(&exchange).await;
-    yard.sweep(&[]).await;
+    assert_eq!(numbers(&fixture.raw, &queue).await, [1]);
+    fixture.raw.delete_exchange(&exchange).await;
+    fixture.delete_queues(&[]).await;
 }
 
 async fn several_bad_pushes_fail_alone(env: Env) {
-    let yard = Yard::open(env).await;
-    let producer = queue::<u32>("jobs", QueueKind::Classic).producer(&yard.connection);
+    let fixture = JobFixture::open(env).await;
+    let producer = queue::<u32>("jobs", QueueKind::Classic).producer(&fixture.connection);
     producer.push(&MANY).await.expect("a stored job");
     let pushes = (0..MANY).map(|number| {
         let push = producer.push(&number);
@@ -165,17 +165,17 @@ async fn several_bad_pushes_fail_alone(env: Env) {
         Some(number)
     });
     assert_eq!(failed.collect::<Vec<u32>>(), [7, 57, 107, 157]);
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn an_event_with_a_bad_header_fails_alone(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let topic = Topic::<u32>::new("news");
-    let publisher = topic.publisher(&yard.connection);
+    let publisher = topic.publisher(&fixture.connection);
     publisher.publish("a.b", &0).await.expect("the exchange");
-    let (exchange, queue) = (yard.full("news"), yard.env.name("seen"));
-    yard.raw.declare(&queue).await;
-    yard.raw.bind(&queue, &exchange, "#", &[]).await;
+    let (exchange, queue) = (fixture.full("news"), fixture.env.name("seen"));
+    fixture.raw.declare(&queue).await;
+    fixture.raw.bind(&queue, &exchange, "#", &[]).await;
     let publishes = (0..MANY).map(|number| {
         let publish = publisher.publish("a.b", &number);
         match number {
@@ -193,31 +193,31 @@ async fn an_event_with_a_bad_header_fails_alone(env: Env) {
             }
         }
     }
-    let seen: BTreeSet<u32> = numbers(&yard.raw, &queue).await.into_iter().collect();
+    let seen: BTreeSet<u32> = numbers(&fixture.raw, &queue).await.into_iter().collect();
     let expected: BTreeSet<u32> = (0..MANY).filter(|number| *number != BAD).collect();
     assert_eq!(seen, expected);
-    yard.raw.delete_exchange(&exchange).await;
-    yard.sweep(&[]).await;
+    fixture.raw.delete_exchange(&exchange).await;
+    fixture.delete_queues(&[]).await;
 }
 
 /// The text that a broker closes a channel with has 255 bytes: a long name is cut off.
 async fn events_are_told_apart_where_the_brokers_text_names_nothing(env: Env) {
-    let yard = Yard::open(env).await;
-    let name = "x".repeat(240 - yard.full("").len());
+    let fixture = JobFixture::open(env).await;
+    let name = "x".repeat(240 - fixture.full("").len());
     let topic = Topic::<u32>::new(&name);
-    let publisher = topic.publisher(&yard.connection);
+    let publisher = topic.publisher(&fixture.connection);
     publisher.publish("a", &MANY).await.expect("the exchange");
-    yard.raw.delete_exchange(&yard.full(&name)).await;
+    fixture.raw.delete_exchange(&fixture.full(&name)).await;
     let publishes = (0..20).map(|number| publisher.publish("a", &number).into_future());
     for (number, outcome) in (0..).zip(join_all(publishes).await) {
         outcome.unwrap_or_else(|error| panic!("{number}: {error:?}"));
     }
-    yard.raw.delete_exchange(&yard.full(&name)).await;
-    yard.sweep(&[]).await;
+    fixture.raw.delete_exchange(&fixture.full(&name)).await;
+    fixture.delete_queues(&[]).await;
 }
 
 async fn a_oneway_call_with_a_bad_header_tells_the_others_that_they_are_unconfirmed(env: Env) {
-    let connection = connect(&env.uri, &env).await;
+    let connection = env.connect().await;
     let subject = Arc::new(Subject::default());
     let server = serve(&connection, &subject)
         .start()
@@ -282,13 +282,13 @@ async fn too_large(uri: &str) {
 }
 
 async fn a_stream_is_not_polled_at_the_cost_of_others(env: Env) {
-    let yard = Yard::open(env).await;
-    let (stream, dead) = (yard.env.name("stream"), yard.env.name("stream.dead"));
+    let fixture = JobFixture::open(env).await;
+    let (stream, dead) = (fixture.env.name("stream"), fixture.env.name("stream.dead"));
     let kind = [("x-queue-type", AMQPValue::LongString("stream".into()))];
-    let other = Raw::open(&yard.env.uri).await;
+    let other = Raw::open(&fixture.env.uri).await;
     if let Err(error) = other.declare_with(&stream, durable(), &kind).await {
-        yard.env.leave_out(&format!("no streams here: {error}"));
-        return yard.sweep(&[]).await;
+        fixture.env.leave_out(&format!("no streams here: {error}"));
+        return fixture.delete_queues(&[]).await;
     }
     other.declare_with(&dead, durable(), &kind).await.unwrap();
     other.close().await;
@@ -306,37 +306,41 @@ async fn a_stream_is_not_polled_at_the_cost_of_others(env: Env) {
             }
         }
     };
-    let pool = jobs.worker(&yard.connection).start(handler).await.unwrap();
-    jobs.producer(&yard.connection).push(&1).await.unwrap();
+    let pool = jobs
+        .worker(&fixture.connection)
+        .start(handler)
+        .await
+        .unwrap();
+    jobs.producer(&fixture.connection).push(&1).await.unwrap();
     assert!(!next(&mut told).await);
-    let state = yard.connection.state();
+    let state = fixture.connection.state();
     let polled = WorkQueue::<String>::new("stream").passive();
-    let getter = polled.getter(&yard.connection);
+    let getter = polled.getter(&fixture.connection);
     for _ in 0..2 {
         let error = getter.next().await.unwrap_err();
         assert_eq!(error.amqp_code(), Some(540), "{error:?}");
         assert!(error.to_string().contains("stream"), "{error}");
     }
-    let error = polled.dead_letters(&yard.connection).list(1).await;
+    let error = polled.dead_letters(&fixture.connection).list(1).await;
     assert_eq!(error.unwrap_err().amqp_code(), Some(540));
     assert!(!state.has_changed().unwrap(), "{:?}", *state.borrow());
     gate.add_permits(1);
     pool.stop().await.unwrap();
     assert!(told.recv().await.is_none(), "it is not delivered again");
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn a_foreign_queue_is_polled(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     for name in ["foreign", "foreign.dead"] {
-        yard.raw.declare(&yard.env.name(name)).await;
+        fixture.raw.declare(&fixture.env.name(name)).await;
     }
-    let full = yard.full("foreign");
+    let full = fixture.full("foreign");
     for text in ["one", "two", "three"] {
-        yard.raw.publish("", &full, text.as_bytes()).await;
+        fixture.raw.publish("", &full, text.as_bytes()).await;
     }
     let foreign = WorkQueue::text("foreign").passive();
-    let getter = foreign.getter(&yard.connection);
+    let getter = foreign.getter(&fixture.connection);
     let first = getter.next().await.unwrap().expect("a job");
     let second = getter.next().await.unwrap().expect("a job");
     assert_eq!(first.payload().unwrap(), "one");
@@ -345,19 +349,19 @@ async fn a_foreign_queue_is_polled(env: Env) {
     let third = getter.next().await.unwrap().expect("a job");
     assert!(!third.redelivered());
     drop(third);
-    yard.raw.until_messages(&full, 1).await;
+    fixture.raw.until_messages(&full, 1).await;
     let third = getter.next().await.unwrap().expect("a job");
     assert_eq!(third.done().unwrap(), "three");
     assert!(getter.next().await.unwrap().is_none());
-    yard.sweep(&[]).await;
+    fixture.delete_queues(&[]).await;
 }
 
 /// As RabbitMQ 4.3 does it, to a declaration that meets an exchange which went and came back.
 async fn a_declaration_that_fails_in_the_broker_is_made_once_more(env: Env) {
-    let yard = Yard::open(env).await;
-    let (proxy, connection) = yard.proxied().await;
+    let fixture = JobFixture::open(env).await;
+    let (proxy, connection) = fixture.env.proxied().await;
     let fail_next = async |name: &str| {
-        let trap = proxy.stall_after(Way::Up, yard.full(name).as_bytes());
+        let trap = proxy.stall_after(Way::Up, fixture.full(name).as_bytes());
         trap.sprung().await;
         let mut state = connection.state();
         proxy.inject(&frames::close(541, "INTERNAL_ERROR"));
@@ -400,8 +404,10 @@ async fn a_declaration_that_fails_in_the_broker_is_made_once_more(env: Env) {
     drop((starting, getting));
     drop(pools);
     connection.close().await;
-    yard.raw.delete_exchange(&yard.full("news")).await;
-    yard.sweep(&["jobs", "pushed", "declared", "got"]).await;
+    fixture.raw.delete_exchange(&fixture.full("news")).await;
+    fixture
+        .delete_queues(&["jobs", "pushed", "declared", "got"])
+        .await;
 }
 
 /// The log of all tests of this process; each looks for its own names in it.

@@ -4,7 +4,7 @@
 use lapin::BasicProperties;
 use lapin::types::AMQPValue;
 use lepus::{Codec, Failure, Job, JobError, Retry, WorkQueue, reject, retry, retry_after};
-use lepus_tests::jobs::{KINDS, Yard, header, meet_a_full_queue, next, policy, queue};
+use lepus_tests::jobs::{JobFixture, KINDS, header, meet_a_full_queue, next, policy, queue};
 use lepus_tests::proxy::Cut;
 use lepus_tests::raw::{durable, table};
 use lepus_tests::{Env, Feature, conformance, eventually};
@@ -31,16 +31,20 @@ conformance!(
 
 /// In real time, the only test here that measures it.
 async fn attempts_come_after_their_backoff_and_end(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let queue = WorkQueue::<u32>::new("jobs").retry(policy(4, 100));
-    queue.producer(&yard.connection).push(&1).await.unwrap();
+    queue.producer(&fixture.connection).push(&1).await.unwrap();
     let (tell, mut told) = mpsc::unbounded_channel();
     let handler = move |job: Job<u32>| {
         tell.send((job.attempt(), job.redelivered(), Instant::now()))
             .unwrap();
         async move { Err::<(), _>(format!("attempt {} failed", job.attempt())) }
     };
-    let running = queue.worker(&yard.connection).start(handler).await.unwrap();
+    let running = queue
+        .worker(&fixture.connection)
+        .start(handler)
+        .await
+        .unwrap();
     let mut before: Option<Instant> = None;
     for (attempt, delay) in [(1, 0), (2, 100), (3, 200), (4, 400)] {
         let (number, redelivered, when) = next(&mut told).await;
@@ -51,7 +55,7 @@ async fn attempts_come_after_their_backoff_and_end(env: Env) {
         }
         before = Some(when);
     }
-    let letters = queue.dead_letters(&yard.connection);
+    let letters = queue.dead_letters(&fixture.connection);
     eventually("it was given up", || async {
         letters.count().await.unwrap() == 1
     })
@@ -62,9 +66,9 @@ async fn attempts_come_after_their_backoff_and_end(env: Env) {
     assert_eq!((letter.reason(), letter.attempts()), ("attempts", 4));
     assert_eq!(letter.error(), "attempt 4 failed");
     assert_eq!(letter.first_error(), Some("attempt 1 failed"));
-    let stats = yard.connection.stats();
+    let stats = fixture.connection.stats();
     assert_eq!((stats.retried, stats.dead_lettered), (3, 1));
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 /// An error that says nothing of another attempt, one that does, and the ready-made ones.
@@ -96,7 +100,7 @@ impl Failure for Trouble {
 }
 
 async fn an_error_says_whether_it_is_worth_another_attempt(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let queue = WorkQueue::<u32>::new("jobs").retry(policy(2, 10));
     let (tell, mut told) = mpsc::unbounded_channel();
     let handler = move |job: Job<u32>| {
@@ -115,9 +119,9 @@ async fn an_error_says_whether_it_is_worth_another_attempt(env: Env) {
             }
         }
     };
-    let pool = queue.worker(&yard.connection).concurrency(8);
+    let pool = queue.worker(&fixture.connection).concurrency(8);
     let running = pool.start(handler).await.unwrap();
-    let producer = queue.producer(&yard.connection);
+    let producer = queue.producer(&fixture.connection);
     for outcome in producer.push_all(&[0, 1, 2, 3, 4, 5, 6, 7]).await {
         outcome.unwrap();
     }
@@ -125,7 +129,7 @@ async fn an_error_says_whether_it_is_worth_another_attempt(env: Env) {
     for _ in 0..13 {
         seen.push(next(&mut told).await);
     }
-    let letters = queue.dead_letters(&yard.connection);
+    let letters = queue.dead_letters(&fixture.connection);
     eventually("seven dead letters", || async {
         letters.count().await.unwrap() == 7
     })
@@ -154,11 +158,11 @@ async fn an_error_says_whether_it_is_worth_another_attempt(env: Env) {
             assert_eq!(letter.error(), "no image");
         }
     }
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn a_retry_waits_on_the_broker_and_blocks_nobody(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
         let queue = queue::<u32>(name, kind);
         let (tell, mut told) = mpsc::unbounded_channel();
@@ -171,37 +175,41 @@ async fn a_retry_waits_on_the_broker_and_blocks_nobody(env: Env) {
                 }
             }
         };
-        let first = yard.proxied().await;
+        let first = fixture.env.proxied().await;
         let running = queue.worker(&first.1).start(handler.clone()).await.unwrap();
-        let producer = queue.producer(&yard.connection);
+        let producer = queue.producer(&fixture.connection);
         producer.push(&0).await.unwrap();
         assert_eq!(next(&mut told).await, (0, 1));
         for job in 1..5 {
             producer.push(&job).await.unwrap();
             assert_eq!(next(&mut told).await, (job, 1), "it blocks nobody");
         }
-        let waiting = format!("{}.retry.1500", yard.full(name));
-        yard.raw.until_messages(&waiting, 1).await;
-        yard.raw.until_messages(&yard.full(name), 0).await;
+        let waiting = format!("{}.retry.1500", fixture.full(name));
+        fixture.raw.until_messages(&waiting, 1).await;
+        fixture.raw.until_messages(&fixture.full(name), 0).await;
         // No process has to live for it to come back.
         running.stop().await.unwrap();
         first.1.close().await;
-        yard.raw.until_messages(&yard.full(name), 1).await;
-        let running = queue.worker(&yard.connection).start(handler).await.unwrap();
+        fixture.raw.until_messages(&fixture.full(name), 1).await;
+        let running = queue
+            .worker(&fixture.connection)
+            .start(handler)
+            .await
+            .unwrap();
         assert_eq!(next(&mut told).await, (0, 2));
         running.stop().await.unwrap();
     }
-    yard.sweep(&["quorum", "classic"]).await;
+    fixture.delete_queues(&["quorum", "classic"]).await;
 }
 
 async fn a_retry_keeps_what_its_producer_said(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let queue = WorkQueue::<u32>::new("jobs")
         .classic()
         .codec(Codec::Json)
         .max_priority(5)
         .retry(policy(2, 10));
-    queue.declare(&yard.connection).await.unwrap();
+    queue.declare(&fixture.connection).await.unwrap();
     // As any program in any language would push it.
     let properties = BasicProperties::default()
         .with_content_type("application/json".into())
@@ -213,8 +221,9 @@ async fn a_retry_keeps_what_its_producer_said(env: Env) {
         .with_app_id("python".into())
         .with_correlation_id("c".into())
         .with_headers(table(&[("tenant", AMQPValue::LongString("hare".into()))]));
-    let jobs = yard.full("jobs");
-    yard.raw
+    let jobs = fixture.full("jobs");
+    fixture
+        .raw
         .publish_with("", &jobs, b"7", properties.clone())
         .await
         .unwrap();
@@ -223,7 +232,11 @@ async fn a_retry_keeps_what_its_producer_said(env: Env) {
         tell.send((job.clone(), lepus::Context::current())).unwrap();
         async { Err::<(), _>("busy") }
     };
-    let running = queue.worker(&yard.connection).start(handler).await.unwrap();
+    let running = queue
+        .worker(&fixture.connection)
+        .start(handler)
+        .await
+        .unwrap();
     for attempt in 1..=2 {
         let (job, context) = next(&mut told).await;
         assert_eq!((*job.payload(), job.attempt()), (7, attempt));
@@ -240,7 +253,7 @@ async fn a_retry_keeps_what_its_producer_said(env: Env) {
         assert_eq!(context.caller(), Some("python"));
         assert_eq!(context.message_id(), Some("hare-7"));
     }
-    let dead = yard.raw.next(&format!("{jobs}.dead")).await;
+    let dead = fixture.raw.next(&format!("{jobs}.dead")).await;
     running.stop().await.unwrap();
     let found = &dead.properties;
     assert_eq!(found.priority(), properties.priority());
@@ -252,32 +265,32 @@ async fn a_retry_keeps_what_its_producer_said(env: Env) {
     assert_eq!(found.app_id(), properties.app_id());
     assert_eq!(found.correlation_id(), properties.correlation_id());
     assert_eq!(found.expiration(), &None);
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 /// A queue that takes nothing, as somebody else's topology may have it.
-async fn declare_full(yard: &Yard, name: &str) {
+async fn declare_full(fixture: &JobFixture, name: &str) {
     let never = [
         ("x-max-length", AMQPValue::LongLongInt(0)),
         ("x-overflow", AMQPValue::LongString("reject-publish".into())),
     ];
-    let declared = yard.raw.declare_with(name, durable(), &never).await;
+    let declared = fixture.raw.declare_with(name, durable(), &never).await;
     declared.unwrap();
 }
 
 async fn a_job_is_not_acknowledged_before_its_copy_is_confirmed(env: Env) {
-    let yard = Yard::open(env).await;
-    let (proxy, connection) = yard.proxied().await;
+    let fixture = JobFixture::open(env).await;
+    let (proxy, connection) = fixture.env.proxied().await;
     for (name, error) in [
         ("retried", retry_after(Duration::from_millis(1000), "busy")),
         ("buried", reject("no image")),
     ] {
         let queue = WorkQueue::<u32>::new(name).classic().passive();
-        let full = yard.full(name);
-        yard.raw.declare(&full).await;
-        declare_full(&yard, &format!("{full}.dead")).await;
-        declare_full(&yard, &format!("{full}.retry.1000")).await;
-        queue.producer(&yard.connection).push(&1).await.unwrap();
+        let full = fixture.full(name);
+        fixture.raw.declare(&full).await;
+        declare_full(&fixture, &format!("{full}.dead")).await;
+        declare_full(&fixture, &format!("{full}.retry.1000")).await;
+        queue.producer(&fixture.connection).push(&1).await.unwrap();
         let (tell, mut told) = mpsc::unbounded_channel();
         let handler = move |job: Job<u32>| {
             tell.send(job.attempt()).unwrap();
@@ -289,70 +302,78 @@ async fn a_job_is_not_acknowledged_before_its_copy_is_confirmed(env: Env) {
         let before = (connection.stats().retried, connection.stats().dead_lettered);
         // It could not be moved: it is still the queue's own.
         drop(running);
-        yard.raw.until_messages(&full, 1).await;
+        fixture.raw.until_messages(&full, 1).await;
         assert_eq!(
             before,
             (connection.stats().retried, connection.stats().dead_lettered)
         );
     }
     drop(proxy);
-    yard.sweep(&["retried", "buried"]).await;
+    fixture.delete_queues(&["retried", "buried"]).await;
 }
 
 async fn a_copy_that_is_refused_is_made_later(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let queue = WorkQueue::<u32>::new("jobs").classic().passive();
-    let jobs = yard.full("jobs");
+    let jobs = fixture.full("jobs");
     let dead = format!("{jobs}.dead");
-    yard.raw.declare(&jobs).await;
+    fixture.raw.declare(&jobs).await;
     let one = [
         ("x-max-length", AMQPValue::LongLongInt(1)),
         ("x-overflow", AMQPValue::LongString("reject-publish".into())),
     ];
-    yard.raw.declare_with(&dead, durable(), &one).await.unwrap();
-    yard.raw.publish("", &dead, b"in the way").await;
-    queue.producer(&yard.connection).push(&1).await.unwrap();
+    fixture
+        .raw
+        .declare_with(&dead, durable(), &one)
+        .await
+        .unwrap();
+    fixture.raw.publish("", &dead, b"in the way").await;
+    queue.producer(&fixture.connection).push(&1).await.unwrap();
     let (tell, mut told) = mpsc::unbounded_channel();
     let handler = move |_: Job<u32>| {
         tell.send(()).unwrap();
         async { Err::<(), _>(reject("no image")) }
     };
-    let running = queue.worker(&yard.connection).start(handler).await.unwrap();
+    let running = queue
+        .worker(&fixture.connection)
+        .start(handler)
+        .await
+        .unwrap();
     next(&mut told).await;
     // Its owner makes room. Not by deleting the queue: what is on its way to a queue that goes is
     // confirmed, and gone with it.
-    assert_eq!(yard.raw.next(&dead).await.data, b"in the way");
-    let letter = yard.raw.next(&dead).await;
+    assert_eq!(fixture.raw.next(&dead).await.data, b"in the way");
+    let letter = fixture.raw.next(&dead).await;
     assert!(!letter.redelivered);
     running.stop().await.unwrap();
-    yard.raw.until_messages(&jobs, 0).await;
+    fixture.raw.until_messages(&jobs, 0).await;
     assert!(told.try_recv().is_err(), "its handler ran once");
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn a_retry_that_meets_a_full_queue_is_not_lost(env: Env) {
     if env.has(Feature::QuorumQueues) {
         return env.leave_out("three minutes on RabbitMQ: jobs::node has it set to less");
     }
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
         meet_a_full_queue(
-            &yard.connection,
-            &yard.raw,
-            yard.env.namespace(),
+            &fixture.connection,
+            &fixture.raw,
+            fixture.env.namespace(),
             name,
             kind,
         )
         .await;
     }
-    yard.sweep(&["quorum", "classic"]).await;
+    fixture.delete_queues(&["quorum", "classic"]).await;
 }
 
 async fn a_redelivery_that_meets_a_full_queue_stops_nobody(env: Env) {
-    let yard = Yard::open(env).await;
-    let (proxy, connection) = yard.proxied().await;
+    let fixture = JobFixture::open(env).await;
+    let (proxy, connection) = fixture.env.proxied().await;
     let queue = WorkQueue::<u32>::new("jobs").classic().max_length(1);
-    let producer = queue.producer(&yard.connection);
+    let producer = queue.producer(&fixture.connection);
     let (tell, mut told) = mpsc::unbounded_channel();
     let handler = move |job: Job<u32>| {
         let tell = tell.clone();
@@ -370,8 +391,9 @@ async fn a_redelivery_that_meets_a_full_queue_stops_nobody(env: Env) {
     proxy.cut(Cut::Rst);
     // Job 1 is to be counted on by a copy, and job 2 fills the queue meanwhile.
     let mut seen = vec![next(&mut told).await];
-    if seen == [(2, 1)] && yard.env.has(Feature::QuorumQueues) {
-        yard.env
+    if seen == [(2, 1)] && fixture.env.has(Feature::QuorumQueues) {
+        fixture
+            .env
             .leave_out("RabbitMQ offers a refused dead letter again after three minutes");
     } else {
         seen.push(next(&mut told).await);
@@ -379,14 +401,14 @@ async fn a_redelivery_that_meets_a_full_queue_stops_nobody(env: Env) {
         assert_eq!(seen, [(1, 2), (2, 1)]);
     }
     running.stop().await.unwrap();
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn a_job_that_failed_on_a_lost_connection_is_there_once(env: Env) {
-    let yard = Yard::open(env).await;
-    let (proxy, connection) = yard.proxied().await;
+    let fixture = JobFixture::open(env).await;
+    let (proxy, connection) = fixture.env.proxied().await;
     let queue = WorkQueue::<u32>::new("jobs").retry(policy(9, 10));
-    queue.producer(&yard.connection).push(&1).await.unwrap();
+    queue.producer(&fixture.connection).push(&1).await.unwrap();
     let gate = Arc::new(Semaphore::new(0));
     let (tell, mut told) = mpsc::unbounded_channel();
     let handler = {
@@ -414,14 +436,14 @@ async fn a_job_that_failed_on_a_lost_connection_is_there_once(env: Env) {
     running.stop().await.unwrap();
     assert_eq!(connection.stats().retried, 0);
     assert!(told.try_recv().is_err());
-    let waiting = format!("{}.retry.10", yard.full("jobs"));
-    assert!(!yard.raw.exists(&waiting).await);
-    yard.raw.until_messages(&yard.full("jobs"), 0).await;
-    yard.sweep(&["jobs"]).await;
+    let waiting = format!("{}.retry.10", fixture.full("jobs"));
+    assert!(!fixture.raw.exists(&waiting).await);
+    fixture.raw.until_messages(&fixture.full("jobs"), 0).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn panics_and_timeouts_are_failures(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let queue = WorkQueue::<u32>::new("jobs").retry(policy(2, 10));
     let (tell, mut told) = mpsc::unbounded_channel();
     let handler = move |job: Job<u32>| {
@@ -436,13 +458,13 @@ async fn panics_and_timeouts_are_failures(env: Env) {
         }
     };
     let running = queue
-        .worker(&yard.connection)
+        .worker(&fixture.connection)
         .concurrency(2)
         .timeout(Duration::from_millis(100))
         .start(handler)
         .await
         .unwrap();
-    let producer = queue.producer(&yard.connection);
+    let producer = queue.producer(&fixture.connection);
     for outcome in producer.push_all(&[0, 1, 2]).await {
         outcome.unwrap();
     }
@@ -452,7 +474,7 @@ async fn panics_and_timeouts_are_failures(env: Env) {
     }
     seen.sort_unstable();
     assert_eq!(seen, [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1)]);
-    let letters = queue.dead_letters(&yard.connection);
+    let letters = queue.dead_letters(&fixture.connection);
     eventually("two dead letters", || async {
         letters.count().await.unwrap() == 2
     })
@@ -463,7 +485,7 @@ async fn panics_and_timeouts_are_failures(env: Env) {
         next(&mut told).await;
     }
     running.stop().await.unwrap();
-    assert_eq!(yard.connection.stats().panics, 2);
+    assert_eq!(fixture.connection.stats().panics, 2);
     for letter in letters.list(10).await.unwrap() {
         let error = match letter.payload().unwrap() {
             0 => "panicked: no bread",
@@ -471,12 +493,12 @@ async fn panics_and_timeouts_are_failures(env: Env) {
         };
         assert_eq!((letter.error(), letter.attempts()), (error, 2));
     }
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn an_error_of_any_length_travels(env: Env) {
-    let yard = Yard::open(env).await;
-    let (proxy, connection) = yard.proxied().await;
+    let fixture = JobFixture::open(env).await;
+    let (proxy, connection) = fixture.env.proxied().await;
     let queue = WorkQueue::<u32>::new("jobs").retry(policy(2, 10));
     queue.producer(&connection).push(&1).await.unwrap();
     let (tell, mut told) = mpsc::unbounded_channel();
@@ -488,7 +510,7 @@ async fn an_error_of_any_length_travels(env: Env) {
     let running = queue.worker(&connection).start(handler).await.unwrap();
     assert_eq!(next(&mut told).await, 1);
     assert_eq!(next(&mut told).await, 2);
-    let letters = queue.dead_letters(&yard.connection);
+    let letters = queue.dead_letters(&fixture.connection);
     eventually("a dead letter", || async {
         letters.count().await.unwrap() == 1
     })
@@ -502,22 +524,22 @@ async fn an_error_of_any_length_travels(env: Env) {
         proxy.accepted() <= connections + 1,
         "no connection was lost"
     );
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn headers_too_large_to_be_sent_on_end_it(env: Env) {
-    let yard = Yard::open(env).await;
-    let (proxy, connection) = yard.proxied().await;
+    let fixture = JobFixture::open(env).await;
+    let (proxy, connection) = fixture.env.proxied().await;
     for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
         let queue = queue::<u32>(name, kind).codec(Codec::Json);
-        queue.declare(&yard.connection).await.unwrap();
+        queue.declare(&fixture.connection).await.unwrap();
         // They just fit into a frame, and leave no room for what a retry has to say.
         let note = AMQPValue::LongString("x".repeat(130_900).into());
         let properties = BasicProperties::default()
             .with_message_id("hare-7".into())
             .with_headers(table(&[("note", note)]));
-        let full = yard.full(name);
-        let sent = yard.raw.publish_with("", &full, b"7", properties).await;
+        let full = fixture.full(name);
+        let sent = fixture.raw.publish_with("", &full, b"7", properties).await;
         sent.unwrap();
         let (tell, mut told) = mpsc::unbounded_channel();
         let handler = move |job: Job<u32>| {
@@ -527,7 +549,7 @@ async fn headers_too_large_to_be_sent_on_end_it(env: Env) {
         let running = queue.worker(&connection).start(handler).await.unwrap();
         assert_eq!(next(&mut told).await, (7, 1));
         let connections = proxy.accepted();
-        let letter = yard.raw.next(&format!("{full}.dead")).await;
+        let letter = fixture.raw.next(&format!("{full}.dead")).await;
         assert_eq!(letter.data, b"7");
         assert_eq!(header(&letter.properties, "reason"), "rejected");
         let error = header(&letter.properties, "error");
@@ -540,29 +562,33 @@ async fn headers_too_large_to_be_sent_on_end_it(env: Env) {
             "no connection was lost"
         );
         assert!(told.try_recv().is_err());
-        yard.raw.until_messages(&full, 0).await;
+        fixture.raw.until_messages(&full, 0).await;
     }
-    yard.sweep(&["quorum", "classic"]).await;
+    fixture.delete_queues(&["quorum", "classic"]).await;
 }
 
 async fn a_very_long_backoff_is_one_the_broker_takes(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let queue = WorkQueue::<u32>::new("jobs").classic();
-    queue.producer(&yard.connection).push(&1).await.unwrap();
+    queue.producer(&fixture.connection).push(&1).await.unwrap();
     let (tell, mut told) = mpsc::unbounded_channel();
     let handler = move |_: Job<u32>| {
         tell.send(()).unwrap();
         async { Err::<(), _>(retry_after(Duration::MAX, "never again")) }
     };
-    let running = queue.worker(&yard.connection).start(handler).await.unwrap();
+    let running = queue
+        .worker(&fixture.connection)
+        .start(handler)
+        .await
+        .unwrap();
     next(&mut told).await;
-    let waiting = format!("{}.retry.{}", yard.full("jobs"), u32::MAX);
+    let waiting = format!("{}.retry.{}", fixture.full("jobs"), u32::MAX);
     eventually("it waits", || async {
-        let counts = yard.raw.try_count(&waiting).await;
+        let counts = fixture.raw.try_count(&waiting).await;
         counts.is_ok_and(|counts| counts.messages == 1)
     })
     .await;
     running.stop().await.unwrap();
-    yard.raw.delete(&waiting).await;
-    yard.sweep(&["jobs"]).await;
+    fixture.raw.delete(&waiting).await;
+    fixture.delete_queues(&["jobs"]).await;
 }

@@ -1,7 +1,7 @@
 //! Workers that are told to stop, and workers that just stop.
 
 use lepus::{Job, WorkQueue};
-use lepus_tests::jobs::{Crew, KINDS, Yard, next};
+use lepus_tests::jobs::{JobFixture, KINDS, WorkerProcesses, next};
 use lepus_tests::process::Signal;
 use lepus_tests::{Env, conformance, eventually};
 use std::sync::Arc;
@@ -19,17 +19,17 @@ conformance!(
 
 const WORKER: &str = env!("CARGO_BIN_EXE_jobs_worker");
 
-async fn push(yard: &Yard, crew: &Crew, jobs: &[&str]) {
-    let producer = crew.queue().producer(&yard.connection);
+async fn push(fixture: &JobFixture, processes: &WorkerProcesses, jobs: &[&str]) {
+    let producer = processes.queue().producer(&fixture.connection);
     for job in jobs {
         producer.push(&(*job).to_owned()).await.unwrap();
     }
 }
 
 async fn a_pool_finishes_what_it_has_and_takes_no_more(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let queue = WorkQueue::<u32>::new("jobs");
-    let producer = queue.producer(&yard.connection);
+    let producer = queue.producer(&fixture.connection);
     producer.push_all(&[0, 1, 2, 3]).await;
     let gate = Arc::new(Semaphore::new(0));
     let (tell, mut told) = mpsc::unbounded_channel();
@@ -45,7 +45,7 @@ async fn a_pool_finishes_what_it_has_and_takes_no_more(env: Env) {
             }
         }
     };
-    let pool = queue.worker(&yard.connection).concurrency(2);
+    let pool = queue.worker(&fixture.connection).concurrency(2);
     let running = pool.start(handler).await.unwrap();
     for _ in 0..2 {
         assert_eq!(next(&mut told).await, "started");
@@ -60,19 +60,19 @@ async fn a_pool_finishes_what_it_has_and_takes_no_more(env: Env) {
     gate.add_permits(2);
     stopping.await.unwrap().unwrap();
     assert!(told.try_recv().is_err());
-    let jobs = yard.full("jobs");
-    yard.raw.until_messages(&jobs, 3).await;
+    let jobs = fixture.full("jobs");
+    fixture.raw.until_messages(&jobs, 3).await;
     // The rest is unharmed: whoever gets it next has it for the first time.
     for _ in 0..3 {
-        assert!(!yard.raw.next(&jobs).await.redelivered);
+        assert!(!fixture.raw.next(&jobs).await.redelivered);
     }
-    yard.sweep(&["jobs"]).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn what_outlasts_the_grace_goes_back(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let queue = WorkQueue::<u32>::new("jobs");
-    let producer = queue.producer(&yard.connection);
+    let producer = queue.producer(&fixture.connection);
     producer.push_all(&[0, 1]).await;
     let (tell, mut told) = mpsc::unbounded_channel();
     let handler = move |job: Job<u32>| {
@@ -86,101 +86,105 @@ async fn what_outlasts_the_grace_goes_back(env: Env) {
             }
         }
     };
-    let pool = queue.worker(&yard.connection).concurrency(2);
+    let pool = queue.worker(&fixture.connection).concurrency(2);
     let pool = pool.grace(Duration::from_millis(200));
     let running = pool.start(handler.clone()).await.unwrap();
     next(&mut told).await;
     next(&mut told).await;
     running.stop().await.unwrap();
-    yard.raw.until_messages(&yard.full("jobs"), 1).await;
-    let running = queue.worker(&yard.connection).start(handler).await.unwrap();
+    fixture.raw.until_messages(&fixture.full("jobs"), 1).await;
+    let running = queue
+        .worker(&fixture.connection)
+        .start(handler)
+        .await
+        .unwrap();
     assert_eq!(next(&mut told).await, (1, 2));
     running.stop().await.unwrap();
-    yard.raw.until_messages(&yard.full("jobs"), 0).await;
-    yard.sweep(&["jobs"]).await;
+    fixture.raw.until_messages(&fixture.full("jobs"), 0).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn a_signal_drains_a_process(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
-        let mut crew = Crew::new(WORKER, &yard.env, name, kind);
-        crew.concurrency = 2;
-        push(&yard, &crew, &["hold", "hold", "1", "2"]).await;
+        let mut processes = WorkerProcesses::new(WORKER, &fixture.env, name, kind);
+        processes.concurrency = 2;
+        push(&fixture, &processes, &["hold", "hold", "1", "2"]).await;
         for signal in [Signal::TERM, Signal::INT] {
-            let mut worker = crew.hire().await;
+            let mut worker = processes.start().await;
             for _ in 0..2 {
                 worker.line_with("holding, attempt 1").await;
             }
             worker.signal(signal);
             let lines = worker.succeeded().await;
             assert_eq!(lines, ["held", "held", "drained"], "{name} {signal:?}");
-            yard.raw.until_messages(&yard.full(name), 2).await;
+            fixture.raw.until_messages(&fixture.full(name), 2).await;
             // The rest is unharmed: whoever gets it next has it for the first time.
-            let rest = crew.queue().getter(&yard.connection);
+            let rest = processes.queue().getter(&fixture.connection);
             for job in ["1", "2"] {
                 let taken = rest.next().await.unwrap().expect("a job");
                 assert_eq!(taken.payload().unwrap(), job);
                 assert!(!taken.redelivered());
                 taken.done().unwrap();
             }
-            push(&yard, &crew, &["hold", "hold", "1", "2"]).await;
+            push(&fixture, &processes, &["hold", "hold", "1", "2"]).await;
         }
     }
-    yard.sweep(&["quorum", "classic"]).await;
+    fixture.delete_queues(&["quorum", "classic"]).await;
 }
 
 async fn a_second_signal_ends_it_at_once(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
-        let crew = Crew::new(WORKER, &yard.env, name, kind);
-        push(&yard, &crew, &["forever"]).await;
-        let mut worker = crew.hire().await;
+        let processes = WorkerProcesses::new(WORKER, &fixture.env, name, kind);
+        push(&fixture, &processes, &["forever"]).await;
+        let mut worker = processes.start().await;
         worker.line_with("forever, attempt 1").await;
         worker.signal(Signal::TERM);
         assert_eq!(worker.line().await, "told");
-        let full = yard.full(name);
-        assert_eq!(yard.raw.count(&full).await.messages, 0, "still in hand");
+        let full = fixture.full(name);
+        assert_eq!(fixture.raw.count(&full).await.messages, 0, "still in hand");
         worker.signal(Signal::TERM);
         // Its grace is half a minute, which is more than `succeeded` has patience for.
         assert_eq!(worker.succeeded().await, ["drained"]);
-        yard.raw.until_messages(&full, 1).await;
+        fixture.raw.until_messages(&full, 1).await;
     }
-    yard.sweep(&["quorum", "classic"]).await;
+    fixture.delete_queues(&["quorum", "classic"]).await;
 }
 
 async fn a_process_gives_back_what_outlasts_the_grace(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let [kind, _] = KINDS;
-    let mut crew = Crew::new(WORKER, &yard.env, "jobs", kind);
-    (crew.concurrency, crew.grace) = (2, Duration::from_millis(300));
-    push(&yard, &crew, &["forever", "hold"]).await;
-    let mut worker = crew.hire().await;
+    let mut processes = WorkerProcesses::new(WORKER, &fixture.env, "jobs", kind);
+    (processes.concurrency, processes.grace) = (2, Duration::from_millis(300));
+    push(&fixture, &processes, &["forever", "hold"]).await;
+    let mut worker = processes.start().await;
     worker.line().await;
     worker.line().await;
     worker.signal(Signal::TERM);
     let mut lines = worker.succeeded().await;
     lines.sort_unstable();
     assert_eq!(lines, ["drained", "held", "told"]);
-    yard.raw.until_messages(&yard.full("jobs"), 1).await;
-    yard.sweep(&["jobs"]).await;
+    fixture.raw.until_messages(&fixture.full("jobs"), 1).await;
+    fixture.delete_queues(&["jobs"]).await;
 }
 
 async fn a_frozen_worker_does_not_settle_what_others_have(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let [kind, _] = KINDS;
-    let crew = Crew::new(WORKER, &yard.env, "jobs", kind);
-    push(&yard, &crew, &["hold"]).await;
-    let mut first = crew.hire().await;
+    let processes = WorkerProcesses::new(WORKER, &fixture.env, "jobs", kind);
+    push(&fixture, &processes, &["hold"]).await;
+    let mut first = processes.start().await;
     first.line_with("holding, attempt 1").await;
     first.signal(Signal::STOP);
     // Two heartbeats of a second each, and the broker gives it to somebody else.
-    let mut second = crew.hire().await;
+    let mut second = processes.start().await;
     assert_eq!(second.line().await, "holding, attempt 2");
     first.signal(Signal::CONT);
     // It learns that its connection is gone, and what it did counts for nothing.
     assert_eq!(first.line().await, "held");
     eventually("both consume", || async {
-        yard.raw.count(&yard.full("jobs")).await.consumers == 2
+        fixture.raw.count(&fixture.full("jobs")).await.consumers == 2
     })
     .await;
     second.signal(Signal::KILL);
@@ -188,6 +192,6 @@ async fn a_frozen_worker_does_not_settle_what_others_have(env: Env) {
     assert_eq!(first.line().await, "holding, attempt 3");
     first.signal(Signal::TERM);
     assert_eq!(first.succeeded().await, ["held", "drained"]);
-    yard.raw.until_messages(&yard.full("jobs"), 0).await;
-    yard.sweep(&["jobs"]).await;
+    fixture.raw.until_messages(&fixture.full("jobs"), 0).await;
+    fixture.delete_queues(&["jobs"]).await;
 }

@@ -2,7 +2,7 @@
 
 use lapin::BasicProperties;
 use lepus::{Codec, Context, Failure, Retry, TaskPool, TaskProducer, WorkQueue};
-use lepus_tests::jobs::{Yard, header, next, policy};
+use lepus_tests::jobs::{JobFixture, header, next, policy};
 use lepus_tests::{Env, conformance, eventually};
 use std::fmt;
 use std::time::Duration;
@@ -131,8 +131,8 @@ fn queue() -> WorkQueue<()> {
     queue.retry(policy(3, 10))
 }
 
-async fn dead(yard: &Yard, count: u32) {
-    let letters = queue().dead_letters(&yard.connection);
+async fn dead(fixture: &JobFixture, count: u32) {
+    let letters = queue().dead_letters(&fixture.connection);
     eventually(&format!("{count} dead letters"), || async {
         letters.count().await.unwrap() == count
     })
@@ -140,14 +140,14 @@ async fn dead(yard: &Yard, count: u32) {
 }
 
 async fn tasks_are_pushed_and_done(env: Env) {
-    let yard = Yard::open(env).await;
-    let producer = ImagesProducer::new(&yard.connection);
+    let fixture = JobFixture::open(env).await;
+    let producer = ImagesProducer::new(&fixture.connection);
     producer.resize(7, 640).await.unwrap();
     producer.forget(7).message_id("f").await.unwrap();
     let soon = Duration::from_millis(20);
     producer.sweep().delay(soon).header("x", 1).await.unwrap();
     let (shop, mut told) = Shop::open();
-    let pool = TaskPool::new(&yard.connection, ImagesWorker::new(shop));
+    let pool = TaskPool::new(&fixture.connection, ImagesWorker::new(shop));
     let running = pool.start().await.unwrap();
     let mut seen = [
         next(&mut told).await,
@@ -157,27 +157,27 @@ async fn tasks_are_pushed_and_done(env: Env) {
     seen.sort_unstable();
     assert_eq!(seen, ["drop 7 #1", "resize 7 640 #1", "sweep  #1"]);
     running.stop().await.unwrap();
-    yard.raw.until_messages(&yard.full("images"), 0).await;
+    fixture.raw.until_messages(&fixture.full("images"), 0).await;
 
     // The wire is plain: a task is a type, its arguments are a map by name.
     producer.resize(7, 640).await.unwrap();
-    let job = yard.raw.next(&yard.full("images")).await;
+    let job = fixture.raw.next(&fixture.full("images")).await;
     assert_eq!(job.data, br#"{"id":7,"width":640}"#);
     let properties = &job.properties;
     assert_eq!(properties.kind().as_ref().unwrap().as_str(), "resize");
     assert_eq!(*properties.delivery_mode(), Some(2));
     let content_type = properties.content_type().as_ref().unwrap();
     assert_eq!(content_type.as_str(), "application/json");
-    yard.sweep(&["images"]).await;
+    fixture.delete_queues(&["images"]).await;
 }
 
 async fn a_task_that_fails_is_tried_again_or_not(env: Env) {
-    let yard = Yard::open(env).await;
-    let producer = ImagesProducer::new(&yard.connection);
+    let fixture = JobFixture::open(env).await;
+    let producer = ImagesProducer::new(&fixture.connection);
     producer.resize(1, 1).await.unwrap();
     producer.resize(2, 0).await.unwrap();
     let (shop, mut told) = Shop::open();
-    let pool = TaskPool::new(&yard.connection, ImagesWorker::new(shop));
+    let pool = TaskPool::new(&fixture.connection, ImagesWorker::new(shop));
     let running = pool
         .retry(policy(5, 10))
         .concurrency(2)
@@ -188,7 +188,7 @@ async fn a_task_that_fails_is_tried_again_or_not(env: Env) {
     for _ in 0..4 {
         seen.push(next(&mut told).await);
     }
-    dead(&yard, 1).await;
+    dead(&fixture, 1).await;
     running.stop().await.unwrap();
     seen.sort_unstable();
     let expected = [
@@ -198,19 +198,19 @@ async fn a_task_that_fails_is_tried_again_or_not(env: Env) {
         "resize 2 0 #1",
     ];
     assert_eq!(seen, expected);
-    let letters = queue().dead_letters(&yard.connection);
+    let letters = queue().dead_letters(&fixture.connection);
     let letter = letters.list(1).await.unwrap().pop().unwrap();
     assert_eq!(letter.task(), Some("resize"));
     assert_eq!((letter.reason(), letter.error()), ("rejected", "no image"));
-    yard.sweep(&["images"]).await;
+    fixture.delete_queues(&["images"]).await;
 }
 
 async fn what_no_worker_understands_is_buried_with_the_reason(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let (shop, mut told) = Shop::open();
-    let pool = TaskPool::new(&yard.connection, ImagesWorker::new(shop));
+    let pool = TaskPool::new(&fixture.connection, ImagesWorker::new(shop));
     let running = pool.start().await.unwrap();
-    let images = yard.full("images");
+    let images = fixture.full("images");
     let task = |name: &str| BasicProperties::default().with_type(name.into());
     for (properties, body, words) in [
         (
@@ -233,11 +233,12 @@ async fn what_no_worker_understands_is_buried_with_the_reason(env: Env) {
             &["application/xml", "json"],
         ),
     ] {
-        yard.raw
+        fixture
+            .raw
             .publish_with("", &images, body, properties)
             .await
             .unwrap();
-        let letter = yard.raw.next(&format!("{images}.dead")).await;
+        let letter = fixture.raw.next(&format!("{images}.dead")).await;
         assert_eq!(letter.data, body);
         let error = header(&letter.properties, "error");
         for word in words {
@@ -246,96 +247,102 @@ async fn what_no_worker_understands_is_buried_with_the_reason(env: Env) {
     }
     // Arguments by position are good, and a task without any takes whatever comes.
     for (name, body) in [("resize", &b"[7, 640]"[..]), ("sweep", b"whatever")] {
-        let sent = yard.raw.publish_with("", &images, body, task(name)).await;
+        let sent = fixture
+            .raw
+            .publish_with("", &images, body, task(name))
+            .await;
         sent.unwrap();
     }
     assert_eq!(next(&mut told).await, "resize 7 640 #1");
     assert_eq!(next(&mut told).await, "sweep  #1");
     running.stop().await.unwrap();
-    yard.sweep(&["images"]).await;
+    fixture.delete_queues(&["images"]).await;
 }
 
 async fn tasks_are_added_without_breaking_old_workers(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let (shop, mut told) = Shop::open();
-    let old = TaskPool::new(&yard.connection, ImagesWorker::new(shop));
+    let old = TaskPool::new(&fixture.connection, ImagesWorker::new(shop));
     let old = old.start().await.unwrap();
-    let producer = later::ImagesProducer::new(&yard.connection);
+    let producer = later::ImagesProducer::new(&fixture.connection);
     producer.rotate(7, 90).await.unwrap();
     producer.sweep().await.unwrap();
     assert_eq!(next(&mut told).await, "sweep  #1", "the old worker goes on");
-    dead(&yard, 1).await;
+    dead(&fixture, 1).await;
     old.stop().await.unwrap();
     // Once a new worker is there, nothing is lost.
-    let letters = queue().dead_letters(&yard.connection);
+    let letters = queue().dead_letters(&fixture.connection);
     assert_eq!(letters.replay().await.unwrap(), 1);
     let (shop, mut told) = Shop::open();
-    let new = TaskPool::new(&yard.connection, later::ImagesWorker::new(shop));
+    let new = TaskPool::new(&fixture.connection, later::ImagesWorker::new(shop));
     let new = new.start().await.unwrap();
     assert_eq!(next(&mut told).await, "rotate 7 90 #1");
     // And it does what old producers push.
-    ImagesProducer::new(&yard.connection).sweep().await.unwrap();
+    ImagesProducer::new(&fixture.connection)
+        .sweep()
+        .await
+        .unwrap();
     assert_eq!(next(&mut told).await, "sweep  #1");
     new.stop().await.unwrap();
-    yard.sweep(&["images"]).await;
+    fixture.delete_queues(&["images"]).await;
 }
 
 async fn a_task_may_take_its_own_time(env: Env) {
-    let yard = Yard::open(env).await;
-    let producer = ImagesProducer::new(&yard.connection);
+    let fixture = JobFixture::open(env).await;
+    let producer = ImagesProducer::new(&fixture.connection);
     producer.hurry().await.unwrap();
     let (shop, mut told) = Shop::open();
     // The pool's limit is for tasks without one of their own.
-    let running = TaskPool::new(&yard.connection, ImagesWorker::new(shop))
+    let running = TaskPool::new(&fixture.connection, ImagesWorker::new(shop))
         .retry(policy(1, 10))
         .timeout(Duration::from_secs(3600))
         .start()
         .await
         .unwrap();
     assert_eq!(next(&mut told).await, "hurry  #1");
-    dead(&yard, 1).await;
+    dead(&fixture, 1).await;
     running.stop().await.unwrap();
-    let letters = queue().dead_letters(&yard.connection);
+    let letters = queue().dead_letters(&fixture.connection);
     let letter = letters.list(1).await.unwrap().pop().unwrap();
     assert_eq!(letter.error(), "stopped after 50ms");
 
     producer.hurry().await.unwrap();
     let (shop, _told) = Shop::open();
-    let running = TaskPool::new(&yard.connection, ImagesWorker::new(shop))
+    let running = TaskPool::new(&fixture.connection, ImagesWorker::new(shop))
         .retry(policy(1, 10))
         .timeout(Duration::from_millis(1))
         .start()
         .await
         .unwrap();
-    dead(&yard, 2).await;
+    dead(&fixture, 2).await;
     running.stop().await.unwrap();
     for letter in letters.list(2).await.unwrap() {
         assert_eq!(letter.error(), "stopped after 50ms");
     }
-    yard.sweep(&["images"]).await;
+    fixture.delete_queues(&["images"]).await;
 }
 
 async fn the_queue_may_have_other_properties(env: Env) {
-    let yard = Yard::open(env).await;
+    let fixture = JobFixture::open(env).await;
     let ranks = WorkQueue::<()>::new("ranks").classic().max_priority(3);
-    let connection = &yard.connection;
+    let connection = &fixture.connection;
     let producer = TaskProducer::on(connection, ImagesProducer::DESCRIPTOR, &ranks);
     let producer = ImagesProducer::with_producer(producer);
     producer.forget(1).priority(1).await.unwrap();
     producer.forget(3).priority(3).await.unwrap();
     let (shop, mut told) = Shop::open();
-    let pool = TaskPool::new(&yard.connection, ImagesWorker::new(shop)).queue(&ranks);
+    let pool = TaskPool::new(&fixture.connection, ImagesWorker::new(shop)).queue(&ranks);
     let running = pool.start().await.unwrap();
     assert_eq!(next(&mut told).await, "drop 3 #1");
     assert_eq!(next(&mut told).await, "drop 1 #1");
     running.stop().await.unwrap();
-    assert!(!yard.raw.exists(&yard.full("images")).await);
-    yard.sweep(&["ranks"]).await;
+    assert!(!fixture.raw.exists(&fixture.full("images")).await);
+    fixture.delete_queues(&["ranks"]).await;
 }
 
 async fn the_codec_is_the_attributes_or_the_queues(env: Env) {
-    let yard = Yard::open(env).await;
-    let connection = &yard.connection;
+    let fixture = JobFixture::open(env).await;
+    let connection = &fixture.connection;
     let plain = WorkQueue::<()>::new("codecs").classic();
     let json = plain.clone().codec(Codec::Json);
     let msgpack = plain.clone().codec(Codec::MsgPack);
@@ -343,10 +350,10 @@ async fn the_codec_is_the_attributes_or_the_queues(env: Env) {
         let producer = TaskProducer::on(connection, ImagesProducer::DESCRIPTOR, queue);
         ImagesProducer::with_producer(producer)
     };
-    let full = yard.full("codecs");
+    let full = fixture.full("codecs");
     for queue in [&plain, &json] {
         on(queue).resize(7, 640).await.unwrap();
-        let job = yard.raw.next(&full).await;
+        let job = fixture.raw.next(&full).await;
         let content_type = job.properties.content_type().as_ref();
         assert_eq!(content_type.unwrap().as_str(), "application/json");
         assert_eq!(job.data, br#"{"id":7,"width":640}"#);
@@ -361,7 +368,7 @@ async fn the_codec_is_the_attributes_or_the_queues(env: Env) {
         let producer = TaskProducer::on(connection, silent, queue);
         let producer = silent::ImagesProducer::with_producer(producer);
         producer.rotate(7, 90).await.unwrap();
-        let job = yard.raw.next(&full).await;
+        let job = fixture.raw.next(&full).await;
         let sent = job.properties.content_type().as_ref();
         assert_eq!(sent.unwrap().as_str(), content_type);
     }
@@ -384,7 +391,8 @@ async fn the_codec_is_the_attributes_or_the_queues(env: Env) {
     }
 
     // A job that says nothing of it is read in the same codec.
-    yard.raw
+    fixture
+        .raw
         .publish_with(
             "",
             &full,
@@ -398,5 +406,5 @@ async fn the_codec_is_the_attributes_or_the_queues(env: Env) {
     let running = pool.start().await.unwrap();
     assert_eq!(next(&mut told).await, "drop 7 #1");
     running.stop().await.unwrap();
-    yard.sweep(&["codecs"]).await;
+    fixture.delete_queues(&["codecs"]).await;
 }

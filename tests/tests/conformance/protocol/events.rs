@@ -1,7 +1,7 @@
 //! Events, both ways.
 
+use super::fixture::WireFixture;
 use super::golden::Message;
-use super::scene::Scene;
 use lapin::ExchangeKind;
 use lepus::{Codec, Event, JobError, RetryPolicy, Topic, retry};
 use lepus_tests::{Env, conformance};
@@ -36,36 +36,36 @@ conformance!(
 );
 
 async fn a_publish_is_the_golden_event(env: Env) {
-    let scene = Scene::new(&env).await;
-    let queue = scene.name("peer");
-    scene.raw.declare(&queue).await;
-    let exchange = scene.name("orders");
-    scene
+    let fixture = WireFixture::new(&env).await;
+    let queue = fixture.name("peer");
+    fixture.raw.declare(&queue).await;
+    let exchange = fixture.name("orders");
+    fixture
         .raw
         .declare_exchange(&exchange, ExchangeKind::Topic)
         .await;
-    scene.raw.bind(&queue, &exchange, "order.*", &[]).await;
-    let publisher = placed().publisher(&scene.connection);
+    fixture.raw.bind(&queue, &exchange, "order.*", &[]).await;
+    let publisher = placed().publisher(&fixture.connection);
     let sent = publisher.publish("order.placed", &Placed { id: 7 }).await;
     sent.expect("a confirm");
-    scene.expect("peer", "event").await;
-    let publisher = typed().publisher(&scene.connection);
+    fixture.expect("peer", "event").await;
+    let publisher = typed().publisher(&fixture.connection);
     let sent = publisher
         .publish("order.paid", &PAID)
         .header("tenant", "hare");
     sent.await.expect("a confirm");
-    scene.expect("peer", "event.typed").await;
-    scene.end_with(&["peer"], &["orders"]).await;
+    fixture.expect("peer", "event.typed").await;
+    fixture.end_with(&["peer"], &["orders"]).await;
 }
 
 async fn golden_events_are_heard(env: Env) {
-    let scene = Scene::new(&env).await;
+    let fixture = WireFixture::new(&env).await;
     let heard = placed()
-        .subscribe(&scene.connection)
+        .subscribe(&fixture.connection)
         .bind("order.placed")
         .start();
     let mut heard = heard.await.expect("a subscription");
-    scene.publish("event").await;
+    fixture.publish("event").await;
     let event = heard.next().await.expect("it goes on").expect("an event");
     assert_eq!(event.payload, Placed { id: 7 });
     assert_eq!(
@@ -76,15 +76,15 @@ async fn golden_events_are_heard(env: Env) {
     heard.close().await.expect("it ends");
 
     let heard = typed()
-        .subscribe(&scene.connection)
+        .subscribe(&fixture.connection)
         .bind("order.paid")
         .start();
     let mut heard = heard.await.expect("a subscription");
     // Of no type, which is passed over.
     let mut other = Message::golden("event.typed");
     other.fields.remove("type");
-    scene.publish_message(&other).await;
-    scene.publish("event.typed").await;
+    fixture.publish_message(&other).await;
+    fixture.publish("event.typed").await;
     let event = heard.next().await.expect("it goes on").expect("an event");
     assert_eq!(event.payload, PAID);
     assert_eq!(
@@ -93,23 +93,23 @@ async fn golden_events_are_heard(env: Env) {
     );
     assert_eq!(heard.skipped(), 1);
     heard.close().await.expect("it ends");
-    scene.end_with(&[], &["orders"]).await;
+    fixture.end_with(&[], &["orders"]).await;
 }
 
 async fn a_groups_queue_and_retry_are_golden(env: Env) {
-    let scene = Scene::new(&env).await;
+    let fixture = WireFixture::new(&env).await;
     let slowly = RetryPolicy::default()
         .backoff(Duration::from_secs(30), Duration::from_secs(30))
         .jitter(0.0);
     let fail = async |_: Event<Placed>| Err::<(), JobError>(retry("the ledger is closed"));
-    let group = placed().subscribe(&scene.connection).bind("order.*");
+    let group = placed().subscribe(&fixture.connection).bind("order.*");
     let group = group.singleton("audit").retry(slowly);
     let running = group.start_each(1, fail).await.expect("it listens");
-    scene.assert_declared(&env, "orders.audit").await;
-    scene.publish("event").await;
-    let waiting = scene.name("orders.audit.retry.30000");
-    scene.raw.first_message(&waiting).await;
-    scene
+    fixture.assert_declared(&env, "orders.audit").await;
+    fixture.publish("event").await;
+    let waiting = fixture.name("orders.audit.retry.30000");
+    fixture.raw.first_message(&waiting).await;
+    fixture
         .expect("orders.audit.retry.30000", "event.retry")
         .await;
     running.stop().await.expect("it drains");
@@ -118,5 +118,5 @@ async fn a_groups_queue_and_retry_are_golden(env: Env) {
         "orders.audit.dead",
         "orders.audit.retry.30000",
     ];
-    scene.end_with(&queues, &["orders"]).await;
+    fixture.end_with(&queues, &["orders"]).await;
 }

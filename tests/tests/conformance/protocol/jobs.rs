@@ -1,7 +1,7 @@
 //! Jobs, their retries and their dead letters, both ways.
 
+use super::fixture::WireFixture;
 use super::golden::Message;
-use super::scene::Scene;
 use lepus::{Job, JobError, RetryPolicy, WorkQueue, reject, retry};
 use lepus_tests::{Env, conformance};
 use serde::{Deserialize, Serialize};
@@ -44,64 +44,64 @@ const QUEUES: &[&str] = &["resize", "resize.dead"];
 const ALL_QUEUES: &[&str] = &["resize", "resize.dead", "resize.retry.30000"];
 
 async fn queues_are_declared_as_the_page_says(env: Env) {
-    let scene = Scene::new(&env).await;
-    let producer = queue().producer(&scene.connection);
+    let fixture = WireFixture::new(&env).await;
+    let producer = queue().producer(&fixture.connection);
     let delayed = producer.push(&JOB).delay(Duration::from_millis(20_001));
     delayed.await.expect("it waits");
     for queue in ALL_QUEUES {
-        scene.assert_declared(&env, queue).await;
+        fixture.assert_declared(&env, queue).await;
     }
-    scene.end(ALL_QUEUES).await;
+    fixture.end(ALL_QUEUES).await;
 }
 
 async fn a_push_is_the_golden_job(env: Env) {
-    let scene = Scene::new(&env).await;
-    let producer = queue().producer(&scene.connection);
+    let fixture = WireFixture::new(&env).await;
+    let producer = queue().producer(&fixture.connection);
     producer.push(&JOB).await.expect("it is stored");
-    scene.expect("resize", "job").await;
-    let images = ImagesProducer::new(&scene.connection);
+    fixture.expect("resize", "job").await;
+    let images = ImagesProducer::new(&fixture.connection);
     images.resize(7, 640).await.expect("it is stored");
-    scene.expect("images", "job.task").await;
-    scene
+    fixture.expect("images", "job.task").await;
+    fixture
         .end(&["resize", "resize.dead", "images", "images.dead"])
         .await;
 }
 
 async fn a_failed_job_is_the_golden_retry(env: Env) {
-    let scene = Scene::new(&env).await;
+    let fixture = WireFixture::new(&env).await;
     let fail = async |_: Job<Resize>| Err::<(), JobError>(retry("the store is busy"));
-    let running = queue().worker(&scene.connection).start(fail).await;
+    let running = queue().worker(&fixture.connection).start(fail).await;
     let running = running.expect("it works");
-    scene.send("resize", "job").await;
+    fixture.send("resize", "job").await;
     // Before the queue is there, a look at it would close the channel.
-    let waiting = scene.name("resize.retry.30000");
-    scene.raw.first_message(&waiting).await;
-    let seen = scene.expect("resize.retry.30000", "job.retry").await;
+    let waiting = fixture.name("resize.retry.30000");
+    fixture.raw.first_message(&waiting).await;
+    let seen = fixture.expect("resize.retry.30000", "job.retry").await;
     assert_eq!(seen.fields["expiration"], "30000");
     running.stop().await.expect("it drains");
-    scene.end(ALL_QUEUES).await;
+    fixture.end(ALL_QUEUES).await;
 }
 
 async fn a_rejected_job_is_the_golden_dead_letter(env: Env) {
-    let scene = Scene::new(&env).await;
+    let fixture = WireFixture::new(&env).await;
     let fail = async |_: Job<Resize>| Err::<(), JobError>(reject("nothing is that narrow"));
-    let running = queue().worker(&scene.connection).start(fail).await;
+    let running = queue().worker(&fixture.connection).start(fail).await;
     let running = running.expect("it works");
-    scene.send("resize", "job").await;
-    scene.expect("resize.dead", "job.dead").await;
+    fixture.send("resize", "job").await;
+    fixture.expect("resize.dead", "job.dead").await;
     running.stop().await.expect("it drains");
-    scene.end(QUEUES).await;
+    fixture.end(QUEUES).await;
 }
 
 async fn golden_messages_are_read(env: Env) {
-    let scene = Scene::new(&env).await;
+    let fixture = WireFixture::new(&env).await;
     let queue = queue();
     queue
-        .declare(&scene.connection)
+        .declare(&fixture.connection)
         .await
         .expect("they are there");
-    scene.send("resize.dead", "job.dead").await;
-    let letters = queue.dead_letters(&scene.connection).list(2).await;
+    fixture.send("resize.dead", "job.dead").await;
+    let letters = queue.dead_letters(&fixture.connection).list(2).await;
     let letters = letters.expect("a list");
     let [letter] = &letters[..] else {
         panic!("one dead letter: {letters:?}");
@@ -119,32 +119,32 @@ async fn golden_messages_are_read(env: Env) {
         let told = told.clone();
         async move { drop(told.send(job)) }
     };
-    let running = queue.worker(&scene.connection).start(tell).await;
+    let running = queue.worker(&fixture.connection).start(tell).await;
     let running = running.expect("it works");
     for (golden, attempt) in [("job", 1), ("job.retry", 2)] {
-        scene.send("resize", golden).await;
+        fixture.send("resize", golden).await;
         let job = heard.recv().await.expect("a job");
         assert_eq!((job.payload(), job.attempt()), (&JOB, attempt));
         assert_eq!(job.message_id(), Some("0123456789ABCDEFGHIJkl"));
         assert!(job.first_seen().is_some() && job.headers().is_empty());
     }
     running.stop().await.expect("it drains");
-    scene.end(QUEUES).await;
+    fixture.end(QUEUES).await;
 }
 
 /// As with replies: headers have to fit into one frame.
 async fn a_long_error_costs_nobody_anything(env: Env) {
-    let scene = Scene::new(&env).await;
+    let fixture = WireFixture::new(&env).await;
     let fail = async |_: Job<Resize>| Err::<(), JobError>(reject("ü".repeat(100_000)));
-    let running = queue().worker(&scene.connection).start(fail).await;
+    let running = queue().worker(&fixture.connection).start(fail).await;
     let running = running.expect("it works");
-    scene.send("resize", "job").await;
-    let letter = scene.raw.next(&scene.name("resize.dead")).await;
-    let seen = Message::seen(&letter.delivery, &scene.namespace);
+    fixture.send("resize", "job").await;
+    let letter = fixture.raw.next(&fixture.name("resize.dead")).await;
+    let seen = Message::seen(&letter.delivery, &fixture.namespace);
     for name in ["header error", "header first-error"] {
         assert!(seen.fields[name].len() <= 1024 + 2);
     }
     assert!(!letter.delivery.redelivered);
     running.stop().await.expect("it drains");
-    scene.end(QUEUES).await;
+    fixture.end(QUEUES).await;
 }

@@ -2,11 +2,11 @@
 //! Lepus sees of Lepus and Lepus sees of it, on both brokers.
 
 mod events;
+mod fixture;
 mod frames;
 mod golden;
 mod jobs;
 mod rpc;
-mod scene;
 mod values;
 
 use lapin::BasicProperties;

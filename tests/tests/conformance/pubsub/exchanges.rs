@@ -1,11 +1,11 @@
 //! Exchanges of every kind, their bindings and their publishers.
 
-use super::{at, connect, event, passing};
+use super::{event, passing};
 use lepus::{
     ByPattern, Codec, Connection, Direct, Fanout, Headers, Kind, Match, Pattern, RoutingKey,
     Subscription, Topic, Value,
 };
-use lepus_tests::proxy::{Proxy, Way};
+use lepus_tests::proxy::Way;
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
 use std::collections::BTreeSet;
@@ -42,7 +42,7 @@ async fn up_to<K: Kind>(events: &mut Subscription<K, String>, last: &str) -> Vec
 }
 
 async fn a_fanout_reaches_everyone(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let logs: Fanout<String> = passing("logs");
     let mut one = logs.subscribe(&connection).start().await.unwrap();
     let mut two = logs.subscribe(&connection).start().await.unwrap();
@@ -58,7 +58,7 @@ async fn a_fanout_reaches_everyone(env: Env) {
 }
 
 async fn a_direct_exchange_goes_by_the_key(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let logs: Direct<String> = passing("direct_logs");
     let subscribe = logs.subscribe(&connection);
     let mut some = subscribe
@@ -96,7 +96,7 @@ async fn a_topic_routes_as_the_pattern_says(env: Env) {
     while keys.len() < 24 {
         keys.insert(random.words(&["a", "b", "cc"], 5));
     }
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let topic: Topic<String> = passing("topic");
     let end = RoutingKey::literal("the end").unwrap();
     let mut subscriptions = Vec::new();
@@ -161,7 +161,7 @@ impl Random {
 }
 
 async fn headers_match_all_or_any(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let logs: Headers<String> = passing("headers_logs");
     let subscribe = |conditions: Match| {
         let end = Match::all().header("end", true);
@@ -247,7 +247,7 @@ async fn an_event_carries_its_facts(env: Env) {
 }
 
 async fn peers_see_plain_amqp(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let (raw, queue) = (Raw::open(&env.uri).await, env.name("box"));
     let topic: Topic<String> = passing("plain").codec(Codec::Text);
     topic.declare(&connection).await.unwrap();
@@ -294,7 +294,7 @@ async fn peers_see_plain_amqp(env: Env) {
 }
 
 async fn mistakes_are_told_before_anything_happens(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let topic: Topic<String> = passing("topic");
     let publisher = topic.publisher(&connection);
     let error = publisher.publish("kern..info", "x").await.unwrap_err();
@@ -354,7 +354,7 @@ async fn mistakes_are_told_before_anything_happens(env: Env) {
 }
 
 async fn a_mismatch_names_exchange_argument_and_both_values(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let there = Fanout::<String>::new("logs").transient().auto_delete();
     let _there = there.subscribe(&connection).start().await.unwrap();
 
@@ -390,7 +390,7 @@ async fn a_mismatch_names_exchange_argument_and_both_values(env: Env) {
 }
 
 async fn a_passive_exchange_has_to_be_there(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let passive = Topic::<String>::new("there").passive();
     let error = passive
         .publisher(&connection)
@@ -420,7 +420,7 @@ async fn a_passive_exchange_has_to_be_there(env: Env) {
 }
 
 async fn nobody_listened_is_an_answer(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let topic: Topic<String> = passing("topic");
     let mut events = topic
         .subscribe(&connection)
@@ -452,7 +452,7 @@ async fn nobody_listened_is_an_answer(env: Env) {
 }
 
 async fn what_nobody_takes_goes_to_the_alternate(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let lost: Fanout<String> = passing("lost");
     let topic = passing::<ByPattern, String>("topic").alternate(&lost);
     let _heard = topic
@@ -470,7 +470,7 @@ async fn what_nobody_takes_goes_to_the_alternate(env: Env) {
 }
 
 async fn exchanges_are_bound_to_exchanges(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let all: Topic<String> = passing("all");
     let kernel: Fanout<String> = passing("kernel").internal().bound_to(&all, "kern.#");
     let urgent: Direct<String> = passing("urgent").bound_to(&kernel, ());
@@ -491,7 +491,7 @@ async fn exchanges_are_bound_to_exchanges(env: Env) {
 }
 
 async fn unconfirmed_events_arrive(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let fanout: Fanout<u32> = passing("fast");
     let subscribe = fanout.subscribe(&connection).buffer(5000);
     let mut events = subscribe.start().await.unwrap();
@@ -505,7 +505,7 @@ async fn unconfirmed_events_arrive(env: Env) {
 }
 
 async fn more_publishes_than_places_all_end(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let fanout: Fanout<u32> = passing("busy");
     let mut events = fanout
         .subscribe(&connection)
@@ -530,8 +530,7 @@ async fn more_publishes_than_places_all_end(env: Env) {
     assert_eq!(seen, (0..1000).map(|n| n / 2).collect::<Vec<u32>>());
 
     // Without a place there is no publish: it ends at its deadline, and was not sent.
-    let proxy = Proxy::start(&env.uri).await;
-    let far = at(proxy.uri(), &env).await;
+    let (proxy, far) = env.proxied().await;
     let publisher = fanout.publisher(&far).max_in_flight(1);
     publisher.publish(&0).await.unwrap();
     proxy.stall(Way::Down);
@@ -548,7 +547,7 @@ async fn more_publishes_than_places_all_end(env: Env) {
 }
 
 async fn an_exchange_that_was_deleted_is_declared_again(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let fanout: Fanout<String> = passing("brief");
     let publisher = fanout.publisher(&connection);
     let quick = publisher.clone().unconfirmed();

@@ -1,12 +1,11 @@
 //! Groups and singletons: durable queues whose members share the events.
 
-use super::{at, clear, connect, within};
+use super::{clear, within};
 use lapin::BasicProperties;
 use lapin::types::AMQPValue;
 use lepus::{
     Codec, Connection, Event, GroupSubscription, Held, Kind, Missed, RetryPolicy, Topic, Value,
 };
-use lepus_tests::proxy::Proxy;
 use lepus_tests::raw::{Raw, table};
 use lepus_tests::{Env, conformance, eventually};
 use std::fmt::Debug;
@@ -41,7 +40,7 @@ fn quick_retry(attempts: u32) -> RetryPolicy {
 }
 
 async fn a_group_keeps_events_while_it_is_away(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let topic = Topic::<u32>::new("kept").transient();
     let member = || {
         topic
@@ -70,7 +69,7 @@ async fn a_group_keeps_events_while_it_is_away(env: Env) {
 }
 
 async fn members_share_the_events(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let topic = Topic::<u32>::new("shared").transient();
     let member = || {
         topic
@@ -115,7 +114,7 @@ async fn members_share_the_events(env: Env) {
 }
 
 async fn a_failed_event_is_tried_again_as_it_came(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let topic = Topic::<String>::new("retried")
         .transient()
         .event_type("note");
@@ -172,7 +171,7 @@ async fn a_failed_event_is_tried_again_as_it_came(env: Env) {
 
 /// Another program may send what it likes.
 async fn a_group_is_not_fooled_by_a_senders_headers(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let topic = Topic::<String>::new("fooled")
         .transient()
         .codec(Codec::Text);
@@ -236,7 +235,7 @@ async fn a_group_is_not_fooled_by_a_senders_headers(env: Env) {
 }
 
 async fn a_held_event_that_is_dropped_is_tried_again(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let topic = Topic::<String>::new("dropped").transient();
     let subscribe = topic
         .subscribe(&connection)
@@ -258,7 +257,7 @@ async fn a_held_event_that_is_dropped_is_tried_again(env: Env) {
 }
 
 async fn what_cannot_be_helped_ends_in_the_dead_letters(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let topic = Topic::<u32>::new("hopeless").transient().codec(Codec::Json);
     let subscribe = topic
         .subscribe(&connection)
@@ -299,7 +298,7 @@ async fn what_cannot_be_helped_ends_in_the_dead_letters(env: Env) {
 }
 
 async fn events_come_in_order_and_untouched_ones_go_back(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let topic = Topic::<u32>::new("ordered").transient();
     let member = || {
         topic
@@ -335,7 +334,7 @@ async fn events_come_in_order_and_untouched_ones_go_back(env: Env) {
 }
 
 async fn a_full_group_refuses_its_publisher(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let topic = Topic::<u32>::new("full").transient();
     let subscribe = topic
         .subscribe(&connection)
@@ -360,8 +359,8 @@ async fn a_full_group_refuses_its_publisher(env: Env) {
 }
 
 async fn a_cut_member_gets_its_events_again(env: Env) {
-    let proxy = Proxy::start(&env.uri).await;
-    let (far, near) = (at(proxy.uri(), &env).await, connect(&env).await);
+    let (proxy, far) = env.proxied().await;
+    let near = env.connect().await;
     let topic = Topic::<u32>::new("cut").transient();
     let subscribe = topic
         .subscribe(&far)
@@ -393,7 +392,7 @@ async fn a_cut_member_gets_its_events_again(env: Env) {
 }
 
 async fn a_deleted_group_queue_is_a_gap(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let topic = Topic::<u32>::new("deleted").transient();
     let subscribe = topic
         .subscribe(&connection)
@@ -422,7 +421,7 @@ async fn a_deleted_group_queue_is_a_gap(env: Env) {
 }
 
 async fn a_handler_of_a_group_retries(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let topic = Topic::<u32>::new("worked").transient();
     let subscribe = topic
         .subscribe(&connection)
@@ -476,8 +475,8 @@ async fn a_handler_of_a_group_retries(env: Env) {
 }
 
 async fn a_singleton_takes_over(env: Env) {
-    let proxy = Proxy::start(&env.uri).await;
-    let (far, near) = (at(proxy.uri(), &env).await, connect(&env).await);
+    let (proxy, far) = env.proxied().await;
+    let near = env.connect().await;
     let topic = Topic::<u32>::new("single").transient();
     let member = |connection: &Connection| {
         let subscribe = topic.subscribe(connection).bind("#").singleton("leader");

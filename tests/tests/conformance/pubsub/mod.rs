@@ -6,7 +6,7 @@ mod groups;
 mod subscriptions;
 mod types;
 
-use lepus::{Connection, Event, EventExchange, Kind, Missed, Subscription};
+use lepus::{Event, EventExchange, Kind, Missed, Subscription};
 use lepus_tests::Env;
 use lepus_tests::raw::Raw;
 use serde::de::DeserializeOwned;
@@ -14,16 +14,6 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-async fn connect(env: &Env) -> Connection {
-    at(&env.uri, env).await
-}
-
-async fn at(uri: &str, env: &Env) -> Connection {
-    let builder = Connection::builder(uri).namespace(env.namespace());
-    let quick = builder.backoff(Duration::from_millis(20), Duration::from_millis(100));
-    quick.open().await.expect("a connection")
-}
 
 /// An exchange that goes with its last subscription, so that no test leaves one.
 fn passing<K: Kind, T>(name: &str) -> EventExchange<K, T> {

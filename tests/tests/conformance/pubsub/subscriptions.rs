@@ -1,8 +1,8 @@
 //! Broadcast subscriptions: their buffers, their gaps, their bindings, their end.
 
-use super::{at, clear, connect, event, item, passing, within};
+use super::{clear, event, item, passing, within};
 use lepus::{Codec, Event, Fanout, Missed, Overflow, Topic};
-use lepus_tests::proxy::{Cut, Proxy};
+use lepus_tests::proxy::Cut;
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ conformance!(
 );
 
 async fn a_slow_reader_is_told_what_it_lost(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let fanout: Fanout<u32> = passing("busy");
     let mut slow = fanout
         .subscribe(&connection)
@@ -61,7 +61,7 @@ async fn a_slow_reader_is_told_what_it_lost(env: Env) {
 }
 
 async fn a_slow_reader_makes_the_broker_hold(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let fanout: Fanout<u32> = passing("patient");
     let subscribe = fanout
         .subscribe(&connection)
@@ -82,7 +82,7 @@ async fn a_slow_reader_makes_the_broker_hold(env: Env) {
 }
 
 async fn the_brokers_backlog_is_bounded(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let fanout: Fanout<u32> = passing("bounded");
     let subscribe = fanout
         .subscribe(&connection)
@@ -107,8 +107,8 @@ async fn the_brokers_backlog_is_bounded(env: Env) {
 }
 
 async fn a_cut_connection_leaves_a_gap_and_goes_on(env: Env) {
-    let proxy = Proxy::start(&env.uri).await;
-    let (far, near) = (at(proxy.uri(), &env).await, connect(&env).await);
+    let (proxy, far) = env.proxied().await;
+    let near = env.connect().await;
     let topic = Topic::<String>::new("gap").transient();
     let mut events = topic
         .subscribe(&far)
@@ -190,8 +190,8 @@ async fn a_cut_connection_leaves_a_gap_and_goes_on(env: Env) {
 }
 
 async fn an_exchange_that_became_another_is_told(env: Env) {
-    let proxy = Proxy::start(&env.uri).await;
-    let (far, near) = (at(proxy.uri(), &env).await, connect(&env).await);
+    let (proxy, far) = env.proxied().await;
+    let near = env.connect().await;
     let before: Fanout<String> = passing("changing");
     let mut events = before.subscribe(&far).start().await.unwrap();
     proxy.down().await;
@@ -215,7 +215,7 @@ async fn an_exchange_that_became_another_is_told(env: Env) {
 }
 
 async fn bindings_change_while_events_flow(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let topic: Topic<u32> = passing("flow");
     let subscribe = topic.subscribe(&connection).bind("always").bind("kern.*");
     let mut events = subscribe.buffer(100_000).start().await.unwrap();
@@ -265,7 +265,7 @@ async fn bindings_change_while_events_flow(env: Env) {
 }
 
 async fn what_does_not_decode_is_an_item(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let topic: Topic<u64> = passing("numbers").codec(Codec::Json);
     let mut events = topic
         .subscribe(&connection)
@@ -303,7 +303,7 @@ async fn what_does_not_decode_is_an_item(env: Env) {
 }
 
 async fn a_dropped_subscription_leaves_nothing(env: Env) {
-    let (connection, near) = (connect(&env).await, connect(&env).await);
+    let (connection, near) = (env.connect().await, env.connect().await);
     let topic = Topic::<String>::new("leaving").transient();
     let publisher = topic.publisher(&near).mandatory();
     let unheard = || async {
@@ -341,8 +341,8 @@ async fn a_dropped_subscription_leaves_nothing(env: Env) {
 }
 
 async fn a_handler_sees_every_event(env: Env) {
-    let proxy = Proxy::start(&env.uri).await;
-    let (far, near) = (at(proxy.uri(), &env).await, connect(&env).await);
+    let (proxy, far) = env.proxied().await;
+    let near = env.connect().await;
     let topic = Topic::<u32>::new("handled")
         .transient()
         .event_type("number");
@@ -427,7 +427,7 @@ async fn a_handler_sees_every_event(env: Env) {
 }
 
 async fn a_handler_is_bound_anew_while_it_runs(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let topic: Topic<String> = passing("rebound");
     let subscribe = topic.subscribe(&connection).unbound();
     let bindings = subscribe.bindings();
@@ -459,7 +459,7 @@ async fn a_handler_is_bound_anew_while_it_runs(env: Env) {
 }
 
 async fn a_closed_connection_ends_the_stream(env: Env) {
-    let (connection, near) = (connect(&env).await, connect(&env).await);
+    let (connection, near) = (env.connect().await, env.connect().await);
     let fanout: Fanout<String> = passing("ending");
     let mut events = fanout.subscribe(&connection).start().await.unwrap();
     fanout.publisher(&near).publish("last").await.unwrap();

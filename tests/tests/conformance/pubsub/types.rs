@@ -1,6 +1,6 @@
 //! Several types of events on one exchange.
 
-use super::{connect, event, item, passing};
+use super::{event, item, passing};
 use lepus::{ByPattern, Codec, Missed, Topic, Unknown};
 use lepus_tests::{Env, conformance, eventually};
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,7 @@ enum Either {
 }
 
 async fn an_enum_says_its_type_in_the_payload(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     for codec in [Codec::Json, Codec::MsgPack] {
         let orders: Topic<Tagged> = passing(&format!("orders.{codec:?}")).codec(codec);
         let mut events = orders
@@ -64,7 +64,7 @@ async fn an_enum_says_its_type_in_the_payload(env: Env) {
 }
 
 async fn separate_types_are_told_apart(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let placed = passing::<ByPattern, Placed>("orders").event_type("order.placed");
     let paid = placed.carrying::<Paid>().event_type("order.paid");
     let mut placings = placed
@@ -98,7 +98,7 @@ async fn separate_types_are_told_apart(env: Env) {
 }
 
 async fn unknown_types_are_surfaced_on_request(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let paid = passing::<ByPattern, Paid>("orders").event_type("order.paid");
     let subscribe = paid
         .subscribe(&connection)
@@ -127,7 +127,7 @@ async fn unknown_types_are_surfaced_on_request(env: Env) {
 }
 
 async fn variants_and_separate_types_speak_with_each_other(env: Env) {
-    let connection = connect(&env).await;
+    let connection = env.connect().await;
     let either = passing::<ByPattern, Either>("orders").types_by_variant();
     let paid = either.carrying::<Paid>().event_type("order.paid");
     let other = either.carrying::<String>().event_type("order.burnt");

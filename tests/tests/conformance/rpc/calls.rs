@@ -4,7 +4,7 @@ use super::shapes::{Shaper, ShapesClient, ShapesServer, call_every_shape};
 use super::{LONG, SHORT};
 use futures_util::future::join_all;
 use lepus::{Client, Codec, Connection, Outcome, Server};
-use lepus_tests::probe::{DivideByZero, ProbeClient, Rig, Subject, is_settled, serve};
+use lepus_tests::probe::{DivideByZero, ProbeClient, RpcFixture, Subject, is_settled, serve};
 use lepus_tests::{Env, conformance, eventually};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,23 +26,23 @@ conformance!(
 );
 
 async fn a_value_comes_back(env: Env) {
-    let rig = Rig::start(&env).await;
-    assert_eq!(rig.probe.echo("hello".into()).await.unwrap(), "hello");
-    let clone = rig.probe.clone();
+    let fixture = RpcFixture::start(&env).await;
+    assert_eq!(fixture.probe.echo("hello".into()).await.unwrap(), "hello");
+    let clone = fixture.probe.clone();
     assert_eq!(clone.echo("again".into()).await.unwrap(), "again");
-    rig.is_well(&env).await;
-    assert_eq!(rig.calling.stats().pending_calls, 0);
+    fixture.is_well(&env).await;
+    assert_eq!(fixture.calling.stats().pending_calls, 0);
 }
 
 async fn a_methods_own_error_comes_back(env: Env) {
-    let rig = Rig::start(&env).await;
-    assert_eq!(rig.probe.divide(7, 2).await.unwrap(), 3);
-    let error = rig.probe.divide(7, 0).await.unwrap_err();
+    let fixture = RpcFixture::start(&env).await;
+    assert_eq!(fixture.probe.divide(7, 2).await.unwrap(), 3);
+    let error = fixture.probe.divide(7, 0).await.unwrap_err();
     assert_eq!(error.service(), Some(&DivideByZero { dividend: 7 }));
     assert_eq!(error.to_string(), "7 divided by zero");
     assert!(error.rpc().is_none() && error.may_have_executed());
-    rig.is_well(&env).await;
-    assert_eq!(rig.serving.stats().malformed, 0);
+    fixture.is_well(&env).await;
+    assert_eq!(fixture.serving.stats().malformed, 0);
 }
 
 async fn arguments_and_replies_of_every_shape(env: Env) {
@@ -59,52 +59,56 @@ async fn arguments_and_replies_of_every_shape(env: Env) {
 }
 
 async fn either_codec_is_understood_by_the_same_server(env: Env) {
-    let rig = Rig::start(&env).await;
-    let json = Client::new(&rig.calling, ProbeClient::DESCRIPTOR).codec(Codec::Json);
+    let fixture = RpcFixture::start(&env).await;
+    let json = Client::new(&fixture.calling, ProbeClient::DESCRIPTOR).codec(Codec::Json);
     let json = ProbeClient::with_client(json);
     assert_eq!(json.echo("as JSON".into()).await.unwrap(), "as JSON");
     assert_eq!(
         json.divide(1, 0).await.unwrap_err().service(),
         Some(&DivideByZero { dividend: 1 })
     );
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
 }
 
 async fn a_oneway_call_ends_when_the_broker_has_it(env: Env) {
-    let rig = Rig::start(&env).await;
+    let fixture = RpcFixture::start(&env).await;
     // Its handler has not ended when the call has.
-    rig.probe.note(1).await.unwrap();
-    rig.subject.gate.entered(1).await;
-    rig.probe.note(2).await.unwrap();
-    rig.subject.gate.open(2);
-    rig.subject.gate.entered(2).await;
-    assert_eq!(rig.subject.ids(), [1, 2]);
-    rig.is_well(&env).await;
-    assert_eq!(rig.calling.stats().dropped_replies, 0, "nobody answers it");
-    assert_eq!(rig.serving.stats().malformed, 0);
+    fixture.probe.note(1).await.unwrap();
+    fixture.subject.gate.entered(1).await;
+    fixture.probe.note(2).await.unwrap();
+    fixture.subject.gate.open(2);
+    fixture.subject.gate.entered(2).await;
+    assert_eq!(fixture.subject.ids(), [1, 2]);
+    fixture.is_well(&env).await;
+    assert_eq!(
+        fixture.calling.stats().dropped_replies,
+        0,
+        "nobody answers it"
+    );
+    assert_eq!(fixture.serving.stats().malformed, 0);
 }
 
 async fn a_call_is_sent_now_and_awaited_later(env: Env) {
-    let rig = Rig::start(&env).await;
-    let first = rig.probe.hold(1).send().await.unwrap();
-    rig.subject.gate.entered(1).await;
-    let second = rig.probe.hold(2).send().await.unwrap();
-    rig.subject.gate.open_for_good();
+    let fixture = RpcFixture::start(&env).await;
+    let first = fixture.probe.hold(1).send().await.unwrap();
+    fixture.subject.gate.entered(1).await;
+    let second = fixture.probe.hold(2).send().await.unwrap();
+    fixture.subject.gate.open_for_good();
     // In whatever order.
     assert_eq!(second.await.unwrap(), 2);
     assert_eq!(first.await.unwrap(), 1);
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
 }
 
 async fn a_call_that_is_never_awaited_is_never_made(env: Env) {
-    let rig = Rig::start(&env).await;
-    rig.subject.gate.open_for_good();
-    drop(rig.probe.hold(1));
-    let future = std::future::IntoFuture::into_future(rig.probe.hold(2));
+    let fixture = RpcFixture::start(&env).await;
+    fixture.subject.gate.open_for_good();
+    drop(fixture.probe.hold(1));
+    let future = std::future::IntoFuture::into_future(fixture.probe.hold(2));
     drop(future);
-    assert_eq!(rig.probe.hold(3).await.unwrap(), 3);
-    assert_eq!(rig.subject.ids(), [3]);
-    rig.is_well(&env).await;
+    assert_eq!(fixture.probe.hold(3).await.unwrap(), 3);
+    assert_eq!(fixture.subject.ids(), [3]);
+    fixture.is_well(&env).await;
 }
 
 async fn thousands_of_calls_share_one_reply_queue(env: Env) {
@@ -143,38 +147,38 @@ async fn thousands_of_calls_share_one_reply_queue(env: Env) {
 }
 
 async fn a_dropped_call_frees_its_slot(env: Env) {
-    let rig = Rig::start(&env).await;
-    let pending = rig.probe.hold(1).send().await.unwrap();
-    rig.subject.gate.entered(1).await;
-    assert_eq!(rig.calling.stats().pending_calls, 1);
+    let fixture = RpcFixture::start(&env).await;
+    let pending = fixture.probe.hold(1).send().await.unwrap();
+    fixture.subject.gate.entered(1).await;
+    assert_eq!(fixture.calling.stats().pending_calls, 1);
     drop(pending);
-    assert_eq!(rig.calling.stats().pending_calls, 0);
+    assert_eq!(fixture.calling.stats().pending_calls, 0);
 
-    let probe = rig.probe.clone();
+    let probe = fixture.probe.clone();
     let task = tokio::spawn(async move { probe.hold(2).await });
     eventually("the second call", || async {
-        rig.calling.stats().pending_calls == 1
+        fixture.calling.stats().pending_calls == 1
     })
     .await;
     task.abort();
     assert!(task.await.unwrap_err().is_cancelled());
-    assert_eq!(rig.calling.stats().pending_calls, 0);
+    assert_eq!(fixture.calling.stats().pending_calls, 0);
 
     // Both replies come too late for anybody.
-    rig.subject.gate.open_for_good();
+    fixture.subject.gate.open_for_good();
     eventually("two late replies", || async {
-        rig.calling.stats().dropped_replies == 2
+        fixture.calling.stats().dropped_replies == 2
     })
     .await;
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
 }
 
 async fn a_limit_on_calls_in_flight_waits_within_the_deadline(env: Env) {
-    let rig = Rig::start(&env).await;
-    let client = Client::new(&rig.calling, ProbeClient::DESCRIPTOR).max_in_flight(1);
+    let fixture = RpcFixture::start(&env).await;
+    let client = Client::new(&fixture.calling, ProbeClient::DESCRIPTOR).max_in_flight(1);
     let probe = ProbeClient::with_client(client);
     let first = probe.hold(1).send().await.unwrap();
-    rig.subject.gate.entered(1).await;
+    fixture.subject.gate.entered(1).await;
 
     let error = probe.clone().hold(2).timeout(SHORT).await.unwrap_err();
     assert!(error.is_timeout() && !error.may_have_executed(), "{error}");
@@ -188,27 +192,27 @@ async fn a_limit_on_calls_in_flight_waits_within_the_deadline(env: Env) {
         async move { probe.hold(3).await }
     });
     // Another client is not held up.
-    let other = rig.probe.hold(4).send().await.unwrap();
-    rig.subject.gate.open_for_good();
+    let other = fixture.probe.hold(4).send().await.unwrap();
+    fixture.subject.gate.open_for_good();
     assert_eq!(first.await.unwrap(), 1);
     assert_eq!(waiting.await.unwrap().unwrap(), 3);
     assert_eq!(other.await.unwrap(), 4);
     // A dropped call gives its place back too.
     drop(probe.hold(5).send().await.unwrap());
     assert_eq!(probe.hold(6).await.unwrap(), 6);
-    assert!(!rig.subject.ids().contains(&2));
-    rig.is_well(&env).await;
+    assert!(!fixture.subject.ids().contains(&2));
+    fixture.is_well(&env).await;
 }
 
 async fn a_client_and_a_server_share_a_connection(env: Env) {
     let connection = env.connect().await;
-    let rig = Rig::over(&env, connection.clone(), connection.clone()).await;
+    let fixture = RpcFixture::over(&env, connection.clone(), connection.clone()).await;
     assert_eq!(
-        rig.probe.echo("to myself".into()).await.unwrap(),
+        fixture.probe.echo("to myself".into()).await.unwrap(),
         "to myself"
     );
-    rig.is_well(&env).await;
-    rig.server.stop().await.unwrap();
+    fixture.is_well(&env).await;
+    fixture.server.stop().await.unwrap();
     connection.close().await;
 }
 
@@ -249,27 +253,32 @@ async fn a_handler_calls_its_own_service(env: Env) {
 }
 
 async fn any_timeout_can_be_asked_for(env: Env) {
-    let rig = Rig::start(&env).await;
+    let fixture = RpcFixture::start(&env).await;
     for limit in [
         Duration::MAX,
         Duration::from_secs(u64::from(u32::MAX)),
         LONG,
     ] {
-        let echo = rig.probe.echo("patience".into()).timeout(limit).await;
+        let echo = fixture.probe.echo("patience".into()).timeout(limit).await;
         assert_eq!(echo.unwrap(), "patience");
-        rig.subject.gate.open(1);
-        rig.probe.note(1).timeout(limit).await.unwrap();
+        fixture.subject.gate.open(1);
+        fixture.probe.note(1).timeout(limit).await.unwrap();
     }
-    let error = rig
+    let error = fixture
         .probe
         .echo("none".into())
         .timeout(Duration::ZERO)
         .await
         .unwrap_err();
     assert!(error.is_timeout() && !error.may_have_executed(), "{error}");
-    let error = rig.probe.note(2).timeout(Duration::ZERO).await.unwrap_err();
+    let error = fixture
+        .probe
+        .note(2)
+        .timeout(Duration::ZERO)
+        .await
+        .unwrap_err();
     assert!(error.is_timeout() && !error.may_have_executed(), "{error}");
-    rig.subject.gate.entered(3).await;
-    rig.is_well(&env).await;
-    assert_eq!(rig.subject.ids(), [1, 1, 1]);
+    fixture.subject.gate.entered(3).await;
+    fixture.is_well(&env).await;
+    assert_eq!(fixture.subject.ids(), [1, 1, 1]);
 }

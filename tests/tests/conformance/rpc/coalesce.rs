@@ -7,8 +7,8 @@ use futures_util::future::join_all;
 use lapin::BasicProperties;
 use lepus::{Client, Code, Connection, Context, Outcome, Running, Server};
 use lepus_tests::peer::{Caller, short};
-use lepus_tests::probe::{DivideByZero, ProbeClient, Rig, Subject, is_settled, serve};
-use lepus_tests::proxy::{Cut, Proxy, Way};
+use lepus_tests::probe::{DivideByZero, ProbeClient, RpcFixture, Subject, is_settled, serve};
+use lepus_tests::proxy::{Cut, Way};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance};
 use std::sync::Arc;
@@ -46,31 +46,31 @@ conformance!(one_thread others:
 );
 
 /// Clients whose server is known to understand.
-async fn together(rig: &Rig, most: usize) -> ProbeClient {
-    let client = Client::new(&rig.calling, ProbeClient::DESCRIPTOR).coalesce(most);
+async fn together(fixture: &RpcFixture, most: usize) -> ProbeClient {
+    let client = Client::new(&fixture.calling, ProbeClient::DESCRIPTOR).coalesce(most);
     let probe = ProbeClient::with_client(client);
     assert_eq!(probe.echo("first".into()).await.unwrap(), "first");
     probe
 }
 
 /// The same, with another server, or none, in the place of the first.
-async fn unattended(env: &Env, most: usize) -> Yard {
-    let rig = Rig::start(env).await;
-    let probe = together(&rig, most).await;
-    rig.server.stop().await.unwrap();
+async fn unattended(env: &Env, most: usize) -> Unattended {
+    let fixture = RpcFixture::start(env).await;
+    let probe = together(&fixture, most).await;
+    fixture.server.stop().await.unwrap();
     let raw = Raw::open(&env.uri).await;
-    Yard {
+    Unattended {
         raw,
         probe,
-        serving: rig.serving,
-        calling: rig.calling,
-        subject: rig.subject,
-        queue: rig.queue,
+        serving: fixture.serving,
+        calling: fixture.calling,
+        subject: fixture.subject,
+        queue: fixture.queue,
     }
 }
 
 /// A client, and whatever server the test starts.
-struct Yard {
+struct Unattended {
     raw: Raw,
     probe: ProbeClient,
     serving: Connection,
@@ -79,7 +79,7 @@ struct Yard {
     queue: String,
 }
 
-impl Yard {
+impl Unattended {
     async fn serve(&self, concurrency: u16) -> Running {
         let server = serve(&self.serving, &self.subject).concurrency(concurrency);
         server.start().await.unwrap()
@@ -92,28 +92,28 @@ impl Yard {
 }
 
 async fn calls_at_once_share_a_message(env: Env) {
-    let yard = unattended(&env, 64).await;
-    let probe = &yard.probe;
+    let fixture = unattended(&env, 64).await;
+    let probe = &fixture.probe;
     let calls = (0..10).map(|n| probe.echo(n.to_string()).timeout(LONG).send());
     let pending: Vec<_> = join_all(calls).await;
-    assert_eq!(yard.calling.stats().pending_calls, 10);
-    yard.raw.until_messages(&yard.queue, 1).await;
-    let _server = yard.serve(1).await;
+    assert_eq!(fixture.calling.stats().pending_calls, 10);
+    fixture.raw.until_messages(&fixture.queue, 1).await;
+    let _server = fixture.serve(1).await;
     for (n, call) in pending.into_iter().enumerate() {
         assert_eq!(call.unwrap().await.unwrap(), n.to_string());
     }
-    is_settled(&env, &yard.queue).await;
-    assert_eq!(yard.calling.stats().pending_calls, 0);
-    assert_eq!(yard.calling.stats().dropped_replies, 0);
+    is_settled(&env, &fixture.queue).await;
+    assert_eq!(fixture.calling.stats().pending_calls, 0);
+    assert_eq!(fixture.calling.stats().dropped_replies, 0);
 }
 
 async fn a_message_has_so_many_calls_at_the_most(env: Env) {
-    let yard = unattended(&env, 4).await;
-    let probe = &yard.probe;
+    let fixture = unattended(&env, 4).await;
+    let probe = &fixture.probe;
     let calls = (0..10).map(|n| probe.echo(n.to_string()).timeout(LONG));
     let calls = tokio::spawn(join_all(calls.map(IntoFuture::into_future)));
-    yard.raw.until_messages(&yard.queue, 3).await;
-    let _server = yard.serve(1).await;
+    fixture.raw.until_messages(&fixture.queue, 3).await;
+    let _server = fixture.serve(1).await;
     for (n, answer) in calls.await.unwrap().into_iter().enumerate() {
         assert_eq!(answer.unwrap(), n.to_string());
     }
@@ -121,9 +121,9 @@ async fn a_message_has_so_many_calls_at_the_most(env: Env) {
 
 async fn each_call_has_its_own_answer(env: Env) {
     let calling = env.builder().name("hare").open().await.unwrap();
-    let rig = Rig::over(&env, env.connect().await, calling).await;
-    let probe = together(&rig, 64).await;
-    rig.subject.gate.open_for_good();
+    let fixture = RpcFixture::over(&env, env.connect().await, calling).await;
+    let probe = together(&fixture, 64).await;
+    fixture.subject.gate.open_for_good();
     let (value, own, panic, idempotent, facts) = tokio::join!(
         probe.echo("hello".into()),
         probe.divide(7, 0),
@@ -155,19 +155,19 @@ async fn each_call_has_its_own_answer(env: Env) {
     assert_eq!(facts.caller.as_deref(), Some("hare"));
     let left = Duration::from_millis(facts.millis_left.unwrap());
     assert!(left > HOUR / 2 && left <= HOUR, "{facts:?}");
-    let runs = rig.subject.runs();
+    let runs = fixture.subject.runs();
     assert!(runs[0].facts.message_id.is_some(), "{runs:?}");
-    rig.is_well(&env).await;
-    assert_eq!(rig.serving.stats().panics, 1);
+    fixture.is_well(&env).await;
+    assert_eq!(fixture.serving.stats().panics, 1);
 }
 
 async fn so_many_handlers_run_at_once(env: Env) {
-    let yard = unattended(&env, 64).await;
-    let gate = &yard.subject.gate;
+    let fixture = unattended(&env, 64).await;
+    let gate = &fixture.subject.gate;
     let mut before = 0;
     for concurrency in [1, 3] {
-        let server = yard.serve(concurrency).await;
-        let calls = join_all((0..7).map(|n| yard.probe.hold(n).into_future()));
+        let server = fixture.serve(concurrency).await;
+        let calls = join_all((0..7).map(|n| fixture.probe.hold(n).into_future()));
         let handlers = async {
             for done in 0..7 {
                 let running = usize::from(concurrency).min(7 - done);
@@ -190,30 +190,30 @@ async fn so_many_handlers_run_at_once(env: Env) {
 }
 
 async fn a_fast_call_does_not_wait_for_a_slow_one(env: Env) {
-    let yard = unattended(&env, 64).await;
-    let _server = yard.serve(2).await;
-    let slow = yard.probe.hold(1).send();
-    let fast = yard.probe.echo("fast".into()).send();
+    let fixture = unattended(&env, 64).await;
+    let _server = fixture.serve(2).await;
+    let slow = fixture.probe.hold(1).send();
+    let fast = fixture.probe.echo("fast".into()).send();
     let (slow, fast) = tokio::join!(slow, fast);
     assert_eq!(fast.unwrap().await.unwrap(), "fast");
-    yard.subject.gate.open(1);
+    fixture.subject.gate.open(1);
     assert_eq!(slow.unwrap().await.unwrap(), 1);
-    is_settled(&env, &yard.queue).await;
+    is_settled(&env, &fixture.queue).await;
 }
 
 async fn large_replies_are_spread(env: Env) {
-    let rig = Rig::start(&env).await;
-    let probe = together(&rig, 64).await;
+    let fixture = RpcFixture::start(&env).await;
+    let probe = together(&fixture, 64).await;
     let calls = (0..20).map(|n| probe.large(20_000 + n).into_future());
     for (n, text) in join_all(calls).await.into_iter().enumerate() {
         assert_eq!(text.unwrap().len(), 20_000 + n);
     }
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
 }
 
 async fn what_is_not_alike_does_not_share(env: Env) {
-    let yard = unattended(&env, 64).await;
-    let probe = &yard.probe;
+    let fixture = unattended(&env, 64).await;
+    let probe = &fixture.probe;
     let long = "x".repeat(20_000);
     let timeout = |seconds| Duration::from_secs(seconds);
     let pending = tokio::join!(
@@ -237,27 +237,25 @@ async fn what_is_not_alike_does_not_share(env: Env) {
         probe.hold_once(1).timeout(timeout(100)).send(),
         probe.note(1).timeout(timeout(100)).send(),
     );
-    yard.raw.until_messages(&yard.queue, 7).await;
+    fixture.raw.until_messages(&fixture.queue, 7).await;
     drop(pending);
 }
 
 async fn a_server_that_goes_gives_all_of_them_back(env: Env) {
-    let proxy = Proxy::start(&env.uri).await;
-    let serving = env.builder_at(proxy.uri()).open().await.unwrap();
-    let rig = Rig::over(&env, serving, env.connect().await).await;
-    let probe = together(&rig, 64).await;
+    let (proxy, fixture) = RpcFixture::served_by_proxy(&env).await;
+    let probe = together(&fixture, 64).await;
     let calls = tokio::spawn(join_all((1..=3).map(|n| probe.hold(n).into_future())));
-    rig.subject.gate.entered(1).await;
-    rig.subject.gate.open(1);
-    rig.subject.gate.entered(2).await;
+    fixture.subject.gate.entered(1).await;
+    fixture.subject.gate.open(1);
+    fixture.subject.gate.entered(2).await;
     // The first was done, and is done again: its message was not acknowledged.
     proxy.cut(Cut::Rst);
-    rig.subject.gate.open_for_good();
+    fixture.subject.gate.open_for_good();
     for (n, answer) in (1..).zip(calls.await.unwrap()) {
         assert_eq!(answer.unwrap(), n);
     }
-    is_settled(&env, &rig.queue).await;
-    let runs = rig.subject.runs();
+    is_settled(&env, &fixture.queue).await;
+    let runs = fixture.subject.runs();
     let first: Vec<_> = runs.iter().filter(|run| run.id == 1).collect();
     assert_eq!(first.len(), 2);
     assert!(!first[0].facts.redelivered && first[1].facts.redelivered);
@@ -265,11 +263,9 @@ async fn a_server_that_goes_gives_all_of_them_back(env: Env) {
 
 async fn one_at_a_time_replies_leave_with_their_acknowledgement(env: Env) {
     const MESSAGES: usize = 100;
-    let proxy = Proxy::start(&env.uri).await;
-    let serving = env.builder_at(proxy.uri()).open().await.unwrap();
-    let rig = Rig::over(&env, serving, env.connect().await).await;
-    let probe = together(&rig, 64).await;
-    is_settled(&env, &rig.queue).await;
+    let (proxy, fixture) = RpcFixture::served_by_proxy(&env).await;
+    let probe = together(&fixture, 64).await;
+    is_settled(&env, &fixture.queue).await;
     let tap = proxy.tap();
     for _ in 0..MESSAGES {
         let calls = (0..3).map(|n| probe.echo(n.to_string()).into_future());
@@ -277,7 +273,7 @@ async fn one_at_a_time_replies_leave_with_their_acknowledgement(env: Env) {
             answer.unwrap();
         }
     }
-    is_settled(&env, &rig.queue).await;
+    is_settled(&env, &fixture.queue).await;
     let sizes = tap.sizes(Way::Up);
     // A thread that is taken off its processor at the wrong moment may part one or two.
     assert!(
@@ -288,20 +284,20 @@ async fn one_at_a_time_replies_leave_with_their_acknowledgement(env: Env) {
 }
 
 async fn a_dropped_call_is_not_sent(env: Env) {
-    let yard = unattended(&env, 64).await;
-    let probe = &yard.probe;
+    let fixture = unattended(&env, 64).await;
+    let probe = &fixture.probe;
     let calls = (1..=3).map(|n| probe.hold(n).timeout(LONG).send());
     let mut pending = join_all(calls).await;
     // Nobody has gathered yet: nothing was waited for.
     drop(pending.remove(1));
-    assert_eq!(yard.calling.stats().pending_calls, 2);
-    yard.raw.until_messages(&yard.queue, 1).await;
-    let _server = yard.serve(1).await;
-    yard.subject.gate.open_for_good();
+    assert_eq!(fixture.calling.stats().pending_calls, 2);
+    fixture.raw.until_messages(&fixture.queue, 1).await;
+    let _server = fixture.serve(1).await;
+    fixture.subject.gate.open_for_good();
     for (n, call) in [1, 3].into_iter().zip(pending) {
         assert_eq!(call.unwrap().await.unwrap(), n);
     }
-    assert_eq!(yard.subject.ids(), [1, 3]);
+    assert_eq!(fixture.subject.ids(), [1, 3]);
 }
 
 /// Hands out the context of its handler.
@@ -327,19 +323,21 @@ async fn context(timeout: Duration) -> Context {
 }
 
 async fn a_deadline_is_its_own(env: Env) {
-    let rig = Rig::start(&env).await;
-    let probe = together(&rig, 64).await;
+    let fixture = RpcFixture::start(&env).await;
+    let probe = together(&fixture, 64).await;
     // Three calls with the same deadline share a message. One at a time: the first is at work until
     // it is stopped at the deadline, which has then passed for the others as well.
     let calls = join_all((1..=3).map(|id| probe.hold(id).into_future()));
     let impatient = async {
         let answers = context(10 * SHORT).await.scope(calls).await;
-        rig.subject.gate.open_for_good();
+        // The server counts from the arrival of the message, so its deadline is a little later.
+        fixture.subject.gate.left(1).await;
+        fixture.subject.gate.open_for_good();
         answers
     };
     // One behind them that has more time than they have.
     let patient = async {
-        rig.subject.gate.entered(1).await;
+        fixture.subject.gate.entered(1).await;
         probe.hold(4).timeout(HOUR).await
     };
     let (answers, patient) = tokio::join!(impatient, patient);
@@ -353,14 +351,14 @@ async fn a_deadline_is_its_own(env: Env) {
         );
     }
     assert_eq!(patient.unwrap(), 4);
-    rig.is_well(&env).await;
-    assert_eq!(rig.subject.ids(), [1, 4]);
-    assert_eq!(rig.serving.stats().expired_requests, 2);
+    fixture.is_well(&env).await;
+    assert_eq!(fixture.subject.ids(), [1, 4]);
+    assert_eq!(fixture.serving.stats().expired_requests, 2);
 }
 
 async fn what_expires_among_others_does_not_run(env: Env) {
-    let yard = unattended(&env, 64).await;
-    let probe = &yard.probe;
+    let fixture = unattended(&env, 64).await;
+    let probe = &fixture.probe;
     let calls = (1..=3).map(|n| probe.hold(n).timeout(SHORT).into_future());
     for answer in join_all(calls).await {
         let error = answer.unwrap_err();
@@ -371,16 +369,16 @@ async fn what_expires_among_others_does_not_run(env: Env) {
         );
     }
     // It was written a moment after the calls began, and so it expires a moment after they do.
-    yard.raw.until_messages(&yard.queue, 0).await;
-    let _server = yard.serve(1).await;
-    yard.is_well(&env).await;
-    assert!(yard.subject.ids().is_empty());
+    fixture.raw.until_messages(&fixture.queue, 0).await;
+    let _server = fixture.serve(1).await;
+    fixture.is_well(&env).await;
+    assert!(fixture.subject.ids().is_empty());
 }
 
 async fn unroutable_at_once(env: Env) {
-    let yard = unattended(&env, 64).await;
-    let probe = &yard.probe;
-    yard.raw.delete(&yard.queue).await;
+    let fixture = unattended(&env, 64).await;
+    let probe = &fixture.probe;
+    fixture.raw.delete(&fixture.queue).await;
     let calls = (1..=3).map(|n| probe.hold(n).timeout(HOUR).into_future());
     for answer in join_all(calls).await {
         let error = answer.unwrap_err();
@@ -392,10 +390,8 @@ async fn unroutable_at_once(env: Env) {
 }
 
 async fn lost_with_the_connection_or_sent_again(env: Env) {
-    let proxy = Proxy::start(&env.uri).await;
-    let calling = env.builder_at(proxy.uri()).open().await.unwrap();
-    let rig = Rig::over(&env, env.connect().await, calling).await;
-    let probe = together(&rig, 64).await;
+    let (proxy, fixture) = RpcFixture::called_by_proxy(&env).await;
+    let probe = together(&fixture, 64).await;
     let calls = async {
         tokio::join!(
             probe.hold(1).timeout(LONG).into_future(),
@@ -403,9 +399,9 @@ async fn lost_with_the_connection_or_sent_again(env: Env) {
         )
     };
     let cut = async {
-        rig.subject.gate.entered(1).await;
+        fixture.subject.gate.entered(1).await;
         proxy.cut(Cut::Fin);
-        rig.subject.gate.open_for_good();
+        fixture.subject.gate.open_for_good();
     };
     let ((lost, again), ()) = tokio::join!(calls, cut);
     let lost = lost.unwrap_err();
@@ -414,7 +410,7 @@ async fn lost_with_the_connection_or_sent_again(env: Env) {
         "{lost:?}"
     );
     assert_eq!(again.unwrap(), 2);
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
 }
 
 /// A server that is none of ours: what comes to the queue, and answers by hand.
@@ -494,7 +490,7 @@ async fn a_server_that_refuses_gets_them_one_by_one(env: Env) {
 }
 
 async fn hostile_bodies_are_refused(env: Env) {
-    let rig = Rig::start(&env).await;
+    let fixture = RpcFixture::start(&env).await;
     let caller = Caller::open(&env).await;
     let bodies: [&[u8]; 8] = [
         b"",
@@ -507,7 +503,7 @@ async fn hostile_bodies_are_refused(env: Env) {
         &[0x91; 10_000],
     ];
     for body in bodies {
-        let reply = caller.ask(&rig.queue, caller.json(CALLS), body).await;
+        let reply = caller.ask(&fixture.queue, caller.json(CALLS), body).await;
         let (code, text) = reply.failure();
         assert_eq!(code, "invalid_argument", "{text}");
         assert!(text.starts_with("the calls do not decode: "), "{text}");
@@ -515,7 +511,7 @@ async fn hostile_bodies_are_refused(env: Env) {
     }
     let asking = lepus_tests::peer::headers(&[("rpc-accept", CALLS)]);
     let asking = caller.json(CALLS).with_headers(asking);
-    let reply = caller.ask(&rig.queue, asking, b"").await;
+    let reply = caller.ask(&fixture.queue, asking, b"").await;
     assert_eq!(reply.failure().0, "invalid_argument");
     assert_eq!(reply.kind.as_deref(), Some(CALLS));
     let many = [
@@ -523,12 +519,14 @@ async fn hostile_bodies_are_refused(env: Env) {
         &b"\x95\x01\xa1x\x01\xc0\xc4\x00".repeat(65_535),
     ]
     .concat();
-    let reply = caller.ask(&rig.queue, caller.json(CALLS), &many).await;
+    let reply = caller.ask(&fixture.queue, caller.json(CALLS), &many).await;
     assert_eq!(reply.failure().0, "invalid_argument");
     // Methods that nobody has, and those that do not share; an empty message asks for nothing.
     let calls = b"\x93\x95\x01\xa3fob\xcd\x27\x10\xc0\xc4\x00\x95\x02\xa4note\xcd\x27\x10\xc0\xc4\x00\x95\x03\xa4echo\xcd\x27\x10\xc0\xc4\x01{";
-    caller.send(&rig.queue, caller.json(CALLS), b"\x90").await;
-    let reply = caller.ask(&rig.queue, caller.json(CALLS), calls).await;
+    caller
+        .send(&fixture.queue, caller.json(CALLS), b"\x90")
+        .await;
+    let reply = caller.ask(&fixture.queue, caller.json(CALLS), calls).await;
     assert_eq!(
         (reply.status, reply.correlation_id.as_deref()),
         (None, Some("1"))
@@ -538,7 +536,7 @@ async fn hostile_bodies_are_refused(env: Env) {
         body.contains("unimplemented") && body.contains("invalid_argument"),
         "{body}"
     );
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
     assert_eq!(caller.waiting().await, 0);
 }
 

@@ -4,7 +4,7 @@ use lepus::{CallError, Client, Code, Codec, Connection, Context, Outcome, Server
 use lepus_tests::eventually::eventually;
 use lepus_tests::frames::{blocked, unblocked};
 use lepus_tests::peer::{Caller, headers};
-use lepus_tests::probe::{Facts, ProbeClient, Rig, Subject, serve};
+use lepus_tests::probe::{Facts, ProbeClient, RpcFixture, Subject, serve};
 use lepus_tests::proxy::Proxy;
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, Gate, conformance};
@@ -115,38 +115,44 @@ trait LoneService {
 type Lone = LoneServiceClient;
 
 async fn timed_out(env: Env) {
-    let rig = Rig::start(&env).await;
+    let fixture = RpcFixture::start(&env).await;
     let began = Instant::now();
-    let error = rig.probe.hold(1).timeout(SHORT).await.unwrap_err();
+    let error = fixture.probe.hold(1).timeout(SHORT).await.unwrap_err();
     assert!(began.elapsed() >= SHORT);
     assert!(error.is_timeout() && error.may_have_executed());
     assert!(!error.is_disconnected() && !error.is_unroutable());
     assert!(error.rpc().unwrap().elapsed().unwrap() >= SHORT);
     let by_us = error.rpc().unwrap().status().is_none();
     if by_us {
-        assert_text(&error, &rig.queue, "hold", "timed out", "sent, no reply");
+        assert_text(
+            &error,
+            &fixture.queue,
+            "hold",
+            "timed out",
+            "sent, no reply",
+        );
     }
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
 }
 
 async fn timed_out_by_the_server(env: Env) {
-    let rig = Rig::start(&env).await;
+    let fixture = RpcFixture::start(&env).await;
     let caller = Caller::open(&env).await;
     let properties = caller.json("hold").with_expiration("1000".into());
-    let reply = caller.ask(&rig.queue, properties, br#"{"id":1}"#).await;
+    let reply = caller.ask(&fixture.queue, properties, br#"{"id":1}"#).await;
     let (code, text) = reply.failure();
     assert_eq!(
         (code, text),
         ("deadline_exceeded", "`hold` was stopped at its deadline")
     );
-    assert_eq!(rig.subject.gate.dropped(), 1);
-    rig.is_well(&env).await;
+    assert_eq!(fixture.subject.gate.dropped(), 1);
+    fixture.is_well(&env).await;
 }
 
 async fn answered_with_a_status(env: Env) {
-    let rig = Rig::start(&env).await;
+    let fixture = RpcFixture::start(&env).await;
     // A contract that the server does not know all of.
-    let newer = NewerProbeClient::new(&rig.calling);
+    let newer = NewerProbeClient::new(&fixture.calling);
     let error = newer.fresh().await.unwrap_err();
     assert_eq!(error.code(), Some(Code::Unimplemented));
     assert!(!error.may_have_executed() && !error.is_timeout() && !error.is_disconnected());
@@ -156,7 +162,7 @@ async fn answered_with_a_status(env: Env) {
     let text = error.to_string();
     let start = format!(
         "newer.fresh on queue `{}`: unimplemented: `probe` has no method",
-        rig.queue
+        fixture.queue
     );
     assert!(
         text.starts_with(&start) && text.ends_with(" s (answered)"),
@@ -169,7 +175,7 @@ async fn answered_with_a_status(env: Env) {
     assert!(!error.may_have_executed());
     // And what is there still works: a field more is no harm.
     assert_eq!(newer.divide(8, 2, true).await.unwrap(), 4);
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
 }
 
 #[lepus::service(name = "newer", queue = "probe", client)]
@@ -183,16 +189,17 @@ async fn blocked_by_the_broker(env: Env) {
     let proxy = Proxy::start(&env.uri).await;
     let serving = env.connect().await;
     let calling = env.builder_at(proxy.uri()).open().await.unwrap();
-    let rig = Rig::over(&env, serving, calling).await;
-    let in_flight = rig.probe.hold(1).timeout(LONG).send().await.unwrap();
-    rig.subject.gate.entered(1).await;
-    let mut state = rig.calling.state();
+    let fixture = RpcFixture::over(&env, serving, calling).await;
+    let in_flight = fixture.probe.hold(1).timeout(LONG).send().await.unwrap();
+    fixture.subject.gate.entered(1).await;
+    let mut state = fixture.calling.state();
     proxy.inject(&blocked("low on memory"));
     let is_blocked = |state: &lepus::ConnectionState| matches!(state, lepus::ConnectionState::Blocked { reason, .. } if reason == "low on memory");
     state.wait_for(is_blocked).await.unwrap();
 
     for error in [
-        rig.probe
+        fixture
+            .probe
             .hold(2)
             .timeout(SHORT)
             .await
@@ -200,7 +207,8 @@ async fn blocked_by_the_broker(env: Env) {
             .rpc()
             .unwrap()
             .clone(),
-        rig.probe
+        fixture
+            .probe
             .note(3)
             .timeout(SHORT)
             .await
@@ -217,11 +225,11 @@ async fn blocked_by_the_broker(env: Env) {
         assert!(error.to_string().contains("low on memory"), "{error}");
     }
     // Replies still come.
-    rig.subject.gate.open_for_good();
+    fixture.subject.gate.open_for_good();
     assert_eq!(in_flight.await.unwrap(), 1);
     // And a call that waits goes out by itself.
     let waiting = tokio::spawn({
-        let probe = rig.probe.clone();
+        let probe = fixture.probe.clone();
         async move { probe.echo("at last".into()).timeout(LONG).await }
     });
     proxy.inject(&unblocked());
@@ -230,8 +238,8 @@ async fn blocked_by_the_broker(env: Env) {
         .wait_for(lepus::ConnectionState::is_connected)
         .await
         .unwrap();
-    rig.is_well(&env).await;
-    assert_eq!(rig.subject.ids(), [1]);
+    fixture.is_well(&env).await;
+    assert_eq!(fixture.subject.ids(), [1]);
 }
 
 #[lepus::service(client)]
@@ -255,18 +263,26 @@ async fn not_encodable(env: Env) {
 }
 
 async fn closed(env: Env) {
-    let rig = Rig::start(&env).await;
-    rig.calling.close().await;
+    let fixture = RpcFixture::start(&env).await;
+    fixture.calling.close().await;
     for error in [
-        rig.probe
+        fixture
+            .probe
             .echo("x".into())
             .await
             .unwrap_err()
             .rpc()
             .unwrap()
             .clone(),
-        rig.probe.note(1).await.unwrap_err().rpc().unwrap().clone(),
-        ProbeClient::new(&rig.calling)
+        fixture
+            .probe
+            .note(1)
+            .await
+            .unwrap_err()
+            .rpc()
+            .unwrap()
+            .clone(),
+        ProbeClient::new(&fixture.calling)
             .hold(1)
             .await
             .unwrap_err()
@@ -281,27 +297,30 @@ async fn closed(env: Env) {
         assert!(!error.may_have_executed(), "{error}");
         assert_eq!(error.outcome(), Some(Outcome::NotSent));
     }
-    let error = serve(&rig.calling, &rig.subject).start().await.unwrap_err();
+    let error = serve(&fixture.calling, &fixture.subject)
+        .start()
+        .await
+        .unwrap_err();
     assert!(error.is_closed(), "{error}");
-    rig.calling.close().await;
+    fixture.calling.close().await;
     assert!(matches!(
-        *rig.calling.state().borrow(),
+        *fixture.calling.state().borrow(),
         lepus::ConnectionState::Closed
     ));
 }
 
 async fn a_panic_is_told_and_the_worker_lives(env: Env) {
-    let rig = Rig::start(&env).await;
+    let fixture = RpcFixture::start(&env).await;
     for (n, text) in ["boom", "", "häse"].into_iter().enumerate() {
-        let error = rig.probe.panic(text.into()).await.unwrap_err();
+        let error = fixture.probe.panic(text.into()).await.unwrap_err();
         assert_eq!(error.code(), Some(Code::Internal));
         assert!(error.may_have_executed());
         let message = error.rpc().unwrap().status().unwrap().message().to_owned();
         assert_eq!(message, "`panic` panicked", "its text stays in the log");
-        assert_eq!(rig.serving.stats().panics, n as u64 + 1);
+        assert_eq!(fixture.serving.stats().panics, n as u64 + 1);
     }
-    rig.is_well(&env).await;
-    assert_eq!(rig.serving.stats().running, 0);
+    fixture.is_well(&env).await;
+    assert_eq!(fixture.serving.stats().running, 0);
 }
 
 async fn a_panics_text_is_told_where_that_is_asked_for(env: Env) {
@@ -363,15 +382,15 @@ async fn a_panic_on_the_way_out_is_no_end_either(env: Env) {
 }
 
 async fn a_handler_is_stopped_at_its_deadline(env: Env) {
-    let rig = Rig::start(&env).await;
-    let error = rig.probe.hold(1).timeout(FAIR).await.unwrap_err();
+    let fixture = RpcFixture::start(&env).await;
+    let error = fixture.probe.hold(1).timeout(FAIR).await.unwrap_err();
     assert!(error.is_timeout(), "{error}");
-    rig.subject.gate.left(1).await;
+    fixture.subject.gate.left(1).await;
     // Its place is free again, and nothing is left of it.
-    rig.is_well(&env).await;
-    rig.probe.note(2).timeout(FAIR).await.unwrap();
-    rig.subject.gate.left(2).await;
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
+    fixture.probe.note(2).timeout(FAIR).await.unwrap();
+    fixture.subject.gate.left(2).await;
+    fixture.is_well(&env).await;
 }
 
 #[lepus::service]
@@ -439,7 +458,7 @@ impl Front for Relay {
 }
 
 async fn a_nested_call_inherits_deadline_and_trace(env: Env) {
-    let rig = Rig::start(&env).await;
+    let fixture = RpcFixture::start(&env).await;
     env.name("front");
     let relay = Relay {
         connection: env.connect().await,
@@ -448,7 +467,7 @@ async fn a_nested_call_inherits_deadline_and_trace(env: Env) {
     let serving = env.connect().await;
     let server = Server::new(&serving).serve(FrontServer::new(relay));
     let _server = server.start().await.unwrap();
-    let front = FrontClient::new(&rig.calling);
+    let front = FrontClient::new(&fixture.calling);
 
     let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let call = front
@@ -475,8 +494,8 @@ async fn a_nested_call_inherits_deadline_and_trace(env: Env) {
 
     let error = front.ask_slowly().timeout(FAIR).await.unwrap_err();
     assert!(error.is_timeout() || error.service().is_some(), "{error}");
-    rig.subject.gate.left(1).await;
-    rig.is_well(&env).await;
+    fixture.subject.gate.left(1).await;
+    fixture.is_well(&env).await;
 }
 
 async fn a_handler_knows_its_call(env: Env) {
@@ -484,8 +503,8 @@ async fn a_handler_knows_its_call(env: Env) {
         env.connect().await,
         env.builder().name("hare").open().await.unwrap(),
     );
-    let rig = Rig::over(&env, serving, calling).await;
-    let call = rig
+    let fixture = RpcFixture::over(&env, serving, calling).await;
+    let call = fixture
         .probe
         .facts()
         .timeout(HOUR)
@@ -512,10 +531,10 @@ async fn a_handler_knows_its_call(env: Env) {
     assert!(facts.trace.is_empty());
 
     // The idempotency key of a call that may be sent twice.
-    rig.subject.gate.open_for_good();
-    rig.probe.hold_idempotent(1).await.unwrap();
-    rig.probe.hold_idempotent(2).await.unwrap();
-    let runs = rig.subject.runs();
+    fixture.subject.gate.open_for_good();
+    fixture.probe.hold_idempotent(1).await.unwrap();
+    fixture.probe.hold_idempotent(2).await.unwrap();
+    let runs = fixture.subject.runs();
     let keys = runs
         .iter()
         .map(|run| run.facts.message_id.clone().expect("a key"));
@@ -527,28 +546,31 @@ async fn a_handler_knows_its_call(env: Env) {
     let properties = caller
         .json("facts")
         .with_headers(headers(&[("baggage", "a=b")]));
-    let reply = caller.ask(&rig.queue, properties, b"{}").await;
+    let reply = caller.ask(&fixture.queue, properties, b"{}").await;
     let facts: Facts = serde_json::from_slice(&reply.body).unwrap();
     assert_eq!((facts.caller, facts.millis_left), (None, None));
     assert_eq!(
         facts.trace,
         BTreeMap::from([("baggage".into(), "a=b".into())])
     );
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
     // Outside of handlers there is none.
     assert_eq!(Facts::current().service, "");
 }
 
 async fn a_redelivered_request_says_so(env: Env) {
-    let rig = Rig::start(&env).await;
-    let call = rig.probe.hold(1).timeout(LONG).send().await.unwrap();
-    rig.subject.gate.entered(1).await;
-    drop(rig.server);
-    rig.subject.gate.left(1).await;
-    let _server = serve(&rig.serving, &rig.subject).start().await.unwrap();
-    rig.subject.gate.open_for_good();
+    let fixture = RpcFixture::start(&env).await;
+    let call = fixture.probe.hold(1).timeout(LONG).send().await.unwrap();
+    fixture.subject.gate.entered(1).await;
+    drop(fixture.server);
+    fixture.subject.gate.left(1).await;
+    let _server = serve(&fixture.serving, &fixture.subject)
+        .start()
+        .await
+        .unwrap();
+    fixture.subject.gate.open_for_good();
     assert_eq!(call.await.unwrap(), 1);
-    let runs = rig.subject.runs();
+    let runs = fixture.subject.runs();
     assert_eq!(
         runs.iter()
             .map(|run| run.facts.redelivered)
@@ -557,7 +579,7 @@ async fn a_redelivered_request_says_so(env: Env) {
     );
     let raw = Raw::open(&env.uri).await;
     eventually("the request is settled", || async {
-        raw.count(&rig.queue).await.messages == 0
+        raw.count(&fixture.queue).await.messages == 0
     })
     .await;
 }

@@ -108,7 +108,7 @@ async fn services_share_a_connection(env: Env) {
 trait Studio {
     async fn sketch(&self) -> String;
     #[rpc(queue = "studio-render", params = "bare")]
-    async fn render(&self, scene: String) -> String;
+    async fn render(&self, fixture: String) -> String;
 }
 
 struct Artist(Gate);
@@ -119,8 +119,8 @@ impl Studio for Artist {
         "sketch".into()
     }
 
-    async fn render(&self, scene: String) -> String {
-        format!("{scene} rendered")
+    async fn render(&self, fixture: String) -> String {
+        format!("{fixture} rendered")
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{LONG, SHORT};
 use futures_util::future::join_all;
-use lepus_tests::probe::{ProbeClient, Rig, Subject, is_settled, serve};
+use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, is_settled, serve};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
 use std::sync::Arc;
@@ -78,54 +78,72 @@ async fn a_busy_server_gets_no_further_request(env: Env) {
 }
 
 async fn a_request_at_most_once_is_acknowledged_before_it_runs(env: Env) {
-    let rig = Rig::start(&env).await;
-    let lost = rig.probe.hold_once(1).timeout(LONG).send().await.unwrap();
-    rig.subject.gate.entered(1).await;
-    is_settled(&env, &rig.queue).await;
+    let fixture = RpcFixture::start(&env).await;
+    let lost = fixture
+        .probe
+        .hold_once(1)
+        .timeout(LONG)
+        .send()
+        .await
+        .unwrap();
+    fixture.subject.gate.entered(1).await;
+    is_settled(&env, &fixture.queue).await;
     // It holds its place nevertheless.
-    let next = rig.probe.hold_once(2).timeout(LONG).send().await.unwrap();
-    rig.subject.gate.open(1);
+    let next = fixture
+        .probe
+        .hold_once(2)
+        .timeout(LONG)
+        .send()
+        .await
+        .unwrap();
+    fixture.subject.gate.open(1);
     assert_eq!(lost.await.unwrap(), 1);
-    rig.subject.gate.entered(2).await;
+    fixture.subject.gate.entered(2).await;
 
     // A worker that goes away now has lost it, not doubled it.
-    drop(rig.server);
-    rig.subject.gate.left(1).await;
-    let server = serve(&rig.serving, &rig.subject).start().await.unwrap();
-    assert_eq!(rig.probe.echo("next".into()).await.unwrap(), "next");
-    assert_eq!(rig.subject.ids(), [1, 2]);
+    drop(fixture.server);
+    fixture.subject.gate.left(1).await;
+    let server = serve(&fixture.serving, &fixture.subject)
+        .start()
+        .await
+        .unwrap();
+    assert_eq!(fixture.probe.echo("next".into()).await.unwrap(), "next");
+    assert_eq!(fixture.subject.ids(), [1, 2]);
     drop(next);
     server.stop().await.unwrap();
 }
 
 async fn a_drain_finishes_what_is_in_hand(env: Env) {
-    let rig = Rig::start(&env).await;
-    let in_hand = rig.probe.hold(1).timeout(LONG).send().await.unwrap();
-    rig.subject.gate.entered(1).await;
-    let queued = rig.probe.hold(2).timeout(LONG).send().await.unwrap();
+    let fixture = RpcFixture::start(&env).await;
+    let in_hand = fixture.probe.hold(1).timeout(LONG).send().await.unwrap();
+    fixture.subject.gate.entered(1).await;
+    let queued = fixture.probe.hold(2).timeout(LONG).send().await.unwrap();
     let raw = Raw::open(&env.uri).await;
-    raw.until_messages(&rig.queue, 1).await;
+    raw.until_messages(&fixture.queue, 1).await;
 
-    let draining = tokio::spawn(rig.server.stop());
+    let draining = tokio::spawn(fixture.server.stop());
     eventually("no consumer", || async {
-        raw.count(&rig.queue).await.consumers == 0
+        raw.count(&fixture.queue).await.consumers == 0
     })
     .await;
     assert!(!draining.is_finished(), "it waits for its handler");
-    rig.subject.gate.open(1);
+    fixture.subject.gate.open(1);
     assert_eq!(in_hand.await.unwrap(), 1);
     draining.await.unwrap().unwrap();
-    raw.until_messages(&rig.queue, 1).await;
-    assert_eq!(rig.subject.ids(), [1]);
+    raw.until_messages(&fixture.queue, 1).await;
+    assert_eq!(fixture.subject.ids(), [1]);
 
-    let _next = serve(&rig.serving, &rig.subject).start().await.unwrap();
-    rig.subject.gate.open(1);
+    let _next = serve(&fixture.serving, &fixture.subject)
+        .start()
+        .await
+        .unwrap();
+    fixture.subject.gate.open(1);
     assert_eq!(queued.await.unwrap(), 2);
     assert!(
-        !rig.subject.runs()[1].facts.redelivered,
+        !fixture.subject.runs()[1].facts.redelivered,
         "nobody had it before"
     );
-    is_settled(&env, &rig.queue).await;
+    is_settled(&env, &fixture.queue).await;
 }
 
 async fn what_outlasts_the_grace_goes_back(env: Env) {
@@ -162,17 +180,20 @@ async fn what_outlasts_the_grace_goes_back(env: Env) {
 }
 
 async fn a_dropped_server_gives_back_what_it_has(env: Env) {
-    let rig = Rig::start(&env).await;
-    let call = rig.probe.hold(1).timeout(LONG).send().await.unwrap();
-    rig.subject.gate.entered(1).await;
-    drop(rig.server);
-    rig.subject.gate.left(1).await;
+    let fixture = RpcFixture::start(&env).await;
+    let call = fixture.probe.hold(1).timeout(LONG).send().await.unwrap();
+    fixture.subject.gate.entered(1).await;
+    drop(fixture.server);
+    fixture.subject.gate.left(1).await;
     let raw = Raw::open(&env.uri).await;
-    raw.until_messages(&rig.queue, 1).await;
-    assert_eq!(raw.count(&rig.queue).await.consumers, 0);
+    raw.until_messages(&fixture.queue, 1).await;
+    assert_eq!(raw.count(&fixture.queue).await.consumers, 0);
 
-    let _next = serve(&rig.serving, &rig.subject).start().await.unwrap();
-    rig.subject.gate.open_for_good();
+    let _next = serve(&fixture.serving, &fixture.subject)
+        .start()
+        .await
+        .unwrap();
+    fixture.subject.gate.open_for_good();
     assert_eq!(call.await.unwrap(), 1);
 }
 

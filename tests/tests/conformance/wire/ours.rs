@@ -5,7 +5,7 @@ use lapin::types::AMQPValue;
 use lepus::{Client, Codec};
 use lepus_tests::frames::{BASIC_ACK, BASIC_PUBLISH, Frame};
 use lepus_tests::peer::{Caller, headers, short};
-use lepus_tests::probe::{ProbeClient, Rig};
+use lepus_tests::probe::{ProbeClient, RpcFixture};
 use lepus_tests::proxy::{Proxy, Way};
 use lepus_tests::raw::{delivery, table};
 use lepus_tests::{Env, conformance, eventually};
@@ -141,7 +141,7 @@ async fn a_oneway_request(env: Env) {
 
 async fn replies_byte_for_byte(env: Env) {
     let serving = env.builder().name("hutch").open().await.unwrap();
-    let rig = Rig::over(&env, serving, env.connect().await).await;
+    let fixture = RpcFixture::over(&env, serving, env.connect().await).await;
     let caller = Caller::open(&env).await;
     let mut replies = caller.raw.consume(&caller.replies, 10).await;
     let id = "any\u{1f407} id, up to 255 bytes";
@@ -155,7 +155,7 @@ async fn replies_byte_for_byte(env: Env) {
     // A value, written as the request is.
     let json = "application/json; charset=utf-8";
     caller
-        .send(&rig.queue, request("echo", json), br#"{"text":"hi"}"#)
+        .send(&fixture.queue, request("echo", json), br#"{"text":"hi"}"#)
         .await;
     let reply = delivery(&mut replies).await;
     assert_eq!(
@@ -171,7 +171,7 @@ async fn replies_byte_for_byte(env: Env) {
     let msgpack = "application/msgpack";
     let body = b"\x82\xa8dividend\x07\xa7divisor\x00";
     caller
-        .send(&rig.queue, request("divide", msgpack), body)
+        .send(&fixture.queue, request("divide", msgpack), body)
         .await;
     let reply = delivery(&mut replies).await;
     assert_eq!(reply.data, b"\x81\xa8dividend\x07");
@@ -183,7 +183,7 @@ async fn replies_byte_for_byte(env: Env) {
     // A status.
     caller
         .send(
-            &rig.queue,
+            &fixture.queue,
             request("panic", msgpack),
             b"\x81\xa4text\xa4boom",
         )
@@ -198,12 +198,12 @@ async fn replies_byte_for_byte(env: Env) {
     assert_eq!(reply.properties.correlation_id(), &Some(short(id)));
 
     // Nothing is `nil` or `null`.
-    rig.subject.gate.open_for_good();
+    fixture.subject.gate.open_for_good();
     caller
-        .send(&rig.queue, request("note", msgpack), b"\x81\xa2id\x01")
+        .send(&fixture.queue, request("note", msgpack), b"\x81\xa2id\x01")
         .await;
     assert_eq!(delivery(&mut replies).await.data, b"\xc0");
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
 }
 
 /// Of each publish in a tap: its routing key, and whether it is mandatory.
@@ -235,13 +235,16 @@ async fn requests_are_mandatory_and_replies_too(env: Env) {
         env.builder_at(calling.uri()).open().await.unwrap(),
     ];
     let [serving, calling] = connections;
-    let rig = Rig::over(&env, serving, calling).await;
-    rig.probe.echo("hi".into()).await.unwrap();
-    rig.subject.gate.open_for_good();
-    rig.probe.note(1).await.unwrap();
-    rig.subject.gate.entered(1).await;
+    let fixture = RpcFixture::over(&env, serving, calling).await;
+    fixture.probe.echo("hi".into()).await.unwrap();
+    fixture.subject.gate.open_for_good();
+    fixture.probe.note(1).await.unwrap();
+    fixture.subject.gate.entered(1).await;
     let sent = publishes(&taps[1].frames(1, Way::Up));
-    assert_eq!(sent, [(rig.queue.clone(), true), (rig.queue.clone(), true)]);
+    assert_eq!(
+        sent,
+        [(fixture.queue.clone(), true), (fixture.queue.clone(), true)]
+    );
     let answered = publishes(&taps[0].frames(1, Way::Up));
     let [(queue, true)] = &answered[..] else {
         panic!("one reply, mandatory: {answered:?}");
@@ -253,13 +256,13 @@ async fn the_reply_is_written_before_the_acknowledgement(env: Env) {
     let proxy = Proxy::start(&env.uri).await;
     let tap = proxy.tap();
     let serving = env.builder_at(proxy.uri()).open().await.unwrap();
-    let rig = Rig::over(&env, serving, env.connect().await).await;
-    rig.subject.gate.open_for_good();
+    let fixture = RpcFixture::over(&env, serving, env.connect().await).await;
+    fixture.subject.gate.open_for_good();
     for id in 0..20 {
-        rig.probe.hold(id).await.unwrap();
+        fixture.probe.hold(id).await.unwrap();
     }
-    rig.probe.hold_once(20).await.unwrap();
-    rig.is_well(&env).await;
+    fixture.probe.hold_once(20).await.unwrap();
+    fixture.is_well(&env).await;
     eventually("22 acknowledgements", || async {
         let frames = tap.frames(1, Way::Up);
         frames
@@ -292,15 +295,13 @@ async fn the_reply_is_written_before_the_acknowledgement(env: Env) {
 /// The broker waits for the acknowledgement before it sends the next request.
 async fn one_at_a_time_they_leave_together(env: Env) {
     const CALLS: usize = 100;
-    let proxy = Proxy::start(&env.uri).await;
-    let serving = env.builder_at(proxy.uri()).open().await.unwrap();
-    let rig = Rig::over(&env, serving, env.connect().await).await;
-    rig.is_well(&env).await;
+    let (proxy, fixture) = RpcFixture::served_by_proxy(&env).await;
+    fixture.is_well(&env).await;
     let tap = proxy.tap();
     for _ in 0..CALLS {
-        rig.probe.echo("hi".into()).await.unwrap();
+        fixture.probe.echo("hi".into()).await.unwrap();
     }
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
     let sizes = tap.sizes(Way::Up);
     // A thread that is taken off its processor at the wrong moment may part one or two.
     assert!(

@@ -5,7 +5,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use lepus::Server;
 use lepus_tests::peer::{Caller, Reply, headers, short};
-use lepus_tests::probe::{DivideByZero, ProbeClient, Rig};
+use lepus_tests::probe::{DivideByZero, ProbeClient, RpcFixture};
 use lepus_tests::raw::{Raw, delivery, table};
 use lepus_tests::{Env, conformance};
 use std::time::Duration;
@@ -45,7 +45,7 @@ impl Fibonacci for Iterative {
 }
 
 async fn arguments_by_name_and_by_position(env: Env) {
-    let rig = Rig::start(&env).await;
+    let fixture = RpcFixture::start(&env).await;
     let caller = Caller::open(&env).await;
     let bodies: [(&str, &[u8], &[u8]); 8] = [
         ("application/json", br#"{"dividend":9,"divisor":2}"#, b"4"),
@@ -79,21 +79,23 @@ async fn arguments_by_name_and_by_position(env: Env) {
     ];
     for (content_type, body, expected) in bodies {
         let properties = caller.json("divide").with_content_type(short(content_type));
-        let reply = caller.ask(&rig.queue, properties, body).await;
+        let reply = caller.ask(&fixture.queue, properties, body).await;
         assert_eq!(reply.status, None, "{reply:?}");
         // As the request was, and so it does not say.
         assert_eq!((&reply.body[..], reply.content_type), (expected, None));
     }
     // Without a content type: the service's codec, by its name.
     let properties = caller.addressed("9").with_type("divide".into());
-    let reply = caller.ask(&rig.queue, properties, b"\x92\x09\x02").await;
+    let reply = caller
+        .ask(&fixture.queue, properties, b"\x92\x09\x02")
+        .await;
     assert_eq!(reply.body, b"\x04");
     assert_eq!(reply.content_type.as_deref(), Some("application/msgpack"));
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
 }
 
 async fn content_types_by_their_other_names(env: Env) {
-    let rig = Rig::start(&env).await;
+    let fixture = RpcFixture::start(&env).await;
     let caller = Caller::open(&env).await;
     for content_type in [
         "application/x-msgpack",
@@ -102,10 +104,10 @@ async fn content_types_by_their_other_names(env: Env) {
         "application/msgpack ; v=5",
     ] {
         let properties = caller.json("echo").with_content_type(short(content_type));
-        let reply = caller.ask(&rig.queue, properties, b"\x91\xa2hi").await;
+        let reply = caller.ask(&fixture.queue, properties, b"\x91\xa2hi").await;
         assert_eq!((&reply.body[..], reply.status), (&b"\xa2hi"[..], None));
     }
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
 }
 
 async fn a_tutorial_client_is_answered(env: Env) {

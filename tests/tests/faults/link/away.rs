@@ -4,7 +4,7 @@ use super::{LONG, SECOND, SHORT, SOON, until_lost};
 use lepus::{ConnectionState, Outcome};
 use lepus_tests::env::{On, run_within};
 use lepus_tests::eventually::within;
-use lepus_tests::probe::{ProbeClient, Rig, Subject, serve};
+use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, serve};
 use lepus_tests::proxy::{Cut, Mode, Proxy};
 use lepus_tests::{Env, conformance, eventually};
 use std::sync::Arc;
@@ -48,19 +48,17 @@ async fn row_11_five_minutes_away(env: Env) {
 }
 
 async fn away_for(env: Env, time: Duration) {
-    let proxy = Proxy::start(&env.uri).await;
-    let calling = env.builder_at(proxy.uri()).open().await.unwrap();
-    let rig = Rig::over(&env, env.connect().await, calling).await;
-    rig.probe.echo("before".into()).await.unwrap();
+    let (proxy, fixture) = RpcFixture::called_by_proxy(&env).await;
+    fixture.probe.echo("before".into()).await.unwrap();
     let began = Instant::now();
     proxy.down().await;
-    until_lost(&rig.calling).await;
+    until_lost(&fixture.calling).await;
     let waiting = tokio::spawn({
-        let probe = rig.probe.clone();
+        let probe = fixture.probe.clone();
         async move { probe.echo("patient".into()).timeout(time + LONG).await }
     });
     while began.elapsed() < time {
-        let error = rig.probe.echo("hasty".into()).timeout(SECOND).await;
+        let error = fixture.probe.echo("hasty".into()).timeout(SECOND).await;
         let error = error.unwrap_err();
         assert!(error.is_timeout() && !error.may_have_executed(), "{error}");
         assert_eq!(error.rpc().unwrap().outcome(), Some(Outcome::NotSent));
@@ -74,15 +72,15 @@ async fn away_for(env: Env, time: Duration) {
         env.server.product,
         up.elapsed()
     );
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
 }
 
 async fn row_11_it_never_gives_up(env: Env) {
     let proxy = Proxy::start(&env.uri).await;
     let builder = env.builder_at(proxy.uri());
     let calling = builder.backoff(Duration::from_millis(1), SOON).open().await;
-    let rig = Rig::over(&env, env.connect().await, calling.unwrap()).await;
-    rig.probe.echo("before".into()).await.unwrap();
+    let fixture = RpcFixture::over(&env, env.connect().await, calling.unwrap()).await;
+    fixture.probe.echo("before".into()).await.unwrap();
     let before = proxy.accepted();
     proxy.set(Mode::AcceptThenClose).await;
     proxy.cut(Cut::Rst);
@@ -97,7 +95,12 @@ async fn row_11_it_never_gives_up(env: Env) {
     .await;
     proxy.up().await;
     assert_eq!(
-        rig.probe.echo("after".into()).timeout(LONG).await.unwrap(),
+        fixture
+            .probe
+            .echo("after".into())
+            .timeout(LONG)
+            .await
+            .unwrap(),
         "after"
     );
 }
@@ -119,12 +122,12 @@ async fn comes_back_from(env: Env, mode: Mode) {
     // A handshake within the short limit may take some attempts on a busy machine.
     let serving = eventually("a connection", open).await;
     let calling = eventually("a connection", open).await;
-    let rig = Rig::over(&env, serving, calling).await;
-    rig.probe.echo("before".into()).await.unwrap();
+    let fixture = RpcFixture::over(&env, serving, calling).await;
+    fixture.probe.echo("before".into()).await.unwrap();
     let before = proxy.accepted();
     proxy.set(mode).await;
     proxy.cut(Cut::Rst);
-    until_lost(&rig.calling).await;
+    until_lost(&fixture.calling).await;
     within("attempts", LONG, || async {
         let attempts = proxy.accepted() - before;
         if attempts >= 10 {
@@ -143,7 +146,7 @@ async fn comes_back_from(env: Env, mode: Mode) {
     let up = Instant::now();
     proxy.up().await;
     within("calls as before", LONG, || async {
-        rig.probe.echo("after".into()).timeout(LONG).await
+        fixture.probe.echo("after".into()).timeout(LONG).await
     })
     .await;
     println!("{mode:?}: back after {:?}", up.elapsed());
@@ -152,7 +155,7 @@ async fn comes_back_from(env: Env, mode: Mode) {
         if open == 2 { Ok(()) } else { Err(open) }
     })
     .await;
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
 }
 
 async fn row_62_many_clients_do_not_come_back_at_once(env: Env) {

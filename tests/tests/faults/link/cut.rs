@@ -1,10 +1,10 @@
 //! Links that are cut.
 
-use super::{LONG, called_through, through, until_lost};
+use super::{LONG, until_lost};
 use lepus::{Code, Connection, ConnectionState, Outcome, WorkQueue};
 use lepus_broker::Target;
 use lepus_tests::eventually::within;
-use lepus_tests::probe::{ProbeClient, Rig, Subject, is_settled, serve};
+use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, is_settled, serve};
 use lepus_tests::proxy::{Cut, Proxy, Way};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
@@ -64,19 +64,18 @@ async fn row_01_02_the_next_call_after_a_cut_is_answered_soon(env: Env) {
 }
 
 async fn row_03_a_reply_on_the_wire_is_lost_with_the_link(env: Env) {
-    let proxy = Proxy::start(&env.uri).await;
-    let rig = called_through(&env, &proxy).await;
-    let call = rig.probe.hold(1).timeout(LONG).send().await.unwrap();
-    rig.subject.gate.entered(1).await;
+    let (proxy, fixture) = RpcFixture::called_by_proxy(&env).await;
+    let call = fixture.probe.hold(1).timeout(LONG).send().await.unwrap();
+    fixture.subject.gate.entered(1).await;
     proxy.stall(Way::Down);
-    rig.subject.gate.open_for_good();
+    fixture.subject.gate.open_for_good();
     // Answered and acknowledged: the reply is between the broker and its caller.
-    is_settled(&env, &rig.queue).await;
+    is_settled(&env, &fixture.queue).await;
     eventually("nothing at work", || async {
-        rig.serving.stats().running == 0
+        fixture.serving.stats().running == 0
     })
     .await;
-    assert_eq!(rig.calling.stats().pending_calls, 1);
+    assert_eq!(fixture.calling.stats().pending_calls, 1);
     proxy.cut(Cut::Rst);
     let error = call.await.unwrap_err();
     proxy.resume();
@@ -85,17 +84,17 @@ async fn row_03_a_reply_on_the_wire_is_lost_with_the_link(env: Env) {
         "{error}"
     );
     assert_eq!(error.rpc().unwrap().outcome(), Some(Outcome::SentNoReply));
-    assert_eq!(rig.calling.stats().pending_calls, 0);
-    until_back(&rig.calling).await;
-    rig.is_well(&env).await;
-    assert_eq!(rig.subject.ids(), [1]);
+    assert_eq!(fixture.calling.stats().pending_calls, 0);
+    until_back(&fixture.calling).await;
+    fixture.is_well(&env).await;
+    assert_eq!(fixture.subject.ids(), [1]);
 }
 
 async fn row_04_what_a_cut_server_had_runs_elsewhere_and_the_rest_once(env: Env) {
     const IN_HAND: u16 = 5;
     let proxy = Proxy::start(&env.uri).await;
     let (cut_off, staying, calling) = (
-        through(&env, &proxy).await,
+        env.connect_at(proxy.uri()).await,
         env.connect().await,
         env.connect().await,
     );
@@ -157,22 +156,27 @@ async fn row_04_what_a_cut_server_had_runs_elsewhere_and_the_rest_once(env: Env)
 
 /// Its acknowledgement was written, and never arrived.
 async fn row_05_what_runs_at_most_once_is_not_run_again(env: Env) {
-    let proxy = Proxy::start(&env.uri).await;
-    let rig = Rig::over(&env, through(&env, &proxy).await, env.connect().await).await;
-    rig.is_well(&env).await;
+    let (proxy, fixture) = RpcFixture::served_by_proxy(&env).await;
+    fixture.is_well(&env).await;
     proxy.stall(Way::Up);
-    let call = rig.probe.hold_once(1).timeout(LONG).send().await.unwrap();
-    rig.subject.gate.entered(1).await;
+    let call = fixture
+        .probe
+        .hold_once(1)
+        .timeout(LONG)
+        .send()
+        .await
+        .unwrap();
+    fixture.subject.gate.entered(1).await;
     proxy.cut(Cut::Rst);
-    until_lost(&rig.serving).await;
+    until_lost(&fixture.serving).await;
     proxy.resume();
     let error = call.await.unwrap_err();
     let error = error.rpc().unwrap();
     assert_eq!(error.code(), Some(Code::Aborted), "{error}");
     assert!(error.may_have_executed(), "{error}");
-    rig.subject.gate.open_for_good();
-    rig.is_well(&env).await;
-    assert_eq!(rig.subject.ids(), [1]);
+    fixture.subject.gate.open_for_good();
+    fixture.is_well(&env).await;
+    assert_eq!(fixture.subject.ids(), [1]);
 }
 
 /// A broker that stops closes its connections with 320: whoever waits on them has lost them.
@@ -181,12 +185,12 @@ async fn row_09_a_connection_closed_in_order_is_a_lost_one(env: Env) {
         return env.leave_out("a RabbitMQ that others use does not stop; see faults::node");
     };
     let (serving, calling) = (env.connect().await, env.connect().await);
-    let rig = Rig::over(&env, serving, calling.clone()).await;
+    let fixture = RpcFixture::over(&env, serving, calling.clone()).await;
     let queue = WorkQueue::<u32>::new("jobs").classic();
     let producer = queue.producer(&calling);
     producer.push(&0).await.unwrap();
-    let call = rig.probe.hold(1).timeout(LONG).send().await.unwrap();
-    rig.subject.gate.entered(1).await;
+    let call = fixture.probe.hold(1).timeout(LONG).send().await.unwrap();
+    fixture.subject.gate.entered(1).await;
     broker.faults().withhold_confirms(Target::All);
     let mut pushes = JoinSet::new();
     for job in 1..=20 {
@@ -216,18 +220,17 @@ async fn row_09_a_connection_closed_in_order_is_a_lost_one(env: Env) {
             "{error:?}"
         );
     }
-    rig.subject.gate.open_for_good();
+    fixture.subject.gate.open_for_good();
     until_back(&calling).await;
     producer.push(&21).await.unwrap();
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
 }
 
 async fn row_09_a_server_that_starts_meanwhile_starts_later(env: Env) {
     let Some(broker) = env.embedded() else {
         return env.leave_out("a RabbitMQ that others use does not stop; see faults::node");
     };
-    let proxy = Proxy::start(&env.uri).await;
-    let serving = through(&env, &proxy).await;
+    let (proxy, serving) = env.proxied().await;
     let subject = Arc::new(Subject::default());
     let queue = env.name("probe");
     // The declaration is written, and its answer is 320.
@@ -243,20 +246,19 @@ async fn row_09_a_server_that_starts_meanwhile_starts_later(env: Env) {
 }
 
 async fn row_21_a_request_sent_again_in_vain_may_have_run(env: Env) {
-    let proxy = Proxy::start(&env.uri).await;
-    let rig = called_through(&env, &proxy).await;
-    let call = rig.probe.hold_idempotent(1).timeout(LONG);
+    let (proxy, fixture) = RpcFixture::called_by_proxy(&env).await;
+    let call = fixture.probe.hold_idempotent(1).timeout(LONG);
     let call = call.send().await.unwrap();
-    rig.subject.gate.entered(1).await;
+    fixture.subject.gate.entered(1).await;
     proxy.down().await;
-    until_lost(&rig.calling).await;
-    drop(rig.server);
+    until_lost(&fixture.calling).await;
+    drop(fixture.server);
     let raw = Raw::open(&env.uri).await;
     eventually("no consumer", || async {
-        raw.count(&rig.queue).await.consumers == 0
+        raw.count(&fixture.queue).await.consumers == 0
     })
     .await;
-    raw.delete(&rig.queue).await;
+    raw.delete(&fixture.queue).await;
     proxy.up().await;
     let error = call.await.unwrap_err();
     let error = error.rpc().unwrap();
@@ -269,7 +271,10 @@ async fn row_08_both_ends_cut_at_random_and_every_call_ends(env: Env) {
     let seed = u64::from(std::process::id());
     println!("seed {seed}");
     let proxy = Proxy::start(&env.uri).await;
-    let (serving, calling) = (through(&env, &proxy).await, through(&env, &proxy).await);
+    let (serving, calling) = (
+        env.connect_at(proxy.uri()).await,
+        env.connect_at(proxy.uri()).await,
+    );
     let subject = Arc::new(Subject::default());
     let queue = env.name("probe");
     let server = serve(&serving, &subject).concurrency(10);

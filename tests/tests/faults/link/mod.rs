@@ -6,28 +6,12 @@ mod cut;
 mod stalled;
 
 use lepus::{Connection, ConnectionState};
-use lepus_tests::Env;
-use lepus_tests::probe::Rig;
-use lepus_tests::proxy::Proxy;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_millis(10);
-
 const SHORT: Duration = Duration::from_millis(200);
-
 const LONG: Duration = Duration::from_secs(40);
-
 const SECOND: Duration = Duration::from_secs(1);
-
-async fn through(env: &Env, proxy: &Proxy) -> Connection {
-    let opened = env.builder_at(proxy.uri()).backoff(SOON, SHORT).open();
-    opened.await.expect("a connection by the proxy")
-}
-
-/// Served over a link of its own, called through the proxy.
-async fn called_through(env: &Env, proxy: &Proxy) -> Rig {
-    Rig::over(env, env.connect().await, through(env, proxy).await).await
-}
 
 async fn until_lost(connection: &Connection) {
     let mut state = connection.state();

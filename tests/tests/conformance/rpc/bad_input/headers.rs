@@ -2,7 +2,7 @@
 
 use super::{Glass, ZoomClient};
 use lepus::{Topic, WorkQueue};
-use lepus_tests::probe::{ProbeClient, Rig};
+use lepus_tests::probe::{ProbeClient, RpcFixture};
 use lepus_tests::{Env, conformance};
 
 conformance!(reserved_headers_are_not_sent, several_headers_go_along,);
@@ -63,12 +63,12 @@ async fn reserved_headers_are_not_sent(env: Env) {
 }
 
 async fn several_headers_go_along(env: Env) {
-    let rig = Rig::start(&env).await;
+    let fixture = RpcFixture::start(&env).await;
     let table = lepus::Table::from([
         ("tenant".to_owned(), lepus::Value::from("fox")),
         ("size".to_owned(), lepus::Value::from(u64::MAX)),
     ]);
-    let call = rig
+    let call = fixture
         .probe
         .facts()
         .header("tenant", "hare")
@@ -84,5 +84,5 @@ async fn several_headers_go_along(env: Env) {
         seen,
         [("colour", "grey"), ("size", &size), ("tenant", "fox")]
     );
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
 }

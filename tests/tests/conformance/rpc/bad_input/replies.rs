@@ -5,7 +5,7 @@ use lapin::BasicProperties;
 use lapin::types::AMQPValue;
 use lepus::{Code, Outcome};
 use lepus_tests::peer::{headers, short};
-use lepus_tests::probe::{ProbeClient, Rig};
+use lepus_tests::probe::{ProbeClient, RpcFixture};
 use lepus_tests::raw::{Raw, delivery, table};
 use lepus_tests::{Env, conformance, eventually};
 use std::error::Error as _;
@@ -23,8 +23,8 @@ conformance!(
 );
 
 async fn a_reply_too_large_is_told_to_its_caller(env: Env) {
-    let rig = Rig::over(&env, limited(&env, 1000).await, env.connect().await).await;
-    let error = rig.probe.large(2000).await.unwrap_err();
+    let fixture = RpcFixture::over(&env, limited(&env, 1000).await, env.connect().await).await;
+    let error = fixture.probe.large(2000).await.unwrap_err();
     assert_eq!(error.code(), Some(Code::ResourceExhausted));
     let text = error.to_string();
     assert!(
@@ -33,16 +33,16 @@ async fn a_reply_too_large_is_told_to_its_caller(env: Env) {
         "{text}"
     );
     assert!(error.may_have_executed());
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
 }
 
 async fn a_reply_too_large_for_the_caller(env: Env) {
-    let rig = Rig::over(&env, env.connect().await, limited(&env, 1000).await).await;
-    let error = rig.probe.large(2000).await.unwrap_err();
+    let fixture = RpcFixture::over(&env, env.connect().await, limited(&env, 1000).await).await;
+    let error = fixture.probe.large(2000).await.unwrap_err();
     let error = error.rpc().unwrap();
     assert!(error.is_too_large() && error.may_have_executed(), "{error}");
     assert_eq!(error.outcome(), Some(Outcome::Answered));
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
 }
 
 /// A server by hand, for replies that ours would not give.

@@ -5,7 +5,7 @@ use lapin::BasicProperties;
 use lapin::types::AMQPValue;
 use lepus::{Code, Outcome};
 use lepus_tests::peer::{Caller, headers, short};
-use lepus_tests::probe::{ProbeClient, Rig, Subject, is_settled, serve};
+use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, is_settled, serve};
 use lepus_tests::proxy::{Proxy, Way};
 use lepus_tests::raw::{Raw, delivery, table};
 use lepus_tests::{Env, conformance, eventually};
@@ -41,9 +41,9 @@ conformance!(
 );
 
 async fn an_unknown_method_is_told_which_there_are(env: Env) {
-    let rig = Rig::start(&env).await;
+    let fixture = RpcFixture::start(&env).await;
     let caller = Caller::open(&env).await;
-    let reply = caller.ask(&rig.queue, caller.json("fob"), b"{}").await;
+    let reply = caller.ask(&fixture.queue, caller.json("fob"), b"{}").await;
     let (code, text) = reply.failure();
     assert_eq!(code, "unimplemented");
     assert!(text.contains("`probe`") && text.contains("`fob`"), "{text}");
@@ -57,19 +57,25 @@ async fn an_unknown_method_is_told_which_there_are(env: Env) {
         caller.addressed("2"),
         caller.addressed("2").with_type("".into()),
     ] {
-        let reply = caller.ask(&rig.queue, properties, b"{}").await;
+        let reply = caller.ask(&fixture.queue, properties, b"{}").await;
         assert_eq!(reply.failure().0, "unimplemented");
         assert_eq!(reply.correlation_id.as_deref(), Some("2"));
     }
-    rig.is_well(&env).await;
-    assert_eq!(rig.serving.stats().malformed, 3);
+    fixture.is_well(&env).await;
+    assert_eq!(fixture.serving.stats().malformed, 3);
     assert_eq!(caller.waiting().await, 0, "one reply each");
 }
 
 /// What a body of `echo` or `divide` may not be.
-async fn is_refused(rig: &Rig, caller: &Caller, content_type: &str, method: &str, body: &[u8]) {
+async fn is_refused(
+    fixture: &RpcFixture,
+    caller: &Caller,
+    content_type: &str,
+    method: &str,
+    body: &[u8],
+) {
     let properties = caller.json(method).with_content_type(short(content_type));
-    let reply = caller.ask(&rig.queue, properties, body).await;
+    let reply = caller.ask(&fixture.queue, properties, body).await;
     let (code, text) = reply.failure();
     let start = &body[..body.len().min(40)];
     assert_eq!(code, "invalid_argument", "{start:x?}: {text}");
@@ -79,7 +85,7 @@ async fn is_refused(rig: &Rig, caller: &Caller, content_type: &str, method: &str
 }
 
 async fn arguments_that_do_not_decode(env: Env) {
-    let rig = Rig::start(&env).await;
+    let fixture = RpcFixture::start(&env).await;
     let caller = Caller::open(&env).await;
     let bodies: [&[u8]; 8] = [
         b"",
@@ -92,14 +98,14 @@ async fn arguments_that_do_not_decode(env: Env) {
         b"[]",
     ];
     for body in bodies {
-        is_refused(&rig, &caller, "application/json", "echo", body).await;
+        is_refused(&fixture, &caller, "application/json", "echo", body).await;
     }
     let bodies: [&[u8]; 6] = [b"", b"\x81", b"\xc0", b"\x80", b"\x81\xa4text\x01", b"\xc1"];
     for body in bodies {
-        is_refused(&rig, &caller, "application/msgpack", "echo", body).await;
+        is_refused(&fixture, &caller, "application/msgpack", "echo", body).await;
     }
-    rig.is_well(&env).await;
-    assert_eq!(rig.serving.stats().malformed, 14);
+    fixture.is_well(&env).await;
+    assert_eq!(fixture.serving.stats().malformed, 14);
     assert_eq!(caller.waiting().await, 0);
 }
 
@@ -165,29 +171,36 @@ async fn an_argument_that_does_not_decode_is_named(env: Env) {
 }
 
 async fn bytes_behind_the_arguments_are_refused(env: Env) {
-    let rig = Rig::start(&env).await;
+    let fixture = RpcFixture::start(&env).await;
     let caller = Caller::open(&env).await;
     let body = b"\x81\xa4text\xa1x\xc0";
-    is_refused(&rig, &caller, "application/msgpack", "echo", body).await;
-    is_refused(&rig, &caller, "application/json", "echo", b"[\"x\"]]").await;
-    rig.is_well(&env).await;
+    is_refused(&fixture, &caller, "application/msgpack", "echo", body).await;
+    is_refused(&fixture, &caller, "application/json", "echo", b"[\"x\"]]").await;
+    fixture.is_well(&env).await;
 }
 
 async fn arguments_that_are_hostile(env: Env) {
-    let rig = Rig::start(&env).await;
+    let fixture = RpcFixture::start(&env).await;
     let caller = Caller::open(&env).await;
     let depth = 200_000;
     // Nested where a value is expected, and where nobody looks.
     let deep = "[".repeat(depth);
-    is_refused(&rig, &caller, "application/json", "echo", deep.as_bytes()).await;
+    is_refused(
+        &fixture,
+        &caller,
+        "application/json",
+        "echo",
+        deep.as_bytes(),
+    )
+    .await;
     let deep = [br#"{"text":"#, "[".repeat(depth).as_bytes()].concat();
-    is_refused(&rig, &caller, "application/json", "echo", &deep).await;
+    is_refused(&fixture, &caller, "application/json", "echo", &deep).await;
     let deep = [br#"{"other":"#, "[".repeat(depth).as_bytes()].concat();
-    is_refused(&rig, &caller, "application/json", "echo", &deep).await;
+    is_refused(&fixture, &caller, "application/json", "echo", &deep).await;
     let deep = vec![0x91; depth];
-    is_refused(&rig, &caller, "application/msgpack", "echo", &deep).await;
+    is_refused(&fixture, &caller, "application/msgpack", "echo", &deep).await;
     let deep = [b"\x82\xa5other", &vec![0x91; depth][..]].concat();
-    is_refused(&rig, &caller, "application/msgpack", "echo", &deep).await;
+    is_refused(&fixture, &caller, "application/msgpack", "echo", &deep).await;
     // Declared lengths of 4 GiB.
     let bodies: [&[u8]; 4] = [
         b"\xdf\xff\xff\xff\xff",
@@ -196,13 +209,13 @@ async fn arguments_that_are_hostile(env: Env) {
         b"\x81\xa4text\xc6\xff\xff\xff\xffx",
     ];
     for body in bodies {
-        is_refused(&rig, &caller, "application/msgpack", "echo", body).await;
+        is_refused(&fixture, &caller, "application/msgpack", "echo", body).await;
     }
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
 }
 
 async fn random_bytes_are_answered(env: Env) {
-    let rig = Rig::start(&env).await;
+    let fixture = RpcFixture::start(&env).await;
     let caller = Caller::open(&env).await;
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = move || {
@@ -224,24 +237,24 @@ async fn random_bytes_are_answered(env: Env) {
             .addressed(&number.to_string())
             .with_type("divide".into());
         let properties = properties.with_content_type(short(content_type));
-        caller.send(&rig.queue, properties, &body).await;
+        caller.send(&fixture.queue, properties, &body).await;
     }
     for number in 0..120 {
         let reply = caller.reply().await;
         assert_eq!(reply.correlation_id, Some(number.to_string()), "in order");
         assert_eq!(reply.failure().0, "invalid_argument");
     }
-    rig.is_well(&env).await;
-    assert_eq!(rig.serving.stats().malformed, 120);
+    fixture.is_well(&env).await;
+    assert_eq!(fixture.serving.stats().malformed, 120);
 }
 
 async fn another_content_type(env: Env) {
-    let rig = Rig::start(&env).await;
+    let fixture = RpcFixture::start(&env).await;
     let caller = Caller::open(&env).await;
     let xml = caller
         .json("echo")
         .with_content_type("application/xml".into());
-    let reply = caller.ask(&rig.queue, xml, b"<text/>").await;
+    let reply = caller.ask(&fixture.queue, xml, b"<text/>").await;
     let (code, text) = reply.failure();
     assert_eq!(code, "invalid_argument");
     assert!(text.contains("`application/xml`"), "{text}");
@@ -249,19 +262,19 @@ async fn another_content_type(env: Env) {
         text.contains("application/msgpack") && text.contains("application/json"),
         "{text}"
     );
-    rig.is_well(&env).await;
-    assert_eq!(rig.serving.stats().malformed, 1);
+    fixture.is_well(&env).await;
+    assert_eq!(fixture.serving.stats().malformed, 1);
 }
 
 /// A reply's message is a header, and headers have to fit in one frame.
 async fn a_text_of_any_length_fits_the_reply(env: Env) {
-    let rig = Rig::start(&env).await;
+    let fixture = RpcFixture::start(&env).await;
     let caller = Caller::open(&env).await;
-    let generations = connections(&rig);
+    let generations = connections(&fixture);
 
     let body = format!(r#"{{"dividend":"{}","divisor":1}}"#, "ä".repeat(150_000));
     let reply = caller
-        .ask(&rig.queue, caller.json("divide"), body.as_bytes())
+        .ask(&fixture.queue, caller.json("divide"), body.as_bytes())
         .await;
     let (code, text) = reply.failure();
     assert_eq!(code, "invalid_argument");
@@ -271,21 +284,21 @@ async fn a_text_of_any_length_fits_the_reply(env: Env) {
         text.len()
     );
 
-    let error = rig.probe.panic("ö".repeat(150_000)).await.unwrap_err();
+    let error = fixture.probe.panic("ö".repeat(150_000)).await.unwrap_err();
     assert_eq!(error.code(), Some(Code::Internal));
     assert!(!error.to_string().contains("öö"), "the log's business");
 
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
     assert_eq!(
-        connections(&rig),
+        connections(&fixture),
         generations,
         "nobody lost the connection over it"
     );
 }
 
 /// Whether both ends are still as they were.
-fn connections(rig: &Rig) -> [bool; 4] {
-    let ends = [&rig.serving, &rig.calling];
+fn connections(fixture: &RpcFixture) -> [bool; 4] {
+    let ends = [&fixture.serving, &fixture.calling];
     let changed = ends.map(|end| end.state().has_changed().unwrap());
     let connected = ends.map(|end| end.state().borrow().is_connected());
     [changed[0], changed[1], connected[0], connected[1]]
@@ -293,32 +306,34 @@ fn connections(rig: &Rig) -> [bool; 4] {
 
 /// A peer may have agreed on larger frames than we would ask for.
 async fn a_request_with_large_headers_is_served(env: Env) {
-    let rig = Rig::start(&env).await;
+    let fixture = RpcFixture::start(&env).await;
     let caller = Caller::open(&env).await;
     let large = "h".repeat(100_000);
     let properties = caller
         .json("facts")
         .with_headers(headers(&[("large", &large)]));
-    let reply = caller.ask(&rig.queue, properties, b"{}").await;
+    let reply = caller.ask(&fixture.queue, properties, b"{}").await;
     assert_eq!(reply.status, None, "{:?}", reply.message);
     let facts: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
     assert_eq!(facts["headers"]["large"], large);
     assert_eq!(facts["redelivered"], false);
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
 }
 
 async fn headers_that_fit_no_frame_are_not_sent(env: Env) {
-    let rig = Rig::start(&env).await;
-    let other = rig.probe.hold(1).send().await.unwrap();
-    rig.subject.gate.entered(1).await;
+    let fixture = RpcFixture::start(&env).await;
+    let other = fixture.probe.hold(1).send().await.unwrap();
+    fixture.subject.gate.entered(1).await;
     let large = "h".repeat(1_000_000);
     for call in [
-        rig.probe
+        fixture
+            .probe
             .note(2)
             .header("large", large.as_str())
             .await
             .unwrap_err(),
-        rig.probe
+        fixture
+            .probe
             .note(2)
             .header("large", large.into_bytes())
             .await
@@ -327,7 +342,7 @@ async fn headers_that_fit_no_frame_are_not_sent(env: Env) {
         assert!(call.rpc().is_some_and(lepus::Error::is_too_large), "{call}");
         assert!(!call.may_have_executed());
     }
-    let error = rig
+    let error = fixture
         .probe
         .facts()
         .header("large", "h".repeat(1_000_000))
@@ -339,7 +354,7 @@ async fn headers_that_fit_no_frame_are_not_sent(env: Env) {
     );
     assert!(!error.may_have_executed());
     // Nor a header's name, which is a short string.
-    let error = rig
+    let error = fixture
         .probe
         .facts()
         .header(&"n".repeat(256), 1)
@@ -347,62 +362,65 @@ async fn headers_that_fit_no_frame_are_not_sent(env: Env) {
         .unwrap_err();
     assert!(error.rpc().is_some_and(lepus::Error::is_invalid), "{error}");
     // Another call in flight over the same connection has not noticed.
-    rig.subject.gate.open_for_good();
+    fixture.subject.gate.open_for_good();
     assert_eq!(other.await.unwrap(), 1);
-    rig.is_well(&env).await;
-    assert_eq!(rig.subject.ids(), [1]);
+    fixture.is_well(&env).await;
+    assert_eq!(fixture.subject.ids(), [1]);
 }
 
 async fn a_request_without_reply_to_runs(env: Env) {
-    let rig = Rig::start(&env).await;
+    let fixture = RpcFixture::start(&env).await;
     let caller = Caller::open(&env).await;
-    rig.subject.gate.open_for_good();
+    fixture.subject.gate.open_for_good();
     let nobody = BasicProperties::default()
         .with_type("hold".into())
         .with_content_type("application/json".into());
     caller
-        .send(&rig.queue, nobody.clone(), br#"{"id":7}"#)
+        .send(&fixture.queue, nobody.clone(), br#"{"id":7}"#)
         .await;
     caller
         .send(
-            &rig.queue,
+            &fixture.queue,
             nobody.clone().with_reply_to("".into()),
             br#"{"id":8}"#,
         )
         .await;
     // Nor is there anybody to tell of a mistake.
     caller
-        .send(&rig.queue, nobody.clone().with_type("fob".into()), b"")
+        .send(&fixture.queue, nobody.clone().with_type("fob".into()), b"")
         .await;
     caller
         .send(
-            &rig.queue,
+            &fixture.queue,
             nobody.with_type("panic".into()),
             br#"{"text":"x"}"#,
         )
         .await;
-    eventually("the panic", || async { rig.serving.stats().panics == 1 }).await;
-    assert_eq!(rig.subject.ids(), [7, 8]);
-    rig.is_well(&env).await;
-    assert_eq!(rig.serving.stats().malformed, 1);
+    eventually("the panic", || async {
+        fixture.serving.stats().panics == 1
+    })
+    .await;
+    assert_eq!(fixture.subject.ids(), [7, 8]);
+    fixture.is_well(&env).await;
+    assert_eq!(fixture.serving.stats().malformed, 1);
 }
 
 async fn a_request_without_correlation_id_is_answered(env: Env) {
-    let rig = Rig::start(&env).await;
+    let fixture = RpcFixture::start(&env).await;
     let caller = Caller::open(&env).await;
     let properties = BasicProperties::default()
         .with_type("echo".into())
         .with_reply_to(short(&caller.replies));
     let reply = caller
-        .ask(&rig.queue, properties, b"\x81\xa4text\xa2hi")
+        .ask(&fixture.queue, properties, b"\x81\xa4text\xa2hi")
         .await;
     assert_eq!((reply.status, reply.correlation_id), (None, None));
     assert_eq!(reply.body, b"\xa2hi");
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
 }
 
 async fn a_hostile_reply_to_harms_nobody(env: Env) {
-    let rig = hasty(&env).await;
+    let fixture = hasty(&env).await;
     let caller = Caller::open(&env).await;
     let victim = env.name("victim");
     caller.raw.declare(&victim).await;
@@ -418,38 +436,40 @@ async fn a_hostile_reply_to_harms_nobody(env: Env) {
         " ",
         &longest,
     ];
-    let before = connections(&rig);
+    let before = connections(&fixture);
     for (number, queue) in nowhere.iter().enumerate() {
         let properties = caller.json("hold").with_reply_to(short(queue));
         let body = format!(r#"{{"id":{number}}}"#);
-        caller.send(&rig.queue, properties, body.as_bytes()).await;
-        rig.is_well(&env).await;
+        caller
+            .send(&fixture.queue, properties, body.as_bytes())
+            .await;
+        fixture.is_well(&env).await;
     }
-    assert_eq!(connections(&rig), before, "nobody lost the connection");
+    assert_eq!(connections(&fixture), before, "nobody lost the connection");
     let is_run =
         |queue: &str| !(is_direct_reply_risky(&env) && queue.starts_with("amq.rabbitmq.reply-to"));
     let run = (0..).zip(nowhere).filter(|(_, queue)| is_run(queue));
     let run: Vec<u32> = run.map(|(number, _)| number).collect();
-    assert_eq!(rig.subject.ids(), run);
+    assert_eq!(fixture.subject.ids(), run);
 
     // Another's queue gets a message that is not for it: AMQP knows no owner of a name. The
     // service's own queue gets one that is no request, and no answer follows that one.
     let properties = caller.json("echo").with_reply_to(short(&victim));
     caller
-        .send(&rig.queue, properties, br#"{"text":"not yours"}"#)
+        .send(&fixture.queue, properties, br#"{"text":"not yours"}"#)
         .await;
     assert_eq!(caller.raw.next(&victim).await.data, b"\"not yours\"");
-    let before = rig.serving.stats().malformed;
-    let properties = caller.json("echo").with_reply_to(short(&rig.queue));
+    let before = fixture.serving.stats().malformed;
+    let properties = caller.json("echo").with_reply_to(short(&fixture.queue));
     caller
-        .send(&rig.queue, properties, br#"{"text":"loop"}"#)
+        .send(&fixture.queue, properties, br#"{"text":"loop"}"#)
         .await;
     eventually("its own reply", || async {
-        rig.serving.stats().malformed == before + 1
+        fixture.serving.stats().malformed == before + 1
     })
     .await;
-    rig.is_well(&env).await;
-    assert_eq!(rig.serving.stats().malformed, before + 1);
+    fixture.is_well(&env).await;
+    assert_eq!(fixture.serving.stats().malformed, before + 1);
 }
 
 /// A broker passes on whatever a peer has put into a property.
@@ -457,9 +477,9 @@ async fn texts_that_are_no_text_harm_nobody(env: Env) {
     const TEXT: &str = "no-text!";
     let proxy = Proxy::start(&env.uri).await;
     proxy.garble(TEXT);
-    let rig = hasty(&env).await;
+    let fixture = hasty(&env).await;
     let caller = Caller::open(&env).await;
-    let mut state = rig.serving.state();
+    let mut state = fixture.serving.state();
     state.borrow_and_update();
     let no_text = || short(TEXT);
     let good = || caller.json("echo").with_reply_to("nowhere".into());
@@ -478,9 +498,9 @@ async fn texts_that_are_no_text_harm_nobody(env: Env) {
     ];
     for properties in each {
         let raw = Raw::open(proxy.uri()).await;
-        let published = raw.publish_with("", &rig.queue, br#"{"text":"x"}"#, properties);
+        let published = raw.publish_with("", &fixture.queue, br#"{"text":"x"}"#, properties);
         published.await.expect("a broker takes it");
-        rig.is_well(&env).await;
+        fixture.is_well(&env).await;
     }
     assert!(
         !state.has_changed().expect("a connection"),
@@ -499,38 +519,38 @@ fn is_direct_reply_risky(env: &Env) -> bool {
 
 /// An address as RabbitMQ makes them, of a node that it does not know.
 async fn a_direct_reply_to_an_unknown_node_costs_nobody_the_connection(env: Env) {
-    let rig = hasty(&env).await;
+    let fixture = hasty(&env).await;
     let caller = Caller::open(&env).await;
-    let before = connections(&rig);
+    let before = connections(&fixture);
     let process = "g1h2AApyZXBseUAxMjM0AAAAAQAAAAAAAAAB";
     let address = format!("amq.rabbitmq.reply-to.{process}.aGFyZWhhcmVoYXJlaGFyZQ==");
     for (id, method) in [(1, "hold"), (2, "hold_once"), (3, "hold")] {
         let properties = caller.json(method).with_reply_to(short(&address));
         caller
             .send(
-                &rig.queue,
+                &fixture.queue,
                 properties,
                 format!(r#"{{"id":{id}}}"#).as_bytes(),
             )
             .await;
-        rig.is_well(&env).await;
+        fixture.is_well(&env).await;
     }
-    assert_eq!(connections(&rig), before, "nobody lost the connection");
+    assert_eq!(connections(&fixture), before, "nobody lost the connection");
     if is_direct_reply_risky(&env) {
-        assert_eq!(rig.subject.ids(), [0; 0]);
-        assert_eq!(rig.serving.stats().malformed, 3);
+        assert_eq!(fixture.subject.ids(), [0; 0]);
+        assert_eq!(fixture.serving.stats().malformed, 3);
     } else {
-        assert_eq!(rig.subject.ids(), [1, 2, 3]);
+        assert_eq!(fixture.subject.ids(), [1, 2, 3]);
     }
 }
 
-/// A rig whose server is soon back, and whose gate is open.
-async fn hasty(env: &Env) -> Rig {
+/// A fixture whose server is soon back, and whose gate is open.
+async fn hasty(env: &Env) -> RpcFixture {
     let soon = Duration::from_millis(10);
     let serving = env.builder().backoff(soon, SHORT).open().await.unwrap();
-    let rig = Rig::over(env, serving, env.connect().await).await;
-    rig.subject.gate.open_for_good();
-    rig
+    let fixture = RpcFixture::over(env, serving, env.connect().await).await;
+    fixture.subject.gate.open_for_good();
+    fixture
 }
 
 /// RabbitMQ's direct reply-to: a reply queue that is none.
@@ -607,11 +627,11 @@ async fn a_correlation_id_that_is_no_text_comes_back_as_it_is(env: Env) {
     let watched = Proxy::start(&env.uri).await;
     let tap = watched.tap();
     let serving = env.builder_at(watched.uri()).open().await.unwrap();
-    let rig = Rig::over(&env, serving, env.connect().await).await;
+    let fixture = RpcFixture::over(&env, serving, env.connect().await).await;
     let caller = Caller::open(&env).await;
     let raw = Raw::open(garbled.uri()).await;
     let properties = caller.json("echo").with_correlation_id(short(TEXT));
-    let sent = raw.publish_with("", &rig.queue, br#"{"text":"x"}"#, properties);
+    let sent = raw.publish_with("", &fixture.queue, br#"{"text":"x"}"#, properties);
     if sent.await.is_err() {
         return env.leave_out("the broker takes no property that is no text");
     }
@@ -622,42 +642,45 @@ async fn a_correlation_id_that_is_no_text_comes_back_as_it_is(env: Env) {
         bytes.any(|bytes| bytes.windows(id.len()).any(|window| window == id))
     })
     .await;
-    rig.is_well(&env).await;
+    fixture.is_well(&env).await;
 }
 
 async fn a_caller_that_is_gone_is_counted(env: Env) {
-    let rig = Rig::start(&env).await;
+    let fixture = RpcFixture::start(&env).await;
     let gone = Caller::open(&env).await;
     let properties = gone.json("hold");
-    gone.send(&rig.queue, properties, br#"{"id":1}"#).await;
-    rig.subject.gate.entered(1).await;
+    gone.send(&fixture.queue, properties, br#"{"id":1}"#).await;
+    fixture.subject.gate.entered(1).await;
     let queue = gone.replies.clone();
     gone.raw.close().await;
     let raw = Raw::open(&env.uri).await;
     eventually("no reply queue", || async { !raw.exists(&queue).await }).await;
-    rig.subject.gate.open(1);
-    rig.is_well(&env).await;
+    fixture.subject.gate.open(1);
+    fixture.is_well(&env).await;
     eventually("a reply that came back", || async {
-        rig.serving.stats().returned_replies == 1
+        fixture.serving.stats().returned_replies == 1
     })
     .await;
-    assert_eq!(rig.subject.ids(), [1], "not again");
+    assert_eq!(fixture.subject.ids(), [1], "not again");
 }
 
 async fn a_request_too_large_is_refused_by_the_server(env: Env) {
-    let rig = Rig::over(&env, limited(&env, 1000).await, env.connect().await).await;
-    assert_eq!(rig.probe.echo("x".repeat(900)).await.unwrap().len(), 900);
-    let error = rig.probe.echo("x".repeat(1000)).await.unwrap_err();
+    let fixture = RpcFixture::over(&env, limited(&env, 1000).await, env.connect().await).await;
+    assert_eq!(
+        fixture.probe.echo("x".repeat(900)).await.unwrap().len(),
+        900
+    );
+    let error = fixture.probe.echo("x".repeat(1000)).await.unwrap_err();
     assert_eq!(error.code(), Some(Code::ResourceExhausted));
     let text = error.to_string();
     assert!(text.contains("the limit is 1000"), "{text}");
-    rig.is_well(&env).await;
-    assert_eq!(rig.serving.stats().malformed, 1);
+    fixture.is_well(&env).await;
+    assert_eq!(fixture.serving.stats().malformed, 1);
 }
 
 async fn a_request_too_large_is_not_sent(env: Env) {
-    let rig = Rig::over(&env, env.connect().await, limited(&env, 1000).await).await;
-    let error = rig.probe.echo("x".repeat(1000)).await.unwrap_err();
+    let fixture = RpcFixture::over(&env, env.connect().await, limited(&env, 1000).await).await;
+    let error = fixture.probe.echo("x".repeat(1000)).await.unwrap_err();
     assert!(
         error.rpc().is_some_and(lepus::Error::is_too_large),
         "{error}"
@@ -665,8 +688,8 @@ async fn a_request_too_large_is_not_sent(env: Env) {
     assert_eq!(error.rpc().unwrap().outcome(), Some(Outcome::NotSent));
     assert!(error.to_string().contains("the limit is 1000"), "{error}");
     assert!(!error.may_have_executed());
-    rig.is_well(&env).await;
-    assert_eq!(rig.calling.stats().pending_calls, 0);
+    fixture.is_well(&env).await;
+    assert_eq!(fixture.calling.stats().pending_calls, 0);
 }
 
 async fn an_expired_request_never_runs(env: Env) {

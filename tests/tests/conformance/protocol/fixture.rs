@@ -8,13 +8,13 @@ use lepus::Connection;
 use lepus_tests::Env;
 use lepus_tests::raw::{Raw, durable};
 
-pub struct Scene {
+pub struct WireFixture {
     pub connection: Connection,
     pub raw: Raw,
     pub namespace: String,
 }
 
-impl Scene {
+impl WireFixture {
     pub async fn new(env: &Env) -> Self {
         Self {
             connection: connection(env).await,
