@@ -354,14 +354,17 @@ fn children_used(
 
 fn types(code: &[TokenTree], is_associated: bool, found: &mut Vec<String>) {
     let mut is_body_associated = false;
-    let mut is_macro = false;
+    let mut before = None;
     let mut rest = code;
     while let [token, after @ ..] = rest {
         rest = after;
-        let is_argument = std::mem::replace(&mut is_macro, is_punct(token, '!'));
+        let follows = |mark| before.is_some_and(|token| is_punct(token, mark));
+        let (is_argument, is_variable) = (follows('!'), follows('$'));
+        before = Some(token);
         match token {
-            // `forward! { struct enum }` defines nothing.
+            // `forward! { struct enum }` and `$trait` define nothing.
             TokenTree::Group(_) if is_argument => {}
+            TokenTree::Ident(_) if is_variable => {}
             TokenTree::Ident(keyword) => {
                 let keyword = keyword.to_string();
                 is_body_associated |= keyword == "impl" || keyword == "trait";
@@ -505,7 +508,7 @@ mod tests {
         let text = "
             struct A<T>(T); pub enum B {} type C = u8; trait D { type E; fn f(); }
             impl D for A<u8> { type E = u8; fn f() { struct F; } }
-            macro_rules! m { ($t:ident) => { struct $t; } }
+            macro_rules! m { ($t:ident) => { struct $t; impl $trait for u8 {} } }
             m! { struct enum K }
             #[cfg(test)] mod tests { struct G; }
             const fn g(x: impl Fn()) -> u8 { 1 }

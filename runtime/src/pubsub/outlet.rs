@@ -7,8 +7,8 @@ use std::sync::{Arc, MutexGuard};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::publisher::Options;
-use super::spec::Spec;
+use super::options::{PublishOptions, Safety};
+use super::spec::ExchangeSpec;
 use crate::clock;
 use crate::declaring::OnceMore;
 use crate::error::{Error, Kind};
@@ -20,19 +20,10 @@ use crate::wire::message::Outgoing;
 
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
-/// How a publish ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Safety {
-    /// With the broker's confirm.
-    Confirmed,
-    /// With the bytes in the socket.
-    Unconfirmed,
-}
-
 /// One exchange's way out.
 pub(super) struct Outlet {
     connection: Connection,
-    spec: Spec,
+    spec: ExchangeSpec,
     publisher: Publisher,
     /// The generation of the connection on which the exchange was declared last; 0: none.
     declared: AtomicU64,
@@ -48,7 +39,7 @@ pub(super) struct Outlet {
 }
 
 impl Outlet {
-    pub(super) fn new(connection: &Connection, spec: Spec) -> Self {
+    pub(super) fn new(connection: &Connection, spec: ExchangeSpec) -> Self {
         Self::limited(connection, spec, UNCONFIRMED)
     }
 
@@ -56,7 +47,7 @@ impl Outlet {
         Self::limited(&self.connection, self.spec.clone(), publishes)
     }
 
-    fn limited(connection: &Connection, spec: Spec, publishes: usize) -> Self {
+    fn limited(connection: &Connection, spec: ExchangeSpec, publishes: usize) -> Self {
         let publishes = publishes.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             connection: connection.clone(),
@@ -71,7 +62,7 @@ impl Outlet {
         }
     }
 
-    pub(super) fn spec(&self) -> &Spec {
+    pub(super) fn spec(&self) -> &ExchangeSpec {
         &self.spec
     }
 
@@ -94,7 +85,7 @@ impl Outlet {
     pub(super) async fn publish(
         &self,
         message: Arc<Outgoing>,
-        options: Options,
+        options: PublishOptions,
         started: Instant,
     ) -> Result<(), Fault> {
         let deadline = clock::deadline(started, options.timeout);
