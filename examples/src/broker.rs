@@ -1,18 +1,18 @@
-//! The broker of an example that runs in one process.
+//! The broker of the examples that run in one process.
 
 use std::env;
 
 use lepus_broker::{Broker, StartError};
 
-/// A broker to try things on: the one `AMQP_URL` names, or one inside this process.
-pub struct TryOut {
-    /// Where it listens.
+/// The broker that `AMQP_URL` names, or an embedded one.
+pub struct ExampleBroker {
+    /// The URI of the broker.
     pub uri: String,
     _embedded: Option<Broker>,
 }
 
-impl TryOut {
-    /// Finds or starts the broker, and says which.
+impl ExampleBroker {
+    /// Selects or starts the broker, and prints which one it is.
     pub async fn start() -> Result<Self, StartError> {
         if let Ok(uri) = env::var("AMQP_URL") {
             println!("broker: the one AMQP_URL names");
