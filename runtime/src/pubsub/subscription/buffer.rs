@@ -56,7 +56,7 @@ impl<E> EventBuffer<E> {
         }
     }
 
-    /// Adds an event. Their number is bounded by the consumer's prefetch.
+    /// Adds an event. The consumer's prefetch bounds the number of events in the buffer.
     pub(super) fn push(&self, event: E) {
         self.state().push(event);
         self.reader.wake();
