@@ -86,8 +86,8 @@ use proc_macro::TokenStream;
 /// `&str`. Neither the trait nor a method can be generic, and the trait contains only methods.
 ///
 /// Arguments are sent as a map by their names. The names are therefore part of the contract; the
-/// order is not, except for clients of other languages that send arrays, which are accepted too. An
-/// argument of the type `Option<…>` may be missing in a map and at the end of an array, and is `None`
+/// order is not, unless a client of your own sends arrays, which are accepted too. An argument of the
+/// type `Option<…>` may be missing in a map and at the end of an array, and is `None`
 /// then. If its type is an alias of `Option`, it may be missing only in a map.
 ///
 /// Wire names are unique, and have 1 to 255 bytes of UTF-8 without control characters, as AMQP

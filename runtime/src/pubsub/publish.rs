@@ -22,7 +22,7 @@ use crate::wire::value::{Table, Value};
 
 /// A publish that is made when it is awaited. Unless its publisher is
 /// [unconfirmed](super::EventPublisher::unconfirmed), it returns when the broker has confirmed the
-/// event, that is, when every queue it is routed to has stored it.
+/// event, that is, when every queue it is routed to has taken it.
 ///
 /// # Errors
 /// When it is awaited, each about this event alone:
