@@ -1,9 +1,9 @@
-//! Deadlines and durations, with arithmetic that cannot overflow, and the check for a runtime.
+//! Deadlines and durations with arithmetic that cannot overflow, timestamps, and the check for a runtime.
 //!
 //! Users may pass any `Duration`, even `Duration::MAX`. `Instant + Duration` and `Duration::mul_f64` panic if
 //! the result cannot be represented, so durations of users are added and multiplied in this file only.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -37,7 +37,18 @@ pub(crate) fn whole_seconds(duration: Duration) -> u64 {
     duration.as_secs().saturating_add(part)
 }
 
-/// Whether this thread is in a tokio runtime. Without one, tokio's timers and tasks panic.
+/// The wall clock in seconds since the Unix epoch, for timestamps that people read.
+pub(crate) fn unix_seconds() -> Option<u64> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.ok().map(|since| since.as_secs())
+}
+
+/// A timestamp of a message as a time; `None` if it is too far ahead for one.
+pub(crate) fn from_unix_seconds(seconds: u64) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+}
+
+/// Whether this thread is in a tokio runtime. Elsewhere tokio's timers and tasks panic.
 pub(crate) fn is_in_runtime() -> bool {
     Handle::try_current().is_ok()
 }

@@ -1,4 +1,5 @@
-//! What a handler knows about the request it works on, and what nested calls inherit.
+//! The context of a running handler: facts of its message, and the deadline and the trace that nested
+//! calls inherit.
 
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
@@ -8,6 +9,7 @@ use tokio::task::futures::TaskLocalFuture;
 use tokio::time::Instant;
 
 use crate::handler_guard::{HandlerFuture, defer_panic};
+use crate::wire::message::MessageInfo;
 use crate::wire::value::{Table, Value};
 
 tokio::task_local! {
@@ -24,27 +26,30 @@ static NOWHERE: LazyLock<Context> = LazyLock::new(Context::default);
 /// there with [`Context::scope`].
 #[derive(Clone, Debug, Default)]
 pub struct Context {
-    facts: Arc<Facts>,
+    invocation: Arc<Invocation>,
 }
 
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Facts {
-    pub(crate) service: Cow<'static, str>,
-    pub(crate) method: Cow<'static, str>,
+/// One run of a handler.
+#[derive(Debug, Default)]
+pub(crate) struct Invocation {
+    /// `None` for an event of a broadcast subscription, which is named by its exchange.
+    pub(crate) service: Option<Cow<'static, str>>,
+    /// `None` if it is named by the type of the message.
+    pub(crate) method: Option<Cow<'static, str>>,
     pub(crate) deadline: Option<Instant>,
-    pub(crate) headers: Table,
-    pub(crate) trace: Table,
-    pub(crate) caller: Option<String>,
-    pub(crate) message_id: Option<String>,
-    pub(crate) redelivered: bool,
-    pub(crate) attempt: u32,
+    pub(crate) message: MessageInfo,
 }
 
 impl Context {
-    pub(crate) fn new(facts: Facts) -> Self {
+    pub(crate) fn new(invocation: Invocation) -> Self {
         Self {
-            facts: Arc::new(facts),
+            invocation: Arc::new(invocation),
         }
+    }
+
+    /// The message that the handler was given.
+    pub(crate) fn message(&self) -> &MessageInfo {
+        &self.invocation.message
     }
 
     /// The context of the handler this runs in; an empty one outside of handlers.
@@ -72,25 +77,30 @@ impl Context {
     /// The service that was called; empty outside of handlers.
     #[must_use]
     pub fn service(&self) -> &str {
-        &self.facts.service
+        let invocation = &self.invocation;
+        let service = invocation.service.as_deref();
+        service.unwrap_or(&invocation.message.exchange)
     }
 
     /// The method that was called, by its name on the wire.
     #[must_use]
     pub fn method(&self) -> &str {
-        &self.facts.method
+        let method = self.invocation.method.as_deref();
+        method
+            .or(self.message().kind.as_deref())
+            .unwrap_or_default()
     }
 
     /// When the caller stops waiting; the handler is stopped then. `None`: never.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.facts.deadline
+        self.invocation.deadline
     }
 
     /// The time left until the deadline; zero once it has passed.
     #[must_use]
     pub fn time_left(&self) -> Option<Duration> {
-        self.facts
+        self.invocation
             .deadline
             .map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
@@ -98,44 +108,44 @@ impl Context {
     /// The message's headers that Lepus does not use itself, as the caller sent them.
     #[must_use]
     pub fn headers(&self) -> &Table {
-        &self.facts.headers
+        &self.message().headers
     }
 
     /// One of the headers.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&Value> {
-        self.facts.headers.get(name)
+        self.message().headers.get(name)
     }
 
     /// The W3C trace headers that came along: `traceparent`, `tracestate`, `baggage`.
     #[must_use]
     pub fn trace(&self) -> &Table {
-        &self.facts.trace
+        &self.message().trace
     }
 
     /// The caller's name (`app_id`), if it gave one.
     #[must_use]
     pub fn caller(&self) -> Option<&str> {
-        self.facts.caller.as_deref()
+        self.message().app_id.as_deref()
     }
 
     /// The idempotency key: the same for every delivery of the same call or job.
     #[must_use]
     pub fn message_id(&self) -> Option<&str> {
-        self.facts.message_id.as_deref()
+        self.message().message_id.as_deref()
     }
 
     /// Whether the broker had delivered the message before: a handler may have seen it already.
     #[must_use]
     pub fn redelivered(&self) -> bool {
-        self.facts.redelivered
+        self.message().redelivered
     }
 
     /// Which attempt this is; the first is 1. Only jobs are attempted more than once. 0 outside
     /// of handlers.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.facts.attempt
+        self.message().attempt
     }
 }
 
@@ -146,12 +156,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_is_current_inside_its_scope_only() {
         let deadline = Some(Instant::now() + Duration::from_secs(2));
-        let facts = Facts {
-            service: "calculator".into(),
+        let invocation = Invocation {
+            service: Some("calculator".into()),
             deadline,
-            ..Facts::default()
+            ..Invocation::default()
         };
-        let left = Context::new(facts).scope(async {
+        let left = Context::new(invocation).scope(async {
             tokio::time::advance(Duration::from_secs(1)).await;
             assert_eq!(Context::current().service(), "calculator");
             Context::current().time_left()

@@ -151,7 +151,6 @@ pub mod __rt;
 mod client;
 mod clock;
 mod context;
-mod declaring;
 mod descriptor;
 mod error;
 mod escape;
@@ -159,7 +158,7 @@ mod handler_guard;
 mod link;
 
 mod policy;
-mod publisher;
+mod publish;
 mod pubsub;
 mod queue;
 mod random;

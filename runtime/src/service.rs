@@ -154,7 +154,7 @@ impl Request {
     /// The verdict on a task that this implementation does not have.
     #[must_use]
     pub fn unknown_task(&self) -> Verdict {
-        Verdict::hopeless(format!("no task `{}`", self.method.name()))
+        Verdict::reject(format!("no task `{}`", self.method.name()))
     }
 }
 

@@ -25,7 +25,7 @@ const FLOORS: &[&[&str]] = &[
         "handler_guard",
         "stats",
     ],
-    &["error", "context", "wire/message", "policy/verdict"],
+    &["error", "wire/message", "context", "policy/verdict"],
     &[
         "wire/codec",
         "descriptor",
@@ -41,7 +41,7 @@ const FLOORS: &[&[&str]] = &[
     ],
     &["link"],
     &["service"],
-    &["shutdown", "declaring", "worker", "publisher"],
+    &["shutdown", "publish", "worker"],
     &["client", "server", "queue", "pubsub"],
     &["__rt", "__bench", "lib"],
 ];
@@ -60,15 +60,9 @@ const VAGUE: &[&str] = &["What", "Who", "Whose", "How", "Where"];
 
 /// Type names that are still defined more than once. To be emptied.
 const NAMES_IN_PROGRESS: &[&str] = &[
-    "Begun",
     "Call",
-    "Facts",
-    "Held",
-    "Key",
     "Kind",
     "Line",
-    "Missed",
-    "Outcome",
     "Reply",
     "Shared",
     "Socket",
@@ -78,25 +72,10 @@ const NAMES_IN_PROGRESS: &[&str] = &[
 ];
 
 /// The beginnings of the paths of files whose doc comments are still to be rewritten. To be emptied.
-const DOCS_IN_PROGRESS: &[&str] = &[
-    "broker/",
-    "runtime/src/context",
-    "runtime/src/declaring",
-    "runtime/src/link/",
-    "runtime/src/publish",
-    "runtime/src/pubsub/outlet",
-    "runtime/src/queue/",
-];
+const DOCS_IN_PROGRESS: &[&str] = &["broker/", "runtime/src/link/"];
 
 /// Folders whose files still use each other in circles. To be emptied.
-const CIRCLES_IN_PROGRESS: &[&str] = &[
-    "client",
-    "link",
-    "queue",
-    "server",
-    "wire/envelope",
-    "worker",
-];
+const CIRCLES_IN_PROGRESS: &[&str] = &["link", "publish", "queue"];
 
 #[test]
 fn every_file_begins_with_what_it_is_for() {

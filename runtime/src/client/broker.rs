@@ -12,7 +12,7 @@ use super::reply_queue::{CallMessage, PendingCall, ReplyQueue, ReplyRouter};
 use super::request::CallRequest;
 use crate::error::{Error, Kind, Outcome};
 use crate::link::Connection;
-use crate::publisher::{Publisher, UNCONFIRMED};
+use crate::publish::{MAX_UNCONFIRMED, Publisher};
 
 /// The pause before a request that was not sent is tried again, while its channel is replaced.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
@@ -35,7 +35,7 @@ impl BrokerBackend {
         Self {
             router: ReplyRouter::of(connection),
             connection: connection.clone(),
-            publisher: Publisher::new(connection, UNCONFIRMED),
+            publisher: Publisher::new(connection, MAX_UNCONFIRMED),
             coalescer: None,
         }
     }
@@ -119,7 +119,7 @@ impl BrokerBackend {
             let published = self.publisher.publish(message, request.time_left()).await;
             return published
                 .map(|()| call)
-                .map_err(|fault| fault.of(&request.target()));
+                .map_err(|failure| failure.into_error(&request.target()));
         }
     }
 }

@@ -8,10 +8,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Client;
-use super::transport::{EncodedReply, InFlightCall, Sending};
+use super::handle::Client;
+use super::transport::{CallOptions, EncodedReply, InFlightCall, Sending};
 use crate::descriptor::MethodDescriptor;
 use crate::error::{CallError, Error, Kind, Never};
 use crate::service::Reply;
@@ -28,26 +29,25 @@ pub struct Call<T, E = Never> {
     returns: PhantomData<fn() -> (T, E)>,
 }
 
-/// A call that was not started, with its options.
-pub(super) struct CallOptions {
-    pub(super) client: Client,
-    pub(super) method: &'static MethodDescriptor,
-    /// The encoded arguments, or the error that the call fails with.
-    pub(super) body: Result<Bytes, Error>,
-    pub(super) timeout: Option<Duration>,
-    pub(super) priority: Option<u8>,
-    pub(super) headers: Table,
-}
-
 type CallResult<T, E> = Result<T, CallError<E>>;
 type CallFuture<T, E> = Pin<Box<dyn Future<Output = CallResult<T, E>> + Send>>;
 
+impl Client {
+    /// Creates a call. It is made when it is awaited or sent.
+    pub fn call<A, T, E>(&self, method: &'static MethodDescriptor, arguments: &A) -> Call<T, E>
+    where
+        A: Serialize + ?Sized,
+        T: DeserializeOwned,
+        E: DeserializeOwned,
+    {
+        let body = self.inner.codec.encode(arguments);
+        let body = body.map_err(|error| Error::new(Kind::Encode).caused_by(error));
+        Call::new(self.clone(), method, body)
+    }
+}
+
 impl<T, E> Call<T, E> {
-    pub(super) fn new(
-        client: Client,
-        method: &'static MethodDescriptor,
-        body: Result<Bytes, Error>,
-    ) -> Self {
+    fn new(client: Client, method: &'static MethodDescriptor, body: Result<Bytes, Error>) -> Self {
         let options = CallOptions {
             client,
             method,

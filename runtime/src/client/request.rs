@@ -6,21 +6,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::call::CallOptions;
 use super::correlation::{CorrelationId, ReplyAddress};
-use super::{Client, DEFAULT_TIMEOUT};
-use crate::clock;
-use crate::context::Context;
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{Error, Kind, Outcome};
-use crate::publisher::What;
+use crate::publish::Target;
 use crate::wire::codec::Codec;
 use crate::wire::envelope::RequestHead;
 use crate::wire::message::Outgoing;
 use crate::wire::value::Table;
-
-/// The longest timeout of a call: the longest `expiration` that RabbitMQ takes.
-const MAX_TIMEOUT: Duration = Duration::from_millis(u32::MAX as u64);
 
 /// A call that was started: the content of its message, and what its errors name.
 pub(super) struct CallRequest {
@@ -39,52 +32,10 @@ pub(super) struct CallRequest {
 }
 
 impl CallRequest {
-    /// Starts a call: its deadline counts from now.
-    ///
-    /// # Errors
-    /// The arguments could not be encoded, or this thread is not in a runtime. Nothing was sent.
-    pub(super) fn start(options: CallOptions) -> Result<(Client, Self), Error> {
-        let started = Instant::now();
-        let CallOptions {
-            client,
-            method,
-            body,
-            timeout,
-            priority,
-            headers,
-        } = options;
-        let context = Context::current();
-        let timeout = timeout
-            .or(method.timeout())
-            .or(client.inner.timeout)
-            .unwrap_or(DEFAULT_TIMEOUT)
-            .min(MAX_TIMEOUT);
-        let deadline = clock::deadline(started, timeout);
-        let mut request = Self {
-            service: client.inner.descriptor,
-            method,
-            queue: client.queue_of(method),
-            started,
-            // A call inside a handler ends with the request that the handler answers.
-            deadline: context
-                .deadline()
-                .map_or(deadline, |outer| outer.min(deadline)),
-            codec: client.inner.codec,
-            body: Bytes::new(),
-            message_id: None,
-            priority,
-            headers,
-            trace: context.trace().clone(),
-        };
-        Error::check_runtime().map_err(|error| request.not_sent(error))?;
-        request.body = body.map_err(|error| request.not_sent(error))?;
-        Ok((client, request))
-    }
-
     /// The names of this call in its errors.
-    pub(super) fn target(&self) -> What {
+    pub(super) fn target(&self) -> Target {
         let (service, method) = (self.service.name().into(), self.method.name().into());
-        What {
+        Target {
             service,
             method,
             queue: Arc::clone(&self.queue),
@@ -93,11 +44,12 @@ impl CallRequest {
 
     pub(super) fn failed(&self, kind: Kind, outcome: Outcome) -> Error {
         self.target()
-            .failed(Error::new(kind), self.started, outcome)
+            .describe(Error::new(kind), self.started, outcome)
     }
 
     pub(super) fn not_sent(&self, error: Error) -> Error {
-        self.target().failed(error, self.started, Outcome::NotSent)
+        self.target()
+            .describe(error, self.started, Outcome::NotSent)
     }
 
     pub(super) fn time_left(&self) -> Duration {

@@ -2,24 +2,42 @@
 //! its response is awaited. An idempotent call whose connection is lost is sent again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 
 use super::broker::BrokerBackend;
-use super::call::CallOptions;
+use super::handle::{Backend, Client, DEFAULT_TIMEOUT, InFlightPermit};
 use super::reply_queue::{CallCompletion, PendingCall, ReceivedReply};
 use super::request::CallRequest;
-use super::{Backend, InFlightPermit};
-use crate::context::{Context, Facts};
+use crate::clock;
+use crate::context::{Context, Invocation};
+use crate::descriptor::MethodDescriptor;
 use crate::error::{Error, Kind, Outcome};
 use crate::escape::Escaped;
 use crate::handler_guard::{AbortOnDropTask, HandlerEnd, guard};
 use crate::policy::refusal;
-use crate::publisher::Fault;
+use crate::publish::PublishFailure;
 use crate::service::{BoxFuture, Reply, Request, Service};
 use crate::wire::codec::{Codec, CodecError};
 use crate::wire::envelope::ReplyStatus;
+use crate::wire::message::MessageInfo;
+use crate::wire::value::Table;
+
+/// The longest timeout of a call: the longest `expiration` that RabbitMQ takes.
+const MAX_TIMEOUT: Duration = Duration::from_millis(u32::MAX as u64);
+
+/// A call that was not started, with its options.
+pub(super) struct CallOptions {
+    pub(super) client: Client,
+    pub(super) method: &'static MethodDescriptor,
+    /// The encoded arguments, or the error that the call fails with.
+    pub(super) body: Result<Bytes, Error>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) priority: Option<u8>,
+    pub(super) headers: Table,
+}
 
 /// A call that was sent, or queued for a batch, and whose response is awaited.
 pub(super) struct InFlightCall {
@@ -40,7 +58,7 @@ enum Transport {
     /// A request on a queue, whose reply comes to the reply queue.
     Broker(Arc<BrokerBackend>, PendingCall),
     /// A request without a reply, until the broker confirms it.
-    OneWay(BoxFuture<Result<(), Fault>>),
+    OneWay(BoxFuture<Result<(), PublishFailure>>),
     Local(LocalCall),
     /// A local request without a reply.
     LocalOneWay,
@@ -63,7 +81,7 @@ pub(super) struct EncodedReply {
 impl Sending {
     /// Starts a call, and sends its request if nothing has to be waited for.
     pub(super) fn start(options: CallOptions) -> Self {
-        let (client, request) = match CallRequest::start(options) {
+        let (client, request) = match start(options) {
             Ok(started) => started,
             Err(error) => return Self::Done(Err(error)),
         };
@@ -86,6 +104,48 @@ impl Sending {
             Self::Waiting(call) => call.await,
         }
     }
+}
+
+/// Starts a call: its deadline counts from now.
+///
+/// # Errors
+/// The arguments could not be encoded, or this thread is not in a runtime. Nothing was sent.
+fn start(options: CallOptions) -> Result<(Client, CallRequest), Error> {
+    let started = Instant::now();
+    let CallOptions {
+        client,
+        method,
+        body,
+        timeout,
+        priority,
+        headers,
+    } = options;
+    let context = Context::current();
+    let timeout = timeout
+        .or(method.timeout())
+        .or(client.inner.timeout)
+        .unwrap_or(DEFAULT_TIMEOUT)
+        .min(MAX_TIMEOUT);
+    let deadline = clock::deadline(started, timeout);
+    let mut request = CallRequest {
+        service: client.inner.descriptor,
+        method,
+        queue: client.queue_of(method),
+        started,
+        // A call inside a handler ends with the request that the handler answers.
+        deadline: context
+            .deadline()
+            .map_or(deadline, |outer| outer.min(deadline)),
+        codec: client.inner.codec,
+        body: Bytes::new(),
+        message_id: None,
+        priority,
+        headers,
+        trace: context.trace().clone(),
+    };
+    Error::check_runtime().map_err(|error| request.not_sent(error))?;
+    request.body = body.map_err(|error| request.not_sent(error))?;
+    Ok((client, request))
 }
 
 fn send(request: CallRequest, permit: InFlightPermit) -> Sending {
@@ -137,7 +197,7 @@ fn send_to_broker(
             let message = Arc::new(request.message(app_id, None, false));
             let (now, time_left) = (Instant::now(), request.time_left());
             let published = backend.publisher.send(message, now, time_left).await;
-            let receipt = published.map_err(|fault| fault.of(&request.target()))?;
+            let receipt = published.map_err(|failure| failure.into_error(&request.target()))?;
             let confirmed = Box::pin(receipt.wait());
             Ok(in_flight(request, Transport::OneWay(confirmed)))
         }));
@@ -179,7 +239,7 @@ impl InFlightCall {
         Error::check_runtime().map_err(|error| {
             request
                 .target()
-                .failed(error, request.started, Outcome::SentNoReply)
+                .describe(error, request.started, Outcome::SentNoReply)
         })?;
         let (backend, call) = match &mut self.transport {
             Transport::Broker(backend, call) => (backend, call),
@@ -192,7 +252,7 @@ impl InFlightCall {
             }
             Transport::OneWay(confirmed) => {
                 let confirmed = confirmed.await;
-                confirmed.map_err(|fault| fault.of(&request.target()))?;
+                confirmed.map_err(|failure| failure.into_error(&request.target()))?;
                 return Ok(EncodedReply::unit());
             }
             Transport::LocalOneWay => return Ok(EncodedReply::unit()),
@@ -342,14 +402,16 @@ fn call_locally(
     service: Arc<dyn Service>,
     request: &CallRequest,
 ) -> impl Future<Output = HandlerEnd<Reply>> + Send + 'static {
-    let context = Context::new(Facts {
-        service: request.service.name().into(),
-        method: request.method.name().into(),
+    let context = Context::new(Invocation {
+        service: Some(request.service.name().into()),
+        method: Some(request.method.name().into()),
         deadline: Some(request.deadline),
-        headers: request.headers.clone(),
-        trace: request.trace.clone(),
-        attempt: 1,
-        ..Facts::default()
+        message: MessageInfo {
+            headers: request.headers.clone(),
+            trace: request.trace.clone(),
+            attempt: 1,
+            ..MessageInfo::default()
+        },
     });
     let deadline = request.deadline;
     let request = Request::new(request.method, request.codec, request.body.clone());

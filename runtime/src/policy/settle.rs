@@ -19,7 +19,7 @@ pub(crate) enum Decision {
         error: String,
     },
     /// Publish it to the dead-letter queue, then acknowledge.
-    Bury {
+    DeadLetter {
         reason: Reason,
         error: String,
     },
@@ -50,17 +50,17 @@ impl Reason {
 pub(crate) fn after(verdict: Verdict, attempt: u32, policy: &RetryPolicy, random: f64) -> Decision {
     let (error, retry) = match verdict.0 {
         Judgement::Done => return Decision::Ack,
-        Judgement::Untouched => return Decision::Requeue,
+        Judgement::Requeue => return Decision::Requeue,
         Judgement::Failed { error, retry } => (error, retry),
     };
     if retry == Retry::Never {
-        return Decision::Bury {
+        return Decision::DeadLetter {
             reason: Reason::Rejected,
             error,
         };
     }
     if attempt >= policy.max_attempts() {
-        return Decision::Bury {
+        return Decision::DeadLetter {
             reason: Reason::Attempts,
             error,
         };
@@ -98,7 +98,7 @@ pub(crate) fn before(arrival: Arrival, policy: &RetryPolicy) -> Option<Decision>
         attempt >= policy.max_attempts()
     };
     if spent {
-        return Some(Decision::Bury {
+        return Some(Decision::DeadLetter {
             reason: Reason::Abandoned,
             error,
         });
@@ -144,11 +144,11 @@ mod tests {
     }
 
     #[test]
-    fn a_job_is_done_retried_or_buried() {
+    fn a_job_is_acknowledged_retried_or_dead_lettered() {
         let error = || "busy".to_owned();
         assert_eq!(after(().into_verdict(), 1, &policy(), 0.0), Decision::Ack);
-        let untouched = after(Verdict::UNTOUCHED, 3, &policy(), 0.0);
-        assert_eq!(untouched, Decision::Requeue);
+        let requeued = after(Verdict::REQUEUE, 3, &policy(), 0.0);
+        assert_eq!(requeued, Decision::Requeue);
         assert_eq!(
             after(failed(Retry::Backoff), 2, &policy(), 0.0),
             Decision::Retry {
@@ -165,12 +165,12 @@ mod tests {
                 error: error()
             }
         );
-        let attempts = Decision::Bury {
+        let attempts = Decision::DeadLetter {
             reason: Reason::Attempts,
             error: error(),
         };
         assert_eq!(after(failed(Retry::Backoff), 3, &policy(), 0.0), attempts);
-        let rejected = Decision::Bury {
+        let rejected = Decision::DeadLetter {
             reason: Reason::Rejected,
             error: error(),
         };
@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(before(arrival(3, true), &policy()), None);
         assert!(matches!(
             before(arrival(4, true), &policy()),
-            Some(Decision::Bury {
+            Some(Decision::DeadLetter {
                 reason: Reason::Abandoned,
                 ..
             })
@@ -208,7 +208,7 @@ mod tests {
         ));
         assert!(matches!(
             before(arrival(3, false), &policy()),
-            Some(Decision::Bury { .. })
+            Some(Decision::DeadLetter { .. })
         ));
     }
 }

@@ -122,24 +122,24 @@ pub(crate) enum Judgement {
         error: String,
         retry: Retry,
     },
-    /// Nobody has looked at it.
-    Untouched,
+    /// The job was not run and goes back to its queue.
+    Requeue,
 }
 
 impl Verdict {
     pub(crate) const DONE: Self = Self(Judgement::Done);
-    pub(crate) const UNTOUCHED: Self = Self(Judgement::Untouched);
+    pub(crate) const REQUEUE: Self = Self(Judgement::Requeue);
 
     /// The error, if the handler failed.
     pub(crate) fn error(&self) -> Option<&str> {
         match &self.0 {
             Judgement::Failed { error, .. } => Some(error),
-            Judgement::Done | Judgement::Untouched => None,
+            Judgement::Done | Judgement::Requeue => None,
         }
     }
 
-    /// A job that no attempt can help.
-    pub(crate) fn hopeless(error: impl fmt::Display) -> Self {
+    /// A job for which further attempts are useless.
+    pub(crate) fn reject(error: impl fmt::Display) -> Self {
         Self(Judgement::Failed {
             error: error.to_string(),
             retry: Retry::Never,
@@ -147,7 +147,7 @@ impl Verdict {
     }
 
     pub(crate) fn of_status(status: &Status) -> Self {
-        Self::hopeless(status)
+        Self::reject(status)
     }
 }
 

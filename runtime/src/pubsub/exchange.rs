@@ -10,7 +10,7 @@ use super::spec::ExchangeSpec;
 use super::subscription::{Broadcast, Subscribe};
 use crate::error::Error;
 use crate::link::Connection;
-use crate::publisher::Publisher;
+use crate::publish::Publisher;
 use crate::wire::codec::Codec;
 use crate::wire::name::Name;
 use crate::wire::topology::{Binding, Destination, Topology};
@@ -229,7 +229,9 @@ impl<K: Kind, T> EventExchange<K, T> {
     /// A declaration that has begun is completed even if the future is dropped.
     pub async fn declare(&self, connection: &Connection) -> Result<(), Error> {
         let topology = self.spec.topology()?;
-        Publisher::mover(connection).declare(&topology).await
+        Publisher::without_size_limit(connection)
+            .declare(topology)
+            .await
     }
 
     /// Creates a publisher of events to this exchange.

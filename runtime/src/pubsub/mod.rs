@@ -4,8 +4,8 @@
 mod binding;
 mod event;
 mod exchange;
+mod exchange_publisher;
 mod options;
-mod outlet;
 mod publish;
 mod publisher;
 mod spec;

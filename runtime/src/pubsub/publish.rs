@@ -10,12 +10,12 @@ use tokio::time::Instant;
 
 use super::binding::RoutingKey;
 use super::event::EncodedEvent;
+use super::exchange_publisher::ExchangePublisher;
 use super::options::PublishOptions;
-use super::outlet::Outlet;
+use crate::clock;
 use crate::context::Context;
 use crate::error::{Error, Outcome};
-use crate::publisher::What;
-use crate::queue;
+use crate::publish::Target;
 use crate::wire::envelope::{self, EventHead};
 use crate::wire::message::Outgoing;
 use crate::wire::value::{Table, Value};
@@ -43,7 +43,7 @@ use crate::wire::value::{Table, Value};
 /// Dropping the future does not take back an event that was sent.
 #[must_use = "a publish is made when it is awaited"]
 pub struct Publish {
-    outlet: Arc<Outlet>,
+    publisher: Arc<ExchangePublisher>,
     options: PublishOptions,
     event: Result<(RoutingKey, EncodedEvent), Error>,
     headers: Table,
@@ -54,12 +54,12 @@ pub struct Publish {
 
 impl Publish {
     pub(super) fn new(
-        outlet: Arc<Outlet>,
+        publisher: Arc<ExchangePublisher>,
         options: PublishOptions,
         event: Result<(RoutingKey, EncodedEvent), Error>,
     ) -> Self {
         Self {
-            outlet,
+            publisher,
             options,
             event,
             headers: Table::new(),
@@ -140,19 +140,19 @@ impl Publish {
     async fn send(self) -> Result<(), Error> {
         let started = Instant::now();
         let PreparedEvent {
-            outlet,
+            publisher,
             message,
             options,
         } = self.prepare(started)?;
         let key = message.routing_key.clone();
-        let sent = outlet.publish(message, options, started);
+        let sent = publisher.publish(message, options, started);
         sent.await
-            .map_err(|fault| fault.of(&target(outlet.spec().name(), &key)))
+            .map_err(|failure| failure.into_error(&target(publisher.spec().name(), &key)))
     }
 
     fn prepare(self, started: Instant) -> Result<PreparedEvent, Error> {
         let Self {
-            outlet,
+            publisher,
             options,
             event,
             headers,
@@ -160,19 +160,19 @@ impl Publish {
             time_to_live,
             message_id,
         } = self;
-        let exchange = outlet.spec().name();
+        let exchange = publisher.spec().name();
         let checked = event.and_then(|event| {
             envelope::check_headers(headers.keys())?;
             Ok(event)
         });
         let (key, encoded) = checked
-            .map_err(|error| target(exchange, "").failed(error, started, Outcome::NotSent))?;
-        let connection = outlet.connection();
+            .map_err(|error| target(exchange, "").describe(error, started, Outcome::NotSent))?;
+        let connection = publisher.connection();
         let head = EventHead {
             kind: encoded.event_type,
-            content_type: Some(outlet.spec().codec.content_type().to_owned()),
-            message_id: Some(message_id.unwrap_or_else(|| outlet.message_id())),
-            published_at: queue::now(),
+            content_type: Some(publisher.spec().codec.content_type().to_owned()),
+            message_id: Some(message_id.unwrap_or_else(|| publisher.message_id())),
+            published_at: clock::unix_seconds(),
             publisher: connection.given_name().map(str::to_owned),
             persistent: options.persistent,
             priority,
@@ -188,7 +188,7 @@ impl Publish {
             body: encoded.body,
         });
         Ok(PreparedEvent {
-            outlet,
+            publisher,
             message,
             options,
         })
@@ -197,19 +197,19 @@ impl Publish {
 
 /// An event as a message, with the options of its publish.
 struct PreparedEvent {
-    outlet: Arc<Outlet>,
+    publisher: Arc<ExchangePublisher>,
     message: Arc<Outgoing>,
     options: PublishOptions,
 }
 
 /// The name of an event in errors.
-fn target(exchange: &str, key: &str) -> What {
+fn target(exchange: &str, key: &str) -> Target {
     let service = if key.is_empty() {
         format!("event to exchange `{exchange}`")
     } else {
         format!("event `{key}` to exchange `{exchange}`")
     };
-    What {
+    Target {
         service: service.into(),
         method: "".into(),
         queue: "".into(),
@@ -228,7 +228,7 @@ impl IntoFuture for Publish {
 impl fmt::Debug for Publish {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Publish")
-            .field("exchange", &self.outlet.spec().name())
+            .field("exchange", &self.publisher.spec().name())
             .field("key", &self.event.as_ref().map(|(key, _)| key))
             .field("options", &self.options)
             .finish_non_exhaustive()

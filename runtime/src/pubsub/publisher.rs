@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::binding::{ByHeaders, ByKey, ByPattern, Kind, RoutingKey, ToAll};
+use super::exchange_publisher::ExchangePublisher;
 use super::options::{PublishOptions, Safety};
-use super::outlet::Outlet;
 use super::publish::Publish;
 use super::spec::ExchangeSpec;
 use crate::error::Error;
@@ -41,7 +41,7 @@ use crate::link::Connection;
 /// # }
 /// ```
 pub struct EventPublisher<K, T> {
-    outlet: Arc<Outlet>,
+    publisher: Arc<ExchangePublisher>,
     options: PublishOptions,
     payload: PhantomData<fn(K, T)>,
 }
@@ -49,12 +49,12 @@ pub struct EventPublisher<K, T> {
 impl<K: Kind, T> EventPublisher<K, T> {
     pub(super) fn new(connection: &Connection, spec: ExchangeSpec) -> Self {
         Self {
-            outlet: Arc::new(Outlet::new(connection, spec)),
+            publisher: Arc::new(ExchangePublisher::new(connection, spec)),
             options: PublishOptions {
                 persistent: false,
                 mandatory: false,
                 safety: Safety::Confirmed,
-                timeout: crate::publisher::TIMEOUT,
+                timeout: crate::publish::TIMEOUT,
             },
             payload: PhantomData,
         }
@@ -96,7 +96,7 @@ impl<K: Kind, T> EventPublisher<K, T> {
     /// from.
     #[must_use]
     pub fn max_in_flight(mut self, publishes: usize) -> Self {
-        self.outlet = Arc::new(self.outlet.with_limit(publishes));
+        self.publisher = Arc::new(self.publisher.with_limit(publishes));
         self
     }
 
@@ -109,7 +109,7 @@ impl<K: Kind, T> EventPublisher<K, T> {
     /// # Cancel safety
     /// A declaration that has begun is completed even if the future is dropped.
     pub async fn declare(&self) -> Result<(), Error> {
-        self.outlet.declare().await
+        self.publisher.declare().await
     }
 
     fn prepare<Q>(&self, key: Result<RoutingKey, Error>, event: &Q) -> Publish
@@ -117,12 +117,12 @@ impl<K: Kind, T> EventPublisher<K, T> {
         T: Borrow<Q>,
         Q: Serialize + ?Sized,
     {
-        let spec = self.outlet.spec();
+        let spec = self.publisher.spec();
         let encoded = key.and_then(|key| {
             let encoded = spec.typing.encode(spec.codec, &event)?;
             Ok((key, encoded))
         });
-        Publish::new(Arc::clone(&self.outlet), self.options, encoded)
+        Publish::new(Arc::clone(&self.publisher), self.options, encoded)
     }
 }
 
@@ -173,7 +173,7 @@ by_key!(ByPattern);
 impl<K, T> Clone for EventPublisher<K, T> {
     fn clone(&self) -> Self {
         Self {
-            outlet: Arc::clone(&self.outlet),
+            publisher: Arc::clone(&self.publisher),
             options: self.options,
             payload: PhantomData,
         }
@@ -183,7 +183,7 @@ impl<K, T> Clone for EventPublisher<K, T> {
 impl<K, T> fmt::Debug for EventPublisher<K, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EventPublisher")
-            .field("exchange", &self.outlet.spec().name())
+            .field("exchange", &self.publisher.spec().name())
             .field("options", &self.options)
             .finish_non_exhaustive()
     }

@@ -1,111 +1,85 @@
-//! Jobs taken one at a time, when asked.
+//! Jobs taken from a queue one at a time (`basic.get`).
 
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
-use tokio::sync::Mutex;
 
-use super::Spec;
-use super::polling::{Apart, PolledQueue};
-use super::pool::codec;
-use crate::error::{Error, Kind};
+use super::QueueSpec;
+use super::job::decode_payload;
+use super::polled_queue::{DedicatedConnection, PolledQueue};
+use crate::error::Error;
 use crate::link::{AckRange, Channel, Connection};
-use crate::wire::codec::CodecError;
+use crate::publish::CachedChannel;
 use crate::wire::envelope::JobHead;
-use crate::wire::message::Incoming;
+use crate::wire::message::MessageInfo;
 use crate::wire::value::Table;
 
-/// Takes jobs from a queue with `basic.get`, for programs that look when it suits them. A worker
-/// pool is the better choice for all others: polling costs a round trip a job.
+/// Takes jobs from a queue with `basic.get`, for programs that look for one now and then. For all
+/// others a worker pool is the better choice: polling costs a round trip for each job.
 pub struct Getter<T> {
     connection: Connection,
-    spec: Spec,
-    polling: Mutex<Option<Arc<PolledQueue>>>,
+    spec: QueueSpec,
+    queue: CachedChannel<PolledQueue>,
     payload: PhantomData<fn() -> T>,
 }
 
 impl<T> Getter<T> {
-    pub(super) fn new(connection: &Connection, spec: Spec) -> Self {
+    pub(super) fn new(connection: &Connection, spec: QueueSpec) -> Self {
         Self {
             connection: connection.clone(),
             spec,
-            polling: Mutex::new(None),
+            queue: CachedChannel::default(),
             payload: PhantomData,
         }
     }
 }
 
 impl<T: DeserializeOwned> Getter<T> {
-    /// The next job, or `None` when the queue is empty. It stays the taker's until it is
-    /// [`done`](Taken::done) or given back; dropping it gives it back.
+    /// The next job, or `None` when the queue is empty. The job is reserved for the caller until it
+    /// is [`done`](Taken::done), requeued or rejected; dropping it requeues it.
     ///
-    /// A queue that is [`passive`](super::WorkQueue::passive) may be of any type: the first look at
-    /// it is taken over an AMQP connection of its own, because RabbitMQ closes the connection that
-    /// asks a stream.
+    /// A queue that is [`passive`](super::WorkQueue::passive) may be of any type: it is first polled
+    /// over an AMQP connection of its own, because RabbitMQ closes a connection on which a stream is
+    /// polled.
     ///
     /// # Errors
     /// The connection was lost or closed, or the broker refuses the queue. A stream cannot be
     /// polled: the broker's 540 (NOT_IMPLEMENTED).
     ///
-    /// Cancel-safe: a job taken by a dropped future goes back.
+    /// Cancel-safe: a job taken by a dropped future goes back to its queue.
     pub async fn next(&self) -> Result<Option<Taken<T>>, Error> {
-        let polling = self.polling().await?;
-        let tasks = self.connection.tasks();
-        // In a task of its own: what the broker answers to a dropped request would be nobody's.
-        let taking = tasks.spawn(async move {
-            let taken = polling.poll().await?;
-            Ok::<_, Error>(taken.map(|delivery| {
-                (
-                    Hold {
-                        channel: Arc::clone(polling.channel()),
-                        tag: Some(delivery.tag),
-                        _apart: polling.apart(),
-                    },
-                    delivery.message,
-                )
-            }))
-        });
-        let taken = taking
-            .await
-            .map_err(|ended| Error::new(Kind::Closed).caused_by(ended))??;
-        Ok(taken.map(|(hold, message)| {
-            let head = JobHead::read(&message.properties);
-            let codec = codec(self.spec.codec(), head.content_type.as_deref());
-            let payload = codec
-                .map_err(|reason| Error::new(Kind::Decode).caused_by(reason))
-                .and_then(|codec| {
-                    codec
-                        .decode(&message.body)
-                        .map_err(|error: CodecError| Error::new(Kind::Decode).caused_by(error))
-                });
-            Taken {
-                payload,
-                head,
-                message,
-                hold,
-            }
+        let queue = self.queue.get_or_open(|_| self.open()).await?;
+        let Some(delivery) = queue.poll().await? else {
+            return Ok(None);
+        };
+        let unsettled = Unsettled {
+            channel: Arc::clone(queue.channel()),
+            tag: Some(delivery.tag),
+            _connection: queue.connection(),
+        };
+        let message = delivery.message;
+        let head = JobHead::read(&message.properties);
+        let attempt = head.attempt;
+        let info = head.into_info(&message, attempt);
+        Ok(Some(Taken {
+            payload: decode_payload(
+                self.spec.codec(),
+                info.content_type.as_deref(),
+                &message.body,
+            ),
+            info,
+            body: message.body,
+            unsettled,
         }))
     }
 
-    async fn polling(&self) -> Result<Arc<PolledQueue>, Error> {
-        let mut slot = self.polling.lock().await;
-        if let Some(polling) = slot.as_ref().filter(|polling| !polling.is_over()) {
-            return Ok(Arc::clone(polling));
-        }
-        let (connection, is_foreign) = (self.connection.clone(), self.spec.passive);
-        let queue = connection.namespace().scope(&self.spec.name);
+    async fn open(&self) -> Result<Arc<PolledQueue>, Error> {
+        let queue = self.connection.namespace().scope(&self.spec.name);
         let topology = self.spec.topology()?;
-        let opening = self.connection.tasks().spawn(async move {
-            PolledQueue::open(&connection, queue, &topology, is_foreign).await
-        });
-        let polling = opening
-            .await
-            .map_err(|ended| Error::new(Kind::Closed).caused_by(ended))??;
-        let polling = Arc::new(polling);
-        *slot = Some(Arc::clone(&polling));
-        Ok(polling)
+        PolledQueue::open(&self.connection, queue, &topology, self.spec.passive).await
     }
 }
 
@@ -117,12 +91,12 @@ impl<T> fmt::Debug for Getter<T> {
     }
 }
 
-/// A job that was taken and is not settled yet. Dropping it gives it back to its queue.
+/// A job that was taken and is not settled yet. Dropping it requeues it.
 pub struct Taken<T> {
     payload: Result<T, Error>,
-    head: JobHead,
-    message: Incoming,
-    hold: Hold,
+    info: MessageInfo,
+    body: Bytes,
+    unsettled: Unsettled,
 }
 
 impl<T> Taken<T> {
@@ -137,76 +111,78 @@ impl<T> Taken<T> {
     /// The payload's bytes, as they came.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.message.body
+        &self.body
     }
 
     /// The headers its producer set.
     #[must_use]
     pub fn headers(&self) -> &Table {
-        &self.head.headers
+        &self.info.headers
     }
 
     /// The job's idempotency key.
     #[must_use]
     pub fn message_id(&self) -> Option<&str> {
-        self.head.message_id.as_deref()
+        self.info.message_id.as_deref()
     }
 
     /// Whether it had been delivered before.
     #[must_use]
     pub fn redelivered(&self) -> bool {
-        self.message.redelivered
+        self.info.redelivered
     }
 
-    /// The job is done: acknowledges it, and gives the payload.
+    /// Acknowledges the job, and returns its payload.
     ///
     /// # Errors
-    /// [`is_decode`](Error::is_decode) when the payload does not decode; it is acknowledged all
-    /// the same. An acknowledgement that is lost with the connection is a redelivery.
+    /// [`is_decode`](Error::is_decode) when the payload does not decode; the job is acknowledged all
+    /// the same. If the acknowledgement is lost with the connection, the job is delivered again.
     pub fn done(mut self) -> Result<T, Error> {
-        self.hold
+        self.unsettled
             .settle(|channel, tag| channel.ack(tag, AckRange::One));
         self.payload
     }
 
-    /// The job goes back to its queue.
+    /// Returns the job to its queue.
     pub fn requeue(self) {
         drop(self);
     }
 
-    /// The job is rejected (`basic.reject` without requeue): the broker dead-letters it where the
-    /// queue says, and a classic queue without dead letters drops it.
+    /// Rejects the job (`basic.reject` without requeue): the broker dead-letters it if the queue has
+    /// a dead-letter exchange, and drops it if not.
     pub fn reject(mut self) {
-        self.hold.settle(Channel::reject);
+        self.unsettled.settle(Channel::reject);
     }
 }
 
 impl<T> fmt::Debug for Taken<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Taken")
-            .field("message_id", &self.head.message_id)
-            .field("bytes", &self.message.body.len())
+            .field("message_id", &self.info.message_id)
+            .field("bytes", &self.body.len())
             .finish_non_exhaustive()
     }
 }
 
-/// An unsettled delivery.
-struct Hold {
+/// A delivery that is requeued when it is dropped unsettled.
+struct Unsettled {
     channel: Arc<Channel>,
+    /// `None` once it is settled.
     tag: Option<u64>,
-    /// Its connection, if that is its own: not closed before it is settled.
-    _apart: Option<Arc<Apart>>,
+    /// The channel's connection, if it has one of its own: it must not be closed before the delivery
+    /// is settled.
+    _connection: Option<Arc<DedicatedConnection>>,
 }
 
-impl Hold {
-    fn settle(&mut self, how: impl FnOnce(&Channel, u64)) {
+impl Unsettled {
+    fn settle(&mut self, settle: impl FnOnce(&Channel, u64)) {
         if let Some(tag) = self.tag.take() {
-            how(&self.channel, tag);
+            settle(&self.channel, tag);
         }
     }
 }
 
-impl Drop for Hold {
+impl Drop for Unsettled {
     fn drop(&mut self) {
         self.settle(Channel::requeue);
     }

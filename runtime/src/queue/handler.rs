@@ -1,4 +1,5 @@
-//! From a delivery to a handler and on: acknowledged, sent to wait for another attempt, or buried.
+//! The handling of one delivery of a job: run it, then acknowledge it (`basic.ack`), publish it for
+//! another attempt, or publish it to the dead-letter queue.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -8,12 +9,11 @@ use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Spec;
-use super::in_hand::InHand;
-use super::job::{Cancelled, RawJob, Stopping};
-use super::producer::now;
+use super::QueueSpec;
+use super::ack_timeout::UnackedJobs;
+use super::job::{Cancelled, RawJob, StopSignal};
 use crate::clock;
-use crate::context::{Context, Facts};
+use crate::context::{Context, Invocation};
 use crate::error::Error;
 use crate::escape::{Escaped, escaped};
 use crate::handler_guard::{HandlerEnd, guard};
@@ -22,7 +22,7 @@ use crate::policy::refusal;
 use crate::policy::retry::RetryPolicy;
 use crate::policy::settle::{self, Arrival, Decision, Reason};
 use crate::policy::verdict::{Judgement, Retry, Verdict};
-use crate::publisher::{Publisher, TIMEOUT, What};
+use crate::publish::{Publisher, TIMEOUT, Target};
 use crate::random;
 use crate::service::BoxFuture;
 use crate::stats::Counters;
@@ -32,88 +32,88 @@ use crate::wire::topology::{Queue, QueueKind, Topology};
 use crate::wire::value::Table;
 use crate::worker::{Handler, Settlement, report_loss};
 
-/// How often it is said that a job still cannot be moved.
-const AGAIN: Duration = Duration::from_secs(60);
+/// The interval at which a job that still cannot be moved is reported again.
+const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// So late in a series of failures the pause is the longest.
-const LATE: u32 = 32;
+/// A number of failures at which the backoff has reached its longest pause.
+const MANY_FAILURES: u32 = 32;
 
-/// The delay of a job that is only to be counted on, where it has to wait at all.
-const SHORTEST_DELAY: Duration = Duration::from_millis(1);
+/// The delay of a job that need not wait, where it has to go through a delay queue all the same.
+const MIN_DELAY: Duration = Duration::from_millis(1);
 
-/// What does a job: a closure with a type, or a set of tasks.
-pub(crate) trait Work: Send + Sync + 'static {
-    /// Does it. What cannot be decoded is hopeless.
-    fn perform(&self, job: RawJob) -> BoxFuture<Verdict>;
+/// Runs jobs: a closure over jobs of one type, or a set of tasks.
+pub(crate) trait JobRunner: Send + Sync + 'static {
+    /// Runs a job. One that cannot be decoded is rejected.
+    fn run(&self, job: RawJob) -> BoxFuture<Verdict>;
 
-    /// How long this task may take, if it has a limit of its own.
-    fn limit(&self, _task: Option<&str>) -> Option<Duration> {
+    /// The time limit of this task, if it has one of its own.
+    fn time_limit(&self, _task: Option<&str>) -> Option<Duration> {
         None
     }
 }
 
-/// Does the jobs of one queue.
+/// Handles the deliveries of one queue of jobs.
 pub(crate) struct JobHandler {
-    spec: Spec,
-    work: Arc<dyn Work>,
+    spec: QueueSpec,
+    runner: Arc<dyn JobRunner>,
     timeout: Option<Duration>,
     publisher: Publisher,
     namespace: Namespace,
     backoff: RetryPolicy,
-    /// Whom the broker takes messages from on this connection.
+    /// The user of the connection: the only `user_id` that the broker accepts in a message.
     user: Option<String>,
     counters: Arc<Counters>,
-    stopping: watch::Sender<Stopping>,
-    in_hand: InHand,
+    stop: watch::Sender<StopSignal>,
+    unacked: UnackedJobs,
 }
 
 impl JobHandler {
     pub(crate) fn new(
         connection: &Connection,
-        spec: Spec,
-        work: Arc<dyn Work>,
+        spec: QueueSpec,
+        runner: Arc<dyn JobRunner>,
         timeout: Option<Duration>,
     ) -> Self {
         Self {
             spec,
-            work,
+            runner,
             timeout,
-            publisher: Publisher::mover(connection),
+            publisher: Publisher::without_size_limit(connection),
             namespace: connection.namespace().clone(),
             backoff: connection.backoff().clone(),
             user: connection.user().map(str::to_owned),
             counters: connection.counters(),
-            stopping: watch::Sender::new(Stopping::default()),
-            in_hand: InHand::new(),
+            stop: watch::Sender::new(StopSignal::default()),
+            unacked: UnackedJobs::new(),
         }
     }
 
-    /// Does the job. What it is made of is put away here and now, so that the future stays small.
-    fn perform(
+    /// Runs the job. Its arguments are moved into the job before the future is made, which keeps the
+    /// future small.
+    fn run(
         &self,
         channel: &Arc<Channel>,
         message: &Incoming,
         head: JobHead,
         attempt: u32,
     ) -> impl Future<Output = Verdict> + Send + use<'_> {
-        let limit = self.work.limit(head.task.as_deref()).or(self.timeout);
+        let limit = self.runner.time_limit(head.task.as_deref());
+        let limit = limit.or(self.timeout);
         let deadline = limit.map(|limit| clock::deadline(Instant::now(), limit));
-        let context = Context::new(Facts {
-            service: self.spec.name.clone().into(),
-            method: head.task.clone().unwrap_or_default().into(),
+        let context = Context::new(Invocation {
+            service: Some(self.spec.name.clone().into()),
+            method: None,
             deadline,
-            headers: head.headers.clone(),
-            trace: head.trace.clone(),
-            caller: head.caller.clone(),
-            message_id: head.message_id.clone(),
-            redelivered: message.redelivered,
-            attempt,
+            message: head.into_info(message, attempt),
         });
-        let cancelled = Cancelled::new(channel, self.stopping.subscribe());
-        let job = RawJob::new(message, head, attempt, cancelled);
-        let work = context.handler(|| self.work.perform(job));
-        // Without an `async` block, which would have a place for it twice.
-        guard(deadline, work).map(move |ended| {
+        let job = RawJob {
+            body: message.body.clone(),
+            context: context.clone(),
+            cancelled: Cancelled::new(channel, self.stop.subscribe()),
+        };
+        let running = context.handler(|| self.runner.run(job));
+        // `map` instead of an `async` block, which would store `running` twice.
+        guard(deadline, running).map(move |ended| {
             let error = match ended {
                 HandlerEnd::Returned(verdict) => return verdict,
                 HandlerEnd::TimedOut => format!("stopped after {:?}", limit.unwrap_or_default()),
@@ -129,107 +129,122 @@ impl JobHandler {
         })
     }
 
-    /// What is to be done with a job that has come.
-    fn arrive(&self, message: &Incoming) -> Arrived {
+    /// Reads a delivery and decides whether its job is run.
+    fn admit(&self, message: &Incoming) -> Admission {
         let head = JobHead::read(&message.properties);
         let counted_by_broker = self.spec.kind == QueueKind::Quorum || head.unsettled > 0;
-        let past = self.in_hand.past(message, counted_by_broker);
-        if past.is_done {
+        let history = self.unacked.history(message, counted_by_broker);
+        if history.is_done {
             let (queue, message_id) =
                 (self.spec.name.as_str(), escaped(head.message_id.as_deref()));
             tracing::info!(
                 queue,
                 message_id,
-                "a job was done after the broker took it away"
+                "job was redelivered after its acknowledgement timed out, and was done by then: \
+                 acknowledged without running it again"
             );
-            return Arrived::Decided(Decision::Ack, head.attempt);
+            return Admission::Decided(Decision::Ack, head.attempt);
         }
-        let unsettled = head.unsettled.saturating_sub(past.taken_away);
+        // A delivery that ended with the acknowledgement timeout is no failed attempt.
+        let unsettled = head.unsettled.saturating_sub(history.timed_out);
         let attempt = head.attempt.saturating_add(unsettled);
         let arrival = Arrival {
             attempt,
-            redelivered: message.redelivered && (counted_by_broker || past.taken_away == 0),
+            redelivered: message.redelivered && (counted_by_broker || history.timed_out == 0),
             counted_by_broker,
         };
         let policy = &self.spec.retry;
         match settle::before(arrival, policy) {
-            // A quorum queue has counted the attempt that is not made any more.
-            Some(decision) => Arrived::Decided(decision, attempt.min(policy.max_attempts())),
-            None => Arrived::Due(head, attempt),
+            // A quorum queue has counted this delivery too, which is not run any more.
+            Some(decision) => Admission::Decided(decision, attempt.min(policy.max_attempts())),
+            None => Admission::Run(head, attempt),
         }
     }
 
-    async fn carry_out(
+    /// Carries a decision out, with all that is done when the broker refuses the copy.
+    async fn apply(
         &self,
         channel: &Channel,
         decision: Decision,
         attempt: u32,
         message: Incoming,
     ) -> Settlement {
-        let moved = self.move_on(channel, decision, attempt, &message);
+        let moved = self.try_apply(channel, decision, attempt, &message);
         let error = match moved.await {
             Ok(settlement) => return settlement,
             Err(error) => error,
         };
-        // Another program may send larger headers than fit in our frames.
-        let burial = Decision::Bury {
+        // The headers may be the reason: another program can send larger ones than fit into the
+        // frames that Lepus agreed on with the broker.
+        let decision = Decision::DeadLetter {
             reason: Reason::Rejected,
-            error: format!("it cannot be sent on with its headers, here it is without: {error}"),
+            error: format!(
+                "it was moved here without its headers, with them it is refused: {error}"
+            ),
         };
-        let mut bare = message;
-        bare.properties.headers = Table::new();
-        let moved = self.move_on(channel, burial, attempt, &bare);
+        let mut without_headers = message;
+        without_headers.properties.headers = Table::new();
+        let moved = self.try_apply(channel, decision, attempt, &without_headers);
         match moved.await {
             Ok(settlement) => settlement,
-            Err(error) => self.stuck(channel, &bare, &error).await,
+            Err(error) => {
+                self.settle_unmovable(channel, &without_headers, &error)
+                    .await
+            }
         }
     }
 
-    /// After a job that the broker takes neither for another attempt nor as a dead letter, such as
-    /// one that is larger than it allows by now.
-    async fn stuck(&self, channel: &Channel, message: &Incoming, error: &Error) -> Settlement {
+    /// Settles a job that the broker accepts neither for another attempt nor as a dead letter, such
+    /// as one that is larger than the broker's limit, which was lowered since.
+    async fn settle_unmovable(
+        &self,
+        channel: &Channel,
+        message: &Incoming,
+        error: &Error,
+    ) -> Settlement {
         let queue = self.spec.name.as_str();
         let message_id = escaped(message.properties.message_id.as_deref());
-        // What the broker moves by itself it does not measure again.
-        if self.spec.keeps_rejected() {
+        // The broker does not check its limits when it dead-letters a message by itself.
+        if self.spec.has_dead_letter_exchange() {
             tracing::error!(
                 queue,
                 message_id,
                 %error,
-                "the broker does not take a job that is to be moved: it is rejected, and the broker \
-                 moves it to the dead-letter queue without its error"
+                "broker refuses a job for a retry and as a dead letter: it is rejected, and the \
+                 broker moves it to the dead-letter queue without its error"
             );
             self.counters.dead_lettered.add();
             return Settlement::Reject;
         }
-        let pause = self.backoff.jittered(LATE, random::fraction());
+        let pause = self.backoff.jittered(MANY_FAILURES, random::fraction());
         tracing::error!(
             queue,
             message_id,
             %error,
             ?pause,
-            "the broker does not take a job that is to be moved, and its queue has no dead-letter \
-             exchange that Lepus knows of: it goes back to its queue after a pause"
+            "broker refuses a job for a retry and as a dead letter, and Lepus knows of no \
+             dead-letter exchange of its queue: it goes back to its queue after a pause"
         );
         self.pause(channel, pause).await;
         Settlement::Requeue
     }
 
-    /// Waits; not when the pool is told to stop, and not for a channel that is gone.
+    /// Waits, but no longer than until the pool is stopped or the channel is closed.
     async fn pause(&self, channel: &Channel, pause: Duration) {
-        let mut stopping = self.stopping.subscribe();
+        let mut stop = self.stop.subscribe();
         tokio::select! {
             _ = channel.down() => {}
-            _ = stopping.wait_for(|stopping| stopping.is_draining || !channel.is_open()) => {}
+            _ = stop.wait_for(|stop| stop.is_draining || !channel.is_open()) => {}
             () = tokio::time::sleep(pause) => {}
         }
     }
 
-    /// Moves a job to where the decision says, and says what becomes of the original.
+    /// Publishes the copy that a decision asks for, and returns how the original is to be settled.
     ///
     /// # Errors
-    /// It can never get there. A connection that is lost or a queue that is full is no reason.
-    async fn move_on(
+    /// The broker can never accept the copy. A lost connection or a full queue is no such error: the
+    /// publish is repeated then.
+    async fn try_apply(
         &self,
         channel: &Channel,
         decision: Decision,
@@ -239,7 +254,7 @@ impl JobHandler {
         let queue = self.spec.name.as_str();
         let properties = || message.properties.clone();
         let (exchange, routing_key) = (&message.exchange, &message.routing_key);
-        let (home, properties, done) = match decision {
+        let (destination, properties, counter) = match decision {
             Decision::Ack => return Ok(Settlement::Ack),
             Decision::Requeue => return Ok(Settlement::Requeue),
             Decision::Retry {
@@ -252,109 +267,131 @@ impl JobHandler {
                     attempt,
                     ?delay,
                     error = %Escaped(&error),
-                    "a job failed and is tried again"
+                    "job failed, retrying it"
                 );
                 let mut properties = envelope::retried(properties(), attempt, &error);
                 SourceRoute::record(exchange, routing_key, &mut properties);
-                // A queue that is full would refuse it, and nobody else would get on meanwhile.
-                let home = if delay.is_zero() && self.spec.max_length.is_none() {
+                // A queue with a limit may be full. It would refuse the copy again and again while
+                // this job occupies the worker. A delay queue has no limit.
+                let destination = if delay.is_zero() && self.spec.max_length.is_none() {
                     self.spec.main()?
                 } else {
-                    let delay = delay.max(SHORTEST_DELAY);
+                    let delay = delay.max(MIN_DELAY);
                     properties.expiration = Some(envelope::expiration(delay));
                     self.spec.delayed(delay)?
                 };
-                (home, properties, &self.counters.retried)
+                (destination, properties, &self.counters.retried)
             }
-            Decision::Bury { reason, error } => {
+            Decision::DeadLetter { reason, error } => {
                 tracing::warn!(
                     queue,
                     attempt,
                     reason = reason.as_str(),
                     error = %Escaped(&error),
-                    "a job was given up"
+                    "job failed for good, moving it to the dead-letter queue"
                 );
-                let obituary = self.obituary(reason, error, attempt);
-                let mut properties = obituary.write(properties());
+                let record = self.death_record(reason, error, attempt);
+                let mut properties = record.write(properties());
                 SourceRoute::record(exchange, routing_key, &mut properties);
-                (self.spec.dead()?, properties, &self.counters.dead_lettered)
+                let counter = &self.counters.dead_lettered;
+                (self.spec.dead()?, properties, counter)
             }
         };
-        Ok(
-            match self.put(channel, home, properties, &message.body).await? {
-                Moved::Yes => {
-                    done.add();
-                    Settlement::Ack
-                }
-                // The job was not acknowledged: the broker delivers it again.
-                Moved::TooLate => Settlement::Settled,
-                Moved::Stopping => Settlement::Requeue,
-            },
-        )
+        let copied = self.publish_copy(channel, destination, properties, &message.body);
+        Ok(match copied.await? {
+            Copied::Confirmed => {
+                counter.add();
+                Settlement::Ack
+            }
+            // The original cannot be settled any more: the broker delivers it again.
+            Copied::OriginalLost => Settlement::Settled,
+            Copied::Stopping => Settlement::Requeue,
+        })
     }
 
-    fn obituary(&self, reason: Reason, error: String, attempts: u32) -> DeathRecord {
+    fn death_record(&self, reason: Reason, error: String, attempts: u32) -> DeathRecord {
         DeathRecord {
             reason: reason.as_str().to_owned(),
             error,
             first_error: None,
             attempts,
             source_queue: self.spec.name.clone(),
-            failed_at: now(),
+            failed_at: clock::unix_seconds(),
         }
     }
 
-    /// Publishes a copy until it is confirmed, or until the original is no longer ours.
-    async fn put(
+    /// Publishes a copy of a job until it is confirmed, or until the broker has taken the original
+    /// back.
+    ///
+    /// The original is acknowledged only after the confirm: a crash in between leaves the job in both
+    /// queues, and the opposite order would leave it in none.
+    async fn publish_copy(
         &self,
         channel: &Channel,
         queue: Queue,
         properties: Properties,
         body: &bytes::Bytes,
-    ) -> Result<Moved, Error> {
+    ) -> Result<Copied, Error> {
         let name = self.namespace.scope(queue.name().as_str());
-        let what = What {
+        let target = Target {
             service: self.spec.name.as_str().into(),
             method: properties.kind.as_deref().unwrap_or_default().into(),
             queue: name.as_str().into(),
         };
-        let home = self.spec.home(Topology::queue(queue));
+        let on_missing = self.spec.on_missing(Topology::queue(queue));
         let message = Arc::new(Outgoing {
             exchange: String::new(),
             routing_key: name,
             mandatory: true,
-            properties: self.own(properties),
+            properties: self.prepare_copy(properties),
             body: body.clone(),
         });
         let mut failures = 0;
-        let (began, mut said) = (Instant::now(), None);
+        let (started, mut last_report) = (Instant::now(), None);
         loop {
-            // The broker gives the original out again: a copy would be one job more.
+            // With its channel gone, the broker delivers the original again, and a copy would double
+            // the job.
             if !channel.is_open() {
-                return Ok(Moved::TooLate);
+                return Ok(Copied::OriginalLost);
             }
             let publisher = &self.publisher;
-            let publish = publisher.publish_home(Arc::clone(&message), TIMEOUT, &home);
-            let error = match publish.await.map_err(|fault| fault.of(&what)) {
-                Ok(()) => return Ok(Moved::Yes),
+            let publish = publisher.publish_or_declare(Arc::clone(&message), TIMEOUT, &on_missing);
+            let published = publish.await;
+            let error = match published.map_err(|failure| failure.into_error(&target)) {
+                Ok(()) => return Ok(Copied::Confirmed),
                 Err(error) if refusal::is_final(&error) => return Err(error),
                 Err(error) => error,
             };
-            // A stop does not wait for what has failed: the broker still has the original.
-            if self.stopping.borrow().is_draining {
-                tracing::warn!(%error, "a job cannot be moved, and goes back to its queue");
-                return Ok(Moved::Stopping);
+            // A shutdown does not wait for further tries: the broker still has the original.
+            if self.stop.borrow().is_draining {
+                tracing::warn!(
+                    queue = &*target.queue,
+                    %error,
+                    "job cannot be moved to another queue, and goes back to its own because the \
+                     worker is stopping"
+                );
+                return Ok(Copied::Stopping);
             }
             failures += 1;
-            let elapsed = began.elapsed();
-            match said {
+            let elapsed = started.elapsed();
+            match last_report {
                 None => {
-                    tracing::error!(%error, "a job cannot be moved, trying again");
-                    said = Some(elapsed);
+                    tracing::error!(
+                        queue = &*target.queue,
+                        %error,
+                        "job cannot be moved to another queue, retrying"
+                    );
+                    last_report = Some(elapsed);
                 }
-                Some(last) if elapsed.saturating_sub(last) >= AGAIN => {
-                    tracing::warn!(%error, ?elapsed, failures, "a job still cannot be moved, trying again");
-                    said = Some(elapsed);
+                Some(last) if elapsed.saturating_sub(last) >= REPORT_INTERVAL => {
+                    tracing::warn!(
+                        queue = &*target.queue,
+                        %error,
+                        ?elapsed,
+                        failures,
+                        "job still cannot be moved to another queue, retrying"
+                    );
+                    last_report = Some(elapsed);
                 }
                 Some(_) => {}
             }
@@ -363,32 +400,36 @@ impl JobHandler {
         }
     }
 
-    /// The properties of a copy, which has another publisher now. Other programs' messages may
-    /// have no id; returns are matched by it.
-    fn own(&self, mut properties: Properties) -> Properties {
+    /// Makes properties fit for a copy, which has another publisher than the original. It needs a
+    /// `message_id`, which messages of other programs may lack, because returned messages
+    /// (`basic.return`) are recognized by it.
+    fn prepare_copy(&self, mut properties: Properties) -> Properties {
         envelope::replace_user_id(&mut properties, self.user.as_deref());
         properties.message_id.get_or_insert_with(random::identity);
         properties
     }
 }
 
-/// A job that has come.
-enum Arrived {
-    /// It is not run, and its number of attempts.
+/// The decision on a delivery before its job is run.
+enum Admission {
+    /// The job is not run. The number is its attempts so far.
     Decided(Decision, u32),
-    /// It is run, in this attempt.
-    Due(JobHead, u32),
+    /// The job is run, and this is the attempt.
+    Run(JobHead, u32),
 }
 
-enum Moved {
-    Yes,
-    TooLate,
-    /// It was not moved, and the pool is told to stop.
+/// The result of publishing a copy of a job.
+enum Copied {
+    /// The broker has confirmed the copy.
+    Confirmed,
+    /// The channel of the original is closed, so that the broker delivers the original again.
+    OriginalLost,
+    /// There is no copy, and the pool is stopping.
     Stopping,
 }
 
 impl Handler for JobHandler {
-    /// Not an `async fn`, which would have a place for the delivery twice.
+    /// Not an `async fn`, whose future would store the delivery twice.
     fn handle(
         self: Arc<Self>,
         channel: Arc<Channel>,
@@ -397,46 +438,48 @@ impl Handler for JobHandler {
         let has_count = self.spec.kind == QueueKind::Quorum || self.spec.passive;
         envelope::remove_untrusted_headers(&mut delivery.message, has_count);
         async move {
-            // The head is not borrowed here: it would have another place in this future.
-            let (head, attempt) = match self.arrive(&delivery.message) {
-                Arrived::Due(head, attempt) => (head, attempt),
-                Arrived::Decided(decision, attempt) => {
-                    let carry_out = self.carry_out(&channel, decision, attempt, delivery.message);
-                    return Box::pin(carry_out).await;
+            // The head is moved out of the match and not borrowed, because a borrow would keep the
+            // whole `Admission` in this future.
+            let (head, attempt) = match self.admit(&delivery.message) {
+                Admission::Run(head, attempt) => (head, attempt),
+                Admission::Decided(decision, attempt) => {
+                    let applied = self.apply(&channel, decision, attempt, delivery.message);
+                    return Box::pin(applied).await;
                 }
             };
-            let held = self.in_hand.hold(&channel, &delivery.message);
-            let perform = self.perform(&channel, &delivery.message, head, attempt);
-            let verdict = perform.await;
+            // Tracked until this future ends: an acknowledgement timeout while the result is
+            // published counts as well.
+            let unacked = self.unacked.track(&channel, &delivery.message);
+            let running = self.run(&channel, &delivery.message, head, attempt);
+            let verdict = running.await;
             match verdict.0 {
-                Judgement::Done => held.handled(true),
-                Judgement::Failed { .. } => held.handled(false),
-                Judgement::Untouched => {}
+                Judgement::Done => unacked.finished(true),
+                Judgement::Failed { .. } => unacked.finished(false),
+                Judgement::Requeue => {}
             }
             let decision = settle::after(verdict, attempt, &self.spec.retry, random::fraction());
             if matches!(decision, Decision::Ack) {
                 return Settlement::Ack;
             }
-            // Boxed: it is much the larger part, and the rarer one.
-            Box::pin(self.carry_out(&channel, decision, attempt, delivery.message)).await
+            // Boxed, because it is rare and much larger than the rest of this future.
+            Box::pin(self.apply(&channel, decision, attempt, delivery.message)).await
         }
     }
 
     fn drain(&self) {
-        self.stopping
-            .send_modify(|stopping| stopping.is_draining = true);
+        self.stop.send_modify(|stop| stop.is_draining = true);
     }
 
     fn lost(&self, queue: &str, channel: &Arc<Channel>, error: &Error) {
         report_loss(queue, error);
-        if let Some(limit) = refusal::overdue(error) {
-            self.in_hand.taken_away(channel, limit);
+        if let Some(timeout) = refusal::overdue(error) {
+            self.unacked.channel_timed_out(channel, timeout);
         }
-        self.stopping.send_modify(|stopping| stopping.losses += 1);
+        self.stop.send_modify(|stop| stop.lost_channels += 1);
     }
 
     fn oversee(&self) -> impl Future<Output = Infallible> + Send {
-        self.in_hand.watch(&self.spec.name)
+        self.unacked.warn_before_timeout(&self.spec.name)
     }
 }
 
@@ -446,11 +489,11 @@ mod tests {
     use crate::size_of_future;
     use crate::worker::handle_delivery;
 
-    /// One a job, and each is moved to the heap: the allocator is slow beyond 1 KiB.
+    /// There is one for each job, moved to the heap, and the allocator is slow beyond 1 KiB.
     #[test]
     fn the_future_of_a_job_stays_small() {
-        type Given = (Arc<JobHandler>, Arc<Counters>, Arc<Channel>, Delivery);
-        let work = size_of_future(|(handler, counters, channel, delivery): Given| {
+        type JobArguments = (Arc<JobHandler>, Arc<Counters>, Arc<Channel>, Delivery);
+        let work = size_of_future(|(handler, counters, channel, delivery): JobArguments| {
             handle_delivery(handler, counters, channel, delivery)
         });
         assert!(work <= 1024, "{work}");

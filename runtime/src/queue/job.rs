@@ -1,67 +1,41 @@
-//! A job as its handler sees it.
+//! A job as its handler sees it, and the signal that its handler should stop.
 
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use crate::clock;
+use crate::context::Context;
+use crate::error::{Error, Kind};
 use crate::link::{Channel, Session};
-use crate::wire::envelope::JobHead;
-use crate::wire::message::Incoming;
+use crate::wire::codec::Codec;
+use crate::wire::message::MessageInfo;
 use crate::wire::value::{Table, Value};
 
-/// A job in a handler's hands.
+/// A job that a handler works on.
 #[derive(Clone, Debug)]
 pub struct Job<T> {
     pub(super) payload: T,
-    pub(super) facts: Arc<Facts>,
+    pub(super) context: Context,
+    pub(super) cancelled: Cancelled,
 }
 
 /// A job before its payload is decoded.
 #[derive(Clone, Debug)]
 pub(crate) struct RawJob {
     pub(crate) body: Bytes,
-    pub(crate) facts: Arc<Facts>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Facts {
-    pub(crate) head: JobHead,
-    pub(crate) attempt: u32,
-    pub(crate) redelivered: bool,
-    pub(crate) exchange: String,
-    pub(crate) routing_key: String,
+    pub(crate) context: Context,
     pub(crate) cancelled: Cancelled,
 }
 
-impl RawJob {
-    pub(crate) fn new(
-        message: &Incoming,
-        head: JobHead,
-        attempt: u32,
-        cancelled: Cancelled,
-    ) -> Self {
-        let (exchange, routing_key) = match &head.route {
-            Some(route) => (route.exchange.clone(), route.routing_key.clone()),
-            None => (message.exchange.clone(), message.routing_key.clone()),
-        };
-        let facts = Facts {
-            head,
-            attempt,
-            redelivered: message.redelivered,
-            exchange,
-            routing_key,
-            cancelled,
-        };
-        Self {
-            body: message.body.clone(),
-            facts: Arc::new(facts),
-        }
-    }
-}
-
 impl<T> Job<T> {
+    fn info(&self) -> &MessageInfo {
+        self.context.message()
+    }
+
     /// The payload.
     #[must_use]
     pub fn payload(&self) -> &T {
@@ -74,114 +48,137 @@ impl<T> Job<T> {
         self.payload
     }
 
-    /// Which attempt this is; the first is 1. Consumer that no worker lived to settle count.
+    /// Which attempt this is; the first is 1. Deliveries that no worker settled, because it crashed
+    /// for instance, count as attempts.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.facts.attempt
+        self.info().attempt
     }
 
     /// When the job was first pushed, by the producer's clock and to the second, if its producer
     /// said so (AMQP's `timestamp`).
     #[must_use]
     pub fn first_seen(&self) -> Option<SystemTime> {
-        let seconds = Duration::from_secs(self.facts.head.pushed_at?);
-        SystemTime::UNIX_EPOCH.checked_add(seconds)
+        clock::from_unix_seconds(self.info().timestamp?)
     }
 
     /// The idempotency key: the same for every attempt of the job.
     #[must_use]
     pub fn message_id(&self) -> Option<&str> {
-        self.facts.head.message_id.as_deref()
+        self.info().message_id.as_deref()
     }
 
     /// The headers its producer set.
     #[must_use]
     pub fn headers(&self) -> &Table {
-        &self.facts.head.headers
+        &self.info().headers
     }
 
     /// One of the headers.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&Value> {
-        self.facts.head.headers.get(name)
+        self.info().headers.get(name)
     }
 
-    /// Whether the broker had delivered this very message before: its effects may be there.
+    /// Whether the broker had delivered this very message before: a handler may have run, in part or
+    /// to its end.
     #[must_use]
     pub fn redelivered(&self) -> bool {
-        self.facts.redelivered
+        self.info().redelivered
     }
 
     /// The exchange it came through; empty for jobs that were pushed to the queue.
     #[must_use]
     pub fn exchange(&self) -> &str {
-        &self.facts.exchange
+        &self.info().exchange
     }
 
     /// The routing key it was published with.
     #[must_use]
     pub fn routing_key(&self) -> &str {
-        &self.facts.routing_key
+        &self.info().routing_key
     }
 
-    /// The signal that it is better to stop, to be awaited or asked.
+    /// The signal that the handler should stop, to be awaited or asked.
     #[must_use]
     pub fn cancelled(&self) -> Cancelled {
-        self.facts.cancelled.clone()
+        self.cancelled.clone()
     }
 }
 
-/// The signal to a handler that it had better stop: its connection is lost, or the broker has
-/// closed its channel, so that the job will be delivered again whatever it does; or its worker is
-/// shutting down.
-#[derive(Clone, Debug)]
-pub struct Cancelled {
-    /// Weak: a job that a handler puts away must not keep its channel, and with it all that is
-    /// unsettled there.
-    channel: Weak<Channel>,
-    session: Arc<Session>,
-    stopping: watch::Receiver<Stopping>,
+/// The codec of a payload: the one that its content type names, or the queue's own if it names none.
+///
+/// # Errors
+/// The content type is unknown.
+pub(crate) fn payload_codec(own: Codec, content_type: Option<&str>) -> Result<Codec, String> {
+    own.for_content_type(content_type)
+        .map_err(|name| format!("content type `{name}` is not understood, the queue's is {own}"))
 }
 
-/// What a pool tells its handlers of.
+/// Decodes a payload for a caller who is told the error.
+pub(super) fn decode_payload<T: DeserializeOwned>(
+    own: Codec,
+    content_type: Option<&str>,
+    body: &Bytes,
+) -> Result<T, Error> {
+    let codec = payload_codec(own, content_type)
+        .map_err(|reason| Error::new(Kind::Decode).caused_by(reason))?;
+    codec
+        .decode(body)
+        .map_err(|error| Error::new(Kind::Decode).caused_by(error))
+}
+
+/// The signal that a handler should stop: its connection is lost, or the broker has closed its
+/// channel, so that the job will be delivered again whatever it does; or its worker is shutting down.
+#[derive(Clone, Debug)]
+pub struct Cancelled {
+    /// Weak, because a handler may keep its job for long. The job would keep the channel open, and
+    /// with it all unsettled deliveries there.
+    channel: Weak<Channel>,
+    session: Arc<Session>,
+    stop: watch::Receiver<StopSignal>,
+}
+
+/// The state of a pool that its handlers watch.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Stopping {
+pub(super) struct StopSignal {
     pub(super) is_draining: bool,
-    /// How many channels were lost: each handler looks at its own.
-    pub(super) losses: u64,
+    /// The number of channels that were lost. A change wakes the handlers, and each checks its own
+    /// channel.
+    pub(super) lost_channels: u64,
 }
 
 impl Cancelled {
-    pub(super) fn new(channel: &Arc<Channel>, stopping: watch::Receiver<Stopping>) -> Self {
+    pub(super) fn new(channel: &Arc<Channel>, stop: watch::Receiver<StopSignal>) -> Self {
         Self {
             channel: Arc::downgrade(channel),
             session: Arc::clone(channel.session()),
-            stopping,
+            stop,
         }
     }
 
-    /// Completes when it is better to stop. Cancel-safe.
+    /// Completes when the handler should stop. Cancel-safe.
     pub async fn wait(&self) {
-        let mut stopping = self.stopping.clone();
+        let mut stop = self.stop.clone();
         tokio::select! {
             _ = self.session.down() => {}
-            // A sender that is gone is a worker that is gone.
-            _ = stopping.wait_for(|stopping| stopping.is_draining || self.is_lost()) => {}
+            // An error means that the worker has been dropped.
+            _ = stop.wait_for(|stop| stop.is_draining || self.is_lost()) => {}
         }
     }
 
-    /// Whether the job can no longer be settled: it is delivered again.
+    /// Whether the channel is closed, so that the job cannot be settled and is delivered again.
     pub(crate) fn is_lost(&self) -> bool {
         self.channel
             .upgrade()
             .is_none_or(|channel| !channel.is_open())
     }
 
-    /// Whether it is better to stop.
+    /// Whether the handler should stop.
     #[must_use]
     pub fn is_set(&self) -> bool {
-        // A sender that is gone is a worker that is gone.
-        let is_gone = self.stopping.has_changed().is_err();
-        self.is_lost() || is_gone || self.stopping.borrow().is_draining
+        // An error means that the worker has been dropped.
+        let is_dropped = self.stop.has_changed().is_err();
+        self.is_lost() || is_dropped || self.stop.borrow().is_draining
     }
 }

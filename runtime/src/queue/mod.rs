@@ -1,15 +1,16 @@
-//! Work queues: jobs that are stored before `push` returns, retried with backoff, and end
-//! somewhere.
+//! Work queues: jobs are confirmed by the broker when they are pushed, retried with backoff when they
+//! fail, and moved to a dead-letter queue after their last attempt.
 
-mod dead;
+mod ack_timeout;
+mod dead_letters;
 mod get;
 mod handler;
-mod in_hand;
 mod job;
-mod many;
-mod polling;
+mod polled_queue;
 mod pool;
 mod producer;
+mod push;
+mod push_all;
 mod spec;
 mod tasks;
 
@@ -17,34 +18,34 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-pub use dead::{DeadLetter, DeadLetters};
+pub use dead_letters::{DeadLetter, DeadLetters};
 pub use get::{Getter, Taken};
 pub use job::{Cancelled, Job};
 pub use pool::WorkerPool;
-pub use producer::{Producer, Push};
+pub use producer::Producer;
+pub use push::Push;
 pub use tasks::{TaskPool, TaskProducer};
 
-pub(crate) use handler::{JobHandler, Work};
-pub(crate) use job::RawJob;
-pub(crate) use pool::codec;
-pub(crate) use producer::now;
-pub(crate) use spec::Spec;
+pub(crate) use handler::{JobHandler, JobRunner};
+pub(crate) use job::{RawJob, payload_codec};
+pub(crate) use spec::QueueSpec;
 
 use crate::error::Error;
 use crate::link::Connection;
 use crate::policy::retry::RetryPolicy;
+use crate::publish::Publisher;
 use crate::wire::codec::Codec;
 use crate::wire::topology::QueueKind;
 
-/// A queue of jobs of one type: its name and properties, from which producers, workers and the
+/// A queue of jobs of one type: the name and properties from which producers, workers and the
 /// dead-letter queue are made.
 ///
-/// What the broker gets to see, all of it declared when it is first needed unless
-/// [`passive`](Self::passive):
+/// On the broker it consists of these queues. Each is declared when it is first needed, unless the
+/// queue is [`passive`](Self::passive):
 ///
 /// - the queue itself, a durable quorum queue unless [`classic`](Self::classic);
-/// - `<queue>.dead` for jobs that were given up, with their reason;
-/// - `<queue>.retry.<milliseconds>`, one for each step of delay, where retries wait.
+/// - `<queue>.dead` for jobs that failed for good, with the reason;
+/// - `<queue>.retry.<milliseconds>`, one for each step of delay, in which retries wait.
 ///
 /// ```no_run
 /// # async fn example(connection: lepus::Connection) -> Result<(), lepus::Error> {
@@ -68,7 +69,7 @@ use crate::wire::topology::QueueKind;
 /// # }
 /// ```
 pub struct WorkQueue<T> {
-    spec: Spec,
+    spec: QueueSpec,
     payload: PhantomData<fn(T) -> T>,
 }
 
@@ -78,26 +79,26 @@ impl<T> WorkQueue<T> {
     #[must_use]
     pub fn new(name: &str) -> Self {
         Self {
-            spec: Spec::new(name),
+            spec: QueueSpec::new(name),
             payload: PhantomData,
         }
     }
 
     /// A classic queue: on one node of the broker, and the only kind with priorities.
     ///
-    /// It says so in its declaration (`x-queue-type`), and in those of its dead-letter queue and its
-    /// delay queues, so that they are classic in a virtual host with another default type too.
-    /// Everywhere else RabbitMQ takes that for the same as a declaration without arguments, which
-    /// other programs may use. A queue that exists and is a quorum queue, by such a default, is used
-    /// as it is, and a warning is logged.
+    /// Its declaration names the type (`x-queue-type`), and so do those of its dead-letter queue and
+    /// its delay queues, so that they are classic in a virtual host with another default type too. In
+    /// other virtual hosts RabbitMQ treats that like a declaration without arguments, which other
+    /// programs may use. A queue that exists as a quorum queue, because of such a default, is used as
+    /// it is, and a warning is logged.
     #[must_use]
     pub fn classic(mut self) -> Self {
         self.spec.kind = QueueKind::Classic;
-        self.spec.says_classic = true;
+        self.spec.declares_type = true;
         self
     }
 
-    /// A classic queue that goes with a restart of the broker, with messages that do so too.
+    /// A classic queue that does not survive a restart of the broker, and neither do its messages.
     #[must_use]
     pub fn transient(mut self) -> Self {
         self.spec.kind = QueueKind::Classic;
@@ -105,11 +106,11 @@ impl<T> WorkQueue<T> {
         self
     }
 
-    /// How payloads are encoded. Default: MessagePack. Workers take any codec that a job's
-    /// content type names, and this one for jobs that name none.
+    /// The codec of payloads. Default: MessagePack. Workers use the codec that a job's content type
+    /// names, and this one for jobs without a content type.
     ///
-    /// Tasks ([`TaskProducer::on`], [`TaskPool::queue`]) have the codec of their attribute,
-    /// `#[lepus::tasks(codec = "…")]`, if it names one; another one here is an error then.
+    /// Tasks ([`TaskProducer::on`], [`TaskPool::queue`]) use the codec of their attribute,
+    /// `#[lepus::tasks(codec = "…")]`, if it names one; a different one here is then an error.
     #[must_use]
     pub fn codec(mut self, codec: Codec) -> Self {
         self.spec.codec = Some(codec);
@@ -123,18 +124,18 @@ impl<T> WorkQueue<T> {
         self
     }
 
-    /// How many jobs may wait; further pushes end as rejected (`x-overflow: reject-publish`).
+    /// The number of jobs that may wait; further pushes are rejected (`x-overflow: reject-publish`).
     ///
-    /// Jobs that come back from a delay meet the same limit. They wait in quorum queues then,
-    /// where RabbitMQ keeps what is refused and offers it again, every three minutes unless it is
-    /// set otherwise (`dead_letter_worker_publisher_confirm_timeout`).
+    /// The limit applies to jobs whose delay has passed as well. The delay queues are therefore quorum
+    /// queues: RabbitMQ keeps a job that the full queue refuses, and offers it again every three
+    /// minutes unless configured otherwise (`dead_letter_worker_publisher_confirm_timeout`).
     #[must_use]
     pub fn max_length(mut self, jobs: u32) -> Self {
         self.spec.max_length = Some(jobs);
         self
     }
 
-    /// How long a job may wait before it is dead-lettered as expired (`x-message-ttl`), in whole
+    /// The time that a job may wait before it is dead-lettered as expired (`x-message-ttl`), in whole
     /// milliseconds, rounded up.
     #[must_use]
     pub fn message_ttl(mut self, ttl: Duration) -> Self {
@@ -142,22 +143,22 @@ impl<T> WorkQueue<T> {
         self
     }
 
-    /// How often and how far apart a failed job is tried again. Default: 5 attempts in all, after
-    /// 1, 2, 4 and 8 s, with jitter.
+    /// The number of attempts at a job, and the delays between them. Default: 5 attempts, with delays
+    /// of 1, 2, 4 and 8 s and jitter.
     #[must_use]
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.spec.retry = policy;
         self
     }
 
-    /// The queue for jobs that were given up. Default: `<queue>.dead`.
+    /// The queue for jobs that failed for good. Default: `<queue>.dead`.
     #[must_use]
     pub fn dead_letter_queue(mut self, name: &str) -> Self {
         self.spec.dead = Some(name.to_owned());
         self
     }
 
-    /// Declares nothing: the queues are there already, or somebody else sees to them.
+    /// Declares nothing: the queues exist already, or another program declares them.
     #[must_use]
     pub fn passive(mut self) -> Self {
         self.spec.passive = true;
@@ -175,31 +176,31 @@ impl<T> WorkQueue<T> {
     /// # Errors
     /// [`is_mismatch`](Error::is_mismatch) when one exists with other properties; the message
     /// names the queue, the argument and both values. [`is_invalid`](Error::is_invalid) for a
-    /// name or a combination that makes no sense.
+    /// name or a combination of options that is invalid.
     pub async fn declare(&self, connection: &Connection) -> Result<(), Error> {
-        let publisher = crate::publisher::Publisher::mover(connection);
-        publisher.declare(&self.spec.topology()?).await
+        let publisher = Publisher::without_size_limit(connection);
+        publisher.declare(self.spec.topology()?).await
     }
 
-    /// Pushes jobs.
+    /// A producer, which pushes jobs.
     #[must_use]
     pub fn producer(&self, connection: &Connection) -> Producer<T> {
         Producer::new(connection, self.spec.clone())
     }
 
-    /// Works on jobs with a pool of handlers.
+    /// A pool of workers, which run jobs.
     pub fn worker(&self, connection: &Connection) -> WorkerPool<T> {
         WorkerPool::new(connection, self.spec.clone())
     }
 
-    /// Takes jobs one at a time, when asked (`basic.get`). Not from a stream, which RabbitMQ has no
-    /// `basic.get` for.
+    /// A getter, which takes one job at a time (`basic.get`). RabbitMQ does not support that on
+    /// streams.
     #[must_use]
     pub fn getter(&self, connection: &Connection) -> Getter<T> {
         Getter::new(connection, self.spec.clone())
     }
 
-    /// Looks after the jobs that were given up.
+    /// The jobs that failed for good, to be listed, replayed and purged.
     #[must_use]
     pub fn dead_letters(&self, connection: &Connection) -> DeadLetters<T> {
         DeadLetters::new(connection, self.spec.clone())
@@ -207,14 +208,14 @@ impl<T> WorkQueue<T> {
 }
 
 impl<T> WorkQueue<T> {
-    /// Declared as any program would.
+    /// A queue whose declaration has no arguments, so that other programs can declare it too.
     fn plain(name: &str) -> Self {
         let mut queue = Self::new(name);
         queue.spec.kind = QueueKind::Classic;
         queue
     }
 
-    pub(crate) fn of(spec: Spec) -> Self {
+    pub(crate) fn of(spec: QueueSpec) -> Self {
         Self {
             spec,
             payload: PhantomData,

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::Spec;
-use super::handler::{JobHandler, Work};
-use super::job::{Job, RawJob};
+use super::QueueSpec;
+use super::handler::{JobHandler, JobRunner};
+use super::job::{Job, RawJob, payload_codec};
 use crate::error::Error;
 use crate::link::Connection;
 use crate::policy::verdict::{IntoVerdict, Verdict};
@@ -19,25 +19,25 @@ use crate::wire::codec::Codec;
 use crate::worker::{OnLoss, Source, Worker};
 use crate::worker::{Running, Until};
 
-/// Works on the jobs of a queue.
+/// A pool of workers that run a handler for each job of a queue.
 #[must_use = "a pool works when it is run"]
 pub struct WorkerPool<T> {
-    bench: Bench,
+    config: PoolConfig,
     payload: PhantomData<fn() -> T>,
 }
 
-/// A pool's options, whatever does its work.
+/// The options of a pool of workers, be it for jobs of one type or for tasks.
 #[derive(Clone, Debug)]
-pub(super) struct Bench {
+pub(super) struct PoolConfig {
     connection: Connection,
-    spec: Spec,
+    spec: QueueSpec,
     concurrency: u16,
     timeout: Option<Duration>,
     grace: Duration,
 }
 
-impl Bench {
-    pub(super) fn new(connection: &Connection, spec: Spec) -> Self {
+impl PoolConfig {
+    pub(super) fn new(connection: &Connection, spec: QueueSpec) -> Self {
         Self {
             connection: connection.clone(),
             spec,
@@ -47,7 +47,7 @@ impl Bench {
         }
     }
 
-    pub(super) fn spec(&mut self) -> &mut Spec {
+    pub(super) fn spec(&mut self) -> &mut QueueSpec {
         &mut self.spec
     }
 
@@ -67,7 +67,7 @@ impl Bench {
         self.grace = limit;
     }
 
-    pub(super) async fn start(self, work: Arc<dyn Work>) -> Result<Running, Error> {
+    pub(super) async fn start(self, runner: Arc<dyn JobRunner>) -> Result<Running, Error> {
         let Self {
             connection,
             spec,
@@ -81,66 +81,63 @@ impl Bench {
             queue: spec.name.clone(),
             concurrency,
             grace,
-            // A job is moved as it is, whatever its size.
+            // A job may have to be moved to another queue, which needs its body whatever its size.
             max_body: usize::MAX,
             on_loss: OnLoss::Finish,
         };
         let worker = Worker::start(&connection, source).await?;
         let mut running = Running::new();
-        let handler = JobHandler::new(&connection, spec, work, timeout);
+        let handler = JobHandler::new(&connection, spec, runner, timeout);
         running.add(worker, Arc::new(handler), connection.tasks());
         Ok(running)
     }
 
     pub(super) async fn run(
         self,
-        work: Arc<dyn Work>,
+        runner: Arc<dyn JobRunner>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), Error> {
-        tokio::pin!(shutdown);
-        let running = tokio::select! {
-            running = self.start(work) => running?,
-            () = &mut shutdown => return Ok(()),
-        };
-        running.until(shutdown).await
+        Running::run(self.start(runner), shutdown).await
     }
 }
 
 impl<T> WorkerPool<T> {
-    pub(super) fn new(connection: &Connection, spec: Spec) -> Self {
+    pub(super) fn new(connection: &Connection, spec: QueueSpec) -> Self {
         Self {
-            bench: Bench::new(connection, spec),
+            config: PoolConfig::new(connection, spec),
             payload: PhantomData,
         }
     }
 }
 
 impl<T: DeserializeOwned + Send + 'static> WorkerPool<T> {
-    /// How many jobs are worked on at once: the channel's prefetch (`basic.qos`). Default 1: a
-    /// busy worker gets no further job while another one is idle.
+    /// The number of jobs that run at once, and the channel's prefetch (`basic.qos`). Default 1: an
+    /// idle worker is always preferred over a busy one.
     pub fn concurrency(mut self, jobs: u16) -> Self {
-        self.bench.concurrency(jobs);
+        self.config.concurrency(jobs);
         self
     }
 
-    /// How long a handler may take; then it is dropped, and the job counts as failed. Default:
-    /// no limit but the broker's own `consumer_timeout`, 30 minutes on RabbitMQ unless set: the
-    /// broker closes the channel then and delivers all jobs in hand again.
-    /// [`Job::cancelled`](super::Job::cancelled) tells their handlers, the log has it at ERROR, and
-    /// a warning when four fifths of the time are gone. No job is given up for it.
+    /// The time limit of a handler. A handler that exceeds it is dropped, and the job counts as
+    /// failed. Default: no limit but the broker's own `consumer_timeout`, 30 minutes on RabbitMQ
+    /// unless configured. After that the broker closes the channel and redelivers all unacknowledged
+    /// jobs of it. [`Job::cancelled`](super::Job::cancelled) tells their handlers; it is logged at
+    /// ERROR, and at WARN when four fifths of the time have passed. It does not count as a failed
+    /// attempt.
     pub fn timeout(mut self, limit: Duration) -> Self {
-        self.bench.timeout(limit);
+        self.config.timeout(limit);
         self
     }
 
-    /// How long a shutdown waits for the jobs in hand and for the broker. Default 30 s; what is not
-    /// done by then goes back to the queue. A handler that holds its thread is not waited for.
+    /// The time that a shutdown waits for running handlers and for the broker. Default 30 s. Jobs
+    /// that are not done by then go back to the queue. A handler that blocks its thread is not waited
+    /// for.
     pub fn grace(mut self, limit: Duration) -> Self {
-        self.bench.grace(limit);
+        self.config.grace(limit);
         self
     }
 
-    /// Starts the pool: when it returns, jobs are taken.
+    /// Starts the pool. When it returns, jobs are consumed.
     ///
     /// The handler returns `()` or `Result<(), E>` where `E` is a [`Failure`](crate::Failure). A
     /// panic counts as a failure; a payload that does not decode goes to the dead-letter queue at
@@ -148,23 +145,23 @@ impl<T: DeserializeOwned + Send + 'static> WorkerPool<T> {
     ///
     /// # Errors
     /// The broker refuses the queue: it exists with other properties
-    /// ([`is_mismatch`](Error::is_mismatch)), or is not for this user. Also a name or an option
-    /// that makes no sense, and that the connection was closed.
+    /// ([`is_mismatch`](Error::is_mismatch)), or the user lacks a permission. Also a name or an option
+    /// that is invalid, and that the connection was closed.
     pub fn start<H, F>(self, handler: H) -> BoxFuture<Result<Running, Error>>
     where
         H: Fn(Job<T>) -> F + Send + Sync + 'static,
         F: Future<Output: IntoVerdict> + Send + 'static,
     {
-        let work = self.typed(handler);
-        Box::pin(self.bench.start(work))
+        let runner = self.runner(handler);
+        Box::pin(self.config.start(runner))
     }
 
-    /// Works until `shutdown` completes, then drains: stops consuming, finishes what is in hand
-    /// within the grace period, gives the rest back. A second signal ends it at once, if
-    /// `shutdown` is [`shutdown_signal`](crate::shutdown_signal).
+    /// Consumes until `shutdown` completes, then drains: stops consuming, lets running handlers finish
+    /// within the grace period, and requeues the rest. A second signal ends it at once, if `shutdown`
+    /// is [`shutdown_signal`](crate::shutdown_signal).
     ///
     /// # Errors
-    /// As [`start`](Self::start); and that the connection was closed under it.
+    /// Those of [`start`](Self::start), and that the connection was closed meanwhile.
     pub fn run<H, F, S>(self, handler: H, shutdown: S) -> Until<S>
     where
         H: Fn(Job<T>) -> F + Send + Sync + 'static,
@@ -174,13 +171,13 @@ impl<T: DeserializeOwned + Send + 'static> WorkerPool<T> {
         Until::new(self.start(handler), shutdown)
     }
 
-    fn typed<H, F>(&self, handler: H) -> Arc<dyn Work>
+    fn runner<H, F>(&self, handler: H) -> Arc<dyn JobRunner>
     where
         H: Fn(Job<T>) -> F + Send + Sync + 'static,
         F: Future<Output: IntoVerdict> + Send + 'static,
     {
-        let codec = self.bench.spec.codec();
-        Arc::new(Typed {
+        let codec = self.config.spec.codec();
+        Arc::new(TypedRunner {
             handler: Arc::new(handler),
             codec,
             payload: PhantomData::<fn() -> T>,
@@ -191,49 +188,45 @@ impl<T: DeserializeOwned + Send + 'static> WorkerPool<T> {
 impl<T> fmt::Debug for WorkerPool<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WorkerPool")
-            .field("queue", &self.bench.spec.name)
-            .field("concurrency", &self.bench.concurrency)
+            .field("queue", &self.config.spec.name)
+            .field("concurrency", &self.config.concurrency)
             .finish_non_exhaustive()
     }
 }
 
-/// A closure over jobs of one type.
-struct Typed<T, H> {
+/// Runs jobs of one type with a closure.
+struct TypedRunner<T, H> {
     handler: Arc<H>,
     codec: Codec,
     payload: PhantomData<fn() -> T>,
 }
 
-impl<T, H, F> Work for Typed<T, H>
+impl<T, H, F> JobRunner for TypedRunner<T, H>
 where
     T: DeserializeOwned + Send + 'static,
     H: Fn(Job<T>) -> F + Send + Sync + 'static,
     F: Future<Output: IntoVerdict> + Send + 'static,
 {
-    fn perform(&self, job: RawJob) -> BoxFuture<Verdict> {
+    fn run(&self, job: RawJob) -> BoxFuture<Verdict> {
         match decode(self.codec, &job) {
             Ok(payload) => {
                 let handler = Arc::clone(&self.handler);
                 let job = Job {
                     payload,
-                    facts: job.facts,
+                    context: job.context,
+                    cancelled: job.cancelled,
                 };
                 Box::pin(async move { handler(job).await.into_verdict() })
             }
-            Err(reason) => Box::pin(std::future::ready(Verdict::hopeless(reason))),
+            Err(reason) => Box::pin(std::future::ready(Verdict::reject(reason))),
         }
     }
 }
 
-/// The payload, in the codec that its content type names.
-pub(super) fn decode<T: DeserializeOwned>(own: Codec, job: &RawJob) -> Result<T, String> {
-    let codec = codec(own, job.facts.head.content_type.as_deref())?;
+fn decode<T: DeserializeOwned>(own: Codec, job: &RawJob) -> Result<T, String> {
+    let content_type = job.context.message().content_type.as_deref();
+    let codec = payload_codec(own, content_type)?;
     codec
         .decode(&job.body)
         .map_err(|error| format!("the payload does not decode: {error}"))
-}
-
-pub(crate) fn codec(own: Codec, content_type: Option<&str>) -> Result<Codec, String> {
-    own.for_content_type(content_type)
-        .map_err(|unknown| format!("{unknown}, the queue's is {own}"))
 }

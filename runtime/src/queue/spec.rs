@@ -1,49 +1,51 @@
-//! What a work queue is made of, as one topology.
+//! The options of a work queue, and the queues (`queue.declare`) that it consists of.
 
 use std::time::Duration;
 
 use crate::error::Error;
 use crate::link::Namespace;
 use crate::policy::retry::RetryPolicy;
-use crate::publisher::Home;
+use crate::publish::OnMissing;
 use crate::wire::codec::Codec;
 use crate::wire::name::{Name, SHORT_STRING_MAX};
 use crate::wire::topology::{DELAY_SUFFIX, Queue, QueueKind, Topology, delay_queue};
 
-/// How often a quorum queue delivers a job that nobody settles, before it dead-letters it by
-/// itself. Retries start anew; this is for jobs that no worker lives to give up.
+/// The number of times that a quorum queue delivers a job without a settlement before it
+/// dead-letters the job by itself. A retry is a new message with a count of its own, so that this
+/// applies only to jobs whose workers crash.
 const DELIVERY_LIMIT: u32 = 20;
-/// Dead letters are looked at as often as anybody likes.
+/// The delivery limit of a dead-letter queue: listing its messages delivers them each time.
 const NO_LIMIT: u32 = 1_000_000_000;
 
+/// The options of a work queue.
 #[derive(Clone, Debug)]
-pub(crate) struct Spec {
+pub(crate) struct QueueSpec {
     pub(crate) name: String,
     pub(crate) kind: QueueKind,
-    /// Whether a classic queue says so in its declaration. One that does not is whatever the
-    /// virtual host has by default.
-    pub(crate) says_classic: bool,
+    /// Whether a classic queue is declared with its type. Without it, the queue has the default type
+    /// of the virtual host.
+    pub(crate) declares_type: bool,
     pub(crate) durable: bool,
     pub(crate) passive: bool,
-    /// How payloads are written, if it was chosen.
+    /// The codec of payloads, if one was set.
     pub(crate) codec: Option<Codec>,
     pub(crate) retry: RetryPolicy,
     pub(crate) max_priority: Option<u8>,
     pub(crate) max_length: Option<u32>,
     pub(crate) message_ttl: Option<Duration>,
     pub(crate) dead: Option<String>,
-    /// One consumer at a time, the others stand by.
+    /// Only one consumer receives at a time (`x-single-active-consumer`).
     pub(crate) single_active: bool,
-    /// Options that contradict each other, told where the queue is first used.
-    pub(crate) fault: Option<Error>,
+    /// An error of options that contradict each other, returned when the queue is first used.
+    pub(crate) conflict: Option<Error>,
 }
 
-impl Spec {
+impl QueueSpec {
     pub(crate) fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
             kind: QueueKind::Quorum,
-            says_classic: false,
+            declares_type: false,
             durable: true,
             passive: false,
             codec: None,
@@ -53,7 +55,7 @@ impl Spec {
             message_ttl: None,
             dead: None,
             single_active: false,
-            fault: None,
+            conflict: None,
         }
     }
 
@@ -61,13 +63,13 @@ impl Spec {
         self.codec.unwrap_or_default()
     }
 
-    /// Replicated or on one node, as it says, or as the virtual host does where it says nothing.
+    /// A queue of this kind. A classic queue without its type has that of the virtual host.
     fn queue(&self, name: Name, kind: QueueKind) -> Queue {
         let queue = Queue::new(name);
-        // Priorities are for classic queues alone.
-        let says_classic = self.says_classic || self.max_priority.is_some();
+        // Only classic queues have priorities.
+        let declares_type = self.declares_type || self.max_priority.is_some();
         match kind {
-            QueueKind::Classic if !says_classic => queue,
+            QueueKind::Classic if !declares_type => queue,
             kind => queue.kind(kind),
         }
     }
@@ -96,29 +98,29 @@ impl Spec {
         if self.single_active {
             queue = queue.single_active_consumer();
         }
-        // A classic queue has no dead letters of its own but expired ones: without a TTL its
-        // declaration stays as plain as any other program's.
+        // The broker dead-letters nothing from a classic queue but expired messages. Without a TTL the
+        // declaration has no arguments, so that other programs can declare the same queue.
         if self.kind == QueueKind::Quorum || self.message_ttl.is_some() {
             queue = queue.dead_letter("", self.dead_name()?.as_str());
         }
         if self.kind == QueueKind::Quorum {
             queue = queue.delivery_limit(DELIVERY_LIMIT).at_least_once();
         }
-        Ok(self.owned(queue))
+        Ok(self.passive_if_set(queue))
     }
 
     pub(crate) fn dead(&self) -> Result<Queue, Error> {
         let queue = self.queue(self.dead_name()?, self.kind);
-        Ok(self.owned(match self.kind {
+        Ok(self.passive_if_set(match self.kind {
             QueueKind::Classic => queue,
             QueueKind::Quorum => queue.delivery_limit(NO_LIMIT),
         }))
     }
 
-    /// Where jobs wait for this long.
+    /// The queue in which jobs wait for this delay.
     ///
-    /// A queue that may be full refuses them when they come back, and only a quorum queue's dead
-    /// letters survive that: a classic one has let go of them by then.
+    /// A work queue with a limit may be full, and refuse jobs whose delay has passed. A quorum queue
+    /// keeps those and offers them again (`at-least-once` dead-lettering); a classic one loses them.
     pub(crate) fn delayed(&self, delay: Duration) -> Result<Queue, Error> {
         let kind = match self.max_length {
             Some(_) => QueueKind::Quorum,
@@ -126,14 +128,14 @@ impl Spec {
         };
         let target = Name::parse(&self.name)?;
         let queue = delay_queue(&target, delay, |name| self.queue(name, kind))?;
-        Ok(self.owned(queue))
+        Ok(self.passive_if_set(queue))
     }
 
-    /// Whether all names fit, those of the delay queues included: a retry would have nowhere to
-    /// wait. And whether its options agree.
+    /// Checks that the options do not contradict each other, and that all names fit into AMQP's 255
+    /// bytes, those of the delay queues included: a retry needs one of these.
     pub(crate) fn check(&self, namespace: &Namespace) -> Result<(), Error> {
-        if let Some(fault) = &self.fault {
-            return Err(fault.clone());
+        if let Some(conflict) = &self.conflict {
+            return Err(conflict.clone());
         }
         let bytes = namespace.scope(&self.name).len() + DELAY_SUFFIX;
         if bytes <= SHORT_STRING_MAX {
@@ -153,7 +155,7 @@ impl Spec {
         })
     }
 
-    /// The queue and where its dead letters go, which is there first.
+    /// The queue and its dead-letter queue, which is declared first.
     pub(crate) fn topology(&self) -> Result<Topology, Error> {
         Ok(Topology {
             queues: vec![self.dead()?, self.main()?],
@@ -161,21 +163,21 @@ impl Spec {
         })
     }
 
-    /// Whether the broker keeps a rejected job: the queue is ours to know and has a dead-letter
-    /// exchange.
-    pub(crate) fn keeps_rejected(&self) -> bool {
+    /// Whether the queue is known to have a dead-letter exchange, so that the broker keeps a rejected
+    /// job.
+    pub(crate) fn has_dead_letter_exchange(&self) -> bool {
         !self.passive && (self.kind == QueueKind::Quorum || self.message_ttl.is_some())
     }
 
-    pub(crate) fn home(&self, topology: Topology) -> Home {
+    pub(crate) fn on_missing(&self, topology: Topology) -> OnMissing {
         if self.passive {
-            Home::Foreign
+            OnMissing::Fail
         } else {
-            Home::Declared(topology)
+            OnMissing::Declare(topology)
         }
     }
 
-    fn owned(&self, queue: Queue) -> Queue {
+    fn passive_if_set(&self, queue: Queue) -> Queue {
         if self.passive { queue.passive() } else { queue }
     }
 }
@@ -187,19 +189,19 @@ mod tests {
 
     #[test]
     fn a_plain_classic_queue_has_no_arguments() {
-        let mut spec = Spec::new("task_queue");
+        let mut spec = QueueSpec::new("task_queue");
         spec.kind = QueueKind::Classic;
         assert!(spec.main().unwrap().arguments.is_empty());
     }
 
     #[test]
-    fn a_queue_that_has_to_be_classic_says_so() {
-        let mut plain = Spec::new("jobs");
+    fn a_queue_that_has_to_be_classic_declares_its_type() {
+        let mut plain = QueueSpec::new("jobs");
         plain.kind = QueueKind::Classic;
         let (mut asked, mut prioritized) = (plain.clone(), plain.clone());
-        asked.says_classic = true;
+        asked.declares_type = true;
         prioritized.max_priority = Some(5);
-        let kinds = |spec: &Spec| {
+        let kinds = |spec: &QueueSpec| {
             let delayed = spec.delayed(std::time::Duration::from_secs(1));
             let queues = [spec.main(), spec.dead(), delayed];
             queues.map(|queue| queue.unwrap().arguments.remove("x-queue-type"))
@@ -212,8 +214,8 @@ mod tests {
     }
 
     #[test]
-    fn a_quorum_queue_loses_nothing_on_the_way_to_its_dead_letters() {
-        let arguments = Spec::new("jobs").main().unwrap().arguments;
+    fn a_quorum_queue_dead_letters_at_least_once() {
+        let arguments = QueueSpec::new("jobs").main().unwrap().arguments;
         assert_eq!(
             arguments["x-dead-letter-routing-key"],
             Value::from("jobs.dead")
@@ -227,7 +229,7 @@ mod tests {
 
     #[test]
     fn priorities_need_a_classic_queue() {
-        let mut spec = Spec::new("jobs");
+        let mut spec = QueueSpec::new("jobs");
         spec.max_priority = Some(5);
         assert!(spec.main().unwrap_err().to_string().contains("classic"));
     }

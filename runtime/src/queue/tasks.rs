@@ -1,4 +1,4 @@
-//! Tasks: jobs that are methods of an annotated trait.
+//! Tasks: jobs that run a method of an annotated trait, which the AMQP property `type` names.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::handler::Work;
-use super::job::RawJob;
-use super::pool::{Bench, codec};
-use super::producer::{Push, Till};
-use super::{Spec, WorkQueue};
+use super::handler::JobRunner;
+use super::job::{RawJob, payload_codec};
+use super::pool::PoolConfig;
+use super::producer::JobPublisher;
+use super::push::Push;
+use super::{QueueSpec, WorkQueue};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::link::Connection;
 use crate::policy::retry::RetryPolicy;
 use crate::policy::verdict::Verdict;
@@ -24,7 +25,7 @@ use crate::worker::Running;
 /// The untyped half of a generated producer. Cheap to clone.
 #[derive(Clone)]
 pub struct TaskProducer {
-    till: Till,
+    publisher: JobPublisher,
     name: &'static str,
 }
 
@@ -35,9 +36,9 @@ impl TaskProducer {
         Self::over(connection, descriptor, spec(descriptor))
     }
 
-    /// A producer for a queue with other properties. Its workers have to be given the same.
+    /// A producer for a queue with other properties. Its workers need the same queue.
     ///
-    /// Jobs are written in the codec that the tasks' attribute names; where it names none, in the
+    /// Jobs are encoded with the codec that the tasks' attribute names; if it names none, with the
     /// queue's ([`WorkQueue::codec`]). If both name one, and not the same, a push fails with
     /// [`is_invalid`](Error::is_invalid).
     #[must_use]
@@ -49,22 +50,24 @@ impl TaskProducer {
         Self::over(connection, descriptor, spec_on(descriptor, &queue.spec))
     }
 
-    fn over(connection: &Connection, descriptor: &'static ServiceDescriptor, spec: Spec) -> Self {
+    fn over(
+        connection: &Connection,
+        descriptor: &'static ServiceDescriptor,
+        spec: QueueSpec,
+    ) -> Self {
         Self {
-            till: Till::new(connection, spec),
+            publisher: JobPublisher::new(connection, spec),
             name: descriptor.name(),
         }
     }
 
-    /// Prepares a push of one task; awaiting it makes it.
+    /// Prepares a push of one task; awaiting it publishes the task.
     pub fn push<A: Serialize + ?Sized>(
         &self,
         method: &'static MethodDescriptor,
         arguments: &A,
     ) -> Push {
-        let body = self.till.codec().encode(arguments);
-        let body = body.map_err(|error| Error::new(Kind::Encode).caused_by(error));
-        self.till.push(Some(method.name()), body)
+        self.publisher.push(Some(method.name()), arguments)
     }
 }
 
@@ -76,7 +79,7 @@ impl fmt::Debug for TaskProducer {
     }
 }
 
-/// Works on tasks.
+/// A pool of workers that run tasks.
 ///
 /// ```no_run
 /// # async fn example(connection: lepus::Connection) -> Result<(), lepus::Error> {
@@ -103,7 +106,7 @@ impl fmt::Debug for TaskProducer {
 /// ```
 #[must_use = "a pool works when it is run"]
 pub struct TaskPool {
-    bench: Bench,
+    config: PoolConfig,
     tasks: Arc<dyn Tasks>,
 }
 
@@ -112,92 +115,91 @@ impl TaskPool {
     pub fn new(connection: &Connection, tasks: impl Tasks) -> Self {
         let spec = spec(tasks.descriptor());
         Self {
-            bench: Bench::new(connection, spec),
+            config: PoolConfig::new(connection, spec),
             tasks: Arc::new(tasks),
         }
     }
 
-    /// A queue with other properties. Its producers have to be given the same.
+    /// Consumes from a queue with other properties. Its producers need the same queue.
     ///
-    /// Jobs that name no content type are read in the codec that [`TaskProducer::on`] writes. If
-    /// the attribute and the queue disagree on it, [`start`](Self::start) fails.
+    /// Jobs without a content type are decoded with the codec that [`TaskProducer::on`] uses. If the
+    /// attribute and the queue name different ones, [`start`](Self::start) fails.
     pub fn queue<T>(mut self, queue: &WorkQueue<T>) -> Self {
-        *self.bench.spec() = spec_on(self.tasks.descriptor(), &queue.spec);
+        *self.config.spec() = spec_on(self.tasks.descriptor(), &queue.spec);
         self
     }
 
-    /// How often and how far apart a failed task is tried again. Default: as
-    /// [`WorkQueue::retry`].
+    /// The number and the delays of the attempts at a task. Default: that of [`WorkQueue::retry`].
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
-        self.bench.spec().retry = policy;
+        self.config.spec().retry = policy;
         self
     }
 
-    /// How many tasks are worked on at once: the channel's prefetch. Default 1.
+    /// The number of tasks that run at once, and the channel's prefetch. Default 1.
     pub fn concurrency(mut self, tasks: u16) -> Self {
-        self.bench.concurrency(tasks);
+        self.config.concurrency(tasks);
         self
     }
 
-    /// How long a task may take that has no `timeout` of its own. Default: no limit.
+    /// The time limit of tasks that have no `timeout` of their own. Default: no limit.
     pub fn timeout(mut self, limit: Duration) -> Self {
-        self.bench.timeout(limit);
+        self.config.timeout(limit);
         self
     }
 
-    /// How long a shutdown waits for the tasks in hand. Default 30 s.
+    /// The time that a shutdown waits for running tasks. Default 30 s.
     pub fn grace(mut self, limit: Duration) -> Self {
-        self.bench.grace(limit);
+        self.config.grace(limit);
         self
     }
 
-    /// Starts the pool: when it returns, tasks are taken. A task that the trait does not have
-    /// goes to the dead-letter queue, as does one whose arguments do not decode.
+    /// Starts the pool. When it returns, tasks are consumed. A task that the trait does not have
+    /// goes to the dead-letter queue, and so does one whose arguments do not decode.
     ///
     /// # Errors
     /// As [`WorkerPool::start`](super::WorkerPool::start).
     pub async fn start(self) -> Result<Running, Error> {
-        let work = Arc::new(self.desk());
-        self.bench.start(work).await
+        let runner = Arc::new(self.router());
+        self.config.start(runner).await
     }
 
-    /// Works until `shutdown` completes, then drains.
+    /// Consumes until `shutdown` completes, then drains.
     ///
     /// # Errors
     /// As [`WorkerPool::run`](super::WorkerPool::run).
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-        let work = Arc::new(self.desk());
-        self.bench.run(work, shutdown).await
+        let runner = Arc::new(self.router());
+        self.config.run(runner, shutdown).await
     }
 
-    fn desk(&self) -> Desk {
-        Desk::new(Arc::clone(&self.tasks), self.bench.codec())
+    fn router(&self) -> TaskRouter {
+        TaskRouter::new(Arc::clone(&self.tasks), self.config.codec())
     }
 }
 
 impl fmt::Debug for TaskPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TaskPool")
-            .field("bench", &self.bench)
+            .field("config", &self.config)
             .finish_non_exhaustive()
     }
 }
 
-fn spec(descriptor: &'static ServiceDescriptor) -> Spec {
-    let mut spec = Spec::new(descriptor.queue_name());
+fn spec(descriptor: &'static ServiceDescriptor) -> QueueSpec {
+    let mut spec = QueueSpec::new(descriptor.queue_name());
     spec.codec = Some(descriptor.default_codec());
     spec
 }
 
-/// The queue for these tasks: its own properties, and the codec that both agree on.
-fn spec_on(descriptor: &'static ServiceDescriptor, queue: &Spec) -> Spec {
+/// The queue for these tasks, with the codec that is set on the queue or in the attribute.
+fn spec_on(descriptor: &'static ServiceDescriptor, queue: &QueueSpec) -> QueueSpec {
     let mut spec = queue.clone();
     let (tasks, name) = (descriptor.chosen_codec(), descriptor.name());
     match (tasks, queue.codec) {
         (Some(tasks), Some(own)) if tasks != own => {
-            spec.fault = Some(Error::invalid(format!(
-                "the tasks `{name}` are written in {tasks} (the codec of their attribute), and \
-                 their queue `{}` says {own}: leave out one of the two",
+            spec.conflict = Some(Error::invalid(format!(
+                "the tasks `{name}` are encoded as {tasks} (the codec of their attribute), and \
+                 their queue `{}` has the codec {own}: leave out one of the two",
                 queue.name
             )));
         }
@@ -206,15 +208,15 @@ fn spec_on(descriptor: &'static ServiceDescriptor, queue: &Spec) -> Spec {
     spec
 }
 
-/// Finds the task a job is for.
-struct Desk {
+/// Runs each job with the method that its `type` names.
+struct TaskRouter {
     tasks: Arc<dyn Tasks>,
     methods: MethodTable,
-    /// Of jobs that name none.
+    /// The codec of jobs without a content type.
     codec: Codec,
 }
 
-impl Desk {
+impl TaskRouter {
     fn new(tasks: Arc<dyn Tasks>, codec: Codec) -> Self {
         Self {
             methods: MethodTable::new(tasks.descriptor(), None),
@@ -224,27 +226,27 @@ impl Desk {
     }
 
     fn request(&self, job: &RawJob) -> Result<Request, String> {
-        let head = &job.facts.head;
-        let name = head.task.as_deref();
+        let info = job.context.message();
+        let name = info.kind.as_deref();
         let method = self.methods.find(name).ok_or_else(|| {
             let (name, names) = (name.unwrap_or_default(), self.methods.names());
             format!("no task `{name}`; this worker has {names}")
         })?;
-        let codec = codec(self.codec, head.content_type.as_deref())?;
+        let codec = payload_codec(self.codec, info.content_type.as_deref())?;
         Ok(Request::new(method, codec, job.body.clone()))
     }
 }
 
-impl Work for Desk {
-    fn perform(&self, job: RawJob) -> BoxFuture<Verdict> {
+impl JobRunner for TaskRouter {
+    fn run(&self, job: RawJob) -> BoxFuture<Verdict> {
         let request = match self.request(&job) {
             Ok(request) => request,
-            Err(reason) => return Box::pin(std::future::ready(Verdict::hopeless(reason))),
+            Err(reason) => return Box::pin(std::future::ready(Verdict::reject(reason))),
         };
         self.tasks.run(request)
     }
 
-    fn limit(&self, task: Option<&str>) -> Option<Duration> {
+    fn time_limit(&self, task: Option<&str>) -> Option<Duration> {
         self.methods.find(task)?.timeout()
     }
 }

@@ -14,12 +14,13 @@ use super::dispatch::{Dispatcher, ReceivedRequest};
 use super::execution::RunOn;
 use super::reply::{AckMode, ReplyRoute, ReplySender};
 use super::sent_replies::ReplyOrigin;
-use crate::context::Facts;
+use crate::context::Invocation;
 use crate::link::{Channel, Flush};
 use crate::service::Reply;
 use crate::wire::batch::{self, BatchedCall, BatchedReply};
 use crate::wire::codec::Codec;
 use crate::wire::envelope::{ReplyForm, ReplyStatus};
+use crate::wire::message::MessageInfo;
 use crate::wire::status::{Code, Status};
 use crate::worker::{INLINE_BUDGET, Settlement};
 
@@ -150,19 +151,21 @@ impl Dispatcher {
                 self.refuse(Status::new(Code::InvalidArgument, text))
             }
             Ok(method) => {
-                let facts = Facts {
-                    service: self.service_name().into(),
-                    method: method.name().into(),
+                let facts = Invocation {
+                    service: Some(self.service_name().into()),
+                    method: Some(method.name().into()),
                     deadline,
-                    caller: request.head.caller.clone(),
-                    message_id: call.message_id.map(str::to_owned),
-                    redelivered: request.redelivered,
-                    attempt: 1,
-                    ..Facts::default()
+                    message: MessageInfo {
+                        app_id: request.head.caller.clone(),
+                        message_id: call.message_id.map(str::to_owned),
+                        redelivered: request.redelivered,
+                        attempt: 1,
+                        ..MessageInfo::default()
+                    },
                 };
                 let body = request.body.slice_ref(call.arguments);
-                let execution = self.execution(method, codec, body, facts);
-                self.execute(execution, run_on).await
+                let execution = self.executor.prepare(method, codec, body, facts);
+                self.executor.execute(execution, run_on).await
             }
         };
         let reply = self.replies.fit(Some(call.method), reply, REPLY_OVERHEAD);

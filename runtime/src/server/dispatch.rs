@@ -7,13 +7,12 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::ServerOptions;
-use super::execution::{AbortUnlessChannelClosed, Execution};
+use super::execution::{AbortUnlessChannelClosed, Execution, Executor};
 use super::method_table::MethodTable;
 use super::reply::{AckMode, ReplyRoute, ReplySender};
 use super::sent_replies::{ReplyOrigin, SentReply};
-use crate::context::Facts;
-use crate::descriptor::MethodDescriptor;
+use crate::context::Invocation;
+use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::Error;
 use crate::escape::{Escaped, escaped};
 use crate::handler_guard::guard;
@@ -22,13 +21,23 @@ use crate::service::{Reply, Service};
 use crate::stats::Counters;
 use crate::wire::codec::Codec;
 use crate::wire::envelope::{CALLS_TYPE, RequestHead};
+use crate::wire::message::MessageInfo;
 use crate::wire::status::{Code, Status};
 use crate::worker::{Handler, Settlement};
 
+/// The options of a server that hold for all of its services.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ServerOptions {
+    /// The prefixes of the queues that replies may be sent to; empty for all queues.
+    pub(super) reply_to: Vec<String>,
+    pub(super) tells_panics: bool,
+}
+
 /// Handles the requests of one queue.
 pub(super) struct Dispatcher {
-    service: Arc<dyn Service>,
+    descriptor: &'static ServiceDescriptor,
     methods: MethodTable,
+    pub(super) executor: Executor,
     pub(super) replies: ReplySender,
     max_message: usize,
     /// One permit for each handler that may run. The worker bounds the deliveries, but a batch may run
@@ -38,7 +47,6 @@ pub(super) struct Dispatcher {
     pub(super) is_concurrent: bool,
     counters: Arc<Counters>,
     tasks: Handle,
-    tells_panics: bool,
 }
 
 /// A request as it was received.
@@ -91,38 +99,26 @@ impl Dispatcher {
         (queue, default_method): (&str, Option<&'static MethodDescriptor>),
         (concurrency, options): (u16, ServerOptions),
     ) -> Self {
-        let methods = MethodTable::new(service.descriptor(), default_method);
+        let descriptor = service.descriptor();
         let ServerOptions {
             reply_to,
             tells_panics,
         } = options;
         Self {
             replies: ReplySender::new(connection, &*service, queue, concurrency, reply_to),
-            service,
-            methods,
+            executor: Executor::new(connection, service, tells_panics),
+            descriptor,
+            methods: MethodTable::new(descriptor, default_method),
             max_message: connection.max_message(),
             permits: Semaphore::new(concurrency.max(1).into()),
             is_concurrent: concurrency > 1,
             counters: connection.counters(),
             tasks: connection.tasks().clone(),
-            tells_panics,
         }
-    }
-
-    pub(super) fn service(&self) -> &Arc<dyn Service> {
-        &self.service
     }
 
     pub(super) fn service_name(&self) -> &'static str {
         self.replies.service()
-    }
-
-    pub(super) fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
-    pub(super) fn tells_panics(&self) -> bool {
-        self.tells_panics
     }
 
     pub(super) fn check_size(&self, size: usize) -> Result<(), Status> {
@@ -144,7 +140,7 @@ impl Dispatcher {
     }
 
     pub(super) fn codec(&self, content_type: Option<&str>) -> Result<Codec, Status> {
-        let default = self.service.descriptor().default_codec();
+        let default = self.descriptor.default_codec();
         default.for_content_type(content_type).map_err(|unknown| {
             let service = self.service_name();
             let text = format!(
@@ -268,18 +264,21 @@ impl Dispatcher {
             answer.is_acked = true;
             channel.ack(tag, AckRange::One);
         }
-        let facts = Facts {
-            service: self.service_name().into(),
-            method: method.name().into(),
+        let facts = Invocation {
+            service: Some(self.service_name().into()),
+            method: Some(method.name().into()),
             deadline,
-            headers: head.headers,
-            trace: head.trace,
-            caller: head.caller,
-            message_id: head.message_id,
-            redelivered,
-            attempt: 1,
+            message: MessageInfo {
+                headers: head.headers,
+                trace: head.trace,
+                app_id: head.caller,
+                message_id: head.message_id,
+                redelivered,
+                attempt: 1,
+                ..MessageInfo::default()
+            },
         };
-        let step = PreparedStep::Execute(self.execution(method, codec, body, facts));
+        let step = PreparedStep::Execute(self.executor.prepare(method, codec, body, facts));
         Some(Prepared { step, answer })
     }
 
@@ -372,7 +371,7 @@ impl Handler for Dispatcher {
                 let _permit = self.permits.acquire().await;
                 let end = guard(deadline, handler).await;
                 self.replies
-                    .fit(Some(method), self.reply_of(method, end), 0)
+                    .fit(Some(method), self.executor.reply_of(method, end), 0)
             }
         };
         self.answer(&channel, tag, reply, answer)
@@ -408,7 +407,7 @@ impl Dispatcher {
             let end = guard(deadline, handler).await;
             let reply = self
                 .replies
-                .fit(Some(method), self.reply_of(method, end), 0);
+                .fit(Some(method), self.executor.reply_of(method, end), 0);
             self.answer(&reply_channel, tag, reply, answer)
         });
         AbortUnlessChannelClosed::join(task, channel).await

@@ -6,13 +6,13 @@ use tokio::task::futures::TaskLocalFuture;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
-use super::dispatch::Dispatcher;
-use crate::context::{Context, Facts};
+use crate::context::{Context, Invocation};
 use crate::descriptor::MethodDescriptor;
 use crate::escape::Escaped;
 use crate::handler_guard::{AbortOnDropTask, HandlerEnd, HandlerFuture, guard};
-use crate::link::Channel;
-use crate::service::{Reply, Request};
+use crate::link::{Channel, Connection};
+use crate::service::{Reply, Request, Service};
+use crate::stats::Counters;
 use crate::wire::codec::Codec;
 use crate::wire::status::{Code, Status};
 use crate::worker::Settlement;
@@ -34,18 +34,38 @@ pub(super) enum RunOn {
     Task,
 }
 
-impl Dispatcher {
+/// Executes the handlers of a service.
+pub(super) struct Executor {
+    service: Arc<dyn Service>,
+    counters: Arc<Counters>,
+    /// Whether the reply of a handler that panicked contains the panic's text.
+    tells_panics: bool,
+}
+
+impl Executor {
+    pub(super) fn new(
+        connection: &Connection,
+        service: Arc<dyn Service>,
+        tells_panics: bool,
+    ) -> Self {
+        Self {
+            service,
+            counters: connection.counters(),
+            tells_panics,
+        }
+    }
+
     /// Creates the handler of a request, in the context of these facts.
-    pub(super) fn execution(
+    pub(super) fn prepare(
         &self,
         method: &'static MethodDescriptor,
         codec: Codec,
         body: Bytes,
-        facts: Facts,
+        facts: Invocation,
     ) -> Execution {
         let deadline = facts.deadline;
         let request = Request::new(method, codec, body);
-        let service = self.service();
+        let service = &self.service;
         Execution {
             method: method.name(),
             deadline,
@@ -77,8 +97,8 @@ impl Dispatcher {
             HandlerEnd::Returned(reply) => {
                 let status = reply.status();
                 if status.is_some_and(|status| status.code() == Code::InvalidArgument) {
-                    self.counters().malformed.add();
-                    let service = self.service_name();
+                    self.counters.malformed.add();
+                    let service = self.service.descriptor().name();
                     let status = status.map(|status| tracing::field::display(Escaped(status)));
                     tracing::warn!(service, method, status, "a request was refused");
                 }
@@ -89,11 +109,11 @@ impl Dispatcher {
                 Reply::failed(Status::new(Code::DeadlineExceeded, text))
             }
             HandlerEnd::Panicked(text) => {
-                self.counters().panics.add();
-                let service = self.service_name();
+                self.counters.panics.add();
+                let service = self.service.descriptor().name();
                 let panic = Escaped(&text);
                 tracing::error!(service, method, %panic, "a handler panicked");
-                Reply::panicked(method, self.tells_panics().then_some(&text))
+                Reply::panicked(method, self.tells_panics.then_some(&text))
             }
         }
     }

@@ -20,7 +20,7 @@ use crate::wire::name::Name;
 use crate::wire::topology::{Queue, QueueKind, Topology};
 use crate::worker::Running;
 use crate::worker::{OnLoss, Source, Worker};
-use dispatch::Dispatcher;
+use dispatch::{Dispatcher, ServerOptions};
 pub(crate) use method_table::MethodTable;
 
 /// A server: consumes requests from the queues of its services, and replies to them.
@@ -54,14 +54,6 @@ pub struct Server {
     services: Vec<ServedService>,
     grace: Duration,
     options: ServerOptions,
-}
-
-/// The options of a server that hold for all of its services.
-#[derive(Clone, Debug, Default)]
-struct ServerOptions {
-    /// The prefixes of the queues that replies may be sent to; empty for all queues.
-    reply_to: Vec<String>,
-    tells_panics: bool,
 }
 
 /// A service of a server, with its options.
@@ -211,13 +203,7 @@ impl Server {
     /// # Cancel safety
     /// Dropping the future stops serving at once. Requests that are not answered go back to their queue.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-        let starting = self.start();
-        tokio::pin!(shutdown);
-        let running = tokio::select! {
-            running = starting => running?,
-            () = &mut shutdown => return Ok(()),
-        };
-        running.until(shutdown).await
+        Running::run(self.start(), shutdown).await
     }
 }
 

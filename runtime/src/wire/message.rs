@@ -66,6 +66,29 @@ pub(crate) struct Outgoing {
     pub(crate) body: Bytes,
 }
 
+/// The facts of a received message that its handler can read, without the payload.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MessageInfo {
+    /// The exchange and the routing key that it was first published to.
+    pub(crate) exchange: String,
+    pub(crate) routing_key: String,
+    /// AMQP's `type`: the task of a job, the type of an event.
+    pub(crate) kind: Option<String>,
+    pub(crate) content_type: Option<String>,
+    pub(crate) message_id: Option<String>,
+    /// Seconds since the Unix epoch.
+    pub(crate) timestamp: Option<u64>,
+    /// The name of the program that sent it.
+    pub(crate) app_id: Option<String>,
+    /// Those that its sender set.
+    pub(crate) headers: Table,
+    /// The W3C trace headers.
+    pub(crate) trace: Table,
+    pub(crate) redelivered: bool,
+    /// 1 for the first attempt.
+    pub(crate) attempt: u32,
+}
+
 /// A message that was received (`basic.deliver`, `basic.get-ok`).
 #[derive(Clone, Debug)]
 pub(crate) struct Incoming {

@@ -14,8 +14,9 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time::Instant;
 
+use super::handler::{Handler, Settlement};
 use super::inline::InlinePolicy;
-use super::{Handler, OnLoss, Settlement, Source, StopReason, shutdown_requested};
+use super::source::{OnLoss, Source};
 use crate::clock;
 use crate::error::Error;
 use crate::escape::Escaped;
@@ -41,6 +42,12 @@ pub(crate) struct Completed {
     pub(super) channel: Arc<Channel>,
     pub(super) tag: u64,
     pub(super) settlement: Settlement,
+}
+
+/// The reason for which a consumer's deliveries are no longer received.
+pub(super) enum StopReason {
+    Shutdown,
+    ConsumerEnded(Ended),
 }
 
 /// The deliveries that handlers work on, of the current channel and of earlier ones.
@@ -371,6 +378,11 @@ enum DrainEnd {
     Blocked,
     /// The grace period is over, or a second signal came.
     LimitReached,
+}
+
+pub(super) async fn shutdown_requested(shutdown: &mut watch::Receiver<bool>) {
+    // An error means that the sender is gone. That ends the consumer as well.
+    let _ = shutdown.wait_for(|requested| *requested).await;
 }
 
 async fn join(task: &mut Option<JoinHandle<()>>) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Source;
+use super::source::Source;
 use crate::error::Error;
 use crate::policy::refusal;
 

@@ -9,7 +9,10 @@ use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
-use super::{Handler, Setup, Source, Worker};
+use super::handler::Handler;
+use super::run::Worker;
+use super::setup::Setup;
+use super::source::Source;
 use crate::error::{Error, Kind};
 use crate::link::Connection;
 use crate::service::BoxFuture;
@@ -49,7 +52,21 @@ impl Running {
             .spawn_on(worker.run(handler, self.shutdown.subscribe()), tasks);
     }
 
-    /// Runs until `shutdown` completes, then drains.
+    /// Starts consumers and runs them [until](Self::until) `shutdown` completes, which ends the start
+    /// as well.
+    pub(crate) async fn run(
+        starting: impl Future<Output = Result<Self, Error>>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), Error> {
+        tokio::pin!(shutdown);
+        let running = tokio::select! {
+            running = starting => running?,
+            () = &mut shutdown => return Ok(()),
+        };
+        running.until(shutdown).await
+    }
+
+    /// Works on until `shutdown` completes, then drains.
     ///
     /// # Errors
     /// The connection was closed.
@@ -105,12 +122,7 @@ impl<S> Until<S> {
                 // The sender is dropped only together with this future.
                 let _ = requested.await;
             };
-            tokio::pin!(requested);
-            let running = tokio::select! {
-                running = starting => running?,
-                () = &mut requested => return Ok(()),
-            };
-            running.until(requested).await
+            Running::run(starting, requested).await
         };
         Self {
             shutdown: Some((Box::pin(shutdown), request)),

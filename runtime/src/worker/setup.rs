@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::Source;
-use crate::declaring::OnceMore;
+use super::source::Source;
 use crate::error::{Error, Kind};
 use crate::link::{self, Channel, Connection, Consumer, Ended, Link, Mode, Namespace, Session};
+use crate::publish::InternalErrorRetry;
 use crate::service::BoxFuture;
 
 /// AMQP's NOT_FOUND.
@@ -105,11 +105,11 @@ pub(super) async fn set_up(
 }
 
 async fn set_up_on_link(link: &Link, setup: &dyn Setup) -> Result<OpenConsumer, Error> {
-    let mut once_more = OnceMore::default();
+    let mut internal_error_retry = InternalErrorRetry::default();
     loop {
         let session = link.session().await?;
         match set_up_on_session(&session, setup).await {
-            Err(error) if once_more.is_due(&error, &session).await => {}
+            Err(error) if internal_error_retry.is_due(&error, &session).await => {}
             result => return result,
         }
     }

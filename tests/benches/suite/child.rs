@@ -1,5 +1,6 @@
 //! Processes of our own: this program again, with a task.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -19,8 +20,12 @@ pub struct Child {
 }
 
 impl Child {
-    pub fn start(task: &Task) -> Result<Self, String> {
-        let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    /// Starts this program or another build of it.
+    pub fn start(task: &Task, program: Option<&Path>) -> Result<Self, String> {
+        let program = match program {
+            Some(program) => program.to_owned(),
+            None => std::env::current_exe().map_err(|error| error.to_string())?,
+        };
         let task = serde_json::to_string(task).map_err(|error| error.to_string())?;
         Self::spawn(Command::new(program).args([WORD, &task]))
     }

@@ -1,5 +1,7 @@
 //! What is compared with what: the first entry of a comparison is what the others are measured by.
 
+use std::path::{Path, PathBuf};
+
 use crate::contenders;
 use crate::options::{Group, Options};
 use crate::task::{Case, Contender, Work};
@@ -20,22 +22,25 @@ pub struct Comparison {
     pub entries: Vec<Entry>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Entry {
     pub label: String,
     pub place: Place,
     pub work: Work,
     pub contender: Contender,
     pub case: Case,
+    /// Another build of this program, instead of this one.
+    pub program: Option<PathBuf>,
 }
 
 /// In the order in which they are shown.
-const RPC: [Contender; 8] = [
+const RPC: [Contender; 9] = [
     Contender::Naive,
     Contender::Tuned,
     Contender::TunedInFull,
     Contender::Lepus,
     Contender::LepusCoalesced,
+    Contender::LepusShared,
     Contender::Amqprs,
     Contender::Nats,
     Contender::Tarpc,
@@ -51,8 +56,44 @@ pub fn all(options: &Options) -> Vec<Comparison> {
         Group::Flat => flat(),
     };
     let all = options.groups.iter().flat_map(of);
-    all.filter(|comparison| comparison.title.contains(&options.only))
-        .collect()
+    let mut all: Vec<_> = all
+        .filter(|comparison| comparison.title.contains(&options.only))
+        .collect();
+    if let Some(program) = &options.beside {
+        all.iter_mut().for_each(|all| all.add_other_build(program));
+    }
+    all
+}
+
+impl Comparison {
+    /// Adds what Lepus does here as another build does it, right after each, and leaves out what
+    /// does not depend on the build. The other build may be an old one, which knows fewer options.
+    fn add_other_build(&mut self, program: &Path) {
+        let is_ours = |entry: &Entry| {
+            matches!(
+                entry.contender,
+                Contender::Lepus | Contender::LepusCoalesced | Contender::LepusShared
+            )
+        };
+        let first = self.entries.first().map(|entry| entry.label.clone());
+        let entries = std::mem::take(&mut self.entries);
+        for entry in entries {
+            if !is_ours(&entry) {
+                if Some(&entry.label) == first.as_ref() {
+                    self.entries.push(entry);
+                }
+                continue;
+            }
+            let other = Entry {
+                label: format!("{}, other build", entry.label),
+                program: Some(program.to_owned()),
+                ..entry.clone()
+            };
+            let is_old = entry.contender != Contender::LepusShared;
+            self.entries.push(entry);
+            self.entries.extend(is_old.then_some(other));
+        }
+    }
 }
 
 /// What the comparisons name and this machine or this version does not have.
@@ -89,6 +130,7 @@ fn rpc(full: bool) -> Vec<Comparison> {
             work: Work::Rpc,
             contender,
             case,
+            program: None,
         });
         Comparison {
             group: Group::Rpc,
@@ -142,6 +184,7 @@ fn beside(
         work,
         contender: *contender,
         case,
+        program: None,
     });
     Comparison {
         group,
@@ -227,6 +270,7 @@ fn broker() -> Vec<Comparison> {
             work: Work::Rpc,
             contender: Contender::Lepus,
             case,
+            program: None,
         });
         Comparison {
             group: Group::Broker,
@@ -252,6 +296,7 @@ fn local() -> Vec<Comparison> {
                 work,
                 contender: Contender::Lepus,
                 case: case(1, 1, 16),
+                program: None,
             })
             .into(),
     }]
@@ -265,6 +310,7 @@ fn flat() -> Vec<Comparison> {
             work: *work,
             contender: Contender::Lepus,
             case: case(*flight, 256, 16),
+            program: None,
         });
         Comparison {
             group: Group::Flat,

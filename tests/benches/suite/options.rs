@@ -1,9 +1,10 @@
 //! What the command line asks for.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub const USAGE: &str = "usage: tests/bench [rpc|jobs|pubsub|broker|local|flat|all]... \
-[--rounds N] [--seconds S] [--only TEXT] [--full]";
+[--rounds N] [--seconds S] [--only TEXT] [--full] [--beside PROGRAM]";
 
 /// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub struct Options {
     pub full: bool,
     /// What the title of a comparison must have in it.
     pub only: String,
+    /// Another build of this program, to compare this one with.
+    pub beside: Option<PathBuf>,
 }
 
 impl Options {
@@ -58,12 +61,14 @@ impl Options {
             time: Duration::from_secs(3),
             full: false,
             only: String::new(),
+            beside: None,
         };
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--full" => options.full = true,
                 "--only" => options.only = value(argument, arguments.next())?.clone(),
+                "--beside" => options.beside = Some(value(argument, arguments.next())?.into()),
                 "--rounds" => options.rounds = number(argument, arguments.next())?,
                 "--seconds" => {
                     let seconds = number(argument, arguments.next())?;

@@ -73,7 +73,7 @@ pub async fn measure(rabbit: &RabbitMq, entry: &Entry, time: Duration) -> Result
     match entry.place {
         Place::RabbitMq => remember(&task),
         Place::Embedded => {
-            let mut broker = Child::start(&task)?;
+            let mut broker = Child::start(&task, entry.program.as_deref())?;
             task.address = broker.line(PATIENCE).await?;
             task.broker = Some(broker.pid);
             children.push(broker);
@@ -88,7 +88,7 @@ pub async fn measure(rabbit: &RabbitMq, entry: &Entry, time: Duration) -> Result
     }
     if has_server(entry.work) {
         task.role = Role::Server;
-        let mut server = Child::start(&task)?;
+        let mut server = Child::start(&task, entry.program.as_deref())?;
         let address = server.line(PATIENCE).await?;
         if !address.is_empty() {
             task.address = address;
@@ -97,7 +97,7 @@ pub async fn measure(rabbit: &RabbitMq, entry: &Entry, time: Duration) -> Result
         children.push(server);
     }
     task.role = Role::Client;
-    let mut client = Child::start(&task)?;
+    let mut client = Child::start(&task, entry.program.as_deref())?;
     let answer = client.line(time + PATIENCE).await;
     children.push(client);
     // The client first: it is the one that would complain.

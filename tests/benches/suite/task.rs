@@ -15,6 +15,8 @@ pub enum Contender {
     TunedInFull,
     Lepus,
     LepusCoalesced,
+    /// Lepus with its I/O task on the runtime of its user.
+    LepusShared,
     Amqprs,
     Tarpc,
     Nats,
@@ -29,6 +31,7 @@ impl Contender {
             Contender::TunedInFull => "tuned lapin, in full",
             Contender::Lepus => "Lepus",
             Contender::LepusCoalesced => "Lepus coalesced",
+            Contender::LepusShared => "Lepus, Io::Shared",
             Contender::Amqprs => "amqprs",
             Contender::Tarpc => "tarpc (no broker)",
             Contender::Nats => "NATS",

@@ -4,7 +4,8 @@
 use bytes::Bytes;
 
 use super::in_flight::{CallCompletion, ReceivedReply};
-use super::{CorrelationId, ReplyQueue};
+use super::queue::ReplyQueue;
+use crate::client::correlation::CorrelationId;
 use crate::escape::Escaped;
 use crate::service::Reply;
 use crate::wire::batch::{self, BatchedReply};

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use super::ReplyQueue;
 use super::in_flight::InFlightCalls;
+use super::queue::ReplyQueue;
 use crate::error::{Error, Kind};
 use crate::link::{
     self, BurstDetector, Channel, ChannelEvent, ChannelHandler, Connection, Consumer, Ended, Link,

@@ -72,8 +72,8 @@ impl<T: DeserializeOwned> EventDecoder<T> {
     pub(in crate::pubsub) fn decode(&self, event: RawEvent) -> Decoded<T> {
         let (reason, is_unknown) = match self.payload(&event) {
             Ok(payload) => {
-                let info = event.info;
-                return Decoded::Event(Event { payload, info });
+                let context = event.context;
+                return Decoded::Event(Event { payload, context });
             }
             Err(DecodeError::UnknownType(reason)) => (reason, true),
             Err(DecodeError::Malformed(reason)) => (reason, false),
@@ -93,7 +93,7 @@ impl<T: DeserializeOwned> EventDecoder<T> {
     }
 
     fn payload(&self, event: &RawEvent) -> Result<T, DecodeError> {
-        let event_type = event.info.event_type.as_deref();
+        let event_type = event.info().kind.as_deref();
         match self.codec(event) {
             Ok(codec) => self.typing.decode(event_type, codec, &event.body),
             // An event of another type may be too large or use an unknown codec: it is reported as
@@ -111,7 +111,7 @@ impl<T: DeserializeOwned> EventDecoder<T> {
         if size > limit {
             return Err(format!("it has {size} bytes, the limit is {limit}"));
         }
-        queue::codec(self.codec, event.content_type.as_deref())
+        queue::payload_codec(self.codec, event.info().content_type.as_deref())
     }
 }
 

@@ -99,25 +99,25 @@ impl Undecodable {
     /// The routing key it was published with.
     #[must_use]
     pub fn key(&self) -> &str {
-        &self.event.info.key
+        &self.event.info().routing_key
     }
 
     /// The event's type, if it names one (AMQP's `type`).
     #[must_use]
     pub fn event_type(&self) -> Option<&str> {
-        self.event.info.event_type.as_deref()
+        self.event.info().kind.as_deref()
     }
 
     /// The content type, if the event names one.
     #[must_use]
     pub fn content_type(&self) -> Option<&str> {
-        self.event.content_type.as_deref()
+        self.event.info().content_type.as_deref()
     }
 
     /// The headers its publisher set.
     #[must_use]
     pub fn headers(&self) -> &Table {
-        &self.event.info.headers
+        &self.event.info().headers
     }
 }
 

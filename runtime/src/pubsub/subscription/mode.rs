@@ -47,7 +47,7 @@ pub enum Overflow {
 /// goes to one of them.
 #[derive(Clone, Debug)]
 pub struct Group {
-    pub(super) spec: queue::Spec,
+    pub(super) spec: queue::QueueSpec,
     pub(super) prefetch: u16,
     pub(super) timeout: Option<Duration>,
 }
@@ -67,7 +67,7 @@ impl Group {
         group: &str,
         active: ActiveMembers,
     ) -> (Self, Option<Error>) {
-        let mut spec = queue::Spec::new(&format!("{}.{group}", exchange.name()));
+        let mut spec = queue::QueueSpec::new(&format!("{}.{group}", exchange.name()));
         spec.codec = Some(exchange.codec);
         spec.single_active = active == ActiveMembers::One;
         let invalid = group

@@ -32,7 +32,7 @@ pub(super) enum QueueSource {
     /// have noticed yet that the connection of the old queue is gone.
     Exclusive { max_length: Option<u32> },
     /// The durable queue of a group, which keeps events while no member is connected.
-    Group(queue::Spec),
+    Group(queue::QueueSpec),
 }
 
 /// A time in which a subscription receives nothing.

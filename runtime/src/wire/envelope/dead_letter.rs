@@ -1,10 +1,10 @@
 //! Head of a dead letter.
 
-use super::count_of;
 use super::job::{
     ATTEMPT, ATTEMPTS, DEATH, ERROR, FAILED_AT, FIRST_ERROR, JOB_HEADERS, REASON, SOURCE_QUEUE,
     record_error, remove_broker_headers,
 };
+use super::property::count_of;
 use crate::wire::message::Properties;
 use crate::wire::value::{Table, Value};
 

@@ -1,7 +1,9 @@
 //! Head of a job, and of the copies that are published for later attempts.
 
-use super::{count_of, non_empty, take_trace, truncated};
-use crate::wire::message::{Incoming, Properties};
+use std::time::Duration;
+
+use super::property::{count_of, expiration, non_empty, take_trace, truncated};
+use crate::wire::message::{Incoming, MessageInfo, Properties};
 use crate::wire::value::{Table, Value};
 
 /// Header of a job: the number of the attempt, from 1.
@@ -51,7 +53,43 @@ pub(super) const BROKER_HEADERS: [&str; 10] = [
     "x-opt-rabbitmq-delivery-count",
 ];
 
-/// The head of a job: all but its payload.
+/// The head of a job that is pushed.
+#[derive(Clone, Debug)]
+pub(crate) struct NewJob {
+    pub(crate) task: Option<String>,
+    pub(crate) message_id: String,
+    pub(crate) content_type: &'static str,
+    /// Seconds since the Unix epoch.
+    pub(crate) pushed_at: Option<u64>,
+    pub(crate) producer: Option<String>,
+    pub(crate) persistent: bool,
+    pub(crate) priority: Option<u8>,
+    /// The time for which it waits in a delay queue first.
+    pub(crate) delay: Option<Duration>,
+    pub(crate) headers: Table,
+    pub(crate) trace: Table,
+}
+
+impl NewJob {
+    pub(crate) fn into_properties(self) -> Properties {
+        let mut headers = self.headers;
+        headers.extend(self.trace);
+        Properties {
+            content_type: Some(self.content_type.to_owned()),
+            headers,
+            persistent: self.persistent,
+            priority: self.priority,
+            expiration: self.delay.map(expiration),
+            message_id: Some(self.message_id),
+            timestamp: self.pushed_at,
+            kind: self.task,
+            app_id: self.producer,
+            ..Properties::default()
+        }
+    }
+}
+
+/// The head of a job that was delivered: all but its payload.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct JobHead {
     pub(crate) task: Option<String>,
@@ -93,6 +131,27 @@ impl JobHead {
             trace: take_trace(&mut headers),
             headers,
             route,
+        }
+    }
+
+    /// The facts for its handler.
+    pub(crate) fn into_info(self, message: &Incoming, attempt: u32) -> MessageInfo {
+        let (exchange, routing_key) = match self.route {
+            Some(route) => (route.exchange, route.routing_key),
+            None => (message.exchange.clone(), message.routing_key.clone()),
+        };
+        MessageInfo {
+            exchange,
+            routing_key,
+            kind: self.task,
+            content_type: self.content_type,
+            message_id: self.message_id,
+            timestamp: self.pushed_at,
+            app_id: self.caller,
+            headers: self.headers,
+            trace: self.trace,
+            redelivered: message.redelivered,
+            attempt,
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
+use super::property::{non_empty, truncated};
 use super::request::CALLS_TYPE;
-use super::{non_empty, truncated};
 use crate::wire::message::Properties;
 use crate::wire::status::{Code, Status};
 use crate::wire::value::{Table, Value};

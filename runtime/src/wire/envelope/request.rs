@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{expiration, non_empty, parse_expiration, take_trace};
+use super::property::{expiration, non_empty, parse_expiration, take_trace};
 use crate::wire::message::Properties;
 use crate::wire::value::Table;
 

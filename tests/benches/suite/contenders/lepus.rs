@@ -1,7 +1,7 @@
 //! Lepus, as its users write it.
 
 use bytes::Bytes;
-use lepus::{Client, Connection, Server};
+use lepus::{Client, Connection, Io, Server};
 
 use crate::load::Operation;
 use crate::task::{Contender, Task};
@@ -24,8 +24,13 @@ impl Echo for Mirror {
 }
 
 pub async fn connect(task: &Task) -> Connection {
+    let io = match task.contender {
+        Contender::LepusShared => Io::Shared,
+        _ => Io::Own,
+    };
     Connection::builder(&task.address)
         .namespace(&task.namespace)
+        .io(io)
         .open()
         .await
         .expect("a connection")

@@ -137,10 +137,8 @@ where
         };
         let key = Escaped(event.key().to_owned());
         let exchange = Escaped(event.exchange().to_owned());
-        let work = event
-            .info
-            .context()
-            .scope(async { (self.handler)(event).await });
+        let context = event.context.clone();
+        let work = context.scope(async { (self.handler)(event).await });
         match AssertUnwindSafe(work).catch_unwind().await {
             Ok(returned) => {
                 if let Some(error) = returned.into_verdict().error() {

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::link::{Channel, Connection, Delivery};
 use crate::policy::verdict::{IntoVerdict, Verdict};
 use crate::pubsub::event::{Decoded, Event, EventDecoder, Missed};
-use crate::queue::{Cancelled, JobHandler, RawJob, Spec, Work};
+use crate::queue::{Cancelled, JobHandler, JobRunner, QueueSpec, RawJob};
 use crate::service::BoxFuture;
 use crate::worker::{Handler, Settlement};
 
@@ -45,9 +45,9 @@ impl<T> BufferWork<T> {
     }
 }
 
-impl<T: DeserializeOwned + Send + 'static> Work for BufferWork<T> {
-    fn perform(&self, job: RawJob) -> BoxFuture<Verdict> {
-        let cancelled = job.facts.cancelled.clone();
+impl<T: DeserializeOwned + Send + 'static> JobRunner for BufferWork<T> {
+    fn run(&self, job: RawJob) -> BoxFuture<Verdict> {
+        let cancelled = job.cancelled.clone();
         let content = match self.decoder.decode(job.into()) {
             Decoded::Event(event) => Ok(event),
             Decoded::Missed(missed) => Err(missed),
@@ -61,7 +61,7 @@ impl<T: DeserializeOwned + Send + 'static> Work for BufferWork<T> {
         });
         // A reader that takes the event gives a verdict. If the sender is dropped before, nobody
         // has taken the event.
-        Box::pin(async move { given.await.unwrap_or(Verdict::UNTOUCHED) })
+        Box::pin(async move { given.await.unwrap_or(Verdict::REQUEUE) })
     }
 }
 
@@ -77,7 +77,7 @@ pub(in super::super) struct OrderedJobHandler(Arc<JobHandler>);
 impl OrderedJobHandler {
     pub(in super::super) fn new<T: DeserializeOwned + Send + 'static>(
         connection: &Connection,
-        spec: Spec,
+        spec: QueueSpec,
         work: BufferWork<T>,
     ) -> Self {
         let work = Arc::new(work);
@@ -132,20 +132,20 @@ impl<T, H> GroupForEach<T, H> {
     }
 }
 
-impl<T, H, F> Work for GroupForEach<T, H>
+impl<T, H, F> JobRunner for GroupForEach<T, H>
 where
     T: DeserializeOwned + Send + 'static,
     H: Fn(Event<T>) -> F + Send + Sync + 'static,
     F: Future<Output: IntoVerdict> + Send + 'static,
 {
-    fn perform(&self, job: RawJob) -> BoxFuture<Verdict> {
+    fn run(&self, job: RawJob) -> BoxFuture<Verdict> {
         let verdict = match self.decoder.decode(job.into()) {
             Decoded::Event(event) => {
                 let handler = Arc::clone(&self.handler);
                 return Box::pin(async move { handler(event).await.into_verdict() });
             }
             Decoded::Missed(missed) => {
-                let verdict = Verdict::hopeless(&missed);
+                let verdict = Verdict::reject(&missed);
                 (self.on_missed)(missed);
                 verdict
             }

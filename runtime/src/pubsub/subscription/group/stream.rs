@@ -105,7 +105,7 @@ impl<K: Kind, T> GroupSubscription<K, T> {
                 Ok(event) => Ok(Held::new(event, verdict, cancelled)),
                 Err(missed) => {
                     // The receiver is gone if the connection is lost.
-                    let _ = verdict.send(Verdict::hopeless(&missed));
+                    let _ = verdict.send(Verdict::reject(&missed));
                     Err(missed)
                 }
             }));

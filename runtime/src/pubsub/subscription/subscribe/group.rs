@@ -34,7 +34,7 @@ impl<K: Kind, T> Subscribe<K, T, Group> {
     /// [`WorkQueue::classic`].
     pub fn classic(mut self) -> Self {
         self.mode.spec.kind = QueueKind::Classic;
-        self.mode.spec.says_classic = true;
+        self.mode.spec.declares_type = true;
         self
     }
 

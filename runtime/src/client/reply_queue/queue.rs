@@ -1,0 +1,187 @@
+//! One generation of the reply queue, and the channel for requests beside it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::{Notify, oneshot};
+
+use super::in_flight::{CallCompletion, CallMessage, InFlightCalls, PublishedMessage};
+use crate::client::correlation::{CorrelationId, ReplyAddress};
+use crate::error::{Error, Kind};
+use crate::link::{BurstDetector, Channel, Flush, Session, WriteOffset};
+use crate::policy::refusal::Traits;
+use crate::random::Secret;
+use crate::stats::Counters;
+use crate::sync::lock;
+use crate::wire::message::Outgoing;
+
+/// One generation of the reply queue: it lives as long as its session.
+#[derive(Debug)]
+pub(in crate::client) struct ReplyQueue {
+    pub(super) session: Arc<Session>,
+    /// The channel that requests are published on. It is replaced if the broker closes it.
+    pub(super) request_channel: Mutex<Arc<Channel>>,
+    /// The queue's name on the broker.
+    pub(super) name: String,
+    /// The key of the marks in correlation ids.
+    pub(super) secret: Secret,
+    pub(super) in_flight: InFlightCalls,
+    pub(super) burst: BurstDetector,
+    /// The number of messages that were published on channels for requests.
+    pub(super) published: AtomicU64,
+    /// Notified when the channel for requests is closed.
+    pub(super) request_channel_closed: Notify,
+    pub(super) counters: Arc<Counters>,
+}
+
+/// A registered call. Dropping it removes the call from the table of calls in flight.
+#[derive(Debug)]
+pub(in crate::client) struct PendingCall {
+    queue: Arc<ReplyQueue>,
+    pub(in crate::client) id: u64,
+    completion: oneshot::Receiver<CallCompletion>,
+}
+
+impl ReplyQueue {
+    /// Registers a call, before its request is published: the reply may come at once. `None` if no reply
+    /// can come to this queue any more; the router will have another one.
+    pub(in crate::client) fn register(
+        self: &Arc<Self>,
+        message: CallMessage,
+    ) -> Option<PendingCall> {
+        let (id, completion) = self.in_flight.register(message)?;
+        Some(PendingCall {
+            queue: Arc::clone(self),
+            id,
+            completion,
+        })
+    }
+
+    /// Publishes the request of a call.
+    ///
+    /// # Errors
+    /// The channel is closed, and the request was not sent.
+    pub(in crate::client) fn publish(&self, message: &Outgoing, id: u64) -> Result<(), Error> {
+        self.publish_with(message, id, self.burst.next()).map(drop)
+    }
+
+    /// Publishes a message whose first call is `id`. The message is flushed when the result is awaited,
+    /// together with others that were published before; the result completes when the message is written
+    /// to the socket, or is lost with its session.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish), at once.
+    pub(in crate::client) fn publish_deferred(
+        &self,
+        message: &Outgoing,
+        id: u64,
+    ) -> Result<impl Future<Output = ()> + use<>, Error> {
+        let (channel, offset) = self.publish_with(message, id, Flush::Deferred)?;
+        Ok(async move {
+            channel.send(Flush::IoTask);
+            // An error means that the session has ended, which completes all its calls.
+            drop(channel.written(offset).await);
+        })
+    }
+
+    fn publish_with(
+        &self,
+        message: &Outgoing,
+        id: u64,
+        flush: Flush,
+    ) -> Result<(Arc<Channel>, WriteOffset), Error> {
+        let channel = self.request_channel();
+        let traits = Traits::of(message);
+        // Runs under the lock of the write buffer, so that positions have the order of the messages on
+        // the wire, which is the order in which the broker handles them.
+        let note = || {
+            let position = self.published.fetch_add(1, Ordering::Relaxed);
+            let published = PublishedMessage { position, traits };
+            self.in_flight.set_published(id, published);
+            Ok(())
+        };
+        match channel.publish_noted(message, flush, note) {
+            Ok(offset) => Ok((channel, offset)),
+            Err(error) => {
+                self.request_channel_closed.notify_one();
+                Err(error)
+            }
+        }
+    }
+
+    /// Puts queued calls into one message, as [`InFlightCalls::assign_message`] does.
+    pub(in crate::client) fn assign_message<T>(
+        &self,
+        calls: &mut Vec<T>,
+        id: impl Fn(&T) -> u64,
+    ) -> Option<u64> {
+        self.in_flight.assign_message(calls, id)
+    }
+
+    /// Completes a call of a batch that was not sent, so that it is sent in a message of its own.
+    pub(in crate::client) fn send_alone(&self, id: u64) {
+        let completion = CallCompletion::SendAlone {
+            batch_refused: false,
+        };
+        self.in_flight.complete(id, completion);
+    }
+
+    /// The queue's name on the broker.
+    pub(in crate::client) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The address of the reply to a call.
+    pub(in crate::client) fn address(&self, id: u64) -> ReplyAddress<'_> {
+        ReplyAddress {
+            reply_to: &self.name,
+            id,
+            secret: &self.secret,
+        }
+    }
+
+    /// The correlation id of a batch.
+    pub(in crate::client) fn batch_correlation_id(&self, batch: u64) -> Vec<u8> {
+        CorrelationId::Batch(batch).encode(&self.secret)
+    }
+
+    pub(in crate::client) fn has_calls(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+
+    pub(super) fn request_channel(&self) -> Arc<Channel> {
+        Arc::clone(&lock(&self.request_channel))
+    }
+
+    pub(super) fn set_request_channel(&self, channel: Arc<Channel>) {
+        *lock(&self.request_channel) = channel;
+    }
+}
+
+impl PendingCall {
+    pub(in crate::client) fn address(&self) -> ReplyAddress<'_> {
+        self.queue.address(self.id)
+    }
+
+    /// Whether the call waits to be put into a message.
+    pub(in crate::client) fn is_queued(&self) -> bool {
+        self.queue.in_flight.is_queued(self.id)
+    }
+
+    /// The call's completion. Cancel-safe.
+    pub(in crate::client) async fn completion(&mut self) -> CallCompletion {
+        match (&mut self.completion).await {
+            Ok(completion) => completion,
+            Err(_) => CallCompletion::Lost(Error::new(Kind::Disconnected)),
+        }
+    }
+}
+
+impl Drop for PendingCall {
+    fn drop(&mut self) {
+        // The receiver is closed before the entry is removed, so that no completion is sent to it in
+        // between and lost in the channel.
+        self.completion.close();
+        self.queue.in_flight.remove(self.id);
+    }
+}

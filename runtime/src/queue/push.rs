@@ -1,0 +1,228 @@
+//! One push as its user writes it: options, then `await`, which publishes the job (`basic.publish`).
+
+use std::future::IntoFuture;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::producer::JobPublisher;
+use crate::clock;
+use crate::context::Context;
+use crate::error::Error;
+use crate::publish::{OnMissing, PublishFailure};
+use crate::random;
+use crate::wire::envelope::{self, NewJob};
+use crate::wire::message::Outgoing;
+use crate::wire::topology::LONGEST_DELAY;
+use crate::wire::value::{Table, Value};
+
+/// A push, which is made when it is awaited.
+///
+/// # Errors
+/// When it is awaited. Each error is about this job and no other:
+/// [`is_unroutable`](Error::is_unroutable) (only if a [`passive`](super::WorkQueue::passive) queue
+/// does not exist), [`is_rejected`](Error::is_rejected) (the queue is full),
+/// [`is_unconfirmed`](Error::is_unconfirmed) (the connection was lost before the confirm: the broker
+/// may have the job), [`is_timeout`](Error::is_timeout), [`is_blocked`](Error::is_blocked),
+/// [`is_too_large`](Error::is_too_large) (for this connection or for the broker; also for headers,
+/// which have to fit in one frame of 128 KiB), [`amqp_code`](Error::amqp_code) (the broker closed
+/// the channel because of this job: 403 without the right to write, 406 for a property that is
+/// wrong), [`is_encode`](Error::is_encode), [`is_invalid`](Error::is_invalid) (an option that is
+/// invalid), [`is_closed`](Error::is_closed).
+///
+/// A job that is unconfirmed when the broker closes its channel because of another job is published
+/// again with the same `message_id`, within its timeout: the queue may have it twice.
+///
+/// Dropping the future does not recall a job that was sent.
+#[must_use = "a push is made when it is awaited"]
+#[derive(Debug)]
+pub struct Push {
+    publisher: JobPublisher,
+    task: Option<String>,
+    body: Result<Bytes, Error>,
+    delay: Option<Duration>,
+    priority: Option<u8>,
+    message_id: Option<String>,
+    headers: Table,
+}
+
+impl Push {
+    pub(super) fn new(
+        publisher: JobPublisher,
+        task: Option<&str>,
+        body: Result<Bytes, Error>,
+    ) -> Self {
+        Self {
+            publisher,
+            task: task.map(str::to_owned),
+            body,
+            delay: None,
+            priority: None,
+            message_id: None,
+            headers: Table::new(),
+        }
+    }
+
+    /// Delays the job: it is delivered no earlier than this long after it was pushed. It waits on the
+    /// broker, in whole milliseconds, 49 days at most.
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.delay = Some(delay);
+        self
+    }
+
+    /// The job's priority, on a queue with priorities.
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.priority = Some(priority);
+        self
+    }
+
+    /// The job's idempotency key, kept over retries. Default: a new one, of 22 letters and digits.
+    pub fn message_id(mut self, id: &str) -> Self {
+        self.message_id = Some(id.to_owned());
+        self
+    }
+
+    /// A header for the handler to read.
+    ///
+    /// A name that is [reserved](Table#reserved-names-of-headers) makes the push fail with
+    /// [`is_invalid`](Error::is_invalid), and nothing is sent.
+    pub fn header(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.headers.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Several headers. A header that was added before under the same name is replaced. Names are
+    /// restricted as for [`header`](Self::header).
+    pub fn headers(mut self, headers: Table) -> Self {
+        self.headers.extend(headers);
+        self
+    }
+
+    /// Makes the message of it.
+    pub(super) fn encode(self) -> Result<EncodedJob, Error> {
+        let Self {
+            publisher,
+            task,
+            body,
+            delay,
+            priority,
+            message_id,
+            headers,
+        } = self;
+        let queue = publisher.queue();
+        queue.on_missing.as_ref().map_err(Clone::clone)?;
+        envelope::check_headers(headers.keys())?;
+        let delay = delay.filter(|delay| !delay.is_zero());
+        if delay.is_some_and(|delay| delay > LONGEST_DELAY) {
+            return Err(Error::invalid(format!(
+                "the broker delays a job by {LONGEST_DELAY:?} at most"
+            )));
+        }
+        let (routing_key, delay_queue_missing) = match delay {
+            None => (queue.target.queue.to_string(), None),
+            Some(delay) => {
+                let (name, on_missing) = queue.delay_queue(delay)?;
+                (name, Some(on_missing))
+            }
+        };
+        let job = NewJob {
+            task,
+            message_id: message_id.unwrap_or_else(random::identity),
+            content_type: queue.spec.codec().content_type(),
+            pushed_at: clock::unix_seconds(),
+            producer: queue.app_id.clone(),
+            persistent: queue.spec.durable,
+            priority,
+            delay,
+            headers,
+            trace: Context::current().trace().clone(),
+        };
+        let message = Arc::new(Outgoing {
+            exchange: String::new(),
+            routing_key,
+            mandatory: true,
+            properties: job.into_properties(),
+            body: body?,
+        });
+        Ok(EncodedJob {
+            publisher,
+            message,
+            delay_queue_missing,
+        })
+    }
+}
+
+/// A job as it is published.
+pub(super) struct EncodedJob {
+    publisher: JobPublisher,
+    message: Arc<Outgoing>,
+    /// The reaction to a missing delay queue, for a job with a delay.
+    delay_queue_missing: Option<OnMissing>,
+}
+
+impl EncodedJob {
+    pub(super) async fn push(self) -> Result<(), Error> {
+        let (message, timeout) = (Arc::clone(&self.message), self.publisher.timeout());
+        let publisher = self.publisher.publisher();
+        let published = publisher.publish_or_declare(message, timeout, self.on_missing()?);
+        published.await.map_err(|failure| self.error(failure))
+    }
+
+    /// Pushes after a first attempt that failed.
+    pub(super) async fn push_again(self, failure: PublishFailure) -> Result<(), Error> {
+        let (message, timeout) = (Arc::clone(&self.message), self.publisher.timeout());
+        let (publisher, on_missing) = (self.publisher.publisher(), self.on_missing()?);
+        let published = publisher.redeclare_and_retry(failure, message, timeout, on_missing);
+        published.await.map_err(|failure| self.error(failure))
+    }
+
+    pub(super) fn message(&self) -> Arc<Outgoing> {
+        Arc::clone(&self.message)
+    }
+
+    fn on_missing(&self) -> Result<&OnMissing, Error> {
+        match &self.delay_queue_missing {
+            Some(on_missing) => Ok(on_missing),
+            None => {
+                let on_missing = self.publisher.queue().on_missing.as_ref();
+                on_missing.map_err(Clone::clone)
+            }
+        }
+    }
+
+    /// The error for the caller.
+    pub(super) fn error(&self, failure: PublishFailure) -> Error {
+        let mut target = self.publisher.queue().target.clone();
+        if let Some(task) = self.message.properties.kind.as_deref() {
+            target.method = task.into();
+        }
+        if self.delay_queue_missing.is_some() {
+            target.queue = self.message.routing_key.as_str().into();
+        }
+        failure.into_error(&target)
+    }
+}
+
+impl IntoFuture for Push {
+    type Output = Result<(), Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async { self.encode()?.push().await })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::size_of_future;
+
+    /// Thousands of them may wait at once, and each is moved to the heap.
+    #[test]
+    fn the_future_of_a_push_stays_small() {
+        let push = size_of_future(EncodedJob::push);
+        assert!(push <= 1024, "{push}");
+    }
+}

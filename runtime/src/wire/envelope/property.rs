@@ -1,0 +1,82 @@
+//! Conversions of single properties and headers.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use crate::clock;
+use crate::wire::value::{Table, Value};
+
+/// The headers of W3C Trace Context and Baggage. Calls made inside a handler pass them on.
+const TRACE: [&str; 3] = ["traceparent", "tracestate", "baggage"];
+/// The longest per-message TTL (`expiration`) that RabbitMQ takes, in milliseconds.
+const EXPIRATION_MAX: u32 = u32::MAX;
+/// The longest text in a header, in bytes. Properties have to fit into one frame (AMQP 0-9-1, 4.2.6), and
+/// the broker closes the connection over a longer frame; a text may quote a peer, who could choose its
+/// length.
+const TEXT_MAX: usize = 1024;
+
+/// A duration as the `expiration` property: milliseconds, rounded up so that no time is lost.
+pub(crate) fn expiration(time_left: Duration) -> String {
+    milliseconds(time_left).to_string()
+}
+
+/// A duration in milliseconds, rounded up, and capped at the longest that RabbitMQ takes.
+pub(crate) fn milliseconds(time_left: Duration) -> u32 {
+    u32::try_from(clock::whole_millis(time_left)).unwrap_or(EXPIRATION_MAX)
+}
+
+pub(super) fn parse_expiration(expiration: &str) -> Option<Duration> {
+    expiration.parse().ok().map(Duration::from_millis)
+}
+
+/// A non-negative integer header.
+pub(super) fn count_of(value: Option<&Value>) -> Option<u32> {
+    value
+        .and_then(Value::as_int)
+        .and_then(|count| u32::try_from(count).ok())
+}
+
+/// A text cut to [`TEXT_MAX`], at the boundary of a character.
+pub(super) fn truncated(text: &str) -> Cow<'_, str> {
+    const ELLIPSIS: &str = "…";
+    if text.len() <= TEXT_MAX {
+        return text.into();
+    }
+    let mut ends = (0..=TEXT_MAX - ELLIPSIS.len()).rev();
+    let start = ends.find_map(|end| text.get(..end));
+    format!("{}{ELLIPSIS}", start.unwrap_or_default()).into()
+}
+
+/// Moves the trace headers into a table of their own.
+pub(super) fn take_trace(headers: &mut Table) -> Table {
+    TRACE
+        .iter()
+        .filter_map(|name| headers.remove_entry(*name))
+        .collect()
+}
+
+/// A property that is not empty. Some AMQP clients write an unset property as an empty string.
+pub(super) fn non_empty(property: Option<String>) -> Option<String> {
+    property.filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_cut_to_what_a_frame_can_hold() {
+        let Cow::Owned(text) = truncated(&"ü".repeat(TEXT_MAX)) else {
+            panic!("a text");
+        };
+        assert!(text.len() <= TEXT_MAX && text.ends_with("ü…"), "{text}");
+        assert_eq!(truncated("short"), "short");
+    }
+
+    #[test]
+    fn expirations_round_up_and_fit_the_broker() {
+        assert_eq!(expiration(Duration::from_micros(1)), "1");
+        assert_eq!(expiration(Duration::MAX), "4294967295");
+        assert_eq!(parse_expiration("soon"), None);
+    }
+}
