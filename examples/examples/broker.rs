@@ -1,4 +1,4 @@
-//! An AMQP broker in memory, until Ctrl-C: `broker [address:port]`, 127.0.0.1:5672 unless given.
+//! Runs an in-memory AMQP broker until Ctrl-C: `broker [address:port]`. Default: 127.0.0.1:5672.
 //!
 //! With it, `fib_server` and `fib_client` run in two terminals without RabbitMQ.
 
@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use lepus_broker::Broker;
-use lepus_examples::{Trouble, logs};
+use lepus_examples::{ExampleError, logs};
 
 const RABBITMQS_OWN: &str = "127.0.0.1:5672";
 
@@ -29,11 +29,11 @@ async fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
         Err(error) => {
-            eprintln!("{:?}", Trouble::from(error));
+            eprintln!("{:?}", ExampleError::from(error));
             return ExitCode::FAILURE;
         }
     };
-    // Before anything says that it runs: from here on a signal is a request.
+    // Before the program reports that it runs: a signal that arrives earlier would end it at once.
     let stop = lepus::shutdown_signal();
     println!(
         "Listening on {} as {}",

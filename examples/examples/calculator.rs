@@ -1,52 +1,51 @@
-//! What a service and its calls can do, in one process: typed errors, timeouts, calls sent now
-//! and awaited later, one-way calls, two services of which one calls the other, and the same
-//! client without a broker.
+//! RPC in one process: typed errors, timeouts, calls that are sent now and awaited later, one-way
+//! calls, a service that calls another one, and the same client without a broker.
 //!
-//! `cargo run --example calculator` needs no broker: it brings one along.
+//! `cargo run --example calculator` starts a broker of its own, unless `AMQP_URL` names one.
 
 use std::time::Duration;
 
 use lepus::{CallError, Connection, Context};
-use lepus_examples::{Trouble, TryOut, logs};
+use lepus_examples::{ExampleBroker, ExampleError, logs};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-/// Whole numbers.
+/// Arithmetic on integers.
 #[lepus::service(name = "calculator", version = "1.0.0")]
 trait Calculator {
-    /// The quotient, towards zero.
+    /// Divides, rounding towards zero.
     #[rpc(idempotent)]
     async fn divide(&self, dividend: i64, divisor: i64) -> Result<i64, DivideError>;
 
-    /// The sum, after a while.
+    /// Adds after a delay.
     #[rpc(timeout = "200ms")]
     async fn add_slowly(&self, a: i64, b: i64, millis: u64) -> i64;
 
-    /// How long the caller still waits, in milliseconds.
-    async fn patience(&self) -> Option<u64>;
+    /// Returns the time left until the caller's deadline, in milliseconds.
+    async fn time_left(&self) -> Option<u64>;
 
-    /// Keeps a line. Nobody waits for it.
+    /// Stores a line. The call does not wait for the server.
     #[rpc(oneway)]
     async fn note(&self, line: String);
 }
 
-/// Numbers about numbers. It asks the calculator.
+/// Statistics, computed with the calculator.
 #[lepus::service(name = "statistics")]
 trait Statistics {
-    /// The mean of some numbers, towards zero.
+    /// Returns the mean, rounded towards zero.
     async fn mean(&self, numbers: Vec<i64>) -> Result<i64, DivideError>;
 
-    /// How long the calculator may take for this caller, in milliseconds.
-    async fn patience(&self) -> Result<Option<u64>, String>;
+    /// Returns the time left for the calculator in a call of this service, in milliseconds.
+    async fn time_left(&self) -> Result<Option<u64>, String>;
 }
 
-/// A service that nobody serves.
+/// A service without a server.
 #[lepus::service(name = "abacus")]
 trait Abacus {
     async fn count(&self) -> u64;
 }
 
-/// Why there is no quotient: it travels to the caller, and stays what it is.
+/// Error of a division. The caller receives it as this type.
 #[derive(Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
 enum DivideError {
     #[error("{dividend} cannot be divided by zero")]
@@ -57,11 +56,11 @@ enum DivideError {
     NoAnswer,
 }
 
-struct Pocket {
+struct CalculatorService {
     notes: mpsc::UnboundedSender<String>,
 }
 
-impl Calculator for Pocket {
+impl Calculator for CalculatorService {
     async fn divide(&self, dividend: i64, divisor: i64) -> Result<i64, DivideError> {
         if divisor == 0 {
             return Err(DivideError::ByZero { dividend });
@@ -71,27 +70,27 @@ impl Calculator for Pocket {
     }
 
     async fn add_slowly(&self, a: i64, b: i64, millis: u64) -> i64 {
-        // Stopped at the caller's deadline, when nobody waits for the sum any more.
+        // The handler is dropped at the caller's deadline.
         tokio::time::sleep(Duration::from_millis(millis)).await;
         a.saturating_add(b)
     }
 
-    async fn patience(&self) -> Option<u64> {
+    async fn time_left(&self) -> Option<u64> {
         let left = Context::current().time_left()?;
         u64::try_from(left.as_millis()).ok()
     }
 
     async fn note(&self, line: String) {
-        // Where nobody reads the notes any more, none are needed.
+        // The receiver is gone when the example ends.
         let _ = self.notes.send(line);
     }
 }
 
-struct Desk {
+struct StatisticsService {
     calculator: CalculatorClient,
 }
 
-impl Statistics for Desk {
+impl Statistics for StatisticsService {
     async fn mean(&self, numbers: Vec<i64>) -> Result<i64, DivideError> {
         let sum = numbers.iter().try_fold(0i64, |sum, n| sum.checked_add(*n));
         let count = i64::try_from(numbers.len()).ok();
@@ -105,18 +104,18 @@ impl Statistics for Desk {
         }
     }
 
-    async fn patience(&self) -> Result<Option<u64>, String> {
-        // The call asks for a minute; what is left of the deadline of this handler bounds it.
-        let call = self.calculator.patience().timeout(Duration::from_secs(60));
+    async fn time_left(&self) -> Result<Option<u64>, String> {
+        // The deadline of this handler bounds the call's timeout.
+        let call = self.calculator.time_left().timeout(Duration::from_secs(60));
         call.await.map_err(|error| error.to_string())
     }
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Trouble> {
+async fn main() -> Result<(), ExampleError> {
     logs();
-    let broker = TryOut::start().await?;
-    // On a broker that others use too, the example keeps to names of its own.
+    let broker = ExampleBroker::start().await?;
+    // Other programs may use the same broker: the namespace keeps the names apart.
     let connection = Connection::builder(&broker.uri)
         .namespace("lepus-example")
         .open()
@@ -124,11 +123,11 @@ async fn main() -> Result<(), Trouble> {
     let (notes, mut noted) = mpsc::unbounded_channel();
 
     let server = lepus::Server::new(&connection)
-        .serve(CalculatorServer::new(Pocket {
+        .serve(CalculatorServer::new(CalculatorService {
             notes: notes.clone(),
         }))
         .concurrency(4)
-        .serve(StatisticsServer::new(Desk {
+        .serve(StatisticsServer::new(StatisticsService {
             calculator: CalculatorClient::new(&connection),
         }))
         .start()
@@ -163,8 +162,8 @@ async fn main() -> Result<(), Trouble> {
         Err(CallError::Service(error)) => println!("  mean of nothing: {error}"),
         other => println!("  mean of nothing: {other:?}"),
     }
-    let patience = statistics.patience().timeout(Duration::from_secs(5)).await;
-    match patience {
+    let time_left = statistics.time_left().timeout(Duration::from_secs(5)).await;
+    match time_left {
         Ok(millis) => println!(
             "  called with 5 s, it passes on what is left: {}",
             millis.is_some_and(|millis| (1..=5000).contains(&millis))
@@ -176,7 +175,7 @@ async fn main() -> Result<(), Trouble> {
     connection.close().await;
 
     println!("without a broker:");
-    let calculator = CalculatorClient::local(Pocket { notes });
+    let calculator = CalculatorClient::local(CalculatorService { notes });
     println!("  84 / 2 = {}", calculator.divide(84, 2).await?);
     match calculator.divide(1, 0).await {
         Err(CallError::Service(error)) => println!("  1 / 0: {error}"),
@@ -185,15 +184,15 @@ async fn main() -> Result<(), Trouble> {
     Ok(())
 }
 
-async fn errors(calculator: &CalculatorClient) -> Result<(), Trouble> {
+async fn errors(calculator: &CalculatorClient) -> Result<(), ExampleError> {
     println!("typed errors:");
     println!("  84 / 2 = {}", calculator.divide(84, 2).await?);
     for (dividend, divisor) in [(1, 0), (i64::MIN, -1)] {
         match calculator.divide(dividend, divisor).await {
             Ok(quotient) => println!("  {dividend} / {divisor} = {quotient}"),
-            // The method's own error, as the server made it.
+            // The method's own error, as the server returned it.
             Err(CallError::Service(error)) => println!("  {dividend} / {divisor}: {error}"),
-            // What happened to the call.
+            // The call itself failed.
             Err(CallError::Rpc(error)) => println!("  no answer: {error}"),
         }
     }
@@ -202,7 +201,7 @@ async fn errors(calculator: &CalculatorClient) -> Result<(), Trouble> {
 
 async fn timeouts(calculator: &CalculatorClient, connection: &Connection) {
     println!("timeouts:");
-    // The method's own limit is 200 ms.
+    // The timeout of the method is 200 ms.
     match calculator.add_slowly(1, 2, 60_000).await {
         Err(error) => println!(
             "  too slow: timed out: {}, may have run: {}",
@@ -211,14 +210,14 @@ async fn timeouts(calculator: &CalculatorClient, connection: &Connection) {
         ),
         Ok(sum) => println!("  1 + 2 = {sum}"),
     }
-    let patient = calculator
+    let with_more_time = calculator
         .add_slowly(1, 2, 300)
         .timeout(Duration::from_secs(30));
-    match patient.await {
+    match with_more_time.await {
         Ok(sum) => println!("  with 30 s: 1 + 2 = {sum}"),
         Err(error) => println!("  {error}"),
     }
-    // Nobody ever declared its queue: no need to wait for the timeout.
+    // Its queue does not exist, so the call fails before its timeout.
     match AbacusClient::new(connection).count().await {
         Err(error) => println!(
             "  nobody serves abacus: unroutable: {}, may have run: {}",

@@ -1,15 +1,15 @@
-//! Prints what comes on the queue `hello`, until Ctrl-C.
+//! Prints the texts of the queue `hello`, until Ctrl-C.
 //!
 //! Its counterpart is `producer`, or the RabbitMQ tutorial's `send.py`.
 
 use lepus::{Job, WorkQueue};
-use lepus_examples::{Trouble, logs, shared_uri};
+use lepus_examples::{ExampleError, logs, shared_uri};
 
 #[tokio::main]
-async fn main() -> Result<(), Trouble> {
+async fn main() -> Result<(), ExampleError> {
     logs();
     let connection = lepus::Connection::open(&shared_uri()).await?;
-    // Before anything says that it runs: from here on a signal is a request.
+    // Before the program reports that it runs: a signal that arrives earlier would end it at once.
     let stop = lepus::shutdown_signal();
     let print = async |job: Job<String>| println!(" [x] Received {}", job.payload());
     println!(" [*] Waiting for messages. To exit press CTRL+C");

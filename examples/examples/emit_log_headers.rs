@@ -4,10 +4,10 @@
 //! Its counterpart is `receive_logs_headers`, or any program that binds a queue to the exchange.
 
 use lepus::Headers;
-use lepus_examples::{Trouble, logs, pair, pairs, shared_uri};
+use lepus_examples::{ExampleError, logs, pair, pairs, shared_uri};
 
 #[tokio::main]
-async fn main() -> Result<(), Trouble> {
+async fn main() -> Result<(), ExampleError> {
     logs();
     let connection = lepus::Connection::open(&shared_uri()).await?;
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -1,12 +1,12 @@
-//! Typed events in the three modes of a subscription, in one process: everything is printed.
+//! Typed events in the three modes of a subscription, in one process, with everything printed.
 //!
-//! `cargo run --example events` needs no broker: it brings one along.
+//! `cargo run --example events` starts a broker of its own, unless `AMQP_URL` names one.
 
 use lepus::{Held, Topic};
-use lepus_examples::{TryOut, logs};
+use lepus_examples::{ExampleBroker, logs};
 use serde::{Deserialize, Serialize};
 
-/// What happens to orders. Each variant is an event type of its own on the wire.
+/// Events of orders. Each variant is an event type on the wire.
 #[derive(Debug, Serialize, Deserialize)]
 enum OrderEvent {
     #[serde(rename = "order.placed")]
@@ -15,23 +15,23 @@ enum OrderEvent {
     Paid { id: u64, cents: u64 },
 }
 
-type Anything = Box<dyn std::error::Error>;
+type AnyError = Box<dyn std::error::Error>;
 
 #[tokio::main]
-async fn main() -> Result<(), Anything> {
+async fn main() -> Result<(), AnyError> {
     logs();
-    let broker = TryOut::start().await?;
+    let broker = ExampleBroker::start().await?;
     let connection = lepus::Connection::open(&broker.uri).await?;
     let orders = Topic::<OrderEvent>::new("example.orders").types_by_variant();
     let subscribe = |pattern: &str| orders.subscribe(&connection).bind(pattern);
 
-    // Broadcast: each subscription hears everything that its bindings match.
+    // Broadcast: each subscription receives all events that match its bindings.
     let mut everything = subscribe("order.#").start().await?;
     let mut payments = subscribe("order.paid").start().await?;
-    // Shared: the members of a group divide the events among them.
+    // Shared: each event goes to one member of the group.
     let mut cashier = subscribe("order.*").shared("billing").start().await?;
     let mut other_cashier = subscribe("order.*").shared("billing").start().await?;
-    // Singleton: one member at a time, in order; the others stand by.
+    // Singleton: one member receives the events, in order. The next one takes over when it leaves.
     let mut ledger = subscribe("order.#").singleton("ledger").start().await?;
     let mut standby = subscribe("order.#").singleton("ledger").start().await?;
 
@@ -45,11 +45,11 @@ async fn main() -> Result<(), Anything> {
 
     for _ in 0..4 {
         let event = everything.next().await.ok_or("closed")??;
-        println!("everything: {} {}", event.key(), told(&event.payload));
+        println!("everything: {} {}", event.key(), describe(&event.payload));
     }
     for _ in 0..2 {
         let event = payments.next().await.ok_or("closed")??;
-        println!("payments: {}", told(&event.payload));
+        println!("payments: {}", describe(&event.payload));
     }
 
     let mut billed = Vec::new();
@@ -58,7 +58,7 @@ async fn main() -> Result<(), Anything> {
             held = cashier.next() => held,
             held = other_cashier.next() => held,
         };
-        billed.push(done(held.ok_or("closed")??));
+        billed.push(acknowledge(held.ok_or("closed")??));
     }
     billed.sort();
     for line in billed {
@@ -67,13 +67,13 @@ async fn main() -> Result<(), Anything> {
 
     for _ in 0..4 {
         let held = ledger.next().await.ok_or("closed")??;
-        println!("ledger: {}", done(held));
+        println!("ledger: {}", acknowledge(held));
     }
     ledger.close().await?;
     let late = OrderEvent::Paid { id: 3, cents: 990 };
     publisher.publish("order.late.paid", &late).await?;
     let held = standby.next().await.ok_or("closed")??;
-    println!("ledger, taken over: {}", done(held));
+    println!("ledger, taken over: {}", acknowledge(held));
 
     cashier.close().await?;
     other_cashier.close().await?;
@@ -82,12 +82,12 @@ async fn main() -> Result<(), Anything> {
     Ok(())
 }
 
-/// Acknowledges an event: it is not delivered again.
-fn done(held: Held<OrderEvent>) -> String {
-    told(&held.ack().payload)
+/// Acknowledges an event, so that it is not delivered again, and describes it.
+fn acknowledge(held: Held<OrderEvent>) -> String {
+    describe(&held.ack().payload)
 }
 
-fn told(event: &OrderEvent) -> String {
+fn describe(event: &OrderEvent) -> String {
     match event {
         OrderEvent::Placed { id, items } => format!("order {id} of {items} items is placed"),
         OrderEvent::Paid { id, cents } => format!("order {id} is paid with {cents} cents"),

@@ -1,13 +1,15 @@
-//! The main job in one process: a service, its server, and a client that calls it.
+//! A service, its server and a client that calls it, in one process.
 //!
-//! `cargo run --example fib` needs no broker: it brings one along.
+//! `cargo run --example fib` starts a broker of its own, unless `AMQP_URL` names one.
 
-use lepus_examples::{FibonacciClient, FibonacciServer, Iterative, Trouble, TryOut, logs};
+use lepus_examples::{
+    ExampleBroker, ExampleError, FibonacciClient, FibonacciServer, Iterative, logs,
+};
 
 #[tokio::main]
-async fn main() -> Result<(), Trouble> {
+async fn main() -> Result<(), ExampleError> {
     logs();
-    let broker = TryOut::start().await?;
+    let broker = ExampleBroker::start().await?;
     let connection = lepus::Connection::open(&broker.uri).await?;
 
     let server = lepus::Server::new(&connection)

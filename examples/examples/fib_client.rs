@@ -1,10 +1,10 @@
-//! Calls `fib` on the queue `rpc_queue`: `fib_client [n]`, 30 unless given.
+//! Calls `fib` on the queue `rpc_queue`: `fib_client [n]`. Default: 30.
 //!
 //! Its counterpart is `fib_server`, or the RabbitMQ tutorial's `rpc_server.py`.
 
 use std::process::ExitCode;
 
-use lepus_examples::{FibonacciClient, Trouble, logs, shared_uri};
+use lepus_examples::{ExampleError, FibonacciClient, logs, shared_uri};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -17,14 +17,14 @@ async fn main() -> ExitCode {
     };
     match call(n).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(trouble) => {
-            eprintln!("{trouble:?}");
+        Err(error) => {
+            eprintln!("{error:?}");
             ExitCode::FAILURE
         }
     }
 }
 
-async fn call(n: u64) -> Result<(), Trouble> {
+async fn call(n: u64) -> Result<(), ExampleError> {
     let connection = lepus::Connection::open(&shared_uri()).await?;
     let fibonacci = FibonacciClient::new(&connection);
     println!(" [x] Requesting fib({n})");

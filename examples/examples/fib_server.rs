@@ -2,13 +2,13 @@
 //!
 //! Its counterpart is `fib_client`, or the tutorial's `rpc_client.py`. Ctrl-C stops it.
 
-use lepus_examples::{FibonacciServer, Iterative, Trouble, logs, shared_uri};
+use lepus_examples::{ExampleError, FibonacciServer, Iterative, logs, shared_uri};
 
 #[tokio::main]
-async fn main() -> Result<(), Trouble> {
+async fn main() -> Result<(), ExampleError> {
     logs();
     let connection = lepus::Connection::open(&shared_uri()).await?;
-    // Before anything says that it runs: from here on a signal is a request.
+    // Before the program reports that it runs: a signal that arrives earlier would end it at once.
     let stop = lepus::shutdown_signal();
     let server = lepus::Server::new(&connection).serve(FibonacciServer::new(Iterative));
     let server = server.start().await?;

@@ -3,10 +3,10 @@
 //! Its counterpart is `worker`, or the RabbitMQ tutorial's `worker.py`.
 
 use lepus::WorkQueue;
-use lepus_examples::{Trouble, arguments_or, logs, shared_uri};
+use lepus_examples::{ExampleError, arguments_or, logs, shared_uri};
 
 #[tokio::main]
-async fn main() -> Result<(), Trouble> {
+async fn main() -> Result<(), ExampleError> {
     logs();
     let connection = lepus::Connection::open(&shared_uri()).await?;
     let text = arguments_or("Hello World!");

@@ -3,13 +3,13 @@
 //! Its counterpart is `emit_log`, or the RabbitMQ tutorial's `emit_log.py`.
 
 use lepus::{Event, Fanout};
-use lepus_examples::{Trouble, logs, shared_uri};
+use lepus_examples::{ExampleError, logs, shared_uri};
 
 #[tokio::main]
-async fn main() -> Result<(), Trouble> {
+async fn main() -> Result<(), ExampleError> {
     logs();
     let connection = lepus::Connection::open(&shared_uri()).await?;
-    // Before anything says that it runs: from here on a signal is a request.
+    // Before the program reports that it runs: a signal that arrives earlier would end it at once.
     let stop = lepus::shutdown_signal();
     let exchange = Fanout::text("logs").transient();
     let print = async |event: Event<String>| println!(" [x] {}", event.payload);

@@ -1,17 +1,17 @@
-//! Prints the lines of some severities: `receive_logs_direct severity…`, from the direct exchange
+//! Prints the lines of the given severities: `receive_logs_direct severity…`, from the direct exchange
 //! `direct_logs`, until Ctrl-C.
 //!
 //! Its counterpart is `emit_log_direct`, or the RabbitMQ tutorial's `emit_log_direct.py`.
 
 use lepus::{Direct, Event};
-use lepus_examples::{Trouble, logs, required_arguments, shared_uri};
+use lepus_examples::{ExampleError, logs, required_arguments, shared_uri};
 
 #[tokio::main]
-async fn main() -> Result<(), Trouble> {
+async fn main() -> Result<(), ExampleError> {
     logs();
     let severities = required_arguments("[info] [warning] [error]");
     let connection = lepus::Connection::open(&shared_uri()).await?;
-    // Before anything says that it runs: from here on a signal is a request.
+    // Before the program reports that it runs: a signal that arrives earlier would end it at once.
     let stop = lepus::shutdown_signal();
     let exchange = Direct::text("direct_logs").transient();
     let mut subscribe = exchange.subscribe(&connection);

@@ -4,12 +4,12 @@
 //! Its counterpart is `emit_log_headers`, or any program that publishes to the exchange.
 
 use lepus::{Event, Headers, Match, Value};
-use lepus_examples::{Trouble, logs, pair, pairs, required_arguments, shared_uri, usage};
+use lepus_examples::{ExampleError, logs, pair, pairs, required_arguments, shared_uri, usage};
 
 const USAGE: &str = "all|any [name=value]...";
 
 #[tokio::main]
-async fn main() -> Result<(), Trouble> {
+async fn main() -> Result<(), ExampleError> {
     logs();
     let arguments = required_arguments(USAGE);
     let mut conditions = match arguments.first().map(String::as_str) {
@@ -24,7 +24,7 @@ async fn main() -> Result<(), Trouble> {
         conditions = conditions.header(name, value);
     }
     let connection = lepus::Connection::open(&shared_uri()).await?;
-    // Before anything says that it runs: from here on a signal is a request.
+    // Before the program reports that it runs: a signal that arrives earlier would end it at once.
     let stop = lepus::shutdown_signal();
     let exchange = Headers::text("headers_logs").transient();
     let print = async |event: Event<String>| {

@@ -4,14 +4,14 @@
 //! Its counterpart is `emit_log_topic`, or the RabbitMQ tutorial's `emit_log_topic.py`.
 
 use lepus::{Event, Topic};
-use lepus_examples::{Trouble, logs, required_arguments, shared_uri};
+use lepus_examples::{ExampleError, logs, required_arguments, shared_uri};
 
 #[tokio::main]
-async fn main() -> Result<(), Trouble> {
+async fn main() -> Result<(), ExampleError> {
     logs();
     let patterns = required_arguments("[binding_key]...");
     let connection = lepus::Connection::open(&shared_uri()).await?;
-    // Before anything says that it runs: from here on a signal is a request.
+    // Before the program reports that it runs: a signal that arrives earlier would end it at once.
     let stop = lepus::shutdown_signal();
     let exchange = Topic::text("topic_logs").transient();
     let mut subscribe = exchange.subscribe(&connection);

@@ -1,12 +1,12 @@
-//! A typed pool with retries and a dead letter, in one process: everything it does is printed.
+//! A typed worker pool with retries and a dead letter, in one process, with everything printed.
 //!
-//! `cargo run --example thumbnails` needs no broker: it brings one along.
+//! `cargo run --example thumbnails` starts a broker of its own, unless `AMQP_URL` names one.
 
 use std::fmt;
 use std::time::Duration;
 
 use lepus::{Context, Failure, Retry, RetryPolicy, TaskPool, TaskProducer, WorkQueue};
-use lepus_examples::{Trouble, TryOut, logs};
+use lepus_examples::{ExampleBroker, ExampleError, logs};
 
 /// The tasks of the thumbnail service.
 #[lepus::tasks(queue = "thumbnails", codec = "json")]
@@ -24,7 +24,7 @@ impl Failure for ThumbnailError {
     fn retry(&self) -> Retry {
         match self {
             Self::StoreBusy => Retry::Backoff,
-            // Trying again will not make an image of it.
+            // Another attempt cannot succeed.
             Self::NoImage => Retry::Never,
         }
     }
@@ -39,11 +39,11 @@ impl fmt::Display for ThumbnailError {
     }
 }
 
-struct Studio {
+struct ThumbnailService {
     done: tokio::sync::mpsc::UnboundedSender<String>,
 }
 
-impl Thumbnails for Studio {
+impl Thumbnails for ThumbnailService {
     async fn make(&self, image: String, width: u32) -> Result<(), ThumbnailError> {
         let attempt = Context::current().attempt();
         println!("worker: {image} at {width} px, attempt {attempt}");
@@ -63,9 +63,9 @@ impl Thumbnails for Studio {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Trouble> {
+async fn main() -> Result<(), ExampleError> {
     logs();
-    let broker = TryOut::start().await?;
+    let broker = ExampleBroker::start().await?;
     let connection = lepus::Connection::open(&broker.uri).await?;
 
     let policy = RetryPolicy::default()
@@ -88,8 +88,8 @@ async fn main() -> Result<(), Trouble> {
     println!("producer: owl.png is stored, for later");
 
     let (done, mut finished) = tokio::sync::mpsc::unbounded_channel();
-    let studio = ThumbnailsWorker::new(Studio { done });
-    let running = TaskPool::new(&connection, studio)
+    let service = ThumbnailsWorker::new(ThumbnailService { done });
+    let running = TaskPool::new(&connection, service)
         .queue(&queue)
         .concurrency(2)
         .start()

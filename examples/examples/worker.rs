@@ -1,17 +1,18 @@
-//! Works on the queue `task_queue`, a second for each dot, until Ctrl-C. Run several of them.
+//! Handles the tasks of the queue `task_queue`, a second for each dot, until Ctrl-C. Several can run
+//! at once.
 //!
 //! Its counterpart is `new_task`, or the RabbitMQ tutorial's `new_task.py`.
 
 use std::time::Duration;
 
 use lepus::{Job, WorkQueue};
-use lepus_examples::{Trouble, logs, shared_uri};
+use lepus_examples::{ExampleError, logs, shared_uri};
 
 #[tokio::main]
-async fn main() -> Result<(), Trouble> {
+async fn main() -> Result<(), ExampleError> {
     logs();
     let connection = lepus::Connection::open(&shared_uri()).await?;
-    // Before anything says that it runs: from here on a signal is a request.
+    // Before the program reports that it runs: a signal that arrives earlier would end it at once.
     let stop = lepus::shutdown_signal();
     let work = async |job: Job<String>| {
         let text = job.payload();
@@ -21,7 +22,7 @@ async fn main() -> Result<(), Trouble> {
         println!(" [x] Done");
     };
     println!(" [*] Waiting for messages. To exit press CTRL+C");
-    // One job at a time, acknowledged when it is done: a worker that dies gives its job to another.
+    // A job is acknowledged when it is done: if the worker dies, another one receives its job.
     WorkQueue::text("task_queue")
         .worker(&connection)
         .run(work, stop)

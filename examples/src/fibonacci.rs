@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The RPC server of the RabbitMQ tutorial, as a contract: the queue `rpc_queue`, and the number
-/// itself as the body.
+/// The contract of the RPC server in the RabbitMQ tutorial: requests on the queue `rpc_queue`, with
+/// the number as the body.
 ///
-/// `durable = false` because the tutorial declares its queue so.
+/// `durable = false`, as the tutorial declares the queue.
 #[lepus::service(
     name = "fibonacci",
     queue = "rpc_queue",
@@ -18,11 +18,11 @@ pub trait Fibonacci {
     async fn fib(&self, n: u64) -> Result<u64, TooLarge>;
 }
 
-/// The number asked for does not fit: fib(93) is the last one of 64 bits.
+/// Error of a number with more than 64 bits. The last one that fits is fib(93).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("fib({n}) has more than 64 bits")]
 pub struct TooLarge {
-    /// What was asked for.
+    /// The argument of the call.
     pub n: u64,
 }
 

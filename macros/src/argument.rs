@@ -1,4 +1,4 @@
-//! One level below the options: `key` or `key = value`, and what a value may be.
+//! Arguments of an attribute, `key` or `key = value`, and the types of their values.
 
 use crate::ctxt::Ctxt;
 use crate::names::{Kind, listed};
@@ -8,25 +8,25 @@ use syn::ext::IdentExt as _;
 use syn::spanned::Spanned as _;
 use syn::{Expr, ExprLit, Lit, LitBool, LitStr, Path};
 
-/// `key` or `key = value`.
-pub(crate) struct Argument {
+/// One argument: `key` or `key = value`.
+pub(crate) struct AttributeArgument {
     key: Ident,
     value: Option<Expr>,
 }
 
-/// Reads the arguments of one attribute, or of several that stand for one.
-pub(crate) struct Reader {
-    /// The arguments that may stand here.
+/// Reads the arguments of one attribute, or of several of the same name.
+pub(crate) struct ArgumentReader {
+    /// The arguments that are allowed here.
     known: &'static [&'static str],
-    /// Those that may stand on the other level, and the attribute and the place they belong to.
+    /// The arguments of the other attribute, its name, and its place.
     elsewhere: &'static [&'static str],
     attribute: &'static str,
     place: &'static str,
     seen: Vec<Ident>,
 }
 
-impl Reader {
-    /// For the attribute above a trait.
+impl ArgumentReader {
+    /// A reader for the attribute above a trait.
     pub(crate) fn of_trait(kind: Kind) -> Self {
         Self {
             known: kind.arguments(),
@@ -37,7 +37,7 @@ impl Reader {
         }
     }
 
-    /// For the attribute above a method.
+    /// A reader for the attribute above a method.
     pub(crate) fn of_method(kind: Kind) -> Self {
         Self {
             known: kind.method_arguments(),
@@ -48,14 +48,14 @@ impl Reader {
         }
     }
 
-    /// The arguments that may stand here and were not met before; others are reported.
-    pub(crate) fn read(&mut self, ctxt: &Ctxt, tokens: TokenStream) -> Vec<Argument> {
+    /// Returns the known arguments, each the first time it is given, and reports the others.
+    pub(crate) fn read(&mut self, ctxt: &Ctxt, tokens: TokenStream) -> Vec<AttributeArgument> {
         let mut arguments = split(ctxt, tokens);
         arguments.retain(|argument| self.accepts(ctxt, argument));
         arguments
     }
 
-    fn accepts(&mut self, ctxt: &Ctxt, argument: &Argument) -> bool {
+    fn accepts(&mut self, ctxt: &Ctxt, argument: &AttributeArgument) -> bool {
         let key = argument.key();
         let span = argument.key.span();
         if !self.known.contains(&key.as_str()) {
@@ -82,7 +82,7 @@ impl Reader {
 }
 
 /// Splits at the commas first, so that a mistake in one argument leaves the others readable.
-fn split(ctxt: &Ctxt, tokens: TokenStream) -> Vec<Argument> {
+fn split(ctxt: &Ctxt, tokens: TokenStream) -> Vec<AttributeArgument> {
     let mut arguments = Vec::new();
     let mut piece = Vec::new();
     for token in tokens {
@@ -91,16 +91,16 @@ fn split(ctxt: &Ctxt, tokens: TokenStream) -> Vec<Argument> {
                 if piece.is_empty() {
                     ctxt.error_at(comma.span(), "expected an argument before this comma");
                 }
-                arguments.extend(Argument::parse(ctxt, std::mem::take(&mut piece)));
+                arguments.extend(AttributeArgument::parse(ctxt, std::mem::take(&mut piece)));
             }
             token => piece.push(token),
         }
     }
-    arguments.extend(Argument::parse(ctxt, piece));
+    arguments.extend(AttributeArgument::parse(ctxt, piece));
     arguments
 }
 
-impl Argument {
+impl AttributeArgument {
     pub(crate) fn key(&self) -> String {
         self.key.unraw().to_string()
     }
@@ -110,8 +110,8 @@ impl Argument {
         let key = match piece.next()? {
             TokenTree::Ident(key) => key,
             other => {
-                let instead = "expected an argument: write `key` or `key = value`";
-                ctxt.error_at(other.span(), instead);
+                let message = "expected an argument: write `key` or `key = value`";
+                ctxt.error_at(other.span(), message);
                 return None;
             }
         };
@@ -119,8 +119,8 @@ impl Argument {
             None => return Some(Self { key, value: None }),
             Some(TokenTree::Punct(equals)) if equals.as_char() == '=' => equals.span(),
             Some(other) => {
-                let instead = format!("expected `,` or `=`: write `{key}` or `{key} = value`");
-                ctxt.error_at(other.span(), instead);
+                let message = format!("expected `,` or `=`: write `{key}` or `{key} = value`");
+                ctxt.error_at(other.span(), message);
                 return None;
             }
         };

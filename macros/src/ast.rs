@@ -1,4 +1,5 @@
-//! The contract as the later stages see it. Every node keeps its original syntax for its spans.
+//! Syntax tree of a contract, for the checks and the expansion. Each node keeps its original syntax for
+//! its spans.
 
 use crate::attr::{MethodOptions, ServiceOptions};
 use crate::ctxt::Ctxt;
@@ -23,20 +24,20 @@ pub(crate) struct Contract<'a> {
 pub(crate) struct Method<'a> {
     pub(crate) original: &'a TraitItemFn,
     pub(crate) options: MethodOptions,
-    /// Its position among all methods of the trait: a `#[cfg]` leaves a gap and moves no other.
+    /// The position among all methods of the trait, including those that a `#[cfg]` removes.
     pub(crate) id: usize,
     pub(crate) arguments: Vec<Argument<'a>>,
     pub(crate) returns: Returns<'a>,
 }
 
-/// One argument, `self` excepted.
+/// One argument other than `self`.
 #[derive(Debug)]
 pub(crate) struct Argument<'a> {
     pub(crate) original: &'a PatType,
     pub(crate) name: &'a Ident,
 }
 
-/// What a method returns.
+/// The return type of a method.
 #[derive(Debug)]
 pub(crate) enum Returns<'a> {
     /// Nothing written, or `()`.
@@ -47,12 +48,12 @@ pub(crate) enum Returns<'a> {
         ok: &'a Type,
         err: &'a Type,
     },
-    /// A `Result` with one type: the other one is hidden in an alias.
+    /// A `Result` with one type argument: an alias fixes the other one.
     HalfResult(&'a Type),
 }
 
 impl<'a> Contract<'a> {
-    /// Builds the tree, reporting what no node can be made of.
+    /// Builds the tree, and reports items that cannot be part of a contract.
     pub(crate) fn parse(
         ctxt: &Ctxt,
         kind: Kind,
@@ -74,7 +75,10 @@ impl<'a> Contract<'a> {
                     item,
                     "a contract has no associated constants: move it out of the trait",
                 ),
-                item => ctxt.error_on(item, "a contract holds methods and nothing else"),
+                item => ctxt.error_on(
+                    item,
+                    "a contract contains only methods: move it out of the trait",
+                ),
             }
         }
         Self {
@@ -121,7 +125,7 @@ impl<'a> Method<'a> {
         chosen.unwrap_or_else(|| wire_name(self.ident()))
     }
 
-    /// The argument that is sent by itself, with `params = "bare"`.
+    /// The argument that is sent by itself because of `params = "bare"`.
     pub(crate) fn bare_argument(&self) -> Option<&Argument<'a>> {
         self.options.bare.and_then(|_| self.arguments.first())
     }
@@ -140,7 +144,10 @@ impl<'a> Argument<'a> {
             Pat::Ident(pat) if pat.by_ref.is_none() && pat.subpat.is_none() => {
                 if pat.mutability.is_some() {
                     let name = &pat.ident;
-                    ctxt.error_on(pat, format!("an argument is no pattern: write `{name}: …`"));
+                    ctxt.error_on(
+                        pat,
+                        format!("an argument cannot be a pattern: write `{name}: …`"),
+                    );
                 }
                 Some(Self {
                     original,
@@ -152,7 +159,7 @@ impl<'a> Argument<'a> {
                 None
             }
             pat => {
-                ctxt.error_on(pat, "an argument is no pattern: give it one name");
+                ctxt.error_on(pat, "an argument cannot be a pattern: give it one name");
                 None
             }
         }
@@ -203,7 +210,7 @@ pub(crate) fn without_groups(mut ty: &Type) -> &Type {
     }
 }
 
-/// Whether `attribute` is `#[async_trait]`, by whatever path.
+/// Whether `attribute` is `#[async_trait]`, by any path.
 pub(crate) fn is_async_trait(attribute: &Attribute) -> bool {
     attribute
         .path()

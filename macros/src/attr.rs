@@ -1,19 +1,19 @@
-//! The options that the attributes give: `#[service(…)]`, `#[tasks(…)]`, `#[rpc(…)]`, `#[task(…)]`.
+//! Options of the attributes `#[service(…)]`, `#[tasks(…)]`, `#[rpc(…)]` and `#[task(…)]`.
 
-use crate::argument::{Argument, Reader};
+use crate::argument::{ArgumentReader, AttributeArgument};
 use crate::ctxt::Ctxt;
 use crate::names::Kind;
 use proc_macro2::{Span, TokenStream};
 use syn::{Attribute, LitStr, Meta, Path, parse_quote};
 
-/// What the attribute above the trait says.
+/// Options of the attribute above the trait.
 #[derive(Debug)]
 pub(crate) struct ServiceOptions {
     pub(crate) name: Option<LitStr>,
     pub(crate) version: Option<LitStr>,
     pub(crate) queue: Option<LitStr>,
     pub(crate) codec: Option<Codec>,
-    /// Where `durable = false` stands.
+    /// The span of `durable = false`.
     pub(crate) transient: Option<Span>,
     pub(crate) quorum: Option<Span>,
     /// The path of the crate `lepus`.
@@ -21,7 +21,7 @@ pub(crate) struct ServiceOptions {
     pub(crate) halves: Halves,
 }
 
-/// What the attribute above a method says.
+/// Options of the attribute above a method.
 #[derive(Debug, Default)]
 pub(crate) struct MethodOptions {
     pub(crate) name: Option<LitStr>,
@@ -31,11 +31,11 @@ pub(crate) struct MethodOptions {
     pub(crate) oneway: Option<Span>,
     pub(crate) at_most_once: Option<Span>,
     pub(crate) default: Option<Span>,
-    /// Where `params = "bare"` stands.
+    /// The span of `params = "bare"`.
     pub(crate) bare: Option<Span>,
 }
 
-/// How values are encoded.
+/// The encoding of values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Codec {
     MsgPack,
@@ -44,7 +44,7 @@ pub(crate) enum Codec {
     Bytes,
 }
 
-/// Which of the two types are generated.
+/// The generated types: both, or one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Halves {
     Both,
@@ -53,7 +53,7 @@ pub(crate) enum Halves {
 }
 
 impl Codec {
-    fn read(ctxt: &Ctxt, argument: &Argument) -> Option<Self> {
+    fn read(ctxt: &Ctxt, argument: &AttributeArgument) -> Option<Self> {
         const NAMED: [(&str, Codec); 4] = [
             ("msgpack", Codec::MsgPack),
             ("json", Codec::Json),
@@ -67,7 +67,7 @@ impl Codec {
             .map(|(_, codec)| *codec)
     }
 
-    /// The name of a codec that carries one value without a structure around it.
+    /// The codec's name, if it encodes a single value without a structure around it.
     pub(crate) fn unstructured(self) -> Option<&'static str> {
         match self {
             Self::Text => Some("text"),
@@ -78,7 +78,7 @@ impl Codec {
 }
 
 impl ServiceOptions {
-    /// The codec's name, if it carries one value without a structure around it.
+    /// The codec's name, if it encodes a single value without a structure around it.
     pub(crate) fn unstructured_codec(&self) -> Option<&'static str> {
         self.codec.and_then(Codec::unstructured)
     }
@@ -95,7 +95,7 @@ impl ServiceOptions {
             halves: Halves::Both,
         };
         let (mut stub, mut dispatcher) = (false, false);
-        for argument in Reader::of_trait(kind).read(ctxt, tokens) {
+        for argument in ArgumentReader::of_trait(kind).read(ctxt, tokens) {
             match argument.key().as_str() {
                 "name" => options.name = argument.string(ctxt),
                 "version" => options.version = argument.string(ctxt),
@@ -130,7 +130,7 @@ impl MethodOptions {
     /// Reads every `#[rpc]` or `#[task]` among a method's attributes.
     pub(crate) fn parse(ctxt: &Ctxt, kind: Kind, attributes: &[Attribute]) -> Self {
         let mut options = Self::default();
-        let mut reader = Reader::of_method(kind);
+        let mut reader = ArgumentReader::of_method(kind);
         let ours = kind.method_attribute();
         for attribute in attributes
             .iter()
@@ -140,8 +140,8 @@ impl MethodOptions {
                 Meta::Path(_) => continue,
                 Meta::List(list) => list.tokens.clone(),
                 Meta::NameValue(_) => {
-                    let instead = format!("write the arguments in parentheses: `#[{ours}(…)]`");
-                    ctxt.error_on(attribute, instead);
+                    let message = format!("write the arguments in parentheses: `#[{ours}(…)]`");
+                    ctxt.error_on(attribute, message);
                     continue;
                 }
             };
@@ -152,7 +152,7 @@ impl MethodOptions {
         options
     }
 
-    fn read(&mut self, ctxt: &Ctxt, argument: &Argument) {
+    fn read(&mut self, ctxt: &Ctxt, argument: &AttributeArgument) {
         match argument.key().as_str() {
             "name" => self.name = argument.string(ctxt),
             "queue" => self.queue = argument.string(ctxt),

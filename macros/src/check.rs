@@ -1,4 +1,4 @@
-//! The rules of a contract, one function a rule.
+//! Rules of a contract, each in a function of its own.
 
 mod method;
 mod names;
@@ -7,7 +7,7 @@ mod types;
 use crate::ast::{Contract, is_async_trait};
 use crate::ctxt::Ctxt;
 
-/// Reports every breach of every rule.
+/// Reports each violation of a rule.
 pub(crate) fn check(ctxt: &Ctxt, contract: &Contract<'_>) {
     plain_trait(ctxt, contract);
     no_async_trait(ctxt, contract);
@@ -20,7 +20,7 @@ pub(crate) fn check(ctxt: &Ctxt, contract: &Contract<'_>) {
     }
 }
 
-// A client knows the trait's name alone, so nothing about the trait may depend on parameters.
+// A request contains only the name of the service: no generic arguments could be passed.
 fn plain_trait(ctxt: &Ctxt, contract: &Contract<'_>) {
     let original = contract.original;
     if !original.generics.params.is_empty() {
@@ -37,19 +37,19 @@ fn plain_trait(ctxt: &Ctxt, contract: &Contract<'_>) {
     }
 }
 
-// Async methods need no other macro, and another one would box what this one generates.
+// `async_trait` is not needed, and would box the futures of the generated trait.
 fn no_async_trait(ctxt: &Ctxt, contract: &Contract<'_>) {
     for attribute in &contract.original.attrs {
         if is_async_trait(attribute) {
             ctxt.error_on(
                 attribute,
-                "a contract is async by itself: remove `#[async_trait]`, here and above its impls",
+                "a contract needs no `async_trait`: remove `#[async_trait]`, here and above its impls",
             );
         }
     }
 }
 
-// RabbitMQ's quorum queues are durable always.
+// RabbitMQ's quorum queues are always durable.
 fn durable_quorum(ctxt: &Ctxt, contract: &Contract<'_>) {
     if let (Some(transient), Some(_)) = (contract.options.transient, contract.options.quorum) {
         ctxt.error_at(
@@ -59,7 +59,7 @@ fn durable_quorum(ctxt: &Ctxt, contract: &Contract<'_>) {
     }
 }
 
-// A request without a method's name goes to one method, so there can be one alone.
+// A request that names no method goes to the default method.
 fn one_default(ctxt: &Ctxt, contract: &Contract<'_>) {
     let mut defaults = contract
         .methods

@@ -1,15 +1,15 @@
-//! The collector of mistakes: all of them are reported in one pass, each at its span.
+//! Collector of mistakes, which are reported in one pass, each at its span.
 
 use proc_macro2::Span;
 use quote::ToTokens;
 use std::cell::RefCell;
 use std::fmt::Display;
 
-/// Collects mistakes. It has to be read with [`Ctxt::finish`]: a collector that is dropped unread
-/// would let a mistake through, so that trips an assertion.
+/// Collects mistakes. [`Ctxt::finish`] must be called: dropping the collector before would lose
+/// mistakes, and is an assertion failure.
 #[derive(Debug)]
 pub(crate) struct Ctxt {
-    /// `None` once they were read.
+    /// `None` after [`finish`](Self::finish).
     errors: RefCell<Option<Vec<syn::Error>>>,
 }
 
@@ -30,14 +30,14 @@ impl Ctxt {
         self.push(syn::Error::new(span, message));
     }
 
-    /// Reports what syn found.
+    /// Reports an error of syn.
     pub(crate) fn push(&self, error: syn::Error) {
         if let Some(errors) = self.errors.borrow_mut().as_mut() {
             errors.push(error);
         }
     }
 
-    /// All mistakes as one error, or `Ok` if none was made.
+    /// Returns all mistakes as one error, or `Ok` if there is none.
     pub(crate) fn finish(self) -> syn::Result<()> {
         let errors = self.errors.take().unwrap_or_default();
         let all = errors.into_iter().reduce(|mut all, next| {
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "never read")]
-    fn an_unread_collector_goes_off() {
+    fn dropping_an_unread_collector_panics() {
         drop(Ctxt::new());
     }
 }

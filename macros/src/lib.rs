@@ -1,12 +1,11 @@
-//! The attribute macros of Lepus. Use them through the crate `lepus`, which re-exports them: what
-//! they generate names the items of exactly that version of it.
+//! The attribute macros of Lepus. Use them through the crate `lepus`, which re-exports them: the
+//! generated code names items of exactly that version.
 //!
-//! - [`macro@service`] makes a trait a service: calls with replies.
-//! - [`macro@tasks`] makes a trait the tasks of a work queue.
+//! - [`macro@service`] turns a trait into a service: calls with replies.
+//! - [`macro@tasks`] turns a trait into the tasks of a work queue.
 //!
-//! The macros report every mistake they find in one pass, each where it stands and with what to
-//! write instead. The trait itself is generated even then, so that its implementations raise no
-//! errors of their own.
+//! The macros report all mistakes in one pass, each at its place and with the correction. The trait
+//! itself is generated even then, so that its implementations cause no further errors.
 
 mod argument;
 mod ast;
@@ -21,7 +20,7 @@ mod timeout;
 
 use proc_macro::TokenStream;
 
-/// Makes a trait a service that others call over RabbitMQ.
+/// Turns a trait into a service that clients call over RabbitMQ.
 ///
 /// ```ignore
 /// #[lepus::service(name = "calculator", version = "1.0.0")]
@@ -39,15 +38,14 @@ use proc_macro::TokenStream;
 ///
 /// # What it generates
 ///
-/// - **The trait**, with `Send` futures and the supertraits `Send + Sync + 'static`. It is
-///   implemented as it is written, with `async fn` and no attribute. A method may have a default
-///   body. Everything else about the trait stays: documentation, visibility, supertraits,
-///   attributes.
+/// - **The trait**, with `Send` futures and the supertraits `Send + Sync + 'static`. Implementations
+///   need no attribute, and may use `async fn`. A method may have a default body. The rest of the
+///   trait is unchanged: documentation, visibility, supertraits, attributes.
 /// - **`CalculatorServer<S>`**, which serves an implementation: `new(service)`,
 ///   `from_arc(service)`, `DESCRIPTOR`.
-/// - **`CalculatorClient`**, which has each method as a call: `fib(30).await`. `new(&connection)`,
-///   `local(implementation)` without a broker, `with_client(client)`, `DESCRIPTOR`. It is cheap to
-///   clone, and carries the documentation and the `#[cfg]`s of the methods.
+/// - **`CalculatorClient`**, with each method as a call: `fib(30).await`. It has `new(&connection)`,
+///   `local(implementation)` without a broker, `with_client(client)` and `DESCRIPTOR`, is cheap to
+///   clone, and keeps the documentation and the `#[cfg]`s of the methods.
 ///
 /// Both types have the trait's visibility.
 ///
@@ -58,51 +56,51 @@ use proc_macro::TokenStream;
 /// | `name = "…"` | the trait's name in kebab case: `ImageStore` is `image-store` | the service's name |
 /// | `version = "1.0.0"` | none | the contract's version, `major.minor.patch` |
 /// | `queue = "…"` | the name | the queue that takes the requests |
-/// | `codec = "…"` | `"msgpack"` | how values are encoded: `"msgpack"`, `"json"`, `"text"` or `"bytes"` |
+/// | `codec = "…"` | `"msgpack"` | the encoding of values: `"msgpack"`, `"json"`, `"text"` or `"bytes"` |
 /// | `durable = false` | `true` | the queue is declared non-durable: a restart of the broker removes it |
-/// | `quorum` | classic | the queue is a replicated quorum queue, which is durable always |
-/// | `crate = path` | `::lepus` | where the crate `lepus` is, if it was renamed: a path or a string |
-/// | `client` | both halves | generates the client alone |
-/// | `server` | both halves | generates the server alone, and no `local` |
+/// | `quorum` | classic | the queue is a replicated quorum queue, which is always durable |
+/// | `crate = path` | `::lepus` | the path of the crate `lepus`, if it was renamed: a path or a string |
+/// | `client` | both halves | generates only the client |
+/// | `server` | both halves | generates only the server, and no `local` |
 ///
 /// # Arguments of `#[rpc]`, above a method
 ///
 /// | argument | default | meaning |
 /// |---|---|---|
 /// | `name = "…"` | the method's name, without `r#` | the method's name on the wire |
-/// | `timeout = "2s"` | the client's | how long a call may take: `"250ms"`, `"2s"`, `"5m"`, `"1h"`; at most 4294967295 ms, RabbitMQ's limit for an expiration |
-/// | `idempotent` | no | may run twice: a call is sent again when its connection is lost |
-/// | `oneway` | no | no reply: the call is over once the broker has it; the method returns nothing |
-/// | `at_most_once` | no | the request is acknowledged before the method runs, not after; one that is delivered again all the same is answered `aborted` and not run |
-/// | `queue = "…"` | the service's | a queue of the method's own |
-/// | `default` | no | takes the requests that name no method; one method of the trait alone |
-/// | `params = "bare"` | `"named"` | the one argument is sent itself, not in a map of arguments |
+/// | `timeout = "2s"` | the client's | the time limit of a call: `"250ms"`, `"2s"`, `"5m"`, `"1h"`; at most 4294967295 ms, RabbitMQ's limit for an expiration |
+/// | `idempotent` | no | the method may run twice: a call is sent again if its connection is lost |
+/// | `oneway` | no | no reply: the call ends when the broker has the request; the method returns nothing |
+/// | `at_most_once` | no | the request is acknowledged before the method runs, not after; a request that is delivered again nevertheless is answered `aborted` and not run |
+/// | `queue = "…"` | the service's | a separate queue for this method |
+/// | `default` | no | receives the requests that name no method; at most one method of the trait |
+/// | `params = "bare"` | `"named"` | the only argument is sent by itself, not in a map of arguments |
 ///
-/// The codecs `text` and `bytes` carry one value: each method is bare or takes nothing.
+/// The codecs `text` and `bytes` encode a single value: each method has bare params or no arguments.
 ///
 /// # Methods
 ///
-/// A method is `async`, takes `&self` and then any arguments that serde can carry, and returns such
-/// a value, nothing, or a `Result<T, E>` with both types written out: `E` travels too, and comes
-/// out of the call as the method's own error. Nothing borrowed travels: `String`, not `&str`.
-/// Neither the trait nor a method can be generic, and the trait holds methods alone.
+/// A method is `async`, takes `&self` and any arguments that serde can encode, and returns such a
+/// value, nothing, or a `Result<T, E>` with both types written out: `E` is sent as well, and the
+/// caller receives it as the method's own error. Borrowed data cannot be sent: write `String`, not
+/// `&str`. Neither the trait nor a method can be generic, and the trait contains only methods.
 ///
-/// Arguments travel as a map by their names. A name is part of the contract, therefore, and an
-/// order is not, unless clients of your own send arrays, which are taken too. An argument of the
-/// type `Option<…>` may be missing in a map, and at the end of an array: it is `None` then. Under an
-/// alias of `Option` it may be missing in a map alone.
+/// Arguments are sent as a map by their names. The names are therefore part of the contract; the
+/// order is not, unless a client of your own sends arrays, which are accepted too. An argument of the
+/// type `Option<…>` may be missing in a map and at the end of an array, and is `None`
+/// then. If its type is an alias of `Option`, it may be missing only in a map.
 ///
-/// Wire names are unique, 1 to 255 bytes of UTF-8 without control characters, as AMQP has it; a
-/// queue's name does not start with `amq.`, which is the broker's. A method that exists several
-/// times, each under its own `#[cfg]`, counts once. A client has its own `new`, `local`,
-/// `with_client` and `clone`, so that no method is called so; `#[rpc(name = "new")]` gives another
-/// method that name on the wire.
+/// Wire names are unique, and have 1 to 255 bytes of UTF-8 without control characters, as AMQP
+/// requires. The name of a queue does not start with `amq.`, which is reserved for the broker. A
+/// method that exists several times, each under its own `#[cfg]`, counts once. No method can be
+/// called `new`, `local`, `with_client` or `clone`, which the client has itself; with
+/// `#[rpc(name = "new")]`, a method of another name has that name on the wire.
 #[proc_macro_attribute]
 pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {
     expand::compile(names::Kind::Service, arguments.into(), item.into()).into()
 }
 
-/// Makes a trait the tasks of a work queue.
+/// Turns a trait into the tasks of a work queue.
 ///
 /// ```ignore
 /// #[lepus::tasks]
@@ -115,10 +113,10 @@ pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// # What it generates
 ///
 /// - **The trait**, as [`macro@service`] does.
-/// - **`ImagesWorker<S>`**, which hands jobs to an implementation: `new(service)`,
+/// - **`ImagesWorker<S>`**, which passes jobs to an implementation: `new(service)`,
 ///   `from_arc(service)`, `DESCRIPTOR`.
-/// - **`ImagesProducer`**, which has each method as a push: `resize(7, 640).await` returns when the
-///   broker has taken the job to safety. `new(&connection)`, `with_producer(producer)`,
+/// - **`ImagesProducer`**, with each method as a push: `resize(7, 640).await` returns when the broker
+///   has confirmed the job. `new(&connection)`, `with_producer(producer)`,
 ///   `DESCRIPTOR`.
 ///
 /// # Arguments of `#[tasks]`
@@ -128,24 +126,24 @@ pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// | `name = "…"` | the trait's name in kebab case | the name of the tasks |
 /// | `version = "1.0.0"` | none | the contract's version, `major.minor.patch` |
 /// | `queue = "…"` | the name | the queue that takes the jobs |
-/// | `codec = "…"` | `"msgpack"` | how values are encoded: `"msgpack"`, `"json"`, `"text"` or `"bytes"` |
-/// | `crate = path` | `::lepus` | where the crate `lepus` is, if it was renamed: a path or a string |
-/// | `producer` | both halves | generates the producer alone |
-/// | `worker` | both halves | generates the worker alone |
+/// | `codec = "…"` | `"msgpack"` | the encoding of values: `"msgpack"`, `"json"`, `"text"` or `"bytes"` |
+/// | `crate = path` | `::lepus` | the path of the crate `lepus`, if it was renamed: a path or a string |
+/// | `producer` | both halves | generates only the producer |
+/// | `worker` | both halves | generates only the worker |
 ///
 /// # Arguments of `#[task]`, above a method
 ///
 /// | argument | default | meaning |
 /// |---|---|---|
 /// | `name = "…"` | the method's name, without `r#` | the task's name on the wire |
-/// | `timeout = "5m"` | the worker's | how long one run may take |
-/// | `params = "bare"` | `"named"` | the one argument is sent itself, not in a map of arguments |
+/// | `timeout = "5m"` | the worker's | the time limit of one run |
+/// | `params = "bare"` | `"named"` | the only argument is sent by itself, not in a map of arguments |
 ///
 /// # Methods
 ///
-/// As with [`macro@service`], except that nobody reads what a task returns: nothing, or
-/// `Result<(), E>`, whose error decides about another attempt. A producer has its own `new`,
-/// `with_producer` and `clone`.
+/// As with [`macro@service`], except that a task has no reply. It returns nothing, or
+/// `Result<(), E>`, whose error decides whether there is another attempt. No task can be called
+/// `new`, `with_producer` or `clone`, which the producer has itself.
 #[proc_macro_attribute]
 pub fn tasks(arguments: TokenStream, item: TokenStream) -> TokenStream {
     expand::compile(names::Kind::Tasks, arguments.into(), item.into()).into()

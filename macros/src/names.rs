@@ -1,9 +1,10 @@
-//! What each kind of contract calls its parts, and how Rust's names become names on the wire.
+//! Names: those of the attributes, arguments and generated types of each kind of contract, and the
+//! conversion of Rust's names to names on the wire.
 
 use proc_macro2::Ident;
 use syn::ext::IdentExt as _;
 
-/// The longest an AMQP short string can be, in bytes.
+/// The maximum length of an AMQP short string, in bytes.
 const SHORT_STRING_MAX: usize = 255;
 
 /// The two kinds of contract. They share the parser, the checks and most of the expansion.
@@ -32,7 +33,7 @@ impl Kind {
         }
     }
 
-    /// The kind that this one is mistaken for.
+    /// The other kind, whose attributes may be used by mistake.
     pub(crate) fn other(self) -> Self {
         match self {
             Self::Service => Self::Tasks,
@@ -40,7 +41,7 @@ impl Kind {
         }
     }
 
-    /// The argument that asks for the sending half alone.
+    /// The argument that restricts the generated code to the sending half.
     pub(crate) fn stub(self) -> &'static str {
         match self {
             Self::Service => "client",
@@ -48,7 +49,7 @@ impl Kind {
         }
     }
 
-    /// What the sending half's type adds to the trait's name.
+    /// The suffix of the sending half's type name.
     pub(crate) fn stub_suffix(self) -> &'static str {
         match self {
             Self::Service => "Client",
@@ -56,7 +57,7 @@ impl Kind {
         }
     }
 
-    /// What the receiving half's type adds to the trait's name.
+    /// The suffix of the receiving half's type name.
     pub(crate) fn dispatcher_suffix(self) -> &'static str {
         match self {
             Self::Service => "Server",
@@ -94,7 +95,7 @@ impl Kind {
         }
     }
 
-    /// What the sending half has of its own, so that no method may be called so.
+    /// The associated items of the sending half's type. No method may have such a name.
     pub(crate) fn reserved(self) -> &'static [&'static str] {
         match self {
             Self::Service => &["new", "local", "with_client", "clone", "DESCRIPTOR"],
@@ -136,7 +137,7 @@ pub(crate) fn kebab_case(ident: &Ident) -> String {
     kebab
 }
 
-/// Why `name` cannot be an AMQP name, if it cannot.
+/// The reason why `name` cannot be an AMQP name, if there is one.
 pub(crate) fn name_problem(name: &str) -> Option<String> {
     if name.is_empty() {
         Some("a name cannot be empty".to_owned())
@@ -152,7 +153,7 @@ pub(crate) fn name_problem(name: &str) -> Option<String> {
     }
 }
 
-/// Why `name` cannot be declared as a queue, if it cannot.
+/// The reason why `name` cannot be the name of a queue, if there is one.
 pub(crate) fn queue_problem(name: &str) -> Option<String> {
     name_problem(name).or_else(|| {
         name.starts_with("amq.").then(|| {
@@ -162,7 +163,7 @@ pub(crate) fn queue_problem(name: &str) -> Option<String> {
     })
 }
 
-/// Whether `version` reads `major.minor.patch`, perhaps with a `-suffix`.
+/// Whether `version` has the form `major.minor.patch`, optionally with a `-suffix`.
 pub(crate) fn is_version(version: &str) -> bool {
     let (numbers, suffix) = match version.split_once('-') {
         Some((numbers, suffix)) => (numbers, Some(suffix)),
@@ -181,7 +182,7 @@ pub(crate) fn is_version(version: &str) -> bool {
         && suffix.is_none_or(|suffix| suffix.split('.').all(word))
 }
 
-/// "`a`, `b`" for messages.
+/// Formats words as "`a`, `b`" for messages.
 pub(crate) fn listed(words: &[&str]) -> String {
     words
         .iter()

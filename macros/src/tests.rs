@@ -1,4 +1,4 @@
-//! Every mistake and its message, over the whole pipeline. Where each points is for the UI tests.
+//! Tests of every mistake and its message, over the whole pipeline. The UI tests check the spans.
 
 use crate::expand::compile;
 use crate::names::Kind;
@@ -6,7 +6,7 @@ use proc_macro2::{Ident, TokenStream};
 use syn::visit::{self, Visit};
 use syn::{Attribute, File, ImplItemConst, ImplItemFn, Item, ItemStruct, Macro, Visibility};
 
-/// What a compilation reports, and whether it still has the trait and the two halves.
+/// The messages of a compilation, and whether it generated the trait and the two halves.
 struct Compiled {
     mistakes: Vec<String>,
     items: File,
@@ -55,19 +55,19 @@ impl Compiled {
     }
 }
 
-/// The one mistake in a service's arguments.
+/// The only mistake in the arguments of a service.
 #[track_caller]
 fn arguments(arguments: &str) -> String {
     one(Kind::Service, arguments, "trait T { async fn f(&self); }")
 }
 
-/// The one mistake in a service's method.
+/// The only mistake in a method of a service.
 #[track_caller]
 fn method(method: &str) -> String {
     one(Kind::Service, "", &format!("trait T {{ {method} }}"))
 }
 
-/// The one mistake in a task.
+/// The only mistake in a task.
 #[track_caller]
 fn task(method: &str) -> String {
     one(Kind::Tasks, "", &format!("trait T {{ {method} }}"))
@@ -96,7 +96,7 @@ fn good(kind: Kind, arguments: &str, item: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_is_right_has_both_halves() {
+fn a_correct_contract_has_both_halves() {
     let item = "pub trait Calc { async fn fib(&self, n: u64) -> u64; }";
     assert_eq!(good(Kind::Service, "", item), ["CalcClient", "CalcServer"]);
     assert_eq!(good(Kind::Service, "client", item), ["CalcClient"]);
@@ -113,7 +113,7 @@ fn what_is_right_has_both_halves() {
 
 #[test]
 fn everything_public_is_documented() {
-    /// Counts the public items, and keeps those without documentation.
+    /// Counts the public items, and collects those without documentation.
     #[derive(Default)]
     struct Public {
         documented: usize,
@@ -153,7 +153,7 @@ fn everything_public_is_documented() {
 }
 
 #[test]
-fn what_is_unusual_is_right() {
+fn unusual_contracts_are_correct() {
     let fine = |method: &str| good(Kind::Service, "", &format!("trait T {{ {method} }}"));
     fine("");
     fine("async fn f(self: &Self);");
@@ -240,7 +240,7 @@ fn arguments_of_the_trait() {
         arguments("version = 1.0"),
         "expected a string: write `version = \"1.0.0\"`"
     );
-    assert!(arguments("version = \"1.0\"").starts_with("`1.0` is no version"));
+    assert!(arguments("version = \"1.0\"").starts_with("`1.0` is not a version"));
     assert_eq!(
         arguments("quorum = true"),
         "`quorum` takes no value: write it alone"
@@ -344,7 +344,7 @@ fn arguments_of_a_method() {
                 "trait T { async fn f(&self, n: u8); async fn g(&self); }"
             ),
             format!(
-                "the `{codec}` codec carries one value: write `#[rpc(params = \"bare\")]` above `f`"
+                "the `{codec}` codec encodes a single value: write `#[rpc(params = \"bare\")]` above `f`"
             )
         );
     }
@@ -362,7 +362,7 @@ fn the_trait() {
     assert!(item("unsafe trait T {}").contains("remove `unsafe`"));
     assert!(item("trait T { type Out; }").contains("no associated types"));
     assert!(item("trait T { const N: u8; }").contains("no associated constants"));
-    assert!(item("trait T { m!(); }").contains("methods and nothing else"));
+    assert!(item("trait T { m!(); }").contains("only methods"));
     assert!(item("#[async_trait] trait T {}").contains("remove `#[async_trait]`"));
     assert!(item("#[async_trait::async_trait] trait T {}").contains("remove `#[async_trait]`"));
 }
@@ -393,55 +393,55 @@ fn signatures() {
     assert!(method("async fn f(&mut self);").contains("behind a lock"));
     assert!(method("async fn f(self: &mut Self);").contains("behind a lock"));
     assert!(method("async fn f(&'static self);").contains("write `&self`"));
-    assert!(method("async fn f(&self, (a, b): (u8, u8));").contains("no pattern"));
+    assert!(method("async fn f(&self, (a, b): (u8, u8));").contains("cannot be a pattern"));
     assert!(method("async fn f(&self, mut a: u8) {}").contains("write `a: …`"));
     assert!(method("async fn f(&self, _: u8);").contains("give it one"));
     assert!(method("async fn f(&self, #[a] n: u8);").contains("no attributes"));
 }
 
 #[test]
-fn types_that_do_not_travel() {
+fn types_that_cannot_be_sent() {
     let argument = |ty: &str| method(&format!("async fn f(&self, a: {ty});"));
     let output = |ty: &str| method(&format!("async fn f(&self) -> {ty};"));
     assert_eq!(
         argument("&str"),
-        "a reference cannot travel: write `String`"
+        "a reference cannot be sent: write `String`"
     );
     assert_eq!(
         output("&'static str"),
-        "a reference cannot travel: write `String`"
+        "a reference cannot be sent: write `String`"
     );
     assert_eq!(
         argument("&[Vec<u8>]"),
-        "a reference cannot travel: write `Vec<Vec<u8>>`"
+        "a reference cannot be sent: write `Vec<Vec<u8>>`"
     );
     assert_eq!(
         argument("&mut Point"),
-        "a reference cannot travel: pass it by value: write `Point`"
+        "a reference cannot be sent: pass it by value: write `Point`"
     );
     assert_eq!(
         argument("Vec<&str>"),
-        "a reference cannot travel: write `String`"
+        "a reference cannot be sent: write `String`"
     );
     assert_eq!(
         output("Result<&str, E>"),
-        "a reference cannot travel: write `String`"
+        "a reference cannot be sent: write `String`"
     );
-    assert_eq!(argument("[u8]"), "a slice cannot travel: write `Vec<u8>`");
-    assert_eq!(argument("str"), "`str` cannot travel: write `String`");
+    assert_eq!(argument("[u8]"), "a slice cannot be sent: write `Vec<u8>`");
+    assert_eq!(argument("str"), "`str` cannot be sent: write `String`");
     assert_eq!(
         argument("impl Into<String>"),
-        "`impl Trait` cannot travel: write a concrete type"
+        "`impl Trait` cannot be sent: write a concrete type"
     );
     assert_eq!(
         output("impl Display"),
-        "`impl Trait` cannot travel: write a concrete type"
+        "`impl Trait` cannot be sent: write a concrete type"
     );
     assert_eq!(
         output("dyn Display"),
-        "a trait object cannot travel: write a concrete type"
+        "a trait object cannot be sent: write a concrete type"
     );
-    assert_eq!(output("!"), "`!` cannot travel: write a concrete type");
+    assert_eq!(output("!"), "`!` cannot be sent: write a concrete type");
     assert_eq!(
         argument("Self"),
         "`Self` is unknown to the client: write a concrete type"
@@ -452,16 +452,16 @@ fn types_that_do_not_travel() {
     );
     assert_eq!(
         argument("Cow<'_, str>"),
-        "nothing borrowed can travel: write `'static` for `'_`"
+        "borrowed data cannot be sent: write `'static` for `'_`"
     );
     assert_eq!(
         output("io::Result<u8>"),
-        "the error's type travels too: write both, as in `Result<T, E>`"
+        "the error is sent too, so its type must be known: write both, as in `Result<T, E>`"
     );
     for output in ["u8", "Result<u8, E>", "Option<()>"] {
         assert_eq!(
             task(&format!("async fn f(&self) -> {output};")),
-            "nobody reads a task's value: return nothing or `Result<(), E>`"
+            "a task has no reply: return nothing or `Result<(), E>`"
         );
     }
 }

@@ -1,9 +1,9 @@
-//! Durations as attributes write them: `"250ms"`, `"2s"`, `"5m"`, `"1h"`.
+//! Durations in attributes: `"250ms"`, `"2s"`, `"5m"`, `"1h"`.
 
-/// RabbitMQ refuses an expiration of more milliseconds than this.
+/// The longest `expiration` that RabbitMQ accepts.
 const MAX_MILLIS: u64 = 4_294_967_295;
 
-/// Parses a duration into milliseconds, or says what to write instead.
+/// Parses a duration into milliseconds. The error tells what to write instead.
 pub(crate) fn parse_millis(text: &str) -> Result<u64, String> {
     const HINT: &str = r#"write a number and a unit: "250ms", "2s", "5m", "1h""#;
 
@@ -16,12 +16,12 @@ pub(crate) fn parse_millis(text: &str) -> Result<u64, String> {
         "s" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
-        _ => return Err(format!("`{text}` is no duration: {HINT}")),
+        _ => return Err(format!("`{text}` is not a duration: {HINT}")),
     };
     if number.is_empty() {
-        return Err(format!("`{text}` is no duration: {HINT}"));
+        return Err(format!("`{text}` is not a duration: {HINT}"));
     }
-    // Digits alone: what does not parse is too long.
+    // There are only digits, so that a parse error means that the number is too large.
     let millis = number
         .parse::<u64>()
         .ok()

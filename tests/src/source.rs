@@ -21,17 +21,24 @@ pub struct Source {
     pub path: String,
     pub text: String,
     code: Vec<TokenTree>,
+    /// The modules that are compiled for tests alone: `#[cfg(test)] mod tests;`.
+    test_modules: Vec<String>,
 }
+
+/// A re-export: the name, and the path of the item from the crate's root.
+pub type Reexport = (String, Vec<String>);
 
 impl Source {
     pub fn new(path: &str, text: &str) -> Source {
         let tokens: TokenStream = text
             .parse()
             .unwrap_or_else(|error| panic!("{path}: {error}"));
+        let mut test_modules = Vec::new();
         Source {
             path: path.to_owned(),
             text: text.to_owned(),
-            code: without_tests(tokens),
+            code: without_tests(tokens, &mut test_modules),
+            test_modules,
         }
     }
 
@@ -89,6 +96,104 @@ impl Source {
         paths(&self.code, &self.module(), &mut found);
         found
     }
+
+    /// As [`paths`](Self::paths), with those that begin at a module which the file declares
+    /// (`mod a; use a::B;`), and without re-exports of such modules.
+    pub fn uses(&self) -> Vec<Vec<String>> {
+        let mut found = self.paths();
+        let children = self.children();
+        let module = self.module();
+        let mut rest = &self.code[..];
+        while let [token, after @ ..] = rest {
+            if let Some((_, after)) = reexport(rest) {
+                rest = after;
+                continue;
+            }
+            children_used(token, after, &children, &module, &mut found);
+            rest = after;
+        }
+        found
+    }
+
+    /// The items of its child modules that the file re-exports.
+    pub fn reexports(&self) -> Vec<Reexport> {
+        let children = self.children();
+        let module = self.module();
+        let mut found = Vec::new();
+        let mut rest = &self.code[..];
+        while let [_, after @ ..] = rest {
+            let Some((tree, after)) = reexport(rest) else {
+                rest = after;
+                continue;
+            };
+            if let [TokenTree::Ident(first), tail @ ..] = tree {
+                let base = match first.to_string() {
+                    name if name == "self" => Some(module.clone()),
+                    name if name == "super" => Some(parent(&module)),
+                    name if name == "crate" => Some(Vec::new()),
+                    name if children.contains(&name) => Some([&module[..], &[name]].concat()),
+                    _ => None,
+                };
+                if let Some(base) = base {
+                    let mut targets = Vec::new();
+                    branch(base, tail, &mut targets);
+                    let named = targets.into_iter().filter_map(|path| {
+                        let name = path.last()?.clone();
+                        Some((name, path))
+                    });
+                    found.extend(named);
+                }
+            }
+            rest = after;
+        }
+        found
+    }
+
+    /// The modules of the crate that are compiled for tests alone, as far as the file declares them.
+    pub fn test_modules(&self) -> Vec<Vec<String>> {
+        let module = self.module();
+        let names = self.test_modules.iter();
+        names
+            .map(|name| [&module[..], std::slice::from_ref(name)].concat())
+            .collect()
+    }
+
+    /// The types that the code defines: structs, enums, unions, traits and aliases, but no
+    /// associated types.
+    pub fn types(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        types(&self.code, false, &mut found);
+        found
+    }
+
+    /// The first line of each doc comment, with its number from 1.
+    pub fn docs(&self) -> Vec<(usize, &str)> {
+        let mut found = Vec::new();
+        let mut before = None;
+        for (index, line) in self.text.lines().enumerate() {
+            let line = line.trim_start();
+            let doc = ["//!", "///"]
+                .into_iter()
+                .find_map(|mark| Some((mark, line.strip_prefix(mark)?)));
+            if let Some((mark, text)) = doc
+                && before != Some(mark)
+            {
+                found.push((index + 1, text.trim()));
+            }
+            before = doc.map(|(mark, _)| mark);
+        }
+        found
+    }
+
+    fn children(&self) -> Vec<String> {
+        let pairs = self.code.windows(3).filter_map(|tokens| match tokens {
+            [keyword, TokenTree::Ident(name), end] if is(keyword, "mod") && is_punct(end, ';') => {
+                Some(name.to_string())
+            }
+            _ => None,
+        });
+        pairs.collect()
+    }
 }
 
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
@@ -114,8 +219,9 @@ fn is_punct(token: &TokenTree, character: char) -> bool {
     matches!(token, TokenTree::Punct(punct) if punct.as_char() == character)
 }
 
-/// Leaves out what `#[cfg(test)]` stands before: up to its braces or semicolon.
-fn without_tests(tokens: TokenStream) -> Vec<TokenTree> {
+/// Leaves out the items under `#[cfg(test)]`: up to their braces or semicolon. Notes the modules
+/// among them that have a file of their own.
+fn without_tests(tokens: TokenStream, test_modules: &mut Vec<String>) -> Vec<TokenTree> {
     let mut kept = Vec::new();
     let mut tokens = tokens.into_iter().peekable();
     while let Some(token) = tokens.next() {
@@ -127,10 +233,20 @@ fn without_tests(tokens: TokenStream) -> Vec<TokenTree> {
             continue;
         }
         tokens.next();
+        let mut declares = None;
+        let mut is_module = false;
         for skipped in tokens.by_ref() {
             let is_body = matches!(&skipped, TokenTree::Group(group) if group.delimiter() == Delimiter::Brace);
-            if is_body || is_punct(&skipped, ';') {
+            if is_punct(&skipped, ';') {
+                test_modules.extend(declares.filter(|_| is_module));
                 break;
+            }
+            if is_body {
+                break;
+            }
+            if let TokenTree::Ident(ident) = &skipped {
+                is_module |= declares.as_deref() == Some("mod");
+                declares = Some(ident.to_string());
             }
         }
     }
@@ -178,6 +294,96 @@ fn paths(code: &[TokenTree], module: &[String], found: &mut Vec<Vec<String>>) {
         match (base, token) {
             (Some(base), _) if separator(rest).is_some() => branch(base, rest, found),
             (None, TokenTree::Group(group)) => paths(&trees(group.stream()), module, found),
+            _ => {}
+        }
+    }
+}
+
+/// The tree of a `pub use`, and the code after it. The visibility may be restricted.
+fn reexport(code: &[TokenTree]) -> Option<(&[TokenTree], &[TokenTree])> {
+    let [keyword, rest @ ..] = code else {
+        return None;
+    };
+    if !is(keyword, "pub") {
+        return None;
+    }
+    let rest = match rest {
+        [TokenTree::Group(restriction), rest @ ..]
+            if restriction.delimiter() == Delimiter::Parenthesis =>
+        {
+            rest
+        }
+        rest => rest,
+    };
+    let [keyword, rest @ ..] = rest else {
+        return None;
+    };
+    let end = rest.iter().position(|token| is_punct(token, ';'))?;
+    is(keyword, "use").then(|| (&rest[..end], &rest[end..]))
+}
+
+/// Collects the path that begins at `token`, and those inside it, if they begin at a child module.
+fn children_used(
+    token: &TokenTree,
+    after: &[TokenTree],
+    children: &[String],
+    module: &[String],
+    found: &mut Vec<Vec<String>>,
+) {
+    match token {
+        TokenTree::Ident(name)
+            if children.contains(&name.to_string()) && separator(after).is_some() =>
+        {
+            branch([module, &[name.to_string()]].concat(), after, found);
+        }
+        TokenTree::Group(group) => {
+            let inner = trees(group.stream());
+            let mut rest = &inner[..];
+            let mut is_inside = false;
+            while let [token, after @ ..] = rest {
+                if !is_inside {
+                    children_used(token, after, children, module, found);
+                }
+                is_inside = is_punct(token, ':') || is_punct(token, '.');
+                rest = after;
+            }
+        }
+        _ => {}
+    }
+}
+
+fn types(code: &[TokenTree], is_associated: bool, found: &mut Vec<String>) {
+    let mut is_body_associated = false;
+    let mut before = None;
+    let mut rest = code;
+    while let [token, after @ ..] = rest {
+        rest = after;
+        let follows = |mark| before.is_some_and(|token| is_punct(token, mark));
+        let (is_argument, is_variable) = (follows('!'), follows('$'));
+        before = Some(token);
+        match token {
+            // `forward! { struct enum }` and `$trait` define nothing.
+            TokenTree::Group(_) if is_argument => {}
+            TokenTree::Ident(_) if is_variable => {}
+            TokenTree::Ident(keyword) => {
+                let keyword = keyword.to_string();
+                is_body_associated |= keyword == "impl" || keyword == "trait";
+                let defines = match keyword.as_str() {
+                    "struct" | "enum" | "union" | "trait" => true,
+                    "type" => !is_associated,
+                    _ => false,
+                };
+                if let (true, [TokenTree::Ident(name), ..]) = (defines, after) {
+                    found.push(name.to_string());
+                }
+            }
+            TokenTree::Group(group) => {
+                types(&trees(group.stream()), is_body_associated, found);
+                if group.delimiter() == Delimiter::Brace {
+                    is_body_associated = false;
+                }
+            }
+            TokenTree::Punct(end) if end.as_char() == ';' => is_body_associated = false,
             _ => {}
         }
     }
@@ -267,6 +473,58 @@ mod tests {
             found("link/publish.rs", "use super::state;"),
             ["link::state"]
         );
+    }
+
+    #[test]
+    fn children_are_used_or_re_exported() {
+        let text = "
+            mod a; pub(crate) mod b; mod c;
+            #[cfg(test)] mod tests;
+            #[cfg(test)] mod inner { mod deeper; }
+            use a::{X, Y};
+            pub use b::{Z, deep::W};
+            pub(super) use super::other::V;
+            fn f() { c::g(x.c::<u8>(), other::c::h) }
+        ";
+        let source = Source::new("room/mod.rs", text);
+        let joined = |paths: Vec<Vec<String>>| -> Vec<String> {
+            paths.iter().map(|path| path.join("::")).collect()
+        };
+        assert_eq!(
+            joined(source.uses()),
+            ["other::V", "room::a::X", "room::a::Y", "room::c::g"]
+        );
+        let (names, paths): (Vec<_>, Vec<_>) = source.reexports().into_iter().unzip();
+        assert_eq!(names, ["Z", "W", "V"]);
+        assert_eq!(
+            joined(paths),
+            ["room::b::Z", "room::b::deep::W", "other::V"]
+        );
+        assert_eq!(joined(source.test_modules()), ["room::tests"]);
+    }
+
+    #[test]
+    fn types_are_found_and_associated_ones_are_not() {
+        let text = "
+            struct A<T>(T); pub enum B {} type C = u8; trait D { type E; fn f(); }
+            impl D for A<u8> { type E = u8; fn f() { struct F; } }
+            macro_rules! m { ($t:ident) => { struct $t; impl $trait for u8 {} } }
+            m! { struct enum K }
+            #[cfg(test)] mod tests { struct G; }
+            const fn g(x: impl Fn()) -> u8 { 1 }
+            type H = u8;
+        ";
+        assert_eq!(
+            Source::new("a.rs", text).types(),
+            ["A", "B", "C", "D", "F", "H"]
+        );
+    }
+
+    #[test]
+    fn docs_are_found_by_their_first_lines() {
+        let text = "//! Head\n//! more\n\n/// Item\n/// more\nfn f() {}\n// comment\n";
+        let source = Source::new("a.rs", text);
+        assert_eq!(source.docs(), [(1, "Head"), (4, "Item")]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Methods: their signatures, and which options go together.
+//! Rules of methods: their signatures, and combinations of options.
 
 use crate::ast::{Contract, Method, Returns, is_conditional, without_groups};
 use crate::ctxt::Ctxt;
@@ -20,7 +20,7 @@ pub(super) fn check(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>) {
     unstructured_codec(ctxt, contract, method);
 }
 
-// A service's methods carry `#[rpc]`, a task `#[task]`.
+// The methods of a service have `#[rpc]`, tasks have `#[task]`.
 fn own_attribute(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>) {
     let (ours, theirs) = (contract.kind, contract.kind.other());
     for attribute in &method.original.attrs {
@@ -36,13 +36,13 @@ fn own_attribute(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>) {
     }
 }
 
-// rustc opens a `#[cfg_attr]` inside the trait only after the macro has run.
+// rustc expands a `#[cfg_attr]` inside the trait only after the macro has run.
 fn conditional_attribute(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>) {
     let ours = contract.kind.method_attribute();
     for attribute in &method.original.attrs {
         if is_conditional(attribute, ours) {
             let message = format!(
-                "`#[{ours}]` cannot stand in a `cfg_attr`: write the method twice, each under its \
+                "`#[{ours}]` cannot be in a `cfg_attr`: write the method twice, each under its \
                  own `#[cfg]`"
             );
             ctxt.error_on(attribute, message);
@@ -62,7 +62,7 @@ fn is_async(ctxt: &Ctxt, method: &Method<'_>) {
     }
 }
 
-// A method is called by name from anywhere: there is no ABI, no contract outside the signature.
+// A method is called by name over the network: only its arguments and its result are sent.
 fn no_qualifiers(ctxt: &Ctxt, method: &Method<'_>) {
     let signature = &method.original.sig;
     if let Some(token) = signature.constness {
@@ -88,7 +88,7 @@ fn no_qualifiers(ctxt: &Ctxt, method: &Method<'_>) {
     }
 }
 
-// The server decodes concrete types, whoever calls.
+// The server must know the types that it decodes.
 fn not_generic(ctxt: &Ctxt, method: &Method<'_>) {
     let generics = &method.original.sig.generics;
     if !generics.params.is_empty() {
@@ -105,14 +105,14 @@ fn not_generic(ctxt: &Ctxt, method: &Method<'_>) {
     }
 }
 
-// One implementation serves many requests at a time.
+// One implementation handles several requests at the same time.
 fn shared_self(ctxt: &Ctxt, method: &Method<'_>) {
     let signature = &method.original.sig;
     let (found, message): (&dyn ToTokens, _) = match signature.inputs.first() {
         Some(FnArg::Receiver(receiver)) if is_shared(receiver) => return,
         Some(FnArg::Receiver(receiver)) if is_exclusive(receiver) => (
             receiver,
-            "requests are handled side by side: write `&self` and keep what changes behind a lock",
+            "requests are handled concurrently: write `&self` and put mutable state behind a lock",
         ),
         Some(FnArg::Receiver(receiver)) => (
             receiver,
@@ -126,7 +126,7 @@ fn shared_self(ctxt: &Ctxt, method: &Method<'_>) {
     ctxt.error_on(found, message);
 }
 
-/// `&self`, or the same written out.
+/// Whether the receiver is `&self` or `self: &Self`.
 fn is_shared(receiver: &Receiver) -> bool {
     match without_groups(&receiver.ty) {
         Type::Reference(reference) => {
@@ -142,7 +142,7 @@ fn is_exclusive(receiver: &Receiver) -> bool {
     matches!(&*receiver.ty, Type::Reference(reference) if reference.mutability.is_some())
 }
 
-// Nobody waits for a task: it is done or it failed.
+// A task has no reply: it succeeds or fails.
 fn task_result(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>) {
     if contract.kind != Kind::Tasks {
         return;
@@ -157,11 +157,11 @@ fn task_result(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>) {
     };
     ctxt.error_on(
         whole,
-        "nobody reads a task's value: return nothing or `Result<(), E>`",
+        "a task has no reply: return nothing or `Result<(), E>`",
     );
 }
 
-// A oneway call is over once the broker has it.
+// A oneway call has no reply.
 fn oneway_returns_nothing(ctxt: &Ctxt, method: &Method<'_>) {
     if method.options.oneway.is_none() {
         return;
@@ -177,7 +177,7 @@ fn oneway_returns_nothing(ctxt: &Ctxt, method: &Method<'_>) {
     }
 }
 
-// An idempotent call is sent again when a connection is lost; one at most once never is.
+// An idempotent call is sent again if its connection is lost, so that the method may run twice.
 fn repeatable_or_not(ctxt: &Ctxt, method: &Method<'_>) {
     if let (Some(_), Some(at_most_once)) = (method.options.idempotent, method.options.at_most_once)
     {
@@ -188,7 +188,7 @@ fn repeatable_or_not(ctxt: &Ctxt, method: &Method<'_>) {
     }
 }
 
-// Bare is the one argument itself, without a map around it.
+// A bare argument is sent by itself, without a map around it.
 fn bare_takes_one(ctxt: &Ctxt, method: &Method<'_>) {
     if let Some(bare) = method.options.bare {
         let written = method
@@ -200,7 +200,7 @@ fn bare_takes_one(ctxt: &Ctxt, method: &Method<'_>) {
             .count();
         if written != 1 {
             let message = format!(
-                "bare params are one argument, this method has {written}: remove \
+                "bare params need exactly one argument, this method has {written}: remove \
                  `params = \"bare\"` or put them into one struct"
             );
             ctxt.error_at(bare, message);
@@ -208,7 +208,7 @@ fn bare_takes_one(ctxt: &Ctxt, method: &Method<'_>) {
     }
 }
 
-// Text and bytes have no map to put arguments into.
+// The codecs `text` and `bytes` cannot encode a map of arguments.
 fn unstructured_codec(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>) {
     let Some(codec) = contract.options.unstructured_codec() else {
         return;
@@ -222,7 +222,7 @@ fn unstructured_codec(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>)
     if takes_something && method.options.bare.is_none() {
         let attribute = contract.kind.method_attribute();
         let message = format!(
-            "the `{codec}` codec carries one value: write `#[{attribute}(params = \"bare\")]` \
+            "the `{codec}` codec encodes a single value: write `#[{attribute}(params = \"bare\")]` \
              above `{}`",
             method.ident()
         );

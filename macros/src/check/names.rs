@@ -1,4 +1,4 @@
-//! Names: valid on the wire, unique, and not taken by generated code.
+//! Rules of names: valid on the wire, unique, and not those of generated items.
 
 use crate::ast::{Contract, Method};
 use crate::ctxt::Ctxt;
@@ -15,13 +15,13 @@ pub(super) fn check(ctxt: &Ctxt, contract: &Contract<'_>) {
     unique(ctxt, contract);
 }
 
-/// One method written several times, each under its own `#[cfg]`. If two of them are compiled
-/// together, rustc reports the second itself.
+/// Whether two methods are alternatives of one, each under its own `#[cfg]`. If both are compiled,
+/// rustc reports the second one.
 pub(super) fn are_alternatives(a: &Method<'_>, b: &Method<'_>) -> bool {
     a.ident() == b.ident() && a.cfgs().next().is_some() && b.cfgs().next().is_some()
 }
 
-// The service's name and its queue are AMQP names; without a queue the name is the queue's too.
+// The service's name and its queue are AMQP names. Without `queue`, the name is also the queue's.
 fn service_name(ctxt: &Ctxt, contract: &Contract<'_>) {
     let options = &contract.options;
     let problem = if options.queue.is_some() {
@@ -39,14 +39,14 @@ fn service_name(ctxt: &Ctxt, contract: &Contract<'_>) {
     }
 }
 
-// A version says which of its parts changed.
+// Versions have the form `major.minor.patch`.
 fn version(ctxt: &Ctxt, contract: &Contract<'_>) {
     if let Some(version) = &contract.options.version
         && !is_version(&version.value())
     {
         let found = version.value();
         let message =
-            format!("`{found}` is no version: write `major.minor.patch`, as in \"1.0.0\"");
+            format!("`{found}` is not a version: write `major.minor.patch`, as in \"1.0.0\"");
         ctxt.error_at(version.span(), message);
     }
 }
@@ -64,7 +64,7 @@ fn method_name(ctxt: &Ctxt, method: &Method<'_>) {
     }
 }
 
-// The sending half has a method of its own for each of the trait's, beside those it always has.
+// The sending half has a method for each of the trait's, beside its own ones.
 fn reserved(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>) {
     let kind = contract.kind;
     let name = wire_name(method.ident());
@@ -78,7 +78,7 @@ fn reserved(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>) {
     }
 }
 
-// The wire name alone says which method a message is for.
+// A message names its method by the wire name alone.
 fn unique(ctxt: &Ctxt, contract: &Contract<'_>) {
     for (at, method) in contract.methods.iter().enumerate() {
         let name = method.name();

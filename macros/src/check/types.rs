@@ -1,4 +1,4 @@
-//! Types: what travels is owned, and both ends can name it.
+//! Rules of types: values that are sent are owned, and their types are known to both sides.
 
 use crate::ast::{Method, Returns, without_groups};
 use crate::ctxt::Ctxt;
@@ -10,12 +10,12 @@ pub(super) fn check(ctxt: &Ctxt, method: &Method<'_>) {
     for input in &method.original.sig.inputs {
         if let syn::FnArg::Typed(input) = input {
             sized(ctxt, &input.ty);
-            Travels { ctxt }.visit_type(&input.ty);
+            SentTypes { ctxt }.visit_type(&input.ty);
         }
     }
     if let ReturnType::Type(_, output) = &method.original.sig.output {
         sized(ctxt, output);
-        Travels { ctxt }.visit_type(output);
+        SentTypes { ctxt }.visit_type(output);
     }
     whole_result(ctxt, method);
 }
@@ -25,35 +25,38 @@ fn sized(ctxt: &Ctxt, ty: &Type) {
     match without_groups(ty) {
         Type::Slice(slice) => {
             let element = display(&slice.elem);
-            ctxt.error_on(ty, format!("a slice cannot travel: write `Vec<{element}>`"));
+            ctxt.error_on(
+                ty,
+                format!("a slice cannot be sent: write `Vec<{element}>`"),
+            );
         }
         Type::Path(path) if path.path.is_ident("str") => {
-            ctxt.error_on(ty, "`str` cannot travel: write `String`");
+            ctxt.error_on(ty, "`str` cannot be sent: write `String`");
         }
         Type::TraitObject(_) => {
-            ctxt.error_on(ty, "a trait object cannot travel: write a concrete type");
+            ctxt.error_on(ty, "a trait object cannot be sent: write a concrete type");
         }
-        Type::Never(_) => ctxt.error_on(ty, "`!` cannot travel: write a concrete type"),
+        Type::Never(_) => ctxt.error_on(ty, "`!` cannot be sent: write a concrete type"),
         _ => {}
     }
 }
 
-// The method's own error travels, so its type has to be in sight.
+// The method's own error is sent, so its type must be written out.
 fn whole_result(ctxt: &Ctxt, method: &Method<'_>) {
     if let Returns::HalfResult(ty) = &method.returns {
         ctxt.error_on(
             ty,
-            "the error's type travels too: write both, as in `Result<T, E>`",
+            "the error is sent too, so its type must be known: write both, as in `Result<T, E>`",
         );
     }
 }
 
-// Nothing borrowed and nothing opaque travels, at whatever depth of the type it stands.
-struct Travels<'c> {
+// Reports borrowed and opaque types at any depth of a type.
+struct SentTypes<'c> {
     ctxt: &'c Ctxt,
 }
 
-impl<'ast> Visit<'ast> for Travels<'_> {
+impl<'ast> Visit<'ast> for SentTypes<'_> {
     fn visit_type_reference(&mut self, reference: &'ast TypeReference) {
         let instead = match without_groups(&reference.elem) {
             Type::Path(path) if path.path.is_ident("str") => "write `String`".to_owned(),
@@ -61,12 +64,12 @@ impl<'ast> Visit<'ast> for Travels<'_> {
             owned => format!("pass it by value: write `{}`", display(owned)),
         };
         self.ctxt
-            .error_on(reference, format!("a reference cannot travel: {instead}"));
+            .error_on(reference, format!("a reference cannot be sent: {instead}"));
     }
 
     fn visit_type_impl_trait(&mut self, opaque: &'ast TypeImplTrait) {
         self.ctxt
-            .error_on(opaque, "`impl Trait` cannot travel: write a concrete type");
+            .error_on(opaque, "`impl Trait` cannot be sent: write a concrete type");
     }
 
     fn visit_type_path(&mut self, path: &'ast TypePath) {
@@ -87,13 +90,13 @@ impl<'ast> Visit<'ast> for Travels<'_> {
 
     fn visit_lifetime(&mut self, lifetime: &'ast Lifetime) {
         if lifetime.ident != "static" {
-            let message = format!("nothing borrowed can travel: write `'static` for `{lifetime}`");
+            let message = format!("borrowed data cannot be sent: write `'static` for `{lifetime}`");
             self.ctxt.error_on(lifetime, message);
         }
     }
 }
 
-/// Tokens as one would write them, near enough for a message.
+/// Formats tokens for a message, with about the spaces that a user would write.
 fn display(tokens: &impl ToTokens) -> String {
     let spaced = tokens.to_token_stream().to_string();
     [

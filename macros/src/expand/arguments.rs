@@ -1,4 +1,5 @@
-//! The arguments of a method as one serde value, declared where it is used so that no name leaks.
+//! The arguments of a method as a struct for serde, declared inside the function that uses it so that
+//! its name is not visible elsewhere.
 
 use crate::ast::{Argument, Method, without_groups};
 use crate::names::wire_name;
@@ -6,48 +7,48 @@ use proc_macro2::{Ident, Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::{Path, PathArguments, Type};
 
-/// Which way the arguments go.
+/// The direction in which the arguments are sent.
 #[derive(Clone, Copy)]
-pub(super) enum Way {
+pub(super) enum Direction {
     Out,
     In,
 }
 
-/// The struct's name. Items are not hygienic, so it is one that no user writes.
+/// The struct's name. Items are not hygienic, so it is a name that users do not have.
 pub(super) fn ident() -> Ident {
     format_ident!("__LepusArguments")
 }
 
-/// The struct, to stand at the head of a function body.
-pub(super) fn declaration(krate: &Path, method: &Method<'_>, way: Way) -> TokenStream {
+/// The declaration of the struct, for the start of a function body.
+pub(super) fn declaration(krate: &Path, method: &Method<'_>, direction: Direction) -> TokenStream {
     let ident = ident();
-    let derived = match way {
-        Way::Out => "Serialize",
-        Way::In => "Deserialize",
+    let derived = match direction {
+        Direction::Out => "Serialize",
+        Direction::In => "Deserialize",
     };
     let fields = method.arguments.iter().enumerate().map(|(at, argument)| {
         let (name, ty) = (argument.name, argument.ty());
-        // A missing `Option` is `None` in a map anyway, but not at the end of an array.
+        // serde reads a missing `Option` as `None` in a map, but not at the end of an array.
         let may_be_missing = method.arguments.iter().skip(at).all(is_option);
-        let default = match way {
-            Way::In if may_be_missing => Some(quote!(#[serde(default)])),
-            Way::In | Way::Out => None,
+        let default = match direction {
+            Direction::In if may_be_missing => Some(quote!(#[serde(default)])),
+            Direction::In | Direction::Out => None,
         };
         quote!(#default #name: #ty)
     });
-    // Errors quote the names of the struct, and the user wrote none.
-    let expecting = match way {
-        Way::In => {
+    // serde's errors would name the struct, which the user does not know.
+    let expecting = match direction {
+        Direction::In => {
             let expected = expected(method);
             Some(quote!(#[serde(expecting = #expected)]))
         }
-        Way::Out => None,
+        Direction::Out => None,
     };
-    // At the method's place, so that rustc points there when an argument cannot be encoded.
+    // With the method's span, so that rustc points there if an argument cannot be encoded.
     let span = Span::call_site().located_at(method.ident().span());
     let derived = Ident::new(derived, span);
     let derive = quote_spanned!(span=> #[derive(__lepus_serde::#derived)]);
-    // Through an alias, because serde takes the path as a string and `$crate` is none.
+    // An alias, because serde takes the path as a string, which cannot contain `$crate`.
     quote! {
         use #krate::__rt::serde as __lepus_serde;
         #derive
@@ -59,7 +60,7 @@ pub(super) fn declaration(krate: &Path, method: &Method<'_>, way: Way) -> TokenS
     }
 }
 
-/// The arguments, for an error that ends in "expected …".
+/// The description of the arguments in serde's "expected …" errors.
 fn expected(method: &Method<'_>) -> String {
     let names = method.arguments.iter();
     let names: Vec<_> = names
@@ -76,7 +77,7 @@ fn expected(method: &Method<'_>) -> String {
     )
 }
 
-/// Whether an argument is an `Option`, as far as its type says so itself: an alias hides it.
+/// Whether an argument's type is written as `Option<…>`. Aliases are not recognised.
 fn is_option(argument: &Argument<'_>) -> bool {
     let Type::Path(path) = without_groups(argument.ty()) else {
         return false;

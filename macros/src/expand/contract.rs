@@ -1,4 +1,4 @@
-//! The trait: as written, with `Send` futures.
+//! The trait, as written except for its futures, which are `Send`.
 
 use crate::ast::{Contract, is_async_trait, is_conditional};
 use crate::names::Kind;
@@ -13,7 +13,7 @@ pub(super) fn definition(contract: &Contract<'_>) -> TokenStream {
     definition.into_token_stream()
 }
 
-/// The trait of a contract with mistakes. What rustc would report again is smoothed out.
+/// The trait of a contract with mistakes, without the parts that rustc would report again.
 pub(super) fn fallback(contract: &Contract<'_>) -> TokenStream {
     let mut definition = contract.original.clone();
     definition
@@ -41,7 +41,7 @@ fn rewrite(definition: &mut ItemTrait) {
         .push(parse_quote!(::core::marker::Sync));
     definition.supertraits.push(parse_quote!('static));
     definition.colon_token.get_or_insert_default();
-    // With the client alone, nothing calls the methods; default bodies are async blocks by need.
+    // With only a client, the methods are never called. Default bodies have to be async blocks.
     definition
         .attrs
         .push(parse_quote!(#[allow(dead_code, clippy::manual_async_fn)]));
@@ -52,7 +52,7 @@ fn rewrite(definition: &mut ItemTrait) {
     }
 }
 
-/// `async fn` becomes a function that returns a `Send` future.
+/// Rewrites an `async fn` to a function that returns a `Send` future.
 fn rewrite_method(method: &mut TraitItemFn) {
     let is_ours = |attribute: &Attribute| {
         [Kind::Service, Kind::Tasks]
@@ -73,7 +73,7 @@ fn rewrite_method(method: &mut TraitItemFn) {
         ReturnType::Default => quote!(()),
         ReturnType::Type(_, output) => output.to_token_stream(),
     };
-    // At the method's place, so that rustc points there and not at the whole trait.
+    // With the method's span, so that rustc points there and not at the whole trait.
     let span = Span::call_site().located_at(method.sig.ident.span());
     let future = quote_spanned! {span=>
         -> impl ::core::future::Future<Output = #output> + ::core::marker::Send

@@ -13,7 +13,7 @@ pub(super) fn of_stub(contract: &Contract<'_>) -> TokenStream {
     constant(contract, &service(contract))
 }
 
-/// `DESCRIPTOR` of the receiving half: the other half's, where there is one.
+/// `DESCRIPTOR` of the receiving half: that of the sending half, if it is generated.
 pub(super) fn of_dispatcher(contract: &Contract<'_>) -> TokenStream {
     match contract.options.halves {
         Halves::Both => {
@@ -58,8 +58,10 @@ fn constant(contract: &Contract<'_>, value: &TokenStream) -> TokenStream {
     let vis = &contract.original.vis;
     let (stub, dispatcher) = (stub_ident(contract), dispatcher_ident(contract));
     let doc = match contract.options.halves {
-        Halves::Both => format!("What `{stub}` and `{dispatcher}` agree on."),
-        Halves::Stub | Halves::Dispatcher => "What both ends agree on.".to_owned(),
+        Halves::Both => {
+            format!("The description of the contract, shared by `{stub}` and `{dispatcher}`.")
+        }
+        Halves::Stub | Halves::Dispatcher => "The description of the contract.".to_owned(),
     };
     quote! {
         #[doc = #doc]

@@ -1,6 +1,6 @@
 //! The receiving half: `…Server` for a service, `…Worker` for tasks.
 
-use super::arguments::{self, Way};
+use super::arguments::{self, Direction};
 use super::{descriptor, dispatcher_ident, item_attributes, link};
 use crate::ast::{Contract, Method, Returns};
 use crate::names::Kind;
@@ -15,8 +15,8 @@ pub(super) fn expand(contract: &Contract<'_>) -> TokenStream {
     let shown = dispatcher.to_string();
     let name = link(contract);
     let doc = match contract.kind {
-        Kind::Service => format!("Serves an implementation of {name} to its callers."),
-        Kind::Tasks => format!("Hands jobs to an implementation of {name}."),
+        Kind::Service => format!("Serves an implementation of {name}."),
+        Kind::Tasks => format!("Passes jobs to an implementation of {name}."),
     };
     let descriptor = descriptor::of_dispatcher(contract);
     let implementation = implementation(contract);
@@ -31,13 +31,13 @@ pub(super) fn expand(contract: &Contract<'_>) -> TokenStream {
         impl<S> #dispatcher<S> {
             #descriptor
 
-            /// Takes the implementation.
+            /// Creates it from the implementation.
             #[must_use]
             #vis fn new(service: S) -> Self {
                 Self { service: ::std::sync::Arc::new(service) }
             }
 
-            /// Shares an implementation that is used elsewhere too.
+            /// Creates it from an implementation that is also used elsewhere.
             #[must_use]
             #vis fn from_arc(service: ::std::sync::Arc<S>) -> Self {
                 Self { service }
@@ -62,7 +62,7 @@ pub(super) fn expand(contract: &Contract<'_>) -> TokenStream {
     }
 }
 
-/// The runtime's trait, for every implementation of the user's.
+/// The implementation of the runtime's trait, generic over the user's implementation.
 fn implementation(contract: &Contract<'_>) -> TokenStream {
     let krate = &contract.options.krate;
     let attributes = item_attributes(contract);
@@ -105,7 +105,8 @@ fn implementation(contract: &Contract<'_>) -> TokenStream {
     }
 }
 
-/// The arm that handles one method, boxed by itself: a small method does not pay for a large one.
+/// The match arm of one method. Each boxes its own future, so that a small one does not have the size
+/// of the largest.
 fn arm(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
     let krate = &contract.options.krate;
     let cfgs = method.cfgs();
@@ -120,7 +121,7 @@ fn arm(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
         Some(argument) => (None, argument.ty().to_token_stream(), quote!(#arguments)),
         None => {
             let names = method.arguments.iter().map(|argument| argument.name);
-            let declaration = arguments::declaration(krate, method, Way::In);
+            let declaration = arguments::declaration(krate, method, Direction::In);
             let ty = arguments::ident().to_token_stream();
             (Some(declaration), ty, quote!(#(#arguments.#names),*))
         }
@@ -133,7 +134,7 @@ fn arm(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
         Kind::Service => quote_spanned!(at_type=> decode),
         Kind::Tasks => quote_spanned!(at_type=> decode_task),
     };
-    // A method that takes nothing accepts whatever comes.
+    // The body is ignored if the method has no arguments.
     let (declaration, decoded) = if method.arguments.is_empty() {
         (None, None)
     } else {
@@ -151,7 +152,7 @@ fn arm(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
             ty.span()
         }
     };
-    // At the type's place, so that rustc points there when it cannot be encoded.
+    // With the type's span, so that rustc points there if it cannot be encoded.
     let value_there = Ident::new("value", Span::mixed_site().located_at(span));
     let span = Span::call_site().located_at(span);
     let answer = match (contract.kind, &method.returns) {
@@ -182,12 +183,12 @@ fn arm(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
     }
 }
 
-/// A local variable that no user's name can meet.
+/// A hygienic name for a local variable.
 fn local(name: &str) -> Ident {
     Ident::new(name, Span::mixed_site())
 }
 
-/// The type parameter of the implementation, among types that the user wrote.
+/// The name of the type parameter of the implementation, which must differ from the user's types.
 fn service_parameter() -> Ident {
     format_ident!("__LepusService")
 }

@@ -1,5 +1,4 @@
-//! The whole way from an annotated trait to what is generated: the trait, its sending half and its
-//! receiving half.
+//! Expansion of an annotated trait: the trait, its sending half and its receiving half.
 
 mod arguments;
 mod contract;
@@ -17,7 +16,7 @@ use quote::{format_ident, quote};
 use syn::ext::IdentExt as _;
 use syn::{Item, ItemTrait};
 
-/// Parses, checks, expands.
+/// Parses, checks and expands a contract.
 pub(crate) fn compile(kind: Kind, arguments: TokenStream, item: TokenStream) -> TokenStream {
     let original = match parse(kind, item.clone()) {
         Ok(original) => original,
@@ -46,7 +45,7 @@ fn parse(kind: Kind, item: TokenStream) -> syn::Result<ItemTrait> {
     }
 }
 
-/// A contract without mistakes.
+/// Expands a contract without mistakes.
 fn expand(contract: &Contract<'_>) -> TokenStream {
     let definition = contract::definition(contract);
     let halves = contract.options.halves;
@@ -55,15 +54,15 @@ fn expand(contract: &Contract<'_>) -> TokenStream {
     quote! { #definition #stub #dispatcher }
 }
 
-/// A contract with mistakes: they, and the trait, so that its implementations stay as good as
-/// they are and the user sees the mistakes alone.
+/// Expands a contract with mistakes: to the mistakes and the trait, so that implementations of it
+/// compile and the user sees only the mistakes.
 fn fallback(contract: &Contract<'_>, mistakes: &syn::Error) -> TokenStream {
     let mistakes = mistakes.to_compile_error();
     let definition = contract::fallback(contract);
     quote! { #mistakes #definition }
 }
 
-/// The sending half's type.
+/// The name of the sending half's type.
 fn stub_ident(contract: &Contract<'_>) -> Ident {
     format_ident!(
         "{}{}",
@@ -72,7 +71,7 @@ fn stub_ident(contract: &Contract<'_>) -> Ident {
     )
 }
 
-/// The receiving half's type.
+/// The name of the receiving half's type.
 fn dispatcher_ident(contract: &Contract<'_>) -> Ident {
     format_ident!(
         "{}{}",
@@ -81,8 +80,8 @@ fn dispatcher_ident(contract: &Contract<'_>) -> Ident {
     )
 }
 
-/// The attributes of every generated item: the trait's `#[cfg]`s, and silence for lints that
-/// nobody can heed in code that nobody wrote.
+/// The attributes of every generated item: the trait's `#[cfg]`s, and `#[allow]` for lints, which the
+/// user could not act on in generated code.
 fn item_attributes(contract: &Contract<'_>) -> TokenStream {
     let cfgs = cfgs(&contract.original.attrs);
     quote! {
@@ -99,7 +98,7 @@ fn item_attributes(contract: &Contract<'_>) -> TokenStream {
     }
 }
 
-/// The trait's name for generated docs: a link, unless rustdoc could not follow it.
+/// The trait's name for generated docs: a link, if rustdoc can resolve it.
 fn link(contract: &Contract<'_>) -> String {
     let ident = &contract.original.ident;
     let name = ident.unraw();

@@ -1,6 +1,6 @@
 //! The sending half: `…Client` for a service, `…Producer` for tasks.
 
-use super::arguments::{self, Way};
+use super::arguments::{self, Direction};
 use super::{descriptor, dispatcher_ident, item_attributes, link, stub_ident};
 use crate::ast::{Contract, Method, Returns, docs};
 use crate::attr::Halves;
@@ -60,7 +60,7 @@ fn constructors(contract: &Contract<'_>) -> TokenStream {
             let local = (contract.options.halves == Halves::Both).then(|| {
                 let dispatcher = dispatcher_ident(contract);
                 quote! {
-                    /// A client that calls `service` in this process, without a broker.
+                    /// Creates a client that calls `service` in this process, without a broker.
                     #[must_use]
                     #vis fn local(service: impl #definition) -> Self {
                         Self { client: #krate::__rt::Client::local(#dispatcher::new(service)) }
@@ -68,7 +68,7 @@ fn constructors(contract: &Contract<'_>) -> TokenStream {
                 }
             });
             quote! {
-                /// A client that calls over `connection`.
+                /// Creates a client that calls over `connection`.
                 #[must_use]
                 #vis fn new(connection: &#krate::__rt::Connection) -> Self {
                     Self { client: #krate::__rt::Client::new(connection, Self::DESCRIPTOR) }
@@ -76,7 +76,7 @@ fn constructors(contract: &Contract<'_>) -> TokenStream {
 
                 #local
 
-                /// A client with settings of its own.
+                /// Creates a client from one with settings of its own.
                 #[must_use]
                 #vis fn with_client(client: #krate::__rt::Client) -> Self {
                     Self { client }
@@ -84,13 +84,13 @@ fn constructors(contract: &Contract<'_>) -> TokenStream {
             }
         }
         Kind::Tasks => quote! {
-            /// A producer that pushes over `connection`.
+            /// Creates a producer that pushes over `connection`.
             #[must_use]
             #vis fn new(connection: &#krate::__rt::Connection) -> Self {
                 Self { producer: #krate::__rt::TaskProducer::new(connection, Self::DESCRIPTOR) }
             }
 
-            /// A producer with settings of its own.
+            /// Creates a producer from one with settings of its own.
             #[must_use]
             #vis fn with_producer(producer: #krate::__rt::TaskProducer) -> Self {
                 Self { producer }
@@ -124,18 +124,18 @@ fn method(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
     let (declaration, value) = match method.bare_argument() {
         Some(argument) => {
             let name = argument.name;
-            // At the type's place, so that rustc points there when it cannot be encoded.
+            // With the type's span, so that rustc points there if it cannot be encoded.
             let span = Span::call_site().located_at(argument.ty().span());
             (None, quote_spanned!(span=> &#name))
         }
-        // No map either, where the codec has none.
+        // The codec cannot encode an empty map.
         None if method.arguments.is_empty() && contract.options.unstructured_codec().is_some() => {
             (None, quote!(&()))
         }
         None => {
             let arguments = arguments::ident();
             let names = method.arguments.iter().map(|argument| argument.name);
-            let declaration = arguments::declaration(krate, method, Way::Out);
+            let declaration = arguments::declaration(krate, method, Direction::Out);
             (Some(declaration), quote!(&#arguments { #(#names),* }))
         }
     };
@@ -158,7 +158,7 @@ fn method(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
     }
 }
 
-/// The type of a call, and where to point when what it returns cannot be decoded.
+/// The type of a call, and the span for rustc's error if the result cannot be decoded.
 fn call(contract: &Contract<'_>, method: &Method<'_>) -> (TokenStream, Span) {
     let krate = &contract.options.krate;
     match &method.returns {

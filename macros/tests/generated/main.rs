@@ -1,4 +1,4 @@
-//! What the macros generate, run over a stub of the runtime: the macros are tested by themselves.
+//! Tests of the generated code over a stub of the runtime, without the crate `lepus`.
 
 #![allow(
     missing_docs,

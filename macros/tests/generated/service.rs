@@ -1,4 +1,4 @@
-//! What `#[service]` generates, end to end.
+//! Tests of the code that `#[service]` generates.
 
 use crate::stub::{CallError, Client, Codec, Connection, Reply, Request, Service, run};
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,5 @@
-//! The runtime's face as generated code sees it, in one process and without a broker: enough to
-//! run what the macros generate and to look at what they say.
+//! A stub of the items of the runtime that generated code names, without a broker: enough to run the
+//! generated code and to inspect its calls.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -10,7 +10,7 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-/// What generated code names.
+/// The items that generated code names.
 pub mod __rt {
     pub use super::{
         BoxFuture, Call, Client, Codec, Connection, IntoVerdict, MethodDescriptor, Push, Reply,
@@ -21,7 +21,7 @@ pub mod __rt {
 
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 
-/// Runs what never waits for anything but itself.
+/// Runs a future that is never pending.
 pub fn run<F: IntoFuture>(future: F) -> F::Output {
     let mut future = pin!(future.into_future());
     match future
@@ -240,7 +240,7 @@ impl<E: fmt::Display> IntoVerdict for Result<(), E> {
     }
 }
 
-/// Keeps what was pushed.
+/// Stores the pushed jobs.
 #[derive(Clone, Debug, Default)]
 pub struct Connection {
     pub sent: Arc<Mutex<Vec<(&'static str, String)>>>,
@@ -295,7 +295,7 @@ impl Client {
     }
 }
 
-/// The error of a method that has none.
+/// The error type of a method without an error.
 #[derive(Debug, PartialEq, Eq, serde::Deserialize)]
 pub enum Never {}
 

@@ -1,4 +1,4 @@
-//! What `#[tasks]` generates, end to end.
+//! Tests of the code that `#[tasks]` generates.
 
 use crate::stub::{Connection, Request, TaskProducer, Tasks, Verdict, run};
 use std::fmt;

@@ -1,13 +1,13 @@
-//! An exchange as its users write it: how it routes, what it carries, how it is declared.
+//! Typed description of an exchange, which creates its publishers and subscriptions.
 
 use std::fmt;
 use std::marker::PhantomData;
 
-use super::kind::{ByHeaders, ByKey, ByPattern, Kind, ToAll};
+use super::binding::{ByHeaders, ByKey, ByPattern, Kind, ToAll};
+use super::event::EventTyping;
 use super::publisher::EventPublisher;
-use super::spec::Spec;
-use super::subscribe::{Broadcast, Subscribe};
-use super::typing::Typing;
+use super::spec::ExchangeSpec;
+use super::subscription::{Broadcast, Subscribe};
 use crate::error::Error;
 use crate::link::Connection;
 use crate::publish::Publisher;
@@ -16,27 +16,26 @@ use crate::wire::name::Name;
 use crate::wire::topology::{Binding, Destination, Topology};
 use crate::wire::value::{Table, Value};
 
-/// A fanout exchange of events: each goes to every subscription.
+/// A fanout exchange of events: each event goes to every subscription.
 pub type Fanout<T> = EventExchange<ToAll, T>;
-/// A direct exchange of events: each goes to the subscriptions bound by its very key.
+/// A direct exchange of events: each event goes to the subscriptions bound by its routing key.
 pub type Direct<T> = EventExchange<ByKey, T>;
-/// A topic exchange of events: each goes to the subscriptions bound by a [`Pattern`](super::Pattern)
-/// that matches its key.
+/// A topic exchange of events: each event goes to the subscriptions bound by a
+/// [`Pattern`](super::Pattern) that matches its routing key.
 pub type Topic<T> = EventExchange<ByPattern, T>;
-/// A headers exchange of events: each goes to the subscriptions bound by a [`Match`](super::Match)
-/// that its headers fulfil.
+/// A headers exchange of events: each event goes to the subscriptions bound by a
+/// [`Match`](super::Match) that its headers fulfil.
 pub type Headers<T> = EventExchange<ByHeaders, T>;
 
 /// An exchange that carries events of type `T`: [`Fanout`], [`Direct`], [`Topic`] or [`Headers`].
 ///
-/// A value of this type is only a description, cheap to make and to clone. The broker gets to see
-/// it when it is first published to or subscribed to, and again on every new connection:
-/// publishers and subscribers both declare the exchange, so that neither has to be first.
+/// A value of this type is only a description, cheap to create and to clone. The exchange is declared
+/// when it is first published to or subscribed to, and again on every new connection: publishers and
+/// subscribers both declare it, so that neither has to be first.
 ///
-/// Unless options say otherwise it is durable (it outlives a restart of the broker), and events
-/// are encoded as MessagePack. RabbitMQ refuses a declaration that differs from the exchange that
-/// is there; such an error [`is_mismatch`](Error::is_mismatch) and names the exchange, the argument
-/// and both values. The RabbitMQ tutorials declare their exchanges transient and send plain text:
+/// By default the exchange is durable (it outlives a restart of the broker), and events are encoded
+/// as MessagePack. RabbitMQ refuses a declaration that differs from the existing exchange; such an
+/// error [`is_mismatch`](Error::is_mismatch) and names the exchange, the argument and both values. The RabbitMQ tutorials declare their exchanges transient and send plain text:
 ///
 /// ```no_run
 /// # async fn example(connection: lepus::Connection) -> Result<(), lepus::Error> {
@@ -48,19 +47,19 @@ pub type Headers<T> = EventExchange<ByHeaders, T>;
 /// # }
 /// ```
 pub struct EventExchange<K, T> {
-    spec: Spec,
-    carries: PhantomData<Carries<K, T>>,
+    spec: ExchangeSpec,
+    payload: PhantomData<InAndOut<K, T>>,
 }
 
-/// Events go in and come out.
-type Carries<K, T> = (fn(K, T), fn() -> (K, T));
+/// Events are published and received: the exchange is invariant in their type.
+type InAndOut<K, T> = (fn(K, T), fn() -> (K, T));
 
 impl<K: Kind, T> EventExchange<K, T> {
-    /// A durable exchange of this name, in MessagePack. A name that AMQP does not allow is an
-    /// [`is_invalid`](Error::is_invalid) error where the exchange is first used.
+    /// Describes a durable exchange of this name, with events in MessagePack. A name that AMQP does
+    /// not allow is an [`is_invalid`](Error::is_invalid) error where the exchange is first used.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        Self::of(Spec {
+        Self::of(ExchangeSpec {
             name: name.to_owned(),
             kind: K::KIND,
             durable: true,
@@ -69,14 +68,14 @@ impl<K: Kind, T> EventExchange<K, T> {
             passive: false,
             arguments: Table::new(),
             codec: Codec::default(),
-            typing: Typing::default(),
-            needs: Topology::default(),
-            fault: None,
+            typing: EventTyping::default(),
+            dependencies: Topology::default(),
+            invalid: None,
         })
     }
 
-    /// The exchange goes with a restart of the broker (`durable=false`): what the RabbitMQ
-    /// tutorials declare. This says nothing about messages; see
+    /// Makes the exchange non-durable (`durable=false`): it does not outlive a restart of the broker.
+    /// The RabbitMQ tutorials declare such exchanges. This does not concern messages; see
     /// [`persistent`](EventPublisher::persistent).
     #[must_use]
     pub fn transient(mut self) -> Self {
@@ -84,87 +83,86 @@ impl<K: Kind, T> EventExchange<K, T> {
         self
     }
 
-    /// The exchange goes when the last queue or exchange is unbound from it.
+    /// Makes the broker delete the exchange when the last queue or exchange is unbound from it.
     #[must_use]
     pub fn auto_delete(mut self) -> Self {
         self.spec.auto_delete = true;
         self
     }
 
-    /// Only other exchanges publish to it, through their bindings: publishing is an
-    /// [`is_invalid`](Error::is_invalid) error.
+    /// Makes the exchange internal: it receives events only through bindings to other exchanges.
+    /// Publishing to it is an [`is_invalid`](Error::is_invalid) error.
     #[must_use]
     pub fn internal(mut self) -> Self {
         self.spec.internal = true;
         self
     }
 
-    /// The exchange must be there already, with whatever properties: it is looked for and not
-    /// declared. Where it is missing, the broker answers 404
-    /// ([`amqp_code`](Error::amqp_code)).
+    /// Declares the exchange passively: it must exist already, with any properties. If it does not,
+    /// the broker answers 404 ([`amqp_code`](Error::amqp_code)).
     #[must_use]
     pub fn passive(mut self) -> Self {
         self.spec.passive = true;
         self
     }
 
-    /// Events that no queue takes here go on to that exchange (`alternate-exchange`), which is
-    /// declared as well. They count as routed if a queue takes them there: nothing comes back to
-    /// a [mandatory](super::Publish::mandatory) publish then.
+    /// Sets the alternate exchange (`alternate-exchange`), which receives the events that no queue
+    /// takes here, and is declared as well. Events that a queue takes there count as routed, also for
+    /// a [mandatory](super::Publish::mandatory) publish.
     #[must_use]
     pub fn alternate<K2: Kind, U>(mut self, other: &EventExchange<K2, U>) -> Self {
         let name = Value::from(other.name());
         self.spec
             .arguments
             .insert("alternate-exchange".into(), name);
-        self.spec.need(other.spec.topology());
+        self.spec.depend_on(other.spec.topology());
         self
     }
 
-    /// Everything that the source exchange routes by this binding arrives here as well, with its
-    /// own key and headers (an exchange-to-exchange binding). The source is declared too. A
-    /// fanout exchange is bound by `()`.
+    /// Binds this exchange to another one (`exchange.bind`): it receives the events that the source
+    /// exchange routes by this binding, with their routing keys and headers. The source is declared
+    /// as well. The binding to a fanout exchange is `()`.
     #[must_use]
     pub fn bound_to<K2, U, B>(mut self, source: &EventExchange<K2, U>, binding: B) -> Self
     where
         K2: Kind,
         B: TryInto<K2::Binding, Error: Into<Error>>,
     {
-        self.spec.need(source.spec.topology());
+        self.spec.depend_on(source.spec.topology());
         let bind = || -> Result<Binding, Error> {
             let binding = binding.try_into().map_err(Into::into)?;
-            let route = K2::route(&binding)?;
+            let amqp = K2::to_amqp(&binding)?;
             Ok(Binding {
                 exchange: Name::parse(source.name())?,
                 destination: Destination::Exchange(Name::parse(&self.spec.name)?),
-                routing_key: route.key,
-                arguments: route.arguments,
+                routing_key: amqp.routing_key,
+                arguments: amqp.arguments,
             })
         };
         match bind() {
-            Ok(binding) => self.spec.needs.bindings.push(binding),
-            Err(error) => self.spec.complain(error),
+            Ok(binding) => self.spec.dependencies.bindings.push(binding),
+            Err(error) => self.spec.set_invalid(error),
         }
         self
     }
 
-    /// An argument of the declaration that has no method here.
+    /// Sets an argument of `exchange.declare` that has no method here.
     #[must_use]
     pub fn argument(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.spec.arguments.insert(name.to_owned(), value.into());
         self
     }
 
-    /// How events are encoded. Default: MessagePack. Subscribers take any codec that an event's
-    /// content type names, and this one for events that name none.
+    /// Sets the codec of events. Default: MessagePack. Subscribers decode by the content type of an
+    /// event, and use this codec for events without one.
     #[must_use]
     pub fn codec(mut self, codec: Codec) -> Self {
         self.spec.codec = codec;
         self
     }
 
-    /// The exchange carries events of several types, and those handled here are of this one:
-    /// publishers write it into AMQP's `type`, and subscribers take it and no other.
+    /// Sets the type of the events, for an exchange that carries several types: publishers write it
+    /// to AMQP's `type`, and subscribers receive no other type.
     ///
     /// ```
     /// use lepus::Topic;
@@ -175,19 +173,18 @@ impl<K: Kind, T> EventExchange<K, T> {
     /// let paid = Topic::<Paid>::new("orders").event_type("order.paid");
     /// ```
     ///
-    /// A subscriber to several types at once uses an enum and
-    /// [`types_by_variant`](Self::types_by_variant). An enum whose payload says which variant it
-    /// is (serde's own tags) needs neither.
+    /// A subscriber to several types uses an enum and [`types_by_variant`](Self::types_by_variant).
+    /// An enum whose payload names the variant (serde's own tags) needs neither.
     #[must_use]
     pub fn event_type(mut self, name: &str) -> Self {
-        self.spec.typing = Typing::Named(name.to_owned());
+        self.spec.typing = EventTyping::Named(name.to_owned());
         self
     }
 
-    /// The exchange carries events of several types, and `T` is an enum with a variant for each:
+    /// Makes each variant of the enum `T` an event type, for an exchange that carries several types:
     /// the variant's name (serde's, so `#[serde(rename = "…")]` counts) is AMQP's `type`, and the
-    /// payload is what is in the variant, bare. Programs that publish one of these types alone
-    /// ([`event_type`](Self::event_type)) write the same.
+    /// payload is the content of the variant. Programs that publish only one of these types
+    /// ([`event_type`](Self::event_type)) send the same messages.
     ///
     /// ```
     /// use lepus::Topic;
@@ -205,11 +202,11 @@ impl<K: Kind, T> EventExchange<K, T> {
     /// ```
     #[must_use]
     pub fn types_by_variant(mut self) -> Self {
-        self.spec.typing = Typing::Variant;
+        self.spec.typing = EventTyping::Variant;
         self
     }
 
-    /// The same exchange, carrying another type.
+    /// Describes the same exchange with another type of events.
     #[must_use]
     pub fn carrying<U>(&self) -> EventExchange<K, U> {
         EventExchange::of(self.spec.clone())
@@ -221,14 +218,15 @@ impl<K: Kind, T> EventExchange<K, T> {
         &self.spec.name
     }
 
-    /// Declares the exchange, and what it is bound to, now instead of when it is first used.
+    /// Declares the exchange, and those it is bound to, now instead of when it is first used.
     ///
     /// # Errors
-    /// [`is_mismatch`](Error::is_mismatch) when it exists with other properties;
-    /// [`is_invalid`](Error::is_invalid) for a name or an option that makes no sense; the broker
-    /// refuses; the connection was lost or closed.
+    /// [`is_mismatch`](Error::is_mismatch) if it exists with other properties;
+    /// [`is_invalid`](Error::is_invalid) for an invalid name or option; the broker refuses; the
+    /// connection was lost or closed.
     ///
-    /// Cancel-safe: the declaration goes on.
+    /// # Cancel safety
+    /// A declaration that has begun is completed even if the future is dropped.
     pub async fn declare(&self, connection: &Connection) -> Result<(), Error> {
         let topology = self.spec.topology()?;
         Publisher::without_size_limit(connection)
@@ -236,29 +234,29 @@ impl<K: Kind, T> EventExchange<K, T> {
             .await
     }
 
-    /// Publishes events here.
+    /// Creates a publisher of events to this exchange.
     #[must_use]
     pub fn publisher(&self, connection: &Connection) -> EventPublisher<K, T> {
         EventPublisher::new(connection, self.spec.clone())
     }
 
-    /// Subscribes to events; a builder. As it is, the subscription is a
-    /// [broadcast](super::Subscription) one with a queue of its own; see
-    /// [`shared`](Subscribe::shared) and [`singleton`](Subscribe::singleton) for the others.
+    /// Creates a builder of subscriptions. By default the subscription is in
+    /// [broadcast](super::Subscription) mode, with a queue of its own; see
+    /// [`shared`](Subscribe::shared) and [`singleton`](Subscribe::singleton) for the other modes.
     pub fn subscribe(&self, connection: &Connection) -> Subscribe<K, T, Broadcast> {
         Subscribe::new(connection, self.spec.clone())
     }
 
-    fn of(spec: Spec) -> Self {
+    fn of(spec: ExchangeSpec) -> Self {
         Self {
             spec,
-            carries: PhantomData,
+            payload: PhantomData,
         }
     }
 }
 
 impl<K: Kind> EventExchange<K, String> {
-    /// A durable exchange of plain text (`text/plain`), for programs in any language.
+    /// Describes a durable exchange of plain text (`text/plain`), for programs in any language.
     #[must_use]
     pub fn text(name: &str) -> Self {
         Self::new(name).codec(Codec::Text)
@@ -266,7 +264,7 @@ impl<K: Kind> EventExchange<K, String> {
 }
 
 impl<K: Kind> EventExchange<K, Vec<u8>> {
-    /// A durable exchange of plain bytes (`application/octet-stream`).
+    /// Describes a durable exchange of plain bytes (`application/octet-stream`).
     #[must_use]
     pub fn bytes(name: &str) -> Self {
         Self::new(name).codec(Codec::Bytes)
@@ -277,7 +275,7 @@ impl<K, T> Clone for EventExchange<K, T> {
     fn clone(&self) -> Self {
         Self {
             spec: self.spec.clone(),
-            carries: PhantomData,
+            payload: PhantomData,
         }
     }
 }
@@ -307,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_exchange_needs_is_declared_before_it() {
+    fn dependencies_are_declared_first() {
         let all = Fanout::<String>::new("all");
         let lost = Fanout::<String>::new("lost");
         let kernel = Topic::<String>::new("kernel")
@@ -326,10 +324,10 @@ mod tests {
     }
 
     #[test]
-    fn an_option_that_makes_no_sense_is_told_later() {
+    fn an_invalid_option_is_reported_when_the_exchange_is_used() {
         let all = Topic::<String>::new("all");
-        let fault = Fanout::<String>::new("some").bound_to(&all, "kern.crit*");
-        let error = fault.spec.topology().unwrap_err();
+        let invalid = Fanout::<String>::new("some").bound_to(&all, "kern.crit*");
+        let error = invalid.spec.topology().unwrap_err();
         assert!(
             error.is_invalid() && error.to_string().contains("`crit*`"),
             "{error}"

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-use super::publisher::Options;
-use super::spec::Spec;
+use super::options::{PublishOptions, Safety};
+use super::spec::ExchangeSpec;
 use crate::clock;
 use crate::error::{Error, Kind};
 use crate::link::{Channel, Connection, Flush, Session};
@@ -21,19 +21,10 @@ use crate::wire::message::Outgoing;
 
 static NEXT_EVENT: AtomicU64 = AtomicU64::new(1);
 
-/// The moment at which a publish is complete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Safety {
-    /// When the broker has confirmed it.
-    Confirmed,
-    /// When its bytes are written to the socket.
-    Unconfirmed,
-}
-
 /// The publisher of one exchange, shared by its clones.
 pub(super) struct ExchangePublisher {
     connection: Connection,
-    spec: Spec,
+    spec: ExchangeSpec,
     /// For confirmed publishes.
     publisher: Publisher,
     declared: DeclaredPerSession,
@@ -46,7 +37,7 @@ pub(super) struct ExchangePublisher {
 }
 
 impl ExchangePublisher {
-    pub(super) fn new(connection: &Connection, spec: Spec) -> Self {
+    pub(super) fn new(connection: &Connection, spec: ExchangeSpec) -> Self {
         Self::limited(connection, spec, MAX_UNCONFIRMED)
     }
 
@@ -54,7 +45,7 @@ impl ExchangePublisher {
         Self::limited(&self.connection, self.spec.clone(), max_in_flight)
     }
 
-    fn limited(connection: &Connection, spec: Spec, max_in_flight: usize) -> Self {
+    fn limited(connection: &Connection, spec: ExchangeSpec, max_in_flight: usize) -> Self {
         let max_in_flight = max_in_flight.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             connection: connection.clone(),
@@ -67,7 +58,7 @@ impl ExchangePublisher {
         }
     }
 
-    pub(super) fn spec(&self) -> &Spec {
+    pub(super) fn spec(&self) -> &ExchangeSpec {
         &self.spec
     }
 
@@ -94,7 +85,7 @@ impl ExchangePublisher {
     pub(super) async fn publish(
         &self,
         message: Arc<Outgoing>,
-        options: Options,
+        options: PublishOptions,
         started: Instant,
     ) -> Result<(), PublishFailure> {
         let deadline = clock::deadline(started, options.timeout);
@@ -124,7 +115,7 @@ impl ExchangePublisher {
                 // routed before the deletion. So the message may be stored already.
                 Err(failure) if may_retry && failure.error.amqp_code() == Some(404) => {
                     tracing::debug!(
-                        exchange = self.spec.label(),
+                        exchange = self.spec.name(),
                         error = %failure.error,
                         "exchange does not exist any more, declaring it again"
                     );

@@ -1,4 +1,4 @@
-//! One publish as its user writes it: options, then `await`.
+//! One publish: its options, and the `basic.publish` that is made when it is awaited.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::binding::RoutingKey;
+use super::event::EncodedEvent;
 use super::exchange_publisher::ExchangePublisher;
-use super::key::RoutingKey;
-use super::publisher::Options;
-use super::typing::Encoded;
+use super::options::PublishOptions;
 use crate::clock;
 use crate::context::Context;
 use crate::error::{Error, Outcome};
@@ -20,30 +20,32 @@ use crate::wire::envelope::{self, EventHead};
 use crate::wire::message::Outgoing;
 use crate::wire::value::{Table, Value};
 
-/// A publish that is not made yet: await it. Unless its publisher is
-/// [unconfirmed](super::EventPublisher::unconfirmed) it returns when the broker has confirmed the
-/// event, that is, when every queue it is routed to has it.
+/// A publish that is made when it is awaited. Unless its publisher is
+/// [unconfirmed](super::EventPublisher::unconfirmed), it returns when the broker has confirmed the
+/// event, that is, when every queue it is routed to has taken it.
 ///
 /// # Errors
-/// When it is awaited, each about this event and no other:
-/// [`is_invalid`](Error::is_invalid) (a key, a name or an option that makes no sense),
+/// When it is awaited, each about this event alone:
+/// [`is_invalid`](Error::is_invalid) (an invalid key, name or option),
 /// [`is_mismatch`](Error::is_mismatch) (the exchange exists with other properties),
-/// [`is_unroutable`](Error::is_unroutable) (if [mandatory](Self::mandatory): nobody listens),
+/// [`is_unroutable`](Error::is_unroutable) (no queue takes the event, and it is
+/// [mandatory](Self::mandatory)),
 /// [`is_rejected`](Error::is_rejected) (the queue of a shared subscription is full),
-/// [`is_unconfirmed`](Error::is_unconfirmed) (the connection went before the confirm: the broker
-/// may have the event), [`is_timeout`](Error::is_timeout), [`is_blocked`](Error::is_blocked),
+/// [`is_unconfirmed`](Error::is_unconfirmed) (the connection was lost before the confirm: the broker
+/// may have stored the event), [`is_timeout`](Error::is_timeout), [`is_blocked`](Error::is_blocked),
 /// [`is_too_large`](Error::is_too_large), [`is_encode`](Error::is_encode),
 /// [`is_closed`](Error::is_closed).
 ///
-/// An event that was under way on a channel which the broker closed over another one is published
-/// again with the same identity, within its time: subscribers may see it twice.
+/// If the broker closes the channel because of another event, this one is published again with the
+/// same identity, within its timeout: subscribers may receive it twice.
 ///
-/// Dropping the future does not unsend an event that has left.
+/// # Cancel safety
+/// Dropping the future does not take back an event that was sent.
 #[must_use = "a publish is made when it is awaited"]
 pub struct Publish {
     publisher: Arc<ExchangePublisher>,
-    options: Options,
-    event: Result<(RoutingKey, Encoded), Error>,
+    options: PublishOptions,
+    event: Result<(RoutingKey, EncodedEvent), Error>,
     headers: Table,
     priority: Option<u8>,
     time_to_live: Option<Duration>,
@@ -53,8 +55,8 @@ pub struct Publish {
 impl Publish {
     pub(super) fn new(
         publisher: Arc<ExchangePublisher>,
-        options: Options,
-        event: Result<(RoutingKey, Encoded), Error>,
+        options: PublishOptions,
+        event: Result<(RoutingKey, EncodedEvent), Error>,
     ) -> Self {
         Self {
             publisher,
@@ -67,8 +69,8 @@ impl Publish {
         }
     }
 
-    /// Another routing key. Fanout and headers exchanges do not look at it, but exchanges bound
-    /// to them may, and subscribers see it.
+    /// Sets the routing key. Fanout and headers exchanges ignore it, but exchanges bound to them
+    /// may use it, and subscribers receive it.
     pub fn key<R>(mut self, key: R) -> Self
     where
         R: TryInto<RoutingKey, Error: Into<Error>>,
@@ -80,9 +82,9 @@ impl Publish {
         self
     }
 
-    /// A header: what a headers exchange routes by, and subscribers read.
+    /// Adds a header, which a headers exchange routes by and subscribers receive.
     ///
-    /// A name that is [reserved](Table#reserved-names-of-headers) makes the publish fail with
+    /// With a [reserved](Table#reserved-names-of-headers) name the publish fails with
     /// [`is_invalid`](Error::is_invalid), and nothing is sent: a group would take the event for one
     /// that has failed before.
     pub fn header(mut self, name: &str, value: impl Into<Value>) -> Self {
@@ -90,66 +92,65 @@ impl Publish {
         self
     }
 
-    /// Several headers, as [`header`](Self::header) adds one. One that was added before under the
-    /// same name is replaced.
+    /// Adds several headers. A header that was added before under the same name is replaced.
     pub fn headers(mut self, headers: Table) -> Self {
         self.headers.extend(headers);
         self
     }
 
-    /// The event is persistent: in durable queues it outlives a restart of the broker.
+    /// Makes the event persistent: in durable queues it outlives a restart of the broker.
     pub fn persistent(mut self) -> Self {
         self.options.persistent = true;
         self
     }
 
-    /// Nobody who listens is an answer: the publish fails with
-    /// [`is_unroutable`](Error::is_unroutable) when no queue takes the event.
+    /// Makes the publish fail with [`is_unroutable`](Error::is_unroutable) if no queue takes the event
+    /// (AMQP's `mandatory`).
     pub fn mandatory(mut self) -> Self {
         self.options.mandatory = true;
         self
     }
 
-    /// How long this publish may take.
+    /// Limits the time that this publish may take.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.options.timeout = limit;
         self
     }
 
-    /// How long the event may wait in a queue before it is dropped there (AMQP's `expiration`),
-    /// in whole milliseconds, rounded up. More than 2³²−1 ms (49 days, the longest `expiration`
-    /// that RabbitMQ takes) counts as that.
+    /// Limits the time that the event may wait in a queue before the broker drops it (AMQP's
+    /// `expiration`), in whole milliseconds, rounded up. More than 2³²−1 ms (49 days, the longest
+    /// `expiration` that RabbitMQ accepts) counts as that.
     pub fn time_to_live(mut self, ttl: Duration) -> Self {
         self.time_to_live = Some(ttl);
         self
     }
 
-    /// The event's priority, for queues with priorities.
+    /// Sets the event's priority, for queues with priorities.
     pub fn priority(mut self, priority: u8) -> Self {
         self.priority = Some(priority);
         self
     }
 
-    /// The event's identity, by which subscribers know a repeated one. Default: a fresh one.
+    /// Sets the event's identity, by which subscribers recognise a repeated event. Default: a new one.
     pub fn message_id(mut self, id: &str) -> Self {
         self.message_id = Some(id.to_owned());
         self
     }
 
-    async fn make(self) -> Result<(), Error> {
+    async fn send(self) -> Result<(), Error> {
         let started = Instant::now();
-        let Parcel {
+        let PreparedEvent {
             publisher,
             message,
             options,
-        } = self.pack(started)?;
+        } = self.prepare(started)?;
         let key = message.routing_key.clone();
         let sent = publisher.publish(message, options, started);
         sent.await
-            .map_err(|failure| failure.into_error(&target(publisher.spec().label(), &key)))
+            .map_err(|failure| failure.into_error(&target(publisher.spec().name(), &key)))
     }
 
-    fn pack(self, started: Instant) -> Result<Parcel, Error> {
+    fn prepare(self, started: Instant) -> Result<PreparedEvent, Error> {
         let Self {
             publisher,
             options,
@@ -159,7 +160,7 @@ impl Publish {
             time_to_live,
             message_id,
         } = self;
-        let exchange = publisher.spec().label();
+        let exchange = publisher.spec().name();
         let checked = event.and_then(|event| {
             envelope::check_headers(headers.keys())?;
             Ok(event)
@@ -168,7 +169,7 @@ impl Publish {
             .map_err(|error| target(exchange, "").describe(error, started, Outcome::NotSent))?;
         let connection = publisher.connection();
         let head = EventHead {
-            kind: encoded.kind,
+            kind: encoded.event_type,
             content_type: Some(publisher.spec().codec.content_type().to_owned()),
             message_id: Some(message_id.unwrap_or_else(|| publisher.message_id())),
             published_at: clock::unix_seconds(),
@@ -186,7 +187,7 @@ impl Publish {
             properties: head.into_properties(),
             body: encoded.body,
         });
-        Ok(Parcel {
+        Ok(PreparedEvent {
             publisher,
             message,
             options,
@@ -194,14 +195,14 @@ impl Publish {
     }
 }
 
-/// An event as it goes out.
-struct Parcel {
+/// An event as a message, with the options of its publish.
+struct PreparedEvent {
     publisher: Arc<ExchangePublisher>,
     message: Arc<Outgoing>,
-    options: Options,
+    options: PublishOptions,
 }
 
-/// How errors name an event.
+/// The name of an event in errors.
 fn target(exchange: &str, key: &str) -> Target {
     let service = if key.is_empty() {
         format!("event to exchange `{exchange}`")
@@ -220,14 +221,14 @@ impl IntoFuture for Publish {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.make())
+        Box::pin(self.send())
     }
 }
 
 impl fmt::Debug for Publish {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Publish")
-            .field("exchange", &self.publisher.spec().label())
+            .field("exchange", &self.publisher.spec().name())
             .field("key", &self.event.as_ref().map(|(key, _)| key))
             .field("options", &self.options)
             .finish_non_exhaustive()
@@ -240,10 +241,10 @@ mod tests {
 
     static_assertions::assert_impl_all!(Publish: Send);
 
-    /// Thousands of them may wait at once, and each is moved to the heap.
+    /// Each publish allocates its future, and thousands may wait at once.
     #[test]
     fn the_future_of_a_publish_stays_small() {
-        let make = crate::size_of_future(Publish::make);
-        assert!(make <= 1024, "{make}");
+        let size = crate::size_of_future(Publish::send);
+        assert!(size <= 1024, "{size}");
     }
 }

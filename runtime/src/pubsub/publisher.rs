@@ -1,4 +1,4 @@
-//! Publishing events to one exchange: confirmed, or as fast as the socket takes them.
+//! Publisher of events to one exchange, with or without publisher confirms.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::exchange_publisher::{ExchangePublisher, Safety};
-use super::key::RoutingKey;
-use super::kind::{ByHeaders, ByKey, ByPattern, Kind, ToAll};
+use super::binding::{ByHeaders, ByKey, ByPattern, Kind, RoutingKey, ToAll};
+use super::exchange_publisher::ExchangePublisher;
+use super::options::{PublishOptions, Safety};
 use super::publish::Publish;
-use super::spec::Spec;
+use super::spec::ExchangeSpec;
 use crate::error::Error;
 use crate::link::Connection;
 
 /// Publishes events of type `T` to one exchange. Cheap to clone; clones share one channel and one
-/// limit of what is in flight.
+/// limit of publishes in flight.
 ///
 /// ```no_run
 /// # async fn example(connection: lepus::Connection) -> Result<(), lepus::Error> {
@@ -34,7 +34,7 @@ use crate::link::Connection;
 /// publisher.publish("kern.critical", &line).await?;
 ///
 /// match publisher.publish("kern.info", &line).mandatory().await {
-///     Err(error) if error.is_unroutable() => println!("nobody listened"),
+///     Err(error) if error.is_unroutable() => println!("no subscriber"),
 ///     other => other?,
 /// }
 /// # Ok(())
@@ -42,35 +42,26 @@ use crate::link::Connection;
 /// ```
 pub struct EventPublisher<K, T> {
     publisher: Arc<ExchangePublisher>,
-    options: Options,
-    takes: PhantomData<fn(K, T)>,
-}
-
-/// What publishes have in common.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Options {
-    pub(super) persistent: bool,
-    pub(super) mandatory: bool,
-    pub(super) safety: Safety,
-    pub(super) timeout: Duration,
+    options: PublishOptions,
+    payload: PhantomData<fn(K, T)>,
 }
 
 impl<K: Kind, T> EventPublisher<K, T> {
-    pub(super) fn new(connection: &Connection, spec: Spec) -> Self {
+    pub(super) fn new(connection: &Connection, spec: ExchangeSpec) -> Self {
         Self {
             publisher: Arc::new(ExchangePublisher::new(connection, spec)),
-            options: Options {
+            options: PublishOptions {
                 persistent: false,
                 mandatory: false,
                 safety: Safety::Confirmed,
                 timeout: crate::publish::TIMEOUT,
             },
-            takes: PhantomData,
+            payload: PhantomData,
         }
     }
 
-    /// Publishes return when the event is written to the socket, without waiting for the broker's
-    /// confirm: several times faster from one task, and an event may be lost in silence, with the
+    /// Turns publisher confirms off: a publish returns when the event is written to the socket. This
+    /// is several times faster from one task, but an event can be lost without an error, with the
     /// connection or with the exchange.
     #[must_use]
     pub fn unconfirmed(mut self) -> Self {
@@ -78,7 +69,7 @@ impl<K: Kind, T> EventPublisher<K, T> {
         self
     }
 
-    /// Events are persistent: in durable queues they outlive a restart of the broker. Default:
+    /// Makes events persistent: in durable queues they outlive a restart of the broker. Default:
     /// transient.
     #[must_use]
     pub fn persistent(mut self) -> Self {
@@ -86,22 +77,23 @@ impl<K: Kind, T> EventPublisher<K, T> {
         self
     }
 
-    /// Every publish is [`mandatory`](Publish::mandatory).
+    /// Makes every publish [`mandatory`](Publish::mandatory).
     #[must_use]
     pub fn mandatory(mut self) -> Self {
         self.options.mandatory = true;
         self
     }
 
-    /// How long a publish may take, from the wait for a connection to the confirm. Default 10 s.
+    /// Limits the time of a publish, from the wait for a connection to the confirm. Default: 10 s.
     #[must_use]
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.options.timeout = limit;
         self
     }
 
-    /// How many publishes may be in flight; further ones wait for a place, within their timeout.
-    /// Default 1024. The publisher has a channel and a limit of its own from here on.
+    /// Limits the number of publishes in flight; further ones wait within their timeout. Default:
+    /// 1024. The publisher no longer shares its channel and its limit with the one it was cloned
+    /// from.
     #[must_use]
     pub fn max_in_flight(mut self, publishes: usize) -> Self {
         self.publisher = Arc::new(self.publisher.with_limit(publishes));
@@ -114,7 +106,8 @@ impl<K: Kind, T> EventPublisher<K, T> {
     /// # Errors
     /// As [`EventExchange::declare`](super::EventExchange::declare).
     ///
-    /// Cancel-safe: the declaration goes on.
+    /// # Cancel safety
+    /// A declaration that has begun is completed even if the future is dropped.
     pub async fn declare(&self) -> Result<(), Error> {
         self.publisher.declare().await
     }
@@ -134,8 +127,8 @@ impl<K: Kind, T> EventPublisher<K, T> {
 }
 
 impl<T> EventPublisher<ToAll, T> {
-    /// Prepares a publish to every subscription; awaiting it makes it. The routing key is empty,
-    /// unless [`key`](Publish::key) sets one for exchanges further on.
+    /// Publishes to every subscription, when the result is awaited. The routing key is empty, unless
+    /// [`key`](Publish::key) sets one for exchanges that are bound to this one.
     pub fn publish<Q>(&self, event: &Q) -> Publish
     where
         T: Borrow<Q>,
@@ -146,8 +139,8 @@ impl<T> EventPublisher<ToAll, T> {
 }
 
 impl<T> EventPublisher<ByHeaders, T> {
-    /// Prepares a publish to the subscriptions that its headers match; awaiting it makes it. Set
-    /// them with [`header`](Publish::header).
+    /// Publishes to the subscriptions that match the event's headers, when the result is awaited.
+    /// Headers are set with [`header`](Publish::header).
     pub fn publish<Q>(&self, event: &Q) -> Publish
     where
         T: Borrow<Q>,
@@ -160,7 +153,7 @@ impl<T> EventPublisher<ByHeaders, T> {
 macro_rules! by_key {
     ($kind:ident) => {
         impl<T> EventPublisher<$kind, T> {
-            /// Prepares a publish under this key; awaiting it makes it. A key that is none is an
+            /// Publishes with this routing key, when the result is awaited. An invalid key is an
             /// [`is_invalid`](Error::is_invalid) error then.
             pub fn publish<R, Q>(&self, key: R, event: &Q) -> Publish
             where
@@ -182,7 +175,7 @@ impl<K, T> Clone for EventPublisher<K, T> {
         Self {
             publisher: Arc::clone(&self.publisher),
             options: self.options,
-            takes: PhantomData,
+            payload: PhantomData,
         }
     }
 }
@@ -190,7 +183,7 @@ impl<K, T> Clone for EventPublisher<K, T> {
 impl<K, T> fmt::Debug for EventPublisher<K, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EventPublisher")
-            .field("exchange", &self.publisher.spec().label())
+            .field("exchange", &self.publisher.spec().name())
             .field("options", &self.options)
             .finish_non_exhaustive()
     }

@@ -2,6 +2,7 @@
 
 mod argument;
 mod raw;
+mod refuse;
 mod strict;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use serde::de::{Deserialize, DeserializeOwned, DeserializeSeed, Visitor};
 use serde::{Deserializer, Serialize};
 
 pub(crate) use argument::failed_argument;
+pub(crate) use refuse::refuse;
 use strict::{Checked, Floats};
 
 use crate::escape::Escaped;
@@ -67,7 +69,7 @@ impl fmt::Display for UnknownContentType<'_> {
 /// The deepest nesting of values. serde_json has the same limit.
 const MAX_DEPTH: usize = 128;
 
-const ALL: [(Codec, &str); 4] = [
+const CONTENT_TYPES: [(Codec, &str); 4] = [
     (Codec::MsgPack, "application/msgpack"),
     (Codec::Json, "application/json"),
     (Codec::Text, "text/plain"),
@@ -85,7 +87,8 @@ impl Codec {
     /// The value of the `content-type` property.
     #[must_use]
     pub fn content_type(self) -> &'static str {
-        ALL.iter()
+        CONTENT_TYPES
+            .iter()
             .find(|(codec, _)| *codec == self)
             .map_or("", |(_, name)| name)
     }
@@ -94,7 +97,7 @@ impl Codec {
     #[must_use]
     pub fn from_content_type(content_type: &str) -> Option<Self> {
         let essence = content_type.split(';').next().unwrap_or_default().trim();
-        let known = ALL
+        let known = CONTENT_TYPES
             .iter()
             .find(|(_, name)| essence.eq_ignore_ascii_case(name));
         known.map(|(codec, _)| *codec).or_else(|| {
@@ -216,7 +219,7 @@ impl Visitor<'_> for EndOfInput {
     type Value = Self;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the end")
+        f.write_str("the end of the input")
     }
 }
 
@@ -290,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_what_display_writes() {
+    fn text_is_written_as_by_display() {
         assert_eq!(&Codec::Text.encode(&30u64).unwrap()[..], b"30");
         assert_eq!(Codec::Text.decode::<u64>(b"30").unwrap(), 30);
         assert_eq!(
@@ -306,7 +309,7 @@ mod tests {
 
     #[test]
     fn content_types_are_matched_without_their_parameters() {
-        for (codec, name) in ALL {
+        for (codec, name) in CONTENT_TYPES {
             assert_eq!(Codec::from_content_type(name), Some(codec));
         }
         assert_eq!(
@@ -345,7 +348,7 @@ mod tests {
     #[test]
     fn bytes_behind_a_value_are_refused() {
         let value = Codec::MsgPack.encode(&Arguments { n: 30 }).unwrap();
-        // A number, an array and a map without their contents, a text cut off, and no type at all.
+        // A number, an array and a map without contents, a truncated text, and an unused marker.
         for more in [
             &b"\x07"[..],
             b"\x91",
@@ -381,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_json_has_not_are_refused() {
+    fn numbers_that_json_does_not_have_are_refused() {
         let refused: [Result<Bytes, CodecError>; 7] = [
             Codec::Json.encode(&f64::NAN),
             Codec::Json.encode(&f32::INFINITY),
@@ -414,7 +417,7 @@ mod tests {
     struct Wrapped(Option<u8>);
 
     #[test]
-    fn what_would_be_read_as_none_is_refused() {
+    fn values_that_would_be_read_as_none_are_refused() {
         for codec in [Codec::MsgPack, Codec::Json] {
             let refused = [
                 codec.encode(&Some(None::<u8>)),
@@ -469,7 +472,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_decodes_to_the_same(value in sample()) {
+        fn encoded_values_decode_to_the_same(value in sample()) {
             for codec in [Codec::MsgPack, Codec::Json] {
                 let bytes = codec.encode(&value).unwrap();
                 prop_assert_eq!(codec.decode::<Sample>(&bytes).unwrap(), value.clone());
@@ -478,7 +481,7 @@ mod tests {
 
         #[test]
         fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            for (codec, _) in ALL {
+            for (codec, _) in CONTENT_TYPES {
                 let _ = codec.decode::<Sample>(&bytes);
                 let _ = codec.decode::<serde_json::Value>(&bytes);
                 let _ = codec.decode::<String>(&bytes);

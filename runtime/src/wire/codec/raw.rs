@@ -1,17 +1,19 @@
-//! The codec of `application/octet-stream`: a value that consists of bytes, encoded as it is.
+//! The codec of `application/octet-stream`: values that are bytes, written as they are.
 
 use std::fmt;
 
 use serde::de::value::SeqDeserializer;
 use serde::de::{DeserializeSeed, Visitor};
-use serde::ser::{Impossible, Serialize, SerializeSeq, SerializeTuple, Serializer};
+use serde::ser::{Serialize, SerializeSeq, SerializeTuple, Serializer};
 
-/// Encodes a value that is bytes, a string, or a sequence of bytes.
+use super::refuse::refuse;
+
+/// Encodes bytes, a string, or a sequence of bytes.
 pub(super) fn to_bytes<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, NotBytes> {
     value.serialize(BytesSerializer)
 }
 
-/// Decodes a value from bytes.
+/// Decodes a value that is made of bytes.
 pub(super) fn from_bytes<'de, S: DeserializeSeed<'de>>(
     seed: S,
     bytes: &'de [u8],
@@ -19,10 +21,26 @@ pub(super) fn from_bytes<'de, S: DeserializeSeed<'de>>(
     seed.deserialize(BytesDeserializer(bytes))
 }
 
-/// The error of a value that does not consist of bytes.
+/// Error of a value that is not bytes, or that bytes do not decode to.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct NotBytes(String);
+
+impl NotBytes {
+    fn value(value: &str) -> Self {
+        Self(format!(
+            "only bytes and text can be sent as bytes, not {value}"
+        ))
+    }
+
+    fn element(value: &str) -> Self {
+        Self::value(match value {
+            "an option" => "a sequence of options",
+            "an enum" => "a sequence of enums",
+            _ => "a sequence of anything else",
+        })
+    }
+}
 
 impl serde::ser::Error for NotBytes {
     fn custom<T: fmt::Display>(text: T) -> Self {
@@ -36,47 +54,18 @@ impl serde::de::Error for NotBytes {
     }
 }
 
-fn refuse<T>(what: &str) -> Result<T, NotBytes> {
-    Err(NotBytes(format!(
-        "only bytes and text can be sent as bytes, not {what}"
-    )))
-}
-
 struct BytesSerializer;
-
-macro_rules! refused {
-    ($($method:ident: $type:ty => $what:literal),* $(,)?) => {$(
-        fn $method(self, _: $type) -> Result<Vec<u8>, NotBytes> {
-            refuse($what)
-        }
-    )*};
-}
 
 impl Serializer for BytesSerializer {
     type Ok = Vec<u8>;
     type Error = NotBytes;
-    type SerializeSeq = ByteCollector;
-    type SerializeTuple = ByteCollector;
-    type SerializeTupleStruct = Impossible<Vec<u8>, NotBytes>;
-    type SerializeTupleVariant = Impossible<Vec<u8>, NotBytes>;
-    type SerializeMap = Impossible<Vec<u8>, NotBytes>;
-    type SerializeStruct = Impossible<Vec<u8>, NotBytes>;
-    type SerializeStructVariant = Impossible<Vec<u8>, NotBytes>;
+    type SerializeSeq = CollectedBytes;
+    type SerializeTuple = CollectedBytes;
 
-    refused! {
-        serialize_bool: bool => "a boolean",
-        serialize_i8: i8 => "a number",
-        serialize_i16: i16 => "a number",
-        serialize_i32: i32 => "a number",
-        serialize_i64: i64 => "a number",
-        serialize_u8: u8 => "a number",
-        serialize_u16: u16 => "a number",
-        serialize_u32: u32 => "a number",
-        serialize_u64: u64 => "a number",
-        serialize_f32: f32 => "a number",
-        serialize_f64: f64 => "a number",
-        serialize_char: char => "a character",
-        serialize_unit_struct: &'static str => "a unit struct",
+    refuse! {
+        NotBytes::value:
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char none some unit_struct unit_variant
+        newtype_variant tuple_struct tuple_variant map struct struct_variant
     }
 
     fn serialize_str(self, text: &str) -> Result<Vec<u8>, NotBytes> {
@@ -91,23 +80,6 @@ impl Serializer for BytesSerializer {
         Ok(Vec::new())
     }
 
-    fn serialize_none(self) -> Result<Vec<u8>, NotBytes> {
-        refuse("an option")
-    }
-
-    fn serialize_some<T: Serialize + ?Sized>(self, _: &T) -> Result<Vec<u8>, NotBytes> {
-        refuse("an option")
-    }
-
-    fn serialize_unit_variant(
-        self,
-        _: &'static str,
-        _: u32,
-        _: &'static str,
-    ) -> Result<Vec<u8>, NotBytes> {
-        refuse("an enum")
-    }
-
     fn serialize_newtype_struct<T: Serialize + ?Sized>(
         self,
         _: &'static str,
@@ -116,179 +88,67 @@ impl Serializer for BytesSerializer {
         value.serialize(self)
     }
 
-    fn serialize_newtype_variant<T: Serialize + ?Sized>(
-        self,
-        _: &'static str,
-        _: u32,
-        _: &'static str,
-        _: &T,
-    ) -> Result<Vec<u8>, NotBytes> {
-        refuse("an enum")
-    }
-
-    fn serialize_seq(self, length: Option<usize>) -> Result<ByteCollector, NotBytes> {
-        // A sequence's own length is only a hint.
-        Ok(ByteCollector(Vec::with_capacity(
+    fn serialize_seq(self, length: Option<usize>) -> Result<CollectedBytes, NotBytes> {
+        // The length that a sequence reports is only a hint.
+        Ok(CollectedBytes(Vec::with_capacity(
             length.unwrap_or_default().min(1 << 16),
         )))
     }
 
-    fn serialize_tuple(self, length: usize) -> Result<ByteCollector, NotBytes> {
+    fn serialize_tuple(self, length: usize) -> Result<CollectedBytes, NotBytes> {
         self.serialize_seq(Some(length))
     }
-
-    fn serialize_tuple_struct(
-        self,
-        _: &'static str,
-        _: usize,
-    ) -> Result<Self::SerializeTupleStruct, NotBytes> {
-        refuse("a struct")
-    }
-
-    fn serialize_tuple_variant(
-        self,
-        _: &'static str,
-        _: u32,
-        _: &'static str,
-        _: usize,
-    ) -> Result<Self::SerializeTupleVariant, NotBytes> {
-        refuse("an enum")
-    }
-
-    fn serialize_map(self, _: Option<usize>) -> Result<Self::SerializeMap, NotBytes> {
-        refuse("a map")
-    }
-
-    fn serialize_struct(
-        self,
-        _: &'static str,
-        _: usize,
-    ) -> Result<Self::SerializeStruct, NotBytes> {
-        refuse("a struct")
-    }
-
-    fn serialize_struct_variant(
-        self,
-        _: &'static str,
-        _: u32,
-        _: &'static str,
-        _: usize,
-    ) -> Result<Self::SerializeStructVariant, NotBytes> {
-        refuse("an enum")
-    }
 }
 
-/// Serializes a sequence of bytes.
-struct ByteCollector(Vec<u8>);
+/// The bytes of a sequence, collected one by one.
+struct CollectedBytes(Vec<u8>);
 
-impl ByteCollector {
-    fn push<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), NotBytes> {
-        self.0.push(value.serialize(ByteSerializer)?);
-        Ok(())
-    }
-}
+macro_rules! collect_elements {
+    ($($trait:ident),*) => {$(
+        impl $trait for CollectedBytes {
+            type Ok = Vec<u8>;
+            type Error = NotBytes;
 
-impl SerializeSeq for ByteCollector {
-    type Ok = Vec<u8>;
-    type Error = NotBytes;
+            fn serialize_element<T: Serialize + ?Sized>(
+                &mut self,
+                value: &T,
+            ) -> Result<(), NotBytes> {
+                self.0.push(value.serialize(ByteSerializer)?);
+                Ok(())
+            }
 
-    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), NotBytes> {
-        self.push(value)
-    }
-
-    fn end(self) -> Result<Vec<u8>, NotBytes> {
-        Ok(self.0)
-    }
-}
-
-impl SerializeTuple for ByteCollector {
-    type Ok = Vec<u8>;
-    type Error = NotBytes;
-
-    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), NotBytes> {
-        self.push(value)
-    }
-
-    fn end(self) -> Result<Vec<u8>, NotBytes> {
-        Ok(self.0)
-    }
-}
-
-/// Serializes one element of a sequence, which has to be a `u8`.
-struct ByteSerializer;
-
-macro_rules! one_byte {
-    ($($method:ident($($type:ty),*) -> $ok:ty),* $(,)?) => {$(
-        fn $method(self, $(_: $type),*) -> Result<$ok, NotBytes> {
-            refuse("a sequence of anything else")
+            fn end(self) -> Result<Vec<u8>, NotBytes> {
+                Ok(self.0)
+            }
         }
     )*};
 }
 
-type NotAByte = Impossible<u8, NotBytes>;
+collect_elements!(SerializeSeq, SerializeTuple);
+
+/// Serializes one element of a sequence, which must be a `u8`.
+struct ByteSerializer;
 
 impl Serializer for ByteSerializer {
     type Ok = u8;
     type Error = NotBytes;
-    type SerializeSeq = NotAByte;
-    type SerializeTuple = NotAByte;
-    type SerializeTupleStruct = NotAByte;
-    type SerializeTupleVariant = NotAByte;
-    type SerializeMap = NotAByte;
-    type SerializeStruct = NotAByte;
-    type SerializeStructVariant = NotAByte;
+
+    refuse! {
+        NotBytes::element:
+        bool i8 i16 i32 i64 u16 u32 u64 f32 f64 char str bytes none some unit unit_struct
+        unit_variant newtype_variant seq tuple tuple_struct tuple_variant map struct struct_variant
+    }
 
     fn serialize_u8(self, byte: u8) -> Result<u8, NotBytes> {
         Ok(byte)
     }
 
-    one_byte! {
-        serialize_bool(bool) -> u8,
-        serialize_i8(i8) -> u8,
-        serialize_i16(i16) -> u8,
-        serialize_i32(i32) -> u8,
-        serialize_i64(i64) -> u8,
-        serialize_u16(u16) -> u8,
-        serialize_u32(u32) -> u8,
-        serialize_u64(u64) -> u8,
-        serialize_f32(f32) -> u8,
-        serialize_f64(f64) -> u8,
-        serialize_char(char) -> u8,
-        serialize_str(&str) -> u8,
-        serialize_bytes(&[u8]) -> u8,
-        serialize_none() -> u8,
-        serialize_unit() -> u8,
-        serialize_unit_struct(&'static str) -> u8,
-        serialize_unit_variant(&'static str, u32, &'static str) -> u8,
-        serialize_seq(Option<usize>) -> NotAByte,
-        serialize_tuple(usize) -> NotAByte,
-        serialize_tuple_struct(&'static str, usize) -> NotAByte,
-        serialize_tuple_variant(&'static str, u32, &'static str, usize) -> NotAByte,
-        serialize_map(Option<usize>) -> NotAByte,
-        serialize_struct(&'static str, usize) -> NotAByte,
-        serialize_struct_variant(&'static str, u32, &'static str, usize) -> NotAByte,
-    }
-
-    fn serialize_some<T: Serialize + ?Sized>(self, _: &T) -> Result<u8, NotBytes> {
-        refuse("a sequence of options")
-    }
-
     fn serialize_newtype_struct<T: Serialize + ?Sized>(
         self,
         _: &'static str,
         value: &T,
     ) -> Result<u8, NotBytes> {
         value.serialize(self)
-    }
-
-    fn serialize_newtype_variant<T: Serialize + ?Sized>(
-        self,
-        _: &'static str,
-        _: u32,
-        _: &'static str,
-        _: &T,
-    ) -> Result<u8, NotBytes> {
-        refuse("a sequence of enums")
     }
 }
 

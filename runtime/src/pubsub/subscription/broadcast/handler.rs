@@ -1,0 +1,157 @@
+//! Deliveries of a broadcast subscription: put into the buffer of a stream, or given to a closure.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+
+use super::super::buffer::EventBuffer;
+use super::super::mode::Overflow;
+use super::super::setup::MissedSink;
+use crate::escape::Escaped;
+use crate::link::{Channel, Connection, ConsumeMode, Delivery};
+use crate::policy::verdict::IntoVerdict;
+use crate::pubsub::event::{Decoded, Event, EventDecoder, RawEvent};
+use crate::stats::Counters;
+use crate::worker::{Handler, Settlement};
+
+/// An event that waits for the reader of a stream.
+pub(in super::super) struct BufferedEvent {
+    pub(super) event: RawEvent,
+    /// Dropped when the event is taken from the buffer: its delivery is acknowledged then, so that
+    /// the broker may send another one.
+    pub(super) _unacknowledged: Option<oneshot::Sender<()>>,
+}
+
+impl fmt::Debug for BufferedEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.event.fmt(f)
+    }
+}
+
+/// Creates a stream's buffer, and the consumer mode that fills it. With [`Overflow::DropOldest`]
+/// events are put into the buffer on the I/O task, so that never more than `capacity` are kept.
+pub(in super::super) fn buffer(
+    capacity: usize,
+    overflow: Overflow,
+    connection: &Connection,
+) -> (Arc<EventBuffer<BufferedEvent>>, ConsumeMode) {
+    let buffer = Arc::new(EventBuffer::new());
+    let mode = match overflow {
+        Overflow::DropOldest => {
+            let (buffer, counters) = (Arc::clone(&buffer), connection.counters());
+            ConsumeMode::NoAck(Arc::new(move |delivery: Delivery| {
+                let event = BufferedEvent {
+                    event: delivery.message.into(),
+                    _unacknowledged: None,
+                };
+                for _ in 0..buffer.push_dropping_oldest(event, capacity) {
+                    counters.lagged_events.add();
+                }
+            }))
+        }
+        Overflow::Hold => ConsumeMode::ManualAck {
+            prefetch: u16::try_from(capacity).unwrap_or(u16::MAX),
+        },
+    };
+    (buffer, mode)
+}
+
+/// Puts events into the buffer in their order, and acknowledges each when it is taken from there. The
+/// stream ends when this handler is dropped.
+pub(in super::super) struct BufferHandler {
+    buffer: Arc<EventBuffer<BufferedEvent>>,
+}
+
+impl BufferHandler {
+    pub(in super::super) fn new(buffer: Arc<EventBuffer<BufferedEvent>>) -> Self {
+        Self { buffer }
+    }
+}
+
+impl Handler for BufferHandler {
+    const IN_ORDER: bool = true;
+
+    async fn handle(self: Arc<Self>, _: Arc<Channel>, delivery: Delivery) -> Settlement {
+        let (unacknowledged, taken) = oneshot::channel();
+        self.buffer.push(BufferedEvent {
+            event: delivery.message.into(),
+            _unacknowledged: Some(unacknowledged),
+        });
+        // Taken by the reader, or dropped with the subscription, whose queue goes as well.
+        let _ = taken.await;
+        Settlement::Ack
+    }
+}
+
+impl Drop for BufferHandler {
+    fn drop(&mut self) {
+        self.buffer.end();
+    }
+}
+
+/// Gives events to a closure.
+pub(in super::super) struct BroadcastForEach<T, H> {
+    decoder: EventDecoder<T>,
+    handler: H,
+    on_missed: MissedSink,
+    counters: Arc<Counters>,
+    payload: PhantomData<fn(T)>,
+}
+
+impl<T, H> BroadcastForEach<T, H> {
+    pub(in super::super) fn new(
+        decoder: EventDecoder<T>,
+        handler: H,
+        on_missed: MissedSink,
+        connection: &Connection,
+    ) -> Self {
+        Self {
+            decoder,
+            handler,
+            on_missed,
+            counters: connection.counters(),
+            payload: PhantomData,
+        }
+    }
+}
+
+impl<T, H, F> Handler for BroadcastForEach<T, H>
+where
+    T: DeserializeOwned + Send + 'static,
+    H: Fn(Event<T>) -> F + Send + Sync + 'static,
+    F: Future<Output: IntoVerdict> + Send + 'static,
+{
+    async fn handle(self: Arc<Self>, _: Arc<Channel>, delivery: Delivery) -> Settlement {
+        let event = match self.decoder.decode(delivery.message.into()) {
+            Decoded::Event(event) => event,
+            Decoded::Missed(missed) => {
+                (self.on_missed)(missed);
+                return Settlement::Ack;
+            }
+            Decoded::Skipped => return Settlement::Ack,
+        };
+        let key = Escaped(event.key().to_owned());
+        let exchange = Escaped(event.exchange().to_owned());
+        let context = event.context.clone();
+        let work = context.scope(async { (self.handler)(event).await });
+        match AssertUnwindSafe(work).catch_unwind().await {
+            Ok(returned) => {
+                if let Some(error) = returned.into_verdict().error() {
+                    let error = Escaped(error);
+                    tracing::warn!(%exchange, %key, %error, "event handler failed");
+                }
+            }
+            Err(panic) => {
+                self.counters.panics.add();
+                let text = Escaped(crate::handler_guard::panic_text(&*panic));
+                tracing::error!(%exchange, %key, %text, "event handler panicked");
+            }
+        }
+        Settlement::Ack
+    }
+}

@@ -1,0 +1,156 @@
+//! Deliveries to a member of a group, handled as jobs: acknowledged, retried and dead-lettered by
+//! the same rules.
+
+use std::convert::Infallible;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+
+use super::super::buffer::EventBuffer;
+use super::super::setup::MissedSink;
+use crate::error::Error;
+use crate::link::{Channel, Connection, Delivery};
+use crate::policy::verdict::{IntoVerdict, Verdict};
+use crate::pubsub::event::{Decoded, Event, EventDecoder, Missed};
+use crate::queue::{Cancelled, JobHandler, JobRunner, QueueSpec, RawJob};
+use crate::service::BoxFuture;
+use crate::worker::{Handler, Settlement};
+
+/// An event that waits for the reader of a stream, and the sender of the reader's verdict.
+#[derive(Debug)]
+pub(in super::super) struct UnsettledEvent<T> {
+    pub(super) content: Result<Event<T>, Missed>,
+    pub(super) verdict: oneshot::Sender<Verdict>,
+    pub(super) cancelled: Cancelled,
+}
+
+pub(in super::super) fn buffer<T>() -> Arc<EventBuffer<UnsettledEvent<T>>> {
+    Arc::new(EventBuffer::new())
+}
+
+/// Puts events into the buffer of a stream, and waits for the reader's verdicts.
+pub(in super::super) struct BufferWork<T> {
+    buffer: Arc<EventBuffer<UnsettledEvent<T>>>,
+    decoder: EventDecoder<T>,
+}
+
+impl<T> BufferWork<T> {
+    pub(in super::super) fn new(
+        buffer: Arc<EventBuffer<UnsettledEvent<T>>>,
+        decoder: EventDecoder<T>,
+    ) -> Self {
+        Self { buffer, decoder }
+    }
+}
+
+impl<T: DeserializeOwned + Send + 'static> JobRunner for BufferWork<T> {
+    fn run(&self, job: RawJob) -> BoxFuture<Verdict> {
+        let cancelled = job.cancelled.clone();
+        let content = match self.decoder.decode(job.into()) {
+            Decoded::Event(event) => Ok(event),
+            Decoded::Missed(missed) => Err(missed),
+            Decoded::Skipped => return Box::pin(std::future::ready(Verdict::DONE)),
+        };
+        let (verdict, given) = oneshot::channel();
+        self.buffer.push(UnsettledEvent {
+            content,
+            verdict,
+            cancelled,
+        });
+        // A reader that takes the event gives a verdict. If the sender is dropped before, nobody
+        // has taken the event.
+        Box::pin(async move { given.await.unwrap_or(Verdict::REQUEUE) })
+    }
+}
+
+impl<T> Drop for BufferWork<T> {
+    fn drop(&mut self) {
+        self.buffer.end();
+    }
+}
+
+/// Starts jobs in the order of their deliveries, so that events enter the buffer in that order.
+pub(in super::super) struct OrderedJobHandler(Arc<JobHandler>);
+
+impl OrderedJobHandler {
+    pub(in super::super) fn new<T: DeserializeOwned + Send + 'static>(
+        connection: &Connection,
+        spec: QueueSpec,
+        work: BufferWork<T>,
+    ) -> Self {
+        let work = Arc::new(work);
+        Self(Arc::new(JobHandler::new(connection, spec, work, None)))
+    }
+}
+
+impl Handler for OrderedJobHandler {
+    const IN_ORDER: bool = true;
+
+    fn handle(
+        self: Arc<Self>,
+        channel: Arc<Channel>,
+        delivery: Delivery,
+    ) -> impl Future<Output = Settlement> + Send {
+        Arc::clone(&self.0).handle(channel, delivery)
+    }
+
+    fn drain(&self) {
+        self.0.drain();
+    }
+
+    fn lost(&self, queue: &str, channel: &Arc<Channel>, error: &Error) {
+        self.0.lost(queue, channel, error);
+    }
+
+    fn oversee(&self) -> impl Future<Output = Infallible> + Send {
+        self.0.oversee()
+    }
+}
+
+/// Gives events to a closure, whose result is the verdict.
+pub(in super::super) struct GroupForEach<T, H> {
+    decoder: EventDecoder<T>,
+    handler: Arc<H>,
+    on_missed: MissedSink,
+    payload: PhantomData<fn(T)>,
+}
+
+impl<T, H> GroupForEach<T, H> {
+    pub(in super::super) fn new(
+        decoder: EventDecoder<T>,
+        handler: H,
+        on_missed: MissedSink,
+    ) -> Self {
+        Self {
+            decoder,
+            handler: Arc::new(handler),
+            on_missed,
+            payload: PhantomData,
+        }
+    }
+}
+
+impl<T, H, F> JobRunner for GroupForEach<T, H>
+where
+    T: DeserializeOwned + Send + 'static,
+    H: Fn(Event<T>) -> F + Send + Sync + 'static,
+    F: Future<Output: IntoVerdict> + Send + 'static,
+{
+    fn run(&self, job: RawJob) -> BoxFuture<Verdict> {
+        let verdict = match self.decoder.decode(job.into()) {
+            Decoded::Event(event) => {
+                let handler = Arc::clone(&self.handler);
+                return Box::pin(async move { handler(event).await.into_verdict() });
+            }
+            Decoded::Missed(missed) => {
+                let verdict = Verdict::reject(&missed);
+                (self.on_missed)(missed);
+                verdict
+            }
+            Decoded::Skipped => Verdict::DONE,
+        };
+        Box::pin(std::future::ready(verdict))
+    }
+}

@@ -1,0 +1,189 @@
+//! The builder in broadcast mode: its options, its stream, its handler, and the change to a group.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use super::super::bindings::Bindings;
+use super::super::broadcast::{self, BroadcastForEach, BufferHandler, Subscription};
+use super::super::mode::{ActiveMembers, Broadcast, Group, Overflow};
+use super::super::setup::{MissedSink, QueueSource, exclusive_queue_name};
+use super::builder::{Subscribe, Unbound};
+use crate::error::Error;
+use crate::link::{Connection, ConsumeMode};
+use crate::policy::verdict::IntoVerdict;
+use crate::pubsub::binding::Kind;
+use crate::pubsub::event::{Event, Unknown};
+use crate::pubsub::spec::ExchangeSpec;
+use crate::service::BoxFuture;
+use crate::shutdown::GRACE;
+use crate::worker::{OnLoss, Running, Until};
+
+impl<K: Kind, T> Subscribe<K, T, Broadcast> {
+    pub(in crate::pubsub) fn new(connection: &Connection, exchange: ExchangeSpec) -> Self {
+        Self {
+            connection: connection.clone(),
+            bindings: Bindings::new(connection, exchange.name()),
+            exchange,
+            unbound: Unbound::Rejected,
+            unknown: Unknown::default(),
+            on_missed: None,
+            grace: GRACE,
+            invalid: None,
+            mode: Broadcast::default(),
+            payload: PhantomData,
+        }
+    }
+
+    /// Sets the number of events that wait for the reader of the stream. Default: 1024. With
+    /// [`Overflow::Hold`] it is the prefetch (`basic.qos`), at most 65,535. 0 counts as 1.
+    pub fn buffer(mut self, events: usize) -> Self {
+        self.mode.buffer = events.max(1);
+        self
+    }
+
+    /// Sets the behaviour of the stream when its buffer is full. Default: [`Overflow::DropOldest`].
+    ///
+    /// A handler ([`for_each`](Subscribe::for_each)) has no buffer: the broker keeps the events that
+    /// exceed its concurrency.
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.mode.overflow = overflow;
+        self
+    }
+
+    /// Limits the number of events that the broker keeps in the queue. Over the limit it drops the
+    /// oldest without a report (`x-max-length`, `x-overflow: drop-head`). Default: no limit. It
+    /// matters with [`Overflow::Hold`] and with handlers.
+    pub fn max_length(mut self, events: u32) -> Self {
+        self.mode.max_length = Some(events);
+        self
+    }
+
+    /// Changes to shared mode: each event goes to one member of the group of this name that is free.
+    /// The group has a durable queue, `<exchange>.<group>`. From the first member's start on, it
+    /// keeps events while no member is connected. Events are acknowledged one by one, retried as jobs
+    /// are, and dead-lettered to `<exchange>.<group>.dead`.
+    ///
+    /// The queue is a quorum queue unless it is [`classic`](Subscribe::classic). In a classic queue,
+    /// events outlive a restart of the broker only if they are published
+    /// [persistent](crate::EventPublisher::persistent).
+    pub fn shared(self, group: &str) -> Subscribe<K, T, Group> {
+        self.group(group, ActiveMembers::All)
+    }
+
+    /// Changes to singleton mode: as [`shared`](Self::shared), but only one member receives events.
+    /// When it leaves, the broker makes another one the active member (`x-single-active-consumer`).
+    /// With a [`prefetch`](Subscribe::prefetch) or a concurrency of 1, events are handled in their
+    /// order, apart from retries.
+    ///
+    /// A group cannot be both shared and singleton: the second declaration is a mismatch.
+    pub fn singleton(self, group: &str) -> Subscribe<K, T, Group> {
+        self.group(group, ActiveMembers::One)
+    }
+
+    fn group(self, group: &str, active: ActiveMembers) -> Subscribe<K, T, Group> {
+        let (mode, invalid) = Group::new(&self.exchange, group, active);
+        Subscribe {
+            connection: self.connection,
+            exchange: self.exchange,
+            bindings: self.bindings,
+            unbound: self.unbound,
+            unknown: self.unknown,
+            on_missed: self.on_missed,
+            grace: self.grace,
+            invalid: self.invalid.or(invalid),
+            mode,
+            payload: PhantomData,
+        }
+    }
+}
+
+impl<K: Kind, T: DeserializeOwned + Send + 'static> Subscribe<K, T, Broadcast> {
+    /// Subscribes. Every matching event that is published after it has returned is received.
+    ///
+    /// If there is no connection at the moment, it waits for the next one.
+    ///
+    /// # Errors
+    /// [`is_invalid`](Error::is_invalid) for an invalid name, binding or option;
+    /// [`is_mismatch`](Error::is_mismatch) if the exchange exists with other properties; the broker
+    /// refuses; the connection was closed.
+    pub async fn start(self) -> Result<Subscription<K, T>, Error> {
+        let Broadcast {
+            buffer: capacity,
+            overflow,
+            max_length,
+        } = self.mode;
+        let (buffer, mode) = broadcast::buffer(capacity, overflow, &self.connection);
+        let on_missed: MissedSink = {
+            let buffer = Arc::clone(&buffer);
+            Arc::new(move |missed| buffer.push_missed(missed))
+        };
+        let setup = self.setup(QueueSource::Exclusive { max_length }, mode, on_missed)?;
+        let prefetch = u16::try_from(capacity).unwrap_or(u16::MAX);
+        let source = self.source(
+            &exclusive_queue_name(self.exchange.name(), "*"),
+            prefetch,
+            OnLoss::Finish,
+        );
+        let handler = BufferHandler::new(Arc::clone(&buffer));
+        let running = Running::started(&self.connection, source, setup, handler).await?;
+        let (decoder, bindings) = (self.decoder(), self.bindings);
+        Ok(Subscription::new(buffer, decoder, bindings, running))
+    }
+
+    /// Handles every event until `shutdown` completes, then drains: unsubscribes, and lets running
+    /// handlers finish within the [grace](Self::grace) period.
+    ///
+    /// Up to `concurrency` events are handled at once; with 1 they are handled in their order. No
+    /// event is tried again, since the queue of a broadcast subscription does not outlive it: a
+    /// failure (an `Err` or a panic) is logged. Calls that a handler makes inherit the event's trace.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start); or the connection was closed while it ran.
+    ///
+    /// # Cancel safety
+    /// Dropping the future unsubscribes at once.
+    pub fn for_each<H, F, S>(self, concurrency: u16, handler: H, shutdown: S) -> Until<S>
+    where
+        H: Fn(Event<T>) -> F + Send + Sync + 'static,
+        F: Future<Output: IntoVerdict> + Send + 'static,
+        S: Future<Output = ()>,
+    {
+        Until::new(self.start_each(concurrency, handler), shutdown)
+    }
+
+    /// As [`for_each`](Self::for_each), but returns once the subscription has started.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_each<H, F>(self, concurrency: u16, handler: H) -> BoxFuture<Result<Running, Error>>
+    where
+        H: Fn(Event<T>) -> F + Send + Sync + 'static,
+        F: Future<Output: IntoVerdict> + Send + 'static,
+    {
+        Box::pin(self.start_handler(concurrency, handler))
+    }
+
+    async fn start_handler<H, F>(self, concurrency: u16, handler: H) -> Result<Running, Error>
+    where
+        H: Fn(Event<T>) -> F + Send + Sync + 'static,
+        F: Future<Output: IntoVerdict> + Send + 'static,
+    {
+        let prefetch = concurrency.max(1);
+        let max_length = self.mode.max_length;
+        let (queue, on_missed) = (QueueSource::Exclusive { max_length }, self.missed_sink());
+        let setup = self.setup(
+            queue,
+            ConsumeMode::ManualAck { prefetch },
+            Arc::clone(&on_missed),
+        )?;
+        let source = self.source(
+            &exclusive_queue_name(self.exchange.name(), "*"),
+            prefetch,
+            OnLoss::Finish,
+        );
+        let handler = BroadcastForEach::new(self.decoder(), handler, on_missed, &self.connection);
+        Running::started(&self.connection, source, setup, handler).await
+    }
+}

@@ -1,0 +1,172 @@
+//! The builder of a subscription: its bindings, and the options that all modes have.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::bindings::Bindings;
+use super::super::mode::Broadcast;
+use super::super::setup::{MissedSink, QueueSource, SubscriptionSetup};
+use crate::error::Error;
+use crate::escape::Escaped;
+use crate::link::{Connection, ConsumeMode};
+use crate::pubsub::binding::{Kind, Selective};
+use crate::pubsub::event::{EventDecoder, Missed, Unknown};
+use crate::pubsub::spec::ExchangeSpec;
+use crate::wire::topology::Topology;
+use crate::worker::{OnLoss, Source};
+
+/// A builder of subscriptions. `M` is the mode, [`Broadcast`] or [`Group`](crate::Group).
+///
+/// [`start`](Subscribe::start) returns a stream, `for_each` runs a handler.
+#[must_use = "nothing is subscribed to until `start` or `for_each`"]
+pub struct Subscribe<K: Kind, T, M = Broadcast> {
+    pub(super) connection: Connection,
+    pub(super) exchange: ExchangeSpec,
+    pub(super) bindings: Bindings<K>,
+    pub(super) unbound: Unbound,
+    pub(super) unknown: Unknown,
+    pub(super) on_missed: Option<MissedSink>,
+    pub(super) grace: Duration,
+    /// The first invalid option. It is reported when the subscription starts.
+    pub(super) invalid: Option<Error>,
+    pub(super) mode: M,
+    pub(super) payload: PhantomData<fn() -> T>,
+}
+
+/// Whether a subscription may start without a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unbound {
+    Allowed,
+    Rejected,
+}
+
+impl<K: Selective, T, M> Subscribe<K, T, M> {
+    /// Adds a binding: a [`RoutingKey`](crate::RoutingKey) for a direct exchange, a
+    /// [`Pattern`](crate::Pattern) for a topic exchange, a [`Match`](crate::Match) for a headers
+    /// exchange. An event that several bindings match is received once.
+    ///
+    /// An invalid binding is an [`is_invalid`](Error::is_invalid) error of `start`.
+    pub fn bind<B>(mut self, binding: B) -> Self
+    where
+        B: TryInto<K::Binding, Error: Into<Error>>,
+    {
+        let binding = binding.try_into().map_err(Into::into);
+        match binding.and_then(|binding| K::to_amqp(&binding).map(|_| binding)) {
+            Ok(binding) => self.bindings.record(binding),
+            Err(error) => {
+                self.invalid.get_or_insert(error);
+            }
+        }
+        self
+    }
+
+    /// Allows the subscription to start without a binding, which is an error otherwise. It receives
+    /// nothing until a binding is [added](Bindings::bind); a group also receives by the bindings
+    /// that its queue has already.
+    pub fn unbound(mut self) -> Self {
+        self.unbound = Unbound::Allowed;
+        self
+    }
+}
+
+impl<K: Kind, T, M> Subscribe<K, T, M> {
+    /// Sets the treatment of events of unknown types, on an exchange with
+    /// [types](crate::EventExchange::event_type). Default: they are skipped and counted.
+    pub fn unknown(mut self, unknown: Unknown) -> Self {
+        self.unknown = unknown;
+        self
+    }
+
+    /// Sets the callback for gaps and for events that do not decode, for subscriptions with a
+    /// handler. Default: a warning in the log. A stream has these reports among its items.
+    pub fn on_missed(mut self, callback: impl Fn(Missed) + Send + Sync + 'static) -> Self {
+        self.on_missed = Some(Arc::new(callback));
+        self
+    }
+
+    /// Sets how long a shutdown waits for the events that are being handled. Default: 30 s.
+    pub fn grace(mut self, limit: Duration) -> Self {
+        self.grace = limit;
+        self
+    }
+
+    /// A handle to change the bindings while a handler runs.
+    #[must_use]
+    pub fn bindings(&self) -> Bindings<K> {
+        self.bindings.clone()
+    }
+
+    pub(super) fn decoder(&self) -> EventDecoder<T> {
+        EventDecoder::new(
+            self.exchange.codec,
+            self.exchange.typing.clone(),
+            self.unknown,
+            self.connection.max_message(),
+            self.connection.counters(),
+        )
+    }
+
+    /// The callback of [`on_missed`](Self::on_missed), or its default.
+    pub(super) fn missed_sink(&self) -> MissedSink {
+        let exchange = self.exchange.name().to_owned();
+        self.on_missed.clone().unwrap_or_else(|| {
+            Arc::new(move |missed| {
+                let reason = std::error::Error::source(&missed).map(ToString::to_string);
+                let missed = Escaped(&missed);
+                tracing::warn!(exchange, ?reason, "{missed}");
+            })
+        })
+    }
+
+    pub(super) fn setup(
+        &self,
+        queue: QueueSource,
+        mode: ConsumeMode,
+        on_missed: MissedSink,
+    ) -> Result<Arc<SubscriptionSetup<K>>, Error> {
+        if let Some(invalid) = &self.invalid {
+            return Err(invalid.clone());
+        }
+        if self.unbound == Unbound::Rejected && self.bindings.list().is_empty() {
+            return Err(Error::invalid(format!(
+                "a subscription to the {} exchange `{}` receives nothing without a binding: add \
+                 one with `bind`, or call `unbound`",
+                K::KIND.as_str(),
+                self.exchange.name()
+            )));
+        }
+        let exchange = self.exchange.topology()?;
+        Ok(SubscriptionSetup::new(
+            exchange,
+            self.exchange.name(),
+            queue,
+            mode,
+            self.bindings.clone(),
+            self.connection.namespace().clone(),
+            on_missed,
+        ))
+    }
+
+    pub(super) fn source(&self, queue: &str, concurrency: u16, on_loss: OnLoss) -> Source {
+        Source {
+            topology: Topology::default(),
+            queue: queue.to_owned(),
+            concurrency,
+            grace: self.grace,
+            max_body: usize::MAX,
+            on_loss,
+        }
+    }
+}
+
+impl<K: Kind, T, M: fmt::Debug> fmt::Debug for Subscribe<K, T, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscribe")
+            .field("exchange", &self.exchange.name())
+            .field("bindings", &self.bindings)
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
+    }
+}
