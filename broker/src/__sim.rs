@@ -1,7 +1,7 @@
-//! The broker without sockets, threads and a clock: bytes in, bytes out, faults between them.
+//! Simulated broker: core and sessions without sockets, threads and a clock, with injected faults.
 //!
-//! Made for simulations of clients in one thread, which have to go the same way each time. Behind a
-//! feature, hidden, and no part of the API: it changes whenever a simulation wants something else.
+//! For deterministic simulations of clients in one thread. It is hidden behind a feature and not part
+//! of the API: it changes as the simulations need.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use crate::{
     session::{Event, Session},
 };
 
-/// The time of a death in `x-death`.
+/// The time in `x-death`, in seconds since 1970.
 const UNIX: u64 = 1_700_000_000;
 const VHOST: &str = "/";
 
@@ -33,22 +33,22 @@ pub struct SimBroker {
     last: u64,
 }
 
-/// One connection.
+/// A connection to the simulated broker.
 #[derive(Debug)]
 struct SimConnection {
     session: Session,
     input: Vec<u8>,
     output: Vec<u8>,
-    /// Cost of the deliveries in `output`.
+    /// The cost of the deliveries in `output`.
     delivered: usize,
     acks: AckBatch,
-    /// The client may not publish, and is not read from.
+    /// The client is not read from, because publishers are blocked.
     is_paused: bool,
     is_ended: bool,
 }
 
 impl SimBroker {
-    /// A broker with these settings; the address does not matter.
+    /// Makes a broker with these settings, without the address.
     pub fn new(builder: BrokerBuilder) -> Self {
         let config = Arc::new(builder.config());
         Self {
@@ -60,7 +60,7 @@ impl SimBroker {
         }
     }
 
-    /// A connection, which begins with the protocol header of the client.
+    /// Opens a connection, on which the protocol header of the client is expected.
     pub fn connect(&mut self) -> ConnectionId {
         self.last += 1;
         let id = ConnectionId(self.last);
@@ -77,7 +77,7 @@ impl SimBroker {
         id
     }
 
-    /// Takes bytes of a client.
+    /// Handles bytes that a client has sent.
     pub fn receive(&mut self, id: ConnectionId, bytes: &[u8]) {
         let now = self.now;
         let Some(connection) = self.connections.get_mut(&id) else {
@@ -104,7 +104,7 @@ impl SimBroker {
         }
     }
 
-    /// Takes what was written for a client since this was last asked.
+    /// Takes the bytes that were written for a client since the last call.
     pub fn output(&mut self, id: ConnectionId) -> Vec<u8> {
         let Some(connection) = self.connections.get_mut(&id) else {
             return Vec::new();
@@ -127,13 +127,13 @@ impl SimBroker {
             .is_none_or(|connection| connection.is_ended)
     }
 
-    /// The connection is cut: the broker hears and says nothing more on it.
+    /// Cuts the connection, in both directions.
     pub fn cut(&mut self, id: ConnectionId) {
         self.connections.remove(&id);
         self.handle(Command::Disconnected(id));
     }
 
-    /// Time passes.
+    /// Advances the clock.
     pub fn sleep(&mut self, time: Duration) {
         self.now += time;
         while self.core.next_timeout().is_some_and(|at| at <= self.now) {
@@ -141,7 +141,7 @@ impl SimBroker {
         }
     }
 
-    /// Closes a channel as if a method on it had failed (406), also in the middle of a message.
+    /// Closes a channel as if a method on it had failed (406), possibly in the middle of a message.
     pub fn close_channel(&mut self, id: ConnectionId, number: u16) {
         let exception = precondition_failed("closed by a fault");
         self.handle(Command::Fail(id, number, exception));
@@ -169,12 +169,12 @@ impl SimBroker {
         }));
     }
 
-    /// Nacks so many of the next publishes.
+    /// Nacks the next `count` publishes.
     pub fn nack_next(&mut self, id: ConnectionId, count: u32) {
         self.handle(Command::Operator(Operator::NackNext(id, count)));
     }
 
-    /// Keeps confirms back, or lets them go.
+    /// Withholds publisher confirms, or releases them.
     pub fn withhold_confirms(&mut self, id: ConnectionId, withholds: bool) {
         self.handle(Command::Operator(if withholds {
             Operator::WithholdConfirms(id)

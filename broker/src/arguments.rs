@@ -1,13 +1,13 @@
-//! Reading the argument and header tables of clients.
+//! Values of argument and header tables: conversion, comparison, and their form in error texts.
 
 use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
 
 use crate::octets;
 
-/// The longest time to live that RabbitMQ takes, in milliseconds: ten years.
+/// The longest time to live that RabbitMQ accepts, in milliseconds: ten years.
 pub(crate) const MAX_MILLIS: u64 = 315_360_000_000;
 
-/// A short string of any text, cut at 255 octets.
+/// Makes a short string, truncated to 255 octets.
 pub(crate) fn short(text: &str) -> ShortString {
     let mut end = text.len().min(255);
     while !text.is_char_boundary(end) {
@@ -16,13 +16,13 @@ pub(crate) fn short(text: &str) -> ShortString {
     ShortString::try_new(text.get(..end).unwrap_or_default()).unwrap_or_default()
 }
 
-/// The name of a queue or an exchange as RabbitMQ takes it where one is declared, deleted, bound
-/// or unbound: without line ends.
+/// The name of a queue or an exchange without CR and LF, which RabbitMQ removes when one is declared,
+/// deleted, bound or unbound.
 pub(crate) fn stripped(name: &ShortString) -> String {
     octets::decode(name.as_str().as_bytes()).replace(['\r', '\n'], "")
 }
 
-/// Any of AMQP's integers.
+/// The value of any integer type of AMQP.
 pub(crate) fn integer(value: &AMQPValue) -> Option<i64> {
     match *value {
         AMQPValue::ShortShortInt(n) => Some(n.into()),
@@ -44,13 +44,13 @@ pub(crate) fn text(value: &AMQPValue) -> Option<String> {
     }
 }
 
-/// A long string value.
+/// Makes a long string value.
 pub(crate) fn long(text: &str) -> AMQPValue {
     AMQPValue::LongString(octets::encode(text).into_owned().into())
 }
 
-/// Equality as RabbitMQ compares arguments and headers: integers by value whatever
-/// their width, floats likewise, everything else by type and value.
+/// Whether RabbitMQ considers two arguments or headers equal: integers of any width by value, floats
+/// likewise, everything else by type and value.
 pub(crate) fn same(one: &AMQPValue, other: &AMQPValue) -> bool {
     match (integer(one), integer(other)) {
         (Some(a), Some(b)) => a == b,
@@ -62,7 +62,7 @@ pub(crate) fn same(one: &AMQPValue, other: &AMQPValue) -> bool {
     }
 }
 
-/// RabbitMQ's name for a value's type, as its error texts use it.
+/// The name of a value's type in RabbitMQ's error texts.
 pub(crate) fn type_name(value: &AMQPValue) -> &'static str {
     match value {
         AMQPValue::Boolean(_) => "bool",
@@ -85,7 +85,7 @@ pub(crate) fn type_name(value: &AMQPValue) -> &'static str {
     }
 }
 
-/// A value as people read it.
+/// A value as text, for error texts and inspection.
 pub(crate) fn display(value: &AMQPValue) -> String {
     match value {
         AMQPValue::Boolean(b) => b.to_string(),
@@ -99,7 +99,7 @@ pub(crate) fn display(value: &AMQPValue) -> String {
     }
 }
 
-/// What a client says it can do, from `capabilities` in its properties.
+/// Whether the client has this capability, by the table `capabilities` in its properties.
 pub(crate) fn capability(client_properties: &FieldTable, name: &str) -> bool {
     client_properties
         .inner()

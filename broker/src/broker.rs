@@ -1,4 +1,4 @@
-//! The broker as its user holds it.
+//! Handle of a running broker, and the broker's thread.
 
 use std::{
     io,
@@ -23,31 +23,31 @@ use crate::{
     shared::Shared,
 };
 
-/// How long clients may take to say goodbye when the broker shuts down.
+/// The limit for the wait for clients to close their connections when the broker shuts down.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A broker that runs until it is dropped or [shut down](Self::shutdown).
 ///
-/// It has a thread of its own, so that it serves whatever the caller's runtime does.
+/// It runs on a thread of its own, so that it does not depend on the caller's runtime.
 #[derive(Debug)]
 pub struct Broker {
     address: SocketAddr,
     shared: Arc<Shared>,
     accept_mode: Arc<AcceptMode>,
-    /// Dropped to stop the broker at once.
+    /// The phase of the broker's life. Dropping the sender stops the broker at once.
     phase: Option<watch::Sender<Phase>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// How long the broker is to go on.
+/// The phase of a broker's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Serving,
-    /// Until its clients are gone.
+    /// The broker ends when its clients have closed their connections.
     Closing,
 }
 
-/// Why a broker did not start.
+/// The error when a broker does not start.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot start the broker on {address}")]
 pub struct StartError {
@@ -77,7 +77,7 @@ impl Broker {
         Self::builder().start().await
     }
 
-    /// Settings to start a broker with.
+    /// Returns a builder with the default settings.
     pub fn builder() -> BrokerBuilder {
         BrokerBuilder::default()
     }
@@ -95,7 +95,7 @@ impl Broker {
         self.uri_for(user, password, vhost)
     }
 
-    /// The URI for a certain user and virtual host, which need not exist.
+    /// The URI for a user and a virtual host, which do not have to exist.
     pub fn uri_for(&self, user: &str, password: &str, vhost: &str) -> String {
         format!(
             "amqp://{}:{}@{}/{}",
@@ -111,7 +111,7 @@ impl Broker {
         self.address
     }
 
-    /// The faults it can be made to show.
+    /// Injects faults into the broker and its connections.
     pub fn faults(&self) -> Faults {
         Faults {
             shared: self.shared.clone(),
@@ -129,7 +129,7 @@ impl Broker {
         self.queues().into_iter().find(|queue| queue.name == name)
     }
 
-    /// All exchanges but the default one, by virtual host and name.
+    /// All exchanges except the default one, by virtual host and name.
     pub fn exchanges(&self) -> Vec<ExchangeInfo> {
         self.shared.lock().core.exchange_infos()
     }
@@ -139,18 +139,18 @@ impl Broker {
         self.shared.lock().core.connection_infos()
     }
 
-    /// All consumers, the oldest first. Those of direct reply-to are not among them.
+    /// All consumers, the oldest first, without those of direct reply-to.
     pub fn consumers(&self) -> Vec<ConsumerInfo> {
         self.shared.lock().core.consumer_infos()
     }
 
-    /// Bytes that messages take, in queues and on their way to clients.
+    /// The bytes that messages occupy, in queues and in transit to clients.
     pub fn memory(&self) -> usize {
         self.shared.lock().core.memory()
     }
 
-    /// Deletes a queue as an operator does: consumers get `basic.cancel`, messages are
-    /// dropped. Tells whether there was one.
+    /// Deletes a queue as an operator does: its consumers get `basic.cancel`, and its messages are
+    /// dropped. Returns whether the queue existed.
     pub fn delete_queue(&self, vhost: &str, name: &str) -> bool {
         let found = self.has_queue(vhost, name);
         let operator = Operator::DeleteQueue {
@@ -161,7 +161,7 @@ impl Broker {
         found
     }
 
-    /// Drops the messages that wait in a queue. Tells whether there is such a queue.
+    /// Drops the ready messages of a queue. Returns whether the queue exists.
     pub fn purge_queue(&self, vhost: &str, name: &str) -> bool {
         let found = self.has_queue(vhost, name);
         let operator = Operator::PurgeQueue {
@@ -172,8 +172,8 @@ impl Broker {
         found
     }
 
-    /// Closes every connection with code 320, waits up to 2 s for the clients to agree,
-    /// and stops.
+    /// Closes every connection (`connection.close` with code 320), waits up to 2 s for the clients'
+    /// `connection.close-ok`, and stops.
     ///
     /// # Cancel safety
     ///
@@ -231,12 +231,12 @@ impl Drop for Broker {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the broker's thread panicked");
+            tracing::error!("the embedded broker's thread panicked");
         }
     }
 }
 
-/// The broker's thread: everything it does happens here.
+/// Runs the broker on its thread until it is stopped.
 fn run_thread(
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -247,7 +247,7 @@ fn run_thread(
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            // Nobody waits if the caller has been dropped, and then nothing is to be said.
+            // Fails only if the future of the caller was dropped, and nobody needs the error.
             started.send(Err(error)).ok();
             return;
         }
@@ -265,7 +265,7 @@ fn run_thread(
         }
         tokio::spawn(run_timer(shared.clone()));
         tokio::spawn(accept(shared.clone(), accept_mode, listener, address));
-        // An error means that the sender is gone, which is how the broker is stopped.
+        // An error means that the sender was dropped, which stops the broker at once.
         if phases
             .wait_for(|phase| *phase == Phase::Closing)
             .await
@@ -279,19 +279,25 @@ fn run_thread(
     });
 }
 
-/// Waits until all clients are gone, within reason.
+/// Waits until all connections are closed, or until the limit.
 async fn wait_for_clients(shared: &Shared) {
-    let all_gone = async {
+    let all_closed = async {
         while !shared.lock().outgoing.is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    if tokio::time::timeout(CLOSE_TIMEOUT, all_gone).await.is_err() {
-        tracing::debug!("some clients did not close in time");
+    if tokio::time::timeout(CLOSE_TIMEOUT, all_closed)
+        .await
+        .is_err()
+    {
+        tracing::debug!(
+            limit = ?CLOSE_TIMEOUT,
+            "shutdown does not wait longer for clients that have not closed their connection"
+        );
     }
 }
 
-/// Percent-encodes what may not stand in a part of a URI.
+/// Percent-encodes the characters that are not allowed in a part of a URI.
 fn escape(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {

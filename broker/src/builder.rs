@@ -1,4 +1,4 @@
-//! Setting up a broker.
+//! Builder of a broker: its settings.
 
 use std::{
     collections::BTreeMap,
@@ -12,10 +12,10 @@ use crate::{
     config::{Config, Limits, Product, User},
 };
 
-/// Settings of a [`Broker`]. Obtained from [`Broker::builder`].
+/// A builder for a [`Broker`], made by [`Broker::builder`].
 ///
-/// Unless told otherwise: a free port on 127.0.0.1, the virtual host `/`, the user
-/// `guest` with the password `guest`.
+/// The defaults are a free port on 127.0.0.1, the virtual host `/`, and the user `guest` with the
+/// password `guest`.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `start` is called"]
 pub struct BrokerBuilder {
@@ -41,14 +41,14 @@ impl Default for BrokerBuilder {
 }
 
 impl BrokerBuilder {
-    /// The address and port to listen on; port 0 takes a free one.
+    /// The address and port to listen on; port 0 stands for any free port.
     pub fn address(mut self, address: impl Into<SocketAddr>) -> Self {
         self.address = address.into();
         self
     }
 
-    /// Adds a user who may open every virtual host. Once any user is added, `guest` is
-    /// no longer there by itself.
+    /// Adds a user who may open every virtual host. With any user added, the default user `guest` does
+    /// not exist.
     pub fn user(mut self, name: &str, password: &str) -> Self {
         self.users.insert(
             name.to_owned(),
@@ -73,7 +73,7 @@ impl BrokerBuilder {
         self
     }
 
-    /// Adds a virtual host. Once any is added, `/` is no longer there by itself.
+    /// Adds a virtual host. With any virtual host added, the default one `/` does not exist.
     pub fn vhost(mut self, name: &str) -> Self {
         if !self.vhosts.iter().any(|known| known == name) {
             self.vhosts.push(name.to_owned());
@@ -81,39 +81,38 @@ impl BrokerBuilder {
         self
     }
 
-    /// The most connections at a time; further ones are closed at once. Default 1024.
+    /// The limit of connections at a time; further ones are closed at once. Default 1024.
     pub fn max_connections(mut self, count: usize) -> Self {
         self.limits.connections = count;
         self
     }
 
-    /// The most channels a connection. Default 2047, at least 1.
+    /// The limit of channels of a connection. Default 2047, at least 1.
     pub fn max_channels(mut self, count: u16) -> Self {
         self.limits.channels = count.max(1);
         self
     }
 
-    /// The most queues; declaring another is refused with 406. Default 100,000.
+    /// The limit of queues; further declarations are refused with 406. Default 100,000.
     pub fn max_queues(mut self, count: usize) -> Self {
         self.limits.queues = count;
         self
     }
 
-    /// The most exchanges in one virtual host; declaring another is refused with 406.
+    /// The limit of exchanges in one virtual host; further declarations are refused with 406.
     /// Default 100,000.
     pub fn max_exchanges(mut self, count: usize) -> Self {
         self.limits.exchanges = count;
         self
     }
 
-    /// The most bindings of one exchange; a further one is refused with 406.
-    /// Default 100,000.
+    /// The limit of bindings of one exchange; further ones are refused with 406. Default 100,000.
     pub fn max_bindings(mut self, count: usize) -> Self {
         self.limits.bindings = count;
         self
     }
 
-    /// The most consumers in all; a further one is refused with 406. Default 100,000.
+    /// The limit of consumers of the broker; further ones are refused with 406. Default 100,000.
     pub fn max_consumers(mut self, count: usize) -> Self {
         self.limits.consumers = count;
         self
@@ -132,52 +131,51 @@ impl BrokerBuilder {
         self
     }
 
-    /// How many bytes messages may take, in queues and on their way to clients. Beyond it
-    /// publishers are blocked (`connection.blocked`) until a tenth is free again.
+    /// The limit of the bytes that messages occupy, in queues and in transit to clients. Above it,
+    /// publishers are blocked (`connection.blocked`) until a tenth of the limit is free again.
     /// Default 1 GiB.
     pub fn max_memory(mut self, bytes: usize) -> Self {
         self.limits.memory = bytes;
         self
     }
 
-    /// The heartbeat to propose, in whole seconds; zero proposes none. The client decides.
-    /// Default 60 s.
+    /// The heartbeat interval that the broker proposes (`connection.tune`), in whole seconds; zero
+    /// proposes none. The client decides. Default 60 s.
     pub fn heartbeat(mut self, interval: Duration) -> Self {
         self.limits.heartbeat = interval;
         self
     }
 
-    /// How long a client may take to log in. Default 10 s.
+    /// The time limit of the handshake, up to `connection.open`. Default 10 s.
     pub fn handshake_timeout(mut self, limit: Duration) -> Self {
         self.limits.handshake = limit;
         self
     }
 
-    /// The `product` that the broker names in its server properties (`connection.start`).
-    /// Default `RabbitMQ`, for some clients decide by it what they may do: this broker stands in
-    /// for RabbitMQ, and behaves as it does. Its own name and version are in the property
-    /// `implementation`, and nothing changes that.
+    /// The `product` in the broker's server properties (`connection.start`). Default `RabbitMQ`,
+    /// because some clients enable features by it. The broker's own name and version are always in the
+    /// property `implementation`.
     pub fn product(mut self, name: &str) -> Self {
         name.clone_into(&mut self.product.name);
         self
     }
 
-    /// The `version` that the broker names beside its product. Default `3.10.8`, the RabbitMQ
-    /// whose behaviour it has. Another one changes what clients think of the broker, not what it
-    /// does.
+    /// The `version` in the broker's server properties. Default `3.10.8`, the version of RabbitMQ that
+    /// the broker behaves as. Another version does not change the broker's behaviour, but may change
+    /// that of its clients.
     pub fn version(mut self, version: &str) -> Self {
         version.clone_into(&mut self.product.version);
         self
     }
 
-    /// Makes the names that the broker makes up (`amq.gen-…`, `amq.ctag-…`) the same in
-    /// every run.
+    /// The seed of the names that the broker generates (`amq.gen-…`, `amq.ctag-…`). With the same seed
+    /// they are the same in every run.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
     }
 
-    /// Starts listening.
+    /// Starts the broker.
     ///
     /// # Errors
     ///
@@ -211,7 +209,7 @@ impl BrokerBuilder {
         if vhosts.is_empty() {
             vhosts.push("/".into());
         }
-        // Every `RandomState` has other keys, which is randomness enough for names.
+        // Every `RandomState` has different keys, which is enough randomness for names.
         let seed = seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
         let vhosts = vhosts.into_iter().map(Into::into).collect();
         Config {

@@ -1,10 +1,10 @@
-//! How a broker is set up.
+//! Configuration of a broker: users, virtual hosts and limits.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::id::Name;
 
-/// The bounds within which a broker stays.
+/// The limits of a broker.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
     pub(crate) connections: usize,
@@ -38,7 +38,7 @@ impl Default for Limits {
     }
 }
 
-/// The broker that this one stands in for, as it tells its clients.
+/// The product and version that the broker reports to its clients (`connection.start`).
 #[derive(Clone, Debug)]
 pub(crate) struct Product {
     pub(crate) name: String,
@@ -57,7 +57,7 @@ impl Default for Product {
 #[derive(Clone, Debug)]
 pub(crate) struct User {
     pub(crate) password: String,
-    /// The virtual hosts it may open; all of them if absent.
+    /// The virtual hosts that the user may open; all of them if absent.
     pub(crate) vhosts: Option<Vec<String>>,
 }
 

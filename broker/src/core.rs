@@ -1,5 +1,5 @@
-//! The broker itself, without a clock, a socket, a lock or a task: commands go in,
-//! effects come out, and time is an argument.
+//! Core: the state machine of the whole broker, sans I/O. It takes commands and returns effects. It has
+//! no clock, socket, lock or task; the time is an argument.
 
 mod channels;
 mod command;
@@ -46,11 +46,11 @@ use crate::{
     queue::Queue,
 };
 
-/// The time, as the caller has it.
+/// The current time, passed in by the caller.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Now {
     pub(crate) instant: Instant,
-    /// Seconds since 1970, which `x-death` tells.
+    /// Seconds since 1970, for `x-death`.
     pub(crate) unix: u64,
 }
 
@@ -62,20 +62,20 @@ pub(crate) struct Core {
     connections: HashMap<ConnectionId, Connection>,
     queues: HashMap<QueueId, Queue>,
     consumers: HashMap<ConsumerId, Consumer>,
-    /// Channels that take direct replies, by the token in their address.
+    /// The channels with a consumer of direct reply-to, by the token in its address.
     replies: HashMap<String, (ConnectionId, u16)>,
     timers: BinaryHeap<Reverse<(Instant, QueueId)>>,
-    /// Messages that died and are yet to be routed on.
+    /// Dead letters that are not routed yet.
     dead: VecDeque<DeadLetter>,
-    /// Those that nobody took, by where they go.
-    held: BTreeMap<Target, VecDeque<DeadLetter>>,
+    /// Dead letters to deliver at least once that no queue has accepted yet, by their target.
+    unaccepted: BTreeMap<Target, VecDeque<DeadLetter>>,
     effects: Vec<Effect>,
     names: NameSource,
     last_id: u64,
     gauge: Gauge,
-    /// Entries in queues, which the gauge of messages does not see.
+    /// The number of entries in all queues. Their memory is not part of `gauge`.
     entries: usize,
-    /// Whether memory is over its cap.
+    /// Whether the memory limit was exceeded and publishers are blocked.
     alarm: bool,
 }
 
@@ -95,7 +95,7 @@ impl Core {
             replies: HashMap::new(),
             timers: BinaryHeap::new(),
             dead: VecDeque::new(),
-            held: BTreeMap::new(),
+            unaccepted: BTreeMap::new(),
             effects: Vec::new(),
             last_id: 0,
             gauge: Gauge::default(),
@@ -104,7 +104,7 @@ impl Core {
         }
     }
 
-    /// Takes one command and appends what follows from it.
+    /// Handles a command, and appends its effects.
     pub(crate) fn handle(&mut self, now: Now, command: Command, effects: &mut Vec<Effect>) {
         std::mem::swap(&mut self.effects, effects);
         match command {
@@ -131,12 +131,12 @@ impl Core {
         std::mem::swap(&mut self.effects, effects);
     }
 
-    /// When [`Command::Tick`] is next due.
+    /// The instant at which the next [`Command::Tick`] is due.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         self.timers.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Closes the channel or the connection that an exception belongs to.
+    /// Closes the channel or the connection because of an exception.
     fn fail(&mut self, now: Now, id: ConnectionId, number: u16, exception: Exception) {
         if exception.ends_connection() || number == 0 {
             if self.connections.contains_key(&id) {

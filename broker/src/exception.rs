@@ -1,5 +1,5 @@
-//! AMQP exceptions: what closes a channel or a connection, with RabbitMQ's codes
-//! and names.
+//! AMQP exceptions, which close a channel or a connection (`channel.close`, `connection.close`), with
+//! RabbitMQ's reply codes and texts.
 
 use crate::octets;
 
@@ -58,7 +58,7 @@ impl Code {
         }
     }
 
-    /// Whether the whole connection ends, and not the channel alone.
+    /// Whether the exception closes the connection, and not only the channel.
     pub(crate) fn ends_connection(self) -> bool {
         !matches!(
             self,
@@ -67,12 +67,12 @@ impl Code {
     }
 }
 
-/// Why a channel or a connection is closed by the broker.
+/// The reason for which the broker closes a channel or a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Exception {
     pub(crate) code: Code,
     text: String,
-    /// Class and method ids of the command that failed; zero when none did.
+    /// The class id and the method id of the method that failed; zero if no method failed.
     pub(crate) class: u16,
     pub(crate) method: u16,
     whole_connection: bool,
@@ -89,7 +89,7 @@ impl Exception {
         }
     }
 
-    /// Names the command that failed, unless one is named already.
+    /// Sets the method that failed, unless one is set already.
     #[must_use]
     pub(crate) fn of(mut self, class: u16, method: u16) -> Self {
         if self.class == 0 {
@@ -99,8 +99,8 @@ impl Exception {
         self
     }
 
-    /// Ends the connection even where the code alone would end the channel, as a
-    /// refused login does.
+    /// Makes the exception close the connection although its code closes only a channel, as for a
+    /// refused login.
     #[must_use]
     pub(crate) fn on_connection(mut self) -> Self {
         self.whole_connection = true;
@@ -111,8 +111,8 @@ impl Exception {
         self.whole_connection
     }
 
-    /// The reply text on the wire: the code's name, a dash, the reason. RabbitMQ tells no reason
-    /// where it has failed itself.
+    /// The reply text on the wire: the code's name, a dash and the reason. As RabbitMQ's, the text of an
+    /// internal error has no reason.
     pub(crate) fn reply_text(&self) -> String {
         if self.code == Code::InternalError {
             return self.code.name().to_owned();

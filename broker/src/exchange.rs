@@ -1,4 +1,4 @@
-//! Exchanges: bindings and what they match.
+//! Exchange: its bindings, and the messages that they match.
 
 use std::collections::BTreeMap;
 
@@ -58,7 +58,7 @@ pub(crate) struct Exchange {
     count: usize,
 }
 
-/// All bindings under one binding key.
+/// All bindings with the same binding key.
 #[derive(Debug)]
 struct Key {
     pattern: Pattern,
@@ -71,7 +71,7 @@ struct Binding {
     arguments: FieldTable,
 }
 
-/// `x-match` of a headers binding.
+/// The argument `x-match` of a binding to a headers exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Match {
     All,
@@ -81,7 +81,7 @@ pub(crate) enum Match {
 }
 
 impl Match {
-    /// The rule of a binding; an error says what is wrong with it.
+    /// Reads the argument. The error is RabbitMQ's text for a value that is not valid.
     pub(crate) fn of(arguments: &FieldTable) -> Result<Self, String> {
         let Some(value) = arguments.inner().get("x-match") else {
             return Ok(Match::All);
@@ -119,7 +119,7 @@ impl Exchange {
         }
     }
 
-    /// Adds a binding; one that exists already stays as it is. Tells whether it is new.
+    /// Adds a binding. Returns whether it is new; one that exists already stays as it is.
     pub(crate) fn bind(
         &mut self,
         destination: Destination,
@@ -146,7 +146,7 @@ impl Exchange {
         true
     }
 
-    /// Removes one binding. Tells whether it was there.
+    /// Removes a binding. Returns whether it existed.
     pub(crate) fn unbind(
         &mut self,
         destination: &Destination,
@@ -166,7 +166,7 @@ impl Exchange {
         found
     }
 
-    /// Removes every binding to a destination that is gone. Tells whether there were any.
+    /// Removes all bindings to a destination that was deleted. Returns whether there were any.
     pub(crate) fn forget(&mut self, destination: &Destination) -> bool {
         let mut removed = 0;
         self.bindings.retain(|_, entry| {
@@ -179,7 +179,7 @@ impl Exchange {
         removed > 0
     }
 
-    /// How many bindings it has.
+    /// The number of bindings.
     pub(crate) fn count(&self) -> usize {
         self.count
     }
@@ -188,7 +188,7 @@ impl Exchange {
         !self.bindings.is_empty()
     }
 
-    /// Every binding: destination, key, arguments.
+    /// All bindings, each with its destination, key and arguments.
     pub(crate) fn bindings(&self) -> impl Iterator<Item = (&Destination, &str, &FieldTable)> {
         self.bindings.iter().flat_map(|(key, entry)| {
             entry
@@ -198,8 +198,8 @@ impl Exchange {
         })
     }
 
-    /// Calls `found` for every binding that matches one of the keys; the same destination may
-    /// come several times.
+    /// Calls `found` with the destination of every binding that matches one of the keys. The same
+    /// destination may occur several times.
     pub(crate) fn matches<'a>(
         &'a self,
         routing_keys: &[&str],

@@ -1,5 +1,4 @@
-//! Faults on demand: what goes wrong with a broker, a network or a client in earnest,
-//! at a test's word.
+//! Fault injection for tests: failures of the broker, of the network and of clients.
 
 use std::sync::Arc;
 
@@ -12,13 +11,13 @@ use crate::{
     shared::Shared,
 };
 
-/// Which connections a fault is laid on.
+/// The connections that a fault is injected into.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Target {
     /// All connections that are open now.
     All,
-    /// One connection, as [`connections`](crate::Broker::connections) lists it.
+    /// One connection, by its id in [`connections`](crate::Broker::connections).
     Connection(ConnectionId),
     /// The connections whose client gave this `connection_name`.
     Named(String),
@@ -30,11 +29,10 @@ impl From<ConnectionId> for Target {
     }
 }
 
-/// A handle that breaks things. Cheap to clone; obtained from
-/// [`Broker::faults`](crate::Broker::faults).
+/// A handle to inject faults, made by [`Broker::faults`](crate::Broker::faults). Cheap to clone.
 ///
-/// Faults take effect in the order given, and each method returns how many connections
-/// (or consumers) it met, so that a test can tell a fault from a miss.
+/// Faults take effect in the order of the calls. Each method returns the number of connections (or
+/// consumers) that it applied to, so that a test can detect that there were none.
 #[derive(Clone, Debug)]
 pub struct Faults {
     pub(crate) shared: Arc<Shared>,
@@ -42,18 +40,18 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Closes sockets at once, without a word of AMQP.
+    /// Closes sockets at once, without `connection.close`.
     pub fn cut(&self, target: impl Into<Target>, how: Cut) -> usize {
         self.each_outgoing(target, |outgoing| outgoing.cut(how))
     }
 
-    /// Stops reading, writing or both, with the sockets left open: a half-open
-    /// connection. The broker gives up on nobody meanwhile.
+    /// Stops reading, writing or both, and leaves the sockets open: a half-open connection. The
+    /// broker's own timeouts do not apply to the connection meanwhile.
     pub fn stall(&self, target: impl Into<Target>, how: Stall) -> usize {
         self.each_outgoing(target, |outgoing| outgoing.stall(how))
     }
 
-    /// Ends what [`stall`](Self::stall) began; bytes held up flow on.
+    /// Ends a [`stall`](Self::stall). The bytes that waited are read and written.
     pub fn resume(&self, target: impl Into<Target>) -> usize {
         self.each_outgoing(target, Outgoing::resume)
     }
@@ -66,46 +64,45 @@ impl Faults {
         })
     }
 
-    /// Takes messages but says nothing of them: publisher confirms, and the answers to `tx.commit`
-    /// of transactions with messages, are held back until
-    /// [`release_confirms`](Self::release_confirms). Meanwhile a transactional channel must not be
-    /// used (504), as with RabbitMQ.
+    /// Accepts messages, but withholds their publisher confirms, and the replies to `tx.commit` of
+    /// transactions with messages, until [`release_confirms`](Self::release_confirms). Meanwhile a
+    /// transactional channel must not be used (504), as with RabbitMQ.
     pub fn withhold_confirms(&self, target: impl Into<Target>) -> usize {
         self.each(target, Operator::WithholdConfirms)
     }
 
-    /// Sends the confirms and answers held back, in order, and holds back no more.
+    /// Sends the withheld confirms and replies in order, and withholds no further ones.
     pub fn release_confirms(&self, target: impl Into<Target>) -> usize {
         self.each(target, Operator::ReleaseConfirms)
     }
 
-    /// Answers the next `count` messages published in confirm mode with `basic.nack`. They
-    /// are routed all the same, which a real nack does not rule out either. A message of a
-    /// transaction counts when it is committed: the commit then fails (406), and the other messages
-    /// and settlements of it stand.
+    /// Nacks the next `count` messages published in confirm mode (`basic.nack`). They are routed
+    /// nevertheless, which a nack of RabbitMQ does not rule out either. A message of a transaction
+    /// counts when it is committed: the commit then fails (406), but its other messages and
+    /// settlements are applied.
     pub fn nack_next(&self, target: impl Into<Target>, count: u32) -> usize {
         self.each(target, |id| Operator::NackNext(id, count))
     }
 
-    /// Refuses all that is published from now on, as for a user without the permission to write
-    /// (403 ACCESS_REFUSED, which closes the channel); `false` gives the permission back.
+    /// Refuses all messages that are published from now on, as for a user without the write permission
+    /// (403 ACCESS_REFUSED, which closes the channel). `false` grants the permission again.
     pub fn deny_writes(&self, target: impl Into<Target>, denied: bool) -> usize {
         self.each(target, |id| Operator::DenyWrites(id, denied))
     }
 
-    /// Blocks publishers as a memory alarm does: `connection.blocked` goes out now to
-    /// clients that understand it, and a client that publishes is no longer read from.
+    /// Blocks publishers as a memory alarm does: clients with the capability get
+    /// `connection.blocked` now, and a client that publishes is no longer read from.
     pub fn block(&self, target: impl Into<Target>, reason: &str) -> usize {
         self.each(target, |id| Operator::Block(id, reason.to_owned()))
     }
 
-    /// Ends what [`block`](Self::block) began.
+    /// Ends a [`block`](Self::block).
     pub fn unblock(&self, target: impl Into<Target>) -> usize {
         self.each(target, Operator::Unblock)
     }
 
-    /// Cancels every consumer of a queue with `basic.cancel`, as a queue does that moves
-    /// to another node. The queue stays, unless it is auto-delete.
+    /// Cancels every consumer of a queue with `basic.cancel`, as RabbitMQ does when the queue's leader
+    /// moves to another node. The queue stays, unless it is auto-delete.
     pub fn cancel_consumers(&self, vhost: &str, queue: &str) -> usize {
         let count = self.count_consumers(vhost, queue);
         self.shared
@@ -116,9 +113,9 @@ impl Faults {
         count
     }
 
-    /// Takes every consumer off a queue without telling the clients, as RabbitMQ does now and then
-    /// when a quorum queue is deleted right after it was declared (seen on 3.10.8): the channel
-    /// stays open, and nothing is delivered on it.
+    /// Removes every consumer of a queue without `basic.cancel`, as RabbitMQ sometimes does when a quorum
+    /// queue is deleted right after it was declared (seen on 3.10.8): the channel stays open, and
+    /// nothing is delivered on it.
     pub fn forget_consumers(&self, vhost: &str, queue: &str) -> usize {
         let count = self.count_consumers(vhost, queue);
         self.shared
@@ -129,7 +126,7 @@ impl Faults {
         count
     }
 
-    /// Cancels the consumers with this tag, wherever they are.
+    /// Cancels the consumers with this tag on all connections.
     pub fn cancel_consumer(&self, tag: &str) -> usize {
         let found: Vec<_> = self
             .shared
@@ -151,7 +148,7 @@ impl Faults {
         count
     }
 
-    /// Decides how clients that connect from now on are met. Those connected stay.
+    /// Sets the treatment of clients that connect from now on. Open connections stay.
     pub fn accept(&self, how: Accept) {
         self.accept_mode.set(how);
     }
@@ -179,7 +176,7 @@ impl Faults {
         let target = target.into();
         let ids = self.open(&target);
         let state = self.shared.lock();
-        // Sockets that have not come as far as opening a virtual host count among all.
+        // `All` includes connections whose handshake is not complete, which the core does not know.
         let outgoing: Vec<_> = match target {
             Target::All => state.outgoing.values().cloned().collect(),
             _ => ids

@@ -1,7 +1,8 @@
-//! Frames on the wire. `amq-protocol` reads and writes most of what is in them; this file cuts
-//! them out of the stream, reads what RabbitMQ reads otherwise (tables, and the names of a
-//! `basic.publish`), and writes by hand the three methods that carry content, whose strings are
-//! shared and need no copy first.
+//! Frames: their boundaries in a byte stream, and the encoding and decoding of methods and content.
+//!
+//! Most methods are encoded and decoded with `amq-protocol`. Tables and `basic.publish` are decoded by
+//! hand, because RabbitMQ decodes them differently. The three methods with content that the broker
+//! sends are encoded by hand, because that needs no copy of their strings.
 
 use amq_protocol::{
     frame::{AMQPFrame, GenError, WriteContext, gen_frame},
@@ -15,11 +16,11 @@ use crate::{
     table::{self, put_short},
 };
 
-/// The octets that greet: the name and version 0-9-1.
+/// The protocol header of AMQP 0-9-1.
 pub(crate) const HEADER: &[u8; 8] = b"AMQP\0\0\x09\x01";
-/// Type, channel and size before the payload.
+/// The size of the type, channel and size fields before the payload.
 const HEAD: usize = 7;
-/// A frame's octets beyond its payload.
+/// The number of octets of a frame in addition to its payload.
 pub(crate) const FRAME_OVERHEAD: usize = HEAD + 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +31,7 @@ pub(crate) enum Kind {
     Heartbeat,
 }
 
-/// One frame as it came.
+/// A received frame.
 #[derive(Debug)]
 pub(crate) struct Frame<'a> {
     pub(crate) kind: Kind,
@@ -39,14 +40,14 @@ pub(crate) struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    /// Its octets on the wire.
+    /// The number of octets of the whole frame.
     pub(crate) fn size(&self) -> usize {
         self.payload.len() + FRAME_OVERHEAD
     }
 }
 
-/// Cuts the first frame off `input`; `None` if it is not all there yet. The payload may have up
-/// to `frame_max` octets.
+/// Returns the first frame of `input`, or `None` if it is not complete yet. The payload may have up to
+/// `frame_max` octets.
 pub(crate) fn cut(input: &[u8], frame_max: usize) -> Result<Option<Frame<'_>>, Exception> {
     let Some(&[kind, c0, c1, s0, s1, s2, s3]) = input.first_chunk::<HEAD>() else {
         return Ok(None);
@@ -64,8 +65,8 @@ pub(crate) fn cut(input: &[u8], frame_max: usize) -> Result<Option<Frame<'_>>, E
         }
     };
     let size = u32::from_be_bytes([s0, s1, s2, s3]) as usize;
-    // The standard counts the octets around the payload in. RabbitMQ does when it writes and
-    // does not when it reads, and clients rely on it.
+    // AMQP limits the size of the whole frame. RabbitMQ does so when it writes, but limits only the
+    // payload when it reads, and clients rely on that.
     if size > frame_max {
         return Err(Exception::new(
             Code::FrameError,
@@ -92,7 +93,7 @@ pub(crate) fn cut(input: &[u8], frame_max: usize) -> Result<Option<Frame<'_>>, E
     }
 }
 
-/// Reads a method.
+/// Decodes a method.
 pub(crate) fn method(payload: &[u8]) -> Result<AMQPClass, Exception> {
     let undecodable = || {
         let exception = Exception::new(Code::FrameError, "cannot decode the method");
@@ -113,9 +114,9 @@ pub(crate) fn method(payload: &[u8]) -> Result<AMQPClass, Exception> {
     parsed.ok_or_else(undecodable)
 }
 
-/// The offset of the table in a method, if it is one that a client sends with a table.
+/// The offset of the table in a method, if the method is one with a table that clients send.
 fn table_at(payload: &[u8]) -> Option<usize> {
-    // The octets in front of the short strings, how many of those, the octets behind them.
+    // The number of octets before the short strings, of short strings, and of octets after them.
     let (before, strings, after) = match payload.first_chunk()? {
         // connection.start-ok
         [0, 10, 0, 11] => (4, 0, 0),
@@ -138,8 +139,8 @@ fn table_at(payload: &[u8]) -> Option<usize> {
     Some(at + after)
 }
 
-/// Reads a method whose table begins at `at`: `amq-protocol` reads the rest, as if the table
-/// were empty.
+/// Decodes a method whose table begins at `at`. All but the table is decoded with `amq-protocol`, with
+/// an empty table in its place.
 fn method_with_table(payload: &[u8], at: usize) -> Option<AMQPClass> {
     let (before, rest) = payload.split_at_checked(at)?;
     let (length, rest) = rest.split_first_chunk()?;
@@ -165,7 +166,7 @@ fn method_with_table(payload: &[u8], at: usize) -> Option<AMQPClass> {
     Some(class)
 }
 
-/// A `basic.publish` without its content. Its names need not be UTF-8: see `octets.rs`.
+/// A `basic.publish` without its content. Its names may not be UTF-8: see `octets.rs`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PublishHead {
     pub(crate) exchange: String,
@@ -174,13 +175,13 @@ pub(crate) struct PublishHead {
     pub(crate) immediate: bool,
 }
 
-/// Reads a `basic.publish`; `None` if the method is another one.
+/// Decodes a `basic.publish`, or returns `None` for any other method.
 pub(crate) fn publish(payload: &[u8]) -> Result<Option<PublishHead>, Exception> {
     let Some(fields) = payload.strip_prefix(&[0, 60, 0, 40]) else {
         return Ok(None);
     };
     let head = || {
-        // Two octets of the ticket that AMQP once had.
+        // Two octets of a reserved field, the access ticket of earlier versions of AMQP.
         let (exchange, rest) = short(fields.get(2..)?)?;
         let (routing_key, rest) = short(rest)?;
         let &[bits] = rest else { return None };
@@ -195,7 +196,7 @@ pub(crate) fn publish(payload: &[u8]) -> Result<Option<PublishHead>, Exception> 
     head().map(Some).ok_or_else(undecodable)
 }
 
-/// Cuts a short string off.
+/// Splits off a short string.
 fn short(input: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = input.split_first()?;
     rest.split_at_checked(usize::from(*length))
@@ -215,7 +216,7 @@ pub(crate) fn put_method(
     Ok(())
 }
 
-/// Appends a publisher confirm, for all messages up to `tag` if `multiple`.
+/// Appends a publisher confirm, with `multiple` for all messages up to `tag`.
 pub(crate) fn put_confirm(
     out: &mut Vec<u8>,
     channel: u16,
@@ -239,7 +240,7 @@ pub(crate) fn put_heartbeat(out: &mut Vec<u8>) {
     put_frame(out, constants::FRAME_HEARTBEAT, 0, |_| {});
 }
 
-/// Appends a message: its method, its header, its body in frames no larger than agreed.
+/// Appends a message: its method, its header, and its body in frames of at most `frame_max` octets.
 pub(crate) fn put_content(out: &mut Vec<u8>, channel: u16, content: &Content, frame_max: usize) {
     let message = &content.message;
     put_frame(out, constants::FRAME_METHOD, channel, |out| {
@@ -274,11 +275,11 @@ pub(crate) fn put_content(out: &mut Vec<u8>, channel: u16, content: &Content, fr
             out.extend_from_slice(&left.to_be_bytes());
         }
     });
-    let counted = content.delivery_count.map(|returns| {
+    let counted = content.delivery_count.map(|count| {
         let mut headers = message.properties.headers().unwrap_or_default();
         headers.insert(
             "x-delivery-count".into(),
-            amq_protocol::types::AMQPValue::LongLongInt(returns.into()),
+            amq_protocol::types::AMQPValue::LongLongInt(count.into()),
         );
         message.properties.with_headers(&headers)
     });

@@ -1,14 +1,12 @@
-//! Identities that are never used twice, so that a late reference to something
-//! deleted can only miss.
+//! Identifiers of connections, queues and consumers. They are never used again, so a late reference to
+//! something that was deleted finds nothing.
 
 use std::{fmt, sync::Arc};
 
-/// Names the broker shares between many places: queues, exchanges, tags.
+/// The name of a queue or an exchange, or a consumer tag, shared without copies.
 pub(crate) type Name = Arc<str>;
 
-/// One client connection, for as long as the broker runs.
-///
-/// Numbers grow and are never used again.
+/// The id of a client connection. Ids grow, and a broker never uses one again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub(crate) u64);
 
@@ -18,16 +16,16 @@ impl fmt::Display for ConnectionId {
     }
 }
 
-/// One queue from its declaration to its deletion; a queue declared again under
-/// the same name is another one.
+/// The id of a queue, from its declaration to its deletion. A queue that is declared again under the
+/// same name has another id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct QueueId(pub(crate) u64);
 
-/// One consumer from `basic.consume` to its end.
+/// The id of a consumer, from `basic.consume` to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ConsumerId(pub(crate) u64);
 
-/// Makes the names that RabbitMQ makes up for clients (`amq.gen-…`, `amq.ctag-…`).
+/// Generates the random part of server-generated names (`amq.gen-…`, `amq.ctag-…`).
 #[derive(Debug)]
 pub(crate) struct NameSource(u64);
 
@@ -36,7 +34,7 @@ impl NameSource {
         Self(seed)
     }
 
-    /// 22 characters of URL-safe base 64, as RabbitMQ's own names have.
+    /// 22 characters of URL-safe base 64, as in RabbitMQ's names.
     pub(crate) fn token(&mut self) -> String {
         const ALPHABET: &[u8; 64] =
             b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";

@@ -1,4 +1,4 @@
-//! An AMQP 0-9-1 broker inside the process, for a newcomer's first minute and for tests.
+//! An AMQP 0-9-1 broker inside the process, for examples, development and tests.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -9,74 +9,73 @@
 //! # }
 //! ```
 //!
-//! It speaks the real protocol on a loopback port, so every client that speaks to
-//! RabbitMQ speaks to it unchanged. It introduces itself as RabbitMQ 3.10.8, whose behaviour it
-//! has and by whose version clients decide what they may do ([`BrokerBuilder::product`],
-//! [`BrokerBuilder::version`]); its own name is in the server property `implementation`.
+//! It speaks AMQP 0-9-1 on a loopback port, so clients of RabbitMQ connect to it unchanged. It
+//! behaves as RabbitMQ 3.10.8 and reports that product and version in its server properties,
+//! because clients enable features by them ([`BrokerBuilder::product`], [`BrokerBuilder::version`]).
+//! Its own name is in the server property `implementation`.
 //!
-//! It holds everything **in memory**, on **one node**, and forgets it when it stops. It is made
-//! for development, examples and tests. RabbitMQ is the broker for production.
+//! It keeps everything **in memory**, on **one node**, and loses it when it stops. It is not meant for
+//! production: use RabbitMQ there.
 //!
-//! # What it does
+//! # Features
 //!
-//! - Handshake with `PLAIN` and `AMQPLAIN`, users and virtual hosts, heartbeats both ways,
-//!   channels, every limit negotiated.
-//! - Exchanges: direct, fanout, topic, headers; the default one and `amq.*`; alternate
-//!   exchanges, bindings between exchanges, internal and auto-delete ones; `CC` and `BCC`.
+//! - Handshake with `PLAIN` and `AMQPLAIN`, users and virtual hosts, heartbeats in both directions,
+//!   channels, negotiation of all limits.
+//! - Exchanges: direct, fanout, topic, headers; the default exchange and `amq.*`; alternate
+//!   exchanges, bindings between exchanges, internal and auto-delete exchanges; `CC` and `BCC`.
 //! - Queues: exclusive, auto-delete, server-named; `x-message-ttl`, `x-expires`,
 //!   `x-max-length`, `x-max-length-bytes`, `x-overflow`, `x-dead-letter-exchange` and
 //!   `-routing-key` with `x-death`, `x-max-priority`, `x-single-active-consumer`,
 //!   `x-queue-type: quorum` with `x-delivery-limit` and `x-delivery-count`.
-//! - Consumers: prefetch a consumer and a channel, priorities, exclusive ones, cancel
-//!   notifications; `basic.get`, `ack`, `nack`, `reject`, `recover`; direct reply-to.
-//! - Publishers: confirms in order, mandatory returns before them, `expiration`, `user_id`;
-//!   `connection.blocked` when the memory cap is reached.
-//! - Errors with RabbitMQ's codes and, for those a client meets in practice, its texts.
+//! - Consumers: a prefetch for each consumer or for a whole channel, priorities, exclusive
+//!   consumers, cancel notifications; `basic.get`, `ack`, `nack`, `reject`, `recover`; direct reply-to.
+//! - Publishers: confirms in order, returns of mandatory messages before them, `expiration`,
+//!   `user_id`; `connection.blocked` when the memory limit is reached.
+//! - Errors with RabbitMQ's reply codes and, for those that clients meet in practice, its reply
+//!   texts.
 //!
-//! Everything is bounded: connections, channels, queues, exchanges, bindings, consumers,
-//! frames, messages, memory (see [`BrokerBuilder`]). A client that does not read gets no more
-//! than a window's worth, and holds up nobody else.
+//! Connections, channels, queues, exchanges, bindings, consumers, frames, messages and memory are
+//! limited (see [`BrokerBuilder`]). For a client that does not read, about 1 MiB of deliveries is
+//! buffered, and other clients are not affected.
 //!
 //! # In tests
 //!
-//! Look inside with [`Broker::queues`], [`Broker::connections`], [`Broker::consumers`] and
-//! [`Broker::exchanges`], and break things with [`Broker::faults`]: cut and stall
-//! connections, withhold and nack confirms, block publishers, cancel consumers, refuse
-//! newcomers. The broker has a thread and a clock of its own: a paused or blocked runtime
-//! of the test does not hold it up.
+//! [`Broker::queues`], [`Broker::connections`], [`Broker::consumers`] and [`Broker::exchanges`] show
+//! the broker's state. [`Broker::faults`] injects faults: it cuts and stalls connections, withholds
+//! and nacks confirms, blocks publishers, cancels consumers and refuses new connections. The broker
+//! runs on a thread and a clock of its own, so a paused or blocked runtime of the test does not delay
+//! it.
 //!
-//! # How it differs from RabbitMQ
+//! # Differences from RabbitMQ
 //!
-//! Measured against 3.10. What is not listed is meant to be the same; a difference is a bug.
+//! Compared with 3.10. Any difference that is not listed here is a bug.
 //!
-//! - Nothing is durable. `durable` and `delivery_mode` are remembered, compared and handed
-//!   on, but a broker that stops has lost everything. A confirm says that a message is in
-//!   memory.
-//! - One node: quorum queues are plain queues that count how often a message came back.
-//!   They die after `x-delivery-limit`; without it there is no limit, as in RabbitMQ before
-//!   4.0.
-//! - No streams (`x-queue-type: stream`): 540.
-//! - The answer to `tx.commit` comes at once. RabbitMQ's comes when all queues have the messages,
-//!   and what a client sends before it closes the connection (504).
-//! - A prefetch shared by a channel (`global`) is given out to its queues in turn; RabbitMQ draws
-//!   lots.
-//! - No permissions on queues and exchanges; a user may open a virtual host or not. No
-//!   policies, no plugins, no exchange types beyond the four, no management interface,
-//!   no TLS.
-//! - No consumer timeout: a delivery may stay unsettled for ever.
-//! - A mandatory message to a direct reply-to address is returned only when nobody is there
-//!   to take it. RabbitMQ returns it always.
-//! - A message that is too large closes the channel when its header arrives, not after its
-//!   body. More body than the header announced is an error (501); RabbitMQ takes it.
-//! - A client that breaks the protocol beyond understanding is always told so by
-//!   `connection.close`, where RabbitMQ now and then just hangs up; the reply texts of such
-//!   errors differ.
-//! - Memory is counted in bytes of messages, not of the process, and freed at once.
-//! - Property values pass byte for byte; RabbitMQ decodes and encodes them again. Properties
-//!   that are malformed end the connection (541) before their exchange is looked for.
-//! - Where the broker writes headers of its own (`x-death`, `x-delivery-count`), of several with
-//!   one name the first is kept, and none whose name has more than 85 octets that are not UTF-8.
-//! - Names in methods are UTF-8 as Unicode has it; RabbitMQ takes surrogates for it, too.
+//! - Nothing is durable. `durable` and `delivery_mode` are stored, compared and passed on, but
+//!   everything is lost when the broker stops. A confirm means that a message is in memory.
+//! - There is one node. A quorum queue is a plain queue that counts how often each message was
+//!   requeued. A message whose count exceeds `x-delivery-limit` is dead-lettered; without the argument
+//!   there is no limit, as in RabbitMQ before 4.0.
+//! - There are no streams: `x-queue-type: stream` is refused with 540.
+//! - The reply to `tx.commit` is sent at once. RabbitMQ sends it when all queues have the messages,
+//!   and closes the connection (504) if the client uses the channel before that.
+//! - A prefetch shared by a channel (`global`) is assigned to its queues in turn; RabbitMQ assigns it
+//!   at random.
+//! - There are no permissions on queues and exchanges, only on virtual hosts. There are no policies,
+//!   no plugins, no exchange types beyond the four, no management interface and no TLS.
+//! - There is no consumer timeout: a delivery may stay unsettled without limit.
+//! - A mandatory message to a direct reply-to address is returned only if its consumer does not exist.
+//!   RabbitMQ always returns it.
+//! - A message that is too large closes the channel when its header arrives, not after its body. A
+//!   body that is longer than its header announced is an error (501); RabbitMQ accepts it.
+//! - A protocol violation is always reported with `connection.close`, where RabbitMQ sometimes only
+//!   closes the socket; the reply texts of such errors differ.
+//! - Memory is counted as the bytes of messages, not of the process, and freed at once.
+//! - Property values are passed on byte for byte; RabbitMQ decodes and encodes them again. Malformed
+//!   properties end the connection (541) before their exchange is looked up.
+//! - Where the broker writes headers of its own (`x-death`, `x-delivery-count`), only the first of
+//!   several headers with the same name is kept, and headers whose name has more than 85 octets that
+//!   are not UTF-8 are dropped.
+//! - Names in methods have to be valid UTF-8; RabbitMQ also accepts encoded surrogates.
 
 #[cfg(feature = "__sim")]
 #[doc(hidden)]

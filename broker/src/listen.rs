@@ -1,4 +1,4 @@
-//! The listening socket, and how newcomers are met.
+//! Listening socket, and the treatment of new connections.
 
 use std::{
     io,
@@ -13,22 +13,22 @@ use tokio::{
 
 use crate::{net::serve, shared::Shared};
 
-/// How clients that connect are met.
+/// The treatment of clients that connect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Accept {
-    /// They are served.
+    /// The connection is served.
     #[default]
     Serve,
-    /// They are accepted and closed at once.
+    /// The connection is accepted and closed at once.
     Close,
-    /// They are accepted and never answered.
+    /// The connection is accepted, and nothing is read or written on it.
     Silence,
-    /// The port is closed: the system refuses them.
+    /// The port is closed, so that the operating system refuses the connection.
     Refuse,
 }
 
-/// The mode in force, and its changes.
+/// The current treatment of new connections, and the signal that it has changed.
 #[derive(Debug, Default)]
 pub(crate) struct AcceptMode {
     mode: Mutex<Accept>,
@@ -46,7 +46,7 @@ impl AcceptMode {
     }
 }
 
-/// Opens the port. The address may be used again at once after a broker has left it.
+/// Opens the port. An address that another broker has just released can be used at once.
 pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()?
@@ -58,7 +58,7 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(1024)
 }
 
-/// Accepts for ever.
+/// Accepts connections until it is dropped.
 pub(crate) async fn accept(
     shared: Arc<Shared>,
     accept_mode: Arc<AcceptMode>,
@@ -87,8 +87,8 @@ pub(crate) async fn accept(
             accepted = open.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // Out of descriptors, most likely: others may end meanwhile.
-                    tracing::warn!(%error, "cannot accept");
+                    // Most likely there are no free file descriptors, and some will be released.
+                    tracing::warn!(%error, %address, "connection not accepted, trying again");
                     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
                     continue;
                 }
@@ -109,7 +109,7 @@ async fn reopen(address: SocketAddr) -> Option<TcpListener> {
     match listen(address) {
         Ok(listener) => Some(listener),
         Err(error) => {
-            tracing::warn!(%error, %address, "cannot listen again yet");
+            tracing::warn!(%error, %address, "cannot listen on the address, trying again");
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             None
         }

@@ -1,5 +1,5 @@
-//! A message as queues share it: immutable, counted against the memory cap for as
-//! long as anything holds it.
+//! Message, shared by all queues that it is in: immutable, and counted against the memory limit until
+//! the last reference is dropped.
 
 use std::{
     sync::{
@@ -17,11 +17,10 @@ use crate::{
     properties::{Properties, Property},
 };
 
-/// What a message costs beyond its body and properties: itself, its strings, its
-/// allocations.
+/// The bytes that a message occupies in addition to its body and properties.
 const OVERHEAD: usize = 256;
 
-/// How much memory messages take, shared by all of them.
+/// The memory that all messages together occupy.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gauge(Arc<AtomicUsize>);
 
@@ -35,12 +34,12 @@ impl Gauge {
 pub(crate) struct Message {
     pub(crate) exchange: Name,
     pub(crate) routing_key: String,
-    /// The further keys it was published with, in its `CC` and `BCC` headers. The latter header
-    /// is taken off, so they are kept here.
+    /// The additional routing keys from the headers `CC` and `BCC`. They are kept here because the
+    /// broker removes the header `BCC`.
     pub(crate) copies: Vec<String>,
     pub(crate) properties: Properties,
     pub(crate) body: Bytes,
-    /// The message's own time to live.
+    /// The time to live in the message's property `expiration`.
     pub(crate) expiration: Option<Duration>,
     pub(crate) priority: u8,
     charge: Charge,
@@ -69,20 +68,20 @@ impl Message {
         }
     }
 
-    /// All keys it is routed by.
+    /// The routing keys: that of `basic.publish`, and the additional ones.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&self.routing_key)
             .chain(&self.copies)
             .map(String::as_str)
     }
 
-    /// What sending it costs, roughly.
+    /// The approximate size on the wire.
     pub(crate) fn size(&self) -> usize {
         self.charge.bytes
     }
 }
 
-/// The `expiration` property; an error tells what is wrong with it, as RabbitMQ does.
+/// The property `expiration`. The error is RabbitMQ's text for a value that is not valid.
 pub(crate) fn expiration(properties: &Properties) -> Result<Option<Duration>, String> {
     let Some(value) = properties.value(Property::Expiration) else {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Sockets: one task a connection, one for time, one that accepts.
+//! Socket tasks: one task for each connection, and the timer task.
 
 use std::{
     io,
@@ -20,25 +20,25 @@ use crate::{
     shared::{Shared, now},
 };
 
-/// Read at most so much before the core is told.
+/// The number of bytes that are read from a client before its commands are passed to the core.
 const READ_CHUNK: usize = 128 * 1024;
-/// Actions are turned into frames until so much waits to be written.
+/// Actions are encoded as frames until this many bytes wait to be written.
 const WRITE_CHUNK: usize = 128 * 1024;
-/// The core is told of deliveries written in steps of so many bytes. A fraction of its
-/// window, so that a window that is full always opens again.
+/// The core is told about written deliveries in steps of this many bytes. It is less than the core's
+/// `DELIVERY_WINDOW`, so that a full window always opens again.
 const FLUSH_STEP: usize = 128 * 1024;
-/// How long a closed client may take to hang up.
+/// The limit for the wait for the client to close its end of the socket.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// The core is ticked at least this often.
+/// The longest sleep of the timer task.
 const LONGEST_SLEEP: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Runs until told to stop, ticking the core.
+/// Passes [`Command::Tick`] to the core when a timeout is due, until it is dropped.
 pub(crate) async fn run_timer(shared: Arc<Shared>) {
     loop {
         match shared.tick() {
             Some(at) => {
-                // Times to live reach further than tokio's timers, which take two years.
+                // A time to live may be longer than two years, the limit of tokio's timers.
                 let at = at.min(Instant::now() + LONGEST_SLEEP);
                 tokio::select! {
                     () = sleep_until(at.into()) => {}
@@ -50,25 +50,29 @@ pub(crate) async fn run_timer(shared: Arc<Shared>) {
     }
 }
 
-/// Serves one client until it is gone.
+/// Serves one client until its connection has ended.
 pub(crate) async fn serve(shared: Arc<Shared>, stream: TcpStream, address: String) {
     let id = shared.next_connection();
     let outgoing = Arc::new(Outgoing::default());
     {
         let mut state = shared.lock();
         if state.outgoing.len() >= shared.config.limits.connections {
-            tracing::warn!(%address, "connection limit reached: client turned away");
+            tracing::warn!(
+                %address,
+                limit = shared.config.limits.connections,
+                "connection refused: the connection limit is reached"
+            );
             return;
         }
         state.outgoing.insert(id, outgoing.clone());
     }
-    // Dropped also when the task is: the core always hears of the end.
+    // A guard, so that the core learns about the end also when the task is dropped.
     let _registration = Registration {
         shared: shared.clone(),
         id,
     };
     if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(connection = %id, %error, "cannot turn off Nagle's algorithm");
+        tracing::debug!(connection = %id, %error, "cannot set TCP_NODELAY");
     }
     let mut connection = Connection {
         session: Session::new(id, shared.config.clone(), address, Instant::now()),
@@ -127,36 +131,36 @@ struct Connection {
     session: Session,
     input: Vec<u8>,
     output: Vec<u8>,
-    /// How much of `output` the socket has taken.
+    /// The number of bytes of `output` that were written to the socket.
     written: usize,
-    /// Cost of the deliveries in `output`.
+    /// The cost of the deliveries in `output`.
     delivered: usize,
-    /// Cost of deliveries written that the core has not heard of.
+    /// The cost of written deliveries that the core was not told about yet.
     flushed: usize,
-    /// Close when `output` is written.
+    /// The socket is to be closed once `output` is written.
     ending: bool,
-    /// Whether the client was read from the last time round.
+    /// Whether the client could be read from in the last turn of the loop.
     reads: bool,
 }
 
-/// What the outgoing and the faults on it allow.
+/// The directions in which the core and the injected faults permit traffic.
 #[derive(Clone, Copy)]
 struct Permissions {
     read: bool,
     write: bool,
-    /// By a fault: then nobody is given up on.
+    /// A fault stalls the connection. Its timeouts do not apply then.
     stalled: bool,
 }
 
 impl Connection {
-    /// Returns when the conversation has ended in order.
+    /// Returns when the connection was closed in order (`connection.close-ok`).
     async fn run(&mut self) -> Result<(), End> {
         loop {
             let permissions = self.fill()?;
             if permissions.write {
                 self.flush()?;
                 if self.output.is_empty() && !self.outgoing.lock().actions.is_empty() {
-                    // Others have their turn before the next chunk.
+                    // Other tasks run before the next chunk.
                     tokio::task::yield_now().await;
                     continue;
                 }
@@ -191,13 +195,13 @@ impl Connection {
                 () = until(deadline) => {
                     let mut events = Vec::new();
                     self.session.timeout(Instant::now(), flow, &mut self.output, &mut events);
-                    self.apply_settlement(events);
+                    self.apply_events(events);
                 }
             }
         }
     }
 
-    /// Turns waiting actions into frames.
+    /// Encodes waiting actions as frames.
     fn fill(&mut self) -> Result<Permissions, End> {
         let now = Instant::now();
         let mut acks = AckBatch::default();
@@ -219,7 +223,7 @@ impl Connection {
                 acks.add(channel, tag, &mut self.session, &mut self.output);
                 continue;
             }
-            // Deliveries may overtake a confirm; what belongs to publishing may not.
+            // A delivery may be sent before an earlier confirm; a `basic.return` must not.
             if !action.is_delivery() {
                 acks.write(&mut self.session, &mut self.output);
             }
@@ -233,14 +237,14 @@ impl Connection {
         })
     }
 
-    /// Writes what the socket takes.
+    /// Writes as much as the socket accepts.
     fn flush(&mut self) -> Result<(), End> {
         while let Some(rest) = self
             .output
             .get(self.written..)
             .filter(|rest| !rest.is_empty())
         {
-            // Under the lock, so that a stall has begun when the test hears that it has.
+            // Under the lock, so that nothing is written after `Faults::stall` has returned.
             let outgoing = self.outgoing.lock();
             if outgoing.stall_writing {
                 return Ok(());
@@ -289,12 +293,12 @@ impl Connection {
             .session
             .receive(Instant::now(), &self.input, &mut events);
         self.input.drain(..used.min(self.input.len()));
-        self.apply_settlement(events);
+        self.apply_events(events);
         Ok(())
     }
 
-    /// Does what the session wants, in its order, under one lock.
-    fn apply_settlement(&mut self, events: Vec<Event>) {
+    /// Applies the session's events in their order, under one lock.
+    fn apply_events(&mut self, events: Vec<Event>) {
         if events.is_empty() {
             return;
         }
@@ -312,8 +316,8 @@ impl Connection {
         self.shared.arm(state);
     }
 
-    /// Says that nothing more comes and waits for the client to hang up: closing a socket
-    /// that still holds its bytes would reset it and could cost it our last words.
+    /// Shuts down the sending direction and waits for the client to close its own: closing a socket
+    /// with unread bytes would reset it, and the client could lose the last frames.
     async fn linger(&mut self) {
         if self.stream.shutdown().await.is_err() {
             return;
@@ -330,7 +334,11 @@ impl Connection {
         })
         .await;
         if drained.is_err() {
-            tracing::debug!(connection = %self.id, "client did not hang up");
+            tracing::debug!(
+                connection = %self.id,
+                limit = ?LINGER,
+                "client has not closed its end of the socket, closing it"
+            );
         }
     }
 }
@@ -342,7 +350,7 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// Confirms that can be one.
+/// Publisher confirms (`basic.ack`) in a row, joined into one with `multiple`.
 #[derive(Debug, Default)]
 pub(crate) struct AckBatch {
     open: Option<(u16, u64, u64)>,

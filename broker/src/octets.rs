@@ -1,19 +1,19 @@
-//! Text for names that need not be UTF-8.
+//! Names that may not be UTF-8, as text.
 //!
 //! RabbitMQ checks that the names in methods are UTF-8, but neither the exchange and the routing
-//! key of a message nor the keys of tables. Those are held as text here all the same, so that
-//! everything is compared and split as one kind: an octet that is not UTF-8 becomes a character of
-//! a private range, and becomes that octet again when it is sent. A character of that range that
-//! came as such is held as its three octets, so that nothing is lost and no two names become one.
+//! key of a message nor the keys of tables. Here all of them are kept as `String`, so that they can be
+//! compared and split alike: an octet that is not UTF-8 is decoded as a character of a private range,
+//! and encoded as that octet when it is sent. A character of that range in a client's name is decoded
+//! as its three octets, so that nothing is lost and different names stay different.
 
 use std::borrow::Cow;
 
-/// The octets 0x80 to 0xff stand at U+EF80 to U+EFFF.
+/// The octets 0x80 to 0xff are decoded as U+EF80 to U+EFFF.
 const STAND_INS: u32 = 0xef00;
-/// The first octet of each of them in UTF-8.
+/// The first octet of each of these characters in UTF-8.
 const LEAD: u8 = 0xee;
 
-/// Octets as text.
+/// Decodes octets as text.
 pub(crate) fn decode(octets: &[u8]) -> String {
     match std::str::from_utf8(octets) {
         Ok(text) if !octets.contains(&LEAD) => text.to_owned(),
@@ -38,7 +38,7 @@ fn decode_slowly(octets: &[u8]) -> String {
     text
 }
 
-/// The octets that a text was made from.
+/// Encodes a text as the octets that [`decode`] made it from.
 pub(crate) fn encode(text: &str) -> Cow<'_, [u8]> {
     if !text.as_bytes().contains(&LEAD) {
         return Cow::Borrowed(text.as_bytes());
@@ -53,7 +53,7 @@ pub(crate) fn encode(text: &str) -> Cow<'_, [u8]> {
     Cow::Owned(octets)
 }
 
-/// The same as text that may be shown: what is not UTF-8 is replaced.
+/// The text for display: octets that are not UTF-8 are replaced with U+FFFD.
 pub(crate) fn display(text: &str) -> String {
     String::from_utf8_lossy(&encode(text)).into_owned()
 }

@@ -1,4 +1,5 @@
-//! What leads to one connection: the actions waiting for it, and the faults laid on it.
+//! Outgoing actions of one connection: the queue between the core and the connection's task, and the
+//! faults that are injected into the connection.
 
 use std::{
     collections::VecDeque,
@@ -9,31 +10,32 @@ use tokio::sync::Notify;
 
 use crate::core::Action;
 
-/// Answers waiting for a client that does not read: beyond this many bytes nothing more
-/// is read from it.
+/// The limit of replies, in bytes, that wait for a client that does not read. Above it, nothing more is
+/// read from the client.
 const REPLY_WINDOW: usize = 1024 * 1024;
 
-/// How a connection is cut.
+/// The way in which a connection is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// The socket is closed as if the process had ended in order (FIN).
+    /// The socket is closed in order (FIN), as at the end of a process.
     Fin,
-    /// The socket is reset (RST); what was on its way is lost.
+    /// The socket is reset (RST). Bytes in transit are lost.
     Rst,
 }
 
-/// Which way bytes stop flowing.
+/// The direction in which a connection stalls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stall {
-    /// The broker reads nothing more from the client.
+    /// The broker reads no more bytes from the client.
     Reading,
-    /// The broker writes nothing more to the client, no heartbeats either.
+    /// The broker writes no more bytes to the client, heartbeats included.
     Writing,
     /// Both.
     Both,
 }
 
-/// The end of a connection that others hold.
+/// The outgoing actions of a connection. The core's side appends to it, the connection's task takes from
+/// it.
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
     state: Mutex<OutgoingState>,
@@ -43,9 +45,9 @@ pub(crate) struct Outgoing {
 #[derive(Debug, Default)]
 pub(crate) struct OutgoingState {
     pub(crate) actions: VecDeque<Action>,
-    /// Bytes of answers among the actions.
+    /// The bytes of replies among the actions.
     replies: usize,
-    /// The core wants nothing more from this client.
+    /// The core does not want this client to be read from.
     pub(crate) paused: bool,
     pub(crate) stall_reading: bool,
     pub(crate) stall_writing: bool,
@@ -54,11 +56,11 @@ pub(crate) struct OutgoingState {
 
 impl Outgoing {
     pub(crate) fn lock(&self) -> MutexGuard<'_, OutgoingState> {
-        // Nothing panics while it holds this lock; if it did, the state is still whole.
+        // No operation under this lock leaves the state inconsistent, so a panic does not matter.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds an action, and wakes the connection's task.
+    /// Appends an action, and wakes the connection's task.
     pub(crate) fn push(&self, action: Action) {
         let mut state = self.lock();
         match action {
@@ -107,7 +109,7 @@ impl OutgoingState {
         Some(action)
     }
 
-    /// Whether more may be read from the client.
+    /// Whether the client may be read from.
     pub(crate) fn may_read(&self) -> bool {
         !self.paused && !self.stall_reading && self.replies < REPLY_WINDOW
     }

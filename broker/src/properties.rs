@@ -1,8 +1,7 @@
-//! The property block of a message, kept as the publisher's own bytes.
+//! Properties of a message, kept as the bytes that the publisher sent.
 //!
-//! The broker hands properties on and looks at few of them, so it takes the block
-//! apart only where it must change it. Values survive byte for byte, also those that
-//! are not UTF-8.
+//! The broker reads few properties and passes the others on, so it decodes the bytes only where it has
+//! to change them. Values are passed on byte for byte, also those that are not UTF-8.
 
 use amq_protocol::types::FieldTable;
 use bytes::Bytes;
@@ -51,12 +50,12 @@ impl Property {
     }
 }
 
-/// The block is not what its flags announce.
+/// The error for properties that do not match their flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("malformed property block")]
+#[error("malformed message properties")]
 pub(crate) struct Malformed;
 
-/// Flags and values, checked.
+/// Property flags and values, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Properties(Bytes);
 
@@ -67,7 +66,7 @@ impl Default for Properties {
 }
 
 impl Properties {
-    /// Checks a block and copies it.
+    /// Checks encoded properties and copies them.
     pub(crate) fn parse(block: &[u8]) -> Result<Self, Malformed> {
         let mut fields = Fields::new(block)?;
         for field in fields.by_ref() {
@@ -83,12 +82,12 @@ impl Properties {
         }
     }
 
-    /// The block as it goes on the wire.
+    /// The encoded properties.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The value of one property: a string without its length, a table with it.
+    /// The encoded value of a property: a string without its length, a table with its length.
     pub(crate) fn value(&self, wanted: Property) -> Option<&[u8]> {
         let mut fields = Fields::new(&self.0).ok()?;
         if fields.flags & wanted.flag() == 0 {
@@ -166,7 +165,7 @@ impl Properties {
     }
 }
 
-/// Walks over the values that the flags announce, each as it is encoded.
+/// Iterates over the properties that are set, with their encoded values.
 struct Fields<'a> {
     flags: u16,
     next: usize,
@@ -176,7 +175,7 @@ struct Fields<'a> {
 impl<'a> Fields<'a> {
     fn new(block: &'a [u8]) -> Result<Self, Malformed> {
         let (flags, rest) = block.split_first_chunk().ok_or(Malformed)?;
-        // The two lowest bits stand for no property. RabbitMQ hands them on as they are.
+        // The two lowest bits belong to no property. RabbitMQ passes them on.
         let flags = u16::from_be_bytes(*flags);
         Ok(Self {
             flags,

@@ -1,4 +1,4 @@
-//! One queue: its messages in order, and who consumes from it.
+//! Queue: its ready messages in order, and its consumers.
 
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
@@ -10,15 +10,15 @@ use crate::{
     settings::{Overflow, Settings},
 };
 
-/// One message in one queue.
+/// A message in a queue.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
-    /// Where it stands among all the queue ever held; kept when it is given back.
+    /// The position in the order of arrival. A message that is requeued keeps it.
     pub(crate) position: u64,
     pub(crate) message: Arc<Message>,
     pub(crate) expires: Option<Instant>,
     pub(crate) redelivered: bool,
-    /// How often it was given back, which quorum queues count.
+    /// The number of times the message was requeued (`x-delivery-count` of quorum queues).
     pub(crate) delivery_count: u32,
 }
 
@@ -34,18 +34,18 @@ pub(crate) struct Queue {
     pub(crate) arguments: FieldTable,
     pub(crate) settings: Settings,
     pub(crate) consumers: Vec<Subscriber>,
-    /// The one that receives, on a queue with a single active consumer.
+    /// The consumer that gets the deliveries, with `x-single-active-consumer`.
     pub(crate) active: Option<ConsumerId>,
-    /// The consumer that asked to be the only one.
+    /// The consumer that was declared exclusive.
     pub(crate) exclusive_consumer: Option<ConsumerId>,
     pub(crate) unacked: usize,
-    /// When it was last used, for `x-expires`.
+    /// The instant of the last use, for `x-expires`.
     pub(crate) used: Instant,
-    /// The earliest timer set for it.
+    /// The earliest timer that is set for the queue.
     pub(crate) armed: Option<Instant>,
-    /// Whether any exchange was ever bound to it.
+    /// Whether the queue was ever bound to an exchange.
     pub(crate) bound: bool,
-    /// One level a priority, the lowest first.
+    /// The ready messages of each priority, the lowest priority first.
     levels: Vec<VecDeque<Entry>>,
     next_position: u64,
     ready: usize,
@@ -98,7 +98,7 @@ impl Queue {
         self.ready_bytes
     }
 
-    /// Appends a message that came in now.
+    /// Appends a message that was just published.
     pub(crate) fn push(&mut self, message: Arc<Message>, now: Instant) {
         let ttl = match (self.settings.message_ttl, message.expiration) {
             (Some(queue), Some(own)) => Some(queue.min(own)),
@@ -118,7 +118,7 @@ impl Queue {
         }
     }
 
-    /// Puts a message back to where it stood.
+    /// Puts a message back at its original position.
     pub(crate) fn requeue(&mut self, entry: Entry) {
         self.count(&entry);
         if let Some(level) = self.level(entry.message.priority) {
@@ -134,14 +134,14 @@ impl Queue {
         Some(entry)
     }
 
-    /// Takes the message that a limit on length drops first: the oldest of the lowest priority.
+    /// Takes the message that a length limit drops first: the oldest of the lowest priority.
     pub(crate) fn pop_overflow(&mut self) -> Option<Entry> {
         let entry = self.levels.iter_mut().find_map(VecDeque::pop_front)?;
         self.discount(&entry);
         Some(entry)
     }
 
-    /// Takes a message that stands first in its level and is past its time.
+    /// Takes a message that is the oldest of its priority and has expired.
     pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<Entry> {
         let level = self.levels.iter_mut().find(|level| {
             level
@@ -153,14 +153,14 @@ impl Queue {
         Some(entry)
     }
 
-    /// Drops all that is ready, and tells how many that were.
+    /// Drops the ready messages, and returns their number.
     pub(crate) fn purge(&mut self) -> usize {
         self.levels.iter_mut().for_each(VecDeque::clear);
         self.ready_bytes = 0;
         std::mem::take(&mut self.ready)
     }
 
-    /// Whether the limits on length are exceeded.
+    /// Whether a length limit is exceeded.
     pub(crate) fn is_over_length(&self) -> bool {
         self.settings.max_length.is_some_and(|max| self.ready > max)
             || self
@@ -169,13 +169,13 @@ impl Queue {
                 .is_some_and(|max| self.ready_bytes > max)
     }
 
-    /// Whether a limit on length lets go of what is there already. Otherwise what is given back
-    /// may well be more than the limit.
+    /// Whether a length limit drops messages that are in the queue. With the other overflow strategies,
+    /// requeued messages may exceed the limit.
     pub(crate) fn drops_head(&self) -> bool {
         self.settings.overflow == Overflow::DropHead
     }
 
-    /// Whether a new message must be turned away.
+    /// Whether the queue rejects a new message.
     pub(crate) fn refuses(&self) -> bool {
         self.settings.overflow != Overflow::DropHead
             && (self
@@ -188,7 +188,7 @@ impl Queue {
                     .is_some_and(|max| self.ready_bytes >= max))
     }
 
-    /// When something here next happens by itself.
+    /// The instant at which the first message or the queue itself expires.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let head = self
             .levels
@@ -205,7 +205,7 @@ impl Queue {
         }
     }
 
-    /// Whether it has been unused for as long as it may be.
+    /// Whether the queue has expired (`x-expires`).
     pub(crate) fn is_abandoned(&self, now: Instant) -> bool {
         self.consumers.is_empty()
             && self
@@ -215,7 +215,7 @@ impl Queue {
                 .is_some_and(|at| at <= now)
     }
 
-    /// Adds a consumer behind those of its priority.
+    /// Adds a consumer behind the others of its priority.
     pub(crate) fn subscribe(&mut self, consumer: Subscriber) {
         let at = self
             .consumers
@@ -232,12 +232,12 @@ impl Queue {
             self.exclusive_consumer = None;
         }
         if self.active == Some(consumer) {
-            // The longest-standing of those left: numbers grow.
+            // The oldest of the remaining consumers: ids grow.
             self.active = self.consumers.iter().map(|other| other.id).min();
         }
     }
 
-    /// Picks who receives next, and moves it behind its equals.
+    /// Selects the consumer of the next delivery, and moves it behind the others of its priority.
     pub(crate) fn next_consumer(
         &mut self,
         can_take: impl Fn(ConsumerId) -> bool,

@@ -1,5 +1,5 @@
-//! One connection's conversation: the handshake, frames to commands, actions to frames,
-//! heartbeats. No socket: bytes come in and go out as slices.
+//! Session: one connection of a client without its socket. It performs the handshake, decodes frames to
+//! commands, encodes actions as frames, and keeps the heartbeats.
 
 mod content;
 #[cfg(test)]
@@ -23,28 +23,28 @@ use crate::{
     id::ConnectionId,
 };
 
-/// How long a client may take to answer `connection.close`.
+/// The limit for the wait for the client's `connection.close-ok`.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
-/// The smallest frame_max a client may ask for, and the one in force until it has asked.
+/// The smallest `frame_max` that a client may choose, and the one that applies until `connection.tune-ok`.
 const FRAME_MIN: u32 = 4096;
 
-/// What to do next, in this order.
+/// An instruction to the session's owner. Events are carried out in their order.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// Tell the core.
+    /// Pass the command to the core.
     Core(Command),
-    /// Send, behind what the core has had sent so far.
+    /// Send, after the actions of the core so far.
     Send(Action),
-    /// Send octets that are no frame.
+    /// Send octets that are not a frame.
     Raw(&'static [u8]),
-    /// Write what is left, then close.
+    /// Write the remaining output, and then close the socket.
     End,
 }
 
-/// How the socket fares, which decides what silence means.
+/// The state of the socket, which decides which timeouts apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Flow {
-    /// The client is being read from.
+    /// The client is read from.
     pub(crate) reads: bool,
     pub(crate) output: Output,
 }
@@ -52,7 +52,7 @@ pub(crate) struct Flow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Output {
     Empty,
-    /// The client has not taken all there is for it.
+    /// Some output is not written yet.
     Pending,
 }
 
@@ -63,7 +63,7 @@ enum Stage {
     TuneOk,
     Open,
     Running,
-    /// Waiting for `close-ok` until then.
+    /// Waits for `connection.close-ok` until this instant.
     Closing(Instant),
     Ended,
 }
@@ -79,7 +79,7 @@ pub(crate) struct Session {
     channel_max: u16,
     heartbeat: Duration,
     channels: BTreeMap<u16, Inbound>,
-    /// Octets of messages that are still coming in.
+    /// The octets of incomplete messages on all channels.
     assembling: usize,
     started: Instant,
     received: Instant,
@@ -98,7 +98,7 @@ impl Session {
             address,
             stage: Stage::Header,
             login: Login::default(),
-            // The size that both sides must take as long as nothing else is agreed on (4.2.3).
+            // The size that both sides have to accept before they agree on another one (4.2.3).
             frame_max: FRAME_MIN as usize,
             channel_max: config.limits.channels,
             heartbeat: Duration::ZERO,
@@ -111,18 +111,18 @@ impl Session {
         }
     }
 
-    /// Takes what came in; tells how many octets of it are used up.
+    /// Handles received octets. Returns how many of them were consumed.
     pub(crate) fn receive(&mut self, now: Instant, input: &[u8], events: &mut Vec<Event>) -> usize {
         self.received = now;
         let mut used = 0;
         while self.stage != Stage::Ended {
             let rest = input.get(used..).unwrap_or_default();
             if self.stage == Stage::Header {
-                let Some(greeting) = rest.first_chunk::<8>() else {
+                let Some(header) = rest.first_chunk::<8>() else {
                     break;
                 };
-                used += greeting.len();
-                self.greet(greeting, events);
+                used += header.len();
+                self.protocol_header(header, events);
                 continue;
             }
             match framing::cut(rest, self.frame_max) {
@@ -134,7 +134,7 @@ impl Session {
                     }
                 }
                 Err(exception) => {
-                    // Where the next frame starts is unknown from here on.
+                    // The start of the next frame is not known.
                     used = input.len();
                     self.fail(now, exception, events);
                     break;
@@ -148,7 +148,7 @@ impl Session {
         }
     }
 
-    /// Writes an action as frames.
+    /// Encodes an action as frames.
     pub(crate) fn encode(&mut self, now: Instant, action: Action, out: &mut Vec<u8>) {
         if self.stage == Stage::Ended {
             return;
@@ -156,8 +156,8 @@ impl Session {
         match action {
             Action::Send(channel, method) => {
                 if let AMQPClass::Channel(channel::AMQPMethod::Close(_)) = *method {
-                    // It is there again if the client's own close was read meanwhile: both sides
-                    // close at once, and the client has to answer as well.
+                    // The entry does not exist if the client's own `channel.close` was read meanwhile.
+                    // It is then added again, because the client still has to send `close-ok`.
                     let inbound = self.channels.entry(channel).or_default();
                     self.assembling -= inbound.discard();
                 }
@@ -191,12 +191,12 @@ impl Session {
         }
     }
 
-    /// Writes one confirm for several messages.
+    /// Encodes one confirm for several messages.
     pub(crate) fn encode_acks(&mut self, channel: u16, first: u64, last: u64, out: &mut Vec<u8>) {
         put_confirm(out, channel, last, Outcome::Ack, first < last);
     }
 
-    /// When [`Session::timeout`] is next due.
+    /// The instant at which [`Session::timeout`] is due.
     pub(crate) fn next_timeout(&self, flow: Flow) -> Option<Instant> {
         match self.stage {
             Stage::Ended => None,
@@ -217,8 +217,8 @@ impl Session {
         }
     }
 
-    /// Does what is due: sends a heartbeat, or gives up on a client that is silent or
-    /// takes nothing.
+    /// Handles the timeout that is due: sends a heartbeat, or ends the connection of a client that sends
+    /// nothing or reads nothing.
     pub(crate) fn timeout(
         &mut self,
         now: Instant,
@@ -234,17 +234,21 @@ impl Session {
             put_heartbeat(out);
             self.sent = now;
         } else {
-            tracing::debug!(connection = %self.id, stage = ?self.stage, "gave up on a client");
+            tracing::debug!(
+                connection = %self.id,
+                stage = ?self.stage,
+                "connection closed: the client missed a timeout"
+            );
             self.end(events);
         }
     }
 
-    /// Octets were written: no heartbeat is needed for a while.
+    /// Restarts the heartbeat interval, after octets were written.
     pub(crate) fn restart_send_timeout(&mut self, now: Instant) {
         self.sent = now;
     }
 
-    /// Reading was held up by us: the client's silence until now is not its fault.
+    /// Restarts the timeout for heartbeats of the client, after the broker did not read from it.
     pub(crate) fn restart_receive_timeout(&mut self, now: Instant) {
         self.received = now;
     }
@@ -257,7 +261,7 @@ impl Session {
         events.push(Event::End);
     }
 
-    /// Closes the connection for what the client sent.
+    /// Closes the connection because of a frame of the client.
     fn fail(&mut self, now: Instant, exception: Exception, events: &mut Vec<Event>) {
         match self.stage {
             Stage::Running => events.push(Event::Core(Command::Fail(self.id, 0, exception))),
@@ -288,7 +292,8 @@ impl Session {
         }
     }
 
-    /// While closing, only the client's own end of it matters.
+    /// Handles a frame after `connection.close` was sent: all but `close-ok` and the client's own `close`
+    /// are ignored.
     fn closing_frame(
         &mut self,
         frame: &Frame<'_>,
@@ -347,13 +352,13 @@ impl Session {
         events.push(send(AMQPClass::Connection(ok)));
         events.push(Event::End);
         self.channels.clear();
-        // Not ended before the answer is written.
+        // Not `Ended` yet, because `close-ok` would not be encoded then.
         self.stage = Stage::Closing(self.received + CLOSE_WAIT);
     }
 
     fn put(&self, out: &mut Vec<u8>, channel: u16, method: AMQPClass) {
         if let Err(error) = put_method(out, channel, method) {
-            tracing::error!(connection = %self.id, %error, "cannot write a frame");
+            tracing::error!(connection = %self.id, %error, "frame not sent: it cannot be encoded");
         }
     }
 }
@@ -363,10 +368,11 @@ fn send(method: AMQPClass) -> Event {
 }
 
 impl Session {
-    /// Greets back, or tells the version there is and ends.
-    fn greet(&mut self, greeting: &[u8; 8], events: &mut Vec<Event>) {
-        // 0-9-1, and the way 0-9 clients used to write it.
-        if greeting == HEADER || greeting == b"AMQP\x01\x01\0\x09" {
+    /// Replies to the client's protocol header: with `connection.start`, or with the header of the
+    /// supported version and the end of the connection (4.2.2).
+    fn protocol_header(&mut self, header: &[u8; 8], events: &mut Vec<Event>) {
+        // The header of 0-9-1, and that of old clients of 0-9.
+        if header == HEADER || header == b"AMQP\x01\x01\0\x09" {
             self.stage = Stage::StartOk;
             events.push(send(AMQPClass::Connection(connection::AMQPMethod::Start(
                 handshake::start(&self.config.product),

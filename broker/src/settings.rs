@@ -1,4 +1,5 @@
-//! The arguments a queue is declared with (`x-message-ttl` and so on), checked.
+//! Arguments of `queue.declare` and `basic.consume` (`x-message-ttl` and others), and RabbitMQ's checks
+//! of them.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use crate::{
     exception::{Exception, not_implemented, precondition_failed},
 };
 
-/// What happens when a queue is full.
+/// The strategy of a full queue (`x-overflow`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Overflow {
     #[default]
@@ -27,7 +28,8 @@ pub(crate) struct Settings {
     pub(crate) overflow: Overflow,
     pub(crate) dead_letter_exchange: Option<String>,
     pub(crate) dead_letter_key: Option<String>,
-    /// Whether dead letters are kept until somebody has taken them.
+    /// Whether dead letters are kept until all target queues have accepted them
+    /// (`x-dead-letter-strategy: at-least-once`).
     pub(crate) dead_letter_at_least_once: bool,
     pub(crate) max_priority: Option<u8>,
     pub(crate) delivery_limit: Option<u32>,
@@ -35,11 +37,10 @@ pub(crate) struct Settings {
     pub(crate) quorum: bool,
 }
 
-/// The check of an argument's value, as RabbitMQ does it; an error says what is wrong.
+/// RabbitMQ's check of an argument's value. The error is the reason in RabbitMQ's text.
 type Check = fn(&AMQPValue, &FieldTable) -> Result<(), String>;
 
-/// The arguments whose values RabbitMQ looks at, in its order. `x-delivery-limit` is not among
-/// them.
+/// The arguments whose values RabbitMQ checks, in its order. It does not check `x-delivery-limit`.
 const CHECKS: [(&str, Check); 16] = [
     ("x-expires", |value, _| match number(value)? {
         0 => Err("{value_zero,0}".into()),
@@ -97,8 +98,8 @@ const CHECKS: [(&str, Check); 16] = [
     }),
 ];
 
-/// The arguments that a classic queue takes, in the order in which they are compared when it is
-/// declared again. Arguments that no type of queue has are taken and mean nothing.
+/// The arguments of a classic queue, in the order in which they are compared when it is declared again.
+/// Arguments that no type of queue has are ignored.
 const CLASSIC: [&str; 13] = [
     "x-expires",
     "x-message-ttl",
@@ -114,7 +115,7 @@ const CLASSIC: [&str; 13] = [
     "x-queue-type",
     "x-queue-master-locator",
 ];
-/// The same of a quorum queue.
+/// The same for a quorum queue.
 const QUORUM: [&str; 15] = [
     "x-dead-letter-exchange",
     "x-dead-letter-routing-key",
@@ -132,7 +133,7 @@ const QUORUM: [&str; 15] = [
     "x-message-ttl",
     "x-queue-leader-locator",
 ];
-/// Arguments of streams alone.
+/// The arguments that only streams have.
 const STREAM: [&str; 3] = [
     "x-max-age",
     "x-stream-max-segment-size-bytes",
@@ -140,12 +141,12 @@ const STREAM: [&str; 3] = [
 ];
 
 impl Settings {
-    /// Reads the arguments of `queue.declare`; `place` is the queue as error texts name it.
+    /// Reads the arguments of `queue.declare`. `place` is the name of the queue in error texts.
     pub(crate) fn parse(arguments: &FieldTable, place: &str) -> Result<Self, Exception> {
         let value = |name: &str| arguments.inner().get(name);
         let words = |name: &str| value(name).and_then(text);
         let numbers = |name: &str| value(name).and_then(integer);
-        // RabbitMQ looks for the exchange before anything else.
+        // RabbitMQ checks the exchange before the other arguments.
         if let Some(other) = value("x-dead-letter-exchange")
             && text(other).is_none()
         {
@@ -175,7 +176,7 @@ impl Settings {
             max_bytes: numbers("x-max-length-bytes").map(size),
             overflow: match words("x-overflow").as_deref() {
                 Some("reject-publish") => Overflow::RejectPublish,
-                // A quorum queue takes the word and drops its head all the same.
+                // A quorum queue accepts this value, and drops its oldest message nevertheless.
                 Some("reject-publish-dlx") if !quorum => Overflow::RejectPublishDeadLetter,
                 _ => Overflow::DropHead,
             },
@@ -188,7 +189,7 @@ impl Settings {
             single_active: value("x-single-active-consumer") == Some(&AMQPValue::Boolean(true)),
             quorum,
         };
-        // As on RabbitMQ, where the other queues quietly have the weaker strategy.
+        // As on RabbitMQ, which ignores `at-least-once` on all other queues.
         settings.dead_letter_at_least_once &=
             settings.quorum && settings.overflow == Overflow::RejectPublish;
         Ok(settings)
@@ -202,7 +203,7 @@ impl Settings {
         place: &str,
     ) -> Result<(), Exception> {
         for name in taken(self.quorum) {
-            // A queue is classic unless it says otherwise.
+            // Without the argument, a queue is classic.
             if *name == "x-queue-type" && is_classic(current) && is_classic(received) {
                 continue;
             }
@@ -212,8 +213,8 @@ impl Settings {
     }
 }
 
-/// Checks the values that a queue of this type looks at, then that it has no argument of another
-/// type.
+/// Checks the values of the arguments that a queue of this type has, and then that there is no argument
+/// of another type.
 fn check(
     arguments: &FieldTable,
     quorum: bool,
@@ -245,7 +246,7 @@ fn check(
     Ok(())
 }
 
-/// Reads the arguments of `basic.consume`, and gives the consumer's priority.
+/// Reads the arguments of `basic.consume`, and returns the consumer's priority.
 pub(crate) fn consumer_priority(
     arguments: &FieldTable,
     quorum: bool,
@@ -276,7 +277,7 @@ pub(crate) fn consumer_priority(
     }
 }
 
-/// Whether a queue with these arguments is to be a quorum queue.
+/// Whether the arguments declare a quorum queue.
 pub(crate) fn is_quorum(arguments: &FieldTable) -> bool {
     let kind = arguments.inner().get("x-queue-type").and_then(text);
     kind.as_deref() == Some("quorum")
@@ -334,8 +335,8 @@ fn size(number: i64) -> usize {
     usize::try_from(number.max(0)).unwrap_or(usize::MAX)
 }
 
-/// The delivery limit of a queue. RabbitMQ takes any value and compares it as Erlang does:
-/// below zero is like zero, and what is no number is larger than all numbers.
+/// The delivery limit of a queue. RabbitMQ accepts any value and compares it as Erlang does: a negative
+/// number has the effect of zero, and a value that is not a number is greater than all numbers.
 fn limit(value: &AMQPValue) -> Option<u32> {
     let number = match *value {
         AMQPValue::Float(limit) => f64::from(limit).floor() as i64,
@@ -371,7 +372,7 @@ fn is_classic(arguments: &FieldTable) -> bool {
         .is_none_or(|kind| text(kind).as_deref() == Some("classic"))
 }
 
-/// A value as RabbitMQ names it where only one declaration has it.
+/// A value in RabbitMQ's text for an argument that only one of the two declarations has.
 fn described(value: Option<&AMQPValue>) -> String {
     match value {
         None => "none".to_owned(),

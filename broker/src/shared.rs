@@ -1,4 +1,5 @@
-//! The core and the outgoing around it, behind one lock that is taken once a batch.
+//! State shared by the tasks of the broker: the core and the outgoing actions of each connection, behind
+//! one lock that is taken once for a batch of commands.
 
 use std::{
     collections::HashMap,
@@ -15,15 +16,15 @@ use crate::{
     outgoing::Outgoing,
 };
 
-/// While memory is short, how often it is looked at: it also frees up when clients read,
-/// which is no command.
+/// The interval in which memory is checked during a memory alarm. Memory is also freed when clients
+/// read their deliveries, for which there is no command.
 const ALARM_POLL: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Arc<Config>,
     state: Mutex<SharedState>,
-    /// The next timeout has moved forward.
+    /// Wakes the timer when the next timeout has become earlier.
     pub(crate) timer: Notify,
     last_connection: AtomicU64,
 }
@@ -33,7 +34,8 @@ pub(crate) struct SharedState {
     pub(crate) core: Core,
     pub(crate) outgoing: HashMap<ConnectionId, Arc<Outgoing>>,
     effects: Vec<Effect>,
-    armed: Option<Instant>,
+    /// The instant that the timer sleeps until.
+    timer_due: Option<Instant>,
 }
 
 impl Shared {
@@ -45,7 +47,7 @@ impl Shared {
                 core,
                 outgoing: HashMap::new(),
                 effects: Vec::new(),
-                armed: None,
+                timer_due: None,
             }),
             timer: Notify::new(),
             last_connection: AtomicU64::new(0),
@@ -53,7 +55,7 @@ impl Shared {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, SharedState> {
-        // A panic inside would be a bug of this crate; the others go on as well as they can.
+        // After a panic, which would be a bug of this crate, the other connections go on.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -61,7 +63,7 @@ impl Shared {
         ConnectionId(self.last_connection.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    /// Gives commands to the core and passes on what follows.
+    /// Passes commands to the core, and its actions to the connections.
     pub(crate) fn apply(&self, commands: impl IntoIterator<Item = Command>) {
         let mut state = self.lock();
         let state = &mut *state;
@@ -72,23 +74,23 @@ impl Shared {
         self.arm(state);
     }
 
-    /// Wakes the timer if it sleeps too long.
+    /// Wakes the timer if it sleeps beyond the next timeout.
     pub(crate) fn arm(&self, state: &mut SharedState) {
         let next = state.next_timeout();
         if let Some(next) = next
-            && state.armed.is_none_or(|armed| next < armed)
+            && state.timer_due.is_none_or(|due| next < due)
         {
-            state.armed = Some(next);
+            state.timer_due = Some(next);
             self.timer.notify_one();
         }
     }
 
-    /// What is due is done; tells when to come again.
+    /// Handles the timeouts that are due. Returns when the next one is due.
     pub(crate) fn tick(&self) -> Option<Instant> {
         let mut state = self.lock();
         state.handle(now(), Command::Tick);
-        state.armed = state.next_timeout();
-        state.armed
+        state.timer_due = state.next_timeout();
+        state.timer_due
     }
 }
 

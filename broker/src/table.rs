@@ -1,31 +1,31 @@
-//! Tables of arguments and headers on the wire, as RabbitMQ reads and writes them.
+//! Encoding of tables (arguments, headers), as RabbitMQ reads and writes them.
 //!
-//! `amq-protocol` has the types. It refuses keys that are not UTF-8, which RabbitMQ takes (see
-//! `octets.rs`), lets the last of several entries with one key count, where RabbitMQ asks for
-//! the first, and follows tables within tables for as long as there are any.
+//! The types are those of `amq-protocol`, but its parser differs from RabbitMQ: it refuses keys that are
+//! not UTF-8 (see `octets.rs`), it keeps the last of several entries with the same key and not the
+//! first, and it does not limit the depth of nested tables.
 
 use amq_protocol::types::{AMQPValue, DecimalValue, FieldArray, FieldTable, ShortString};
 
 use crate::octets;
 
-/// The depth to which tables and arrays may nest: reading them recurses, and a frame full of opening
-/// brackets would otherwise end in a stack overflow.
+/// The limit of nested tables and arrays. The parser is recursive, and without a limit a frame of
+/// nested arrays would overflow the stack.
 const MAX_DEPTH: usize = 64;
 
-/// The octets are no table, or one that nests too deep.
+/// The error for octets that are not a table, or a table that is nested too deeply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed table")]
 pub(crate) struct Malformed;
 
-/// Reads a table without the length in front of it.
+/// Reads a table without its length.
 ///
-/// A key that takes more than 255 octets as text, since it is not UTF-8, is left out: nothing
-/// that the broker compares has such a name.
+/// A key that is not UTF-8 and takes more than 255 octets as text is left out: the broker compares no
+/// such key with anything.
 pub(crate) fn parse(octets: &[u8]) -> Result<FieldTable, Malformed> {
     fields(octets, 0)
 }
 
-/// Reads a table with its length in front, which must be all there is.
+/// Reads a table with its length. No octets may follow.
 pub(crate) fn parse_with_length(octets: &[u8]) -> Result<FieldTable, Malformed> {
     let mut reader = Reader(octets);
     let table = reader.long()?;
@@ -68,7 +68,7 @@ impl<'a> Reader<'a> {
         Ok(*taken)
     }
 
-    /// Octets behind their number.
+    /// Reads octets that are preceded by their number.
     fn long(&mut self) -> Result<&'a [u8], Malformed> {
         let length = u32::from_be_bytes(self.fixed()?);
         self.take(usize::try_from(length).map_err(|_| Malformed)?)
@@ -88,7 +88,7 @@ impl<'a> Reader<'a> {
             b'T' => AMQPValue::Timestamp(u64::from_be_bytes(self.fixed()?)),
             b'f' => {
                 let float = f32::from_be_bytes(self.fixed()?);
-                // Erlang has neither infinity nor what is not a number.
+                // Erlang has neither infinities nor NaN.
                 AMQPValue::Float(Some(float).filter(|f| f.is_finite()).ok_or(Malformed)?)
             }
             b'd' => {
@@ -117,7 +117,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Appends a table with its length in front.
+/// Appends a table with its length.
 pub(crate) fn put(out: &mut Vec<u8>, table: &FieldTable) {
     put_measured(out, |out| {
         for (key, value) in table {
@@ -129,7 +129,7 @@ pub(crate) fn put(out: &mut Vec<u8>, table: &FieldTable) {
 
 fn put_value(out: &mut Vec<u8>, value: &AMQPValue) {
     out.push(match value {
-        // It has no sign of its own on the wire.
+        // AMQP has no type tag for a short string in a table.
         AMQPValue::ShortString(_) => b'S',
         other => u8::try_from(u32::from(other.get_type().get_id())).unwrap_or(b'V'),
     });
@@ -175,7 +175,7 @@ pub(crate) fn put_short(out: &mut Vec<u8>, octets: &[u8]) {
     out.extend(octets.iter().take(length.into()));
 }
 
-/// Appends octets behind their number.
+/// Appends octets, preceded by their number.
 fn put_measured(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let at = out.len();
     out.extend_from_slice(&[0; 4]);
@@ -190,7 +190,7 @@ fn put_measured(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
 mod tests {
     use super::*;
 
-    /// One entry of every kind, keys and values that are not UTF-8 among them.
+    /// One entry of every type, with keys and values that are not UTF-8 among them.
     const EVERY_KIND: &[u8] = b"\x01At\x01\x01Bb\xff\x01CB\xff\x01Ds\xff\xfe\x01Eu\xff\xfe\x01FI\xff\xff\xff\xfe\
         \x01Gi\xff\xff\xff\xfe\x01Hl\xff\xff\xff\xff\xff\xff\xff\xfe\x01IT\0\0\0\0\0\0\0\x09\x01Jf\x3f\x80\0\0\
         \x01Kd\x3f\xf0\0\0\0\0\0\0\x01LD\x02\0\0\0\x07\x01MS\0\0\0\x02a\xff\x01Nx\0\0\0\x01\xfe\x01OV\

@@ -1,6 +1,6 @@
-//! Topic patterns: words between dots, `*` for one word, `#` for any number.
+//! Topic patterns: words separated by dots, `*` for one word, `#` for any number of words.
 
-/// A binding key of a topic exchange, cut into words once.
+/// A binding key of a topic exchange, split into words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pattern(Vec<Segment>);
 
@@ -27,8 +27,8 @@ impl Pattern {
 
     /// Whether a routing key, given as its words, matches.
     ///
-    /// Goes back to the last `#` only, which is enough, and keeps the work within
-    /// words × segments whatever the pattern.
+    /// After a mismatch it is enough to go back to the last `#`, so the time is at most proportional to
+    /// words × segments.
     pub(crate) fn matches(&self, key: &[&str]) -> bool {
         let (mut segment, mut word) = (0, 0);
         let mut retry = None;
@@ -60,8 +60,7 @@ impl Pattern {
     }
 }
 
-/// The words of a key. The empty key has none, as in RabbitMQ: `#` matches it, `*`
-/// does not.
+/// The words of a key. As in RabbitMQ, the empty key has none, so `#` matches it and `*` does not.
 pub(crate) fn words(key: &str) -> Vec<&str> {
     if key.is_empty() {
         Vec::new()
@@ -98,7 +97,7 @@ mod tests {
         assert!(matches("#.#", "a.b.c"));
     }
 
-    /// Straight from the definition, exponential and obviously right.
+    /// The definition of a match as code, with exponential run time.
     fn reference(pattern: &[&str], key: &[&str]) -> bool {
         match (pattern.split_first(), key.split_first()) {
             (None, None) => true,

@@ -1,4 +1,4 @@
-//! Connections and channels come and go.
+//! Opening and closing of connections and channels.
 
 use amq_protocol::protocol::{AMQPClass, channel};
 
@@ -38,7 +38,7 @@ impl Core {
         );
     }
 
-    /// Everything of a connection ends: its channels, then its exclusive queues.
+    /// Closes the channels of a connection, and then deletes its exclusive queues.
     pub(super) fn close_connection(&mut self, now: Now, id: ConnectionId) {
         let Some(connection) = self.connections.get(&id) else {
             return;
@@ -78,8 +78,8 @@ impl Core {
         }
     }
 
-    /// Ends the consumers of a channel, then gives back what it holds: in this order
-    /// nothing returns to the channel itself.
+    /// Ends the consumers of a channel, and then requeues its deliveries. In this order, no requeued
+    /// message is delivered to the channel itself.
     pub(super) fn empty_channel(&mut self, now: Now, id: ConnectionId, number: u16) {
         let Some(channel) = self.channel_mut(id, number) else {
             return;
@@ -106,7 +106,7 @@ impl Core {
         }
     }
 
-    /// A slow reader has read: its consumers may have more.
+    /// Handles that deliveries were written to the client's socket: its consumers may get more.
     pub(super) fn flushed(&mut self, now: Now, id: ConnectionId, bytes: usize) {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
@@ -123,7 +123,7 @@ impl Core {
         self.dispatch_in_turn(now, id, queues);
     }
 
-    /// Marks a publisher while publishing is blocked, so that nothing more is read from it.
+    /// Stops reading from a client that publishes while publishers are blocked.
     pub(super) fn pause_if_blocked(&mut self, id: ConnectionId) {
         let alarm = self.alarm;
         let Some(connection) = self.connections.get_mut(&id) else {

@@ -1,4 +1,4 @@
-//! What can happen to the broker, and what it wants done about it.
+//! Commands to the core, and the effects that the core returns.
 
 use std::sync::Arc;
 
@@ -12,28 +12,28 @@ use crate::{
     properties::Properties,
 };
 
-/// Something that happened.
+/// An input of the core.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// A client finished its handshake.
+    /// A client has opened a virtual host (`connection.open`).
     Open(ConnectionId, Client),
     /// A method without content arrived.
     Method(ConnectionId, u16, AMQPClass),
-    /// A whole message arrived.
+    /// A `basic.publish` with its whole content arrived.
     Publish(ConnectionId, u16, Publish),
-    /// A command broke a rule that needs no state to see.
+    /// The session has found an error of the client on this channel.
     Fail(ConnectionId, u16, Exception),
-    /// Content worth so many bytes left for the client.
+    /// Deliveries of this cost were written to the client's socket.
     Flushed(ConnectionId, usize),
-    /// The connection is gone.
+    /// The connection has ended.
     Disconnected(ConnectionId),
-    /// Time passed.
+    /// A timeout may be due.
     Tick,
-    /// Somebody outside of AMQP wants something.
+    /// An operator's command.
     Operator(Operator),
 }
 
-/// What tests and operators do behind the clients' backs.
+/// A command of an operator or a test, which clients cannot give.
 #[derive(Debug)]
 pub(crate) enum Operator {
     DeleteQueue {
@@ -44,12 +44,12 @@ pub(crate) enum Operator {
         vhost: Name,
         name: Name,
     },
-    /// Cancels the consumers of one queue, as a queue that fails over does.
+    /// Cancels the consumers of a queue (`basic.cancel`), as when its leader moves to another node.
     CancelConsumers {
         vhost: Name,
         queue: Name,
     },
-    /// Takes the consumers of one queue off it without `basic.cancel`.
+    /// Removes the consumers of a queue without `basic.cancel`.
     ForgetConsumers {
         vhost: Name,
         queue: Name,
@@ -65,13 +65,13 @@ pub(crate) enum Operator {
     WithholdConfirms(ConnectionId),
     ReleaseConfirms(ConnectionId),
     NackNext(ConnectionId, u32),
-    /// Takes or gives back the permission to publish.
+    /// Denies or grants the permission to publish.
     DenyWrites(ConnectionId, bool),
     Block(ConnectionId, String),
     Unblock(ConnectionId),
 }
 
-/// Who connected.
+/// The properties of a client and of its connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     pub(crate) user: Name,
@@ -98,7 +98,7 @@ pub(crate) struct Publish {
     pub(crate) body: Bytes,
 }
 
-/// Something to be done for one connection, in the order given.
+/// An action of the core for one connection. Effects are carried out in their order.
 #[derive(Debug)]
 pub(crate) struct Effect {
     pub(crate) connection: ConnectionId,
@@ -109,7 +109,7 @@ pub(crate) struct Effect {
 pub(crate) enum Action {
     /// Send a method without content.
     Send(u16, Box<AMQPClass>),
-    /// Send a publisher confirm; those next to each other may be joined.
+    /// Send a publisher confirm. Adjacent confirms may be joined.
     Confirm {
         channel: u16,
         tag: u64,
@@ -117,9 +117,9 @@ pub(crate) enum Action {
     },
     /// Send a message.
     Content(u16, Content),
-    /// Send `connection.close` and wait for the answer.
+    /// Send `connection.close` and wait for `close-ok`.
     Close(Exception),
-    /// Stop reading from the client, or go on.
+    /// Stop reading from the client, or resume.
     Pause,
     Resume,
 }
@@ -130,12 +130,12 @@ pub(crate) enum Outcome {
     Nack,
 }
 
-/// A message on its way to a client, and under which method.
+/// A message for a client, and the method that it is sent with.
 #[derive(Debug)]
 pub(crate) struct Content {
     pub(crate) head: Head,
     pub(crate) message: Arc<Message>,
-    /// How often a quorum queue took it back; sent as `x-delivery-count`.
+    /// The number of times that a quorum queue has requeued the message (`x-delivery-count`).
     pub(crate) delivery_count: Option<u32>,
 }
 
@@ -158,7 +158,7 @@ pub(crate) enum Head {
 }
 
 impl Action {
-    /// Roughly what it adds to the memory held for a client.
+    /// The approximate number of bytes that the action occupies until it is sent.
     pub(crate) fn cost(&self) -> usize {
         match self {
             Action::Content(_, content) => content.message.size(),

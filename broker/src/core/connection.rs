@@ -1,4 +1,4 @@
-//! What the core remembers of a connection and its channels.
+//! State of a connection and its channels in the core.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,37 +14,37 @@ use crate::{
     queue::Entry,
 };
 
-/// Deliveries waiting for a client that reads slowly: beyond this many bytes its
-/// consumers get nothing more until it has read some.
+/// The limit of deliveries, in bytes, that wait for a slow client. Above it, the client's consumers get no
+/// more deliveries until it has read some.
 pub(crate) const DELIVERY_WINDOW: usize = 1024 * 1024;
 
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) client: Client,
     pub(crate) channels: BTreeMap<u16, Channel>,
-    /// Bytes of deliveries not yet written to the socket.
+    /// The bytes of deliveries that are not written to the socket yet.
     pub(crate) in_flight: usize,
-    /// The queue that was served last of those that compete for room on this connection. The
-    /// next turn begins behind it.
+    /// The last queue that delivered in [`Core::dispatch_in_turn`](super::Core::dispatch_in_turn). The
+    /// next turn begins with the queue after it.
     pub(crate) turn: QueueId,
     pub(crate) block: Block,
     pub(crate) confirms: ConfirmFault,
-    /// Whether all it publishes is refused (403).
+    /// Whether all publishes of the client are refused (403).
     pub(crate) writes_denied: bool,
 }
 
-/// Whether a client may publish.
+/// The state of a client that must not publish.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Block {
-    /// Blocked by hand, with this reason.
+    /// The reason of an injected fault that blocks the client.
     pub(crate) fault: Option<String>,
-    /// Told so by `connection.blocked`.
+    /// `connection.blocked` was sent.
     pub(crate) notified: bool,
-    /// No longer read from, since it published.
+    /// The client is not read from, because it has published while it was blocked.
     pub(crate) paused: bool,
 }
 
-/// What is done to a connection's confirms.
+/// The injected faults of a connection's publisher confirms.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ConfirmFault {
     pub(crate) withheld: bool,
@@ -53,44 +53,44 @@ pub(crate) struct ConfirmFault {
 
 #[derive(Debug, Default)]
 pub(crate) struct Channel {
-    /// Closed by the broker; everything but `close-ok` is ignored.
+    /// The broker has closed the channel. All methods but `close` and `close-ok` are ignored.
     pub(crate) closing: bool,
     pub(crate) consumers: BTreeMap<Name, ConsumerId>,
     pub(crate) unacked: Unacked,
     pub(crate) last_tag: u64,
-    /// The prefetch for consumers to come.
+    /// The prefetch of consumers that start from now on (`basic.qos`).
     pub(crate) prefetch: u16,
     pub(crate) limiter: Limiter,
-    /// Set in confirm mode, which excludes transactions.
+    /// The state of confirm mode, which excludes transactions.
     pub(crate) confirm: Option<Confirm>,
     pub(crate) transaction: Option<Transaction>,
-    /// The queue declared last, which the empty name stands for.
+    /// The queue that was declared last. The empty queue name stands for it.
     pub(crate) last_queue: Option<Name>,
     pub(crate) reply: Option<ReplyConsumer>,
 }
 
-/// Confirm mode.
+/// The state of a channel in confirm mode.
 #[derive(Debug, Default)]
 pub(crate) struct Confirm {
     pub(crate) published: u64,
-    /// Outcomes held back by a fault.
+    /// The confirms that a fault withholds.
     pub(crate) withheld: Vec<(u64, Outcome)>,
 }
 
-/// Transaction mode: the work of the next commit.
+/// The state of a transactional channel: the operations of the next commit.
 #[derive(Debug, Default)]
 pub(crate) struct Transaction {
     pub(crate) published: Vec<Uncommitted>,
     pub(crate) settled: Vec<(Settlement, Vec<Delivered>)>,
-    /// The outcome of a commit whose answer is held back by a fault.
+    /// The outcome of a commit whose reply a fault withholds.
     pub(crate) committing: Option<Outcome>,
 }
 
-/// A message published in a transaction, routed already.
+/// A message that was published in a transaction, with the queues that it was routed to.
 #[derive(Debug)]
 pub(crate) struct Uncommitted {
     pub(crate) message: Arc<Message>,
-    /// Looked up at the commit: a queue may come or go until then.
+    /// By name, because a queue may be declared or deleted before the commit.
     pub(crate) queues: Vec<Name>,
     pub(crate) mandatory: bool,
 }
@@ -114,8 +114,8 @@ impl Settlement {
 }
 
 impl Transaction {
-    /// Adds deliveries to those of the same kind if it was the last, as RabbitMQ does: each
-    /// group is settled in the order of the tags.
+    /// Adds settled deliveries. As in RabbitMQ, consecutive settlements of the same kind form one group,
+    /// which is settled in the order of the delivery tags.
     pub(crate) fn settle(&mut self, how: Settlement, deliveries: Vec<Delivered>) {
         match self.settled.last_mut() {
             Some((last, group)) if *last == how => {
@@ -126,20 +126,20 @@ impl Transaction {
         }
     }
 
-    /// All deliveries that were settled and not committed.
+    /// Takes all deliveries that were settled but not committed.
     pub(crate) fn take_settled(&mut self) -> Vec<Delivered> {
         let settled = std::mem::take(&mut self.settled);
         settled.into_iter().flat_map(|(_, group)| group).collect()
     }
 }
 
-/// The prefetch that all consumers of a channel share (`basic.qos` with `global`), counted as
-/// RabbitMQ's limiter counts: quorum queues and `basic.get` take no place, but what they have
-/// outstanding counts when a limit is set, and the acknowledgements of a quorum queue's consumers
-/// make room.
+/// The prefetch that all consumers of a channel share (`basic.qos` with `global`), counted as by
+/// RabbitMQ's limiter: deliveries of quorum queues and of `basic.get` do not count. But those that are
+/// unacknowledged when a limit is set do, and acknowledgements by a quorum queue's consumers decrease
+/// the count.
 #[derive(Debug, Default)]
 pub(crate) struct Limiter {
-    /// 0 is no limit.
+    /// 0 stands for no limit.
     limit: u16,
     volume: i64,
 }
@@ -149,7 +149,7 @@ impl Limiter {
         self.limit > 0
     }
 
-    /// Whether nothing more may be delivered, to consumers without acknowledgements neither.
+    /// Whether the limit is reached. It then applies to consumers with `no-ack` as well.
     pub(crate) fn is_full(&self) -> bool {
         self.is_active() && self.volume >= i64::from(self.limit)
     }
@@ -201,12 +201,12 @@ pub(crate) struct Consumer {
     pub(crate) arguments: FieldTable,
 }
 
-/// A message delivered and not yet settled.
+/// A message that was delivered and is not settled yet.
 #[derive(Debug)]
 pub(crate) struct Delivered {
     pub(crate) tag: u64,
     pub(crate) queue: QueueId,
-    /// Absent for `basic.get`.
+    /// `None` for `basic.get`.
     pub(crate) consumer: Option<ConsumerId>,
     pub(crate) entry: Entry,
 }
@@ -230,8 +230,8 @@ impl Unacked {
         self.0.remove(at)
     }
 
-    /// Takes the delivery and all before it. It must be there itself: RabbitMQ refuses
-    /// a tag that was settled before.
+    /// Takes a delivery and all before it. Returns `None` if the delivery itself was settled already:
+    /// RabbitMQ refuses such a tag.
     pub(crate) fn take_until(&mut self, tag: u64) -> Option<Vec<Delivered>> {
         let at = self.find(tag)?;
         Some(self.0.drain(..=at).collect())
@@ -241,7 +241,7 @@ impl Unacked {
         std::mem::take(&mut self.0).into()
     }
 
-    /// Puts deliveries back to where they stood.
+    /// Puts deliveries back, in the order of their tags.
     pub(crate) fn put_back(&mut self, deliveries: Vec<Delivered>) {
         self.0.extend(deliveries);
         self.0

@@ -1,4 +1,4 @@
-//! Consumers come and go.
+//! Consumers (`basic.qos`, `basic.consume`, `basic.cancel`).
 
 use amq_protocol::protocol::{AMQPClass, basic};
 
@@ -29,7 +29,7 @@ impl Core {
         let shared = if qos.global {
             qos.prefetch_count
         } else {
-            // RabbitMQ ends the shared prefetch here.
+            // RabbitMQ resets the shared prefetch here.
             channel.prefetch = qos.prefetch_count;
             0
         };
@@ -197,8 +197,7 @@ impl Core {
         }
     }
 
-    /// Ends a consumer whose queue is gone or who was cancelled by the broker, and
-    /// tells the client if it understands.
+    /// Ends a consumer from the broker's side, and sends `basic.cancel` if the client has the capability.
     pub(super) fn end_consumer(&mut self, now: Now, consumer: ConsumerId) {
         let Some(found) = self.consumers.get(&consumer) else {
             return;
@@ -228,8 +227,8 @@ impl Core {
         }
     }
 
-    /// Takes a consumer off its queue, which it returns. Its unsettled deliveries stay
-    /// with the channel.
+    /// Removes a consumer from its queue, and returns the queue. The consumer's unsettled deliveries stay
+    /// on the channel.
     pub(super) fn detach(&mut self, now: Now, id: ConsumerId) -> Option<QueueId> {
         let consumer = self.consumers.remove(&id)?;
         let queue = self.queues.get_mut(&consumer.queue)?;
@@ -238,7 +237,7 @@ impl Core {
         Some(queue.id)
     }
 
-    /// The queues that the consumers of a channel are on, each once.
+    /// The queues that a channel consumes from, each once.
     pub(super) fn queues_of_channel(&self, id: ConnectionId, number: u16) -> Vec<QueueId> {
         let Some(channel) = self.channel(id, number) else {
             return Vec::new();
@@ -253,8 +252,8 @@ impl Core {
         queues
     }
 
-    /// Refuses a queue that an exclusive consumer holds, and an exclusive consumer
-    /// where there are others. `exclusive` is absent for `basic.get`.
+    /// Refuses a consumer of a queue that has an exclusive consumer, and an exclusive consumer of a queue
+    /// that has other consumers. `exclusive` is `None` for `basic.get`.
     pub(super) fn check_not_taken(
         &self,
         id: QueueId,

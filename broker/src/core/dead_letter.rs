@@ -1,4 +1,5 @@
-//! Messages that die are published on, with their history in `x-death`.
+//! Dead-lettering: messages that expired, were rejected or exceeded a limit are published to the
+//! dead-letter exchange of their queue, with their history in `x-death`.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use crate::{
     queue::Queue,
 };
 
-/// Why a message died.
+/// The reason for which a message is dead-lettered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
     Expired,
@@ -48,7 +49,7 @@ pub(super) struct DeadLetter {
     at_least_once: bool,
 }
 
-/// Where dead letters go: virtual host, exchange and key.
+/// The target of dead letters: virtual host, exchange and routing key.
 pub(super) type Target = (Name, Name, String);
 
 impl DeadLetter {
@@ -59,8 +60,8 @@ impl DeadLetter {
 }
 
 impl Core {
-    /// Notes a dead message, if its queue sends such on. It is routed when the command
-    /// at hand is done: a chain of queues then needs no recursion.
+    /// Records a dead letter, if its queue has a dead-letter exchange. It is routed at the end of the
+    /// current command, so that a chain of queues needs no recursion.
     pub(super) fn dead_letter(&mut self, queue: QueueId, message: Arc<Message>, reason: Reason) {
         let Some(queue) = self.queues.get(&queue) else {
             return;
@@ -79,41 +80,45 @@ impl Core {
         });
     }
 
-    /// Routes the dead messages on, and offers those again that nobody took.
+    /// Routes the recorded dead letters, and tries again those that no queue has accepted yet.
     pub(super) fn route_dead_letters(&mut self, now: Now) {
-        let targets: Vec<Target> = self.held.keys().cloned().collect();
+        let targets: Vec<Target> = self.unaccepted.keys().cloned().collect();
         for target in targets {
-            let mut held = self.held.remove(&target).unwrap_or_default();
-            while let Some(dead) = held.pop_front() {
-                // What a deleted queue had goes with it.
+            let mut letters = self.unaccepted.remove(&target).unwrap_or_default();
+            while let Some(dead) = letters.pop_front() {
+                // The dead letters of a deleted queue are dropped.
                 let is_there = |vhost: &Vhost| vhost.queues.contains_key(&dead.queue);
                 if !self.vhosts.get(&dead.vhost).is_some_and(is_there) {
                     continue;
                 }
-                if let Some(dead) = self.send_on(now, dead) {
-                    held.push_front(dead);
+                if let Some(dead) = self.route_dead_letter(now, dead) {
+                    letters.push_front(dead);
                     break;
                 }
             }
-            if !held.is_empty() {
-                self.held.insert(target, held);
+            if !letters.is_empty() {
+                self.unaccepted.insert(target, letters);
             }
         }
         while let Some(dead) = self.dead.pop_front() {
-            if let Some(dead) = self.send_on(now, dead) {
-                self.held.entry(dead.target()).or_default().push_back(dead);
+            if let Some(dead) = self.route_dead_letter(now, dead) {
+                self.unaccepted
+                    .entry(dead.target())
+                    .or_default()
+                    .push_back(dead);
             }
         }
     }
 
-    /// Routes one on, or gives it back where it must not be lost and somebody does not take it.
-    fn send_on(&mut self, now: Now, dead: DeadLetter) -> Option<DeadLetter> {
-        let kept = |dead: DeadLetter| dead.at_least_once.then_some(dead);
+    /// Routes a dead letter. Returns it if it has to be delivered at least once and a queue has not
+    /// accepted it.
+    fn route_dead_letter(&mut self, now: Now, dead: DeadLetter) -> Option<DeadLetter> {
+        let unaccepted = |dead: DeadLetter| dead.at_least_once.then_some(dead);
         let Some(vhost) = self.vhosts.get(&dead.vhost) else {
-            return kept(dead);
+            return unaccepted(dead);
         };
         if !dead.exchange.is_empty() && !vhost.exchanges.contains_key(&dead.exchange) {
-            return kept(dead);
+            return unaccepted(dead);
         }
         let original = dead.message.properties.headers().unwrap_or_default();
         let headers = record(&dead, &original, now.unix);
@@ -134,8 +139,9 @@ impl Core {
         );
         let routed = route_all(vhost, &message, Some(&headers));
         let queue = |id| self.queues.get(id);
-        let is_taken = !routed.is_empty() && !routed.iter().filter_map(queue).any(Queue::refuses);
-        if dead.at_least_once && !is_taken {
+        let is_accepted =
+            !routed.is_empty() && !routed.iter().filter_map(queue).any(Queue::refuses);
+        if dead.at_least_once && !is_accepted {
             return Some(dead);
         }
         let queues = routed
@@ -153,8 +159,8 @@ impl Core {
     }
 }
 
-/// The headers of a dead message: the event at the front of `x-death`, where another of
-/// the same queue and reason is counted up instead of repeated.
+/// The headers of a dead letter. The new event is the first in `x-death`; an event of the same queue and
+/// reason is not repeated, but its count is increased.
 fn record(dead: &DeadLetter, original: &FieldTable, unix: u64) -> FieldTable {
     let mut headers = match dead.key {
         Some(_) => without(original, "CC"),
@@ -171,8 +177,8 @@ fn record(dead: &DeadLetter, original: &FieldTable, unix: u64) -> FieldTable {
             deaths.insert(0, before.map_or(event, counted_up));
             deaths
         }
-        // RabbitMQ starts afresh where a publisher has put something else there, and takes it
-        // for the first death only where there is nothing.
+        // RabbitMQ starts a new history if the publisher set `x-death` to a value of another type, but
+        // sets the headers `x-first-death-…` only if there is no `x-death`.
         Some(_) => vec![event],
         None => {
             headers.insert(
@@ -192,15 +198,15 @@ fn record(dead: &DeadLetter, original: &FieldTable, unix: u64) -> FieldTable {
     headers
 }
 
-/// Whether two events are of the same queue and reason.
+/// Whether two events have the same queue and reason.
 fn is_alike(one: &FieldTable, other: &FieldTable) -> bool {
     let same = |name| one.inner().get(name) == other.inner().get(name);
     same("queue") && same("reason")
 }
 
-/// Makes one event of those that are alike, as RabbitMQ 3.10 does before it adds another: the
-/// first stays, and if it has no count it gets their number. It puts them in reverse order by
-/// that, at each death anew, and leaves a single event as it is.
+/// Merges events with the same queue and reason, as RabbitMQ 3.10 does before it adds another: the first
+/// of them is kept, and if it has no count, it gets their number. This also reverses the order of the
+/// events, each time. A single event is not changed.
 fn merged(deaths: &[FieldTable]) -> Vec<FieldTable> {
     if let [_] = deaths {
         return deaths.to_vec();
@@ -268,8 +274,8 @@ fn deaths(headers: &FieldTable) -> Vec<FieldTable> {
     }
 }
 
-/// Whether a message has been in this queue before and came back without any consumer
-/// having rejected it since: RabbitMQ drops it then, or it would go round for ever.
+/// Whether a message was in this queue before, and no consumer has rejected it since. RabbitMQ drops such
+/// a message, which would otherwise be dead-lettered in a cycle without end.
 fn closes_cycle(headers: &FieldTable, queue: &str) -> bool {
     let deaths = deaths(headers);
     let field = |death: &FieldTable, name: &str| death.inner().get(name).and_then(text);

@@ -1,4 +1,4 @@
-//! Messages go out: to consumers in turn, or to `basic.get`.
+//! Delivery of messages: to consumers in turn (`basic.deliver`), or in reply to `basic.get`.
 
 use amq_protocol::protocol::{AMQPClass, basic};
 
@@ -16,8 +16,8 @@ use crate::{
 use std::collections::HashMap;
 
 impl Core {
-    /// Delivers from a queue for as long as it has messages and somebody takes them,
-    /// then drops what is past its time or beyond its length.
+    /// Delivers from a queue while it has messages and a consumer can take them. Drops expired messages
+    /// and, at the end, those that exceed the length limit.
     pub(super) fn dispatch(&mut self, now: Now, id: QueueId) {
         self.expire(now, id);
         while self.deliver_one(id) {
@@ -27,8 +27,8 @@ impl Core {
         self.arm(id);
     }
 
-    /// Delivers from queues whose consumers share the room of one connection or channel: one
-    /// message each in turn, so that none of them has all of the room. RabbitMQ draws lots.
+    /// Delivers from queues whose consumers share the limit of a connection or a channel: one message
+    /// from each in turn, so that no queue uses up the limit. RabbitMQ chooses at random.
     pub(super) fn dispatch_in_turn(
         &mut self,
         now: Now,
@@ -63,7 +63,7 @@ impl Core {
         }
     }
 
-    /// Delivers the next message, if there is one and somebody takes it.
+    /// Delivers the next message of a queue, if there is one and a consumer can take it.
     pub(super) fn deliver_one(&mut self, id: QueueId) -> bool {
         let Some(queue) = self.queues.get_mut(&id) else {
             return false;
@@ -159,7 +159,7 @@ impl Core {
         };
         self.entries -= 1;
         let left = count(queue.ready());
-        // Unlike a consumer, who asks is told of none, too.
+        // In contrast to `basic.deliver`, RabbitMQ sends the count also if it is zero.
         let delivery_count = queue.settings.quorum.then_some(entry.delivery_count);
         queue.unacked += usize::from(!get.no_ack);
         let Some(channel) = self
@@ -194,7 +194,7 @@ impl Core {
         Ok(())
     }
 
-    /// Drops messages that are past their time.
+    /// Drops expired messages.
     pub(super) fn expire(&mut self, now: Now, id: QueueId) {
         while let Some(entry) = self
             .queues
@@ -206,7 +206,7 @@ impl Core {
         }
     }
 
-    /// Drops messages beyond the queue's length.
+    /// Drops messages that exceed the length limit of the queue.
     pub(super) fn trim(&mut self, id: QueueId) {
         while let Some(queue) = self
             .queues
@@ -222,7 +222,7 @@ impl Core {
     }
 }
 
-/// Whether a consumer of a queue, of quorum type or not, may have one more message.
+/// Whether a consumer can take one more message. `quorum` is the type of its queue.
 fn can_take(
     consumers: &HashMap<ConsumerId, Consumer>,
     connections: &HashMap<ConnectionId, Connection>,

@@ -1,4 +1,4 @@
-//! Exchanges are declared, bound and deleted.
+//! Methods of class `exchange`: declaration, binding and deletion.
 
 use amq_protocol::{
     protocol::{AMQPClass, exchange},
@@ -223,7 +223,7 @@ impl Vhost {
         Ok(())
     }
 
-    /// Removes a binding; one that is not there is as good as removed.
+    /// Removes a binding, if it exists.
     pub(super) fn unbind(
         &mut self,
         source: &str,
@@ -240,8 +240,8 @@ impl Vhost {
         }
     }
 
-    /// Removes an exchange with the bindings to it, and the auto-delete exchanges that
-    /// so lose their last one.
+    /// Deletes an exchange and the bindings to it, and the auto-delete exchanges that have no binding
+    /// left.
     fn remove_exchange(&mut self, name: &str) {
         if let Some(exchange) = self.exchanges.remove(name) {
             self.forget(&Destination::Exchange(exchange.name));
@@ -253,8 +253,8 @@ impl Vhost {
     }
 
     fn forget(&mut self, destination: &Destination) {
-        let mut gone = vec![destination.clone()];
-        while let Some(destination) = gone.pop() {
+        let mut deleted = vec![destination.clone()];
+        while let Some(destination) = deleted.pop() {
             let mut unused = Vec::new();
             for exchange in self.exchanges.values_mut() {
                 if exchange.forget(&destination) && exchange.auto_delete && !exchange.is_bound() {
@@ -263,7 +263,7 @@ impl Vhost {
             }
             for name in unused {
                 self.exchanges.remove(&name);
-                gone.push(Destination::Exchange(name));
+                deleted.push(Destination::Exchange(name));
             }
         }
     }

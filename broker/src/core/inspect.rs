@@ -1,4 +1,4 @@
-//! The broker's state as tests read it.
+//! Snapshots of the broker's state, for tests.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -6,7 +6,7 @@ use amq_protocol::types::FieldTable;
 
 use crate::{arguments::display, core::Core, exchange::Destination, id::ConnectionId};
 
-/// One queue, at the moment of asking.
+/// A snapshot of a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QueueInfo {
@@ -14,27 +14,27 @@ pub struct QueueInfo {
     pub vhost: String,
     /// Its name.
     pub name: String,
-    /// Declared durable. (Nothing outlives this broker.)
+    /// Whether it was declared durable. Nothing survives the end of this broker.
     pub durable: bool,
-    /// The connection it is exclusive to, if it is.
+    /// The connection of an exclusive queue.
     pub exclusive_to: Option<ConnectionId>,
-    /// Deleted with its last consumer.
+    /// Whether it is deleted when its last consumer ends.
     pub auto_delete: bool,
-    /// Declared with `x-queue-type: quorum`.
+    /// Whether it was declared with `x-queue-type: quorum`.
     pub quorum: bool,
-    /// Messages waiting to be delivered.
+    /// The number of messages that wait for delivery.
     pub ready: usize,
-    /// Bytes of the bodies of those.
+    /// The bytes of the bodies of those messages.
     pub ready_bytes: usize,
-    /// Messages delivered and not yet settled.
+    /// The number of messages that were delivered and are not settled yet.
     pub unacked: usize,
-    /// How many consumers it has.
+    /// The number of consumers.
     pub consumers: usize,
-    /// The arguments it was declared with, as text.
+    /// The arguments of its declaration, as text.
     pub arguments: BTreeMap<String, String>,
 }
 
-/// One exchange, at the moment of asking.
+/// A snapshot of an exchange.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExchangeInfo {
@@ -44,49 +44,49 @@ pub struct ExchangeInfo {
     pub name: String,
     /// `direct`, `fanout`, `topic` or `headers`.
     pub kind: &'static str,
-    /// Declared durable.
+    /// Whether it was declared durable.
     pub durable: bool,
-    /// Deleted with its last binding.
+    /// Whether it is deleted when its last binding is removed.
     pub auto_delete: bool,
-    /// Not to be published to by clients.
+    /// Whether clients must not publish to it.
     pub internal: bool,
-    /// Its bindings: the name of the queue or exchange bound, and the key.
+    /// Its bindings: the name of the destination queue or exchange, and the binding key.
     pub bindings: Vec<(String, String)>,
-    /// The arguments it was declared with, as text.
+    /// The arguments of its declaration, as text.
     pub arguments: BTreeMap<String, String>,
 }
 
-/// One client connection, at the moment of asking.
+/// A snapshot of a client connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionInfo {
-    /// Its identity, for faults.
+    /// Its id, for fault injection.
     pub id: ConnectionId,
-    /// The name the client gave it (`connection_name`), if any.
+    /// The name that the client gave it (`connection_name`).
     pub name: Option<String>,
-    /// The client library, as it names itself.
+    /// The `product` in the client properties.
     pub product: Option<String>,
-    /// The user logged in.
+    /// The user who is logged in.
     pub user: String,
-    /// The virtual host opened.
+    /// The virtual host that it has opened.
     pub vhost: String,
     /// The client's address and port.
     pub address: String,
-    /// Open channels.
+    /// The number of open channels.
     pub channels: usize,
-    /// Messages delivered over it and not yet settled.
+    /// The number of messages that were delivered over it and are not settled yet.
     pub unacked: usize,
-    /// The heartbeat agreed on; zero if none.
+    /// The negotiated heartbeat interval; zero for none.
     pub heartbeat: Duration,
-    /// The largest frame agreed on, in bytes.
+    /// The negotiated `frame_max`, in bytes.
     pub frame_max: usize,
-    /// The most channels agreed on.
+    /// The negotiated `channel_max`.
     pub channel_max: u16,
-    /// Publishing is blocked: by the memory cap or by a fault.
+    /// Whether publishing is blocked, by the memory limit or by an injected fault.
     pub blocked: bool,
 }
 
-/// One consumer, at the moment of asking.
+/// A snapshot of a consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConsumerInfo {
@@ -100,19 +100,19 @@ pub struct ConsumerInfo {
     pub vhost: String,
     /// Its queue.
     pub queue: String,
-    /// Whether it acknowledges.
+    /// Whether it has to acknowledge deliveries (no `no-ack`).
     pub acknowledges: bool,
-    /// Whether it is the only one allowed on its queue.
+    /// Whether it is exclusive, so that its queue can have no other consumer.
     pub exclusive: bool,
-    /// The most unsettled deliveries it may have; zero for no limit.
+    /// The limit of its unsettled deliveries; zero for no limit.
     pub prefetch: u16,
     /// Its priority (`x-priority`).
     pub priority: i64,
-    /// Deliveries it has not settled.
+    /// The number of deliveries that it has not settled yet.
     pub unacked: usize,
-    /// Whether it receives: false for those waiting behind a single active consumer.
+    /// Whether it gets deliveries. With `x-single-active-consumer` only one consumer of a queue does.
     pub active: bool,
-    /// The arguments it consumes with, as text.
+    /// The arguments of its `basic.consume`, as text.
     pub arguments: BTreeMap<String, String>,
 }
 

@@ -1,4 +1,4 @@
-//! Which method does what.
+//! Dispatch of methods to the functions that implement them.
 
 use amq_protocol::protocol::{AMQPClass, access, basic, channel, confirm, exchange, queue};
 
@@ -42,7 +42,7 @@ impl Core {
             }
             _ => {}
         }
-        // Closed by us, and the client does not know yet.
+        // Methods that the client sent before it received the broker's `channel.close` are ignored.
         if self
             .channel(id, number)
             .is_none_or(|channel| channel.closing)
@@ -142,7 +142,7 @@ impl Core {
                 Ok(())
             }
             M::RecoverAsync(recover) => self.recover(now, id, number, recover.requeue),
-            // The answer to a consumer cancelled by the broker.
+            // The reply to a `basic.cancel` of the broker.
             M::CancelOk(_) => Ok(()),
             _ => Err(unexpected()),
         }
@@ -183,7 +183,7 @@ impl Core {
     }
 }
 
-/// A method that only the broker sends, or that belongs to another state.
+/// The exception for a method that only a broker sends, or that is not allowed in this state.
 pub(super) fn unexpected() -> Exception {
     Exception::new(Code::CommandInvalid, "unimplemented method")
 }

@@ -1,4 +1,4 @@
-//! What tests and operators do behind the clients' backs.
+//! Commands of operators and tests: deletion, cancellation, injected faults.
 
 use crate::{
     core::{Action, Core, Now, command::Operator},
@@ -83,11 +83,11 @@ impl Core {
             return;
         };
         connection.confirms.withheld = false;
-        let mut held = Vec::new();
+        let mut withheld = Vec::new();
         let mut commits = Vec::new();
         for (number, channel) in &mut connection.channels {
             if let Some(confirm) = &mut channel.confirm {
-                held.extend(
+                withheld.extend(
                     confirm
                         .withheld
                         .drain(..)
@@ -101,7 +101,7 @@ impl Core {
         for (number, outcome) in commits {
             self.complete(now, id, number, outcome);
         }
-        for (channel, tag, outcome) in held {
+        for (channel, tag, outcome) in withheld {
             self.act(
                 id,
                 Action::Confirm {

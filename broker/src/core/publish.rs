@@ -1,4 +1,5 @@
-//! A message comes in: where it goes, and what the publisher hears of it.
+//! Publishing (`basic.publish`): routing, returns (`basic.return`) and confirms (`basic.ack`,
+//! `basic.nack`).
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -21,7 +22,7 @@ use crate::{
     settings::Overflow,
 };
 
-/// Whether every queue took the message.
+/// Whether every queue has accepted the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
     ByAll,
@@ -81,7 +82,7 @@ impl Core {
             publish.body,
             &self.gauge,
         ));
-        // RabbitMQ hands a direct reply over while it routes, in a transaction as well.
+        // RabbitMQ delivers a direct reply when it routes the message, before the commit as well.
         let replied = self.reply(&message);
         let mandatory = publish.mandatory && !replied;
         let transactional = self
@@ -114,8 +115,8 @@ impl Core {
         Ok(())
     }
 
-    /// Puts a message into its queues, or returns it to the channel it came by if it must not
-    /// be lost and there are none.
+    /// Puts a message into its queues, or returns it to the publishing channel if it is mandatory and
+    /// there are no queues.
     pub(super) fn distribute(
         &mut self,
         now: Now,
@@ -145,8 +146,8 @@ impl Core {
         taken
     }
 
-    /// The names of the queues that a message of a transaction is for. The default exchange
-    /// routes to a name whether there is such a queue yet or not.
+    /// The names of the queues that a message of a transaction is routed to. The default exchange
+    /// routes to a name even if no such queue exists yet.
     fn queue_names(
         &self,
         id: ConnectionId,
@@ -170,7 +171,7 @@ impl Core {
         if !connection.writes_denied {
             return Ok(());
         }
-        // RabbitMQ's name for the default exchange, where permissions are concerned.
+        // RabbitMQ's name of the default exchange in permission errors.
         let exchange = if exchange.is_empty() {
             "amq.default"
         } else {
@@ -182,7 +183,7 @@ impl Core {
         )))
     }
 
-    /// The exchange's own name, so that messages share it.
+    /// The name of an exchange that may be published to, shared with the exchange.
     fn publish_exchange(&self, id: ConnectionId, name: &str) -> Result<Name, Exception> {
         if name.is_empty() {
             return Ok(Name::default());
@@ -235,7 +236,7 @@ impl Core {
         Ok(properties)
     }
 
-    /// Hands a message to the direct reply consumers it is addressed to, once each. Tells
+    /// Delivers a message once to each consumer of direct reply-to that it is addressed to. Returns
     /// whether there are any.
     fn reply(&mut self, message: &Arc<Message>) -> bool {
         if !message.exchange.is_empty() {
@@ -277,7 +278,7 @@ impl Core {
         true
     }
 
-    /// Puts a message into one queue, within its limits.
+    /// Puts a message into a queue, unless a limit makes the queue reject it.
     fn enqueue(&mut self, now: Now, id: QueueId, message: &Arc<Message>) -> Taken {
         let Some(queue) = self.queues.get_mut(&id) else {
             return Taken::ByAll;
@@ -291,14 +292,14 @@ impl Core {
         let first = queue.ready() == 0;
         queue.push(message.clone(), now.instant);
         self.entries += 1;
-        // Somebody who waits gets it even if it may not wait itself.
+        // A waiting consumer gets the message even if its time to live is zero.
         if !(first && self.deliver_one(id)) {
             self.dispatch(now, id);
         }
         Taken::ByAll
     }
 
-    /// Routes a message that the broker itself publishes.
+    /// Puts a message that the broker itself publishes into its queues.
     pub(super) fn republish(&mut self, now: Now, message: Message, queues: Vec<QueueId>) {
         let message = Arc::new(message);
         self.reply(&message);
@@ -307,7 +308,7 @@ impl Core {
         }
     }
 
-    /// Tells a publisher how its message fared, unless a fault interferes.
+    /// Sends the confirm of a message, unless a fault nacks or withholds it.
     fn confirm(&mut self, id: ConnectionId, channel: u16, tag: u64, mut outcome: Outcome) {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
@@ -337,7 +338,7 @@ impl Core {
     }
 }
 
-/// All queues that a message reaches, each once.
+/// All queues that a message is routed to, each once.
 pub(super) fn route_all(
     vhost: &Vhost,
     message: &Message,
@@ -363,7 +364,7 @@ pub(super) fn copy_keys(headers: &FieldTable, name: &str) -> Vec<String> {
     }
 }
 
-/// `CC` and `BCC` must be lists of keys.
+/// Checks that the headers `CC` and `BCC` are arrays.
 fn check_copies(headers: &FieldTable) -> Result<(), Exception> {
     for name in ["CC", "BCC"] {
         match headers.inner().get(name) {
@@ -385,9 +386,9 @@ pub(super) fn without(headers: &FieldTable, name: &str) -> FieldTable {
     rest.into()
 }
 
-/// Follows bindings from exchange to exchange, each visited once and with all keys; an exchange
-/// that routes none of them hands over to its alternate. The default exchange has no bindings to
-/// be followed, so it takes nothing as an alternate.
+/// Follows the bindings from exchange to exchange. Each exchange is visited once, with all keys, and
+/// one without a matching binding passes the message to its alternate exchange. The default exchange
+/// has no bindings, so it routes nothing as an alternate exchange.
 fn route(
     vhost: &Vhost,
     exchange: &Name,

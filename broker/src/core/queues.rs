@@ -1,4 +1,4 @@
-//! Queues are declared, bound, purged and deleted.
+//! Methods of class `queue`: declaration, binding, purge and deletion.
 
 use amq_protocol::{
     protocol::{AMQPClass, queue},
@@ -16,7 +16,7 @@ use crate::{
     settings::{Settings, is_quorum},
 };
 
-/// The pseudo-queue of direct reply-to, and the addresses made from it.
+/// The pseudo-queue of direct reply-to, which is also the prefix of its addresses.
 pub(super) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
 impl Core {
@@ -114,7 +114,7 @@ impl Core {
         Ok(queue_id)
     }
 
-    /// Declaring an address of direct reply-to asks whether its consumer still lives.
+    /// Declares an address of direct reply-to, which succeeds if its consumer still exists.
     fn declare_reply_queue(
         &mut self,
         id: ConnectionId,
@@ -152,7 +152,8 @@ impl Core {
         let exchange = stripped(&bind.exchange);
         let queue = self.find_queue(id, &name)?;
         refuse_default(&exchange)?;
-        // Without a queue name an empty key stands for the name too, as the standard has it.
+        // If the queue name is empty, an empty routing key stands for the name of the queue as well
+        // (the rule of `queue.bind` in AMQP 0-9-1).
         let key = if bind.queue.as_str().is_empty() && bind.routing_key.as_str().is_empty() {
             name.to_string()
         } else {
@@ -271,8 +272,7 @@ impl Core {
         Ok(())
     }
 
-    /// Takes a queue away from everybody. Its messages are dropped, not dead-lettered;
-    /// its consumers are told.
+    /// Deletes a queue. Its messages are dropped, not dead-lettered, and its consumers are cancelled.
     pub(super) fn remove_queue(&mut self, now: Now, id: QueueId) {
         self.purge_ready(id);
         let Some(queue) = self.queues.remove(&id) else {
@@ -289,7 +289,7 @@ impl Core {
         }
     }
 
-    /// Deletes an auto-delete queue that has lost its last consumer.
+    /// Deletes an auto-delete queue that has no consumer any more.
     pub(super) fn delete_if_unused(&mut self, now: Now, id: QueueId) {
         if self
             .queues
@@ -300,7 +300,7 @@ impl Core {
         }
     }
 
-    /// The name a command means: the empty one stands for the queue declared last.
+    /// The name of a method's queue. An empty name stands for the queue that was declared last.
     pub(super) fn queue_name(
         &self,
         id: ConnectionId,
@@ -315,7 +315,7 @@ impl Core {
             .ok_or_else(|| Exception::new(Code::NotFound, "no previously declared queue"))
     }
 
-    /// The same where RabbitMQ takes line ends out of the name.
+    /// The same for methods in which RabbitMQ removes CR and LF from the name.
     fn stripped_name(
         &self,
         id: ConnectionId,
@@ -329,7 +329,7 @@ impl Core {
         }
     }
 
-    /// Finds a queue that this connection may use.
+    /// Finds a queue that the connection may use.
     pub(super) fn find_queue(&self, id: ConnectionId, name: &str) -> Result<QueueId, Exception> {
         let vhost = self.vhost_of(id)?;
         let queue = vhost
@@ -376,7 +376,7 @@ impl Core {
     }
 }
 
-/// The part of a direct reply-to address that names its consumer.
+/// The token in an address of direct reply-to, which identifies its consumer.
 pub(super) fn reply_token(address: &str) -> Option<&str> {
     address.strip_prefix(REPLY_TO)?.strip_prefix('.')
 }
@@ -385,12 +385,13 @@ pub(super) fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-/// An exclusive queue ends with its connection, so RabbitMQ has it survive nothing else either.
+/// Whether a queue is durable. RabbitMQ ignores `durable` of an exclusive queue, which ends with its
+/// connection.
 fn is_durable(declare: &queue::Declare) -> bool {
     declare.durable && !declare.exclusive
 }
 
-/// What RabbitMQ cannot do with a queue that is replicated.
+/// Checks the properties that RabbitMQ does not allow for a quorum queue.
 fn check_quorum(declare: &queue::Declare, place: &str) -> Result<(), Exception> {
     let property = if declare.auto_delete {
         "auto-delete"

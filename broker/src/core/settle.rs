@@ -1,4 +1,4 @@
-//! Deliveries are settled: acknowledged, rejected, given back.
+//! Settlement of deliveries (`basic.ack`, `basic.nack`, `basic.reject`, `basic.recover`).
 
 use crate::{
     core::{
@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl Core {
-    /// Takes deliveries off a channel, and settles them now or, in a transaction, at its commit.
+    /// Removes deliveries from a channel, and settles them now or, in a transaction, at the commit.
     pub(super) fn settle(
         &mut self,
         now: Now,
@@ -31,7 +31,7 @@ impl Core {
         Ok(())
     }
 
-    /// Settles deliveries that were taken off a channel.
+    /// Settles deliveries that were removed from a channel.
     pub(super) fn apply_settlement(
         &mut self,
         now: Now,
@@ -48,8 +48,8 @@ impl Core {
                     self.release(delivered, &mut queues);
                 }
             }
-            // The place in a shared prefetch is free only when they are back in their queues,
-            // which offer them to others first.
+            // Before the shared prefetch is released below, so that the queues offer the messages to
+            // consumers of other channels first.
             Settlement::Requeue => self.requeue(now, settled),
             Settlement::Discard => {
                 for delivered in settled {
@@ -81,11 +81,10 @@ impl Core {
         Ok(())
     }
 
-    /// Gives deliveries back to where they came from. A quorum queue that has seen a
-    /// message come back too often lets it die.
+    /// Requeues deliveries. A quorum queue dead-letters a message that exceeds its delivery limit.
     pub(super) fn requeue(&mut self, now: Now, deliveries: Vec<Delivered>) {
         let mut queues = Vec::new();
-        // The latest first: each then goes in at the front, and nothing is moved.
+        // The last one first, so that each is inserted at the front and no entry has to be moved.
         for mut delivered in deliveries.into_iter().rev() {
             self.release(&delivered, &mut queues);
             let Some(queue) = self.queues.get_mut(&delivered.queue) else {
@@ -109,8 +108,8 @@ impl Core {
             }
         }
         for queue in queues {
-            // A classic queue lets go of what is beyond its length before it delivers again, a
-            // quorum queue afterwards.
+            // A classic queue applies its length limit before it delivers again, a quorum queue
+            // afterwards.
             let quorum = |queue: &Queue| queue.settings.quorum;
             if !self.queues.get(&queue).is_some_and(quorum) {
                 self.trim(queue);
@@ -137,7 +136,7 @@ impl Core {
         taken.ok_or_else(|| precondition_failed(format!("unknown delivery tag {tag}")))
     }
 
-    /// Ends the accounts of a delivery, and notes its queue.
+    /// Removes a delivery from the counts of its consumer and queue, and adds the queue to `queues`.
     fn release(&mut self, delivered: &Delivered, queues: &mut Vec<QueueId>) {
         if let Some(consumer) = delivered
             .consumer
@@ -153,8 +152,8 @@ impl Core {
         }
     }
 
-    /// Fills the room that settling made: in the queues concerned, and where the channel
-    /// shares one prefetch, in all it consumes from.
+    /// Delivers after deliveries were settled: from their queues, or from all queues that the channel
+    /// consumes from if its consumers share a prefetch.
     fn dispatch_after(&mut self, now: Now, id: ConnectionId, number: u16, queues: Vec<QueueId>) {
         if self
             .channel(id, number)

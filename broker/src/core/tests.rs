@@ -1,4 +1,4 @@
-//! The core against naive references: whole histories, replayed with a clock of their own.
+//! Tests of the core against simple models, with random histories and a simulated clock.
 
 mod deaths;
 mod queues;
@@ -20,7 +20,7 @@ use crate::{
     properties::{Properties, Property},
 };
 
-/// A core, a clock, and what the core has wanted since last asked.
+/// A core, its clock, and its effects that no test has taken yet.
 struct CoreFixture {
     core: Core,
     now: Instant,
@@ -141,7 +141,7 @@ impl CoreFixture {
         self.basic(id, number, basic::AMQPMethod::Get(get));
     }
 
-    /// What `basic.get` brought, with nothing else expected.
+    /// Takes the message of a `basic.get-ok` from the effects.
     fn got(&mut self) -> Option<Content> {
         self.effects
             .drain(..)

@@ -1,4 +1,4 @@
-//! What happens by itself: messages and queues expire, memory is watched.
+//! Timers of queues (`x-message-ttl`, `x-expires`), and the memory alarm.
 
 use std::cmp::Reverse;
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl Core {
-    /// Sets a timer for a queue, unless one is set that is early enough.
+    /// Sets the timer of a queue, unless an earlier one is set.
     pub(super) fn arm(&mut self, id: QueueId) {
         let Some(queue) = self.queues.get_mut(&id) else {
             return;
@@ -46,15 +46,15 @@ impl Core {
         }
     }
 
-    /// Raises the alarm when messages take more than the cap, and ends it when a tenth
-    /// of the cap is free again.
+    /// Starts the memory alarm when messages occupy more than the limit, and ends it when a tenth of the
+    /// limit is free again.
     pub(super) fn watch_memory(&mut self) {
         let used = self.memory();
-        let cap = self.config.limits.memory;
-        if !self.alarm && used > cap {
+        let limit = self.config.limits.memory;
+        if !self.alarm && used > limit {
             self.alarm = true;
-            tracing::warn!(used, cap, "memory cap reached: publishers are blocked");
-        } else if self.alarm && used <= cap - cap / 10 {
+            tracing::warn!(used, limit, "memory limit exceeded: publishers are blocked");
+        } else if self.alarm && used <= limit - limit / 10 {
             self.alarm = false;
             let mut blocked: Vec<ConnectionId> = self
                 .connections
@@ -71,12 +71,12 @@ impl Core {
         }
     }
 
-    /// Bytes that messages take, in queues and on their way.
+    /// The bytes that messages occupy, in queues and in transit to clients.
     pub(crate) fn memory(&self) -> usize {
         self.gauge.bytes() + self.entries * size_of::<Entry>()
     }
 
-    /// Whether publishers are blocked for want of memory.
+    /// Whether publishers are blocked because the memory limit was exceeded.
     pub(crate) fn is_alarmed(&self) -> bool {
         self.alarm
     }

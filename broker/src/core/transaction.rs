@@ -1,7 +1,8 @@
-//! Transactions: publishes and settlements of a channel that wait for its `tx.commit`.
+//! Transactions (`tx.select`): publishes and settlements of a channel that wait for `tx.commit`.
 //!
-//! As in RabbitMQ, a commit is no single step: it puts out one message after another, then
-//! settles. If a queue refuses its message the others keep theirs, and the channel is closed.
+//! As in RabbitMQ, a commit is not atomic: it publishes the messages one after the other, and then
+//! settles the deliveries. If a queue rejects a message, the other messages stay in their queues, and
+//! the channel is closed.
 
 use amq_protocol::protocol::{AMQPClass, tx};
 
@@ -32,7 +33,7 @@ impl Core {
         }
     }
 
-    /// Refuses whatever comes before the answer to `tx.commit`, which waits for the queues.
+    /// Refuses methods that arrive before the reply to `tx.commit` was sent.
     pub(super) fn check_not_committing(
         &self,
         id: ConnectionId,
@@ -73,7 +74,8 @@ impl Core {
             .get(&id)
             .is_some_and(|connection| connection.confirms.withheld);
         let is_complete = outcome == Outcome::Ack && !(waits && withheld);
-        // Nobody waits for the settlements: what they make room for comes after the answer.
+        // Before the settlements, because the reply does not wait for them: deliveries that they make
+        // room for are sent after it.
         if is_complete {
             self.complete(now, id, number, outcome);
         }
@@ -89,7 +91,7 @@ impl Core {
         Ok(())
     }
 
-    /// Puts the messages of a transaction into their queues.
+    /// Publishes the messages of a transaction.
     fn route_published(
         &mut self,
         now: Now,
@@ -120,7 +122,7 @@ impl Core {
         outcome
     }
 
-    /// Answers a commit.
+    /// Sends the reply to a commit.
     pub(super) fn complete(&mut self, now: Now, id: ConnectionId, number: u16, outcome: Outcome) {
         match outcome {
             Outcome::Ack => {
@@ -134,7 +136,7 @@ impl Core {
         }
     }
 
-    /// Forgets what was published, and what was settled is outstanding again.
+    /// Drops the published messages. Deliveries that were settled are unsettled again.
     fn roll_back(&mut self, id: ConnectionId, number: u16) -> Result<(), Exception> {
         let channel = self.channel_mut(id, number);
         let mut undone = std::mem::take(transaction(channel)?);
@@ -147,7 +149,7 @@ impl Core {
     }
 }
 
-/// The transaction of a channel, which must be in that mode.
+/// The transaction of a channel, or an exception if the channel is not transactional.
 fn transaction(channel: Option<&mut Channel>) -> Result<&mut Transaction, Exception> {
     channel
         .and_then(|channel| channel.transaction.as_mut())

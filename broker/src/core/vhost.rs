@@ -1,4 +1,4 @@
-//! A virtual host: the names of exchanges and queues in it.
+//! Virtual host: its exchanges, and the names of its queues.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +15,8 @@ pub(crate) struct Vhost {
 }
 
 impl Vhost {
-    /// A host with the exchanges that always exist. The default exchange is none of
-    /// them: it routes by queue name and takes no bindings.
+    /// Makes a virtual host with the predeclared exchanges, except for the default exchange, which
+    /// routes by queue name and has no bindings.
     pub(crate) fn new(name: Name) -> Self {
         let exchanges = [
             ("amq.direct", Kind::Direct),

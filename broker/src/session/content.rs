@@ -1,4 +1,4 @@
-//! Channels as the wire sees them: methods, and content gathered from its frames.
+//! Channels of a session: methods, and content assembled from its header and body frames.
 
 use amq_protocol::protocol::{AMQPClass, channel};
 use bytes::Bytes;
@@ -12,21 +12,21 @@ use crate::{
     session::{Event, Session},
 };
 
-/// What a channel expects to come in.
+/// The frame that is expected next on a channel.
 #[derive(Debug, Default)]
 pub(super) enum Inbound {
     #[default]
     Method,
-    /// A content header for this message.
+    /// The content header of this message.
     Header(PublishHead),
     Body(Partial),
-    /// The rest of a body that is too large: so many octets.
+    /// The rest of a body that is too large: this many octets.
     Skip(u64),
-    /// Closed by the broker; everything but the closing is ignored.
+    /// The broker has closed the channel. All methods but `close` and `close-ok` are ignored.
     Closing,
 }
 
-/// A message that is not all there.
+/// A message that is not complete yet.
 #[derive(Debug)]
 pub(super) struct Partial {
     publish: PublishHead,
@@ -36,7 +36,8 @@ pub(super) struct Partial {
 }
 
 impl Inbound {
-    /// Turns to waiting for the channel's end; tells how many octets are given up.
+    /// Marks the channel as closed by the broker. Returns how many octets of an incomplete message are
+    /// dropped.
     pub(super) fn discard(&mut self) -> usize {
         match std::mem::replace(self, Inbound::Closing) {
             Inbound::Body(partial) => partial.body.len(),
@@ -68,7 +69,7 @@ impl Session {
             return self.publish_method(frame.channel, publish);
         }
         let method = framing::method(frame.payload)?;
-        // The parser leaves out the one field of `basic.qos` that must be zero.
+        // amq-protocol's parser ignores `prefetch_size` of `basic.qos`, which has to be zero.
         if let Some([0, 60, 0, 10, size @ ..]) = frame.payload.first_chunk::<8>()
             && *size != [0; 4]
         {
@@ -90,8 +91,8 @@ impl Session {
                 self.channels.insert(number, Inbound::Method);
             }
             (None, _) => return Err(not_open().of(ids.0, ids.1)),
-            // Both sides close at once. The client's is answered, and the number is the channel's until the
-            // client has answered the broker's, too.
+            // Both sides close at the same time. The client's close gets a reply, and the number stays in
+            // use until the client has replied to the broker's close.
             (Some(Inbound::Closing), AMQPClass::Channel(channel::AMQPMethod::Close(_))) => {}
             (Some(inbound), AMQPClass::Channel(channel::AMQPMethod::Close(_))) => {
                 self.assembling -= inbound.discard();
@@ -159,7 +160,7 @@ impl Session {
             Inbound::Body(_) | Inbound::Skip(_) => return Err(no_body()),
         };
         let [c0, c1, w0, w1, size @ ..] = *head;
-        // The standard has the weight be zero; to RabbitMQ any other header is none.
+        // The weight has to be zero (4.2.6.1). RabbitMQ does not recognize any other header.
         if [w0, w1] != [0, 0] {
             return Err(no_header());
         }
@@ -173,7 +174,7 @@ impl Session {
             )
             .of(60, 40));
         }
-        // RabbitMQ's channel fails over properties that are not what their flags announce.
+        // RabbitMQ's channel process crashes on properties that do not match their flags.
         let properties = Properties::parse(block)
             .map_err(|_| Exception::new(Code::InternalError, "malformed properties"))?;
         let size = u64::from_be_bytes(size);
@@ -190,7 +191,7 @@ impl Session {
                 events.push(Event::Core(partial.finish(self.id, number, Bytes::new())));
             }
             Ok(size) if size <= limit => {
-                // What is announced is not there yet, so no room is made for it.
+                // Not preallocated, because the announced size is not trusted.
                 *inbound = Inbound::Body(Partial {
                     publish,
                     properties,

@@ -1,5 +1,5 @@
-//! Hostile input: whatever comes in at whatever stage, the session and the core behind it
-//! do not panic, go on for ever, or keep anything when the client is gone.
+//! Fuzzing of a session and the core: whatever a client sends in any stage, they do not panic or loop
+//! without end, and they keep no state of the client after it has disconnected.
 //!
 //! `LEPUS_FUZZ_CASES` sets the number of cases (default 2000).
 
@@ -20,7 +20,7 @@ use crate::{
     id::ConnectionId,
 };
 
-/// What a client may cost while its conversation is a few kilobytes long.
+/// The limit of output for a conversation of a few kilobytes.
 const MOST_OUTPUT: usize = 16 * 1024 * 1024;
 
 struct FuzzedBroker {
@@ -61,13 +61,13 @@ impl FuzzedBroker {
         let used = self.session.receive(self.now, &self.input, &mut events);
         assert!(used <= self.input.len());
         self.input.drain(..used);
-        self.apply_settlement(events);
+        self.apply_events(events);
     }
 
-    fn apply_settlement(&mut self, events: Vec<Event>) {
+    fn apply_events(&mut self, events: Vec<Event>) {
         for event in events {
             match event {
-                Event::Core(command) => self.tell(command),
+                Event::Core(command) => self.handle(command),
                 Event::Send(action) => self.send(action),
                 Event::Raw(bytes) => self.output.extend_from_slice(bytes),
                 Event::End => self.ended = true,
@@ -75,11 +75,11 @@ impl FuzzedBroker {
         }
         assert!(
             self.output.len() < MOST_OUTPUT,
-            "the answer is out of proportion"
+            "the output exceeds its limit"
         );
     }
 
-    fn tell(&mut self, command: Command) {
+    fn handle(&mut self, command: Command) {
         let mut effects: Vec<Effect> = Vec::new();
         self.core.handle(
             Now {
@@ -98,7 +98,7 @@ impl FuzzedBroker {
         self.session.encode(self.now, action, &mut self.output);
     }
 
-    /// Lets the clock run until nothing is due for an hour, then hangs up.
+    /// Advances the clock until no timeout is due within an hour, and then disconnects.
     fn finish(mut self) {
         let flow = Flow {
             reads: true,
@@ -115,7 +115,7 @@ impl FuzzedBroker {
             let mut events = Vec::new();
             self.session
                 .timeout(self.now, flow, &mut self.output, &mut events);
-            self.apply_settlement(events);
+            self.apply_events(events);
             steps += 1;
             assert!(steps < 100_000, "a timeout that is always due");
         }
@@ -124,9 +124,9 @@ impl FuzzedBroker {
                 .core
                 .next_timeout()
                 .map_or(self.now, |at| self.now.max(at));
-            self.tell(Command::Tick);
+            self.handle(Command::Tick);
         }
-        self.tell(Command::Disconnected(ConnectionId(1)));
+        self.handle(Command::Disconnected(ConnectionId(1)));
         assert!(self.core.connection_infos().is_empty());
         assert!(self.core.consumer_infos().is_empty());
         for queue in self.core.queue_infos() {
@@ -136,18 +136,18 @@ impl FuzzedBroker {
                 vhost: "/".into(),
                 name,
             };
-            self.tell(Command::Operator(operator));
+            self.handle(Command::Operator(operator));
         }
         assert_eq!(self.core.memory(), 0, "messages outlive their queues");
     }
 }
 
-/// How a conversation is spoilt.
+/// A mutation of a conversation.
 #[derive(Clone, Debug)]
 enum Mutation {
-    /// One octet becomes another.
+    /// Replaces an octet.
     Set { at: prop::sample::Index, value: u8 },
-    /// One bit turns.
+    /// Inverts a bit.
     Flip { at: prop::sample::Index, bit: u8 },
     Remove {
         at: prop::sample::Index,
@@ -157,18 +157,18 @@ enum Mutation {
         at: prop::sample::Index,
         bytes: Vec<u8>,
     },
-    /// A piece comes twice.
+    /// Repeats a piece of the conversation.
     Repeat { piece: prop::sample::Index },
     Swap {
         one: prop::sample::Index,
         other: prop::sample::Index,
     },
-    /// Noise from here on.
-    Noise {
+    /// Replaces the rest with random bytes.
+    Random {
         from: prop::sample::Index,
         bytes: Vec<u8>,
     },
-    /// A frame whose form is right and whose payload is noise.
+    /// Inserts a well-formed frame with a random payload.
     Frame {
         at: prop::sample::Index,
         kind: u8,
@@ -177,7 +177,7 @@ enum Mutation {
     },
 }
 
-fn spoil() -> impl Strategy<Value = Mutation> {
+fn mutation() -> impl Strategy<Value = Mutation> {
     let at = any::<prop::sample::Index>;
     let bytes = |most| proptest::collection::vec(any::<u8>(), 0..most);
     let ids = prop_oneof![
@@ -197,7 +197,7 @@ fn spoil() -> impl Strategy<Value = Mutation> {
         2 => (at(), bytes(20)).prop_map(|(at, bytes)| Mutation::Insert { at, bytes }),
         2 => at().prop_map(|piece| Mutation::Repeat { piece }),
         2 => (at(), at()).prop_map(|(one, other)| Mutation::Swap { one, other }),
-        1 => (at(), bytes(300)).prop_map(|(from, bytes)| Mutation::Noise { from, bytes }),
+        1 => (at(), bytes(300)).prop_map(|(from, bytes)| Mutation::Random { from, bytes }),
         4 => (at(), 1..10_u8, 0..4_u16, ids, bytes(60)).prop_map(|(at, kind, channel, ids, tail)| {
             let payload = [ids, tail].concat();
             Mutation::Frame { at, kind, channel, payload }
@@ -205,10 +205,10 @@ fn spoil() -> impl Strategy<Value = Mutation> {
     ]
 }
 
-fn spoilt(spoils: &[Mutation]) -> Vec<u8> {
+fn mutated(mutations: &[Mutation]) -> Vec<u8> {
     let mut pieces = conversation();
-    for spoil in spoils {
-        match spoil {
+    for mutation in mutations {
+        match mutation {
             Mutation::Repeat { piece } => {
                 let at = piece.index(pieces.len());
                 pieces.insert(at, pieces[at].clone());
@@ -234,8 +234,8 @@ fn spoilt(spoils: &[Mutation]) -> Vec<u8> {
         }
     }
     let mut bytes = pieces.concat();
-    for spoil in spoils {
-        match spoil {
+    for mutation in mutations {
+        match mutation {
             Mutation::Set { at, value } => {
                 let at = at.index(bytes.len());
                 bytes[at] = *value;
@@ -252,9 +252,12 @@ fn spoilt(spoils: &[Mutation]) -> Vec<u8> {
                 let at = at.index(bytes.len());
                 bytes.splice(at..at, more.iter().copied());
             }
-            Mutation::Noise { from, bytes: noise } => {
+            Mutation::Random {
+                from,
+                bytes: random,
+            } => {
                 bytes.truncate(from.index(bytes.len()));
-                bytes.extend(noise);
+                bytes.extend(random);
             }
             _ => {}
         }
@@ -275,10 +278,10 @@ proptest! {
 
     #[test]
     fn hostile_input_does_no_harm(
-        spoils in proptest::collection::vec(spoil(), 0..6),
+        mutations in proptest::collection::vec(mutation(), 0..6),
         cuts in proptest::collection::vec(1..400_usize, 1..20),
     ) {
-        let bytes = spoilt(&spoils);
+        let bytes = mutated(&mutations);
         let mut broker = FuzzedBroker::new();
         let mut rest = bytes.as_slice();
         for size in cuts.iter().cycle() {
@@ -294,7 +297,7 @@ proptest! {
 }
 
 #[test]
-fn the_conversation_is_without_fault() {
+fn the_conversation_is_valid() {
     let mut broker = FuzzedBroker::new();
     for piece in conversation() {
         assert!(!broker.ended);
@@ -302,7 +305,7 @@ fn the_conversation_is_without_fault() {
         assert!(broker.input.is_empty());
     }
     assert!(broker.ended);
-    // The last word is close-ok, and nothing before it was a close.
+    // The output ends with `connection.close-ok`.
     assert!(broker.output.ends_with(&[0, 10, 0, 51, 206]));
     broker.finish();
 }

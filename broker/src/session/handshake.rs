@@ -1,4 +1,4 @@
-//! The handshake: login, limits, virtual host.
+//! Handshake (`connection.start` to `connection.open-ok`): login, limits and virtual host.
 
 use amq_protocol::{
     protocol::{AMQPClass, connection},
@@ -15,7 +15,7 @@ use crate::{
     table,
 };
 
-/// What is known of a client before it has opened a virtual host.
+/// The data of a client that were received before `connection.open`.
 #[derive(Debug, Default)]
 pub(super) struct Login {
     user: String,
@@ -23,7 +23,7 @@ pub(super) struct Login {
     heartbeat: u16,
 }
 
-/// `connection.start` as this broker sends it.
+/// Makes the broker's `connection.start`.
 pub(super) fn start(product: &Product) -> connection::Start {
     let mut capabilities = FieldTable::default();
     for name in [
@@ -117,7 +117,7 @@ impl Session {
             .filter(|(user, password)| self.config.authenticates(user, password))
             .and_then(|(user, _)| String::from_utf8(user).ok());
         let Some(user) = admitted else {
-            // Older clients take the closed socket itself as the refusal.
+            // For clients without this capability, the closed socket is the refusal.
             if !capability(&self.login.properties, "authentication_failure_close") {
                 self.end(events);
                 return Ok(());
@@ -201,7 +201,7 @@ impl Session {
     }
 }
 
-/// Checks a client's choice against the broker's limit, where zero asks for none.
+/// Checks the limit that a client chose against the broker's. Zero stands for no limit.
 fn within(name: &str, chosen: u32, limit: u32) -> Result<(), Exception> {
     if chosen == 0 {
         return Err(not_allowed(format!(
@@ -216,14 +216,14 @@ fn within(name: &str, chosen: u32, limit: u32) -> Result<(), Exception> {
     Ok(())
 }
 
-/// `\0user\0password`, or with an identity to act as in front.
+/// Parses the response of `PLAIN`, `identity\0user\0password`. The authorization identity is ignored.
 fn plain(response: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let mut parts = response.splitn(3, |octet| *octet == 0);
     let (_, user, password) = (parts.next()?, parts.next()?, parts.next()?);
     Some((user.to_vec(), password.to_vec()))
 }
 
-/// A table with `LOGIN` and `PASSWORD`, without its length.
+/// Parses the response of `AMQPLAIN`: a table with `LOGIN` and `PASSWORD`, without its length.
 fn amqplain(response: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let table = table::parse(response).ok()?;
     let text = |name: &str| match table.inner().get(name) {

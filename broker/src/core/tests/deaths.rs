@@ -1,4 +1,4 @@
-//! The history in `x-death`, against a plain log of what happened to a message.
+//! Tests of the history in `x-death` against a log of a message's deaths.
 
 use amq_protocol::{
     protocol::basic,
@@ -16,7 +16,7 @@ use crate::{
 const NAMES: [&str; 3] = ["a", "b", "c"];
 const TTL: u64 = 10;
 
-/// Queues in a ring, each the dead letters of the one before.
+/// Declares queues in a ring: each is the dead-letter queue of the one before.
 fn ring(fixture: &mut CoreFixture) -> crate::id::ConnectionId {
     let id = fixture.connect(1);
     fixture.open(id, 1);
@@ -33,7 +33,7 @@ fn ring(fixture: &mut CoreFixture) -> crate::id::ConnectionId {
     id
 }
 
-/// One line of a history: queue, reason and, unless a publisher left it out, the count.
+/// An event of a history: queue, reason and, unless a publisher left it out, the count.
 type Line = (String, String, Option<i64>);
 
 fn recorded(content: &Content) -> Vec<Line> {
@@ -53,7 +53,7 @@ fn recorded(content: &Content) -> Vec<Line> {
         .collect()
 }
 
-/// A history as a publisher writes it.
+/// A history as headers that a publisher sets.
 fn written(lines: &[Line]) -> Properties {
     let mut headers = FieldTable::default();
     if !lines.is_empty() {
@@ -72,8 +72,8 @@ fn written(lines: &[Line]) -> Properties {
     Properties::default().with_headers(&headers)
 }
 
-/// The history after one more death: one line a queue and reason, the new one first, and the
-/// others in reverse order as soon as there are two.
+/// The history after one more death: one event for each queue and reason, the new one first, and the
+/// others in reverse order if there are at least two.
 fn after(lines: &[Line], queue: &str, reason: &str) -> Vec<Line> {
     let mut summed: Vec<Line> = Vec::new();
     for line in lines {
@@ -92,8 +92,7 @@ fn after(lines: &[Line], queue: &str, reason: &str) -> Vec<Line> {
     summed
 }
 
-/// Whether a message that expires its way into `queue` was there before, with no rejection in
-/// the history up to there.
+/// Whether a message that expires into `queue` was in it before, with no rejection in the history since.
 fn closes_circle(lines: &[Line], queue: &str) -> bool {
     match lines.iter().position(|line| line.0 == queue) {
         Some(at) => lines[..=at].iter().all(|line| line.1 != "rejected"),

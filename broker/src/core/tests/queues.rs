@@ -1,5 +1,4 @@
-//! Order, prefetch, limits and expiry of queues, against lists that are searched and
-//! sorted at every step.
+//! Tests of order, prefetch, limits and expiry of queues, against a model of sorted lists.
 
 mod model;
 mod op;
@@ -13,7 +12,7 @@ use amq_protocol::{
 use proptest::prelude::*;
 
 use self::{
-    model::{Held, Kind, ModelChannel, ModelConsumer, ModelQueue, ModelTransaction, Step},
+    model::{Kind, ModelChannel, ModelConsumer, ModelMessage, ModelQueue, ModelTransaction, Step},
     op::{Op, op},
 };
 use super::{CoreFixture, number, with_expiration};
@@ -26,8 +25,8 @@ use crate::{
 
 const QUEUES: usize = 5;
 const CHANNELS: usize = 3;
-/// The channel whose consumers may share a prefetch. It is never transactional and consumes from
-/// no quorum queue, so that what counts against its prefetch is what is outstanding.
+/// The channel whose consumers may share a prefetch. It is never transactional and consumes from no
+/// quorum queue, so that all its unsettled deliveries count against the prefetch.
 const SHARED: usize = 0;
 const QUORUM: usize = 3;
 
@@ -40,7 +39,7 @@ struct ModelFixture {
     next_id: u64,
     next_order: u64,
     next_consumer: u32,
-    /// The effects of a commit, as far as it is not yet known to have happened.
+    /// The steps of a commit whose effects were not observed yet.
     steps: VecDeque<Step>,
 }
 
@@ -336,7 +335,7 @@ impl ModelFixture {
                 self.fixture.sleep(millis);
             }
         }
-        // A publish or a return may be due at once for somebody's expiry.
+        // A message that was published or requeued may expire at once.
         self.fixture.sleep(0);
         self.follow();
         self.check();
@@ -353,8 +352,8 @@ impl ModelFixture {
         assert_eq!(effects.len() + 1, before, "one answer");
     }
 
-    /// Takes deliveries off a channel as an ack does, and settles them unless that waits for a
-    /// commit; the tag is absent if there are none.
+    /// Removes deliveries from a channel as an ack does, and settles them now or at the commit. Returns
+    /// `None` if there are none.
     fn settle(&mut self, channel: usize, nth: usize, multiple: bool, kind: Kind) -> Option<u64> {
         let known = &mut self.channels[channel];
         let tag = known.unacked.keys().nth(nth).copied()?;
@@ -391,7 +390,7 @@ impl ModelFixture {
                 self.next_order += 1;
                 let model = &mut self.queues[queue];
                 let ttl = [ttl, model.ttl].into_iter().flatten().min();
-                model.put(Held {
+                model.put(ModelMessage {
                     id,
                     order: self.next_order,
                     priority: priority.min(model.priorities),
@@ -417,24 +416,24 @@ impl ModelFixture {
                         model.put(held);
                     }
                 }
-                // Before anything is delivered again.
+                // Before the next delivery.
                 self.queues.iter_mut().for_each(ModelQueue::trim);
             }
         }
     }
 
-    /// Drops what is past its time or beyond its queue's length.
+    /// Drops messages that have expired or exceed the length limit of their queue.
     fn trim(&mut self) {
         for queue in &mut self.queues {
             queue.expire(self.clock);
             queue.trim();
-            // The next at the head may have been past its time already.
+            // The next message of a priority may have expired as well.
             queue.expire(self.clock);
         }
     }
 
-    /// Goes through what the core delivered: each must be the next of its queue, to a
-    /// consumer with room for it. A delivery that does not fit yet is of a later step.
+    /// Checks the deliveries of the core: each has to be the next message of its queue, to a consumer that
+    /// can take it. If it is not, further steps of the commit are applied first.
     fn follow(&mut self) {
         for effect in std::mem::take(&mut self.fixture.effects) {
             let Action::Content(number_, content) = effect.action else {
@@ -486,7 +485,7 @@ impl ModelFixture {
         self.trim();
     }
 
-    /// The core and the model agree, and nobody waits who could be served.
+    /// Checks that the core and the model agree, and that no message waits while a consumer can take it.
     fn check(&self) {
         let infos = self.fixture.core.queue_infos();
         for (at, queue) in self.queues.iter().enumerate() {
@@ -530,7 +529,7 @@ impl ModelFixture {
         }
     }
 
-    /// Every death is in its dead_letters, with its reason.
+    /// Checks that every dead letter is in its queue, with its reason.
     fn check_dead_letters(&mut self) {
         for at in 0..QUEUES {
             let mut found = Vec::new();
@@ -566,7 +565,7 @@ proptest! {
             model.run(op);
         }
         model.check_dead_letters();
-        // Nothing is left of a client that is gone.
+        // The core keeps no state of a client that has disconnected.
         let id = model.connection;
         model.fixture.handle(Command::Disconnected(id));
         prop_assert!(model.fixture.core.consumer_infos().is_empty());

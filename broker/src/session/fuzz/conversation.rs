@@ -1,4 +1,4 @@
-//! A conversation without fault, for the fuzzing to spoil.
+//! Valid conversation of a client with the broker, which the fuzzing mutates.
 
 use amq_protocol::{
     frame::{AMQPContentHeader, AMQPFrame, WriteContext, gen_frame},
@@ -21,7 +21,7 @@ fn on(channel: u16, class: AMQPClass) -> Vec<u8> {
     frame(&AMQPFrame::Method(channel, class))
 }
 
-/// A conversation without fault, in pieces: the handshake, then a bit of everything.
+/// A valid conversation in pieces: the handshake, and then most methods.
 pub(super) fn conversation() -> Vec<Vec<u8>> {
     use basic::AMQPMethod as B;
     use connection::AMQPMethod as C;
@@ -177,7 +177,7 @@ pub(super) fn conversation() -> Vec<Vec<u8>> {
     pieces
 }
 
-/// Two transactions on a channel of their own: one is committed, one rolled back.
+/// Two transactions on a channel of their own, the first committed, the second rolled back.
 fn transactions() -> Vec<Vec<u8>> {
     use basic::AMQPMethod as B;
     let open = channel::AMQPMethod::Open(channel::Open {});

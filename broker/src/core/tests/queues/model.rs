@@ -1,11 +1,11 @@
-//! Queues and channels as plain lists.
+//! Model of queues and channels as plain lists.
 
 use std::collections::BTreeMap;
 
 #[derive(Clone, Debug)]
-pub(super) struct Held {
+pub(super) struct ModelMessage {
     pub(super) id: u64,
-    /// When it came into its queue: a commit may be later than the publish.
+    /// The order of arrival in the queue. With a commit, that is later than the publish.
     pub(super) order: u64,
     pub(super) priority: u8,
     pub(super) expires: Option<u64>,
@@ -20,19 +20,19 @@ pub(super) struct ModelQueue {
     pub(super) ttl: Option<u64>,
     pub(super) limit: Option<u32>,
     pub(super) quorum: bool,
-    /// In the order of delivery.
-    pub(super) ready: Vec<Held>,
+    /// The ready messages in the order of delivery.
+    pub(super) ready: Vec<ModelMessage>,
     pub(super) dead: Vec<(u64, &'static str)>,
 }
 
 impl ModelQueue {
-    pub(super) fn put(&mut self, held: Held) {
+    pub(super) fn put(&mut self, held: ModelMessage) {
         self.ready.push(held);
         self.ready
             .sort_by_key(|held| (u8::MAX - held.priority, held.order));
     }
 
-    /// Drops what is past its time at the head of its priority.
+    /// Drops expired messages that are the oldest of their priority.
     pub(super) fn expire(&mut self, now: u64) {
         for priority in 0..=self.priorities {
             while let Some(at) = self.ready.iter().position(|held| held.priority == priority) {
@@ -66,7 +66,7 @@ pub(super) struct ModelConsumer {
     pub(super) prefetch: u16,
 }
 
-/// Settlements of deliveries by their client.
+/// The kind of a settlement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Ack,
@@ -74,7 +74,7 @@ pub(super) enum Kind {
     Reject,
 }
 
-/// One thing that happens to the queues. A commit is several, one after another.
+/// A change of the queues. A commit consists of several, in order.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     Publish {
@@ -86,14 +86,15 @@ pub(super) enum Step {
     Settle(Kind, Vec<Unsettled>),
 }
 
-/// A delivery: its queue, its consumer unless it was got, and the message.
-pub(super) type Unsettled = (usize, Option<String>, Held);
+/// A delivery: its queue, its consumer (`None` for `basic.get`), and the message.
+pub(super) type Unsettled = (usize, Option<String>, ModelMessage);
 
 #[derive(Debug, Default)]
 pub(super) struct ModelChannel {
     pub(super) prefetch: u16,
-    /// The shared prefetch, and what counts against it for ever: messages got before it was set.
+    /// The shared prefetch.
     pub(super) shared: u16,
+    /// The deliveries of `basic.get` before the shared prefetch was set, which count against it for good.
     pub(super) got: usize,
     pub(super) last_tag: u64,
     pub(super) consumers: BTreeMap<String, ModelConsumer>,
@@ -108,7 +109,7 @@ pub(super) struct ModelTransaction {
 }
 
 impl ModelChannel {
-    /// All deliveries that no queue has back yet.
+    /// All unsettled deliveries, and those whose settlement is not committed.
     pub(super) fn outstanding(&self) -> impl Iterator<Item = &Unsettled> {
         let uncommitted = self.transaction.iter().flat_map(|t| &t.settled);
         let uncommitted = uncommitted.flat_map(|(_, group)| group.values());
@@ -120,7 +121,7 @@ impl ModelChannel {
         self.outstanding().filter(own).count()
     }
 
-    /// Whether the shared prefetch is used up.
+    /// Whether the shared prefetch is reached.
     pub(super) fn is_full(&self) -> bool {
         let consumed = self.outstanding().filter(|(_, owner, _)| owner.is_some());
         self.shared > 0 && consumed.count() + self.got >= usize::from(self.shared)

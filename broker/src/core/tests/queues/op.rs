@@ -1,4 +1,4 @@
-//! What may happen to a few queues.
+//! Random operations on a few queues.
 
 use proptest::prelude::*;
 
@@ -7,7 +7,7 @@ use super::{CHANNELS, QUEUES, SHARED};
 #[derive(Clone, Debug)]
 pub(super) enum Op {
     Publish {
-        /// On one that may be transactional, or on one of its own.
+        /// A channel that may be transactional; with `None`, a channel for publishes only.
         channel: Option<usize>,
         queue: usize,
         priority: u8,
@@ -26,7 +26,7 @@ pub(super) enum Op {
         channel: usize,
         prefetch: u16,
     },
-    /// A prefetch for the whole channel, on [`SHARED`].
+    /// Sets a prefetch that the consumers of the channel [`SHARED`] share.
     Share {
         prefetch: u16,
     },
