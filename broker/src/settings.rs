@@ -141,8 +141,8 @@ const STREAM: [&str; 3] = [
 ];
 
 impl Settings {
-    /// Reads the arguments of `queue.declare`. `place` is the name of the queue in error texts.
-    pub(crate) fn parse(arguments: &FieldTable, place: &str) -> Result<Self, Exception> {
+    /// Reads the arguments of `queue.declare`. `subject` is the name of the queue in error texts.
+    pub(crate) fn parse(arguments: &FieldTable, subject: &str) -> Result<Self, Exception> {
         let value = |name: &str| arguments.inner().get(name);
         let words = |name: &str| value(name).and_then(text);
         let numbers = |name: &str| value(name).and_then(integer);
@@ -151,12 +151,12 @@ impl Settings {
             && text(other).is_none()
         {
             return Err(precondition_failed(format!(
-                "invalid type '{}' for arg 'x-dead-letter-exchange' in {place}",
+                "invalid type '{}' for arg 'x-dead-letter-exchange' in {subject}",
                 type_name(other)
             )));
         }
         let invalid = |name: &str, reason: String| {
-            precondition_failed(format!("invalid arg '{name}' for {place}: {reason}"))
+            precondition_failed(format!("invalid arg '{name}' for {subject}: {reason}"))
         };
         if let Some(kind) = value("x-queue-type") {
             one_of(kind, &["classic", "quorum", "stream"], |kind| {
@@ -168,7 +168,7 @@ impl Settings {
         if words("x-queue-type").as_deref() == Some("stream") {
             return Err(not_implemented("this broker has no streams"));
         }
-        check(arguments, quorum, place, invalid)?;
+        check(arguments, quorum, subject, invalid)?;
         let mut settings = Self {
             message_ttl: numbers("x-message-ttl").map(millis),
             expires: numbers("x-expires").map(millis),
@@ -200,14 +200,14 @@ impl Settings {
         &self,
         current: &FieldTable,
         received: &FieldTable,
-        place: &str,
+        subject: &str,
     ) -> Result<(), Exception> {
         for name in taken(self.quorum) {
             // Without the argument, a queue is classic.
             if *name == "x-queue-type" && is_classic(current) && is_classic(received) {
                 continue;
             }
-            check_argument(current, received, name, place)?;
+            check_argument(current, received, name, subject)?;
         }
         Ok(())
     }
@@ -218,7 +218,7 @@ impl Settings {
 fn check(
     arguments: &FieldTable,
     quorum: bool,
-    place: &str,
+    subject: &str,
     invalid: impl Fn(&str, String) -> Exception,
 ) -> Result<(), Exception> {
     let taken = taken(quorum);
@@ -239,7 +239,7 @@ fn check(
                 "rabbit_classic_queue"
             };
             return Err(precondition_failed(format!(
-                "invalid arg '{name}' for {place} of queue type {kind}"
+                "invalid arg '{name}' for {subject} of queue type {kind}"
             )));
         }
     }
@@ -250,11 +250,11 @@ fn check(
 pub(crate) fn consumer_priority(
     arguments: &FieldTable,
     quorum: bool,
-    place: &str,
+    subject: &str,
 ) -> Result<i64, Exception> {
     let value = |name: &str| arguments.inner().get(name);
     let invalid = |name: &str, reason: String| {
-        precondition_failed(format!("invalid arg '{name}' for {place}: {reason}"))
+        precondition_failed(format!("invalid arg '{name}' for {subject}: {reason}"))
     };
     let priority = value("x-priority").map_or(Ok(0), number);
     let priority = priority.map_err(|reason| invalid("x-priority", reason))?;
@@ -271,7 +271,7 @@ pub(crate) fn consumer_priority(
     };
     match foreign.iter().find(|name| arguments.contains_key(name)) {
         Some(name) => Err(precondition_failed(format!(
-            "invalid arg '{name}' for {place} of queue type {kind}"
+            "invalid arg '{name}' for {subject} of queue type {kind}"
         ))),
         None => Ok(priority),
     }
@@ -352,7 +352,7 @@ pub(crate) fn check_argument(
     current: &FieldTable,
     received: &FieldTable,
     name: &str,
-    place: &str,
+    subject: &str,
 ) -> Result<(), Exception> {
     let (received, current) = match (received.inner().get(name), current.inner().get(name)) {
         (None, None) => return Ok(()),
@@ -361,7 +361,7 @@ pub(crate) fn check_argument(
         (new, old) => (described(new), described(old)),
     };
     Err(precondition_failed(format!(
-        "inequivalent arg '{name}' for {place}: received {received} but current is {current}"
+        "inequivalent arg '{name}' for {subject}: received {received} but current is {current}"
     )))
 }
 

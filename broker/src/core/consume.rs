@@ -76,8 +76,8 @@ impl Core {
         let name = self.queue_name(id, number, consume.queue.as_str())?;
         let queue_id = self.find_queue(id, &name)?;
         let priority = self.queues.get(&queue_id).map_or(Ok(0), |queue| {
-            let place = format!("queue '{name}' in vhost '{}'", queue.vhost);
-            consumer_priority(&consume.arguments, queue.settings.quorum, &place)
+            let subject = format!("queue '{name}' in vhost '{}'", queue.vhost);
+            consumer_priority(&consume.arguments, queue.settings.quorum, &subject)
         })?;
         let quorum = |queue: &Queue| queue.settings.quorum;
         let limited = |channel: &Channel| channel.limiter.is_active();

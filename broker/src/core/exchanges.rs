@@ -40,7 +40,7 @@ impl Core {
         let vhost = self.vhost_mut(id)?;
         let name = stripped(&declare.exchange);
         let name = name.as_str();
-        let place = format!("exchange '{name}' in vhost '{}'", vhost.name);
+        let subject = format!("exchange '{name}' in vhost '{}'", vhost.name);
         if declare.passive {
             refuse_default(name)?;
             if !vhost.exchanges.contains_key(name) {
@@ -55,7 +55,7 @@ impl Core {
             })?;
             refuse_default(name)?;
             if let Some(exchange) = vhost.exchanges.get(name) {
-                check_equivalent(exchange, kind, &declare, &place)?;
+                check_equivalent(exchange, kind, &declare, &subject)?;
             } else {
                 if name.starts_with("amq.") {
                     return Err(access_refused(format!(
@@ -64,7 +64,7 @@ impl Core {
                 }
                 if vhost.exchanges.len() >= limit {
                     return Err(precondition_failed(format!(
-                        "cannot declare {place}: exchange limit ({limit}) is reached"
+                        "cannot declare {subject}: exchange limit ({limit}) is reached"
                     )));
                 }
                 let mut exchange = Exchange::new(name.into(), kind);
@@ -75,7 +75,7 @@ impl Core {
                     None => None,
                     Some(value) => Some(Name::from(text(value).ok_or_else(|| {
                         precondition_failed(format!(
-                            "invalid type '{}' for arg 'alternate-exchange' in {place}",
+                            "invalid type '{}' for arg 'alternate-exchange' in {subject}",
                             type_name(value)
                         ))
                     })?)),
@@ -282,11 +282,11 @@ fn check_equivalent(
     exchange: &Exchange,
     kind: Kind,
     declare: &exchange::Declare,
-    place: &str,
+    subject: &str,
 ) -> Result<(), Exception> {
     let different = |name: &str, received: &str, current: &str| {
         Err(precondition_failed(format!(
-            "inequivalent arg '{name}' for {place}: received '{received}' but current is '{current}'"
+            "inequivalent arg '{name}' for {subject}: received '{received}' but current is '{current}'"
         )))
     };
     if exchange.kind != kind {
@@ -305,6 +305,6 @@ fn check_equivalent(
         &exchange.arguments,
         &declare.arguments,
         "alternate-exchange",
-        place,
+        subject,
     )
 }

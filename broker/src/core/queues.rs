@@ -68,7 +68,7 @@ impl Core {
         declare: &queue::Declare,
     ) -> Result<QueueId, Exception> {
         let vhost = self.vhost_of(id)?;
-        let place = format!("queue '{given}' in vhost '{}'", vhost.name);
+        let subject = format!("queue '{given}' in vhost '{}'", vhost.name);
         if given.is_empty() && is_quorum(&declare.arguments) {
             return Err(precondition_failed(
                 "Cannot declare a server-named queue for type rabbit_quorum_queue",
@@ -84,17 +84,17 @@ impl Core {
             .get(given)
             .and_then(|found| self.queues.get(found))
         {
-            self.check_redeclared(id, found, declare, &place)?;
+            self.check_redeclared(id, found, declare, &subject)?;
             return Ok(found.id);
         }
-        let settings = Settings::parse(&declare.arguments, &place)?;
+        let settings = Settings::parse(&declare.arguments, &subject)?;
         if settings.quorum {
-            check_quorum(declare, &place)?;
+            check_quorum(declare, &subject)?;
         }
         let limit = self.config.limits.queues;
         if self.queues.len() >= limit {
             return Err(precondition_failed(format!(
-                "cannot declare {place}: queue limit ({limit}) is reached"
+                "cannot declare {subject}: queue limit ({limit}) is reached"
             )));
         }
         let vhost_name = vhost.name.clone();
@@ -248,12 +248,12 @@ impl Core {
         };
         let mut deleted = 0;
         if let Some(queue) = found.and_then(|found| self.queues.get(&found)) {
-            let place = format!("queue '{}' in vhost '{}'", queue.name, queue.vhost);
+            let subject = format!("queue '{}' in vhost '{}'", queue.name, queue.vhost);
             if delete.if_unused && !queue.consumers.is_empty() {
-                return Err(precondition_failed(format!("{place} in use")));
+                return Err(precondition_failed(format!("{subject} in use")));
             }
             if delete.if_empty && queue.ready() > 0 {
-                return Err(precondition_failed(format!("{place} not empty")));
+                return Err(precondition_failed(format!("{subject} not empty")));
             }
             deleted = queue.ready();
             let queue = queue.id;
@@ -346,7 +346,7 @@ impl Core {
         id: ConnectionId,
         queue: &Queue,
         declare: &queue::Declare,
-        place: &str,
+        subject: &str,
     ) -> Result<(), Exception> {
         self.check_owner(id, queue)?;
         if queue.owner.is_some() != declare.exclusive {
@@ -358,14 +358,14 @@ impl Core {
         ] {
             if received != current {
                 return Err(precondition_failed(format!(
-                    "inequivalent arg '{name}' for {place}: received '{received}' but current is \
+                    "inequivalent arg '{name}' for {subject}: received '{received}' but current is \
                      '{current}'"
                 )));
             }
         }
         queue
             .settings
-            .check_equivalent(&queue.arguments, &declare.arguments, place)
+            .check_equivalent(&queue.arguments, &declare.arguments, subject)
     }
 
     fn check_owner(&self, id: ConnectionId, queue: &Queue) -> Result<(), Exception> {
@@ -392,7 +392,7 @@ fn is_durable(declare: &queue::Declare) -> bool {
 }
 
 /// Checks the properties that RabbitMQ does not allow for a quorum queue.
-fn check_quorum(declare: &queue::Declare, place: &str) -> Result<(), Exception> {
+fn check_quorum(declare: &queue::Declare, subject: &str) -> Result<(), Exception> {
     let property = if declare.auto_delete {
         "auto-delete"
     } else if declare.exclusive {
@@ -403,6 +403,6 @@ fn check_quorum(declare: &queue::Declare, place: &str) -> Result<(), Exception> 
         return Ok(());
     };
     Err(precondition_failed(format!(
-        "invalid property '{property}' for {place}"
+        "invalid property '{property}' for {subject}"
     )))
 }

@@ -113,10 +113,10 @@ impl Session {
                 ));
             }
         };
-        let admitted = credentials
+        let authenticated = credentials
             .filter(|(user, password)| self.config.authenticates(user, password))
             .and_then(|(user, _)| String::from_utf8(user).ok());
-        let Some(user) = admitted else {
+        let Some(user) = authenticated else {
             // For clients without this capability, the closed socket is the refusal.
             if !capability(&self.login.properties, "authentication_failure_close") {
                 self.end(events);

@@ -271,7 +271,7 @@ impl ModelFixture {
                 self.fixture
                     .get(id, channel_number(channel), &queue_name(queue), no_ack);
                 self.queues[queue].expire(self.clock);
-                let expected = self.queues[queue].ready.first().map(|held| held.id);
+                let expected = self.queues[queue].ready.first().map(|message| message.id);
                 let found = self
                     .fixture
                     .effects
@@ -292,15 +292,15 @@ impl ModelFixture {
                     else {
                         panic!()
                     };
-                    let held = self.queues[queue].ready.remove(0);
-                    assert_eq!(redelivered, held.redelivered);
+                    let message = self.queues[queue].ready.remove(0);
+                    assert_eq!(redelivered, message.redelivered);
                     assert_eq!(left as usize, self.queues[queue].ready.len());
                     self.channels[channel].last_tag += 1;
                     assert_eq!(tag, self.channels[channel].last_tag);
                     if !no_ack {
                         self.channels[channel]
                             .unacked
-                            .insert(tag, (queue, None, held));
+                            .insert(tag, (queue, None, message));
                     }
                 }
             }
@@ -401,19 +401,22 @@ impl ModelFixture {
             }
             Step::Settle(Kind::Ack, _) => {}
             Step::Settle(Kind::Reject, settled) => {
-                for (queue, _, held) in settled {
-                    self.queues[queue].dead.push((held.id, "rejected"));
+                for (queue, _, message) in settled {
+                    self.queues[queue].dead.push((message.id, "rejected"));
                 }
             }
             Step::Settle(Kind::Requeue, settled) => {
-                for (queue, _, mut held) in settled {
+                for (queue, _, mut message) in settled {
                     let model = &mut self.queues[queue];
-                    held.redelivered = true;
-                    held.delivery_count += 1;
-                    if model.limit.is_some_and(|limit| held.delivery_count > limit) {
-                        model.dead.push((held.id, "delivery_limit"));
+                    message.redelivered = true;
+                    message.delivery_count += 1;
+                    if model
+                        .limit
+                        .is_some_and(|limit| message.delivery_count > limit)
+                    {
+                        model.dead.push((message.id, "delivery_limit"));
                     } else {
-                        model.put(held);
+                        model.put(message);
                     }
                 }
                 // Before the next delivery.
@@ -450,7 +453,8 @@ impl ModelFixture {
             let at = usize::from(number_) - 2;
             let of = self.channels[at].consumers[&**consumer].queue;
             self.queues[of].expire(self.clock);
-            while self.queues[of].ready.first().map(|held| held.id) != Some(number(&content)) {
+            while self.queues[of].ready.first().map(|message| message.id) != Some(number(&content))
+            {
                 let step = self.steps.pop_front();
                 self.trim();
                 self.apply(step.expect("the next of its queue"));
@@ -458,12 +462,12 @@ impl ModelFixture {
             let channel = &mut self.channels[at];
             let known = &channel.consumers[&**consumer];
             let queue = &mut self.queues[of];
-            let held = queue.ready.remove(0);
-            assert_eq!(*redelivered, held.redelivered);
-            let counted = queue.quorum && held.delivery_count > 0;
+            let message = queue.ready.remove(0);
+            assert_eq!(*redelivered, message.redelivered);
+            let counted = queue.quorum && message.delivery_count > 0;
             assert_eq!(
                 content.delivery_count,
-                counted.then_some(held.delivery_count)
+                counted.then_some(message.delivery_count)
             );
             channel.last_tag += 1;
             assert_eq!(*tag, channel.last_tag);
@@ -475,7 +479,7 @@ impl ModelFixture {
                     "prefetch"
                 );
                 let owner = Some(consumer.to_string());
-                channel.unacked.insert(*tag, (of, owner, held));
+                channel.unacked.insert(*tag, (of, owner, message));
             }
         }
         for step in std::mem::take(&mut self.steps) {

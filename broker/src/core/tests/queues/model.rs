@@ -26,35 +26,44 @@ pub(super) struct ModelQueue {
 }
 
 impl ModelQueue {
-    pub(super) fn put(&mut self, held: ModelMessage) {
-        self.ready.push(held);
+    pub(super) fn put(&mut self, message: ModelMessage) {
+        self.ready.push(message);
         self.ready
-            .sort_by_key(|held| (u8::MAX - held.priority, held.order));
+            .sort_by_key(|message| (u8::MAX - message.priority, message.order));
     }
 
     /// Drops expired messages that are the oldest of their priority.
     pub(super) fn expire(&mut self, now: u64) {
         for priority in 0..=self.priorities {
-            while let Some(at) = self.ready.iter().position(|held| held.priority == priority) {
+            while let Some(at) = self
+                .ready
+                .iter()
+                .position(|message| message.priority == priority)
+            {
                 if self.ready[at].expires.is_none_or(|expires| expires > now) {
                     break;
                 }
-                let held = self.ready.remove(at);
-                self.dead.push((held.id, "expired"));
+                let message = self.ready.remove(at);
+                self.dead.push((message.id, "expired"));
             }
         }
     }
 
     pub(super) fn trim(&mut self) {
         while self.max_length.is_some_and(|max| self.ready.len() > max) {
-            let lowest = self.ready.iter().map(|held| held.priority).min().unwrap();
+            let lowest = self
+                .ready
+                .iter()
+                .map(|message| message.priority)
+                .min()
+                .unwrap();
             let at = self
                 .ready
                 .iter()
-                .position(|held| held.priority == lowest)
+                .position(|message| message.priority == lowest)
                 .unwrap();
-            let held = self.ready.remove(at);
-            self.dead.push((held.id, "maxlen"));
+            let message = self.ready.remove(at);
+            self.dead.push((message.id, "maxlen"));
         }
     }
 }
