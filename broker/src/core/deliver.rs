@@ -23,7 +23,10 @@ impl Core {
         while self.deliver_one(id) {
             self.expire(now, id);
         }
-        self.trim(id);
+        // As RabbitMQ does: the message that comes to the head so may be past its time.
+        if self.trim(id) {
+            self.expire(now, id);
+        }
         self.arm(id);
     }
 
@@ -206,8 +209,9 @@ impl Core {
         }
     }
 
-    /// Drops messages beyond the queue's length.
-    pub(super) fn trim(&mut self, id: QueueId) {
+    /// Drops messages beyond the queue's length; whether there were any.
+    pub(super) fn trim(&mut self, id: QueueId) -> bool {
+        let mut has_dropped = false;
         while let Some(queue) = self
             .queues
             .get_mut(&id)
@@ -218,7 +222,9 @@ impl Core {
             };
             self.entries -= 1;
             self.dead_letter(id, entry.message, Reason::MaxLength);
+            has_dropped = true;
         }
+        has_dropped
     }
 }
 

@@ -455,6 +455,8 @@ impl Bench {
                 let step = self.steps.pop_front();
                 self.trim();
                 self.apply(step.expect("the next of its queue"));
+                // What comes back to the head may be past its time.
+                self.queues[of].expire(self.clock);
             }
             let channel = &mut self.channels[at];
             let known = &channel.consumers[&**consumer];
