@@ -10,12 +10,12 @@ use std::{
 };
 
 use crate::{
-    builder::Builder,
+    builder::BrokerBuilder,
     config::Config,
     core::{Action, Command, ConnectionInfo, Core, Effect, Now, Operator, Outcome, QueueInfo},
     exception::{Code, precondition_failed},
     id::ConnectionId,
-    net::Acks,
+    net::AckBatch,
     session::{Event, Session},
 };
 
@@ -28,20 +28,20 @@ const VHOST: &str = "/";
 pub struct SimBroker {
     config: Arc<Config>,
     core: Core,
-    lines: BTreeMap<ConnectionId, Line>,
+    connections: BTreeMap<ConnectionId, SimConnection>,
     now: Instant,
     last: u64,
 }
 
 /// One connection.
 #[derive(Debug)]
-struct Line {
+struct SimConnection {
     session: Session,
     input: Vec<u8>,
     output: Vec<u8>,
     /// Cost of the deliveries in `output`.
     delivered: usize,
-    acks: Acks,
+    acks: AckBatch,
     /// The client may not publish, and is not read from.
     is_paused: bool,
     is_ended: bool,
@@ -49,12 +49,12 @@ struct Line {
 
 impl SimBroker {
     /// A broker with these settings; the address does not matter.
-    pub fn new(builder: Builder) -> Self {
+    pub fn new(builder: BrokerBuilder) -> Self {
         let config = Arc::new(builder.config());
         Self {
             core: Core::new(Arc::clone(&config)),
             config,
-            lines: BTreeMap::new(),
+            connections: BTreeMap::new(),
             now: Instant::now(),
             last: 0,
         }
@@ -64,90 +64,98 @@ impl SimBroker {
     pub fn connect(&mut self) -> ConnectionId {
         self.last += 1;
         let id = ConnectionId(self.last);
-        let line = Line {
+        let connection = SimConnection {
             session: Session::new(id, Arc::clone(&self.config), String::new(), self.now),
             input: Vec::new(),
             output: Vec::new(),
             delivered: 0,
-            acks: Acks::default(),
+            acks: AckBatch::default(),
             is_paused: false,
             is_ended: false,
         };
-        self.lines.insert(id, line);
+        self.connections.insert(id, connection);
         id
     }
 
     /// Takes bytes of a client.
     pub fn receive(&mut self, id: ConnectionId, bytes: &[u8]) {
         let now = self.now;
-        let Some(line) = self.lines.get_mut(&id) else {
+        let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
-        line.input.extend_from_slice(bytes);
-        if line.is_paused {
+        connection.input.extend_from_slice(bytes);
+        if connection.is_paused {
             return;
         }
         let mut events = Vec::new();
-        let used = line.session.receive(now, &line.input, &mut events);
-        line.input.drain(..used.min(line.input.len()));
+        let used = connection
+            .session
+            .receive(now, &connection.input, &mut events);
+        connection.input.drain(..used.min(connection.input.len()));
         for event in events {
             match event {
-                Event::Core(command) => self.tell(command),
+                Event::Core(command) => self.handle(command),
                 Event::Send(action) => self.send(id, action),
-                Event::Raw(bytes) => self.append(id, |line| line.output.extend_from_slice(bytes)),
-                Event::End => self.append(id, |line| line.is_ended = true),
+                Event::Raw(bytes) => {
+                    self.append(id, |connection| connection.output.extend_from_slice(bytes))
+                }
+                Event::End => self.append(id, |connection| connection.is_ended = true),
             }
         }
     }
 
     /// Takes what was written for a client since this was last asked.
     pub fn output(&mut self, id: ConnectionId) -> Vec<u8> {
-        let Some(line) = self.lines.get_mut(&id) else {
+        let Some(connection) = self.connections.get_mut(&id) else {
             return Vec::new();
         };
-        line.acks.write(&mut line.session, &mut line.output);
-        let output = std::mem::take(&mut line.output);
-        let delivered = std::mem::take(&mut line.delivered);
+        connection
+            .acks
+            .write(&mut connection.session, &mut connection.output);
+        let output = std::mem::take(&mut connection.output);
+        let delivered = std::mem::take(&mut connection.delivered);
         if delivered > 0 {
-            self.tell(Command::Flushed(id, delivered));
+            self.handle(Command::Flushed(id, delivered));
         }
         output
     }
 
     /// Whether the broker has ended the connection.
     pub fn is_ended(&self, id: ConnectionId) -> bool {
-        self.lines.get(&id).is_none_or(|line| line.is_ended)
+        self.connections
+            .get(&id)
+            .is_none_or(|connection| connection.is_ended)
     }
 
     /// The connection is cut: the broker hears and says nothing more on it.
     pub fn cut(&mut self, id: ConnectionId) {
-        self.lines.remove(&id);
-        self.tell(Command::Gone(id));
+        self.connections.remove(&id);
+        self.handle(Command::Disconnected(id));
     }
 
     /// Time passes.
     pub fn sleep(&mut self, time: Duration) {
         self.now += time;
         while self.core.next_timeout().is_some_and(|at| at <= self.now) {
-            self.tell(Command::Tick);
+            self.handle(Command::Tick);
         }
     }
 
     /// Closes a channel as if a method on it had failed (406), also in the middle of a message.
     pub fn close_channel(&mut self, id: ConnectionId, number: u16) {
         let exception = precondition_failed("closed by a fault");
-        self.tell(Command::Fail(id, number, exception));
+        self.handle(Command::Fail(id, number, exception));
     }
 
     /// Closes the connection (320).
     pub fn close_connection(&mut self, id: ConnectionId) {
         let exception = crate::exception::Exception::new(Code::ConnectionForced, "by a fault");
-        self.tell(Command::Operator(Operator::Close(id, exception)));
+        self.handle(Command::Operator(Operator::Close(id, exception)));
     }
 
     /// Deletes a queue.
     pub fn delete_queue(&mut self, name: &str) {
-        self.tell(Command::Operator(Operator::DeleteQueue {
+        self.handle(Command::Operator(Operator::DeleteQueue {
             vhost: VHOST.into(),
             name: name.into(),
         }));
@@ -155,7 +163,7 @@ impl SimBroker {
 
     /// Cancels the consumers of a queue (`basic.cancel`).
     pub fn cancel_consumers(&mut self, queue: &str) {
-        self.tell(Command::Operator(Operator::CancelConsumers {
+        self.handle(Command::Operator(Operator::CancelConsumers {
             vhost: VHOST.into(),
             queue: queue.into(),
         }));
@@ -163,12 +171,12 @@ impl SimBroker {
 
     /// Nacks so many of the next publishes.
     pub fn nack_next(&mut self, id: ConnectionId, count: u32) {
-        self.tell(Command::Operator(Operator::NackNext(id, count)));
+        self.handle(Command::Operator(Operator::NackNext(id, count)));
     }
 
     /// Keeps confirms back, or lets them go.
     pub fn withhold_confirms(&mut self, id: ConnectionId, withholds: bool) {
-        self.tell(Command::Operator(if withholds {
+        self.handle(Command::Operator(if withholds {
             Operator::WithholdConfirms(id)
         } else {
             Operator::ReleaseConfirms(id)
@@ -185,7 +193,7 @@ impl SimBroker {
         self.core.connection_infos()
     }
 
-    fn tell(&mut self, command: Command) {
+    fn handle(&mut self, command: Command) {
         let now = Now {
             instant: self.now,
             unix: UNIX,
@@ -199,16 +207,16 @@ impl SimBroker {
 
     fn send(&mut self, id: ConnectionId, action: Action) {
         let now = self.now;
-        self.append(id, |line| {
-            let Line {
+        self.append(id, |connection| {
+            let SimConnection {
                 session,
                 output,
                 acks,
                 ..
-            } = line;
+            } = connection;
             match action {
-                Action::Pause => line.is_paused = true,
-                Action::Resume => line.is_paused = false,
+                Action::Pause => connection.is_paused = true,
+                Action::Resume => connection.is_paused = false,
                 Action::Confirm {
                     channel,
                     tag,
@@ -216,7 +224,7 @@ impl SimBroker {
                 } => acks.add(channel, tag, session, output),
                 action => {
                     if action.is_delivery() {
-                        line.delivered += action.cost();
+                        connection.delivered += action.cost();
                     } else {
                         acks.write(session, output);
                     }
@@ -226,9 +234,9 @@ impl SimBroker {
         });
     }
 
-    fn append(&mut self, id: ConnectionId, act: impl FnOnce(&mut Line)) {
-        if let Some(line) = self.lines.get_mut(&id) {
-            act(line);
+    fn append(&mut self, id: ConnectionId, act: impl FnOnce(&mut SimConnection)) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            act(connection);
         }
     }
 }

@@ -14,17 +14,17 @@ use tokio::{
 };
 
 use crate::{
-    builder::Builder,
+    builder::BrokerBuilder,
     config::Config,
     core::{Command, ConnectionInfo, ConsumerInfo, ExchangeInfo, Operator, QueueInfo},
     fault::{Faults, Target},
-    hub::Hub,
-    listen::{Gate, accept, listen},
-    net::keep_time,
+    listen::{AcceptMode, accept, listen},
+    net::run_timer,
+    shared::Shared,
 };
 
 /// How long clients may take to say goodbye when the broker shuts down.
-const FAREWELL: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A broker that runs until it is dropped or [shut down](Self::shutdown).
 ///
@@ -32,8 +32,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Broker {
     address: SocketAddr,
-    hub: Arc<Hub>,
-    gate: Arc<Gate>,
+    shared: Arc<Shared>,
+    accept_mode: Arc<AcceptMode>,
     /// Dropped to stop the broker at once.
     phase: Option<watch::Sender<Phase>>,
     thread: Option<JoinHandle<()>>,
@@ -44,7 +44,7 @@ pub struct Broker {
 enum Phase {
     Serving,
     /// Until its clients are gone.
-    Leaving,
+    Closing,
 }
 
 /// Why a broker did not start.
@@ -78,13 +78,13 @@ impl Broker {
     }
 
     /// Settings to start a broker with.
-    pub fn builder() -> Builder {
-        Builder::default()
+    pub fn builder() -> BrokerBuilder {
+        BrokerBuilder::default()
     }
 
     /// The URI to connect to, with the first user and the first virtual host.
     pub fn uri(&self) -> String {
-        let config = &self.hub.config;
+        let config = &self.shared.config;
         let (user, password) = config
             .users
             .iter()
@@ -114,14 +114,14 @@ impl Broker {
     /// The faults it can be made to show.
     pub fn faults(&self) -> Faults {
         Faults {
-            hub: self.hub.clone(),
-            gate: self.gate.clone(),
+            shared: self.shared.clone(),
+            accept_mode: self.accept_mode.clone(),
         }
     }
 
     /// All queues, by virtual host and name.
     pub fn queues(&self) -> Vec<QueueInfo> {
-        self.hub.lock().core.queue_infos()
+        self.shared.lock().core.queue_infos()
     }
 
     /// The queue of this name in the first virtual host that has it.
@@ -131,22 +131,22 @@ impl Broker {
 
     /// All exchanges but the default one, by virtual host and name.
     pub fn exchanges(&self) -> Vec<ExchangeInfo> {
-        self.hub.lock().core.exchange_infos()
+        self.shared.lock().core.exchange_infos()
     }
 
     /// All open connections, the oldest first.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
-        self.hub.lock().core.connection_infos()
+        self.shared.lock().core.connection_infos()
     }
 
     /// All consumers, the oldest first. Those of direct reply-to are not among them.
     pub fn consumers(&self) -> Vec<ConsumerInfo> {
-        self.hub.lock().core.consumer_infos()
+        self.shared.lock().core.consumer_infos()
     }
 
     /// Bytes that messages take, in queues and on their way to clients.
     pub fn memory(&self) -> usize {
-        self.hub.lock().core.memory()
+        self.shared.lock().core.memory()
     }
 
     /// Deletes a queue as an operator does: consumers get `basic.cancel`, messages are
@@ -157,7 +157,7 @@ impl Broker {
             vhost: vhost.into(),
             name: name.into(),
         };
-        self.hub.apply([Command::Operator(operator)]);
+        self.shared.apply([Command::Operator(operator)]);
         found
     }
 
@@ -168,7 +168,7 @@ impl Broker {
             vhost: vhost.into(),
             name: name.into(),
         };
-        self.hub.apply([Command::Operator(operator)]);
+        self.shared.apply([Command::Operator(operator)]);
         found
     }
 
@@ -179,32 +179,32 @@ impl Broker {
     ///
     /// Dropping the future stops the broker at once.
     pub async fn shutdown(self) {
-        self.gate.set(crate::Accept::Refuse);
+        self.accept_mode.set(crate::Accept::Refuse);
         self.faults().close(
             Target::All,
             "broker forced connection closure with reason 'shutdown'",
         );
         if let Some(phase) = &self.phase {
-            phase.send_replace(Phase::Leaving);
+            phase.send_replace(Phase::Closing);
             phase.closed().await;
         }
     }
 
     pub(crate) async fn run(address: SocketAddr, config: Config) -> Result<Self, StartError> {
         let failed = |source| StartError { address, source };
-        let hub = Arc::new(Hub::new(Arc::new(config)));
-        let gate = Arc::new(Gate::default());
+        let shared = Arc::new(Shared::new(Arc::new(config)));
+        let accept_mode = Arc::new(AcceptMode::default());
         let (phase, phases) = watch::channel(Phase::Serving);
         let (started, start) = oneshot::channel();
-        let (thread_hub, thread_gate) = (hub.clone(), gate.clone());
+        let (thread_shared, thread_accept_mode) = (shared.clone(), accept_mode.clone());
         let thread = thread::Builder::new()
             .name("lepus-broker".into())
-            .spawn(move || live(address, thread_hub, thread_gate, started, phases))
+            .spawn(move || run_thread(address, thread_shared, thread_accept_mode, started, phases))
             .map_err(failed)?;
         let mut broker = Self {
             address,
-            hub,
-            gate,
+            shared,
+            accept_mode,
             phase: Some(phase),
             thread: Some(thread),
         };
@@ -237,10 +237,10 @@ impl Drop for Broker {
 }
 
 /// The broker's thread: everything it does happens here.
-fn live(
+fn run_thread(
     address: SocketAddr,
-    hub: Arc<Hub>,
-    gate: Arc<Gate>,
+    shared: Arc<Shared>,
+    accept_mode: Arc<AcceptMode>,
     started: oneshot::Sender<io::Result<SocketAddr>>,
     mut phases: watch::Receiver<Phase>,
 ) {
@@ -263,16 +263,16 @@ fn live(
         if started.send(Ok(address)).is_err() {
             return;
         }
-        tokio::spawn(keep_time(hub.clone()));
-        tokio::spawn(accept(hub.clone(), gate, listener, address));
+        tokio::spawn(run_timer(shared.clone()));
+        tokio::spawn(accept(shared.clone(), accept_mode, listener, address));
         // An error means that the sender is gone, which is how the broker is stopped.
         if phases
-            .wait_for(|phase| *phase == Phase::Leaving)
+            .wait_for(|phase| *phase == Phase::Closing)
             .await
             .is_ok()
         {
             tokio::select! {
-                () = farewell(&hub) => {}
+                () = wait_for_clients(&shared) => {}
                 _ = phases.changed() => {}
             }
         }
@@ -280,13 +280,13 @@ fn live(
 }
 
 /// Waits until all clients are gone, within reason.
-async fn farewell(hub: &Hub) {
+async fn wait_for_clients(shared: &Shared) {
     let all_gone = async {
-        while !hub.lock().links.is_empty() {
+        while !shared.lock().outgoing.is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    if tokio::time::timeout(FAREWELL, all_gone).await.is_err() {
+    if tokio::time::timeout(CLOSE_TIMEOUT, all_gone).await.is_err() {
         tracing::debug!("some clients did not close in time");
     }
 }

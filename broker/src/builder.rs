@@ -18,7 +18,7 @@ use crate::{
 /// `guest` with the password `guest`.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `start` is called"]
-pub struct Builder {
+pub struct BrokerBuilder {
     address: SocketAddr,
     users: BTreeMap<String, User>,
     vhosts: Vec<String>,
@@ -27,7 +27,7 @@ pub struct Builder {
     seed: Option<u64>,
 }
 
-impl Default for Builder {
+impl Default for BrokerBuilder {
     fn default() -> Self {
         Self {
             address: (Ipv4Addr::LOCALHOST, 0).into(),
@@ -40,7 +40,7 @@ impl Default for Builder {
     }
 }
 
-impl Builder {
+impl BrokerBuilder {
     /// The address and port to listen on; port 0 takes a free one.
     pub fn address(mut self, address: impl Into<SocketAddr>) -> Self {
         self.address = address.into();

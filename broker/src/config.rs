@@ -76,7 +76,7 @@ impl Config {
     }
 
     /// Whether a user may log in with this password.
-    pub(crate) fn admits(&self, user: &[u8], password: &[u8]) -> bool {
+    pub(crate) fn authenticates(&self, user: &[u8], password: &[u8]) -> bool {
         std::str::from_utf8(user)
             .ok()
             .and_then(|user| self.users.get(user))

@@ -5,7 +5,7 @@ mod channels;
 mod command;
 mod connection;
 mod consume;
-mod deadletter;
+mod dead_letter;
 mod deliver;
 mod exchanges;
 mod inspect;
@@ -35,7 +35,7 @@ pub(crate) use self::command::{
 pub use self::inspect::{ConnectionInfo, ConsumerInfo, ExchangeInfo, QueueInfo};
 use self::{
     connection::{Channel, Connection, Consumer},
-    deadletter::{DeadLetter, Target},
+    dead_letter::{DeadLetter, Target},
     vhost::Vhost,
 };
 use crate::{
@@ -122,11 +122,11 @@ impl Core {
             }
             Command::Fail(id, channel, exception) => self.fail(now, id, channel, exception),
             Command::Flushed(id, bytes) => self.flushed(now, id, bytes),
-            Command::Gone(id) => self.close_connection(now, id),
+            Command::Disconnected(id) => self.close_connection(now, id),
             Command::Tick => self.tick(now),
             Command::Operator(operator) => self.operate(now, operator),
         }
-        self.bury(now);
+        self.route_dead_letters(now);
         self.watch_memory();
         std::mem::swap(&mut self.effects, effects);
     }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use crate::{
     core::{Command, Operator},
     exception::{Code, Exception},
-    hub::Hub,
     id::ConnectionId,
-    link::{Cut, Link, Stall},
-    listen::{Accept, Gate},
+    listen::{Accept, AcceptMode},
+    outgoing::{Cut, Outgoing, Stall},
+    shared::Shared,
 };
 
 /// Which connections a fault is laid on.
@@ -37,25 +37,25 @@ impl From<ConnectionId> for Target {
 /// (or consumers) it met, so that a test can tell a fault from a miss.
 #[derive(Clone, Debug)]
 pub struct Faults {
-    pub(crate) hub: Arc<Hub>,
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) accept_mode: Arc<AcceptMode>,
 }
 
 impl Faults {
     /// Closes sockets at once, without a word of AMQP.
     pub fn cut(&self, target: impl Into<Target>, how: Cut) -> usize {
-        self.each_link(target, |link| link.cut(how))
+        self.each_outgoing(target, |outgoing| outgoing.cut(how))
     }
 
     /// Stops reading, writing or both, with the sockets left open: a half-open
     /// connection. The broker gives up on nobody meanwhile.
     pub fn stall(&self, target: impl Into<Target>, how: Stall) -> usize {
-        self.each_link(target, |link| link.stall(how))
+        self.each_outgoing(target, |outgoing| outgoing.stall(how))
     }
 
     /// Ends what [`stall`](Self::stall) began; bytes held up flow on.
     pub fn resume(&self, target: impl Into<Target>) -> usize {
-        self.each_link(target, Link::resume)
+        self.each_outgoing(target, Outgoing::resume)
     }
 
     /// Closes connections as an operator does (`rabbitmqctl close_connection`):
@@ -108,7 +108,7 @@ impl Faults {
     /// to another node. The queue stays, unless it is auto-delete.
     pub fn cancel_consumers(&self, vhost: &str, queue: &str) -> usize {
         let count = self.count_consumers(vhost, queue);
-        self.hub
+        self.shared
             .apply([Command::Operator(Operator::CancelConsumers {
                 vhost: vhost.into(),
                 queue: queue.into(),
@@ -121,7 +121,7 @@ impl Faults {
     /// stays open, and nothing is delivered on it.
     pub fn forget_consumers(&self, vhost: &str, queue: &str) -> usize {
         let count = self.count_consumers(vhost, queue);
-        self.hub
+        self.shared
             .apply([Command::Operator(Operator::ForgetConsumers {
                 vhost: vhost.into(),
                 queue: queue.into(),
@@ -132,7 +132,7 @@ impl Faults {
     /// Cancels the consumers with this tag, wherever they are.
     pub fn cancel_consumer(&self, tag: &str) -> usize {
         let found: Vec<_> = self
-            .hub
+            .shared
             .lock()
             .core
             .consumer_infos()
@@ -147,17 +147,17 @@ impl Faults {
             })
             .collect();
         let count = found.len();
-        self.hub.apply(found);
+        self.shared.apply(found);
         count
     }
 
     /// Decides how clients that connect from now on are met. Those connected stay.
     pub fn accept(&self, how: Accept) {
-        self.gate.set(how);
+        self.accept_mode.set(how);
     }
 
     fn count_consumers(&self, vhost: &str, queue: &str) -> usize {
-        let consumers = self.hub.lock().core.consumer_infos();
+        let consumers = self.shared.lock().core.consumer_infos();
         let of_queue = consumers
             .iter()
             .filter(|consumer| consumer.vhost == vhost && consumer.queue == queue);
@@ -170,30 +170,30 @@ impl Faults {
         operator: impl Fn(ConnectionId) -> Operator,
     ) -> usize {
         let ids = self.open(&target.into());
-        self.hub
+        self.shared
             .apply(ids.iter().map(|id| Command::Operator(operator(*id))));
         ids.len()
     }
 
-    fn each_link(&self, target: impl Into<Target>, fault: impl Fn(&Link)) -> usize {
+    fn each_outgoing(&self, target: impl Into<Target>, fault: impl Fn(&Outgoing)) -> usize {
         let target = target.into();
         let ids = self.open(&target);
-        let state = self.hub.lock();
+        let state = self.shared.lock();
         // Sockets that have not come as far as opening a virtual host count among all.
-        let links: Vec<_> = match target {
-            Target::All => state.links.values().cloned().collect(),
+        let outgoing: Vec<_> = match target {
+            Target::All => state.outgoing.values().cloned().collect(),
             _ => ids
                 .iter()
-                .filter_map(|id| state.links.get(id).cloned())
+                .filter_map(|id| state.outgoing.get(id).cloned())
                 .collect(),
         };
         drop(state);
-        links.iter().for_each(|link| fault(link));
-        links.len()
+        outgoing.iter().for_each(|one| fault(one));
+        outgoing.len()
     }
 
     fn open(&self, target: &Target) -> Vec<ConnectionId> {
-        self.hub
+        self.shared
             .lock()
             .core
             .connection_infos()

@@ -274,7 +274,7 @@ pub(crate) fn put_content(out: &mut Vec<u8>, channel: u16, content: &Content, fr
             out.extend_from_slice(&left.to_be_bytes());
         }
     });
-    let counted = content.returns.map(|returns| {
+    let counted = content.delivery_count.map(|returns| {
         let mut headers = message.properties.headers().unwrap_or_default();
         headers.insert(
             "x-delivery-count".into(),
@@ -344,7 +344,7 @@ mod tests {
         let content = Content {
             head,
             message: Arc::new(message),
-            returns: None,
+            delivery_count: None,
         };
         let mut out = Vec::new();
         put_content(&mut out, 3, &content, FRAME_OVERHEAD + 60);

@@ -11,8 +11,8 @@
 //!
 //! It speaks the real protocol on a loopback port, so every client that speaks to
 //! RabbitMQ speaks to it unchanged. It introduces itself as RabbitMQ 3.10.8, whose behaviour it
-//! has and by whose version clients decide what they may do ([`Builder::product`],
-//! [`Builder::version`]); its own name is in the server property `implementation`.
+//! has and by whose version clients decide what they may do ([`BrokerBuilder::product`],
+//! [`BrokerBuilder::version`]); its own name is in the server property `implementation`.
 //!
 //! It holds everything **in memory**, on **one node**, and forgets it when it stops. It is made
 //! for development, examples and tests. RabbitMQ is the broker for production.
@@ -34,7 +34,7 @@
 //! - Errors with RabbitMQ's codes and, for those a client meets in practice, its texts.
 //!
 //! Everything is bounded: connections, channels, queues, exchanges, bindings, consumers,
-//! frames, messages, memory (see [`Builder`]). A client that does not read gets no more
+//! frames, messages, memory (see [`BrokerBuilder`]). A client that does not read gets no more
 //! than a window's worth, and holds up nobody else.
 //!
 //! # In tests
@@ -90,26 +90,26 @@ mod exception;
 mod exchange;
 mod fault;
 mod framing;
-mod hub;
 mod id;
-mod link;
 mod listen;
 mod message;
 mod net;
 mod octets;
+mod outgoing;
 mod properties;
 mod queue;
 mod session;
 mod settings;
+mod shared;
 mod table;
 mod topic;
 
 pub use crate::{
     broker::{Broker, StartError},
-    builder::Builder,
+    builder::BrokerBuilder,
     core::{ConnectionInfo, ConsumerInfo, ExchangeInfo, QueueInfo},
     fault::{Faults, Target},
     id::ConnectionId,
-    link::{Cut, Stall},
     listen::Accept,
+    outgoing::{Cut, Stall},
 };

@@ -11,7 +11,7 @@ use tokio::{
     sync::Notify,
 };
 
-use crate::{hub::Hub, net::serve};
+use crate::{net::serve, shared::Shared};
 
 /// How clients that connect are met.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,12 +30,12 @@ pub enum Accept {
 
 /// The mode in force, and its changes.
 #[derive(Debug, Default)]
-pub(crate) struct Gate {
+pub(crate) struct AcceptMode {
     mode: Mutex<Accept>,
     changed: Notify,
 }
 
-impl Gate {
+impl AcceptMode {
     pub(crate) fn set(&self, how: Accept) {
         *self.mode.lock().unwrap_or_else(PoisonError::into_inner) = how;
         self.changed.notify_one();
@@ -60,24 +60,24 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Accepts for ever.
 pub(crate) async fn accept(
-    hub: Arc<Hub>,
-    gate: Arc<Gate>,
+    shared: Arc<Shared>,
+    accept_mode: Arc<AcceptMode>,
     listener: TcpListener,
     address: SocketAddr,
 ) {
     let mut listener = Some(listener);
-    let mut silenced: Vec<TcpStream> = Vec::new();
+    let mut unanswered: Vec<TcpStream> = Vec::new();
     loop {
-        let mode = gate.mode();
+        let mode = accept_mode.mode();
         if mode == Accept::Refuse {
             listener = None;
         }
         if mode != Accept::Silence {
-            silenced.clear();
+            unanswered.clear();
         }
         let Some(open) = &listener else {
             if mode == Accept::Refuse {
-                gate.changed.notified().await;
+                accept_mode.changed.notified().await;
             } else {
                 listener = reopen(address).await;
             }
@@ -93,13 +93,13 @@ pub(crate) async fn accept(
                     continue;
                 }
             },
-            () = gate.changed.notified() => continue,
+            () = accept_mode.changed.notified() => continue,
         };
-        match gate.mode() {
+        match accept_mode.mode() {
             Accept::Serve => {
-                tokio::spawn(serve(hub.clone(), stream, peer.to_string()));
+                tokio::spawn(serve(shared.clone(), stream, peer.to_string()));
             }
-            Accept::Silence => silenced.push(stream),
+            Accept::Silence => unanswered.push(stream),
             Accept::Close | Accept::Refuse => drop(stream),
         }
     }

@@ -14,10 +14,10 @@ use tokio::{
 
 use crate::{
     core::{Action, Command, Outcome},
-    hub::{Hub, now},
     id::ConnectionId,
-    link::{Cut, Link},
+    outgoing::{Cut, Outgoing},
     session::{Event, Flow, Output, Session},
+    shared::{Shared, now},
 };
 
 /// Read at most so much before the core is told.
@@ -34,47 +34,47 @@ const LINGER: Duration = Duration::from_secs(1);
 const LONGEST_SLEEP: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Runs until told to stop, ticking the core.
-pub(crate) async fn keep_time(hub: Arc<Hub>) {
+pub(crate) async fn run_timer(shared: Arc<Shared>) {
     loop {
-        match hub.tick() {
+        match shared.tick() {
             Some(at) => {
                 // Times to live reach further than tokio's timers, which take two years.
                 let at = at.min(Instant::now() + LONGEST_SLEEP);
                 tokio::select! {
                     () = sleep_until(at.into()) => {}
-                    () = hub.timer.notified() => {}
+                    () = shared.timer.notified() => {}
                 }
             }
-            None => hub.timer.notified().await,
+            None => shared.timer.notified().await,
         }
     }
 }
 
 /// Serves one client until it is gone.
-pub(crate) async fn serve(hub: Arc<Hub>, stream: TcpStream, address: String) {
-    let id = hub.next_connection();
-    let link = Arc::new(Link::default());
+pub(crate) async fn serve(shared: Arc<Shared>, stream: TcpStream, address: String) {
+    let id = shared.next_connection();
+    let outgoing = Arc::new(Outgoing::default());
     {
-        let mut state = hub.lock();
-        if state.links.len() >= hub.config.limits.connections {
+        let mut state = shared.lock();
+        if state.outgoing.len() >= shared.config.limits.connections {
             tracing::warn!(%address, "connection limit reached: client turned away");
             return;
         }
-        state.links.insert(id, link.clone());
+        state.outgoing.insert(id, outgoing.clone());
     }
     // Dropped also when the task is: the core always hears of the end.
     let _registration = Registration {
-        hub: hub.clone(),
+        shared: shared.clone(),
         id,
     };
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(connection = %id, %error, "cannot turn off Nagle's algorithm");
     }
     let mut connection = Connection {
-        session: Session::new(id, hub.config.clone(), address, Instant::now()),
-        hub,
+        session: Session::new(id, shared.config.clone(), address, Instant::now()),
+        shared,
         id,
-        link,
+        outgoing,
         stream,
         input: Vec::new(),
         output: Vec::new(),
@@ -85,7 +85,7 @@ pub(crate) async fn serve(hub: Arc<Hub>, stream: TcpStream, address: String) {
         reads: true,
     };
     match connection.run().await {
-        Ok(()) => connection.hang_up().await,
+        Ok(()) => connection.linger().await,
         Err(End::Cut(Cut::Rst)) => {
             if let Err(error) = connection.stream.set_zero_linger() {
                 tracing::debug!(connection = %id, %error, "cannot reset the socket");
@@ -97,14 +97,14 @@ pub(crate) async fn serve(hub: Arc<Hub>, stream: TcpStream, address: String) {
 }
 
 struct Registration {
-    hub: Arc<Hub>,
+    shared: Arc<Shared>,
     id: ConnectionId,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.hub.lock().links.remove(&self.id);
-        self.hub.apply([Command::Gone(self.id)]);
+        self.shared.lock().outgoing.remove(&self.id);
+        self.shared.apply([Command::Disconnected(self.id)]);
     }
 }
 
@@ -120,9 +120,9 @@ impl From<io::Error> for End {
 }
 
 struct Connection {
-    hub: Arc<Hub>,
+    shared: Arc<Shared>,
     id: ConnectionId,
-    link: Arc<Link>,
+    outgoing: Arc<Outgoing>,
     stream: TcpStream,
     session: Session,
     input: Vec<u8>,
@@ -139,9 +139,9 @@ struct Connection {
     reads: bool,
 }
 
-/// What the link and the faults on it allow.
+/// What the outgoing and the faults on it allow.
 #[derive(Clone, Copy)]
-struct Leave {
+struct Permissions {
     read: bool,
     write: bool,
     /// By a fault: then nobody is given up on.
@@ -152,10 +152,10 @@ impl Connection {
     /// Returns when the conversation has ended in order.
     async fn run(&mut self) -> Result<(), End> {
         loop {
-            let leave = self.fill()?;
-            if leave.write {
+            let permissions = self.fill()?;
+            if permissions.write {
                 self.flush()?;
-                if self.output.is_empty() && !self.link.lock().actions.is_empty() {
+                if self.output.is_empty() && !self.outgoing.lock().actions.is_empty() {
                     // Others have their turn before the next chunk.
                     tokio::task::yield_now().await;
                     continue;
@@ -164,41 +164,44 @@ impl Connection {
                     return Ok(());
                 }
             }
-            if leave.read && !self.reads {
-                self.session.forgive_silence(Instant::now());
+            if permissions.read && !self.reads {
+                self.session.restart_receive_timeout(Instant::now());
             }
-            self.reads = leave.read;
+            self.reads = permissions.read;
             let pending = !self.output.is_empty();
             let flow = Flow {
-                reads: leave.read,
+                reads: permissions.read,
                 output: if pending {
-                    Output::Stuck
+                    Output::Pending
                 } else {
                     Output::Empty
                 },
             };
-            let deadline = self.session.next_timeout(flow).filter(|_| !leave.stalled);
+            let deadline = self
+                .session
+                .next_timeout(flow)
+                .filter(|_| !permissions.stalled);
             tokio::select! {
-                ready = self.stream.readable(), if leave.read && !self.ending => {
+                ready = self.stream.readable(), if permissions.read && !self.ending => {
                     ready?;
                     self.read()?;
                 }
-                ready = self.stream.writable(), if leave.write && pending => ready?,
-                () = self.link.wake.notified() => {}
+                ready = self.stream.writable(), if permissions.write && pending => ready?,
+                () = self.outgoing.wake.notified() => {}
                 () = until(deadline) => {
                     let mut events = Vec::new();
                     self.session.timeout(Instant::now(), flow, &mut self.output, &mut events);
-                    self.carry_out(events);
+                    self.apply_settlement(events);
                 }
             }
         }
     }
 
     /// Turns waiting actions into frames.
-    fn fill(&mut self) -> Result<Leave, End> {
+    fn fill(&mut self) -> Result<Permissions, End> {
         let now = Instant::now();
-        let mut acks = Acks::default();
-        let mut state = self.link.lock();
+        let mut acks = AckBatch::default();
+        let mut state = self.outgoing.lock();
         if let Some(cut) = state.cut {
             return Err(End::Cut(cut));
         }
@@ -223,7 +226,7 @@ impl Connection {
             self.session.encode(now, action, &mut self.output);
         }
         acks.write(&mut self.session, &mut self.output);
-        Ok(Leave {
+        Ok(Permissions {
             read: state.may_read(),
             write: !state.stall_writing,
             stalled: state.stall_reading || state.stall_writing,
@@ -238,17 +241,17 @@ impl Connection {
             .filter(|rest| !rest.is_empty())
         {
             // Under the lock, so that a stall has begun when the test hears that it has.
-            let link = self.link.lock();
-            if link.stall_writing {
+            let outgoing = self.outgoing.lock();
+            if outgoing.stall_writing {
                 return Ok(());
             }
             let taken = self.stream.try_write(rest);
-            drop(link);
+            drop(outgoing);
             match taken {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
                 Ok(count) => {
                     self.written += count;
-                    self.session.note_sent(Instant::now());
+                    self.session.restart_send_timeout(Instant::now());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error.into()),
@@ -261,7 +264,7 @@ impl Connection {
             self.flushed += std::mem::take(&mut self.delivered);
             if self.flushed >= FLUSH_STEP {
                 let bytes = std::mem::take(&mut self.flushed);
-                self.hub.apply([Command::Flushed(self.id, bytes)]);
+                self.shared.apply([Command::Flushed(self.id, bytes)]);
             }
         }
         Ok(())
@@ -269,12 +272,12 @@ impl Connection {
 
     fn read(&mut self) -> Result<(), End> {
         self.input.reserve(READ_CHUNK);
-        let link = self.link.lock();
-        if !link.may_read() {
+        let outgoing = self.outgoing.lock();
+        if !outgoing.may_read() {
             return Ok(());
         }
         let taken = self.stream.try_read_buf(&mut self.input);
-        drop(link);
+        drop(outgoing);
         match taken {
             Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             Ok(_) => {}
@@ -286,39 +289,39 @@ impl Connection {
             .session
             .receive(Instant::now(), &self.input, &mut events);
         self.input.drain(..used.min(self.input.len()));
-        self.carry_out(events);
+        self.apply_settlement(events);
         Ok(())
     }
 
     /// Does what the session wants, in its order, under one lock.
-    fn carry_out(&mut self, events: Vec<Event>) {
+    fn apply_settlement(&mut self, events: Vec<Event>) {
         if events.is_empty() {
             return;
         }
-        let mut guard = self.hub.lock();
+        let mut guard = self.shared.lock();
         let state = &mut *guard;
         let now = now();
         for event in events {
             match event {
                 Event::Core(command) => state.handle(now, command),
-                Event::Send(action) => self.link.push(action),
+                Event::Send(action) => self.outgoing.push(action),
                 Event::Raw(bytes) => self.output.extend_from_slice(bytes),
                 Event::End => self.ending = true,
             }
         }
-        self.hub.arm(state);
+        self.shared.arm(state);
     }
 
     /// Says that nothing more comes and waits for the client to hang up: closing a socket
     /// that still holds its bytes would reset it and could cost it our last words.
-    async fn hang_up(&mut self) {
+    async fn linger(&mut self) {
         if self.stream.shutdown().await.is_err() {
             return;
         }
-        let mut waste = vec![0; 4096];
+        let mut discarded = vec![0; 4096];
         let drained = timeout(LINGER, async {
             while self.stream.readable().await.is_ok() {
-                match self.stream.try_read(&mut waste) {
+                match self.stream.try_read(&mut discarded) {
                     Ok(0) => break,
                     Err(error) if error.kind() != io::ErrorKind::WouldBlock => break,
                     _ => {}
@@ -341,11 +344,11 @@ async fn until(deadline: Option<Instant>) {
 
 /// Confirms that can be one.
 #[derive(Debug, Default)]
-pub(crate) struct Acks {
+pub(crate) struct AckBatch {
     open: Option<(u16, u64, u64)>,
 }
 
-impl Acks {
+impl AckBatch {
     pub(crate) fn add(&mut self, channel: u16, tag: u64, session: &mut Session, out: &mut Vec<u8>) {
         match &mut self.open {
             Some((open, _, last)) if *open == channel && *last + 1 == tag => *last = tag,

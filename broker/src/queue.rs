@@ -19,7 +19,7 @@ pub(crate) struct Entry {
     pub(crate) expires: Option<Instant>,
     pub(crate) redelivered: bool,
     /// How often it was given back, which quorum queues count.
-    pub(crate) returns: u32,
+    pub(crate) delivery_count: u32,
 }
 
 #[derive(Debug)]
@@ -45,8 +45,8 @@ pub(crate) struct Queue {
     pub(crate) armed: Option<Instant>,
     /// Whether any exchange was ever bound to it.
     pub(crate) bound: bool,
-    /// One lane a priority, the lowest first.
-    lanes: Vec<VecDeque<Entry>>,
+    /// One level a priority, the lowest first.
+    levels: Vec<VecDeque<Entry>>,
     next_position: u64,
     ready: usize,
     ready_bytes: usize,
@@ -66,7 +66,7 @@ impl Queue {
         settings: Settings,
         now: Instant,
     ) -> Self {
-        let lanes = usize::from(settings.max_priority.unwrap_or(0)) + 1;
+        let levels = usize::from(settings.max_priority.unwrap_or(0)) + 1;
         Self {
             id,
             vhost,
@@ -83,7 +83,7 @@ impl Queue {
             used: now,
             armed: None,
             bound: false,
-            lanes: (0..lanes).map(|_| VecDeque::new()).collect(),
+            levels: (0..levels).map(|_| VecDeque::new()).collect(),
             next_position: 0,
             ready: 0,
             ready_bytes: 0,
@@ -108,53 +108,54 @@ impl Queue {
             position: self.next_position,
             expires: ttl.and_then(|ttl| now.checked_add(ttl)),
             redelivered: false,
-            returns: 0,
+            delivery_count: 0,
             message,
         };
         self.next_position += 1;
         self.count(&entry);
-        if let Some(lane) = self.lane(entry.message.priority) {
-            lane.push_back(entry);
+        if let Some(level) = self.level(entry.message.priority) {
+            level.push_back(entry);
         }
     }
 
     /// Puts a message back to where it stood.
-    pub(crate) fn give_back(&mut self, entry: Entry) {
+    pub(crate) fn requeue(&mut self, entry: Entry) {
         self.count(&entry);
-        if let Some(lane) = self.lane(entry.message.priority) {
-            let at = lane.partition_point(|other| other.position < entry.position);
-            lane.insert(at, entry);
+        if let Some(level) = self.level(entry.message.priority) {
+            let at = level.partition_point(|other| other.position < entry.position);
+            level.insert(at, entry);
         }
     }
 
     /// Takes the next message: the oldest of the highest priority.
     pub(crate) fn pop(&mut self) -> Option<Entry> {
-        let entry = self.lanes.iter_mut().rev().find_map(VecDeque::pop_front)?;
+        let entry = self.levels.iter_mut().rev().find_map(VecDeque::pop_front)?;
         self.discount(&entry);
         Some(entry)
     }
 
     /// Takes the message that a limit on length drops first: the oldest of the lowest priority.
     pub(crate) fn pop_overflow(&mut self) -> Option<Entry> {
-        let entry = self.lanes.iter_mut().find_map(VecDeque::pop_front)?;
+        let entry = self.levels.iter_mut().find_map(VecDeque::pop_front)?;
         self.discount(&entry);
         Some(entry)
     }
 
-    /// Takes a message that stands first in its lane and is past its time.
+    /// Takes a message that stands first in its level and is past its time.
     pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<Entry> {
-        let lane = self.lanes.iter_mut().find(|lane| {
-            lane.front()
+        let level = self.levels.iter_mut().find(|level| {
+            level
+                .front()
                 .is_some_and(|entry| entry.expires.is_some_and(|at| at <= now))
         })?;
-        let entry = lane.pop_front()?;
+        let entry = level.pop_front()?;
         self.discount(&entry);
         Some(entry)
     }
 
     /// Drops all that is ready, and tells how many that were.
     pub(crate) fn purge(&mut self) -> usize {
-        self.lanes.iter_mut().for_each(VecDeque::clear);
+        self.levels.iter_mut().for_each(VecDeque::clear);
         self.ready_bytes = 0;
         std::mem::take(&mut self.ready)
     }
@@ -190,9 +191,9 @@ impl Queue {
     /// When something here next happens by itself.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let head = self
-            .lanes
+            .levels
             .iter()
-            .filter_map(|lane| lane.front()?.expires)
+            .filter_map(|level| level.front()?.expires)
             .min();
         let unused = match self.settings.expires {
             Some(after) if self.consumers.is_empty() => self.used.checked_add(after),
@@ -258,9 +259,9 @@ impl Queue {
         Some(chosen.id)
     }
 
-    fn lane(&mut self, priority: u8) -> Option<&mut VecDeque<Entry>> {
-        let at = usize::from(priority).min(self.lanes.len() - 1);
-        self.lanes.get_mut(at)
+    fn level(&mut self, priority: u8) -> Option<&mut VecDeque<Entry>> {
+        let at = usize::from(priority).min(self.levels.len() - 1);
+        self.levels.get_mut(at)
     }
 
     fn count(&mut self, entry: &Entry) {

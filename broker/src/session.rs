@@ -53,7 +53,7 @@ pub(crate) struct Flow {
 pub(crate) enum Output {
     Empty,
     /// The client has not taken all there is for it.
-    Stuck,
+    Pending,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,7 +205,7 @@ impl Session {
             Stage::Running => {
                 let write = match flow.output {
                     Output::Empty => self.sent + self.heartbeat / 2,
-                    Output::Stuck => self.sent + self.heartbeat * 2,
+                    Output::Pending => self.sent + self.heartbeat * 2,
                 };
                 Some(if flow.reads {
                     write.min(self.received + self.heartbeat * 2)
@@ -240,18 +240,18 @@ impl Session {
     }
 
     /// Octets were written: no heartbeat is needed for a while.
-    pub(crate) fn note_sent(&mut self, now: Instant) {
+    pub(crate) fn restart_send_timeout(&mut self, now: Instant) {
         self.sent = now;
     }
 
     /// Reading was held up by us: the client's silence until now is not its fault.
-    pub(crate) fn forgive_silence(&mut self, now: Instant) {
+    pub(crate) fn restart_receive_timeout(&mut self, now: Instant) {
         self.received = now;
     }
 
     fn end(&mut self, events: &mut Vec<Event>) {
         if matches!(self.stage, Stage::Running) {
-            events.push(Event::Core(Command::Gone(self.id)));
+            events.push(Event::Core(Command::Disconnected(self.id)));
         }
         self.stage = Stage::Ended;
         events.push(Event::End);
@@ -324,7 +324,7 @@ impl Session {
         use connection::AMQPMethod as M;
         match framing::method(frame.payload)? {
             AMQPClass::Connection(M::Close(_)) => {
-                events.push(Event::Core(Command::Gone(self.id)));
+                events.push(Event::Core(Command::Disconnected(self.id)));
                 self.accept_close(events);
                 Ok(())
             }

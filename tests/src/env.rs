@@ -19,7 +19,7 @@ use crate::proxy::Proxy;
 use crate::raw::Raw;
 use crate::report;
 use futures_util::FutureExt;
-use lepus_broker::{Broker, Builder};
+use lepus_broker::{Broker, BrokerBuilder};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
@@ -184,8 +184,13 @@ where
 }
 
 /// The same on an embedded broker so made, where it is the embedded one.
-pub async fn run_with<F, T>(embedded: Builder, limit: Duration, on: On, name: &'static str, test: F)
-where
+pub async fn run_with<F, T>(
+    embedded: BrokerBuilder,
+    limit: Duration,
+    on: On,
+    name: &'static str,
+    test: F,
+) where
     F: FnOnce(Env) -> T,
     T: Future<Output = ()>,
 {
@@ -236,7 +241,7 @@ async fn delete(uri: &str, queues: &[String]) {
     raw.close().await;
 }
 
-async fn open(on: On, test: &'static str, builder: Builder) -> Option<Env> {
+async fn open(on: On, test: &'static str, builder: BrokerBuilder) -> Option<Env> {
     let (uri, embedded, features): (_, _, &[Feature]) = match on {
         On::Embedded => {
             let broker = builder.start().await.expect("the embedded broker starts");

@@ -124,7 +124,7 @@ impl Core {
     }
 
     /// Marks a publisher while publishing is blocked, so that nothing more is read from it.
-    pub(super) fn note_publisher(&mut self, id: ConnectionId) {
+    pub(super) fn pause_if_blocked(&mut self, id: ConnectionId) {
         let alarm = self.alarm;
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
@@ -136,7 +136,7 @@ impl Core {
                 .fault
                 .clone()
                 .unwrap_or_else(|| "low on memory".to_owned());
-            self.tell_blocked(id, &reason);
+            self.send_blocked(id, &reason);
             self.act(id, Action::Pause);
         }
     }

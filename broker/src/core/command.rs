@@ -26,7 +26,7 @@ pub(crate) enum Command {
     /// Content worth so many bytes left for the client.
     Flushed(ConnectionId, usize),
     /// The connection is gone.
-    Gone(ConnectionId),
+    Disconnected(ConnectionId),
     /// Time passed.
     Tick,
     /// Somebody outside of AMQP wants something.
@@ -80,8 +80,8 @@ pub(crate) struct Client {
     /// `connection_name` and `product` of the client's properties.
     pub(crate) name: Option<String>,
     pub(crate) product: Option<String>,
-    pub(crate) takes_cancel: bool,
-    pub(crate) takes_blocked: bool,
+    pub(crate) supports_cancel_notify: bool,
+    pub(crate) supports_blocked: bool,
     pub(crate) frame_max: usize,
     pub(crate) channel_max: u16,
     pub(crate) heartbeat: u16,
@@ -136,7 +136,7 @@ pub(crate) struct Content {
     pub(crate) head: Head,
     pub(crate) message: Arc<Message>,
     /// How often a quorum queue took it back; sent as `x-delivery-count`.
-    pub(crate) returns: Option<u32>,
+    pub(crate) delivery_count: Option<u32>,
 }
 
 #[derive(Debug)]

@@ -39,7 +39,7 @@ pub(crate) struct Block {
     /// Blocked by hand, with this reason.
     pub(crate) fault: Option<String>,
     /// Told so by `connection.blocked`.
-    pub(crate) told: bool,
+    pub(crate) notified: bool,
     /// No longer read from, since it published.
     pub(crate) paused: bool,
 }

@@ -211,7 +211,7 @@ impl Core {
         if let Some(channel) = connection.channels.get_mut(&number) {
             channel.consumers.remove(&tag);
         }
-        if connection.client.takes_cancel {
+        if connection.client.supports_cancel_notify {
             let cancel = basic::Cancel {
                 consumer_tag: short(&tag),
                 nowait: true,

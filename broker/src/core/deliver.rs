@@ -6,7 +6,7 @@ use crate::{
     core::{
         Action, Content, Core, Head, Now,
         connection::{Connection, Consumer, DELIVERY_WINDOW, Delivered},
-        deadletter::Reason,
+        dead_letter::Reason,
         queues::count,
     },
     exception::Exception,
@@ -110,7 +110,7 @@ impl Core {
                 redelivered: entry.redelivered,
             },
             message: entry.message.clone(),
-            returns: (quorum && entry.returns > 0).then_some(entry.returns),
+            delivery_count: (quorum && entry.delivery_count > 0).then_some(entry.delivery_count),
         };
         if !consumer.no_ack {
             consumer.unacked += 1;
@@ -163,7 +163,7 @@ impl Core {
         self.entries -= 1;
         let left = count(queue.ready());
         // Unlike a consumer, who asks is told of none, too.
-        let returns = queue.settings.quorum.then_some(entry.returns);
+        let delivery_count = queue.settings.quorum.then_some(entry.delivery_count);
         queue.unacked += usize::from(!get.no_ack);
         let Some(channel) = self
             .connections
@@ -182,7 +182,7 @@ impl Core {
         let content = Content {
             head,
             message: entry.message.clone(),
-            returns,
+            delivery_count,
         };
         if !get.no_ack {
             channel.unacked.push(Delivered {

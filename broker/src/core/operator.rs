@@ -60,7 +60,7 @@ impl Core {
             Operator::Block(id, reason) => {
                 if let Some(connection) = self.connections.get_mut(&id) {
                     connection.block.fault = Some(reason.clone());
-                    self.tell_blocked(id, &reason);
+                    self.send_blocked(id, &reason);
                 }
             }
             Operator::Unblock(id) => self.unblock(id),

@@ -9,7 +9,7 @@ use crate::{
     core::{
         Action, Content, Core, Head, Now, Outcome, Publish,
         connection::Uncommitted,
-        deadletter::Reason,
+        dead_letter::Reason,
         queues::{REPLY_TO, reply_token},
         vhost::Vhost,
     },
@@ -41,7 +41,7 @@ impl Core {
             _ => return Ok(()),
         }
         self.check_not_committing(id, number)?;
-        self.note_publisher(id);
+        self.pause_if_blocked(id);
         if publish.immediate {
             return Err(not_implemented("immediate=true"));
         }
@@ -132,7 +132,7 @@ impl Core {
             let content = Content {
                 head,
                 message: message.clone(),
-                returns: None,
+                delivery_count: None,
             };
             self.act(id, Action::Content(number, content));
         }
@@ -271,7 +271,7 @@ impl Core {
             Content {
                 head,
                 message: message.clone(),
-                returns: None,
+                delivery_count: None,
             },
         );
         true

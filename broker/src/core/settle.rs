@@ -4,7 +4,7 @@ use crate::{
     core::{
         Core, Now,
         connection::{Delivered, Settlement},
-        deadletter::Reason,
+        dead_letter::Reason,
     },
     exception::{Exception, not_implemented, precondition_failed},
     id::{ConnectionId, QueueId},
@@ -26,13 +26,13 @@ impl Core {
             .and_then(|channel| channel.transaction.as_mut());
         match transaction {
             Some(transaction) => transaction.settle(how, settled),
-            None => self.carry_out(now, id, number, how, settled),
+            None => self.apply_settlement(now, id, number, how, settled),
         }
         Ok(())
     }
 
     /// Settles deliveries that were taken off a channel.
-    pub(super) fn carry_out(
+    pub(super) fn apply_settlement(
         &mut self,
         now: Now,
         id: ConnectionId,
@@ -76,7 +76,7 @@ impl Core {
         }
         if let Some(channel) = self.channel_mut(id, number) {
             let all = channel.unacked.take_all();
-            self.carry_out(now, id, number, Settlement::Requeue, all);
+            self.apply_settlement(now, id, number, Settlement::Requeue, all);
         }
         Ok(())
     }
@@ -92,19 +92,19 @@ impl Core {
                 continue;
             };
             delivered.entry.redelivered = true;
-            delivered.entry.returns = delivered.entry.returns.saturating_add(1);
+            delivered.entry.delivery_count = delivered.entry.delivery_count.saturating_add(1);
             let limit = queue
                 .settings
                 .delivery_limit
                 .filter(|_| queue.settings.quorum);
-            if limit.is_some_and(|limit| delivered.entry.returns > limit) {
+            if limit.is_some_and(|limit| delivered.entry.delivery_count > limit) {
                 self.dead_letter(
                     delivered.queue,
                     delivered.entry.message,
                     Reason::DeliveryLimit,
                 );
             } else {
-                queue.give_back(delivered.entry);
+                queue.requeue(delivered.entry);
                 self.entries += 1;
             }
         }

@@ -14,22 +14,22 @@ use amq_protocol::{
 };
 
 use crate::{
-    builder::Builder,
+    builder::BrokerBuilder,
     core::{Action, Client, Command, Content, Core, Effect, Head, Now, Publish},
     id::ConnectionId,
     properties::{Properties, Property},
 };
 
 /// A core, a clock, and what the core has wanted since last asked.
-struct Lab {
+struct CoreFixture {
     core: Core,
     now: Instant,
     effects: Vec<Effect>,
 }
 
-impl Lab {
+impl CoreFixture {
     fn new() -> Self {
-        let core = Core::new(Arc::new(Builder::default().seed(1).config()));
+        let core = Core::new(Arc::new(BrokerBuilder::default().seed(1).config()));
         Self {
             core,
             now: Instant::now(),
@@ -37,7 +37,7 @@ impl Lab {
         }
     }
 
-    fn do_(&mut self, command: Command) {
+    fn handle(&mut self, command: Command) {
         let now = Now {
             instant: self.now,
             unix: 1_700_000_000,
@@ -47,7 +47,7 @@ impl Lab {
 
     fn connect(&mut self, number: u64) -> ConnectionId {
         let id = ConnectionId(number);
-        self.do_(Command::Open(
+        self.handle(Command::Open(
             id,
             Client {
                 user: "guest".into(),
@@ -55,8 +55,8 @@ impl Lab {
                 address: String::new(),
                 name: None,
                 product: None,
-                takes_cancel: true,
-                takes_blocked: true,
+                supports_cancel_notify: true,
+                supports_blocked: true,
                 frame_max: 131_072,
                 channel_max: 2047,
                 heartbeat: 0,
@@ -67,7 +67,7 @@ impl Lab {
 
     fn open(&mut self, id: ConnectionId, number: u16) {
         let open = channel::AMQPMethod::Open(channel::Open {});
-        self.do_(Command::Method(id, number, AMQPClass::Channel(open)));
+        self.handle(Command::Method(id, number, AMQPClass::Channel(open)));
     }
 
     fn close(&mut self, id: ConnectionId, number: u16) {
@@ -78,11 +78,11 @@ impl Lab {
             method_id: 0,
         };
         let close = channel::AMQPMethod::Close(close);
-        self.do_(Command::Method(id, number, AMQPClass::Channel(close)));
+        self.handle(Command::Method(id, number, AMQPClass::Channel(close)));
     }
 
     fn basic(&mut self, id: ConnectionId, number: u16, method: basic::AMQPMethod) {
-        self.do_(Command::Method(id, number, AMQPClass::Basic(method)));
+        self.handle(Command::Method(id, number, AMQPClass::Basic(method)));
     }
 
     fn declare(&mut self, id: ConnectionId, name: &str, durable: bool, arguments: FieldTable) {
@@ -96,7 +96,7 @@ impl Lab {
             arguments,
         };
         let declare = queue::AMQPMethod::Declare(declare);
-        self.do_(Command::Method(id, 1, AMQPClass::Queue(declare)));
+        self.handle(Command::Method(id, 1, AMQPClass::Queue(declare)));
         assert!(
             self.core
                 .queue_infos()
@@ -119,7 +119,7 @@ impl Lab {
         body: u64,
         properties: Properties,
     ) {
-        self.do_(Command::Publish(
+        self.handle(Command::Publish(
             id,
             number,
             Publish {
@@ -157,7 +157,7 @@ impl Lab {
     fn sleep(&mut self, millis: u64) {
         self.now += Duration::from_millis(millis);
         while self.core.next_timeout().is_some_and(|at| at <= self.now) {
-            self.do_(Command::Tick);
+            self.handle(Command::Tick);
         }
     }
 }

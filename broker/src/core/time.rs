@@ -81,12 +81,12 @@ impl Core {
         self.alarm
     }
 
-    pub(super) fn tell_blocked(&mut self, id: ConnectionId, reason: &str) {
+    pub(super) fn send_blocked(&mut self, id: ConnectionId, reason: &str) {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
-        if connection.client.takes_blocked && !connection.block.told {
-            connection.block.told = true;
+        if connection.client.supports_blocked && !connection.block.notified {
+            connection.block.notified = true;
             let blocked = connection::Blocked {
                 reason: short(reason),
             };
@@ -106,7 +106,7 @@ impl Core {
         if block.paused {
             self.act(id, Action::Resume);
         }
-        if block.told {
+        if block.notified {
             let unblocked = connection::Unblocked {};
             self.send(
                 id,

@@ -67,7 +67,7 @@ impl Core {
         let channel = self.channel_mut(id, number);
         let transaction = std::mem::take(transaction(channel)?);
         let waits = !transaction.published.is_empty();
-        let outcome = self.put_out(now, id, number, &transaction);
+        let outcome = self.route_published(now, id, number, &transaction);
         let withheld = self
             .connections
             .get(&id)
@@ -78,7 +78,7 @@ impl Core {
             self.complete(now, id, number, outcome);
         }
         for (how, settled) in transaction.settled {
-            self.carry_out(now, id, number, how, settled);
+            self.apply_settlement(now, id, number, how, settled);
         }
         if waits && withheld {
             let channel = self.channel_mut(id, number);
@@ -90,7 +90,7 @@ impl Core {
     }
 
     /// Puts the messages of a transaction into their queues.
-    fn put_out(
+    fn route_published(
         &mut self,
         now: Now,
         id: ConnectionId,

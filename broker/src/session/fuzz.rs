@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use self::conversation::conversation;
 use super::{Event, Flow, Output, Session};
 use crate::{
-    builder::Builder,
+    builder::BrokerBuilder,
     core::{Action, Command, Core, Effect, Now},
     id::ConnectionId,
 };
@@ -23,7 +23,7 @@ use crate::{
 /// What a client may cost while its conversation is a few kilobytes long.
 const MOST_OUTPUT: usize = 16 * 1024 * 1024;
 
-struct Victim {
+struct FuzzedBroker {
     core: Core,
     session: Session,
     input: Vec<u8>,
@@ -32,9 +32,14 @@ struct Victim {
     ended: bool,
 }
 
-impl Victim {
+impl FuzzedBroker {
     fn new() -> Self {
-        let config = Arc::new(Builder::default().seed(1).max_message(100_000).config());
+        let config = Arc::new(
+            BrokerBuilder::default()
+                .seed(1)
+                .max_message(100_000)
+                .config(),
+        );
         let now = Instant::now();
         let session = Session::new(ConnectionId(1), config.clone(), String::new(), now);
         Self {
@@ -56,10 +61,10 @@ impl Victim {
         let used = self.session.receive(self.now, &self.input, &mut events);
         assert!(used <= self.input.len());
         self.input.drain(..used);
-        self.carry_out(events);
+        self.apply_settlement(events);
     }
 
-    fn carry_out(&mut self, events: Vec<Event>) {
+    fn apply_settlement(&mut self, events: Vec<Event>) {
         for event in events {
             match event {
                 Event::Core(command) => self.tell(command),
@@ -110,7 +115,7 @@ impl Victim {
             let mut events = Vec::new();
             self.session
                 .timeout(self.now, flow, &mut self.output, &mut events);
-            self.carry_out(events);
+            self.apply_settlement(events);
             steps += 1;
             assert!(steps < 100_000, "a timeout that is always due");
         }
@@ -121,7 +126,7 @@ impl Victim {
                 .map_or(self.now, |at| self.now.max(at));
             self.tell(Command::Tick);
         }
-        self.tell(Command::Gone(ConnectionId(1)));
+        self.tell(Command::Disconnected(ConnectionId(1)));
         assert!(self.core.connection_infos().is_empty());
         assert!(self.core.consumer_infos().is_empty());
         for queue in self.core.queue_infos() {
@@ -139,7 +144,7 @@ impl Victim {
 
 /// How a conversation is spoilt.
 #[derive(Clone, Debug)]
-enum Spoil {
+enum Mutation {
     /// One octet becomes another.
     Set { at: prop::sample::Index, value: u8 },
     /// One bit turns.
@@ -172,7 +177,7 @@ enum Spoil {
     },
 }
 
-fn spoil() -> impl Strategy<Value = Spoil> {
+fn spoil() -> impl Strategy<Value = Mutation> {
     let at = any::<prop::sample::Index>;
     let bytes = |most| proptest::collection::vec(any::<u8>(), 0..most);
     let ids = prop_oneof![
@@ -186,33 +191,33 @@ fn spoil() -> impl Strategy<Value = Spoil> {
         Just(Vec::new()),
     ];
     prop_oneof![
-        4 => (at(), any::<u8>()).prop_map(|(at, value)| Spoil::Set { at, value }),
-        4 => (at(), 0..8_u8).prop_map(|(at, bit)| Spoil::Flip { at, bit }),
-        2 => (at(), 1..20_usize).prop_map(|(at, count)| Spoil::Remove { at, count }),
-        2 => (at(), bytes(20)).prop_map(|(at, bytes)| Spoil::Insert { at, bytes }),
-        2 => at().prop_map(|piece| Spoil::Repeat { piece }),
-        2 => (at(), at()).prop_map(|(one, other)| Spoil::Swap { one, other }),
-        1 => (at(), bytes(300)).prop_map(|(from, bytes)| Spoil::Noise { from, bytes }),
+        4 => (at(), any::<u8>()).prop_map(|(at, value)| Mutation::Set { at, value }),
+        4 => (at(), 0..8_u8).prop_map(|(at, bit)| Mutation::Flip { at, bit }),
+        2 => (at(), 1..20_usize).prop_map(|(at, count)| Mutation::Remove { at, count }),
+        2 => (at(), bytes(20)).prop_map(|(at, bytes)| Mutation::Insert { at, bytes }),
+        2 => at().prop_map(|piece| Mutation::Repeat { piece }),
+        2 => (at(), at()).prop_map(|(one, other)| Mutation::Swap { one, other }),
+        1 => (at(), bytes(300)).prop_map(|(from, bytes)| Mutation::Noise { from, bytes }),
         4 => (at(), 1..10_u8, 0..4_u16, ids, bytes(60)).prop_map(|(at, kind, channel, ids, tail)| {
             let payload = [ids, tail].concat();
-            Spoil::Frame { at, kind, channel, payload }
+            Mutation::Frame { at, kind, channel, payload }
         }),
     ]
 }
 
-fn spoilt(spoils: &[Spoil]) -> Vec<u8> {
+fn spoilt(spoils: &[Mutation]) -> Vec<u8> {
     let mut pieces = conversation();
     for spoil in spoils {
         match spoil {
-            Spoil::Repeat { piece } => {
+            Mutation::Repeat { piece } => {
                 let at = piece.index(pieces.len());
                 pieces.insert(at, pieces[at].clone());
             }
-            Spoil::Swap { one, other } => {
+            Mutation::Swap { one, other } => {
                 let (one, other) = (one.index(pieces.len()), other.index(pieces.len()));
                 pieces.swap(one, other);
             }
-            Spoil::Frame {
+            Mutation::Frame {
                 at,
                 kind,
                 channel,
@@ -231,23 +236,23 @@ fn spoilt(spoils: &[Spoil]) -> Vec<u8> {
     let mut bytes = pieces.concat();
     for spoil in spoils {
         match spoil {
-            Spoil::Set { at, value } => {
+            Mutation::Set { at, value } => {
                 let at = at.index(bytes.len());
                 bytes[at] = *value;
             }
-            Spoil::Flip { at, bit } => {
+            Mutation::Flip { at, bit } => {
                 let at = at.index(bytes.len());
                 bytes[at] ^= 1 << bit;
             }
-            Spoil::Remove { at, count } => {
+            Mutation::Remove { at, count } => {
                 let at = at.index(bytes.len());
                 bytes.drain(at..(at + count).min(bytes.len()));
             }
-            Spoil::Insert { at, bytes: more } => {
+            Mutation::Insert { at, bytes: more } => {
                 let at = at.index(bytes.len());
                 bytes.splice(at..at, more.iter().copied());
             }
-            Spoil::Noise { from, bytes: noise } => {
+            Mutation::Noise { from, bytes: noise } => {
                 bytes.truncate(from.index(bytes.len()));
                 bytes.extend(noise);
             }
@@ -274,30 +279,30 @@ proptest! {
         cuts in proptest::collection::vec(1..400_usize, 1..20),
     ) {
         let bytes = spoilt(&spoils);
-        let mut victim = Victim::new();
+        let mut broker = FuzzedBroker::new();
         let mut rest = bytes.as_slice();
         for size in cuts.iter().cycle() {
             if rest.is_empty() {
                 break;
             }
             let (now, later) = rest.split_at((*size).min(rest.len()));
-            victim.feed(now);
+            broker.feed(now);
             rest = later;
         }
-        victim.finish();
+        broker.finish();
     }
 }
 
 #[test]
 fn the_conversation_is_without_fault() {
-    let mut victim = Victim::new();
+    let mut broker = FuzzedBroker::new();
     for piece in conversation() {
-        assert!(!victim.ended);
-        victim.feed(&piece);
-        assert!(victim.input.is_empty());
+        assert!(!broker.ended);
+        broker.feed(&piece);
+        assert!(broker.input.is_empty());
     }
-    assert!(victim.ended);
+    assert!(broker.ended);
     // The last word is close-ok, and nothing before it was a close.
-    assert!(victim.output.ends_with(&[0, 10, 0, 51, 206]));
-    victim.finish();
+    assert!(broker.output.ends_with(&[0, 10, 0, 51, 206]));
+    broker.finish();
 }

@@ -114,7 +114,7 @@ impl Session {
             }
         };
         let admitted = credentials
-            .filter(|(user, password)| self.config.admits(user, password))
+            .filter(|(user, password)| self.config.authenticates(user, password))
             .and_then(|(user, _)| String::from_utf8(user).ok());
         let Some(user) = admitted else {
             // Older clients take the closed socket itself as the refusal.
@@ -182,8 +182,8 @@ impl Session {
             address: self.address.clone(),
             name: property("connection_name"),
             product: property("product"),
-            takes_cancel: capability(properties, "consumer_cancel_notify"),
-            takes_blocked: capability(properties, "connection.blocked"),
+            supports_cancel_notify: capability(properties, "consumer_cancel_notify"),
+            supports_blocked: capability(properties, "connection.blocked"),
             frame_max: self.frame_max,
             channel_max: self.channel_max,
             heartbeat: self.login.heartbeat,

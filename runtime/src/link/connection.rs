@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 
-use super::builder::ConnectionBuilder;
 use super::namespace::Namespace;
 use super::session::Session;
 use super::settings::Settings;
@@ -98,38 +97,6 @@ struct Inner {
 }
 
 impl Connection {
-    /// Connects to `amqp://user:password@host:port/vhost` (or `amqps://`), as
-    /// [`Connection::builder`] does with its defaults.
-    ///
-    /// # Errors
-    /// See [`ConnectionBuilder::open`].
-    pub async fn open(uri: &str) -> Result<Self, Error> {
-        Self::builder(uri).open().await
-    }
-
-    /// Returns a builder for a connection. Several addresses of one cluster may be given, each a whole
-    /// URI, separated by commas; they are tried in turn.
-    ///
-    /// A URI is `amqp://user:password@host:port/vhost`, or `amqps://` for TLS. The defaults are user
-    /// `guest`, password `guest`, port 5672 (TLS: 5671) and virtual host `/`. Characters such as `/`,
-    /// `@` and `%` in user name, password and virtual host are percent-encoded (`%2F`, `%40`, `%25`). An
-    /// IPv6 address is written in brackets: `amqp://[2001:db8::1]:5672`. These query parameters may
-    /// follow, after a `?` and separated by `&`:
-    ///
-    /// | parameter | | default |
-    /// |---|---|---|
-    /// | `heartbeat` | seconds, 1 to 65535 | 10 |
-    /// | `frame_max` | bytes, 4096 to 1048576 | 131072 |
-    /// | `channel_max` | 1 to 65535 | 2047 |
-    /// | `connection_timeout` | milliseconds, at least 1 | 5000 |
-    /// | `auth_mechanism` | `plain`, `amqplain`, `external`, `anonymous`, `rabbit-cr-demo` | `plain` |
-    ///
-    /// The broker may lower the first three. Any other parameter is an error. No error text contains the
-    /// user, the password or the virtual host.
-    pub fn builder(uri: &str) -> ConnectionBuilder {
-        ConnectionBuilder::new(uri)
-    }
-
     /// Starts a connection that is not connected yet. `own` is a runtime of its own for reading and
     /// writing; without one it is done on `tasks`.
     pub(super) fn new(settings: Settings, tasks: Handle, own: Option<Runtime>) -> Self {

@@ -13,10 +13,10 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::channel::Channels;
 use super::lapin_runtime::LapinRuntime;
 use super::sasl::{Mask, Responses};
 use super::settings::{BrokerAddress, Settings, TlsSettings};
+use super::socket::channels::Channels;
 use super::socket::{Pipe, Socket, Transport, Tune, WriteMux};
 use crate::error::{ConnectFault, Error, Kind};
 use crate::sync::lock;
@@ -198,7 +198,7 @@ async fn secure(stream: TcpStream, uri: &AMQPUri, tls: &TlsSettings) -> io::Resu
 
     match uri.scheme {
         AMQPScheme::AMQP => Ok(Transport::plain(stream)),
-        AMQPScheme::AMQPS => super::socket::secure(stream, &uri.authority.host, tls).await,
+        AMQPScheme::AMQPS => Transport::secure(stream, &uri.authority.host, tls).await,
     }
 }
 

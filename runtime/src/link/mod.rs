@@ -6,8 +6,8 @@
 //! queue or a consumer make it again on the next session.
 //!
 //! lapin maintains the AMQP connection itself (channel 0), Lepus owns all other channels.
-//! `socket/mod.rs` explains how the two share a socket, `channel/core.rs` is the state machine of a
-//! channel.
+//! `socket/mod.rs` explains how the two share a socket, `socket/channels/core.rs` is the state
+//! machine of a channel.
 
 mod builder;
 mod channel;
@@ -27,14 +27,14 @@ mod uri;
 
 pub use builder::ConnectionBuilder;
 pub(crate) use channel::{
-    AckRange, Channel, ChannelEvent, ChannelHandler, ConfirmChannel, Confirmation, ConsumeMode,
-    Consumer, ConsumerEnd, Delivery, DeliveryCallback, GetChannel, QueueCounts, bind, count,
-    declare, delete, purge, unbind,
+    AckRange, Channel, ConfirmChannel, Confirmation, ConsumeMode, Consumer, ConsumerEnd,
+    DeliveryCallback, GetChannel, QueueCounts, bind, count, declare, delete, purge, unbind,
 };
 pub use connection::Connection;
 pub(crate) use namespace::Namespace;
 pub(crate) use session::Session;
 pub use settings::Io;
+pub(crate) use socket::channels::{ChannelEvent, ChannelHandler, Delivery};
 pub(crate) use socket::{BurstDetector, Flush, WriteOffset};
 pub use state::ConnectionState;
 pub(crate) use supervise::Link;

@@ -14,8 +14,8 @@ use lapin::Event;
 use tokio::runtime;
 use tokio::sync::{oneshot, watch};
 
-use super::channel::{ChannelHandle, Channels};
 use super::dial::DialedConnection;
+use super::socket::channels::{ChannelHandle, Channels};
 use super::socket::{WriteMux, WriteOffset};
 use crate::error::{Error, Kind};
 use crate::link::frame::decode::BrokerVersion;

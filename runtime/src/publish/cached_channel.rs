@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::is_session_lost;
+use super::failure::is_session_lost;
 use crate::error::Error;
 use crate::link::{Channel, ConfirmChannel, Link, Session};
 use crate::sync::lock;

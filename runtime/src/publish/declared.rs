@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::is_session_lost;
+use super::failure::is_session_lost;
 use crate::clock;
 use crate::error::Error;
 use crate::link::{self, Link, Namespace, Session};

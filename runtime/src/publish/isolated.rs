@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::cached_channel::accepting_session;
-use super::{PublishFailure, Publisher, RETRY_PAUSE};
+use super::failure::PublishFailure;
+use super::sender::{ConfirmSender, RETRY_PAUSE};
 use crate::clock;
 use crate::error::{Error, Kind, Outcome};
 use crate::link::ConfirmChannel;
@@ -50,11 +50,12 @@ impl IsolationState {
     }
 }
 
-impl Publisher {
+impl Isolation {
     /// Publishes a message that may be the one because of which the broker closed a channel, with no
     /// other message on its channel. If that channel is closed as well, this message is the cause.
-    pub(super) async fn publish_isolated(
+    pub(super) async fn publish(
         &self,
+        sender: &ConfirmSender,
         close_reason: &Error,
         message: &Arc<Outgoing>,
         limit: Duration,
@@ -62,36 +63,35 @@ impl Publisher {
         let started = Instant::now();
         let deadline = clock::deadline(started, limit);
         let not_sent = |error| PublishFailure::not_sent(error, started);
-        let isolation = &self.inner.isolation;
-        let _guard = IsolationGuard::new(isolation);
-        let locking = tokio::time::timeout_at(deadline, isolation.state.lock());
+        let _guard = IsolationGuard::new(self);
+        let locking = tokio::time::timeout_at(deadline, self.state.lock());
         let Ok(mut state) = locking.await else {
             return Err(not_sent(Error::new(Kind::Timeout)));
         };
         // Another message of the same channel may have turned out to be the cause meanwhile.
         if state.is_explained(close_reason) {
             drop(state);
-            return self.publish_with_others(message, limit).await;
+            return sender.publish(message, limit).await;
         }
         let pending = loop {
             let usable = state.channel.take().filter(|channel| channel.is_open());
             let opening = async {
                 match usable {
                     Some(channel) => Ok(channel),
-                    None => self.open(accepting_session(&self.inner.link).await?).await,
+                    None => sender.open_isolated().await,
                 }
             };
             let channel = match tokio::time::timeout_at(deadline, opening).await {
                 Ok(Ok(channel)) => channel,
                 Ok(Err(error)) => return Err(not_sent(error)),
-                Err(_) => return Err(not_sent(self.timeout_error().await)),
+                Err(_) => return Err(not_sent(sender.timeout_error().await)),
             };
             state.channel = Some(Arc::clone(&channel));
-            if let Some(sent) = self.send_on(&channel, message, started, limit) {
+            if let Some(sent) = sender.send_on(&channel, message, started, limit) {
                 break sent?;
             }
             if Instant::now() >= deadline {
-                return Err(not_sent(self.timeout_error().await));
+                return Err(not_sent(sender.timeout_error().await));
             }
             tokio::time::sleep(RETRY_PAUSE).await;
         };

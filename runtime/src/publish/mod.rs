@@ -11,33 +11,32 @@ mod cached_channel;
 mod declared;
 mod failure;
 mod isolated;
+mod sender;
 
 pub(crate) use cached_channel::{CachedChannel, Reusable};
 pub(crate) use declared::{DeclaredPerSession, InternalErrorRetry, declare};
 pub(crate) use failure::{PublishFailure, Target};
+pub(crate) use sender::PendingConfirm;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::clock;
 use crate::error::{Error, Kind, Outcome};
-use crate::link::{ConfirmChannel, Confirmation, Connection, Link, Namespace, Session};
+use crate::link::{Connection, Namespace};
 use crate::wire::message::Outgoing;
 use crate::wire::topology::Topology;
 use declared::DeclaredOnMiss;
 use isolated::Isolation;
+use sender::{ConfirmSender, RETRY_PAUSE};
 
 /// The default limit of a publish, from the wait for a connection to the confirm.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 /// The default limit of publishes that wait for their confirm.
 pub(crate) const MAX_UNCONFIRMED: usize = 1024;
-
-/// The pause before a message that could not be sent is tried again.
-const RETRY_PAUSE: Duration = Duration::from_millis(5);
 
 /// Publishes with confirms on one channel of the publishing connection, which is opened when it is
 /// needed and replaced when it was closed.
@@ -48,24 +47,12 @@ pub(crate) struct Publisher {
 
 #[derive(Debug)]
 struct Inner {
-    link: Link,
-    io: Handle,
+    sender: ConfirmSender,
     namespace: Namespace,
-    channel: CachedChannel<ConfirmChannel>,
     declared: DeclaredOnMiss,
     /// One permit for each publish that may be unconfirmed.
     permits: Semaphore,
-    max_message: usize,
     isolation: Isolation,
-}
-
-/// A publish that was sent and waits for its confirm.
-pub(crate) struct PendingConfirm {
-    confirmation: oneshot::Receiver<Confirmation>,
-    message: Arc<Outgoing>,
-    started: Instant,
-    deadline: Instant,
-    limit: Duration,
 }
 
 /// The reaction to a missing queue.
@@ -75,12 +62,6 @@ pub(crate) enum OnMissing {
     Declare(Topology),
     /// The publish fails: the queue is declared by another program.
     Fail,
-}
-
-/// Whether an error means that the session was lost and another one will follow, in contrast to a
-/// connection that its owner closed.
-fn is_session_lost(error: &Error) -> bool {
-    error.is_disconnected() && !error.is_closed()
 }
 
 impl Publisher {
@@ -97,13 +78,10 @@ impl Publisher {
     fn with_limits(connection: &Connection, max_unconfirmed: usize, max_message: usize) -> Self {
         Self {
             inner: Arc::new(Inner {
-                link: connection.publishing().clone(),
-                io: connection.io().clone(),
+                sender: ConfirmSender::new(connection, max_message),
                 namespace: connection.namespace().clone(),
-                channel: CachedChannel::default(),
                 declared: DeclaredOnMiss::default(),
                 permits: Semaphore::new(max_unconfirmed.max(1)),
-                max_message,
                 isolation: Isolation::default(),
             }),
         }
@@ -139,9 +117,10 @@ impl Publisher {
                 }
             }
         };
-        let sent = match self.try_send(&message, started, limit) {
+        let sender = &self.inner.sender;
+        let sent = match sender.try_send(&message, started, limit) {
             Some(sent) => sent,
-            None => Box::pin(self.send(Arc::clone(&message), started, limit)).await,
+            None => Box::pin(sender.send(Arc::clone(&message), started, limit)).await,
         };
         match sent?.wait().await {
             Ok(()) => Ok(()),
@@ -162,10 +141,14 @@ impl Publisher {
             if left.is_zero() {
                 break;
             }
+            let Inner {
+                sender, isolation, ..
+            } = &*self.inner;
             let again = if republish.is_about_another {
-                self.publish_with_others(&message, left).await
+                sender.publish(&message, left).await
             } else {
-                self.publish_isolated(&republish.close_reason, &message, left)
+                isolation
+                    .publish(sender, &republish.close_reason, &message, left)
                     .await
             };
             match again {
@@ -186,15 +169,6 @@ impl Publisher {
         Err(failure)
     }
 
-    async fn publish_with_others(
-        &self,
-        message: &Arc<Outgoing>,
-        limit: Duration,
-    ) -> Result<(), PublishFailure> {
-        let sent = self.send(Arc::clone(message), Instant::now(), limit);
-        sent.await?.wait().await
-    }
-
     /// Sends a message without waiting for anything, or returns `None` if [`publish`](Self::publish)
     /// would have to wait before it can send.
     pub(crate) fn try_start(
@@ -206,7 +180,7 @@ impl Publisher {
             return Some(Err(PublishFailure::not_sent(error, Instant::now())));
         }
         let permit = self.inner.permits.try_acquire().ok()?;
-        let sent = self.try_send(message, Instant::now(), limit)?;
+        let sent = self.inner.sender.try_send(message, Instant::now(), limit)?;
         Some(sent.map(|pending| StartedPublish {
             publisher: self,
             permit,
@@ -221,10 +195,11 @@ impl Publisher {
 
     /// Waits until messages can be sent.
     pub(crate) async fn wait_until_ready(&self, limit: Duration) {
-        if self.ready_channel().is_none() && clock::is_in_runtime() {
+        let sender = &self.inner.sender;
+        if sender.ready_channel().is_none() && clock::is_in_runtime() {
             let deadline = clock::deadline(Instant::now(), limit);
             // An error here is met again by the publish that follows, which reports it.
-            let _ = tokio::time::timeout_at(deadline, self.channel()).await;
+            let _ = tokio::time::timeout_at(deadline, sender.channel()).await;
         }
     }
 
@@ -265,7 +240,7 @@ impl Publisher {
             return Err(failure);
         }
         let Inner {
-            link,
+            sender,
             namespace,
             declared,
             ..
@@ -274,7 +249,7 @@ impl Publisher {
         // Whether the queue was missing, or not complete, when the message was published.
         let redeclared = async {
             if is_unroutable || !topology.is_limited() {
-                let declared = declared.declare(link, namespace, topology, started);
+                let declared = declared.declare(sender.link(), namespace, topology, started);
                 declared.await.map(|()| true)
             } else {
                 // A queue with a limit that rejects is full, unless it was declared meanwhile.
@@ -307,111 +282,31 @@ impl Publisher {
     /// declaration goes on when the future is dropped.
     pub(crate) async fn declare(&self, topology: Topology) -> Result<(), Error> {
         let inner = Arc::clone(&self.inner);
-        let declaring = async move { declare(&inner.link, &topology, &inner.namespace).await };
-        let declared = self.inner.io.spawn(declaring).await;
+        let declaring =
+            async move { declare(inner.sender.link(), &topology, &inner.namespace).await };
+        let declared = self.inner.sender.io().spawn(declaring).await;
         let declared = declared.map_err(|ended| Error::new(Kind::Closed).caused_by(ended))?;
         declared.map(drop)
     }
 
     /// Sends a message; [`PendingConfirm::wait`] waits for its confirm. Takes no permit: the caller
     /// limits the number of unconfirmed messages.
-    pub(crate) async fn send(
+    ///
+    /// # Errors
+    /// Too large, timed out or closed before it was sent.
+    pub(crate) fn send(
         &self,
         message: Arc<Outgoing>,
         started: Instant,
         limit: Duration,
-    ) -> Result<PendingConfirm, PublishFailure> {
-        let deadline = clock::deadline(started, limit);
-        let not_sent = |error| PublishFailure::not_sent(error, started);
-        loop {
-            let channel = match tokio::time::timeout_at(deadline, self.channel()).await {
-                Ok(Ok(channel)) => channel,
-                Ok(Err(error)) => return Err(not_sent(error)),
-                Err(_) => return Err(not_sent(self.timeout_error().await)),
-            };
-            if let Some(sent) = self.send_on(&channel, &message, started, limit) {
-                return sent;
-            }
-            // A kept channel is returned at once, even after the deadline, so that the timeout above
-            // does not end a loop over channels that fail.
-            if Instant::now() >= deadline {
-                return Err(not_sent(self.timeout_error().await));
-            }
-            tokio::time::sleep(RETRY_PAUSE).await;
-        }
-    }
-
-    /// [`send`](Self::send) without waiting, or `None` if no channel is ready.
-    fn try_send(
-        &self,
-        message: &Arc<Outgoing>,
-        started: Instant,
-        limit: Duration,
-    ) -> Option<Result<PendingConfirm, PublishFailure>> {
-        let channel = self.ready_channel()?;
-        self.send_on(&channel, message, started, limit)
-    }
-
-    /// Sends on this channel. `None` if the channel was closed before the message was sent; another
-    /// channel may be tried.
-    fn send_on(
-        &self,
-        channel: &ConfirmChannel,
-        message: &Arc<Outgoing>,
-        started: Instant,
-        limit: Duration,
-    ) -> Option<Result<PendingConfirm, PublishFailure>> {
-        let (size, max) = (message.body.len(), self.inner.max_message);
-        let sent = if size > max {
-            Err(Error::new(Kind::TooLarge { size, limit: max }))
-        } else {
-            channel.publish(Arc::clone(message))
-        };
-        match sent {
-            Ok(confirmation) => Some(Ok(PendingConfirm {
-                confirmation,
-                message: Arc::clone(message),
-                started,
-                deadline: clock::deadline(started, limit),
-                limit,
-            })),
-            Err(error) if error.is_disconnected() => {
-                tracing::debug!(%error, "channel was closed before the message was sent, trying another one");
-                None
-            }
-            Err(error) => Some(Err(PublishFailure::not_sent(error, started))),
-        }
+    ) -> impl Future<Output = Result<PendingConfirm, PublishFailure>> + '_ {
+        self.inner.sender.send(message, started, limit)
     }
 
     /// The error of a message that could not be sent before its deadline: blocked, with the broker's
     /// reason, if that is the cause.
     pub(crate) async fn timeout_error(&self) -> Error {
-        let session = self.inner.link.session();
-        let session = tokio::time::timeout(Duration::ZERO, session).await;
-        let session = session.ok().and_then(Result::ok);
-        let reason = session.and_then(|session| session.blocked().borrow().clone());
-        reason.map_or_else(
-            || Error::new(Kind::Timeout),
-            |text| Error::new(Kind::Blocked(text)),
-        )
-    }
-
-    /// The channel, if it is open and messages can be sent on it now.
-    fn ready_channel(&self) -> Option<Arc<ConfirmChannel>> {
-        let channel = self.inner.channel.get()?;
-        channel.takes_messages().then_some(channel)
-    }
-
-    /// The channel, once it is open and messages can be sent on it.
-    async fn channel(&self) -> Result<Arc<ConfirmChannel>, Error> {
-        let Inner { link, channel, .. } = &*self.inner;
-        let open = |session, _| self.open(session);
-        channel.get_or_open_on(link, open).await
-    }
-
-    async fn open(&self, session: Arc<Session>) -> Result<Arc<ConfirmChannel>, Error> {
-        let opened = ConfirmChannel::open(&session, &self.inner.io).await;
-        opened.map(Arc::new)
+        self.inner.sender.timeout_error().await
     }
 }
 
@@ -440,38 +335,5 @@ impl StartedPublish<'_> {
         };
         drop(permit);
         published
-    }
-}
-
-impl PendingConfirm {
-    /// Waits for the confirm. A message whose channel is closed because of another one is not
-    /// published again: it ends as unconfirmed.
-    ///
-    /// # Errors
-    /// Those of [`Publisher::publish`].
-    pub(crate) async fn wait(self) -> Result<(), PublishFailure> {
-        let Self {
-            confirmation,
-            message,
-            started,
-            deadline,
-            limit,
-        } = self;
-        let failed = |kind, outcome| PublishFailure::new(Error::new(kind), outcome, started);
-        Err(
-            match tokio::time::timeout_at(deadline, confirmation).await {
-                Ok(Ok(Confirmation::Stored)) => return Ok(()),
-                Ok(Ok(Confirmation::Unroutable)) => failed(Kind::Unroutable, Outcome::Unroutable),
-                Ok(Ok(Confirmation::Rejected)) => failed(Kind::Rejected, Outcome::Rejected),
-                Ok(Ok(Confirmation::Unknown(error))) => {
-                    PublishFailure::channel_closed(error, &message, started)
-                }
-                Ok(Err(_)) => PublishFailure::unconfirmed(None, started),
-                Err(_) => {
-                    tracing::debug!(?limit, "no publisher confirm within the limit");
-                    failed(Kind::Timeout, Outcome::SentNoReply)
-                }
-            },
-        )
     }
 }

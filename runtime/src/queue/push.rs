@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::Serialize;
 
-use super::producer::JobPublisher;
+use super::job_publisher::JobPublisher;
 use crate::clock;
 use crate::context::Context;
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::publish::{OnMissing, PublishFailure};
 use crate::random;
 use crate::wire::envelope::{self, NewJob};
@@ -49,15 +50,18 @@ pub struct Push {
 }
 
 impl Push {
-    pub(super) fn new(
-        publisher: JobPublisher,
+    /// Prepares a push of a job, or of a task with these arguments. If the payload cannot be encoded,
+    /// the push fails when it is awaited.
+    pub(super) fn new<A: Serialize + ?Sized>(
+        publisher: &JobPublisher,
         task: Option<&str>,
-        body: Result<Bytes, Error>,
+        payload: &A,
     ) -> Self {
+        let body = publisher.queue().spec.codec().encode(payload);
         Self {
-            publisher,
+            publisher: publisher.clone(),
             task: task.map(str::to_owned),
-            body,
+            body: body.map_err(|error| Error::new(Kind::Encode).caused_by(error)),
             delay: None,
             priority: None,
             message_id: None,

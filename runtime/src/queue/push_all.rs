@@ -6,7 +6,7 @@ use std::pin::Pin;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
-use super::producer::JobPublisher;
+use super::job_publisher::JobPublisher;
 use super::push::EncodedJob;
 use crate::error::Error;
 use crate::publish::{MAX_UNCONFIRMED, PublishFailure, StartedPublish};

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::handler::JobRunner;
 use super::job::{RawJob, payload_codec};
+use super::job_publisher::JobPublisher;
 use super::pool::PoolConfig;
-use super::producer::JobPublisher;
 use super::push::Push;
 use super::{QueueSpec, WorkQueue};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
@@ -67,7 +67,7 @@ impl TaskProducer {
         method: &'static MethodDescriptor,
         arguments: &A,
     ) -> Push {
-        self.publisher.push(Some(method.name()), arguments)
+        Push::new(&self.publisher, Some(method.name()), arguments)
     }
 }
 

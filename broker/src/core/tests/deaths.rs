@@ -6,7 +6,7 @@ use amq_protocol::{
 };
 use proptest::prelude::*;
 
-use super::Lab;
+use super::CoreFixture;
 use crate::{
     arguments::{integer, long, text},
     core::{Content, Head},
@@ -17,9 +17,9 @@ const NAMES: [&str; 3] = ["a", "b", "c"];
 const TTL: u64 = 10;
 
 /// Queues in a ring, each the dead letters of the one before.
-fn ring(lab: &mut Lab) -> crate::id::ConnectionId {
-    let id = lab.connect(1);
-    lab.open(id, 1);
+fn ring(fixture: &mut CoreFixture) -> crate::id::ConnectionId {
+    let id = fixture.connect(1);
+    fixture.open(id, 1);
     for (at, name) in NAMES.iter().enumerate() {
         let mut arguments = FieldTable::default();
         arguments.insert("x-dead-letter-exchange".into(), long(""));
@@ -28,7 +28,7 @@ fn ring(lab: &mut Lab) -> crate::id::ConnectionId {
             long(NAMES[(at + 1) % NAMES.len()]),
         );
         arguments.insert("x-message-ttl".into(), AMQPValue::LongInt(TTL as i32));
-        lab.declare(id, name, false, arguments);
+        fixture.declare(id, name, false, arguments);
     }
     id
 }
@@ -114,27 +114,27 @@ proptest! {
         mut lines in proptest::collection::vec(line(), 0..4),
         rejections in proptest::collection::vec(any::<bool>(), 1..25),
     ) {
-        let mut lab = Lab::new();
-        let id = ring(&mut lab);
-        lab.publish(id, NAMES[0], 1, written(&lines));
+        let mut fixture = CoreFixture::new();
+        let id = ring(&mut fixture);
+        fixture.publish(id, NAMES[0], 1, written(&lines));
         let mut place = 0;
         for rejected in rejections {
             let (here, there) = (NAMES[place], NAMES[(place + 1) % NAMES.len()]);
             let dropped = if rejected {
-                lab.get(id, 1, here, false);
-                let content = lab.got().unwrap();
+                fixture.get(id, 1, here, false);
+                let content = fixture.got().unwrap();
                 prop_assert_eq!(recorded(&content), lines.clone());
                 let Head::GetOk { tag, .. } = content.head else { panic!() };
                 let reject = basic::Reject { delivery_tag: tag, requeue: false };
-                lab.basic(id, 1, basic::AMQPMethod::Reject(reject));
+                fixture.basic(id, 1, basic::AMQPMethod::Reject(reject));
                 lines = after(&lines, here, "rejected");
                 false
             } else {
-                lab.sleep(TTL);
+                fixture.sleep(TTL);
                 lines = after(&lines, here, "expired");
                 closes_circle(&lines, there)
             };
-            let ready: Vec<_> = lab.core.queue_infos().into_iter().filter(|q| q.ready > 0).collect();
+            let ready: Vec<_> = fixture.core.queue_infos().into_iter().filter(|q| q.ready > 0).collect();
             if dropped {
                 prop_assert!(ready.is_empty(), "{:?} after {:?}", ready, lines);
                 return Ok(());

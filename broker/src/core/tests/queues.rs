@@ -16,7 +16,7 @@ use self::{
     model::{Held, Kind, ModelChannel, ModelConsumer, ModelQueue, ModelTransaction, Step},
     op::{Op, op},
 };
-use super::{Lab, number, with_expiration};
+use super::{CoreFixture, number, with_expiration};
 use crate::{
     arguments::long,
     core::{Action, Command, Head},
@@ -31,8 +31,8 @@ const CHANNELS: usize = 3;
 const SHARED: usize = 0;
 const QUORUM: usize = 3;
 
-struct Bench {
-    lab: Lab,
+struct ModelFixture {
+    fixture: CoreFixture,
     connection: ConnectionId,
     queues: Vec<ModelQueue>,
     channels: Vec<ModelChannel>,
@@ -52,12 +52,12 @@ fn channel_number(channel: usize) -> u16 {
     u16::try_from(channel).unwrap() + 2
 }
 
-impl Bench {
+impl ModelFixture {
     fn new() -> Self {
-        let mut lab = Lab::new();
-        let connection = lab.connect(1);
+        let mut fixture = CoreFixture::new();
+        let connection = fixture.connect(1);
         for number in 1..=channel_number(CHANNELS) {
-            lab.open(connection, number);
+            fixture.open(connection, number);
         }
         let settings: [(&str, i64); QUEUES] = [
             ("x-message-ttl", 60_000),
@@ -68,17 +68,17 @@ impl Bench {
         ];
         let mut queues = Vec::new();
         for (at, (name, value)) in settings.into_iter().enumerate() {
-            let grave = format!("dead{at}");
-            lab.declare(connection, &grave, false, FieldTable::default());
+            let dead_letters = format!("dead{at}");
+            fixture.declare(connection, &dead_letters, false, FieldTable::default());
             let mut arguments = FieldTable::default();
             arguments.insert("x-dead-letter-exchange".into(), long(""));
-            arguments.insert("x-dead-letter-routing-key".into(), long(&grave));
+            arguments.insert("x-dead-letter-routing-key".into(), long(&dead_letters));
             arguments.insert(name.into(), AMQPValue::LongLongInt(value));
             let quorum = name == "x-delivery-limit";
             if quorum {
                 arguments.insert("x-queue-type".into(), long("quorum"));
             }
-            lab.declare(connection, &queue_name(at), quorum, arguments);
+            fixture.declare(connection, &queue_name(at), quorum, arguments);
             let mut model = ModelQueue {
                 quorum,
                 ..ModelQueue::default()
@@ -91,10 +91,10 @@ impl Bench {
             }
             queues.push(model);
         }
-        lab.effects.clear();
+        fixture.effects.clear();
         let channels = (0..CHANNELS).map(|_| ModelChannel::default()).collect();
         Self {
-            lab,
+            fixture,
             connection,
             queues,
             channels,
@@ -130,7 +130,7 @@ impl Bench {
                 let properties = ttl.map_or_else(Properties::default, with_expiration);
                 let properties = properties.with_octet(Property::Priority, priority);
                 let number = channel.map_or(1, channel_number);
-                self.lab
+                self.fixture
                     .publish_on(id, number, &queue_name(queue), self.next_id, properties);
             }
             Op::Consume {
@@ -162,7 +162,7 @@ impl Bench {
                     arguments: FieldTable::default(),
                 };
                 let consume = basic::AMQPMethod::Consume(consume);
-                self.lab.basic(id, channel_number(channel), consume);
+                self.fixture.basic(id, channel_number(channel), consume);
             }
             Op::Cancel { channel, nth } => {
                 let Some(tag) = self.channels[channel].consumers.keys().nth(nth).cloned() else {
@@ -173,7 +173,7 @@ impl Bench {
                     consumer_tag: tag.into(),
                     nowait: true,
                 };
-                self.lab.basic(
+                self.fixture.basic(
                     id,
                     channel_number(channel),
                     basic::AMQPMethod::Cancel(cancel),
@@ -186,7 +186,7 @@ impl Bench {
                     prefetch_count: prefetch,
                     global: false,
                 };
-                self.lab
+                self.fixture
                     .basic(id, channel_number(channel), basic::AMQPMethod::Qos(qos));
             }
             Op::Share { prefetch } => {
@@ -200,7 +200,7 @@ impl Bench {
                     prefetch_count: prefetch,
                     global: true,
                 };
-                self.lab
+                self.fixture
                     .basic(id, channel_number(SHARED), basic::AMQPMethod::Qos(qos));
             }
             Op::Select { channel } => {
@@ -243,7 +243,7 @@ impl Bench {
                     delivery_tag: tag,
                     multiple,
                 };
-                self.lab
+                self.fixture
                     .basic(id, channel_number(channel), basic::AMQPMethod::Ack(ack));
             }
             Op::Nack {
@@ -261,7 +261,7 @@ impl Bench {
                     multiple,
                     requeue,
                 };
-                self.lab
+                self.fixture
                     .basic(id, channel_number(channel), basic::AMQPMethod::Nack(nack));
             }
             Op::Get {
@@ -269,12 +269,12 @@ impl Bench {
                 queue,
                 no_ack,
             } => {
-                self.lab
+                self.fixture
                     .get(id, channel_number(channel), &queue_name(queue), no_ack);
                 self.queues[queue].expire(self.clock);
                 let expected = self.queues[queue].ready.first().map(|held| held.id);
                 let found = self
-                    .lab
+                    .fixture
                     .effects
                     .iter()
                     .find_map(|effect| match &effect.action {
@@ -283,7 +283,7 @@ impl Bench {
                     });
                 assert_eq!(found, expected);
                 if let Some(Action::Content(_, content)) =
-                    self.lab.effects.pop().map(|effect| effect.action)
+                    self.fixture.effects.pop().map(|effect| effect.action)
                 {
                     let Head::GetOk {
                         tag,
@@ -309,7 +309,7 @@ impl Bench {
                 let all = std::mem::take(&mut self.channels[channel].unacked);
                 self.apply(Step::Settle(Kind::Requeue, all.into_values().collect()));
                 let recover = basic::Recover { requeue: true };
-                self.lab.basic(
+                self.fixture.basic(
                     id,
                     channel_number(channel),
                     basic::AMQPMethod::Recover(recover),
@@ -319,8 +319,8 @@ impl Bench {
                 let closed = std::mem::take(&mut self.channels[channel]);
                 let all = closed.outstanding().cloned().collect();
                 self.apply(Step::Settle(Kind::Requeue, all));
-                self.lab.close(id, channel_number(channel));
-                self.lab.open(id, channel_number(channel));
+                self.fixture.close(id, channel_number(channel));
+                self.fixture.open(id, channel_number(channel));
             }
             Op::Purge { queue } => {
                 self.queues[queue].ready.clear();
@@ -329,15 +329,15 @@ impl Bench {
                     nowait: true,
                 };
                 let purge = AMQPClass::Queue(queue::AMQPMethod::Purge(purge));
-                self.lab.do_(Command::Method(id, 1, purge));
+                self.fixture.handle(Command::Method(id, 1, purge));
             }
             Op::Sleep { millis } => {
                 self.clock += millis;
-                self.lab.sleep(millis);
+                self.fixture.sleep(millis);
             }
         }
         // A publish or a return may be due at once for somebody's expiry.
-        self.lab.sleep(0);
+        self.fixture.sleep(0);
         self.follow();
         self.check();
     }
@@ -345,9 +345,9 @@ impl Bench {
     fn transaction(&mut self, channel: usize, method: tx::AMQPMethod) {
         let number = channel_number(channel);
         let method = Command::Method(self.connection, number, AMQPClass::Tx(method));
-        self.lab.do_(method);
+        self.fixture.handle(method);
         let is_answer = |action: &Action| matches!(action, Action::Send(_, method) if matches!(**method, AMQPClass::Tx(_)));
-        let effects = &mut self.lab.effects;
+        let effects = &mut self.fixture.effects;
         let before = effects.len();
         effects.retain(|effect| !is_answer(&effect.action));
         assert_eq!(effects.len() + 1, before, "one answer");
@@ -397,7 +397,7 @@ impl Bench {
                     priority: priority.min(model.priorities),
                     expires: ttl.map(|ttl| self.clock + ttl),
                     redelivered: false,
-                    returns: 0,
+                    delivery_count: 0,
                 });
             }
             Step::Settle(Kind::Ack, _) => {}
@@ -410,8 +410,8 @@ impl Bench {
                 for (queue, _, mut held) in settled {
                     let model = &mut self.queues[queue];
                     held.redelivered = true;
-                    held.returns += 1;
-                    if model.limit.is_some_and(|limit| held.returns > limit) {
+                    held.delivery_count += 1;
+                    if model.limit.is_some_and(|limit| held.delivery_count > limit) {
                         model.dead.push((held.id, "delivery_limit"));
                     } else {
                         model.put(held);
@@ -436,7 +436,7 @@ impl Bench {
     /// Goes through what the core delivered: each must be the next of its queue, to a
     /// consumer with room for it. A delivery that does not fit yet is of a later step.
     fn follow(&mut self) {
-        for effect in std::mem::take(&mut self.lab.effects) {
+        for effect in std::mem::take(&mut self.fixture.effects) {
             let Action::Content(number_, content) = effect.action else {
                 continue;
             };
@@ -463,8 +463,11 @@ impl Bench {
             let queue = &mut self.queues[of];
             let held = queue.ready.remove(0);
             assert_eq!(*redelivered, held.redelivered);
-            let counted = queue.quorum && held.returns > 0;
-            assert_eq!(content.returns, counted.then_some(held.returns));
+            let counted = queue.quorum && held.delivery_count > 0;
+            assert_eq!(
+                content.delivery_count,
+                counted.then_some(held.delivery_count)
+            );
             channel.last_tag += 1;
             assert_eq!(*tag, channel.last_tag);
             assert!(!channel.is_full(), "shared prefetch");
@@ -487,7 +490,7 @@ impl Bench {
 
     /// The core and the model agree, and nobody waits who could be served.
     fn check(&self) {
-        let infos = self.lab.core.queue_infos();
+        let infos = self.fixture.core.queue_infos();
         for (at, queue) in self.queues.iter().enumerate() {
             let info = infos
                 .iter()
@@ -501,11 +504,16 @@ impl Bench {
                 .filter(|(of, ..)| *of == at)
                 .count();
             assert_eq!(info.unacked, unacked, "unacked of {}", info.name);
-            let grave = infos
+            let dead_letters = infos
                 .iter()
                 .find(|info| info.name == format!("dead{at}"))
                 .unwrap();
-            assert_eq!(grave.ready, queue.dead.len(), "dead of {}", info.name);
+            assert_eq!(
+                dead_letters.ready,
+                queue.dead.len(),
+                "dead of {}",
+                info.name
+            );
             if queue.ready.is_empty() {
                 continue;
             }
@@ -524,13 +532,16 @@ impl Bench {
         }
     }
 
-    /// Every death is in its grave, with its reason.
-    fn check_graves(&mut self) {
+    /// Every death is in its dead_letters, with its reason.
+    fn check_dead_letters(&mut self) {
         for at in 0..QUEUES {
             let mut found = Vec::new();
             loop {
-                self.lab.get(self.connection, 1, &format!("dead{at}"), true);
-                let Some(content) = self.lab.got() else { break };
+                self.fixture
+                    .get(self.connection, 1, &format!("dead{at}"), true);
+                let Some(content) = self.fixture.got() else {
+                    break;
+                };
                 let headers = content.message.properties.headers().unwrap();
                 let reason = headers.inner().get("x-first-death-reason").unwrap();
                 found.push((number(&content), crate::arguments::text(reason).unwrap()));
@@ -552,33 +563,33 @@ proptest! {
 
     #[test]
     fn queues_agree_with_sorted_lists(ops in proptest::collection::vec(op(), 1..120)) {
-        let mut bench = Bench::new();
+        let mut model = ModelFixture::new();
         for op in ops {
-            bench.run(op);
+            model.run(op);
         }
-        bench.check_graves();
+        model.check_dead_letters();
         // Nothing is left of a client that is gone.
-        let id = bench.connection;
-        bench.lab.do_(Command::Gone(id));
-        prop_assert!(bench.lab.core.consumer_infos().is_empty());
-        prop_assert!(bench.lab.core.queue_infos().iter().all(|queue| queue.unacked == 0));
+        let id = model.connection;
+        model.fixture.handle(Command::Disconnected(id));
+        prop_assert!(model.fixture.core.consumer_infos().is_empty());
+        prop_assert!(model.fixture.core.queue_infos().iter().all(|queue| queue.unacked == 0));
     }
 }
 
 #[test]
 fn an_hour_passes_in_no_time() {
-    let mut lab = Lab::new();
-    let id = lab.connect(1);
-    lab.open(id, 1);
-    lab.declare(id, "q", false, FieldTable::default());
-    lab.publish(id, "q", 1, with_expiration(3_600_000));
+    let mut fixture = CoreFixture::new();
+    let id = fixture.connect(1);
+    fixture.open(id, 1);
+    fixture.declare(id, "q", false, FieldTable::default());
+    fixture.publish(id, "q", 1, with_expiration(3_600_000));
     assert_eq!(
-        lab.core.next_timeout(),
-        Some(lab.now + Duration::from_secs(3600))
+        fixture.core.next_timeout(),
+        Some(fixture.now + Duration::from_secs(3600))
     );
-    lab.sleep(3_599_999);
-    assert_eq!(lab.core.queue_infos()[0].ready, 1);
-    lab.sleep(1);
-    assert_eq!(lab.core.queue_infos()[0].ready, 0);
-    assert_eq!(lab.core.next_timeout(), None);
+    fixture.sleep(3_599_999);
+    assert_eq!(fixture.core.queue_infos()[0].ready, 1);
+    fixture.sleep(1);
+    assert_eq!(fixture.core.queue_infos()[0].ready, 0);
+    assert_eq!(fixture.core.next_timeout(), None);
 }

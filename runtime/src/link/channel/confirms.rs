@@ -18,11 +18,11 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
 use super::Channel;
-use super::{ChannelEvent, ChannelHandler};
 use crate::error::{Error, Kind};
 use crate::link::frame::decode::Confirm;
 use crate::link::session::Session;
 use crate::link::socket::BurstDetector;
+use crate::link::socket::channels::{ChannelEvent, ChannelHandler};
 use crate::sync::lock;
 use crate::wire::message::Outgoing;
 
@@ -366,7 +366,7 @@ impl NackTracker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::channel::Returned;
+    use crate::link::socket::channels::Returned;
     use crate::wire::message::Properties;
     use bytes::Bytes;
     use futures_util::FutureExt;

@@ -7,22 +7,14 @@ use amq_protocol::types::FieldTable;
 use tokio::sync::mpsc;
 
 use super::Channel;
+use super::consumer_end::{ConsumerEnd, ConsumerItem};
 use super::queue_check::QueueCheck;
-use super::{ChannelEvent, ChannelHandler, Delivery};
 use crate::error::Error;
 use crate::escape::Escaped;
 use crate::link::convert;
+use crate::link::socket::channels::{ChannelEvent, ChannelHandler, Delivery};
 use crate::random;
 use crate::stats::Counters;
-
-/// The reason why a consumer gets no more deliveries.
-#[derive(Clone, Debug)]
-pub(crate) enum ConsumerEnd {
-    /// The broker cancelled the consumer: its queue was deleted, or the queue's leader is down.
-    Cancelled,
-    /// The channel or the session was closed.
-    Lost(Error),
-}
 
 /// Receives deliveries on the I/O task, one after the other. Must not block.
 pub(crate) type DeliveryCallback = Arc<dyn Fn(Delivery) + Send + Sync>;
@@ -60,8 +52,6 @@ pub(crate) struct Consumer {
     end: Option<ConsumerEnd>,
     _check: Option<QueueCheck>,
 }
-
-pub(super) type ConsumerItem = Result<Box<Delivery>, Box<ConsumerEnd>>;
 
 impl Consumer {
     /// Starts a consumer of a queue, given by its name on the broker. The channel must have no other

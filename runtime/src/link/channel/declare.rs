@@ -6,11 +6,11 @@ use std::sync::Arc;
 use amq_protocol::protocol::{AMQPClass, exchange, queue};
 
 use super::Channel;
-use super::unexpected_reply;
 use crate::error::{Error, Kind};
 use crate::link::convert::{short, table};
 use crate::link::namespace::Namespace;
 use crate::link::session::Session;
+use crate::link::socket::channels::unexpected_reply;
 use crate::wire::name::Name;
 use crate::wire::topology::{
     Binding, Destination, Exchange, ExchangeKind, QUEUE_TYPE, Queue, Topology,

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use amq_protocol::protocol::{AMQPClass, basic};
 
 use super::Channel;
-use super::{Delivery, MethodReply, unexpected_reply};
 use crate::error::Error;
 use crate::link::convert;
 use crate::link::session::Session;
+use crate::link::socket::channels::{Delivery, MethodReply, unexpected_reply};
 
 /// A channel for fetching messages.
 #[derive(Debug)]

@@ -1,28 +1,18 @@
-//! AMQP channels: the handle of an open one ([`Channel`]), its sans-IO state machine (`core.rs`), and
-//! the table of all channels of a connection (`table.rs`).
+//! Handle of an open AMQP channel ([`Channel`]), and its uses: publisher confirms, `basic.consume`,
+//! `basic.get` and declarations. Its state machine is in `socket/channels/`.
 
 mod confirms;
 mod consumer;
-mod core;
+mod consumer_end;
 mod declare;
 mod get;
 mod queue_check;
-#[cfg(test)]
-pub(super) mod rng;
-#[cfg(test)]
-mod simulation;
-mod table;
 
 pub(crate) use confirms::{ConfirmChannel, Confirmation};
-pub(crate) use consumer::{ConsumeMode, Consumer, ConsumerEnd, DeliveryCallback};
-pub(crate) use core::Delivery;
-#[cfg(test)]
-pub(super) use core::Returned;
-pub(super) use core::{Core, CoreEvent, Frame, MethodReply, Violation, channel_closed};
+pub(crate) use consumer::{ConsumeMode, Consumer, DeliveryCallback};
+pub(crate) use consumer_end::ConsumerEnd;
 pub(crate) use declare::{QueueCounts, bind, count, declare, delete, purge, unbind};
 pub(crate) use get::GetChannel;
-pub(super) use table::{ChannelEntry, ChannelHandle, Channels, ReplySender, unexpected_reply};
-pub(crate) use table::{ChannelEvent, ChannelHandler};
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -34,6 +24,10 @@ use bytes::BytesMut;
 use crate::error::Error;
 use crate::link::frame::SettleMethod;
 use crate::link::session::Session;
+use crate::link::socket::channels::{
+    ChannelHandle, ChannelHandler, Core, MethodReply, MethodReplySender, channel_closed,
+    unexpected_reply,
+};
 use crate::link::socket::{Flush, WriteOffset};
 use crate::sync::lock;
 use crate::wire::message::Outgoing;
@@ -123,7 +117,7 @@ impl Channel {
     fn append(
         &self,
         flush: Flush,
-        append: impl FnOnce(&mut Core<ReplySender>, &mut BytesMut) -> Result<(), Error>,
+        append: impl FnOnce(&mut Core<MethodReplySender>, &mut BytesMut) -> Result<(), Error>,
     ) -> Result<WriteOffset, Error> {
         self.handle.append(flush, append)
     }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::Channel;
-use super::consumer::{ConsumerEnd, ConsumerItem};
+use super::consumer_end::{ConsumerEnd, ConsumerItem};
 use super::declare::count_by_name;
 
 /// The number of heartbeat intervals between two checks.

@@ -11,9 +11,11 @@ use bytes::BytesMut;
 
 use super::mux::WriteMux;
 use super::pipe::InboundBuffer;
-use crate::link::channel::{ChannelEntry, Channels, CoreEvent, Frame, ReplySender, Violation};
 use crate::link::frame::encode;
 use crate::link::frame::{FrameChunk, FrameCursor};
+use crate::link::socket::channels::{
+    ChannelEntry, Channels, CoreEvent, Frame, MethodReplySender, Violation,
+};
 
 /// The largest frame that is accepted before the limits are negotiated. RabbitMQ's first frames have a
 /// few hundred bytes.
@@ -39,7 +41,7 @@ pub(super) struct Demux {
     /// Whether bytes on other channels arrived since [`take_activity`](Self::take_activity) was called.
     others_received: bool,
     /// Empty between two frames; kept so that not every frame allocates a vector.
-    events: Vec<CoreEvent<ReplySender>>,
+    events: Vec<CoreEvent<MethodReplySender>>,
 }
 
 impl Demux {

@@ -5,7 +5,7 @@
 //!   callers, handlers, workers                      lapin (channel 0 only)
 //!        │ whole frames                                  │ bytes
 //!        ▼                                               ▼
-//!   channel::Channels (one core a channel)          pipe::Pipe (in memory)
+//!   channels::Channels (one core a channel)         pipe::Pipe (in memory)
 //!        │                                               │
 //!        └───────────► mux::WriteMux ◄───────────────────┘
 //!                      one buffer of whole frames, written by the appending thread,
@@ -27,16 +27,17 @@
 //!   other mechanism: a frame that has to come first is appended first (a reply before the
 //!   acknowledgement of its request, a publish before the next one).
 //! - **Locks.** A thread that appends frames of a channel holds the lock of the buffer, and under it
-//!   the lock of the channel's core (`channel/table.rs`). So the check that a channel is open and the
+//!   the lock of the channel's core (`channels/table.rs`). So the check that a channel is open and the
 //!   appending of its frames are one step.
 //! - **Reading.** Only the I/O task reads. It handles each frame itself: a channel's
-//!   [`ChannelHandler`](super::channel::ChannelHandler) is called on the I/O task, without a lock held,
+//!   [`ChannelHandler`](channels::ChannelHandler) is called on the I/O task, without a lock held,
 //!   and must not block.
 //! - **Back-pressure.** Above the high-water mark of the buffer, publishers wait before they append more.
 //! - **Close.** The first to notice closes the buffer: the I/O task at the end of the stream, lapin by
 //!   dropping its pipe, or the session when it is closed. The I/O task then ends, lapin reads the end
 //!   of its stream, and the session marks all channels as lost.
 
+pub(super) mod channels;
 mod demux;
 mod mux;
 mod pipe;
@@ -52,7 +53,5 @@ pub(super) use mux::WriteMux;
 pub(crate) use mux::{BurstDetector, Flush, WriteOffset};
 pub(super) use pipe::Pipe;
 pub(super) use task::Socket;
-#[cfg(feature = "tls")]
-pub(super) use tls::secure;
 pub(super) use transport::Transport;
 pub(super) use tune::Tune;

@@ -18,8 +18,8 @@ use super::mux::WriteMux;
 use super::pipe::{InboundBuffer, Pipe};
 use super::transport::Transport;
 use super::tune::{self, Tune};
-use crate::link::channel::Channels;
 use crate::link::sasl::Responses;
+use crate::link::socket::channels::Channels;
 
 /// The number of bytes read at once.
 const READ_BUFFER: usize = 128 * 1024;

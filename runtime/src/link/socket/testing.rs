@@ -20,8 +20,8 @@ use super::pipe::Pipe;
 use super::transport::Transport;
 use super::tune::Tune;
 use crate::error::Error;
-use crate::link::channel::{ChannelHandle, MethodReply};
 use crate::link::sasl::Responses;
+use crate::link::socket::channels::{ChannelHandle, MethodReply};
 
 pub(in crate::link) const PROTOCOL_HEADER: &[u8] = b"AMQP\0\0\x09\x01";
 pub(in crate::link) const HEARTBEAT: &[u8] = b"\x08\0\0\0\0\0\0\xCE";

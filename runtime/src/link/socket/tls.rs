@@ -9,7 +9,6 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
 
-use super::transport::Transport;
 use crate::link::settings::TlsSettings;
 use crate::sync::lock;
 
@@ -23,18 +22,18 @@ pub(super) struct Tls(Mutex<ClientConnection>);
 /// # Errors
 /// The certificate is not trusted or not valid for this host, the settings cannot be parsed, or the
 /// peer does not speak TLS.
-pub(in crate::link) async fn secure(
+pub(super) async fn handshake(
     tcp: TcpStream,
     host: &str,
     settings: &TlsSettings,
-) -> io::Result<Transport> {
+) -> io::Result<(TcpStream, Tls)> {
     let config = Arc::new(config(settings)?);
     // A URI has an IPv6 address in brackets.
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
     let stream = TlsConnector::from(config).connect(name, tcp).await?;
     let (tcp, session) = stream.into_inner();
-    Ok(Transport::secure(tcp, Tls(Mutex::new(session))))
+    Ok((tcp, Tls(Mutex::new(session))))
 }
 
 fn config(settings: &TlsSettings) -> io::Result<ClientConfig> {

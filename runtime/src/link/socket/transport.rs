@@ -6,7 +6,9 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 #[cfg(feature = "tls")]
-use super::tls::Tls;
+use super::tls::{self, Tls};
+#[cfg(feature = "tls")]
+use crate::link::settings::TlsSettings;
 
 /// The byte stream below AMQP. It never blocks: reads and writes return
 /// [`io::ErrorKind::WouldBlock`], and [`ready`](Self::ready) completes when to try again.
@@ -26,12 +28,23 @@ impl Transport {
         }
     }
 
+    /// Performs the TLS handshake on a connected socket. `host` is the name or IP address that the
+    /// broker's certificate has to be valid for.
+    ///
+    /// # Errors
+    /// The certificate is not trusted or not valid for this host, the settings cannot be parsed, or
+    /// the peer does not speak TLS.
     #[cfg(feature = "tls")]
-    pub(super) fn secure(tcp: TcpStream, tls: Tls) -> Self {
-        Self {
+    pub(in crate::link) async fn secure(
+        tcp: TcpStream,
+        host: &str,
+        settings: &TlsSettings,
+    ) -> io::Result<Self> {
+        let (tcp, tls) = tls::handshake(tcp, host, settings).await?;
+        Ok(Self {
             tcp,
             tls: Some(tls),
-        }
+        })
     }
 
     /// Waits until the socket is readable or, if `writes` is set, writable.

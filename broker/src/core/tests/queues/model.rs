@@ -10,7 +10,7 @@ pub(super) struct Held {
     pub(super) priority: u8,
     pub(super) expires: Option<u64>,
     pub(super) redelivered: bool,
-    pub(super) returns: u32,
+    pub(super) delivery_count: u32,
 }
 
 #[derive(Debug, Default)]

@@ -19,10 +19,10 @@ use super::super::testing::{
 };
 use super::*;
 use crate::error::{Error, Kind};
-use crate::link::channel::{
+use crate::link::socket::Flush;
+use crate::link::socket::channels::{
     ChannelEvent, ChannelHandle, ChannelHandler, MethodReply, rng::SeededRng,
 };
-use crate::link::socket::Flush;
 use crate::stats::Counters;
 
 /// The negotiated frame_max.

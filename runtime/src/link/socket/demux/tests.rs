@@ -11,7 +11,7 @@ use super::super::testing::{
 };
 use super::super::transport::Transport;
 use super::*;
-use crate::link::channel::{ChannelEvent, ChannelHandle, ChannelHandler};
+use crate::link::socket::channels::{ChannelEvent, ChannelHandle, ChannelHandler};
 use crate::stats::Counters;
 
 /// The reading half of a connection without the I/O task, with channel 1 open.

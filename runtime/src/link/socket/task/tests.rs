@@ -17,8 +17,8 @@ use super::super::testing::{
     lapin_reads, negotiate, nothing_arrives, sockets, wire,
 };
 use super::*;
-use crate::link::channel::{ChannelEvent, ChannelHandler};
 use crate::link::sasl::Responses;
+use crate::link::socket::channels::{ChannelEvent, ChannelHandler};
 
 const LONG: Duration = Duration::from_secs(10);
 

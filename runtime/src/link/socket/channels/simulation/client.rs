@@ -9,10 +9,10 @@ use amq_protocol::types::{AMQPValue, FieldTable};
 use bytes::{Bytes, BytesMut};
 
 use crate::error::Error;
-use crate::link::channel::core::{Core, CoreEvent, Delivery, Frame, MethodReply};
-use crate::link::channel::rng::SeededRng;
 use crate::link::frame::FrameCursor;
 use crate::link::frame::encode::{self, SettleMethod};
+use crate::link::socket::channels::core::{Core, CoreEvent, Delivery, Frame, MethodReply};
+use crate::link::socket::channels::rng::SeededRng;
 use crate::wire::message::{Outgoing, Properties};
 
 /// A small limit, so that channel numbers are used again soon.

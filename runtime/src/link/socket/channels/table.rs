@@ -56,7 +56,7 @@ pub(crate) trait ChannelHandler: Send + Sync {
 }
 
 /// Completes a call with its reply. The token of the channel cores ([`Core`]).
-pub(in crate::link) type ReplySender = oneshot::Sender<Result<MethodReply, Error>>;
+pub(in crate::link) type MethodReplySender = oneshot::Sender<Result<MethodReply, Error>>;
 
 type ReplyReceiver = oneshot::Receiver<Result<MethodReply, Error>>;
 
@@ -98,7 +98,7 @@ enum OpenAttempt {
 /// One channel in the table.
 pub(in crate::link) struct ChannelEntry {
     number: u16,
-    core: Mutex<Core<ReplySender>>,
+    core: Mutex<Core<MethodReplySender>>,
     handler: OnceLock<Arc<dyn ChannelHandler>>,
     /// A copy of [`Core::is_open`] that can be read without the lock.
     is_open: AtomicBool,
@@ -198,7 +198,7 @@ impl Channels {
         &self,
         entry: &ChannelEntry,
         frame: Frame<'_>,
-        events: &mut Vec<CoreEvent<ReplySender>>,
+        events: &mut Vec<CoreEvent<MethodReplySender>>,
     ) -> Result<(), Violation> {
         let mut core = entry.core();
         let handled = core.handle(frame, events);
@@ -262,7 +262,7 @@ impl Channels {
     }
 
     /// Passes events to the callers and to the channel's handler. Called without a lock held.
-    fn dispatch(&self, entry: &ChannelEntry, events: &mut Vec<CoreEvent<ReplySender>>) {
+    fn dispatch(&self, entry: &ChannelEntry, events: &mut Vec<CoreEvent<MethodReplySender>>) {
         for event in events.drain(..) {
             let event = match event {
                 CoreEvent::Replied(caller, reply) => {
@@ -333,7 +333,7 @@ impl ChannelTable {
 }
 
 impl ChannelEntry {
-    fn core(&self) -> MutexGuard<'_, Core<ReplySender>> {
+    fn core(&self) -> MutexGuard<'_, Core<MethodReplySender>> {
         lock(&self.core)
     }
 }
@@ -384,7 +384,7 @@ impl ChannelHandle {
     pub(in crate::link) fn append(
         &self,
         flush: Flush,
-        operation: impl FnOnce(&mut Core<ReplySender>, &mut BytesMut) -> Result<(), Error>,
+        operation: impl FnOnce(&mut Core<MethodReplySender>, &mut BytesMut) -> Result<(), Error>,
     ) -> Result<WriteOffset, Error> {
         self.channels.inner.mux.append(flush, |out| {
             let mut core = self.entry.core();
@@ -415,7 +415,7 @@ impl ChannelHandle {
         }
     }
 
-    fn start_close(&self, caller: Option<ReplySender>) {
+    fn start_close(&self, caller: Option<MethodReplySender>) {
         self.entry.is_closing.store(true, Ordering::Relaxed);
         let mut events = Vec::new();
         let appended = self.append(Flush::Inline, |core, _| {

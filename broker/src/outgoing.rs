@@ -35,13 +35,13 @@ pub enum Stall {
 
 /// The end of a connection that others hold.
 #[derive(Debug, Default)]
-pub(crate) struct Link {
-    state: Mutex<State>,
+pub(crate) struct Outgoing {
+    state: Mutex<OutgoingState>,
     pub(crate) wake: Notify,
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct State {
+pub(crate) struct OutgoingState {
     pub(crate) actions: VecDeque<Action>,
     /// Bytes of answers among the actions.
     replies: usize,
@@ -52,8 +52,8 @@ pub(crate) struct State {
     pub(crate) cut: Option<Cut>,
 }
 
-impl Link {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+impl Outgoing {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, OutgoingState> {
         // Nothing panics while it holds this lock; if it did, the state is still whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -97,7 +97,7 @@ impl Link {
     }
 }
 
-impl State {
+impl OutgoingState {
     /// Takes the next action.
     pub(crate) fn pop(&mut self) -> Option<Action> {
         let action = self.actions.pop_front()?;

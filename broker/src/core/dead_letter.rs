@@ -80,7 +80,7 @@ impl Core {
     }
 
     /// Routes the dead messages on, and offers those again that nobody took.
-    pub(super) fn bury(&mut self, now: Now) {
+    pub(super) fn route_dead_letters(&mut self, now: Now) {
         let targets: Vec<Target> = self.held.keys().cloned().collect();
         for target in targets {
             let mut held = self.held.remove(&target).unwrap_or_default();

@@ -25,7 +25,7 @@ use amq_protocol::types::{AMQPValue, FieldTable};
 use self::broker::{Audit, BrokerConnection, BrokerFault, EmbeddedBroker, RemoteBroker};
 use self::client::{CHANNEL_MAX, FRAME_MAX, SimulatedClient};
 use crate::error::{Error, Kind};
-use crate::link::channel::rng::SeededRng;
+use crate::link::socket::channels::rng::SeededRng;
 
 /// The number of operations, transfers of bytes and faults in one history.
 const STEPS: usize = 150;

@@ -1,4 +1,4 @@
-//! The core and the links around it, behind one lock that is taken once a batch.
+//! The core and the outgoing around it, behind one lock that is taken once a batch.
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use crate::{
     config::Config,
     core::{Command, Core, Effect, Now},
     id::ConnectionId,
-    link::Link,
+    outgoing::Outgoing,
 };
 
 /// While memory is short, how often it is looked at: it also frees up when clients read,
@@ -20,30 +20,30 @@ use crate::{
 const ALARM_POLL: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
-pub(crate) struct Hub {
+pub(crate) struct Shared {
     pub(crate) config: Arc<Config>,
-    state: Mutex<State>,
+    state: Mutex<SharedState>,
     /// The next timeout has moved forward.
     pub(crate) timer: Notify,
     last_connection: AtomicU64,
 }
 
 #[derive(Debug)]
-pub(crate) struct State {
+pub(crate) struct SharedState {
     pub(crate) core: Core,
-    pub(crate) links: HashMap<ConnectionId, Arc<Link>>,
+    pub(crate) outgoing: HashMap<ConnectionId, Arc<Outgoing>>,
     effects: Vec<Effect>,
     armed: Option<Instant>,
 }
 
-impl Hub {
+impl Shared {
     pub(crate) fn new(config: Arc<Config>) -> Self {
         let core = Core::new(config.clone());
         Self {
             config,
-            state: Mutex::new(State {
+            state: Mutex::new(SharedState {
                 core,
-                links: HashMap::new(),
+                outgoing: HashMap::new(),
                 effects: Vec::new(),
                 armed: None,
             }),
@@ -52,7 +52,7 @@ impl Hub {
         }
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, SharedState> {
         // A panic inside would be a bug of this crate; the others go on as well as they can.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -73,7 +73,7 @@ impl Hub {
     }
 
     /// Wakes the timer if it sleeps too long.
-    pub(crate) fn arm(&self, state: &mut State) {
+    pub(crate) fn arm(&self, state: &mut SharedState) {
         let next = state.next_timeout();
         if let Some(next) = next
             && state.armed.is_none_or(|armed| next < armed)
@@ -92,12 +92,12 @@ impl Hub {
     }
 }
 
-impl State {
+impl SharedState {
     pub(crate) fn handle(&mut self, now: Now, command: Command) {
         self.core.handle(now, command, &mut self.effects);
         for effect in self.effects.drain(..) {
-            if let Some(link) = self.links.get(&effect.connection) {
-                link.push(effect.action);
+            if let Some(outgoing) = self.outgoing.get(&effect.connection) {
+                outgoing.push(effect.action);
             }
         }
     }
