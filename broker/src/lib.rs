@@ -11,8 +11,8 @@
 //!
 //! It speaks the AMQP protocol on a loopback port, so that clients of RabbitMQ work with it
 //! unchanged. It has the behaviour of RabbitMQ 3.10.8, and introduces itself as that, because
-//! clients choose their features by the version ([`BrokerBuilder::product`], [`BrokerBuilder::version`]). Its
-//! own name is in the server property `implementation`.
+//! clients choose their features by the version ([`BrokerBuilder::product`],
+//! [`BrokerBuilder::version`]). Its own name is in the server property `implementation`.
 //!
 //! It holds everything **in memory**, on **one node**, and loses it when it stops. RabbitMQ is the
 //! broker for production.
