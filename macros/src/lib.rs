@@ -4,8 +4,9 @@
 //! - [`macro@service`] turns a trait into a service: calls with replies.
 //! - [`macro@tasks`] turns a trait into the tasks of a work queue.
 //!
-//! The macros report all mistakes in one pass, each at its place and with the correction. The trait
-//! itself is generated even then, so that its implementations cause no further errors.
+//! The macros report all mistakes of a trait in one pass, each at its place in the source and with a
+//! correction. The trait itself is generated all the same, so that its implementations cause no
+//! further errors.
 
 mod argument;
 mod ast;

@@ -55,8 +55,8 @@
 //!
 //! A [`Call`] does nothing until it is awaited, or [sent](Call::send) to be awaited later. Its timeout,
 //! priority and headers are set on it. Every call ends: with the value, with the method's own error, or with
-//! an [`Error`] that tells what is known ([`is_timeout`](Error::is_timeout),
-//! [`may_have_executed`](Error::may_have_executed), …). Inside a handler, [`Context::current`] has the
+//! an [`Error`] that tells why ([`is_timeout`](Error::is_timeout), …) and whether the request may have run
+//! ([`may_have_executed`](Error::may_have_executed)). Inside a handler, [`Context::current`] has the
 //! deadline, the caller's headers, and whether the request was delivered before; calls that are made there
 //! inherit the rest of the deadline. For unit tests, `CalculatorClient::local` is the same client for an
 //! implementation in this process, without a broker.
@@ -64,7 +64,7 @@
 //! # Jobs
 //!
 //! A [`WorkQueue`] stores jobs of one type until they are done. A push returns when the broker has
-//! the job. A failed job is tried again with backoff, during which it waits on the broker, and goes to a
+//! confirmed the job. A failed job waits on the broker for its next attempt, each time longer, and goes to a
 //! dead-letter queue after the last attempt.
 //!
 //! ```no_run
@@ -102,8 +102,9 @@
 //! # }
 //! ```
 //!
-//! A subscription is broadcast, as here; [shared](Subscribe::shared) by a group, which settles and
-//! retries events as jobs; or [singleton](Subscribe::singleton).
+//! A subscription has one of three modes: broadcast, as here; [shared](Subscribe::shared) by a group, which
+//! settles and retries events as jobs; or [singleton](Subscribe::singleton), a group of which one member at a
+//! time receives.
 //!
 //! # Overview
 //!

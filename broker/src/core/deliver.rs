@@ -23,7 +23,10 @@ impl Core {
         while self.deliver_one(id) {
             self.expire(now, id);
         }
-        self.trim(id);
+        // As in RabbitMQ: the message that is now the first may have expired as well.
+        if self.trim(id) {
+            self.expire(now, id);
+        }
         self.arm(id);
     }
 
@@ -206,8 +209,9 @@ impl Core {
         }
     }
 
-    /// Drops messages that exceed the length limit of the queue.
-    pub(super) fn trim(&mut self, id: QueueId) {
+    /// Drops messages that exceed the length limit of the queue. Returns whether there were any.
+    pub(super) fn trim(&mut self, id: QueueId) -> bool {
+        let mut has_dropped = false;
         while let Some(queue) = self
             .queues
             .get_mut(&id)
@@ -218,7 +222,9 @@ impl Core {
             };
             self.entries -= 1;
             self.dead_letter(id, entry.message, Reason::MaxLength);
+            has_dropped = true;
         }
+        has_dropped
     }
 }
 

@@ -95,7 +95,7 @@ async fn what_happens_is_logged_and_credentials_are_not() {
     broker
         .faults()
         .cut(lepus_broker::Target::All, lepus_broker::Cut::Rst);
-    logged("connection lost").await;
+    logged("connection to the broker lost").await;
     eventually("calls as before", || async {
         probe.echo("back".into()).await
     })

@@ -458,6 +458,8 @@ impl ModelFixture {
                 let step = self.steps.pop_front();
                 self.trim();
                 self.apply(step.expect("the next of its queue"));
+                // A message that was requeued at the front may have expired.
+                self.queues[of].expire(self.clock);
             }
             let channel = &mut self.channels[at];
             let known = &channel.consumers[&**consumer];

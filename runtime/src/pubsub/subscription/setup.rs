@@ -1,6 +1,7 @@
 //! Set-up of a subscription on every connection: its exchange, its queue (`queue.declare`) and its
 //! bindings; and the report of the time without one.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::time::Instant;
@@ -44,6 +45,43 @@ struct Outage {
     is_reported: bool,
 }
 
+/// The outages of a subscription, and their reports.
+struct Outages {
+    current: Mutex<Option<Outage>>,
+    /// Whether there is a current one, read for every delivery.
+    is_out: AtomicBool,
+    on_missed: MissedSink,
+}
+
+impl Outages {
+    /// Begins an outage, unless there is one already.
+    fn begin(&self, reason: Option<Error>) -> MutexGuard<'_, Option<Outage>> {
+        let mut current = lock(&self.current);
+        current.get_or_insert(Outage {
+            since: Instant::now(),
+            reason,
+            is_reported: false,
+        });
+        self.is_out.store(true, Ordering::Relaxed);
+        current
+    }
+
+    /// Ends the current outage and reports it, if there is one.
+    fn end(&self) {
+        if !self.is_out.load(Ordering::Relaxed) {
+            return;
+        }
+        // Reported under the lock: a delivery on the I/O task must not overtake the report that
+        // another thread makes of the outage before it.
+        let mut current = lock(&self.current);
+        if let Some(Outage { since, reason, .. }) = current.take() {
+            let away = since.elapsed();
+            (self.on_missed)(Missed::Gap(Gap { away, reason }));
+        }
+        self.is_out.store(false, Ordering::Relaxed);
+    }
+}
+
 /// Sets up one subscription on each session, and reports the gaps in between.
 pub(super) struct SubscriptionSetup<K: Kind> {
     /// The exchange, and those it depends on.
@@ -53,8 +91,7 @@ pub(super) struct SubscriptionSetup<K: Kind> {
     mode: ConsumeMode,
     bindings: Bindings<K>,
     namespace: Namespace,
-    on_missed: MissedSink,
-    outage: Mutex<Option<Outage>>,
+    outages: Arc<Outages>,
 }
 
 impl<K: Kind> SubscriptionSetup<K> {
@@ -74,13 +111,12 @@ impl<K: Kind> SubscriptionSetup<K> {
             mode,
             bindings,
             namespace,
-            on_missed,
-            outage: Mutex::new(None),
+            outages: Arc::new(Outages {
+                current: Mutex::new(None),
+                is_out: AtomicBool::new(false),
+                on_missed,
+            }),
         })
-    }
-
-    fn outage(&self) -> MutexGuard<'_, Option<Outage>> {
-        lock(&self.outage)
     }
 }
 
@@ -135,15 +171,23 @@ impl<K: Kind> Setup for SubscriptionSetup<K> {
     }
 
     fn mode(&self) -> ConsumeMode {
-        self.mode.clone()
+        match &self.mode {
+            ConsumeMode::NoAck(callback) => {
+                let (outages, callback) = (Arc::clone(&self.outages), Arc::clone(callback));
+                // The first delivery may arrive before the worker calls `started`.
+                ConsumeMode::NoAck(Arc::new(move |delivery| {
+                    outages.end();
+                    callback(delivery);
+                }))
+            }
+            ConsumeMode::ManualAck { prefetch } => ConsumeMode::ManualAck {
+                prefetch: *prefetch,
+            },
+        }
     }
 
     fn started(&self) {
-        let outage = self.outage().take();
-        if let Some(Outage { since, reason, .. }) = outage {
-            let away = since.elapsed();
-            (self.on_missed)(Missed::Gap(Gap { away, reason }));
-        }
+        self.outages.end();
     }
 
     fn ended(&self, ended: &ConsumerEnd) {
@@ -156,30 +200,22 @@ impl<K: Kind> Setup for SubscriptionSetup<K> {
         if matches!(self.queue, QueueSource::Group(_)) && reason.is_some() {
             return;
         }
-        self.outage().get_or_insert(Outage {
-            since: Instant::now(),
-            reason,
-            is_reported: false,
-        });
+        drop(self.outages.begin(reason));
     }
 
     fn failed(&self, error: &Error) {
         if error.is_disconnected() {
             return;
         }
-        let is_first = {
-            let mut outage = self.outage();
-            // The broker refuses because somebody has changed the exchange or the queue. Events
-            // may have been missed even on the queue of a group, which may be another one now.
-            let outage = outage.get_or_insert_with(|| Outage {
-                since: Instant::now(),
-                reason: Some(error.clone()),
-                is_reported: false,
-            });
-            !std::mem::replace(&mut outage.is_reported, true)
-        };
+        // The broker refuses because somebody has changed the exchange or the queue. Events may have
+        // been missed even on the queue of a group, which may be another one now.
+        let is_first = self
+            .outages
+            .begin(Some(error.clone()))
+            .as_mut()
+            .is_some_and(|outage| !std::mem::replace(&mut outage.is_reported, true));
         if is_first {
-            (self.on_missed)(Missed::Interrupted(error.clone()));
+            (self.outages.on_missed)(Missed::Interrupted(error.clone()));
         }
     }
 }
