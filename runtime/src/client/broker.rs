@@ -10,7 +10,7 @@ use tokio::time::timeout_at;
 use super::coalesce::Coalescer;
 use super::reply_queue::{CallMessage, PendingCall, ReplyQueue, ReplyRouter};
 use super::request::CallRequest;
-use crate::error::{Error, Kind, Outcome};
+use crate::error::{Error, ErrorKind, Outcome};
 use crate::link::Connection;
 use crate::publish::{MAX_UNCONFIRMED, Publisher};
 
@@ -60,12 +60,15 @@ impl BrokerBackend {
                 Ok(Ok(queue)) => queue,
                 Ok(Err(error)) => return Err(request.not_sent(error)),
                 Err(_) => {
-                    let kind = self.router.blocked().map_or(Kind::Timeout, Kind::Blocked);
+                    let kind = self
+                        .router
+                        .blocked()
+                        .map_or(ErrorKind::Timeout, ErrorKind::Blocked);
                     return Err(request.failed(kind, Outcome::NotSent));
                 }
             };
             if request.time_left().is_zero() {
-                return Err(request.failed(Kind::Timeout, Outcome::NotSent));
+                return Err(request.failed(ErrorKind::Timeout, Outcome::NotSent));
             }
             match self.publish_on(&queue, request) {
                 Some(Ok(call)) => return Ok(call),
@@ -105,10 +108,10 @@ impl BrokerBackend {
             let queue = match timeout_at(request.deadline, self.router.wait()).await {
                 Ok(Ok(queue)) => queue,
                 Ok(Err(error)) => return Err(request.not_sent(error)),
-                Err(_) => return Err(request.failed(Kind::Timeout, Outcome::NotSent)),
+                Err(_) => return Err(request.failed(ErrorKind::Timeout, Outcome::NotSent)),
             };
             if request.time_left().is_zero() {
-                return Err(request.failed(Kind::Timeout, Outcome::NotSent));
+                return Err(request.failed(ErrorKind::Timeout, Outcome::NotSent));
             }
             let Some(call) = queue.register(CallMessage::Own) else {
                 tokio::time::sleep(RETRY_PAUSE).await;

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use super::handle::Client;
 use super::transport::{CallOptions, EncodedReply, InFlightCall, Sending};
 use crate::descriptor::MethodDescriptor;
-use crate::error::{CallError, Error, Kind, Never};
+use crate::error::{CallError, Error, ErrorKind, Never};
 use crate::service::Reply;
 use crate::wire::envelope::{self, ReplyStatus};
 use crate::wire::value::{Table, Value};
@@ -41,7 +41,7 @@ impl Client {
         E: DeserializeOwned,
     {
         let body = self.inner.codec.encode(arguments);
-        let body = body.map_err(|error| Error::new(Kind::Encode).caused_by(error));
+        let body = body.map_err(|error| Error::new(ErrorKind::Encode).caused_by(error));
         Call::new(self.clone(), method, body)
     }
 }
@@ -155,7 +155,7 @@ fn decode<T: DeserializeOwned, E: DeserializeOwned>(
             Ok(error) => return Err(CallError::Service(error)),
             Err(error) => Err(call.undecodable(error)),
         },
-        ReplyStatus::Failed(status) => Err(call.failed_by_server(Kind::Status(status))),
+        ReplyStatus::Failed(status) => Err(call.failed_by_server(ErrorKind::Status(status))),
     }
     .map_err(CallError::Rpc)
 }

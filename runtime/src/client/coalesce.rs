@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::reply_queue::{CallMessage, PendingCall, ReplyQueue, ReplyRouter};
 use super::request::CallRequest;
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::sync::lock;
 use crate::wire::batch;
 use crate::wire::envelope::{CALLS_TYPE, ReplyForm, RequestHead, milliseconds};
@@ -228,7 +228,7 @@ impl Batch {
         app_id: Option<&str>,
     ) -> Result<Outgoing, Error> {
         let first = match self.calls.as_slice() {
-            [] => return Err(Error::new(Kind::Closed)),
+            [] => return Err(Error::new(ErrorKind::Closed)),
             [QueuedCall { request, id, .. }] => {
                 return Ok(request.message(app_id, Some(queue.address(*id)), false));
             }
@@ -245,7 +245,7 @@ impl Batch {
                 arguments: &request.body,
             });
         let body = batch::encode_calls(calls)
-            .map_err(|error| Error::new(Kind::Encode).caused_by(error))?;
+            .map_err(|error| Error::new(ErrorKind::Encode).caused_by(error))?;
         let time_left = self
             .earliest_deadline
             .saturating_duration_since(Instant::now());

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::correlation::{CorrelationId, ReplyAddress};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
-use crate::error::{Error, Kind, Outcome};
+use crate::error::{Error, ErrorKind, Outcome};
 use crate::publish::Target;
 use crate::wire::codec::Codec;
 use crate::wire::envelope::RequestHead;
@@ -42,7 +42,7 @@ impl CallRequest {
         }
     }
 
-    pub(super) fn failed(&self, kind: Kind, outcome: Outcome) -> Error {
+    pub(super) fn failed(&self, kind: ErrorKind, outcome: Outcome) -> Error {
         self.target()
             .describe(Error::new(kind), self.started, outcome)
     }

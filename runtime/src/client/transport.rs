@@ -14,7 +14,7 @@ use super::request::CallRequest;
 use crate::clock;
 use crate::context::{Context, Invocation};
 use crate::descriptor::MethodDescriptor;
-use crate::error::{Error, Kind, Outcome};
+use crate::error::{Error, ErrorKind, Outcome};
 use crate::escape::Escaped;
 use crate::handler_guard::{AbortOnDropTask, HandlerEnd, guard};
 use crate::policy::refusal;
@@ -93,7 +93,7 @@ impl Sending {
         Self::Waiting(Box::pin(async move {
             match timeout_at(request.deadline, client.permit()).await {
                 Ok(Some(permit)) => send(request, permit).done().await,
-                Ok(None) | Err(_) => Err(request.failed(Kind::Timeout, Outcome::NotSent)),
+                Ok(None) | Err(_) => Err(request.failed(ErrorKind::Timeout, Outcome::NotSent)),
             }
         }))
     }
@@ -177,11 +177,11 @@ fn send_to_broker(
     let method = request.method;
     let (size, limit) = (request.body.len(), backend.connection.max_message());
     if size > limit {
-        let error = Error::new(Kind::TooLarge { size, limit });
+        let error = Error::new(ErrorKind::TooLarge { size, limit });
         return Sending::Done(Err(request.not_sent(error)));
     }
     if request.time_left().is_zero() {
-        return Sending::Done(Err(request.failed(Kind::Timeout, Outcome::NotSent)));
+        return Sending::Done(Err(request.failed(ErrorKind::Timeout, Outcome::NotSent)));
     }
     if method.is_oneway() || method.is_idempotent() {
         request.message_id = Some(backend.next_message_id());
@@ -223,11 +223,11 @@ impl InFlightCall {
 
     /// The error of a call whose reply does not decode.
     pub(super) fn undecodable(&self, error: CodecError) -> Error {
-        self.failed_by_server(Kind::Decode).caused_by(error)
+        self.failed_by_server(ErrorKind::Decode).caused_by(error)
     }
 
     /// The error of a call that the server answered.
-    pub(super) fn failed_by_server(&self, kind: Kind) -> Error {
+    pub(super) fn failed_by_server(&self, kind: ErrorKind) -> Error {
         self.request.failed(kind, Outcome::Answered)
     }
 
@@ -269,7 +269,7 @@ impl InFlightCall {
                     } else {
                         Outcome::SentNoReply
                     };
-                    return Err(request.failed(Kind::Timeout, outcome));
+                    return Err(request.failed(ErrorKind::Timeout, outcome));
                 }
             };
             let is_isolated = match next_step(backend, request, completion, may_have_run)? {
@@ -327,7 +327,7 @@ fn next_step(
     match completion {
         CallCompletion::Returned => {
             // The queue may have been deleted after it took an earlier request.
-            Err(request.failed(Kind::Unroutable, unless_run(Outcome::Unroutable)))
+            Err(request.failed(ErrorKind::Unroutable, unless_run(Outcome::Unroutable)))
         }
         CallCompletion::Reply(reply) => {
             if let Some(coalescer) = &backend.coalescer {
@@ -372,7 +372,7 @@ fn check_reply(
         ..
     } = received;
     if size > limit {
-        let kind = Kind::TooLarge { size, limit };
+        let kind = ErrorKind::TooLarge { size, limit };
         return Err(request.failed(kind, Outcome::Answered));
     }
     let codec = request.codec.for_content_type(content_type.as_deref());
@@ -380,7 +380,7 @@ fn check_reply(
         let (reply, codec) = (unknown.name(), request.codec);
         let text = format!("the reply is `{reply}`, the request was `{codec}`");
         request
-            .failed(Kind::Decode, Outcome::Answered)
+            .failed(ErrorKind::Decode, Outcome::Answered)
             .caused_by(text)
     })?;
     Ok(EncodedReply { codec, reply })
@@ -430,7 +430,7 @@ fn local_response(request: &CallRequest, end: HandlerEnd<Reply>) -> Result<Encod
             Reply::panicked(method, None)
         }
         HandlerEnd::TimedOut => {
-            return Err(request.failed(Kind::Timeout, Outcome::SentNoReply));
+            return Err(request.failed(ErrorKind::Timeout, Outcome::SentNoReply));
         }
     };
     let codec = request.codec;

@@ -7,7 +7,7 @@ use crate::wire::status::Status;
 
 /// The kind of an error, which its `is_*` methods ask for.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Kind {
+pub(crate) enum ErrorKind {
     /// The program closed the connection.
     Closed,
     /// The connection to the broker was lost.
@@ -63,7 +63,7 @@ pub(crate) struct Mismatch {
     pub(crate) theirs: String,
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Closed => f.write_str("the connection is closed"),

@@ -16,7 +16,7 @@ use crate::escape::Escaped;
 use crate::wire::name::NameError;
 use crate::wire::status::{Code, Status};
 pub use call::{CallError, Never};
-pub(crate) use kind::{ConnectFault, Kind, Mismatch};
+pub(crate) use kind::{ConnectFault, ErrorKind, Mismatch};
 pub use site::Outcome;
 pub(crate) use site::Site;
 use source::{SharedSource, without_repetition};
@@ -33,7 +33,7 @@ pub struct Error {
 
 #[derive(Clone)]
 struct Inner {
-    kind: Kind,
+    kind: ErrorKind,
     site: Option<Site>,
     /// The broker's address, without credentials, if no connection to it could be opened.
     address: Option<String>,
@@ -43,7 +43,7 @@ struct Inner {
 }
 
 impl Error {
-    pub(crate) fn new(kind: Kind) -> Self {
+    pub(crate) fn new(kind: ErrorKind) -> Self {
         Self {
             inner: Arc::new(Inner {
                 kind,
@@ -56,7 +56,7 @@ impl Error {
     }
 
     pub(crate) fn invalid(text: impl Into<String>) -> Self {
-        Self::new(Kind::Invalid(text.into()))
+        Self::new(ErrorKind::Invalid(text.into()))
     }
 
     pub(crate) fn caused_by(self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -104,7 +104,7 @@ impl Error {
     /// The number of the step at which an attempt to connect failed.
     fn progress(&self) -> u8 {
         match &self.inner.kind {
-            Kind::Connect(fault) => match fault {
+            ErrorKind::Connect(fault) => match fault {
                 ConnectFault::Address => 0,
                 ConnectFault::Refused => 1,
                 ConnectFault::Timeout(_) => 2,
@@ -134,7 +134,7 @@ impl Error {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
 
-    pub(crate) fn kind(&self) -> &Kind {
+    pub(crate) fn kind(&self) -> &ErrorKind {
         &self.inner.kind
     }
 
@@ -155,12 +155,12 @@ impl Error {
     #[must_use]
     pub fn may_have_executed(&self) -> bool {
         match (self.outcome(), &self.inner.kind) {
-            (Some(Outcome::Answered), Kind::Status(status)) => {
+            (Some(Outcome::Answered), ErrorKind::Status(status)) => {
                 !matches!(status.code(), Code::Unimplemented | Code::InvalidArgument)
             }
             (Some(Outcome::SentNoReply | Outcome::Answered), _) => true,
             (Some(_), _) => false,
-            (None, kind) => matches!(kind, Kind::Unconfirmed),
+            (None, kind) => matches!(kind, ErrorKind::Unconfirmed),
         }
     }
 
@@ -170,7 +170,7 @@ impl Error {
     pub fn is_timeout(&self) -> bool {
         matches!(
             self.inner.kind,
-            Kind::Timeout | Kind::Connect(ConnectFault::Timeout(_))
+            ErrorKind::Timeout | ErrorKind::Connect(ConnectFault::Timeout(_))
         ) || self.code() == Some(Code::DeadlineExceeded)
     }
 
@@ -178,7 +178,7 @@ impl Error {
     /// subscription takes the event.
     #[must_use]
     pub fn is_unroutable(&self) -> bool {
-        matches!(self.inner.kind, Kind::Unroutable)
+        matches!(self.inner.kind, ErrorKind::Unroutable)
     }
 
     /// The connection was lost or closed before the reply or the confirm came.
@@ -186,96 +186,102 @@ impl Error {
     pub fn is_disconnected(&self) -> bool {
         matches!(
             self.inner.kind,
-            Kind::Disconnected | Kind::Closed | Kind::Unconfirmed
+            ErrorKind::Disconnected | ErrorKind::Closed | ErrorKind::Unconfirmed
         )
     }
 
     /// The program closed the connection with [`Connection::close`](crate::Connection::close).
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        matches!(self.inner.kind, Kind::Closed)
+        matches!(self.inner.kind, ErrorKind::Closed)
     }
 
     /// No connection to the broker could be opened. For a broker with several addresses, `Display` has the
     /// error of each, and the `is_*` methods apply to the attempt that got furthest.
     #[must_use]
     pub fn is_connect(&self) -> bool {
-        matches!(self.inner.kind, Kind::Connect(_))
+        matches!(self.inner.kind, ErrorKind::Connect(_))
     }
 
     /// The broker refused the user or the password.
     #[must_use]
     pub fn is_bad_credentials(&self) -> bool {
-        matches!(self.inner.kind, Kind::Connect(ConnectFault::Credentials))
+        matches!(
+            self.inner.kind,
+            ErrorKind::Connect(ConnectFault::Credentials)
+        )
     }
 
     /// The virtual host does not exist, or the user has no access to it.
     #[must_use]
     pub fn is_bad_virtual_host(&self) -> bool {
-        matches!(self.inner.kind, Kind::Connect(ConnectFault::VirtualHost))
+        matches!(
+            self.inner.kind,
+            ErrorKind::Connect(ConnectFault::VirtualHost)
+        )
     }
 
     /// The TLS handshake failed: a certificate, a host name, or a port without TLS.
     #[must_use]
     pub fn is_tls(&self) -> bool {
-        matches!(self.inner.kind, Kind::Connect(ConnectFault::Tls))
+        matches!(self.inner.kind, ErrorKind::Connect(ConnectFault::Tls))
     }
 
     /// The broker blocked the connection until the deadline, over a memory or disk alarm.
     #[must_use]
     pub fn is_blocked(&self) -> bool {
-        matches!(self.inner.kind, Kind::Blocked(_))
+        matches!(self.inner.kind, ErrorKind::Blocked(_))
     }
 
     /// The broker refused the message (`basic.nack`), for instance because its queue is full.
     #[must_use]
     pub fn is_rejected(&self) -> bool {
-        matches!(self.inner.kind, Kind::Rejected)
+        matches!(self.inner.kind, ErrorKind::Rejected)
     }
 
     /// The message was published and no confirm came: the broker may or may not have it.
     #[must_use]
     pub fn is_unconfirmed(&self) -> bool {
-        matches!(self.inner.kind, Kind::Unconfirmed)
+        matches!(self.inner.kind, ErrorKind::Unconfirmed)
     }
 
     /// The message is larger than the limit of this connection, and was not sent; or larger than the
     /// broker's limit (`max_message_size` of RabbitMQ), and the broker refused it.
     #[must_use]
     pub fn is_too_large(&self) -> bool {
-        matches!(self.inner.kind, Kind::TooLarge { .. })
+        matches!(self.inner.kind, ErrorKind::TooLarge { .. })
     }
 
     /// The arguments or the payload could not be encoded. Nothing was sent.
     #[must_use]
     pub fn is_encode(&self) -> bool {
-        matches!(self.inner.kind, Kind::Encode)
+        matches!(self.inner.kind, ErrorKind::Encode)
     }
 
     /// The reply or the payload could not be decoded.
     #[must_use]
     pub fn is_decode(&self) -> bool {
-        matches!(self.inner.kind, Kind::Decode)
+        matches!(self.inner.kind, ErrorKind::Decode)
     }
 
     /// A queue or exchange exists with other properties than those declared (AMQP's 406
     /// PRECONDITION_FAILED). The text names it, the argument and both values.
     #[must_use]
     pub fn is_mismatch(&self) -> bool {
-        matches!(self.inner.kind, Kind::Mismatch(_))
+        matches!(self.inner.kind, ErrorKind::Mismatch(_))
     }
 
     /// A setting or a name is not valid. Nothing was sent.
     #[must_use]
     pub fn is_invalid(&self) -> bool {
-        matches!(self.inner.kind, Kind::Invalid(_))
+        matches!(self.inner.kind, ErrorKind::Invalid(_))
     }
 
     /// The status that the server replied with, if it did.
     #[must_use]
     pub fn status(&self) -> Option<&Status> {
         match &self.inner.kind {
-            Kind::Status(status) => Some(status),
+            ErrorKind::Status(status) => Some(status),
             _ => None,
         }
     }
@@ -290,8 +296,8 @@ impl Error {
     #[must_use]
     pub fn amqp_code(&self) -> Option<u16> {
         match &self.inner.kind {
-            Kind::Broker { code, .. } => Some(*code),
-            Kind::Mismatch(_) => Some(406),
+            ErrorKind::Broker { code, .. } => Some(*code),
+            ErrorKind::Mismatch(_) => Some(406),
             _ => None,
         }
     }
@@ -381,7 +387,7 @@ mod tests {
     static_assertions::assert_impl_all!(Error: Send, Sync, std::error::Error);
     static_assertions::assert_impl_all!(CallError: Send, Sync, std::error::Error);
 
-    fn at(kind: Kind, outcome: Outcome) -> Error {
+    fn at(kind: ErrorKind, outcome: Outcome) -> Error {
         Error::new(kind).at(Site {
             service: "calculator".into(),
             method: "divide".into(),
@@ -393,7 +399,7 @@ mod tests {
 
     #[test]
     fn a_failed_call_names_service_method_queue_time_and_outcome() {
-        let error = at(Kind::Timeout, Outcome::SentNoReply);
+        let error = at(ErrorKind::Timeout, Outcome::SentNoReply);
         assert_eq!(
             error.to_string(),
             "calculator.divide on queue `calc`: timed out after 2.004 s (sent, no reply)"
@@ -403,12 +409,12 @@ mod tests {
 
     #[test]
     fn only_sent_calls_may_have_run() {
-        assert!(!at(Kind::Timeout, Outcome::NotSent).may_have_executed());
-        assert!(!at(Kind::Unroutable, Outcome::Unroutable).may_have_executed());
+        assert!(!at(ErrorKind::Timeout, Outcome::NotSent).may_have_executed());
+        assert!(!at(ErrorKind::Unroutable, Outcome::Unroutable).may_have_executed());
         let unknown = Status::new(Code::Unimplemented, "no such method");
-        assert!(!at(Kind::Status(unknown), Outcome::Answered).may_have_executed());
+        assert!(!at(ErrorKind::Status(unknown), Outcome::Answered).may_have_executed());
         let broken = Status::new(Code::Internal, "panicked");
-        assert!(at(Kind::Status(broken), Outcome::Answered).may_have_executed());
+        assert!(at(ErrorKind::Status(broken), Outcome::Answered).may_have_executed());
     }
 
     #[derive(Debug, thiserror::Error)]
@@ -428,12 +434,12 @@ mod tests {
     #[test]
     fn no_cause_repeats_another_one() {
         let io = || std::io::Error::other("broken pipe");
-        let lost = Error::new(Kind::Disconnected).caused_by(Shows(io()));
+        let lost = Error::new(ErrorKind::Disconnected).caused_by(Shows(io()));
         assert_eq!(causes(&lost), ["IO error: broken pipe"]);
-        let again = Error::new(Kind::Unconfirmed).caused_by(lost.clone());
+        let again = Error::new(ErrorKind::Unconfirmed).caused_by(lost.clone());
         let connection = "the connection to the broker was lost";
         assert_eq!(causes(&again), [connection, "IO error: broken pipe"]);
-        let broker = || Kind::Broker {
+        let broker = || ErrorKind::Broker {
             code: 404,
             text: "NOT_FOUND - no queue".into(),
         };
@@ -447,7 +453,8 @@ mod tests {
 
     #[test]
     fn an_error_of_several_addresses_names_each_with_its_fault() {
-        let of = |fault, address: &str| Error::new(Kind::Connect(fault)).connecting_to(&address);
+        let of =
+            |fault, address: &str| Error::new(ErrorKind::Connect(fault)).connecting_to(&address);
         let refused = of(ConnectFault::Refused, "amqp://one:5672").caused_by("refused (111)");
         let login = of(ConnectFault::Credentials, "amqp://two:5672");
         let error = Error::of_addresses(vec![login.clone(), refused.clone()]);
@@ -470,7 +477,7 @@ mod tests {
 
     #[test]
     fn display_does_not_repeat_the_source() {
-        let error = Error::new(Kind::Decode).caused_by("expected a map");
+        let error = Error::new(ErrorKind::Decode).caused_by("expected a map");
         assert_eq!(error.to_string(), "the message could not be decoded");
         assert_eq!(
             error.source().map(ToString::to_string).as_deref(),

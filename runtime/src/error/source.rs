@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-use super::kind::Kind;
+use super::kind::ErrorKind;
 
 /// The source of an error.
 pub(super) type SharedSource = Arc<dyn StdError + Send + Sync>;
@@ -12,7 +12,7 @@ pub(super) type SharedSource = Arc<dyn StdError + Send + Sync>;
 /// The chain of sources of an error, without those whose text is part of a text above them. Many errors
 /// include the text of their source in their own.
 pub(super) fn without_repetition(
-    kind: &Kind,
+    kind: &ErrorKind,
     source: Box<dyn StdError + Send + Sync>,
 ) -> Option<SharedSource> {
     let mut texts = vec![kind.to_string()];
@@ -21,7 +21,9 @@ pub(super) fn without_repetition(
     while let Some(cause) = next {
         let text = cause.to_string();
         let is_known = match kind {
-            Kind::Broker { text: reason, .. } => !reason.is_empty() && text.contains(&**reason),
+            ErrorKind::Broker { text: reason, .. } => {
+                !reason.is_empty() && text.contains(&**reason)
+            }
             _ => false,
         };
         if is_known || texts.iter().any(|above| above.contains(&*text)) {

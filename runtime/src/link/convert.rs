@@ -2,7 +2,7 @@
 
 use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
 
-use crate::error::{Error, Kind, Mismatch};
+use crate::error::{Error, ErrorKind, Mismatch};
 use crate::wire::message::Properties;
 use crate::wire::name::SHORT_STRING_MAX;
 use crate::wire::value::{Table, Value};
@@ -39,7 +39,7 @@ pub(super) fn check_size(properties: &Properties, frame_max: u32) -> Result<(), 
     let size = HEADER_OVERHEAD + properties_size(properties);
     let limit = usize::try_from(frame_max).unwrap_or(usize::MAX);
     if frame_max > 0 && size > limit {
-        let error = Error::new(Kind::TooLarge { size, limit });
+        let error = Error::new(ErrorKind::TooLarge { size, limit });
         return Err(
             error.caused_by("the properties and headers of a message have to fit into one frame")
         );
@@ -129,15 +129,15 @@ const CONNECTION_FORCED: u16 = 320;
 pub(super) fn refusal(code: u16, text: String) -> Error {
     // This is not about the operation: the whole connection is being closed.
     if code == CONNECTION_FORCED {
-        return Error::new(Kind::Disconnected).caused_by(text);
+        return Error::new(ErrorKind::Disconnected).caused_by(text);
     }
     Error::new(refused(code, text))
 }
 
-fn refused(code: u16, text: String) -> Kind {
+fn refused(code: u16, text: String) -> ErrorKind {
     match mismatch(&text) {
-        Some(mismatch) => Kind::Mismatch(mismatch),
-        None => Kind::Broker { code, text },
+        Some(mismatch) => ErrorKind::Mismatch(mismatch),
+        None => ErrorKind::Broker { code, text },
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use lapin::types::LongString;
 use lapin::uri::AMQPUri;
-use lapin::{AsyncTcpStream, ConnectionProperties, ErrorKind};
+use lapin::{AsyncTcpStream, ConnectionProperties};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -18,7 +18,7 @@ use super::sasl::{Mask, Responses};
 use super::settings::{BrokerAddress, Settings, TlsSettings};
 use super::socket::channels::Channels;
 use super::socket::{Pipe, Socket, Transport, Tune, WriteMux};
-use crate::error::{ConnectFault, Error, Kind};
+use crate::error::{ConnectFault, Error, ErrorKind};
 use crate::sync::lock;
 
 /// The channel_max for lapin, which opens no channel.
@@ -105,15 +105,16 @@ async fn dial_one(
     }));
     match attempt.await {
         Ok(Ok(result)) => result,
-        Ok(Err(_)) => Err(Error::new(Kind::Connect(ConnectFault::Timeout(limit)))),
+        Ok(Err(_)) => Err(Error::new(ErrorKind::Connect(ConnectFault::Timeout(limit)))),
         // The runtime `io` was shut down.
-        Err(error) => Err(Error::new(Kind::Closed).caused_by(error)),
+        Err(error) => Err(Error::new(ErrorKind::Closed).caused_by(error)),
     }
 }
 
 /// Connects the socket, with TLS if the URI asks for it.
 async fn connect_transport(uri: &AMQPUri, tls: &TlsSettings) -> Result<Transport, Error> {
-    let failed = |fault| move |error: io::Error| Error::new(Kind::Connect(fault)).caused_by(error);
+    let failed =
+        |fault| move |error: io::Error| Error::new(ErrorKind::Connect(fault)).caused_by(error);
     let target = (uri.authority.host.clone(), uri.authority.port);
     let addresses: Vec<_> = lookup_host(target)
         .await
@@ -216,8 +217,8 @@ async fn secure(stream: TcpStream, uri: &AMQPUri, _: &TlsSettings) -> io::Result
 
 impl Error {
     fn from_dial(error: lapin::Error, address: &BrokerAddress) -> Self {
-        let ErrorKind::ProtocolError(amqp) = error.kind() else {
-            return Self::new(Kind::Connect(ConnectFault::Protocol)).caused_by(error);
+        let lapin::ErrorKind::ProtocolError(amqp) = error.kind() else {
+            return Self::new(ErrorKind::Connect(ConnectFault::Protocol)).caused_by(error);
         };
         let fault = match amqp.get_id() {
             ACCESS_REFUSED => ConnectFault::Credentials,
@@ -225,10 +226,10 @@ impl Error {
             _ => ConnectFault::Protocol,
         };
         // The broker's text names the virtual host and the user that it refuses.
-        let reason = Self::new(Kind::Broker {
+        let reason = Self::new(ErrorKind::Broker {
             code: amqp.get_id(),
             text: address.redact(amqp.get_message().as_str()),
         });
-        Self::new(Kind::Connect(fault)).caused_by(reason)
+        Self::new(ErrorKind::Connect(fault)).caused_by(reason)
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::{oneshot, watch};
 use super::dial::DialedConnection;
 use super::socket::channels::{ChannelHandle, Channels};
 use super::socket::{WriteMux, WriteOffset};
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::link::frame::decode::BrokerVersion;
 use crate::stats::Counters;
 
@@ -112,8 +112,8 @@ impl Session {
         match receiver.wait_for(Option::is_some).await {
             Ok(reason) => reason
                 .clone()
-                .unwrap_or_else(|| Error::new(Kind::Disconnected)),
-            Err(_) => Error::new(Kind::Disconnected),
+                .unwrap_or_else(|| Error::new(ErrorKind::Disconnected)),
+            Err(_) => Error::new(ErrorKind::Disconnected),
         }
     }
 
@@ -199,7 +199,7 @@ impl Session {
     /// lapin does not write to it.
     pub(crate) async fn close(&self) {
         // Before lapin's close, because lapin reports that as an error, which would be the reason.
-        self.set_down(Error::new(Kind::Closed));
+        self.set_down(Error::new(ErrorKind::Closed));
         if !self.is_blocked() {
             let text = lapin::types::ShortString::try_new("bye").unwrap_or_default();
             let closing = self.connection.close(200, text);
@@ -228,7 +228,8 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         // Dropping lapin's connection sends `connection.close`.
-        self.channels.connection_lost(&Error::new(Kind::Closed));
+        self.channels
+            .connection_lost(&Error::new(ErrorKind::Closed));
     }
 }
 
@@ -248,7 +249,7 @@ async fn watch(
             biased;
             event = events.next() => event,
             error = &mut io_error, if broken.is_none() => {
-                let lost = Error::new(Kind::Disconnected);
+                let lost = Error::new(ErrorKind::Disconnected);
                 broken = Some(match error {
                     Ok(error) => lost.caused_by(error),
                     Err(_) => lost,
@@ -263,7 +264,7 @@ async fn watch(
                     return;
                 }
                 if !session.connection.status().connected() {
-                    session.set_down(Error::new(Kind::Disconnected));
+                    session.set_down(Error::new(ErrorKind::Disconnected));
                     return;
                 }
                 continue;
@@ -280,12 +281,12 @@ async fn watch(
                 session.blocked.send_replace(None);
             }
             Some(Event::Error(error)) => {
-                session.set_down(Error::new(Kind::Disconnected).caused_by(error));
+                session.set_down(Error::new(ErrorKind::Disconnected).caused_by(error));
                 return;
             }
             Some(_) => {}
             None => {
-                session.set_down(Error::new(Kind::Disconnected));
+                session.set_down(Error::new(ErrorKind::Disconnected));
                 return;
             }
         }

@@ -157,7 +157,7 @@ impl StateTracker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Kind;
+    use crate::error::ErrorKind;
 
     #[test]
     fn trouble_counts_from_the_first_link_that_has_it() {
@@ -167,12 +167,12 @@ mod tests {
             ConnectionState::Reconnecting { since, .. } => *since,
             other => panic!("{other:?}"),
         };
-        tracker.reconnecting(Role::Consuming, Error::new(Kind::Disconnected));
+        tracker.reconnecting(Role::Consuming, Error::new(ErrorKind::Disconnected));
         let first = since();
         while Instant::now() <= first {}
-        tracker.reconnecting(Role::Publishing, Error::new(Kind::Disconnected));
+        tracker.reconnecting(Role::Publishing, Error::new(ErrorKind::Disconnected));
         assert_eq!(since(), first);
-        tracker.reconnecting(Role::Consuming, Error::new(Kind::Timeout));
+        tracker.reconnecting(Role::Consuming, Error::new(ErrorKind::Timeout));
         assert_eq!(since(), first);
     }
 
@@ -182,7 +182,7 @@ mod tests {
         let state = tracker.watch();
         tracker.blocked(Role::Publishing, "memory".into());
         assert!(matches!(*state.borrow(), ConnectionState::Blocked { .. }));
-        tracker.reconnecting(Role::Consuming, Error::new(Kind::Disconnected));
+        tracker.reconnecting(Role::Consuming, Error::new(ErrorKind::Disconnected));
         assert!(matches!(
             *state.borrow(),
             ConnectionState::Reconnecting { .. }

@@ -19,7 +19,7 @@ use super::session::Session;
 use super::settings::Settings;
 use super::state::{Role, StateTracker};
 use crate::clock;
-use crate::error::{ConnectFault, Error, Kind};
+use crate::error::{ConnectFault, Error, ErrorKind};
 use crate::escape::Escaped;
 use crate::policy::retry::RetryPolicy;
 use crate::random;
@@ -157,11 +157,11 @@ impl Link {
         loop {
             match &*status.borrow_and_update() {
                 LinkStatus::Up(session) if session.is_up() => return Ok(Arc::clone(session)),
-                LinkStatus::Closed => return Err(Error::new(Kind::Closed)),
+                LinkStatus::Closed => return Err(Error::new(ErrorKind::Closed)),
                 _ => {}
             }
             if status.changed().await.is_err() {
-                return Err(Error::new(Kind::Closed));
+                return Err(Error::new(ErrorKind::Closed));
             }
         }
     }
@@ -294,7 +294,7 @@ impl Supervisor {
 
 /// Whether the connection was refused: nothing listens on the broker's port.
 fn is_refused(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Connect(ConnectFault::Refused))
+    matches!(error.kind(), ErrorKind::Connect(ConnectFault::Refused))
 }
 
 /// The pause after a failed attempt. If the attempt was refused, `refused_for` is the time since the

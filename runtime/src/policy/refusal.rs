@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::error::{Error, Kind, Outcome};
+use crate::error::{Error, ErrorKind, Outcome};
 use crate::wire::message::Outgoing;
 use crate::wire::value::Value;
 
@@ -52,7 +52,7 @@ impl Traits {
 
     /// Whether the broker closed the channel over this message, according to its text.
     pub(crate) fn are_refused_by(&self, refusal: &Error) -> bool {
-        let Kind::Broker { text, .. } = refusal.kind() else {
+        let ErrorKind::Broker { text, .. } = refusal.kind() else {
             return false;
         };
         match size_limit(text) {
@@ -65,11 +65,11 @@ impl Traits {
 /// The error for the sender of a refused message with a body of `size` bytes.
 pub(crate) fn sender_error(refusal: &Error, size: usize) -> Error {
     let limit = match refusal.kind() {
-        Kind::Broker { text, .. } => size_limit(text),
+        ErrorKind::Broker { text, .. } => size_limit(text),
         _ => None,
     };
     match limit.filter(|limit| size > *limit) {
-        Some(limit) => Error::new(Kind::TooLarge { size, limit }).caused_by(refusal.clone()),
+        Some(limit) => Error::new(ErrorKind::TooLarge { size, limit }).caused_by(refusal.clone()),
         None => refusal.clone(),
     }
 }
@@ -85,7 +85,7 @@ fn names_copies(text: &str) -> bool {
 
 /// The part of `message` in `refusal`. `None` if the refusal closed the whole connection.
 pub(crate) fn cause(refusal: &Error, message: &Outgoing) -> Option<Cause> {
-    let Kind::Broker { code, text } = refusal.kind() else {
+    let ErrorKind::Broker { code, text } = refusal.kind() else {
         return None;
     };
     if !CHANNEL_ERRORS.contains(code) {
@@ -94,7 +94,7 @@ pub(crate) fn cause(refusal: &Error, message: &Outgoing) -> Option<Cause> {
     if let Some(limit) = size_limit(text) {
         let size = message.body.len();
         return Some(if size > limit {
-            let error = Error::new(Kind::TooLarge { size, limit });
+            let error = Error::new(ErrorKind::TooLarge { size, limit });
             Cause::Message(error.caused_by(refusal.clone()))
         } else {
             Cause::Other
@@ -122,7 +122,7 @@ pub(crate) fn cause(refusal: &Error, message: &Outgoing) -> Option<Cause> {
 /// The longest time that a delivery may wait for its acknowledgement (RabbitMQ's `consumer_timeout`), if the
 /// broker closed the channel over it. The inner option is `None` if the text does not contain the time.
 pub(crate) fn overdue(error: &Error) -> Option<Option<Duration>> {
-    let Kind::Broker { code: 406, text } = error.kind() else {
+    let ErrorKind::Broker { code: 406, text } = error.kind() else {
         return None;
     };
     let (_, rest) = text.split_once("delivery acknowledgement on channel ")?;
@@ -196,7 +196,7 @@ mod tests {
 
     fn refusal(code: u16, text: &str) -> Error {
         let text = text.to_owned();
-        Error::new(Kind::Broker { code, text })
+        Error::new(ErrorKind::Broker { code, text })
     }
 
     fn told(code: u16, text: &str, message: &Outgoing) -> &'static str {
@@ -259,7 +259,7 @@ mod tests {
         ] {
             assert_eq!(told(code, text, message), expected, "{text}");
         }
-        assert!(cause(&Error::new(Kind::Disconnected), &plain).is_none());
+        assert!(cause(&Error::new(ErrorKind::Disconnected), &plain).is_none());
     }
 
     #[test]

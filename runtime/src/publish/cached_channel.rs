@@ -125,7 +125,7 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-    use crate::error::Kind;
+    use crate::error::ErrorKind;
 
     struct Fake {
         number: usize,
@@ -176,7 +176,7 @@ mod tests {
         let get = || cache.get_or_open(|is_replacement| opener.open(is_replacement));
         let first = get().await.unwrap();
         first.is_usable.store(false, Ordering::Relaxed);
-        let refused = cache.get_or_open(async |_| Err(Error::new(Kind::Disconnected)));
+        let refused = cache.get_or_open(async |_| Err(Error::new(ErrorKind::Disconnected)));
         assert!(refused.await.is_err());
         tokio::select! {
             biased;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::error::{Error, Kind, Outcome, Site};
+use crate::error::{Error, ErrorKind, Outcome, Site};
 use crate::policy::refusal::{self, Cause};
 use crate::wire::message::Outgoing;
 
@@ -92,7 +92,7 @@ impl PublishFailure {
     }
 
     pub(super) fn unconfirmed(cause: Option<Error>, started: Instant) -> Self {
-        let error = Error::new(Kind::Unconfirmed);
+        let error = Error::new(ErrorKind::Unconfirmed);
         let error = match cause {
             Some(cause) => error.caused_by(cause),
             None => error,
@@ -159,21 +159,21 @@ mod tests {
         }
     }
 
-    fn failure(kind: Kind, outcome: Outcome) -> PublishFailure {
+    fn failure(kind: ErrorKind, outcome: Outcome) -> PublishFailure {
         PublishFailure::new(Error::new(kind), outcome, Instant::now())
     }
 
     #[test]
     fn the_error_of_a_repeated_publish_tells_what_the_earlier_one_may_have_stored() {
-        let refused = || Kind::Broker {
+        let refused = || ErrorKind::Broker {
             code: 406,
             text: "PRECONDITION_FAILED - invalid message".to_owned(),
         };
         for (kind, outcome, is_unconfirmed) in [
-            (Kind::Timeout, Outcome::NotSent, true),
-            (Kind::Unroutable, Outcome::Unroutable, true),
+            (ErrorKind::Timeout, Outcome::NotSent, true),
+            (ErrorKind::Unroutable, Outcome::Unroutable, true),
             // A full queue rejects now, and may have had room before.
-            (Kind::Rejected, Outcome::Rejected, true),
+            (ErrorKind::Rejected, Outcome::Rejected, true),
             // An error of the message itself was the same before.
             (refused(), Outcome::Rejected, false),
         ] {
@@ -188,7 +188,7 @@ mod tests {
             };
             assert_eq!(error.outcome(), Some(expected), "{error}");
         }
-        let first = failure(Kind::Rejected, Outcome::Rejected).repeat_if(false);
+        let first = failure(ErrorKind::Rejected, Outcome::Rejected).repeat_if(false);
         assert!(!first.may_be_stored() && first.into_error(&target()).is_rejected());
     }
 }

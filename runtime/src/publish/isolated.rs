@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::failure::PublishFailure;
 use super::sender::{ConfirmSender, RETRY_PAUSE};
 use crate::clock;
-use crate::error::{Error, Kind, Outcome};
+use crate::error::{Error, ErrorKind, Outcome};
 use crate::link::ConfirmChannel;
 use crate::wire::message::Outgoing;
 
@@ -66,7 +66,7 @@ impl Isolation {
         let _guard = IsolationGuard::new(self);
         let locking = tokio::time::timeout_at(deadline, self.state.lock());
         let Ok(mut state) = locking.await else {
-            return Err(not_sent(Error::new(Kind::Timeout)));
+            return Err(not_sent(Error::new(ErrorKind::Timeout)));
         };
         // Another message of the same channel may have turned out to be the cause meanwhile.
         if state.is_explained(close_reason) {

@@ -25,7 +25,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::clock;
-use crate::error::{Error, Kind, Outcome};
+use crate::error::{Error, ErrorKind, Outcome};
 use crate::link::{Connection, Namespace};
 use crate::wire::message::Outgoing;
 use crate::wire::topology::Topology;
@@ -111,7 +111,7 @@ impl Publisher {
                 match Box::pin(tokio::time::timeout_at(deadline, permit)).await {
                     Ok(Ok(permit)) => permit,
                     Ok(Err(_)) | Err(_) => {
-                        let error = Error::new(Kind::Timeout);
+                        let error = Error::new(ErrorKind::Timeout);
                         return Err(PublishFailure::not_sent(error, started));
                     }
                 }
@@ -285,7 +285,7 @@ impl Publisher {
         let declaring =
             async move { declare(inner.sender.link(), &topology, &inner.namespace).await };
         let declared = self.inner.sender.io().spawn(declaring).await;
-        let declared = declared.map_err(|ended| Error::new(Kind::Closed).caused_by(ended))?;
+        let declared = declared.map_err(|ended| Error::new(ErrorKind::Closed).caused_by(ended))?;
         declared.map(drop)
     }
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::cached_channel::{CachedChannel, accepting_session};
 use super::failure::PublishFailure;
 use crate::clock;
-use crate::error::{Error, Kind, Outcome};
+use crate::error::{Error, ErrorKind, Outcome};
 use crate::link::{ConfirmChannel, Confirmation, Connection, Link, Session};
 use crate::wire::message::Outgoing;
 
@@ -118,7 +118,7 @@ impl ConfirmSender {
     ) -> Option<Result<PendingConfirm, PublishFailure>> {
         let (size, max) = (message.body.len(), self.max_message);
         let sent = if size > max {
-            Err(Error::new(Kind::TooLarge { size, limit: max }))
+            Err(Error::new(ErrorKind::TooLarge { size, limit: max }))
         } else {
             channel.publish(Arc::clone(message))
         };
@@ -146,8 +146,8 @@ impl ConfirmSender {
         let session = session.ok().and_then(Result::ok);
         let reason = session.and_then(|session| session.blocked().borrow().clone());
         reason.map_or_else(
-            || Error::new(Kind::Timeout),
-            |text| Error::new(Kind::Blocked(text)),
+            || Error::new(ErrorKind::Timeout),
+            |text| Error::new(ErrorKind::Blocked(text)),
         )
     }
 
@@ -195,15 +195,17 @@ impl PendingConfirm {
         Err(
             match tokio::time::timeout_at(deadline, confirmation).await {
                 Ok(Ok(Confirmation::Stored)) => return Ok(()),
-                Ok(Ok(Confirmation::Unroutable)) => failed(Kind::Unroutable, Outcome::Unroutable),
-                Ok(Ok(Confirmation::Rejected)) => failed(Kind::Rejected, Outcome::Rejected),
+                Ok(Ok(Confirmation::Unroutable)) => {
+                    failed(ErrorKind::Unroutable, Outcome::Unroutable)
+                }
+                Ok(Ok(Confirmation::Rejected)) => failed(ErrorKind::Rejected, Outcome::Rejected),
                 Ok(Ok(Confirmation::Unknown(error))) => {
                     PublishFailure::channel_closed(error, &message, started)
                 }
                 Ok(Err(_)) => PublishFailure::unconfirmed(None, started),
                 Err(_) => {
                     tracing::debug!(?limit, "no publisher confirm within the limit");
-                    failed(Kind::Timeout, Outcome::SentNoReply)
+                    failed(ErrorKind::Timeout, Outcome::SentNoReply)
                 }
             },
         )

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::options::{PublishOptions, Safety};
 use super::spec::ExchangeSpec;
 use crate::clock;
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::link::{Channel, Connection, Flush, Session};
 use crate::publish::{
     CachedChannel, DeclaredPerSession, MAX_UNCONFIRMED, PublishFailure, Publisher,
@@ -78,7 +78,7 @@ impl ExchangePublisher {
         let publisher = Arc::clone(self);
         let declaring = async move { publisher.declared_session().await.map(drop) };
         let declared = self.connection.io().spawn(declaring).await;
-        declared.map_err(|ended| Error::new(Kind::Closed).caused_by(ended))?
+        declared.map_err(|ended| Error::new(ErrorKind::Closed).caused_by(ended))?
     }
 
     /// Publishes within the timeout.
@@ -140,7 +140,7 @@ impl ExchangePublisher {
         let not_sent = |error| PublishFailure::not_sent(error, started);
         let (size, limit) = (message.body.len(), self.connection.max_message());
         if size > limit {
-            return Err(not_sent(Error::new(Kind::TooLarge { size, limit })));
+            return Err(not_sent(Error::new(ErrorKind::TooLarge { size, limit })));
         }
         if message.mandatory {
             let text = "a mandatory publish needs confirms: its answer comes with them";
@@ -151,7 +151,7 @@ impl ExchangePublisher {
             Err(_) => {
                 let permit = async {
                     let permit = self.permits.acquire().await;
-                    permit.map_err(|closed| Error::new(Kind::Closed).caused_by(closed))
+                    permit.map_err(|closed| Error::new(ErrorKind::Closed).caused_by(closed))
                 };
                 let permit = self.before(deadline, permit);
                 Box::pin(permit).await.map_err(not_sent)?

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::clock;
 use crate::context::Context;
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::link::{Channel, Session};
 use crate::wire::codec::Codec;
 use crate::wire::message::MessageInfo;
@@ -122,10 +122,10 @@ pub(super) fn decode_payload<T: DeserializeOwned>(
     body: &Bytes,
 ) -> Result<T, Error> {
     let codec = payload_codec(own, content_type)
-        .map_err(|reason| Error::new(Kind::Decode).caused_by(reason))?;
+        .map_err(|reason| Error::new(ErrorKind::Decode).caused_by(reason))?;
     codec
         .decode(body)
-        .map_err(|error| Error::new(Kind::Decode).caused_by(error))
+        .map_err(|error| Error::new(ErrorKind::Decode).caused_by(error))
 }
 
 /// The signal that a handler should stop: its connection is lost, or the broker has closed its

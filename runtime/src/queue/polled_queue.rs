@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::link::{Channel, Connection, Delivery, GetChannel, Session};
 use crate::publish::{self, Reusable};
 use crate::sync::lock;
@@ -124,7 +124,7 @@ impl DedicatedConnection {
             }
         };
         let opened = connection.tasks().spawn(opening).await;
-        opened.map_err(|ended| Error::new(Kind::Closed).caused_by(ended))?
+        opened.map_err(|ended| Error::new(ErrorKind::Closed).caused_by(ended))?
     }
 }
 
@@ -189,7 +189,7 @@ fn not_implemented(error: &Error) -> Option<Error> {
         if let Some((_, rest)) = text.split_once(PREFIX) {
             let text = format!("{PREFIX}{rest}");
             let code = NOT_IMPLEMENTED;
-            return Some(Error::new(Kind::Broker { code, text }));
+            return Some(Error::new(ErrorKind::Broker { code, text }));
         }
         cause = error.source();
     }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::job_publisher::JobPublisher;
 use crate::clock;
 use crate::context::Context;
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::publish::{OnMissing, PublishFailure};
 use crate::random;
 use crate::wire::envelope::{self, NewJob};
@@ -61,7 +61,7 @@ impl Push {
         Self {
             publisher: publisher.clone(),
             task: task.map(str::to_owned),
-            body: body.map_err(|error| Error::new(Kind::Encode).caused_by(error)),
+            body: body.map_err(|error| Error::new(ErrorKind::Encode).caused_by(error)),
             delay: None,
             priority: None,
             message_id: None,

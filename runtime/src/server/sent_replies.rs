@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::policy::refusal;
 use crate::wire::envelope::RequestHead;
 use crate::wire::message::Outgoing;
@@ -41,8 +41,8 @@ impl ReplyRefusal {
     /// Reads the error with which a channel ended. `None` if the whole connection ended.
     pub(super) fn of(error: &Error) -> Option<Self> {
         let (code, text) = match error.kind() {
-            Kind::Broker { code, text } => (*code, text.as_str()),
-            Kind::Mismatch(_) => return Some(Self::Unknown),
+            ErrorKind::Broker { code, text } => (*code, text.as_str()),
+            ErrorKind::Mismatch(_) => return Some(Self::Unknown),
             _ => return None,
         };
         Some(match code {
@@ -305,7 +305,7 @@ mod tests {
 
     fn refused(code: u16, text: &str) -> Option<ReplyRefusal> {
         let text = text.into();
-        ReplyRefusal::of(&Error::new(Kind::Broker { code, text }))
+        ReplyRefusal::of(&Error::new(ErrorKind::Broker { code, text }))
     }
 
     #[test]
@@ -323,7 +323,7 @@ mod tests {
             "ACCESS_REFUSED - access to exchange 'amq.default' in vhost '/' refused for user 'x'";
         assert_eq!(refused(403, text), Some(ReplyRefusal::NotPermitted));
         assert_eq!(refused(541, "INTERNAL_ERROR"), None);
-        assert_eq!(ReplyRefusal::of(&Error::new(Kind::Disconnected)), None);
+        assert_eq!(ReplyRefusal::of(&Error::new(ErrorKind::Disconnected)), None);
     }
 
     fn reply(id: &str, size: usize) -> SentReply {

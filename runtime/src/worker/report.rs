@@ -64,7 +64,7 @@ impl SetupFailures {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Kind;
+    use crate::error::ErrorKind;
     use crate::wire::topology::Topology;
     use crate::worker::OnLoss;
     use std::fmt;
@@ -123,7 +123,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_queue_that_is_refused_for_long_is_reported_every_minute() {
         let (log, source) = (Log::default(), source());
-        let error = Error::new(Kind::Disconnected);
+        let error = Error::new(ErrorKind::Disconnected);
         let levels = || {
             let logged = std::mem::take(&mut *log.0.lock().unwrap());
             logged
@@ -150,9 +150,9 @@ mod tests {
         let _subscriber = tracing::subscriber::set_default(log.clone());
         let refused = |text: &str| {
             let text = text.to_owned();
-            Error::new(Kind::Broker { code: 406, text })
+            Error::new(ErrorKind::Broker { code: 406, text })
         };
-        report_loss("jobs", &Error::new(Kind::Disconnected));
+        report_loss("jobs", &Error::new(ErrorKind::Disconnected));
         report_loss(
             "jobs",
             &refused("PRECONDITION_FAILED - unknown delivery tag 7"),

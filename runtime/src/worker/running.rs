@@ -13,7 +13,7 @@ use super::handler::Handler;
 use super::run::Worker;
 use super::setup::Setup;
 use super::source::Source;
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::link::Connection;
 use crate::service::BoxFuture;
 
@@ -77,7 +77,7 @@ impl Running {
             // them.
             ended = self.consumers.join_next() => match ended {
                 Some(Ok(result)) => result?,
-                Some(Err(failed)) => return Err(Error::new(Kind::Closed).caused_by(failed)),
+                Some(Err(failed)) => return Err(Error::new(ErrorKind::Closed).caused_by(failed)),
                 None => {}
             },
         }
@@ -94,7 +94,7 @@ impl Running {
         while let Some(ended) = self.consumers.join_next().await {
             match ended {
                 Ok(result) => result?,
-                Err(failed) => return Err(Error::new(Kind::Closed).caused_by(failed)),
+                Err(failed) => return Err(Error::new(ErrorKind::Closed).caused_by(failed)),
             }
         }
         Ok(())

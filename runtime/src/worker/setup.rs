@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::source::Source;
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::link::{
     self, Channel, Connection, ConsumeMode, Consumer, ConsumerEnd, Link, Namespace, Session,
 };
@@ -103,7 +103,7 @@ pub(super) async fn set_up(
         .tasks()
         .spawn(async move { set_up_on_link(&link, &*setup).await });
     task.await
-        .map_err(|ended| Error::new(Kind::Closed).caused_by(ended))?
+        .map_err(|ended| Error::new(ErrorKind::Closed).caused_by(ended))?
 }
 
 async fn set_up_on_link(link: &Link, setup: &dyn Setup) -> Result<OpenConsumer, Error> {

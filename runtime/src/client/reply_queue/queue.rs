@@ -7,7 +7,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::in_flight::{CallCompletion, CallMessage, InFlightCalls, PublishedMessage};
 use crate::client::correlation::{CorrelationId, ReplyAddress};
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::link::{BurstDetector, Channel, Flush, Session, WriteOffset};
 use crate::policy::refusal::Traits;
 use crate::random::Secret;
@@ -172,7 +172,7 @@ impl PendingCall {
     pub(in crate::client) async fn completion(&mut self) -> CallCompletion {
         match (&mut self.completion).await {
             Ok(completion) => completion,
-            Err(_) => CallCompletion::Lost(Error::new(Kind::Disconnected)),
+            Err(_) => CallCompletion::Lost(Error::new(ErrorKind::Disconnected)),
         }
     }
 }

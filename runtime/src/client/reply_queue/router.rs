@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::queue::ReplyQueue;
 use super::task::ReplyQueueTask;
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::link::Connection;
 use crate::random;
 
@@ -49,7 +49,7 @@ impl ReplyRouter {
                 }
                 _ => {
                     if queues.changed().await.is_err() {
-                        return Err(Error::new(Kind::Closed));
+                        return Err(Error::new(ErrorKind::Closed));
                     }
                 }
             }

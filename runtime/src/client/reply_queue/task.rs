@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 
 use super::in_flight::InFlightCalls;
 use super::queue::ReplyQueue;
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::link::{
     self, BurstDetector, Channel, ChannelEvent, ChannelHandler, Connection, ConsumeMode, Consumer,
     ConsumerEnd, DeliveryCallback, Link, Namespace, Session,
@@ -149,7 +149,9 @@ struct FailPendingOnDrop<'a> {
 impl Drop for FailPendingOnDrop<'_> {
     fn drop(&mut self) {
         self.queues.send_replace(None);
-        self.queue.in_flight.fail_all(&Error::new(Kind::Closed));
+        self.queue
+            .in_flight
+            .fail_all(&Error::new(ErrorKind::Closed));
     }
 }
 
@@ -163,13 +165,14 @@ async fn serve(queue: &Arc<ReplyQueue>, mut consumer: Consumer) -> Error {
                 // Deliveries of a consumer without acknowledgements go to its sink instead.
                 Ok(_) => {}
                 Err(ConsumerEnd::Cancelled) => {
-                    return Error::new(Kind::Disconnected).caused_by("the reply queue was deleted");
+                    return Error::new(ErrorKind::Disconnected)
+                        .caused_by("the reply queue was deleted");
                 }
                 Err(ConsumerEnd::Lost(error)) => {
                     return if error.is_disconnected() {
                         error
                     } else {
-                        Error::new(Kind::Disconnected).caused_by(error)
+                        Error::new(ErrorKind::Disconnected).caused_by(error)
                     };
                 }
             }

@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
 use super::Channel;
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::link::frame::decode::Confirm;
 use crate::link::session::Session;
 use crate::link::socket::BurstDetector;
@@ -209,7 +209,7 @@ impl ConfirmTracker {
     fn add(&self, publish: PendingPublish) -> Result<(), Error> {
         let mut state = self.state();
         if state.is_closed {
-            return Err(Error::new(Kind::Disconnected).caused_by("the channel was closed"));
+            return Err(Error::new(ErrorKind::Disconnected).caused_by("the channel was closed"));
         }
         state.last_number += 1;
         let number = state.last_number;
@@ -501,7 +501,7 @@ mod tests {
         let mut publishes = added(&tracker, 3);
         confirmed(&tracker, 2, false, true);
         assert!(tracker.state().is_usable());
-        let reason = || Error::new(Kind::Disconnected);
+        let reason = || Error::new(ErrorKind::Disconnected);
         tracker.on_event(ChannelEvent::Closed(reason()));
         tracker.close(&reason());
         assert_eq!(outcomes(&mut publishes), "?s?");
@@ -516,7 +516,7 @@ mod tests {
         let tracker = ConfirmTracker::default();
         let _promises = added(&tracker, 1);
         tracker.state().publisher_dropped = true;
-        tracker.on_event(ChannelEvent::Closed(Error::new(Kind::Disconnected)));
+        tracker.on_event(ChannelEvent::Closed(Error::new(ErrorKind::Disconnected)));
         assert!(tracker.changed.notified().now_or_never().is_some());
         assert!(tracker.state().is_done());
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use amq_protocol::protocol::{AMQPClass, exchange, queue};
 
 use super::Channel;
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::link::convert::{short, table};
 use crate::link::namespace::Namespace;
 use crate::link::session::Session;
@@ -39,7 +39,7 @@ pub(crate) async fn declare(
     let Err(error) = declare_once(session, topology, namespace).await else {
         return Ok(());
     };
-    let Kind::Mismatch(mismatch) = error.kind() else {
+    let ErrorKind::Mismatch(mismatch) = error.kind() else {
         return Err(error);
     };
     let is_it = |queue: &Queue| {

@@ -7,7 +7,7 @@ use amq_protocol::types::FieldTable;
 use amq_protocol::types::generation::gen_field_table;
 use bytes::{BufMut, BytesMut};
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::link::convert;
 use crate::wire::message::{Outgoing, Properties};
 
@@ -112,7 +112,7 @@ pub(in crate::link) fn put_method(
     let size = HEAD + payload.len() + TAIL;
     let limit = usize::try_from(frame_max).unwrap_or(usize::MAX);
     if frame_max > 0 && size > limit {
-        let error = Error::new(Kind::TooLarge { size, limit });
+        let error = Error::new(ErrorKind::TooLarge { size, limit });
         return Err(
             error.caused_by("the names and arguments of a method have to fit into one frame")
         );
@@ -314,7 +314,7 @@ fn try_put_frame(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Kind;
+    use crate::error::ErrorKind;
     use crate::link::frame::decode;
     use crate::wire::message::Uncommon;
     use crate::wire::value::{Table, Value};
@@ -543,7 +543,10 @@ mod tests {
         for message in refused {
             let mut out = BytesMut::from(&b"before"[..]);
             let error = put_message(&mut out, 1, &message, 4096).unwrap_err();
-            let is_clear = matches!(error.kind(), Kind::Invalid(_) | Kind::TooLarge { .. });
+            let is_clear = matches!(
+                error.kind(),
+                ErrorKind::Invalid(_) | ErrorKind::TooLarge { .. }
+            );
             assert!(is_clear, "{error:?}");
             assert_eq!(&out[..], b"before");
         }

@@ -31,7 +31,7 @@ use tokio::sync::Notify;
 
 use super::transport::Transport;
 use super::tune::{self, Negotiation, Tune};
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::link::frame::FrameCursor;
 use crate::link::frame::decode::{self, BrokerVersion};
 use crate::link::frame::encode::HEAD;
@@ -151,7 +151,9 @@ impl WriteMux {
     ) -> Result<WriteOffset, Error> {
         let (offset, needs_io_task) = self.with_state(|state| {
             if state.transport.is_none() {
-                return Err(Error::new(Kind::Disconnected).caused_by("the connection is closed"));
+                return Err(
+                    Error::new(ErrorKind::Disconnected).caused_by("the connection is closed")
+                );
             }
             let before = state.out.len();
             if let Err(error) = append(&mut state.out) {
@@ -433,7 +435,7 @@ impl Future for Flushed {
             return Poll::Ready(Ok(()));
         }
         if state.transport.is_none() {
-            return Poll::Ready(Err(Error::new(Kind::Disconnected)));
+            return Poll::Ready(Err(Error::new(ErrorKind::Disconnected)));
         }
         let waiter = *this.waiter.get_or_insert_with(|| {
             state.last_waiter += 1;

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::variant::{self, VariantError};
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::wire::codec::Codec;
 
 /// The place where an event states its type.
@@ -41,7 +41,7 @@ impl EventTyping {
         codec: Codec,
         event: &T,
     ) -> Result<EncodedEvent, Error> {
-        let failed = |reason: String| Error::new(Kind::Encode).caused_by(reason);
+        let failed = |reason: String| Error::new(ErrorKind::Encode).caused_by(reason);
         let encoded = match self {
             Self::Payload => codec.encode(event).map(|body| (None, body)),
             Self::Named(name) => codec.encode(event).map(|body| (Some(name.clone()), body)),

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::super::binding::Kind;
-use crate::error::{Error, Kind as ErrorKind};
+use crate::error::{Error, ErrorKind};
 use crate::link::{self, Connection, Namespace, Session};
 use crate::sync::lock;
 use crate::wire::name::Name;

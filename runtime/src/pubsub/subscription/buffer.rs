@@ -190,7 +190,7 @@ impl<E> BufferState<E> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::{Error, Kind};
+    use crate::error::{Error, ErrorKind};
     use crate::pubsub::event::Gap;
     use std::task::Waker;
     use std::time::Duration;
@@ -236,7 +236,7 @@ mod tests {
         buffer.push_dropping_oldest(4, 2);
         assert_eq!(all(&buffer), ["lagged 2", "gap 3", "3", "4"]);
         for _ in 0..1000 {
-            buffer.push_missed(Missed::Interrupted(Error::new(Kind::Disconnected)));
+            buffer.push_missed(Missed::Interrupted(Error::new(ErrorKind::Disconnected)));
             buffer.push_missed(gap(1));
         }
         assert_eq!(all(&buffer), ["gap 1000"]);

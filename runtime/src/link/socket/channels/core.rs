@@ -22,7 +22,7 @@ use amq_protocol::protocol::{
 use amq_protocol::types::ShortString;
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::link::frame::decode::{self, Confirm, Deliver, Method, Return};
 use crate::link::frame::encode::{self, SettleMethod};
 use crate::wire::message::{Incoming, Outgoing, Properties};
@@ -719,7 +719,7 @@ impl<T> Core<T> {
 
 /// The error of operations on a closed channel.
 pub(crate) fn channel_closed() -> Error {
-    Error::new(Kind::Disconnected).caused_by("the channel was closed")
+    Error::new(ErrorKind::Disconnected).caused_by("the channel was closed")
 }
 
 /// The reply to a close that completed without a `channel.close-ok`.

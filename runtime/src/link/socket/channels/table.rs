@@ -21,7 +21,7 @@ use tokio::time::{Duration, Instant, timeout_at};
 use super::core::{
     Core, CoreEvent, Delivery, Frame, MethodReply, Returned, Violation, channel_closed,
 };
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::link::frame::SettleMethod;
 use crate::link::frame::decode::Confirm;
 use crate::link::socket::{Flush, WriteMux, WriteOffset};
@@ -448,7 +448,7 @@ async fn wait_for_reply(reply: ReplyReceiver) -> Result<MethodReply, Error> {
 /// The error for a reply of the wrong kind. The state machine checks replies against their methods, so
 /// it does not occur.
 pub(in crate::link) fn unexpected_reply() -> Error {
-    Error::new(Kind::Disconnected).caused_by("the reply belongs to another method")
+    Error::new(ErrorKind::Disconnected).caused_by("the reply belongs to another method")
 }
 
 #[cfg(test)]

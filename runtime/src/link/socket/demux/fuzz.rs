@@ -18,7 +18,7 @@ use super::super::testing::{
     CONSUME_OK, HEARTBEAT, OPEN_OK, consuming, delivery, frame, negotiate, tune, wire,
 };
 use super::*;
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::link::socket::Flush;
 use crate::link::socket::channels::{
     ChannelEvent, ChannelHandle, ChannelHandler, MethodReply, rng::SeededRng,
@@ -211,7 +211,7 @@ fn case(mux: &WriteMux, rng: &mut SeededRng) {
     assert!(handler.bytes.load(Ordering::Relaxed) <= bytes.len());
     assert!(mux.backlog() <= MAX_OUTPUT, "{} bytes", mux.backlog());
     // The loss of the connection ends all calls.
-    channels.connection_lost(&Error::new(Kind::Disconnected));
+    channels.connection_lost(&Error::new(ErrorKind::Disconnected));
     for mut answer in waiting {
         drop(answer.try_recv().expect("an answer"));
     }

@@ -435,7 +435,10 @@ fn asynchronous_and_oversized_methods_are_not_called() {
         ..declare
     }));
     let error = subject.core.call(&large, "large").unwrap_err();
-    assert!(matches!(error.kind(), Kind::TooLarge { .. }), "{error}");
+    assert!(
+        matches!(error.kind(), ErrorKind::TooLarge { .. }),
+        "{error}"
+    );
     assert_eq!(subject.written(), []);
     assert_eq!(subject.events(), [""; 0]);
 }
@@ -814,7 +817,7 @@ fn a_close_may_arrive_between_the_frames_of_a_message() {
 
 #[test]
 fn the_loss_of_the_connection_is_reported_once() {
-    let reason = || Error::new(Kind::Closed);
+    let reason = || Error::new(ErrorKind::Closed);
     let lost = |mut subject: Subject| {
         subject.core.connection_lost(&reason(), &mut subject.events);
         let events = subject.events();

@@ -24,7 +24,7 @@ use amq_protocol::types::{AMQPValue, FieldTable};
 
 use self::broker::{Audit, BrokerConnection, BrokerFault, EmbeddedBroker, RemoteBroker};
 use self::client::{CHANNEL_MAX, FRAME_MAX, SimulatedClient};
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::link::socket::channels::rng::SeededRng;
 
 /// The number of operations, transfers of bytes and faults in one history.
@@ -196,7 +196,8 @@ impl<L: BrokerConnection> World<L> {
 
     /// Cuts the connection between any two bytes and opens another one.
     fn cut(&mut self) {
-        self.client.connection_lost(&Error::new(Kind::Disconnected));
+        self.client
+            .connection_lost(&Error::new(ErrorKind::Disconnected));
         self.to_broker.clear();
         self.to_client.clear();
         self.withholds = false;

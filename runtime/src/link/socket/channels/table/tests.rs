@@ -193,8 +193,12 @@ async fn the_loss_of_the_connection_fails_calls_and_waiting_opens() {
     let mut waiting = fixture.opening();
     assert!((&mut waiting).now_or_never().is_none());
 
-    fixture.channels.connection_lost(&Error::new(Kind::Timeout));
-    fixture.channels.connection_lost(&Error::new(Kind::Closed));
+    fixture
+        .channels
+        .connection_lost(&Error::new(ErrorKind::Timeout));
+    fixture
+        .channels
+        .connection_lost(&Error::new(ErrorKind::Closed));
     let error = calling.now_or_never().expect("an error").unwrap_err();
     assert!(error.is_timeout() && !handle.is_open(), "{error}");
     let error = waiting.now_or_never().expect("an error").unwrap_err();
