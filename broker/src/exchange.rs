@@ -167,7 +167,7 @@ impl Exchange {
     }
 
     /// Removes all bindings to a destination that was deleted. Returns whether there were any.
-    pub(crate) fn forget(&mut self, destination: &Destination) -> bool {
+    pub(crate) fn remove_destination(&mut self, destination: &Destination) -> bool {
         let mut removed = 0;
         self.bindings.retain(|_, entry| {
             let before = entry.bindings.len();
@@ -328,7 +328,7 @@ mod tests {
         assert!(exchange.bind(queue.clone(), "k", table(&[("n", AMQPValue::LongInt(1))])));
         assert_eq!(routed(&exchange, "k", None).len(), 2);
         assert!(exchange.unbind(&queue, "k", &FieldTable::default()));
-        assert!(exchange.forget(&queue));
+        assert!(exchange.remove_destination(&queue));
         assert!(!exchange.is_bound());
     }
 }

@@ -176,7 +176,7 @@ impl Queue {
     }
 
     /// Whether the queue rejects a new message.
-    pub(crate) fn refuses(&self) -> bool {
+    pub(crate) fn rejects(&self) -> bool {
         self.settings.overflow != Overflow::DropHead
             && (self
                 .settings
@@ -206,7 +206,7 @@ impl Queue {
     }
 
     /// Whether the queue has expired (`x-expires`).
-    pub(crate) fn is_abandoned(&self, now: Instant) -> bool {
+    pub(crate) fn is_expired(&self, now: Instant) -> bool {
         self.consumers.is_empty()
             && self
                 .settings

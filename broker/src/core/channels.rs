@@ -30,7 +30,7 @@ impl Core {
                 client,
                 channels: Default::default(),
                 in_flight: 0,
-                turn: QueueId(0),
+                last_served: QueueId(0),
                 block: Block::default(),
                 confirms: ConfirmFault::default(),
                 writes_denied: false,

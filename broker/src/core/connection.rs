@@ -26,7 +26,7 @@ pub(crate) struct Connection {
     pub(crate) in_flight: usize,
     /// The last queue that delivered in [`Core::dispatch_in_turn`](super::Core::dispatch_in_turn). The
     /// next turn begins with the queue after it.
-    pub(crate) turn: QueueId,
+    pub(crate) last_served: QueueId,
     pub(crate) block: Block,
     pub(crate) confirms: ConfirmFault,
     /// Whether all publishes of the client are refused (403).

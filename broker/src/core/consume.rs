@@ -89,7 +89,7 @@ impl Core {
                 "queue '{name}' in vhost '{vhost}' does not support global qos"
             )));
         }
-        self.check_not_taken(queue_id, Some(consume.exclusive))?;
+        self.check_exclusive_use(queue_id, Some(consume.exclusive))?;
         let limit = self.config.limits.consumers;
         if self.consumers.len() >= limit {
             return Err(precondition_failed(format!(
@@ -254,7 +254,7 @@ impl Core {
 
     /// Refuses a consumer of a queue that has an exclusive consumer, and an exclusive consumer of a queue
     /// that has other consumers. `exclusive` is `None` for `basic.get`.
-    pub(super) fn check_not_taken(
+    pub(super) fn check_exclusive_use(
         &self,
         id: QueueId,
         exclusive: Option<bool>,

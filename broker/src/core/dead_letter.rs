@@ -140,7 +140,7 @@ impl Core {
         let routed = route_all(vhost, &message, Some(&headers));
         let queue = |id| self.queues.get(id);
         let is_accepted =
-            !routed.is_empty() && !routed.iter().filter_map(queue).any(Queue::refuses);
+            !routed.is_empty() && !routed.iter().filter_map(queue).any(Queue::rejects);
         if dead.at_least_once && !is_accepted {
             return Some(dead);
         }

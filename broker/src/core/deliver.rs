@@ -41,7 +41,7 @@ impl Core {
         let Some(connection) = self.connections.get(&id) else {
             return;
         };
-        let last = connection.turn;
+        let last = connection.last_served;
         queues.sort_unstable();
         let next = queues.partition_point(|queue| *queue <= last);
         queues.rotate_left(next);
@@ -55,7 +55,7 @@ impl Core {
                 if delivered {
                     self.expire(now, *queue);
                     if let Some(connection) = self.connections.get_mut(&id) {
-                        connection.turn = *queue;
+                        connection.last_served = *queue;
                     }
                 }
                 delivered
@@ -146,7 +146,7 @@ impl Core {
     ) -> Result<(), Exception> {
         let name = self.queue_name(id, number, get.queue.as_str())?;
         let queue_id = self.find_queue(id, &name)?;
-        self.check_not_taken(queue_id, None)?;
+        self.check_exclusive_use(queue_id, None)?;
         self.expire(now, queue_id);
         let Some(queue) = self.queues.get_mut(&queue_id) else {
             return Ok(());

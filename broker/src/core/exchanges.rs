@@ -244,20 +244,23 @@ impl Vhost {
     /// left.
     fn remove_exchange(&mut self, name: &str) {
         if let Some(exchange) = self.exchanges.remove(name) {
-            self.forget(&Destination::Exchange(exchange.name));
+            self.remove_destination(&Destination::Exchange(exchange.name));
         }
     }
 
     pub(super) fn forget_queue(&mut self, queue: QueueId) {
-        self.forget(&Destination::Queue(queue));
+        self.remove_destination(&Destination::Queue(queue));
     }
 
-    fn forget(&mut self, destination: &Destination) {
+    fn remove_destination(&mut self, destination: &Destination) {
         let mut deleted = vec![destination.clone()];
         while let Some(destination) = deleted.pop() {
             let mut unused = Vec::new();
             for exchange in self.exchanges.values_mut() {
-                if exchange.forget(&destination) && exchange.auto_delete && !exchange.is_bound() {
+                if exchange.remove_destination(&destination)
+                    && exchange.auto_delete
+                    && !exchange.is_bound()
+                {
                     unused.push(exchange.name.clone());
                 }
             }

@@ -24,7 +24,7 @@ use crate::{
 
 /// Whether every queue has accepted the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Taken {
+pub(super) enum Enqueued {
     ByAll,
     NotByAll,
 }
@@ -105,7 +105,7 @@ impl Core {
         let routed = route_all(self.vhost_of(id)?, &message, headers.as_ref());
         let taken = self.distribute(now, (id, number), &message, routed, mandatory);
         if let Some(tag) = confirm {
-            let outcome = if taken == Taken::ByAll {
+            let outcome = if taken == Enqueued::ByAll {
                 Outcome::Ack
             } else {
                 Outcome::Nack
@@ -124,7 +124,7 @@ impl Core {
         message: &Arc<Message>,
         queues: Vec<QueueId>,
         mandatory: bool,
-    ) -> Taken {
+    ) -> Enqueued {
         if queues.is_empty() && mandatory {
             let head = Head::Return {
                 code: 312,
@@ -137,10 +137,10 @@ impl Core {
             };
             self.act(id, Action::Content(number, content));
         }
-        let mut taken = Taken::ByAll;
+        let mut taken = Enqueued::ByAll;
         for queue in queues {
-            if self.enqueue(now, queue, message) == Taken::NotByAll {
-                taken = Taken::NotByAll;
+            if self.enqueue(now, queue, message) == Enqueued::NotByAll {
+                taken = Enqueued::NotByAll;
             }
         }
         taken
@@ -279,15 +279,15 @@ impl Core {
     }
 
     /// Puts a message into a queue, unless a limit makes the queue reject it.
-    fn enqueue(&mut self, now: Now, id: QueueId, message: &Arc<Message>) -> Taken {
+    fn enqueue(&mut self, now: Now, id: QueueId, message: &Arc<Message>) -> Enqueued {
         let Some(queue) = self.queues.get_mut(&id) else {
-            return Taken::ByAll;
+            return Enqueued::ByAll;
         };
-        if queue.refuses() {
+        if queue.rejects() {
             if queue.settings.overflow == Overflow::RejectPublishDeadLetter {
                 self.dead_letter(id, message.clone(), Reason::MaxLength);
             }
-            return Taken::NotByAll;
+            return Enqueued::NotByAll;
         }
         let first = queue.ready() == 0;
         queue.push(message.clone(), now.instant);
@@ -296,7 +296,7 @@ impl Core {
         if !(first && self.deliver_one(id)) {
             self.dispatch(now, id);
         }
-        Taken::ByAll
+        Enqueued::ByAll
     }
 
     /// Puts a message that the broker itself publishes into its queues.

@@ -38,7 +38,7 @@ impl Core {
             if queue.armed == Some(at) {
                 queue.armed = None;
             }
-            if queue.is_abandoned(now.instant) {
+            if queue.is_expired(now.instant) {
                 self.remove_queue(now, id);
             } else {
                 self.dispatch(now, id);

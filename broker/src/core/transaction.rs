@@ -11,7 +11,7 @@ use crate::{
         Core, Now, Outcome,
         connection::{Channel, Transaction},
         methods::unexpected,
-        publish::Taken,
+        publish::Enqueued,
     },
     exception::{Code, Exception, precondition_failed},
     id::{ConnectionId, QueueId},
@@ -115,7 +115,7 @@ impl Core {
                 confirms.nacks = confirms.nacks.saturating_sub(1);
                 nacked
             });
-            if taken == Taken::NotByAll || nacked {
+            if taken == Enqueued::NotByAll || nacked {
                 outcome = Outcome::Nack;
             }
         }
