@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::timeout_at;
 
 use super::coalesce::Coalescer;
-use super::reply_queue::{CallMessage, PendingCall, ReplyQueue, ReplyRouter};
+use super::reply_queue::{CallMessage, CurrentReplyQueue, PendingCall, ReplyQueue};
 use super::request::CallRequest;
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::link::Connection;
@@ -23,7 +23,7 @@ static NEXT_MESSAGE: AtomicU64 = AtomicU64::new(1);
 /// The part of a client that sends requests through the broker.
 #[derive(Clone)]
 pub(super) struct BrokerBackend {
-    pub(super) router: Arc<ReplyRouter>,
+    pub(super) current: Arc<CurrentReplyQueue>,
     pub(super) connection: Connection,
     /// For one-way requests, and for requests that are sent alone on a channel.
     pub(super) publisher: Publisher,
@@ -33,7 +33,7 @@ pub(super) struct BrokerBackend {
 impl BrokerBackend {
     pub(super) fn new(connection: &Connection) -> Self {
         Self {
-            router: ReplyRouter::of(connection),
+            current: CurrentReplyQueue::of(connection),
             connection: connection.clone(),
             publisher: Publisher::new(connection, MAX_UNCONFIRMED),
             coalescer: None,
@@ -43,25 +43,25 @@ impl BrokerBackend {
     /// A new idempotency key.
     pub(super) fn next_message_id(&self) -> String {
         let number = NEXT_MESSAGE.fetch_add(1, Ordering::Relaxed);
-        format!("{}-{number}", self.router.identity)
+        format!("{}-{number}", self.current.identity)
     }
 
     /// Queues or publishes a request, if nothing has to be waited for.
     pub(super) fn send_now(&self, request: &Arc<CallRequest>) -> Option<PendingCall> {
         let coalescer = self.coalescer.as_ref();
-        let queued = coalescer.and_then(|coalescer| coalescer.enqueue(&self.router, request));
-        queued.or_else(|| self.publish_on(&self.router.ready()?, request)?.ok())
+        let queued = coalescer.and_then(|coalescer| coalescer.enqueue(&self.current, request));
+        queued.or_else(|| self.publish_on(&self.current.ready()?, request)?.ok())
     }
 
     /// Publishes a request in a message of its own, on the first session that accepts it.
     pub(super) async fn send(&self, request: &CallRequest) -> Result<PendingCall, Error> {
         loop {
-            let queue = match timeout_at(request.deadline, self.router.wait()).await {
+            let queue = match timeout_at(request.deadline, self.current.wait()).await {
                 Ok(Ok(queue)) => queue,
                 Ok(Err(error)) => return Err(request.not_sent(error)),
                 Err(_) => {
                     let kind = self
-                        .router
+                        .current
                         .blocked()
                         .map_or(ErrorKind::Timeout, ErrorKind::Blocked);
                     return Err(request.failed(kind, Outcome::NotSent));
@@ -105,7 +105,7 @@ impl BrokerBackend {
     /// that channel, this request is the reason.
     pub(super) async fn send_isolated(&self, request: &CallRequest) -> Result<PendingCall, Error> {
         loop {
-            let queue = match timeout_at(request.deadline, self.router.wait()).await {
+            let queue = match timeout_at(request.deadline, self.current.wait()).await {
                 Ok(Ok(queue)) => queue,
                 Ok(Err(error)) => return Err(request.not_sent(error)),
                 Err(_) => return Err(request.failed(ErrorKind::Timeout, Outcome::NotSent)),

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::reply_queue::{CallMessage, PendingCall, ReplyQueue, ReplyRouter};
+use super::reply_queue::{CallMessage, CurrentReplyQueue, PendingCall, ReplyQueue};
 use super::request::CallRequest;
 use crate::error::{Error, ErrorKind};
 use crate::sync::lock;
@@ -67,7 +67,7 @@ impl Coalescer {
     /// Queues a call for a batch. `None` if it is to be sent in a message of its own.
     pub(super) fn enqueue(
         &self,
-        router: &ReplyRouter,
+        current: &CurrentReplyQueue,
         request: &Arc<CallRequest>,
     ) -> Option<PendingCall> {
         let may_share = self.is_accepted.load(Ordering::Relaxed)
@@ -79,7 +79,7 @@ impl Coalescer {
         if !may_share {
             return None;
         }
-        let queue = router.ready()?;
+        let queue = current.ready()?;
         if self.was_single.load(Ordering::Relaxed) && !queue.has_calls() {
             return None;
         }

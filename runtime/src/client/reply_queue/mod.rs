@@ -1,12 +1,12 @@
 //! The reply queue of a connection, the channel for requests beside it, and the calls that wait for their
 //! replies.
 
+mod current;
 mod in_flight;
 mod queue;
 mod replies;
-mod router;
 mod task;
 
+pub(super) use current::CurrentReplyQueue;
 pub(super) use in_flight::{CallCompletion, CallMessage, ReceivedReply};
 pub(super) use queue::{PendingCall, ReplyQueue};
-pub(super) use router::ReplyRouter;

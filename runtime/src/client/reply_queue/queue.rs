@@ -44,7 +44,7 @@ pub(in crate::client) struct PendingCall {
 
 impl ReplyQueue {
     /// Registers a call, before its request is published: the reply may come at once. `None` if no reply
-    /// can come to this queue any more; the router will have another one.
+    /// can come to this queue any more; there will be another current one.
     pub(in crate::client) fn register(
         self: &Arc<Self>,
         message: CallMessage,

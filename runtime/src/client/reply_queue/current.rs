@@ -12,14 +12,14 @@ use crate::random;
 
 /// The part that all clients of a connection share: the current reply queue.
 #[derive(Debug)]
-pub(in crate::client) struct ReplyRouter {
+pub(in crate::client) struct CurrentReplyQueue {
     queue: watch::Receiver<Option<Arc<ReplyQueue>>>,
     /// The start of every idempotency key (`message_id`) of this process.
     pub(in crate::client) identity: String,
 }
 
-impl ReplyRouter {
-    /// The router of a connection. The first call starts the task that keeps a reply queue.
+impl CurrentReplyQueue {
+    /// The current reply queue of a connection. The first call starts the task that keeps a reply queue.
     pub(in crate::client) fn of(connection: &Connection) -> Arc<Self> {
         connection.shared(|| {
             let (sender, queue) = watch::channel(None);
