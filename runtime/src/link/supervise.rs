@@ -251,7 +251,7 @@ impl Supervisor {
         // Once at WARN is enough, except for a refused login: no attempt succeeds until an operator
         // has changed something.
         if failures == 1 || error.is_bad_credentials() {
-            tracing::warn!(%role, %error, source = ?source(&error), ?pause, "connecting to the broker failed, trying again");
+            tracing::warn!(%role, %error, source = source(&error), ?pause, "connecting to the broker failed, trying again");
         } else {
             tracing::debug!(%role, %error, failures, ?pause, "connecting to the broker failed, trying again");
         }
@@ -275,7 +275,7 @@ impl Supervisor {
             reason = report_blocks(session, role, &self.tracker) => reason,
         };
         self.status.send_replace(LinkStatus::Down);
-        tracing::warn!(%role, error = %reason, source = ?source(&reason), "connection to the broker lost");
+        tracing::warn!(%role, error = %reason, source = source(&reason), "connection to the broker lost");
         self.tracker.reconnecting(role, reason);
         if connected_at.elapsed() >= STABLE {
             self.failures = 0;

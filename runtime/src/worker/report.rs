@@ -47,15 +47,15 @@ impl SetupFailures {
         match &mut self.since {
             None => {
                 self.since = Some((now, now));
-                tracing::error!(queue, %error, ?cause, "cannot consume the queue, trying again");
+                tracing::error!(queue, %error, cause, "cannot consume the queue, trying again");
             }
             Some((first, last)) if now.duration_since(*last) >= REPORT_INTERVAL => {
                 *last = now;
                 let since = now.duration_since(*first);
-                tracing::warn!(queue, %error, ?cause, failures, ?since, "still cannot consume the queue, trying again");
+                tracing::warn!(queue, %error, cause, failures, ?since, "still cannot consume the queue, trying again");
             }
             Some(_) => {
-                tracing::debug!(queue, %error, ?cause, failures, "cannot consume the queue yet");
+                tracing::debug!(queue, %error, cause, failures, "cannot consume the queue yet");
             }
         }
     }

@@ -115,7 +115,7 @@ impl<K: Kind, T, M> Subscribe<K, T, M> {
             Arc::new(move |missed| {
                 let reason = std::error::Error::source(&missed).map(ToString::to_string);
                 let missed = Escaped(&missed);
-                tracing::warn!(exchange, ?reason, "{missed}");
+                tracing::warn!(exchange, reason, "{missed}");
             })
         })
     }
