@@ -6,6 +6,7 @@ use crate::raw::Raw;
 use lapin::BasicProperties;
 use lapin::types::AMQPValue;
 use lepus::{Connection, Job, QueueKind, RetryPolicy, WorkQueue};
+use std::future::{Ready, ready};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,6 +96,19 @@ pub async fn next<T>(told: &mut mpsc::UnboundedReceiver<T>) -> T {
         .await
         .expect("a handler says something within 60 s")
         .expect("a handler is left")
+}
+
+/// A handler that hands each payload to the test, for [`next`].
+pub fn recorder<T: Send + 'static>() -> (
+    impl Fn(Job<T>) -> Ready<()> + Send + Sync + 'static,
+    mpsc::UnboundedReceiver<T>,
+) {
+    let (tell, told) = mpsc::unbounded_channel();
+    let handler = move |job: Job<T>| {
+        tell.send(job.into_payload()).expect("the test listens");
+        ready(())
+    };
+    (handler, told)
 }
 
 /// A job that fails finds its queue full when it comes back, and must come all the same.

@@ -6,11 +6,21 @@ use crate::eventually::eventually;
 use crate::gate::Gate;
 use crate::proxy::Proxy;
 use crate::raw::Raw;
-use lepus::{Connection, Context, Running, Server};
+use lepus::{CallError, Connection, Context, Error, Running, Server};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
+
+/// The error of a call that fails on its way: not its method's own.
+pub async fn transport_error<T: fmt::Debug, E: fmt::Debug>(
+    call: impl IntoFuture<Output = Result<T, CallError<E>>>,
+) -> Error {
+    match call.await.expect_err("the call fails") {
+        CallError::Rpc(error) => error,
+        own => panic!("the method's own error: {own:?}"),
+    }
+}
 
 /// The service under test. What every implementation of it does alike stands here.
 #[lepus::service(name = "probe")]

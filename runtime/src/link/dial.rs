@@ -4,7 +4,6 @@
 
 use std::io;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use lapin::types::LongString;
 use lapin::uri::AMQPUri;
@@ -40,8 +39,6 @@ pub(super) struct DialedConnection {
     pub(super) channels: Channels,
     /// The error that the I/O task ends with.
     pub(super) io_error: oneshot::Receiver<io::Error>,
-    /// The heartbeat interval that was asked for.
-    pub(super) heartbeat: Duration,
 }
 
 /// Tries the addresses in turn and returns the first connection.
@@ -145,7 +142,6 @@ async fn open_connection(
         pipe,
         error: io_error,
     } = socket;
-    let heartbeat = uri.query.heartbeat.unwrap_or_default();
     uri.query.channel_max = Some(LAPINS_CHANNEL_MAX);
     uri.query.frame_max = Some(LAPINS_FRAME_MAX);
     let close_on_drop = CloseOnDrop(Some(mux.clone()));
@@ -167,7 +163,6 @@ async fn open_connection(
         mux,
         channels,
         io_error,
-        heartbeat: Duration::from_secs(heartbeat.into()),
     })
 }
 

@@ -43,7 +43,6 @@ pub(crate) struct Session {
     blocked: watch::Sender<Option<String>>,
     counters: Arc<Counters>,
     io: runtime::Handle,
-    heartbeat: Duration,
 }
 
 impl Session {
@@ -58,7 +57,6 @@ impl Session {
             mux,
             channels,
             io_error,
-            heartbeat,
         } = dialed;
         // lapin gives each event to one listener only, so there must be no other.
         let events = connection.events_listener();
@@ -72,7 +70,6 @@ impl Session {
             blocked: watch::Sender::new(None),
             counters,
             io: io.clone(),
-            heartbeat,
         });
         io.spawn(watch(Arc::downgrade(&session), events, io_error));
         session
@@ -83,9 +80,10 @@ impl Session {
         &self.io
     }
 
-    /// The heartbeat interval that was asked for.
+    /// The negotiated heartbeat interval.
     pub(super) fn heartbeat(&self) -> Duration {
-        self.heartbeat
+        let seconds = self.mux.negotiated().map_or(0, |tune| tune.heartbeat);
+        Duration::from_secs(seconds.into())
     }
 
     pub(crate) fn generation(&self) -> u64 {

@@ -54,12 +54,21 @@ fn sockets() -> usize {
 
 /// Waits until no connection has a thread: at the start of a test, for those of the test before.
 async fn no_threads() {
-    eventually("no thread of a connection", || async {
-        let left = threads();
-        if left.is_empty() {
+    only_threads("no thread of a connection", &[]).await;
+}
+
+/// A thread has no name of its own yet in its first moment, and takes a moment to end.
+async fn only_threads(what: &str, expected: &[(&str, usize)]) {
+    let expected = expected
+        .iter()
+        .map(|(name, count)| ((*name).to_owned(), *count));
+    let expected: BTreeMap<String, usize> = expected.collect();
+    eventually(what, || async {
+        let now = threads();
+        if now == expected {
             Ok(())
         } else {
-            Err(format!("{left:?}"))
+            Err(format!("{now:?}"))
         }
     })
     .await;
@@ -198,16 +207,8 @@ async fn connections_that_were_lost(env: Env) {
         })
         .await;
     }
-    let two_sessions = BTreeMap::from([("lapin-io-loop".into(), 2), ("lepus-io".into(), 1)]);
-    eventually("the threads of one generation", || async {
-        let now = threads();
-        if now == two_sessions {
-            Ok(())
-        } else {
-            Err(format!("{now:?}"))
-        }
-    })
-    .await;
+    let one_generation = [("lapin-io-loop", 2), ("lepus-io", 1)];
+    only_threads("the threads of one generation", &one_generation).await;
     drop((server, probe, connection));
     no_threads().await;
 }
@@ -242,18 +243,9 @@ async fn shared_io_takes_no_thread_of_its_own(env: Env) {
     no_threads().await;
     let connection = env.builder().io(Io::Shared).open().await.unwrap();
     let (server, probe) = in_use(&env, &connection).await;
-    let expected = BTreeMap::from([("lapin-io-loop".into(), 2)]);
-    // A thread has no name of its own yet in its first moment. A third thread of lapin's, once seen
-    // on RabbitMQ, was that of the connection which deleted the queues of the test before.
-    eventually("lapin's threads alone", || async {
-        let now = threads();
-        if now == expected {
-            Ok(())
-        } else {
-            Err(format!("{now:?}"))
-        }
-    })
-    .await;
+    // A third thread of lapin's, once seen on RabbitMQ, was that of the connection which deleted the
+    // queues of the test before.
+    only_threads("lapin's threads alone", &[("lapin-io-loop", 2)]).await;
     drop((server, probe, connection));
     no_threads().await;
 }

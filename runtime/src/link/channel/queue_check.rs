@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 
 use super::Channel;
 use super::consumer_end::{ConsumerEnd, ConsumerItem};
@@ -19,9 +19,11 @@ const INTERVALS: u32 = 3;
 /// AMQP's reply code for a queue that does not exist.
 const NOT_FOUND: u16 = 404;
 
-/// The task that checks the queue. Dropping it ends the task.
+/// The task that checks the queue: a `JoinSet` of one, because it aborts its tasks when it is dropped.
 #[derive(Debug)]
-pub(super) struct QueueCheck(AbortHandle);
+pub(super) struct QueueCheck {
+    _task: JoinSet<()>,
+}
 
 impl QueueCheck {
     /// Starts to check a queue, given by its name on the broker, for the consumer that receives `items`.
@@ -31,13 +33,9 @@ impl QueueCheck {
         items: mpsc::UnboundedSender<ConsumerItem>,
     ) -> Self {
         let check = check(Arc::downgrade(channel), queue.to_owned(), items);
-        Self(channel.session().io().spawn(check).abort_handle())
-    }
-}
-
-impl Drop for QueueCheck {
-    fn drop(&mut self) {
-        self.0.abort();
+        let mut task = JoinSet::new();
+        task.spawn_on(check, channel.session().io());
+        Self { _task: task }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{LONG, SHORT, SOON, UnservedClient};
 use lepus::{ConnectionState, Outcome};
-use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, is_settled, serve};
+use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, is_settled, serve, transport_error};
 use lepus_tests::proxy::{Cut, Proxy, Way};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
@@ -202,33 +202,9 @@ async fn a_call_that_cannot_wait_so_long_was_not_sent(env: Env) {
     fixture.probe.note(0).timeout(SOON).await.unwrap_err();
     state.wait_for(|state| !state.is_connected()).await.unwrap();
     for error in [
-        fixture
-            .probe
-            .hold(1)
-            .timeout(SHORT)
-            .await
-            .unwrap_err()
-            .rpc()
-            .unwrap()
-            .clone(),
-        fixture
-            .probe
-            .hold_idempotent(2)
-            .timeout(SHORT)
-            .await
-            .unwrap_err()
-            .rpc()
-            .unwrap()
-            .clone(),
-        fixture
-            .probe
-            .note(3)
-            .timeout(SHORT)
-            .await
-            .unwrap_err()
-            .rpc()
-            .unwrap()
-            .clone(),
+        transport_error(fixture.probe.hold(1).timeout(SHORT)).await,
+        transport_error(fixture.probe.hold_idempotent(2).timeout(SHORT)).await,
+        transport_error(fixture.probe.note(3).timeout(SHORT)).await,
     ] {
         assert!(error.is_timeout() && !error.may_have_executed(), "{error}");
         assert_eq!(error.outcome(), Some(Outcome::NotSent));

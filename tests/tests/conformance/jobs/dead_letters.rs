@@ -5,7 +5,9 @@ use lapin::BasicProperties;
 use lapin::options::BasicRejectOptions;
 use lapin::types::{AMQPValue, DecimalValue};
 use lepus::{Codec, Job, QueueKind, WorkQueue, reject};
-use lepus_tests::jobs::{JobFixture, KINDS, WorkerProcesses, header, next, policy, queue};
+use lepus_tests::jobs::{
+    JobFixture, KINDS, WorkerProcesses, header, next, policy, queue, recorder,
+};
 use lepus_tests::process::Signal;
 use lepus_tests::proxy::{Cut, Proxy};
 use lepus_tests::raw::{Raw, delivery, table};
@@ -44,11 +46,7 @@ async fn what_does_not_decode_is_buried_at_once(env: Env) {
     let fixture = JobFixture::open(env).await;
     for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
         let queue = queue::<u32>(name, kind).codec(Codec::Json);
-        let (tell, mut told) = mpsc::unbounded_channel();
-        let handler = move |job: Job<u32>| {
-            tell.send(job.into_payload()).unwrap();
-            async {}
-        };
+        let (handler, mut told) = recorder::<u32>();
         let running = queue
             .worker(&fixture.connection)
             .start(handler)

@@ -5,7 +5,7 @@ use lapin::types::AMQPValue;
 use lepus::{Codec, Connection, Job, Outcome, Producer, Table, Value, WorkQueue};
 use lepus_tests::deadline::TEST_LIMIT;
 use lepus_tests::frames::CHANNEL_OPEN;
-use lepus_tests::jobs::{JobFixture, KINDS, next, queue};
+use lepus_tests::jobs::{JobFixture, KINDS, next, queue, recorder};
 use lepus_tests::proxy::{Cut, Proxy, Way};
 use lepus_tests::raw::{Raw, durable};
 use lepus_tests::{Env, conformance, eventually};
@@ -517,11 +517,7 @@ async fn the_higher_priority_comes_first(env: Env) {
     for priority in [1, 5, 3, 5] {
         producer.push(&priority).priority(priority).await.unwrap();
     }
-    let (tell, mut told) = mpsc::unbounded_channel();
-    let handler = move |job: Job<u8>| {
-        tell.send(job.into_payload()).unwrap();
-        async {}
-    };
+    let (handler, mut told) = recorder::<u8>();
     let running = queue
         .worker(&fixture.connection)
         .start(handler)

@@ -5,7 +5,7 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::AMQPValue;
 use lepus::{Job, WorkQueue};
 use lepus_broker::Broker;
-use lepus_tests::jobs::{JobFixture, KINDS, next, queue};
+use lepus_tests::jobs::{JobFixture, KINDS, next, queue, recorder};
 use lepus_tests::proxy::Cut;
 use lepus_tests::raw::durable;
 use lepus_tests::{Env, conformance, eventually};
@@ -409,11 +409,7 @@ async fn a_deleted_queue_comes_back(env: Env) {
     let jobs = fixture.full("jobs");
     let queue = WorkQueue::<u32>::new("jobs");
     let producer = queue.producer(&fixture.connection);
-    let (tell, mut told) = mpsc::unbounded_channel();
-    let handler = move |job: Job<u32>| {
-        tell.send(job.into_payload()).unwrap();
-        async {}
-    };
+    let (handler, mut told) = recorder::<u32>();
     let running = queue
         .worker(&fixture.connection)
         .start(handler)
@@ -447,11 +443,7 @@ async fn a_consumer_that_the_broker_forgot_comes_back(env: Env) {
     let connection = fixture.env.builder().heartbeat(Duration::from_secs(1));
     let connection = connection.open().await.unwrap();
     let queue = WorkQueue::<u32>::new("jobs");
-    let (tell, mut told) = mpsc::unbounded_channel();
-    let handler = move |job: Job<u32>| {
-        tell.send(job.into_payload()).unwrap();
-        async {}
-    };
+    let (handler, mut told) = recorder::<u32>();
     let running = queue.worker(&connection).start(handler).await.unwrap();
     let producer = queue.producer(&connection);
     for number in 1..=2 {

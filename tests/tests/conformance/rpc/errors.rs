@@ -4,7 +4,7 @@ use lepus::{CallError, Client, Code, Codec, Connection, Context, Outcome, Server
 use lepus_tests::eventually::eventually;
 use lepus_tests::frames::{blocked, unblocked};
 use lepus_tests::peer::{Caller, headers};
-use lepus_tests::probe::{Facts, ProbeClient, RpcFixture, Subject, serve};
+use lepus_tests::probe::{Facts, ProbeClient, RpcFixture, Subject, serve, transport_error};
 use lepus_tests::proxy::Proxy;
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, Gate, conformance};
@@ -198,24 +198,8 @@ async fn blocked_by_the_broker(env: Env) {
     state.wait_for(is_blocked).await.unwrap();
 
     for error in [
-        fixture
-            .probe
-            .hold(2)
-            .timeout(SHORT)
-            .await
-            .unwrap_err()
-            .rpc()
-            .unwrap()
-            .clone(),
-        fixture
-            .probe
-            .note(3)
-            .timeout(SHORT)
-            .await
-            .unwrap_err()
-            .rpc()
-            .unwrap()
-            .clone(),
+        transport_error(fixture.probe.hold(2).timeout(SHORT)).await,
+        transport_error(fixture.probe.note(3).timeout(SHORT)).await,
     ] {
         assert!(
             error.is_blocked() && !error.may_have_executed(),
@@ -266,29 +250,9 @@ async fn closed(env: Env) {
     let fixture = RpcFixture::start(&env).await;
     fixture.calling.close().await;
     for error in [
-        fixture
-            .probe
-            .echo("x".into())
-            .await
-            .unwrap_err()
-            .rpc()
-            .unwrap()
-            .clone(),
-        fixture
-            .probe
-            .note(1)
-            .await
-            .unwrap_err()
-            .rpc()
-            .unwrap()
-            .clone(),
-        ProbeClient::new(&fixture.calling)
-            .hold(1)
-            .await
-            .unwrap_err()
-            .rpc()
-            .unwrap()
-            .clone(),
+        transport_error(fixture.probe.echo("x".into())).await,
+        transport_error(fixture.probe.note(1)).await,
+        transport_error(ProbeClient::new(&fixture.calling).hold(1)).await,
     ] {
         assert!(
             error.is_closed() && error.is_disconnected() && !error.is_timeout(),
