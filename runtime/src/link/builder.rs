@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::Handle;
 
 use super::connection::Connection;
+use super::io_thread::IoThread;
 use super::settings::{BrokerAddress, Io, Settings, TlsSettings};
 use crate::clock;
 use crate::error::Error;
@@ -207,11 +208,9 @@ impl ConnectionBuilder {
         let tasks = Handle::current();
         let retry_at_start = self.retry_at_start;
         let io = self.io;
-        // Everything that can fail comes before the runtime is made: tokio panics when a runtime is
-        // dropped inside another one.
         let settings = self.settings()?;
         let own = match io {
-            Io::Own => Some(own_runtime()?),
+            Io::Own => Some(IoThread::start()?),
             Io::Shared => None,
         };
         let connection = Connection::new(settings, tasks, own);
@@ -257,18 +256,6 @@ impl ConnectionBuilder {
             namespace,
         })
     }
-}
-
-/// A runtime with one thread, for the I/O of one connection.
-fn own_runtime() -> Result<Runtime, Error> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("lepus-io")
-        .enable_all()
-        .build()
-        .map_err(|error| {
-            Error::invalid("the connection's I/O thread cannot be started").caused_by(error)
-        })
 }
 
 /// The name of the running program.

@@ -4,11 +4,11 @@
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
 
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::io_thread::IoThread;
 use super::namespace::Namespace;
 use super::session::Session;
 use super::settings::Settings;
@@ -18,9 +18,6 @@ use crate::error::Error;
 use crate::policy::retry::RetryPolicy;
 use crate::stats::{Counters, Stats};
 use crate::sync::lock;
-
-/// The limit for the close of a dropped connection.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A connection to RabbitMQ. Cheap to clone; dropping the last clone closes it.
 ///
@@ -93,14 +90,14 @@ struct Inner {
     tasks: Handle,
     shared: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
     counters: Arc<Counters>,
-    io: Option<Runtime>,
+    io: Option<IoThread>,
 }
 
 impl Connection {
-    /// Starts a connection that is not connected yet. `own` is a runtime of its own for reading and
+    /// Starts a connection that is not connected yet. `own` is a thread of its own for reading and
     /// writing; without one it is done on `tasks`.
-    pub(super) fn new(settings: Settings, tasks: Handle, own: Option<Runtime>) -> Self {
-        let io = own.as_ref().map_or(&tasks, Runtime::handle).clone();
+    pub(super) fn new(settings: Settings, tasks: Handle, own: Option<IoThread>) -> Self {
+        let io = own.as_ref().map_or(&tasks, IoThread::handle).clone();
         let namespace = Namespace::new(settings.namespace.clone());
         let counters = Arc::<Counters>::default();
         let dialer = Arc::new(Dialer::new(settings, io, Arc::clone(&counters)));
@@ -277,41 +274,7 @@ impl Drop for Inner {
                 link.closed().await;
             }
         };
-        shut_down(io, close, |work| {
-            let thread = std::thread::Builder::new().name("lepus-close".into());
-            thread.spawn(work).map(drop)
-        });
-    }
-}
-
-/// Shuts a runtime down after `close` is done, on a thread that `spawn` starts. tokio panics when a
-/// runtime is blocked on or dropped inside another one, and the last clone of a connection may be
-/// dropped inside one.
-fn shut_down(
-    io: Runtime,
-    close: impl Future<Output = ()> + Send + 'static,
-    spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> std::io::Result<()>,
-) {
-    // Shared with the closure: if no thread can be started, the closure is dropped, and the runtime must
-    // not be dropped with it.
-    let io = Arc::new(Mutex::new(Some(io)));
-    let owned = Arc::clone(&io);
-    let started = spawn(Box::new(move || {
-        let io = lock(&owned).take();
-        if let Some(io) = io {
-            let closed = io.block_on(async { tokio::time::timeout(CLOSE_TIMEOUT, close).await });
-            if closed.is_err() {
-                tracing::debug!("the broker did not answer connection.close in time");
-            }
-            io.shutdown_background();
-        }
-    }));
-    if let Err(error) = started {
-        tracing::warn!(%error, "connection dropped without connection.close: no thread can be started");
-        let io = lock(&io).take();
-        if let Some(io) = io {
-            io.shutdown_background();
-        }
+        io.end(close);
     }
 }
 
@@ -323,45 +286,5 @@ impl std::fmt::Debug for Connection {
             .field("addresses", &settings.addresses)
             .field("state", &*self.inner.tracker.watch().borrow())
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn runtime() -> Runtime {
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        builder.worker_threads(1).enable_all().build().unwrap()
-    }
-
-    /// Dropping the runtime inside this test's runtime would panic.
-    #[tokio::test]
-    async fn a_runtime_is_shut_down_if_no_thread_can_be_started() {
-        let io = runtime();
-        let handle = io.handle().clone();
-        let (alive, ended) = tokio::sync::oneshot::channel::<()>();
-        handle.spawn(async move {
-            std::future::pending::<()>().await;
-            drop(alive);
-        });
-        shut_down(io, std::future::ready(()), |work| {
-            drop(work);
-            Err(std::io::ErrorKind::WouldBlock.into())
-        });
-        // Its tasks are dropped with it.
-        assert!(ended.await.is_err());
-    }
-
-    #[tokio::test]
-    async fn a_runtime_is_shut_down_after_the_close() {
-        let (sender, receiver) = tokio::sync::oneshot::channel();
-        let close = async move {
-            assert!(sender.send(()).is_ok());
-        };
-        shut_down(runtime(), close, |work| {
-            std::thread::Builder::new().spawn(work).map(drop)
-        });
-        assert!(receiver.await.is_ok());
     }
 }

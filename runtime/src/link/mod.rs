@@ -15,6 +15,7 @@ mod connection;
 mod convert;
 mod dial;
 mod frame;
+mod io_thread;
 mod lapin_runtime;
 mod namespace;
 mod sasl;

@@ -37,7 +37,7 @@ fn threads() -> BTreeMap<String, usize> {
             continue;
         };
         let name = name.trim();
-        if ["lepus-io", "lepus-close", "lapin-io-loop"].contains(&name) {
+        if ["lepus-io", "lapin-io-loop"].contains(&name) {
             *threads.entry(name.to_owned()).or_default() += 1;
         }
     }

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BytesMut};
 use tokio::sync::Notify;
 
-use super::transport::Transport;
+use super::transport::TransportWriter;
 use super::tune::{self, Negotiation, Tune};
 use crate::error::{Error, ErrorKind};
 use crate::link::frame::FrameCursor;
@@ -93,7 +93,7 @@ struct Inner {
 
 struct MuxState {
     /// `None` once the connection is closed.
-    transport: Option<Arc<Transport>>,
+    transport: Option<Arc<TransportWriter>>,
     /// Whole frames in the order of appending. The first one may be partly written.
     out: BytesMut,
     /// The part of a frame that lapin has written so far.
@@ -116,7 +116,7 @@ struct MuxState {
 }
 
 impl WriteMux {
-    pub(super) fn new(transport: Arc<Transport>, wanted: Tune, responses: Responses) -> Self {
+    pub(super) fn new(transport: Arc<TransportWriter>, wanted: Tune, responses: Responses) -> Self {
         Self {
             inner: Arc::new(Inner {
                 state: Mutex::new(MuxState {

@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::demux::Demux;
 use super::mux::WriteMux;
 use super::pipe::{InboundBuffer, Pipe};
-use super::transport::Transport;
+use super::transport::{Transport, TransportReader, TransportWriter};
 use super::tune::{self, Tune};
 use crate::link::sasl::Responses;
 use crate::link::socket::channels::Channels;
@@ -29,19 +29,6 @@ const SYNTHETIC_HEARTBEAT: Duration = Duration::from_millis(200);
 /// After a failed write, how long to wait for the frame in which the broker may give its reason
 /// (`connection.close`).
 const CLOSE_REASON_TIMEOUT: Duration = Duration::from_millis(100);
-
-/// The outcome of one read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ReadOutcome {
-    /// The buffer was filled, and more may be waiting in the socket.
-    Full,
-    /// All available bytes were read.
-    All,
-    /// No bytes were available.
-    Nothing,
-    /// The end of the stream.
-    End,
-}
 
 /// A connection's socket, with its I/O task running.
 #[derive(Debug)]
@@ -61,13 +48,15 @@ impl Socket {
         responses: Responses,
         io: &Handle,
     ) -> Self {
-        let transport = Arc::new(transport);
-        let mux = WriteMux::new(Arc::clone(&transport), wanted, responses);
+        let (reader, writer) = transport.split();
+        let writer = Arc::new(writer);
+        let mux = WriteMux::new(Arc::clone(&writer), wanted, responses);
         let channels = Channels::new(mux.clone());
         let inbound = Arc::<InboundBuffer>::default();
         let (sender, error) = oneshot::channel();
         let task = IoTask {
-            transport,
+            reader,
+            writer,
             demux: Demux::new(mux.clone(), channels.clone(), Arc::clone(&inbound)),
             end: EndGuard {
                 mux: mux.clone(),
@@ -88,7 +77,8 @@ impl Socket {
 }
 
 struct IoTask {
-    transport: Arc<Transport>,
+    reader: TransportReader,
+    writer: Arc<TransportWriter>,
     demux: Demux,
     end: EndGuard,
     /// When lapin was last passed a frame.
@@ -139,22 +129,20 @@ impl IoTask {
             if mux.is_closed() {
                 return Ok(());
             }
-            let mut has_more = false;
+            let mut is_filled = false;
             tokio::select! {
                 // The timer comes first: under a constant flow of incoming frames, heartbeats still
                 // have to be written in time.
                 biased;
                 () = timer.next(&mux) => {}
-                ready = self.transport.ready(!is_drained) => {
-                    let ready = ready?;
-                    if ready.is_readable() || ready.is_read_closed() {
-                        match self.read()? {
-                            ReadOutcome::End => return Ok(()),
-                            ReadOutcome::Full => has_more = true,
-                            ReadOutcome::All | ReadOutcome::Nothing => {}
-                        }
+                read = self.reader.read(&mut self.buffer) => match read? {
+                    0 => return Ok(()),
+                    size => {
+                        is_filled = size == self.buffer.len();
+                        self.receive(size)?;
                     }
-                }
+                },
+                writable = self.writer.writable(), if !is_drained => writable?,
                 () = mux.woken() => {}
             }
             is_drained = match mux.try_flush() {
@@ -168,7 +156,7 @@ impl IoTask {
             };
             // Under a constant flow of incoming frames the loop would never suspend. Other tasks and
             // the timers of this thread have to run, too.
-            if has_more {
+            if is_filled {
                 tokio::task::yield_now().await;
             } else {
                 tokio::task::coop::consume_budget().await;
@@ -178,37 +166,17 @@ impl IoTask {
 
     /// Reads until the end of the stream or until reading fails.
     async fn read_to_end(&mut self) {
-        while self.transport.ready(false).await.is_ok() {
-            match self.read() {
-                Ok(ReadOutcome::Full | ReadOutcome::All | ReadOutcome::Nothing) => {}
-                Ok(ReadOutcome::End) | Err(_) => return,
-            }
+        while let Ok(size @ 1..) = self.reader.read(&mut self.buffer).await
+            && self.receive(size).is_ok()
+        {
             tokio::task::coop::consume_budget().await;
         }
     }
 
-    /// Reads once, and passes lapin a heartbeat if one is due.
-    fn read(&mut self) -> io::Result<ReadOutcome> {
-        let read = match self.transport.try_read(&mut self.buffer) {
-            Ok(0) => return Ok(ReadOutcome::End),
-            Ok(size) => {
-                self.demux
-                    .receive(self.buffer.get(..size).unwrap_or_default())?;
-                if size < self.buffer.len() {
-                    ReadOutcome::All
-                } else {
-                    ReadOutcome::Full
-                }
-            }
-            Err(error) => {
-                return match error.kind() {
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {
-                        Ok(ReadOutcome::Nothing)
-                    }
-                    _ => Err(error),
-                };
-            }
-        };
+    /// Handles the bytes that were read, and passes lapin a heartbeat if one is due.
+    fn receive(&mut self, size: usize) -> io::Result<()> {
+        let bytes = self.buffer.get(..size).unwrap_or_default();
+        self.demux.receive(bytes)?;
         let (to_lapin, to_others) = self.demux.take_activity();
         if to_lapin {
             self.last_lapin_frame = Instant::now();
@@ -218,7 +186,7 @@ impl IoTask {
             tune::heartbeat(&mut heartbeat);
             self.end.inbound.push(&heartbeat)?;
         }
-        Ok(read)
+        Ok(())
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use super::demux::Demux;
 use super::mux::WriteMux;
 use super::pipe::Pipe;
-use super::transport::Transport;
+use super::transport::{Transport, TransportWriter};
 use super::tune::Tune;
 use crate::error::Error;
 use crate::link::sasl::Responses;
@@ -116,9 +116,9 @@ pub(in crate::link) async fn sockets() -> (TcpStream, Peer) {
 }
 
 /// A write buffer without an I/O task.
-pub(in crate::link) async fn wire() -> (WriteMux, Arc<Transport>, Peer) {
+pub(in crate::link) async fn wire() -> (WriteMux, Arc<TransportWriter>, Peer) {
     let (stream, peer) = sockets().await;
-    let transport = Arc::new(Transport::plain(stream));
+    let transport = Arc::new(Transport::plain(stream).split().1);
     let mux = WriteMux::new(Arc::clone(&transport), WANTED, Responses::default());
     (mux, transport, peer)
 }

@@ -1,22 +1,41 @@
 //! TCP connection, with or without TLS, that one task reads and many threads write.
 
 use std::io;
+#[cfg(feature = "tls")]
+use std::sync::Arc;
 
-use tokio::io::Interest;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 #[cfg(feature = "tls")]
 use super::tls::{self, Tls};
 #[cfg(feature = "tls")]
 use crate::link::settings::TlsSettings;
 
-/// The byte stream below AMQP. It never blocks: reads and writes return
-/// [`io::ErrorKind::WouldBlock`], and [`ready`](Self::ready) completes when to try again.
+/// The byte stream below AMQP.
 #[derive(Debug)]
 pub(in crate::link) struct Transport {
     tcp: TcpStream,
     #[cfg(feature = "tls")]
     tls: Option<Tls>,
+}
+
+/// The reading half, for one task.
+#[derive(Debug)]
+pub(super) struct TransportReader {
+    tcp: OwnedReadHalf,
+    #[cfg(feature = "tls")]
+    tls: Option<Arc<Tls>>,
+}
+
+/// The writing half, for any thread. It never blocks: a write returns [`io::ErrorKind::WouldBlock`],
+/// and [`writable`](Self::writable) completes when to try again.
+#[derive(Debug)]
+pub(in crate::link) struct TransportWriter {
+    tcp: OwnedWriteHalf,
+    #[cfg(feature = "tls")]
+    tls: Option<Arc<Tls>>,
 }
 
 impl Transport {
@@ -47,29 +66,54 @@ impl Transport {
         })
     }
 
-    /// Waits until the socket is readable or, if `writes` is set, writable.
+    pub(super) fn split(self) -> (TransportReader, TransportWriter) {
+        let (reader, writer) = self.tcp.into_split();
+        #[cfg(feature = "tls")]
+        let tls = self.tls.map(Arc::new);
+        let reader = TransportReader {
+            tcp: reader,
+            #[cfg(feature = "tls")]
+            tls: tls.clone(),
+        };
+        let writer = TransportWriter {
+            tcp: writer,
+            #[cfg(feature = "tls")]
+            tls,
+        };
+        (reader, writer)
+    }
+}
+
+impl TransportReader {
+    /// Reads some bytes; 0 at the end of the stream. Cancel-safe.
+    ///
+    /// # Errors
+    /// Reading from the socket failed, or its runtime is shutting down.
+    pub(super) async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            let tcp = self.tcp.as_ref();
+            loop {
+                match tls.try_read(tcp, buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    result => return result,
+                }
+                tcp.readable().await?;
+            }
+        }
+        // Unlike `try_read`, this takes a buffer that is not filled as a sign that the socket is empty,
+        // and saves the system call that would return `WouldBlock`.
+        self.tcp.read(buffer).await
+    }
+}
+
+impl TransportWriter {
+    /// Waits until the socket is writable. Cancel-safe.
     ///
     /// # Errors
     /// The runtime is shutting down.
-    pub(super) async fn ready(&self, writes: bool) -> io::Result<tokio::io::Ready> {
-        let interest = if writes {
-            Interest::READABLE | Interest::WRITABLE
-        } else {
-            Interest::READABLE
-        };
-        self.tcp.ready(interest).await
-    }
-
-    /// Reads some bytes; 0 at the end of the stream.
-    ///
-    /// # Errors
-    /// `WouldBlock`, or reading from the socket failed.
-    pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        #[cfg(feature = "tls")]
-        if let Some(tls) = &self.tls {
-            return tls.try_read(&self.tcp, buffer);
-        }
-        self.tcp.try_read(buffer)
+    pub(super) async fn writable(&self) -> io::Result<()> {
+        self.tcp.writable().await
     }
 
     /// Writes some bytes. With TLS, accepted bytes may stay buffered until
@@ -80,7 +124,7 @@ impl Transport {
     pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
-            return tls.try_write(&self.tcp, bytes);
+            return tls.try_write(self.tcp.as_ref(), bytes);
         }
         self.tcp.try_write(bytes)
     }
@@ -92,7 +136,7 @@ impl Transport {
     pub(super) fn try_flush(&self) -> io::Result<bool> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
-            return tls.try_flush(&self.tcp);
+            return tls.try_flush(self.tcp.as_ref());
         }
         Ok(true)
     }

@@ -9,7 +9,7 @@ use super::super::pipe::Pipe;
 use super::super::testing::{
     HEARTBEAT, OPEN_OK, arrives, consume, delivery, frame, lapin_reads, negotiate, tune, wire,
 };
-use super::super::transport::Transport;
+use super::super::transport::TransportWriter;
 use super::*;
 use crate::link::socket::channels::{ChannelEvent, ChannelHandle, ChannelHandler};
 use crate::stats::Counters;
@@ -23,7 +23,7 @@ struct DemuxFixture {
     peer: Peer,
     handler: Arc<RecordingHandler>,
     handle: ChannelHandle,
-    _transport: Arc<Transport>,
+    _transport: Arc<TransportWriter>,
 }
 
 #[derive(Default)]

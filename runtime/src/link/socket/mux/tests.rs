@@ -8,6 +8,7 @@ use super::super::testing::{
     HEARTBEAT, PROTOCOL_HEADER, WANTED, Woken, arrives, frame, negotiate, nothing_arrives, sockets,
     tune, wire,
 };
+use super::super::transport::Transport;
 use super::*;
 
 fn put(mux: &WriteMux, flush: Flush, frame: &[u8]) -> WriteOffset {
@@ -31,12 +32,12 @@ fn fill(mux: &WriteMux) -> usize {
 }
 
 /// Reads `size` bytes at the peer, while the buffer is written as the I/O task does it.
-async fn drain(mux: &WriteMux, transport: &Transport, peer: &Peer, size: usize) {
+async fn drain(mux: &WriteMux, transport: &TransportWriter, peer: &Peer, size: usize) {
     use std::io::Read;
     let mut peer = peer.try_clone().unwrap();
     let reading = std::thread::spawn(move || peer.read_exact(&mut vec![0; size]).unwrap());
     while !mux.try_flush().unwrap() {
-        transport.ready(true).await.unwrap();
+        transport.writable().await.unwrap();
     }
     reading.join().unwrap();
 }
@@ -295,8 +296,8 @@ async fn only_the_io_task_reports_that_writing_failed() {
     stream.shutdown(Shutdown::Write).unwrap();
     let stream = tokio::net::TcpStream::from_std(stream).unwrap();
     stream.writable().await.unwrap();
-    let transport = Transport::plain(stream);
-    let mux = WriteMux::new(Arc::new(transport), WANTED, Responses::default());
+    let (_, writer) = Transport::plain(stream).split();
+    let mux = WriteMux::new(Arc::new(writer), WANTED, Responses::default());
     // The appending thread does not fail: the task finds out, and closes the connection for all.
     let offset = put(&mux, Flush::Inline, &frame(3, 7, b"own"));
     assert!(mux.woken().now_or_never().is_some());

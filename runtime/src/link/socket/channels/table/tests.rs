@@ -7,8 +7,8 @@ use amq_protocol::protocol::basic;
 use futures_util::FutureExt;
 
 use super::*;
-use crate::link::socket::Transport;
 use crate::link::socket::testing::{OPEN_OK, arrives, frame, negotiate, nothing_arrives, wire};
+use crate::link::socket::transport::TransportWriter;
 
 const OPEN: [u8; 5] = [0, 20, 0, 10, 0];
 const CLOSE: [u8; 11] = [0, 20, 0, 40, 0, 200, 0, 0, 0, 0, 0];
@@ -21,7 +21,7 @@ struct TableFixture {
     channels: Channels,
     counters: Arc<Counters>,
     peer: Peer,
-    _transport: Arc<Transport>,
+    _transport: Arc<TransportWriter>,
 }
 
 impl TableFixture {
