@@ -113,3 +113,8 @@ pub use crate::{
     listen::Accept,
     outgoing::{Cut, Stall},
 };
+
+/// The example of the crate's README, compiled and run as a doctest.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -144,6 +144,9 @@
 //! in generated code that begin with `__`; the texts of errors, statuses and logs; the constructors and
 //! setters of [`ServiceDescriptor`] and [`MethodDescriptor`], which generated code uses.
 
+// Names the feature beside each item that needs one, on docs.rs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 #[cfg(feature = "__bench")]
 #[doc(hidden)]
 pub mod __bench;
@@ -208,3 +211,8 @@ pub use worker::{Running, Until};
 fn size_of_future<A, F: Future>(_: impl Fn(A) -> F) -> usize {
     size_of::<F>()
 }
+
+/// The example of the crate's README, compiled and run as a doctest.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
