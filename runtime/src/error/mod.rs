@@ -2,19 +2,18 @@
 //! [`Status`].
 
 mod call;
+mod display;
 mod kind;
+mod questions;
 mod site;
 mod source;
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::clock;
-use crate::escape::Escaped;
 use crate::wire::name::NameError;
-use crate::wire::status::{Code, Status};
 pub use call::{CallError, Never};
 pub(crate) use kind::{ConnectFault, ErrorKind, Mismatch};
 pub use site::Outcome;
@@ -137,234 +136,6 @@ impl Error {
     pub(crate) fn kind(&self) -> &ErrorKind {
         &self.inner.kind
     }
-
-    /// The outcome of the call or publish, if the error is about one.
-    #[must_use]
-    pub fn outcome(&self) -> Option<Outcome> {
-        self.inner.site.as_ref().map(|site| site.outcome)
-    }
-
-    /// The time from the start of the call or publish to its failure, if the error is about one.
-    #[must_use]
-    pub fn elapsed(&self) -> Option<Duration> {
-        self.inner.site.as_ref().map(|site| site.elapsed)
-    }
-
-    /// Whether the request may have been executed although the call failed: it was sent and no reply came,
-    /// or the handler failed.
-    #[must_use]
-    pub fn may_have_executed(&self) -> bool {
-        match (self.outcome(), &self.inner.kind) {
-            (Some(Outcome::Answered), ErrorKind::Status(status)) => {
-                !matches!(status.code(), Code::Unimplemented | Code::InvalidArgument)
-            }
-            (Some(Outcome::SentNoReply | Outcome::Answered), _) => true,
-            (Some(_), _) => false,
-            (None, kind) => matches!(kind, ErrorKind::Unconfirmed),
-        }
-    }
-
-    /// The deadline passed: no reply came in time, the message could not be sent in time, or the server
-    /// replied `deadline_exceeded`.
-    #[must_use]
-    pub fn is_timeout(&self) -> bool {
-        matches!(
-            self.inner.kind,
-            ErrorKind::Timeout | ErrorKind::Connect(ConnectFault::Timeout(_))
-        ) || self.code() == Some(Code::DeadlineExceeded)
-    }
-
-    /// The broker has no queue for the message: no server has declared the service's queue, or no
-    /// subscription takes the event.
-    #[must_use]
-    pub fn is_unroutable(&self) -> bool {
-        matches!(self.inner.kind, ErrorKind::Unroutable)
-    }
-
-    /// The connection was lost or closed before the reply or the confirm came.
-    #[must_use]
-    pub fn is_disconnected(&self) -> bool {
-        matches!(
-            self.inner.kind,
-            ErrorKind::Disconnected | ErrorKind::Closed | ErrorKind::Unconfirmed
-        )
-    }
-
-    /// The program closed the connection with [`Connection::close`](crate::Connection::close).
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        matches!(self.inner.kind, ErrorKind::Closed)
-    }
-
-    /// No connection to the broker could be opened. For a broker with several addresses, `Display` has the
-    /// error of each, and the `is_*` methods apply to the attempt that got furthest.
-    #[must_use]
-    pub fn is_connect(&self) -> bool {
-        matches!(self.inner.kind, ErrorKind::Connect(_))
-    }
-
-    /// The broker refused the user or the password.
-    #[must_use]
-    pub fn is_bad_credentials(&self) -> bool {
-        matches!(
-            self.inner.kind,
-            ErrorKind::Connect(ConnectFault::Credentials)
-        )
-    }
-
-    /// The virtual host does not exist, or the user has no access to it.
-    #[must_use]
-    pub fn is_bad_virtual_host(&self) -> bool {
-        matches!(
-            self.inner.kind,
-            ErrorKind::Connect(ConnectFault::VirtualHost)
-        )
-    }
-
-    /// The TLS handshake failed: a certificate, a host name, or a port without TLS.
-    #[must_use]
-    pub fn is_tls(&self) -> bool {
-        matches!(self.inner.kind, ErrorKind::Connect(ConnectFault::Tls))
-    }
-
-    /// The broker blocked the connection until the deadline, over a memory or disk alarm.
-    #[must_use]
-    pub fn is_blocked(&self) -> bool {
-        matches!(self.inner.kind, ErrorKind::Blocked(_))
-    }
-
-    /// The broker refused the message (`basic.nack`), for instance because its queue is full.
-    #[must_use]
-    pub fn is_rejected(&self) -> bool {
-        matches!(self.inner.kind, ErrorKind::Rejected)
-    }
-
-    /// The message was published and no confirm came: the broker may or may not have it.
-    #[must_use]
-    pub fn is_unconfirmed(&self) -> bool {
-        matches!(self.inner.kind, ErrorKind::Unconfirmed)
-    }
-
-    /// The message is larger than the limit of this connection, and was not sent; or larger than the
-    /// broker's limit (`max_message_size` of RabbitMQ), and the broker refused it.
-    #[must_use]
-    pub fn is_too_large(&self) -> bool {
-        matches!(self.inner.kind, ErrorKind::TooLarge { .. })
-    }
-
-    /// The arguments or the payload could not be encoded. Nothing was sent.
-    #[must_use]
-    pub fn is_encode(&self) -> bool {
-        matches!(self.inner.kind, ErrorKind::Encode)
-    }
-
-    /// The reply or the payload could not be decoded.
-    #[must_use]
-    pub fn is_decode(&self) -> bool {
-        matches!(self.inner.kind, ErrorKind::Decode)
-    }
-
-    /// A queue or exchange exists with other properties than those declared (AMQP's 406
-    /// PRECONDITION_FAILED). The text names it, the argument and both values.
-    #[must_use]
-    pub fn is_mismatch(&self) -> bool {
-        matches!(self.inner.kind, ErrorKind::Mismatch(_))
-    }
-
-    /// A setting or a name is not valid. Nothing was sent.
-    #[must_use]
-    pub fn is_invalid(&self) -> bool {
-        matches!(self.inner.kind, ErrorKind::Invalid(_))
-    }
-
-    /// The status that the server replied with, if it did.
-    #[must_use]
-    pub fn status(&self) -> Option<&Status> {
-        match &self.inner.kind {
-            ErrorKind::Status(status) => Some(status),
-            _ => None,
-        }
-    }
-
-    /// The code of the status that the server replied with, if it did.
-    #[must_use]
-    pub fn code(&self) -> Option<Code> {
-        self.status().map(Status::code)
-    }
-
-    /// AMQP's reply code, if the broker closed the channel or the connection: 403, 404, 405 and others.
-    #[must_use]
-    pub fn amqp_code(&self) -> Option<u16> {
-        match &self.inner.kind {
-            ErrorKind::Broker { code, .. } => Some(*code),
-            ErrorKind::Mismatch(_) => Some(406),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The text of a status comes from a peer, and the broker's text may quote one.
-        Escaped(&*self.inner).fmt(f)
-    }
-}
-
-impl fmt::Display for Inner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            kind,
-            site,
-            address,
-            addresses,
-            ..
-        } = self;
-        if !addresses.is_empty() {
-            f.write_str("no connection to any address of the broker: ")?;
-            for (index, failure) in addresses.iter().enumerate() {
-                let separator = if index > 0 { "; " } else { "" };
-                write!(f, "{separator}{failure}")?;
-                if let Some(cause) = failure.source() {
-                    write!(f, ": {cause}")?;
-                }
-            }
-            return Ok(());
-        }
-        match (site, address) {
-            (None, None) => kind.fmt(f),
-            (None, Some(address)) => write!(f, "{kind} ({address})"),
-            (Some(site), _) => {
-                let (elapsed, outcome) = (site.elapsed.as_secs_f64(), site.outcome);
-                write!(f, "{site}: {kind} after {elapsed:.3} s ({outcome})")
-            }
-        }
-    }
-}
-
-impl fmt::Debug for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut debug = f.debug_struct("Error");
-        debug.field("kind", &self.inner.kind);
-        if let Some(site) = &self.inner.site {
-            debug.field("site", site);
-        }
-        if let Some(address) = &self.inner.address {
-            debug.field("address", address);
-        }
-        if !self.inner.addresses.is_empty() {
-            debug.field("addresses", &self.inner.addresses);
-        }
-        if let Some(source) = &self.inner.source {
-            debug.field("source", source);
-        }
-        debug.finish()
-    }
-}
-
-impl StdError for Error {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.inner.source.as_deref().map(|source| source as _)
-    }
 }
 
 /// For generic conversions of which some cannot fail.
@@ -383,6 +154,8 @@ impl From<NameError> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::status::{Code, Status};
+    use std::time::Duration;
 
     static_assertions::assert_impl_all!(Error: Send, Sync, std::error::Error);
     static_assertions::assert_impl_all!(CallError: Send, Sync, std::error::Error);
