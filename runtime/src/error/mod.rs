@@ -22,9 +22,37 @@ use source::{SharedSource, without_repetition};
 
 /// The error of a call, a publish or a connection.
 ///
-/// It is opaque. The `is_*` methods tell its kind, and [`outcome`](Error::outcome) what is known of the
-/// message. `Display` does not include the text of the [`source`](StdError::source). Control characters in
-/// the text of a peer or of the broker are escaped.
+/// It is opaque: methods tell its kind, and [`outcome`](Error::outcome) tells what is known of the message.
+/// `Display` does not include the text of the [`source`](StdError::source). Control characters in the text of
+/// a peer or of the broker are escaped.
+///
+/// # Kinds
+///
+/// Each error is of one kind, so that only one of these is true:
+///
+/// | question | meaning | executed? | try again? |
+/// |---|---|---|---|
+/// | [`is_timeout`](Self::is_timeout) | the deadline passed | if it was sent, perhaps | yes, if it may be executed twice |
+/// | [`is_unroutable`](Self::is_unroutable) | the broker has no queue for the message | no | yes, when there is a server or a subscription |
+/// | [`is_disconnected`](Self::is_disconnected) | the connection was lost before the reply | if it was sent, perhaps | yes, if it may be executed twice; Lepus itself does so with idempotent calls |
+/// | [`is_unconfirmed`](Self::is_unconfirmed) | a job, an event or a one-way call was sent, and its channel or connection was lost before the confirm | perhaps | yes, if it may be executed twice |
+/// | [`is_closed`](Self::is_closed) | the program closed the connection | if it was sent, perhaps | no, except on another connection |
+/// | [`is_rejected`](Self::is_rejected) | the broker refused the message, mostly because its queue is full | no | yes, later |
+/// | [`is_blocked`](Self::is_blocked) | the broker took no messages until the deadline, because of an alarm | no | yes, later |
+/// | [`is_too_large`](Self::is_too_large) | the message or the reply is over a limit | if the reply is, yes | no |
+/// | [`is_encode`](Self::is_encode) | the arguments or the payload cannot be encoded | no | no |
+/// | [`is_decode`](Self::is_decode) | the reply or the payload cannot be decoded | of a call, yes | no |
+/// | [`is_invalid`](Self::is_invalid) | a name, a header or a setting is not valid | no | no |
+/// | [`is_mismatch`](Self::is_mismatch) | a queue or an exchange exists with other properties | no | no |
+/// | [`is_connect`](Self::is_connect) | no connection could be opened | no | yes, unless the user, the virtual host or TLS is wrong |
+/// | [`status`](Self::status) is `Some` | the server replied with a status | unless it is `unimplemented` or `invalid_argument` | `unavailable` and `aborted`, yes |
+/// | [`amqp_code`](Self::amqp_code) is `Some` | the broker closed the channel or the connection, for instance for want of a permission (403) | if the outcome is [`Rejected`](Outcome::Rejected), no | no |
+///
+/// [`may_have_executed`](Self::may_have_executed) answers the third column for an error at hand. Three of the
+/// kinds answer to another question as well: of `is_connect`, one of
+/// [`is_bad_credentials`](Self::is_bad_credentials), [`is_bad_virtual_host`](Self::is_bad_virtual_host),
+/// [`is_tls`](Self::is_tls) and `is_timeout` may tell the reason; a status `deadline_exceeded` is `is_timeout`;
+/// and `is_mismatch` has the `amqp_code` 406.
 #[derive(Clone)]
 pub struct Error {
     inner: Arc<Inner>,
@@ -193,6 +221,122 @@ mod tests {
     #[derive(Debug, thiserror::Error)]
     #[error("IO error: {0}")]
     struct Shows(#[source] std::io::Error);
+
+    type Question = fn(&Error) -> bool;
+
+    /// The kinds, each with its questions.
+    fn kinds() -> Vec<(ErrorKind, Vec<&'static str>)> {
+        let connect = |fault| ErrorKind::Connect(fault);
+        let status = |code| ErrorKind::Status(Status::new(code, ""));
+        let mismatch = Mismatch {
+            entity: "queue `a`".into(),
+            argument: "durable".into(),
+            ours: "true".into(),
+            theirs: "false".into(),
+        };
+        let broker = ErrorKind::Broker {
+            code: 403,
+            text: "ACCESS_REFUSED".into(),
+        };
+        vec![
+            (ErrorKind::Closed, vec!["closed"]),
+            (ErrorKind::Disconnected, vec!["disconnected"]),
+            (ErrorKind::Unconfirmed, vec!["unconfirmed"]),
+            (ErrorKind::Timeout, vec!["timeout"]),
+            (ErrorKind::Unroutable, vec!["unroutable"]),
+            (ErrorKind::Rejected, vec!["rejected"]),
+            (ErrorKind::Blocked("alarm".into()), vec!["blocked"]),
+            (ErrorKind::TooLarge { size: 2, limit: 1 }, vec!["too_large"]),
+            (ErrorKind::Encode, vec!["encode"]),
+            (ErrorKind::Decode, vec!["decode"]),
+            (ErrorKind::Invalid("name".into()), vec!["invalid"]),
+            (ErrorKind::Mismatch(mismatch), vec!["mismatch", "amqp_code"]),
+            (broker, vec!["amqp_code"]),
+            (status(Code::Internal), vec!["status"]),
+            (status(Code::DeadlineExceeded), vec!["timeout", "status"]),
+            (connect(ConnectFault::Address), vec!["connect"]),
+            (connect(ConnectFault::Refused), vec!["connect"]),
+            (connect(ConnectFault::Protocol), vec!["connect"]),
+            (
+                connect(ConnectFault::Timeout(Duration::ZERO)),
+                vec!["timeout", "connect"],
+            ),
+            (
+                connect(ConnectFault::Credentials),
+                vec!["connect", "bad_credentials"],
+            ),
+            (
+                connect(ConnectFault::VirtualHost),
+                vec!["connect", "bad_virtual_host"],
+            ),
+            (connect(ConnectFault::Tls), vec!["connect", "tls"]),
+        ]
+    }
+
+    #[test]
+    fn each_kind_answers_to_its_own_questions_alone() {
+        let questions: [(&str, Question); 18] = [
+            ("timeout", Error::is_timeout),
+            ("unroutable", Error::is_unroutable),
+            ("disconnected", Error::is_disconnected),
+            ("unconfirmed", Error::is_unconfirmed),
+            ("closed", Error::is_closed),
+            ("rejected", Error::is_rejected),
+            ("blocked", Error::is_blocked),
+            ("too_large", Error::is_too_large),
+            ("encode", Error::is_encode),
+            ("decode", Error::is_decode),
+            ("invalid", Error::is_invalid),
+            ("mismatch", Error::is_mismatch),
+            ("connect", Error::is_connect),
+            ("bad_credentials", Error::is_bad_credentials),
+            ("bad_virtual_host", Error::is_bad_virtual_host),
+            ("tls", Error::is_tls),
+            ("amqp_code", |error| error.amqp_code().is_some()),
+            ("status", |error| error.status().is_some()),
+        ];
+        for (kind, expected) in kinds() {
+            let error = Error::new(kind);
+            let asked = questions.iter().filter(|(_, question)| question(&error));
+            let answers: Vec<&str> = asked.map(|(name, _)| *name).collect();
+            assert_eq!(answers, expected, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn the_error_of_a_call_answers_as_its_cause() {
+        let questions: [(Question, fn(&CallError<String>) -> bool); 11] = [
+            (Error::is_timeout, CallError::is_timeout),
+            (Error::is_unroutable, CallError::is_unroutable),
+            (Error::is_disconnected, CallError::is_disconnected),
+            (Error::is_unconfirmed, CallError::is_unconfirmed),
+            (Error::is_closed, CallError::is_closed),
+            (Error::is_rejected, CallError::is_rejected),
+            (Error::is_blocked, CallError::is_blocked),
+            (Error::is_too_large, CallError::is_too_large),
+            (Error::is_encode, CallError::is_encode),
+            (Error::is_decode, CallError::is_decode),
+            (Error::is_invalid, CallError::is_invalid),
+        ];
+        let own = CallError::Service("broken".to_owned());
+        assert!(questions.iter().all(|(_, question)| !question(&own)));
+        assert_eq!(own.outcome(), Some(Outcome::Answered));
+        assert_eq!(
+            (own.status(), own.elapsed(), own.amqp_code()),
+            (None, None, None)
+        );
+        for (kind, _) in kinds() {
+            let error = at(kind, Outcome::SentNoReply);
+            let call = CallError::<String>::from(error.clone());
+            for (asked, question) in questions {
+                assert_eq!(question(&call), asked(&error), "{error:?}");
+            }
+            assert_eq!(call.outcome(), error.outcome());
+            assert_eq!((call.status(), call.code()), (error.status(), error.code()));
+            assert_eq!(call.elapsed(), error.elapsed());
+            assert_eq!(call.amqp_code(), error.amqp_code());
+        }
+    }
 
     fn causes(error: &Error) -> Vec<String> {
         let mut texts = Vec::new();

@@ -34,8 +34,9 @@ impl Error {
         }
     }
 
-    /// The deadline passed: no reply came in time, the message could not be sent in time, or the server
-    /// replied `deadline_exceeded`.
+    /// The deadline passed: no reply or confirm came in time, the message could not be sent in time, the
+    /// server replied `deadline_exceeded`, or a connection could not be opened in time (an error that is
+    /// [`is_connect`](Self::is_connect) as well).
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         matches!(
@@ -51,19 +52,24 @@ impl Error {
         matches!(self.inner.kind, ErrorKind::Unroutable)
     }
 
-    /// The connection was lost or closed before the reply or the confirm came.
+    /// The connection was lost before the reply came. Lepus opens it again. A connection that the program
+    /// closed is [`is_closed`](Self::is_closed), and a job or an event whose confirm did not come is
+    /// [`is_unconfirmed`](Self::is_unconfirmed).
     #[must_use]
     pub fn is_disconnected(&self) -> bool {
-        matches!(
-            self.inner.kind,
-            ErrorKind::Disconnected | ErrorKind::Closed | ErrorKind::Unconfirmed
-        )
+        matches!(self.inner.kind, ErrorKind::Disconnected)
     }
 
-    /// The program closed the connection with [`Connection::close`](crate::Connection::close).
+    /// The program closed the connection with [`Connection::close`](crate::Connection::close), or the tokio
+    /// runtime that it runs on has ended. It is not opened again.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         matches!(self.inner.kind, ErrorKind::Closed)
+    }
+
+    /// Whether the connection or the channel has ended, in whatever way.
+    pub(crate) fn is_disconnected_or_closed(&self) -> bool {
+        self.is_disconnected() || self.is_closed()
     }
 
     /// No connection to the broker could be opened. For a broker with several addresses, `Display` has the
@@ -109,7 +115,8 @@ impl Error {
         matches!(self.inner.kind, ErrorKind::Rejected)
     }
 
-    /// The message was published and no confirm came: the broker may or may not have it.
+    /// A job, an event or a one-way call was published, and the connection or the channel was lost before
+    /// its confirm: the broker may or may not have it.
     #[must_use]
     pub fn is_unconfirmed(&self) -> bool {
         matches!(self.inner.kind, ErrorKind::Unconfirmed)

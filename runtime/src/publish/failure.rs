@@ -9,12 +9,6 @@ use crate::error::{Error, ErrorKind, Outcome, Site};
 use crate::policy::refusal::{self, Cause};
 use crate::wire::message::Outgoing;
 
-/// Whether an error means that the session was lost and another one will follow, in contrast to a
-/// connection that its owner closed.
-pub(super) fn is_session_lost(error: &Error) -> bool {
-    error.is_disconnected() && !error.is_closed()
-}
-
 /// The service, method and queue that errors of a publish name.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {

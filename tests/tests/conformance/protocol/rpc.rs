@@ -164,14 +164,7 @@ async fn a_typed_error_and_a_status_are_read(env: Env) {
         .await;
     let error = pending.await.expect_err("a status");
     assert_eq!(error.code(), Some(Code::Unimplemented));
-    assert_eq!(
-        error
-            .rpc()
-            .and_then(|error| error.status())
-            .expect("a status")
-            .message(),
-        "peer"
-    );
+    assert_eq!(error.status().expect("a status").message(), "peer");
     served.end().await;
 }
 
@@ -392,10 +385,7 @@ async fn a_long_text_costs_nobody_anything(env: Env) {
     assert_eq!(error.code(), Some(Code::Internal), "{error}");
     let error = calculator.fib(1).header("note", long.as_str()).await;
     let error = error.expect_err("no frame is that long");
-    assert!(
-        error.rpc().is_some_and(|error| error.is_too_large()),
-        "{error}"
-    );
+    assert!(error.is_too_large(), "{error}");
     assert!(!error.may_have_executed());
     let mut request = Message::golden("rpc.request.json");
     request.body = format!(r#"{{"dividend":"{long}","divisor":1}}"#).into_bytes();

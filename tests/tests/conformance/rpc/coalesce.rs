@@ -137,10 +137,7 @@ async fn each_call_has_its_own_answer(env: Env) {
     let own = own.unwrap_err();
     assert_eq!(own.service(), Some(&DivideByZero { dividend: 7 }));
     let panic = panic.unwrap_err();
-    assert_eq!(
-        panic.rpc().unwrap().status().unwrap().code(),
-        Code::Internal
-    );
+    assert_eq!(panic.status().unwrap().code(), Code::Internal);
     let text = panic.to_string();
     assert!(
         text.contains("`panic` panicked") && !text.contains("ouch"),
@@ -186,7 +183,7 @@ async fn headers_and_traces_travel_along(env: Env) {
     };
     let (with, traced, other) = context.scope(calls).await;
     let reserved = probe.facts().header("rpc-accept", CALLS).send().await;
-    assert!(reserved.unwrap_err().rpc().unwrap().is_invalid());
+    assert!(reserved.unwrap_err().is_invalid());
     fixture.raw.until_messages(&fixture.queue, 1).await;
     let _server = fixture.serve(1).await;
     let [with, traced, other] = [with, traced, other].map(|call| call.unwrap());
@@ -417,7 +414,7 @@ async fn a_deadline_is_its_own(env: Env) {
     for answer in answers {
         let error = answer.unwrap_err();
         assert!(error.is_timeout(), "{error}");
-        let outcome = error.rpc().unwrap().outcome();
+        let outcome = error.outcome();
         assert!(
             matches!(outcome, Some(Outcome::SentNoReply | Outcome::Answered)),
             "{error:?}"
@@ -435,11 +432,7 @@ async fn what_expires_among_others_does_not_run(env: Env) {
     let calls = (1..=3).map(|n| probe.hold(n).timeout(SHORT).into_future());
     for answer in join_all(calls).await {
         let error = answer.unwrap_err();
-        assert_eq!(
-            error.rpc().unwrap().outcome(),
-            Some(Outcome::SentNoReply),
-            "{error:?}"
-        );
+        assert_eq!(error.outcome(), Some(Outcome::SentNoReply), "{error:?}");
     }
     // It was written a moment after the calls began, and so it expires a moment after they do.
     fixture.raw.until_messages(&fixture.queue, 0).await;
