@@ -173,6 +173,20 @@ impl<E> From<Error> for CallError<E> {
     }
 }
 
+/// The error of a call that the server answered with a status, as [`Error::from`] makes it.
+///
+/// ```
+/// use lepus::{CallError, Code, Status};
+///
+/// let error: CallError = Status::new(Code::NotFound, "no such image").into();
+/// assert_eq!(error.code(), Some(Code::NotFound));
+/// ```
+impl<E> From<Status> for CallError<E> {
+    fn from(status: Status) -> Self {
+        Self::Rpc(status.into())
+    }
+}
+
 impl<E: fmt::Display> fmt::Display for CallError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

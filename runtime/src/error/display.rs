@@ -17,7 +17,9 @@ impl fmt::Display for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             kind,
-            site,
+            names,
+            elapsed,
+            outcome,
             address,
             addresses,
             ..
@@ -33,13 +35,17 @@ impl fmt::Display for Inner {
             }
             return Ok(());
         }
-        match (site, address) {
-            (None, None) => kind.fmt(f),
-            (None, Some(address)) => write!(f, "{kind} ({address})"),
-            (Some(site), _) => {
-                let (elapsed, outcome) = (site.elapsed.as_secs_f64(), site.outcome);
-                write!(f, "{site}: {kind} after {elapsed:.3} s ({outcome})")
-            }
+        if let Some(names) = names {
+            write!(f, "{names}: ")?;
+        }
+        kind.fmt(f)?;
+        if let Some(elapsed) = elapsed {
+            write!(f, " after {:.3} s", elapsed.as_secs_f64())?;
+        }
+        match (outcome, address) {
+            (Some(outcome), _) => write!(f, " ({outcome})"),
+            (None, Some(address)) => write!(f, " ({address})"),
+            (None, None) => Ok(()),
         }
     }
 }
@@ -48,8 +54,14 @@ impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Error");
         debug.field("kind", &self.inner.kind);
-        if let Some(site) = &self.inner.site {
-            debug.field("site", site);
+        if let Some(names) = &self.inner.names {
+            debug.field("site", &format_args!("{names}"));
+        }
+        if let Some(elapsed) = &self.inner.elapsed {
+            debug.field("elapsed", elapsed);
+        }
+        if let Some(outcome) = &self.inner.outcome {
+            debug.field("outcome", outcome);
         }
         if let Some(address) = &self.inner.address {
             debug.field("address", address);

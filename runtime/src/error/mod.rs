@@ -2,28 +2,29 @@
 //! [`Status`].
 
 mod call;
+mod construct;
 mod display;
 mod kind;
 mod questions;
 mod site;
 mod source;
 
-use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock;
 use crate::wire::name::NameError;
 pub use call::{CallError, Never};
 pub(crate) use kind::{ConnectFault, ErrorKind, Mismatch};
 pub use site::Outcome;
-pub(crate) use site::Site;
-use source::{SharedSource, without_repetition};
+pub(crate) use site::{Site, SiteNames};
+use source::SharedSource;
 
 /// The error of a call, a publish or a connection.
 ///
 /// It is opaque: methods tell its kind, and [`outcome`](Error::outcome) tells what is known of the message.
-/// `Display` does not include the text of the [`source`](StdError::source). Control characters in the text of
+/// `Display` does not include the text of the [`source`](std::error::Error::source). Control characters in the text of
 /// a peer or of the broker are escaped.
 ///
 /// # Kinds
@@ -61,7 +62,11 @@ pub struct Error {
 #[derive(Clone)]
 struct Inner {
     kind: ErrorKind,
-    site: Option<Site>,
+    /// The call or publish that failed.
+    names: Option<SiteNames>,
+    /// The time since its start.
+    elapsed: Option<Duration>,
+    outcome: Option<Outcome>,
     /// The broker's address, without credentials, if no connection to it could be opened.
     address: Option<String>,
     /// The error of each address, if the broker has several and none could be connected to.
@@ -74,7 +79,9 @@ impl Error {
         Self {
             inner: Arc::new(Inner {
                 kind,
-                site: None,
+                names: None,
+                elapsed: None,
+                outcome: None,
                 address: None,
                 addresses: Arc::default(),
                 source: None,
@@ -82,33 +89,30 @@ impl Error {
         }
     }
 
-    pub(crate) fn invalid(text: impl Into<String>) -> Self {
-        Self::new(ErrorKind::Invalid(text.into()))
-    }
-
-    pub(crate) fn caused_by(self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+    fn with(self, change: impl FnOnce(&mut Inner)) -> Self {
         let mut inner = Arc::unwrap_or_clone(self.inner);
-        inner.source = without_repetition(&inner.kind, source.into());
+        change(&mut inner);
         Self {
             inner: Arc::new(inner),
         }
     }
 
     pub(crate) fn at(self, site: Site) -> Self {
-        let mut inner = Arc::unwrap_or_clone(self.inner);
-        inner.site = Some(site);
-        Self {
-            inner: Arc::new(inner),
-        }
+        let Site {
+            names,
+            elapsed,
+            outcome,
+        } = site;
+        self.with(|inner| {
+            inner.names = Some(names);
+            inner.elapsed = Some(elapsed);
+            inner.outcome = Some(outcome);
+        })
     }
 
     /// Adds the address of the broker, which must not contain credentials: errors are logged and shown.
     pub(crate) fn connecting_to(self, address: &impl fmt::Display) -> Self {
-        let mut inner = Arc::unwrap_or_clone(self.inner);
-        inner.address = Some(address.to_string());
-        Self {
-            inner: Arc::new(inner),
-        }
+        self.with(|inner| inner.address = Some(address.to_string()))
     }
 
     /// One error for all addresses of a broker. Its kind is that of the attempt that got furthest, because a
@@ -121,11 +125,7 @@ impl Error {
         if failures.len() < 2 {
             return failures.pop().unwrap_or(furthest);
         }
-        let mut inner = Arc::unwrap_or_clone(furthest.inner);
-        inner.addresses = failures.into();
-        Self {
-            inner: Arc::new(inner),
-        }
+        furthest.with(|inner| inner.addresses = failures.into())
     }
 
     /// The number of the step at which an attempt to connect failed.
@@ -183,16 +183,18 @@ impl From<NameError> for Error {
 mod tests {
     use super::*;
     use crate::wire::status::{Code, Status};
-    use std::time::Duration;
+    use std::error::Error as _;
 
     static_assertions::assert_impl_all!(Error: Send, Sync, std::error::Error);
     static_assertions::assert_impl_all!(CallError: Send, Sync, std::error::Error);
 
     fn at(kind: ErrorKind, outcome: Outcome) -> Error {
         Error::new(kind).at(Site {
-            service: "calculator".into(),
-            method: "divide".into(),
-            queue: "calc".into(),
+            names: SiteNames {
+                service: "calculator".into(),
+                method: "divide".into(),
+                queue: "calc".into(),
+            },
             elapsed: Duration::from_millis(2004),
             outcome,
         })
@@ -216,6 +218,83 @@ mod tests {
         assert!(!at(ErrorKind::Status(unknown), Outcome::Answered).may_have_executed());
         let broken = Status::new(Code::Internal, "panicked");
         assert!(at(ErrorKind::Status(broken), Outcome::Answered).may_have_executed());
+    }
+
+    #[test]
+    fn constructed_errors_are_of_their_kind() {
+        type Question = fn(&Error) -> bool;
+        let errors: [(Error, Question, Outcome); 12] = [
+            (
+                Error::timeout(Outcome::NotSent),
+                Error::is_timeout,
+                Outcome::NotSent,
+            ),
+            (
+                Error::disconnected(Outcome::SentNoReply),
+                Error::is_disconnected,
+                Outcome::SentNoReply,
+            ),
+            (
+                Error::closed(Outcome::NotSent),
+                Error::is_closed,
+                Outcome::NotSent,
+            ),
+            (
+                Error::unroutable(),
+                Error::is_unroutable,
+                Outcome::Unroutable,
+            ),
+            (Error::rejected(), Error::is_rejected, Outcome::Rejected),
+            (
+                Error::unconfirmed(),
+                Error::is_unconfirmed,
+                Outcome::SentNoReply,
+            ),
+            (
+                Error::blocked("low on memory"),
+                Error::is_blocked,
+                Outcome::NotSent,
+            ),
+            (
+                Error::too_large(2, 1),
+                Error::is_too_large,
+                Outcome::NotSent,
+            ),
+            (
+                Error::encode("no number"),
+                Error::is_encode,
+                Outcome::NotSent,
+            ),
+            (
+                Error::decode("no number"),
+                Error::is_decode,
+                Outcome::Answered,
+            ),
+            (
+                Error::refused(403, "ACCESS_REFUSED"),
+                |error| error.amqp_code() == Some(403),
+                Outcome::Rejected,
+            ),
+            (
+                Status::new(Code::Aborted, "conflict").into(),
+                |error| error.code() == Some(Code::Aborted),
+                Outcome::Answered,
+            ),
+        ];
+        for (error, is_kind, outcome) in errors {
+            assert!(is_kind(&error), "{error:?}");
+            assert_eq!(error.outcome(), Some(outcome), "{error:?}");
+            let may_have_run = matches!(outcome, Outcome::SentNoReply | Outcome::Answered);
+            assert_eq!(error.may_have_executed(), may_have_run, "{error:?}");
+            assert_eq!(error.elapsed(), None);
+        }
+        assert_eq!(Error::invalid("no name").to_string(), "no name");
+        assert_eq!(
+            Error::unroutable().to_string(),
+            "the broker has no queue for it (unroutable)"
+        );
+        let call: CallError<String> = Status::new(Code::Internal, "broken").into();
+        assert_eq!(call.code(), Some(Code::Internal));
     }
 
     #[derive(Debug, thiserror::Error)]

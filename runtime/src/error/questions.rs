@@ -11,13 +11,13 @@ impl Error {
     /// The outcome of the call or publish, if the error is about one.
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome> {
-        self.inner.site.as_ref().map(|site| site.outcome)
+        self.inner.outcome
     }
 
     /// The time from the start of the call or publish to its failure, if the error is about one.
     #[must_use]
     pub fn elapsed(&self) -> Option<Duration> {
-        self.inner.site.as_ref().map(|site| site.elapsed)
+        self.inner.elapsed
     }
 
     /// Whether the request may have been executed although the call failed: it was sent and no reply came,

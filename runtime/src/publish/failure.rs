@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::error::{Error, ErrorKind, Outcome, Site};
+use crate::error::{Error, ErrorKind, Outcome, Site, SiteNames};
 use crate::policy::refusal::{self, Cause};
 use crate::wire::message::Outgoing;
 
@@ -21,9 +21,11 @@ impl Target {
     /// Adds the target, the time since `started` and the outcome to an error.
     pub(crate) fn describe(&self, error: Error, started: Instant, outcome: Outcome) -> Error {
         error.at(Site {
-            service: self.service.to_string(),
-            method: self.method.to_string(),
-            queue: self.queue.to_string(),
+            names: SiteNames {
+                service: self.service.to_string(),
+                method: self.method.to_string(),
+                queue: self.queue.to_string(),
+            },
             elapsed: started.elapsed(),
             outcome,
         })
