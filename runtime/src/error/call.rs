@@ -32,6 +32,35 @@ impl<'de> serde::Deserialize<'de> for Never {
 ///
 /// The `is_*` methods ask about the failure of the call, and are false for the method's own error. The table
 /// in the documentation of [`Error`] tells what each means.
+///
+/// ```
+/// # #[derive(Debug, thiserror::Error, serde::Serialize, serde::Deserialize)]
+/// # #[error("divided by zero")]
+/// # struct DivideByZero;
+/// # #[lepus::service]
+/// # trait Calculator {
+/// #     async fn divide(&self, dividend: i64, divisor: i64) -> Result<i64, DivideByZero>;
+/// # }
+/// # struct Pocket;
+/// # impl Calculator for Pocket {
+/// #     async fn divide(&self, dividend: i64, divisor: i64) -> Result<i64, DivideByZero> {
+/// #         dividend.checked_div(divisor).ok_or(DivideByZero)
+/// #     }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use lepus::CallError;
+///
+/// let calculator = CalculatorClient::local(Pocket);
+/// match calculator.divide(1, 0).await {
+///     Ok(quotient) => println!("{quotient}"),
+///     Err(CallError::Service(DivideByZero)) => println!("the method's own error"),
+///     Err(error) if error.is_unroutable() => println!("no server has declared the queue"),
+///     Err(error) if error.may_have_executed() => println!("perhaps divided: {error}"),
+///     Err(error) => println!("not divided: {error}"),
+/// }
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub enum CallError<E = Never> {
     /// The method returned `Err` with its own error.

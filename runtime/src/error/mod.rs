@@ -54,6 +54,27 @@ use source::SharedSource;
 /// [`is_bad_credentials`](Self::is_bad_credentials), [`is_bad_virtual_host`](Self::is_bad_virtual_host),
 /// [`is_tls`](Self::is_tls) and `is_timeout` may tell the reason; a status `deadline_exceeded` is `is_timeout`;
 /// and `is_mismatch` has the `amqp_code` 406.
+///
+/// ```no_run
+/// # async fn example(connection: lepus::Connection) -> Result<(), lepus::Error> {
+/// # let queue = lepus::WorkQueue::<String>::new("mails");
+/// use std::time::Duration;
+///
+/// let producer = queue.producer(&connection);
+/// let mail = "to: hare".to_owned();
+/// loop {
+///     let Err(error) = producer.push(&mail).await else { break };
+///     if !(error.is_rejected() || error.is_blocked()) {
+///         // What it is, what is known of the message, and whether the broker may have it.
+///         println!("{error}, may have been stored: {}", error.may_have_executed());
+///         return Err(error);
+///     }
+///     // The queue is full, or the broker has an alarm: it has not got the job.
+///     tokio::time::sleep(Duration::from_secs(1)).await;
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Error {
     inner: Arc<Inner>,
