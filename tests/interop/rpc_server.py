@@ -1,10 +1,12 @@
-"""Serves `fib` and `divide` to Lepus clients, in the codec of each request.
+"""Serves `fib`, `divide` and `tenant` to Lepus clients, in the codec of each request, also several calls in one
+message. Prints of each such message how many calls it has, and how many of them have headers.
 
     rpc_server.py QUEUE
 """
 
 import sys
 
+import msgpack
 import pika
 import wire
 
@@ -29,28 +31,51 @@ def divide(dividend, divisor):
 METHODS = {"fib": fib, "divide": divide}
 
 
-def answer(request, body):
+def answer(method_name, content_type, body, headers):
     """The status, the message and the body of a reply."""
-    method = METHODS.get(request.type)
-    if method is None:
-        return "unimplemented", f"no method {request.type}", None
     try:
-        arguments = wire.decode(request.content_type, body)
+        if method_name == "tenant":
+            return None, None, wire.encode(content_type, headers.get("tenant"))
+        method = METHODS.get(method_name)
+        if method is None:
+            return "unimplemented", f"no method {method_name}", None
+        arguments = wire.decode(content_type, body)
         value = method(**arguments) if isinstance(arguments, dict) else method(*arguments)
     except DivideByZero:
-        return "application", "DivideByZero", wire.encode(request.content_type, "DivideByZero")
+        return "application", "DivideByZero", wire.encode(content_type, "DivideByZero")
     except Exception as error:
         return "invalid_argument", str(error), None
-    return None, None, wire.encode(request.content_type, value)
+    return None, None, wire.encode(content_type, value)
+
+
+def answer_calls(content_type, body):
+    """The body of the reply to several calls."""
+    calls = msgpack.unpackb(body)
+    replies = []
+    for call_id, method, _, _, arguments, *rest in calls:
+        headers = rest[0] if rest else {}
+        status, message, reply = answer(method, content_type, arguments, headers)
+        replies.append([call_id, status, message, reply or b""])
+    with_headers = sum(len(call) == 6 for call in calls)
+    print(f" [x] {len(calls)} calls, {with_headers} with headers", flush=True)
+    return msgpack.packb(replies)
 
 
 def on_request(channel, delivery, request, body):
-    status, message, reply = answer(request, body)
-    headers = {"rpc-status": status, "rpc-message": message} if status else None
+    headers = request.headers or {}
+    properties = pika.BasicProperties(
+        correlation_id=request.correlation_id, content_type=request.content_type
+    )
+    if request.type == wire.CALLS:
+        reply = answer_calls(request.content_type, body)
+        properties.type = wire.REPLIES
+    else:
+        status, message, reply = answer(request.type, request.content_type, body, headers)
+        if status:
+            properties.headers = {"rpc-status": status, "rpc-message": message}
+        if wire.asks_for_calls(headers):
+            properties.type = wire.CALLS
     if request.reply_to:
-        properties = pika.BasicProperties(
-            correlation_id=request.correlation_id, content_type=request.content_type, headers=headers
-        )
         channel.basic_publish("", request.reply_to, reply or b"", properties)
     # After the reply: a server that dies in between gives the request back.
     channel.basic_ack(delivery.delivery_tag)

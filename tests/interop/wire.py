@@ -9,6 +9,10 @@ import pika
 JSON = "application/json"
 MSGPACK = "application/msgpack"
 
+# The types of messages with several calls and several replies.
+CALLS = "lepus.calls/1"
+REPLIES = "lepus.replies/1"
+
 
 def connect():
     url = os.environ.get("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2F")
@@ -29,3 +33,9 @@ def decode(content_type, body):
     if content_type == MSGPACK:
         return msgpack.unpackb(body)
     raise ValueError(f"no codec for {content_type}")
+
+
+def asks_for_calls(headers):
+    """Whether a request asks if several calls in one message are accepted."""
+    tokens = headers.get("rpc-accept", "").split(",")
+    return CALLS in [token.strip() for token in tokens]

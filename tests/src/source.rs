@@ -2,6 +2,7 @@
 //! code, and neither are a file's own tests.
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -87,6 +88,18 @@ impl Source {
             })
         }
         calls(&self.code, name)
+    }
+
+    /// The identifiers with which paths and imports begin, in the file's tests too: the crates that it names
+    /// are among them.
+    pub fn roots(&self) -> BTreeSet<String> {
+        let tokens: TokenStream = self
+            .text
+            .parse()
+            .unwrap_or_else(|error| panic!("{}: {error}", self.path));
+        let mut found = BTreeSet::new();
+        roots(&trees(tokens), &mut found);
+        found
     }
 
     /// The paths into its own crate that the code names, from the crate's root:
@@ -258,6 +271,28 @@ fn each(code: &[TokenTree], visit: &mut impl FnMut(&TokenTree)) {
         visit(token);
         if let TokenTree::Group(group) = token {
             each(&trees(group.stream()), visit);
+        }
+    }
+}
+
+fn roots(code: &[TokenTree], found: &mut BTreeSet<String>) {
+    for (at, token) in code.iter().enumerate() {
+        let after = &code[at + 1..];
+        match token {
+            TokenTree::Group(group) => roots(&trees(group.stream()), found),
+            TokenTree::Ident(name) => {
+                let before = at.checked_sub(1).map(|before| &code[before]);
+                let is_inside = before.is_some_and(|token| is_punct(token, ':'))
+                    && at
+                        .checked_sub(2)
+                        .is_some_and(|two| is_punct(&code[two], ':'));
+                let is_imported =
+                    before.is_some_and(|token| is(token, "use") || is(token, "crate"));
+                if is_imported || !is_inside && separator(after).is_some() {
+                    found.insert(name.to_string());
+                }
+            }
+            TokenTree::Punct(_) | TokenTree::Literal(_) => {}
         }
     }
 }
@@ -517,6 +552,22 @@ mod tests {
         assert_eq!(
             Source::new("a.rs", text).types(),
             ["A", "B", "C", "D", "F", "H"]
+        );
+    }
+
+    #[test]
+    fn crates_are_the_roots_of_paths() {
+        let text = "
+            use a::{b::C, d}; use e; use f as g; extern crate h; use {i::J, ::k::L};
+            #[m::main] fn n(o: p::Q) -> R { let s = t; u::<V>(w); x::y!() }
+            /// z::Z
+            #[cfg(test)] mod tests { use aa::B; }
+        ";
+        let found = Source::new("a.rs", text).roots();
+        let found: Vec<&str> = found.iter().map(String::as_str).collect();
+        assert_eq!(
+            found,
+            ["a", "aa", "b", "e", "f", "h", "i", "k", "m", "p", "u", "x"]
         );
     }
 

@@ -52,6 +52,17 @@ const SPLIT: &[&str] = &["wire", "policy"];
 /// The only room that may name lapin.
 const LINK: &str = "link";
 
+/// The members of the workspace, by their folders.
+const MEMBERS: &[&str] = &["macros", "runtime", "broker", "examples", "tests"];
+
+/// Dependencies that no source file of their crate names: the crate's folder, the dependency, and the
+/// reason to have it.
+const UNNAMED: &[(&str, &str, &str)] = &[(
+    "runtime",
+    "async-trait",
+    "for `#[async_trait]` traits of services, which are to come",
+)];
+
 const LIBRARIES: &[&str] = &["macros", "runtime", "broker"];
 
 /// Words with which no doc comment begins: a sentence that begins so describes something without
@@ -60,7 +71,7 @@ const VAGUE: &[&str] = &["What", "Who", "Whose", "How", "Where"];
 
 #[test]
 fn every_file_begins_with_what_it_is_for() {
-    for member in ["macros", "runtime", "broker", "examples", "tests"] {
+    for member in MEMBERS {
         let sources = Source::all(&workspace().join(member).join("src"));
         clean(heads(&sources));
     }
@@ -97,6 +108,27 @@ fn the_files_of_a_folder_have_an_order() {
 #[test]
 fn the_changelog_speaks_of_this_version() {
     clean(changelog(&read("CHANGELOG.md"), env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn every_dependency_is_used() {
+    let mut complaints = Vec::new();
+    let mut manifests = Vec::new();
+    for member in MEMBERS {
+        let path = format!("{member}/Cargo.toml");
+        let manifest = read(&path);
+        let sources = Source::all(&workspace().join(member));
+        let roots = sources.iter().flat_map(Source::roots).collect();
+        let allowed: Vec<&str> = UNNAMED
+            .iter()
+            .filter(|(folder, _, _)| folder == member)
+            .map(|(_, dependency, _)| *dependency)
+            .collect();
+        complaints.extend(unused(&path, &manifest, &roots, &allowed));
+        manifests.push(manifest);
+    }
+    complaints.extend(unused_in_workspace(&read("Cargo.toml"), &manifests));
+    clean(complaints);
 }
 
 #[test]
@@ -349,6 +381,51 @@ fn changelog(text: &str, version: &str) -> Vec<String> {
     }
 }
 
+/// The names of the dependencies in the tables of a manifest whose heads end with `dependencies]`.
+fn dependencies(manifest: &str) -> BTreeSet<&str> {
+    let mut names = BTreeSet::new();
+    let mut is_inside = false;
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            is_inside = line.trim_end().ends_with("dependencies]");
+            // A table of its own, as in `[dependencies.serde]`.
+            let named = line.rsplit_once("dependencies.");
+            names.extend(named.map(|(_, name)| name.trim_end().trim_end_matches(']')));
+        } else if is_inside {
+            let name = line.split(['.', '=', ' ']).next().unwrap_or_default();
+            if name.starts_with(|c: char| c.is_ascii_alphanumeric()) && line.contains('=') {
+                names.insert(name);
+            }
+        }
+    }
+    names
+}
+
+fn unused(path: &str, manifest: &str, roots: &BTreeSet<String>, allowed: &[&str]) -> Vec<String> {
+    let dependencies = dependencies(manifest);
+    let is_named = |dependency: &str| roots.contains(&dependency.replace('-', "_"));
+    let unused = dependencies
+        .iter()
+        .filter(|dependency| !is_named(dependency) && !allowed.contains(dependency))
+        .map(|dependency| format!("{path}: no source file of the crate names {dependency}"));
+    let needless = allowed
+        .iter()
+        .filter(|dependency| is_named(dependency) || !dependencies.contains(*dependency))
+        .map(|dependency| format!("{path}: {dependency} need not be in UNNAMED of tidy.rs"));
+    unused.chain(needless).collect()
+}
+
+fn unused_in_workspace(workspace: &str, manifests: &[String]) -> Vec<String> {
+    let used: BTreeSet<&str> = manifests
+        .iter()
+        .flat_map(|manifest| dependencies(manifest))
+        .collect();
+    dependencies(workspace)
+        .difference(&used)
+        .map(|dependency| format!("Cargo.toml: no member depends on {dependency}"))
+        .collect()
+}
+
 fn registries(path: &str, text: &str) -> Vec<String> {
     // In two parts, so that this file does not name them either.
     let hosts = [
@@ -598,6 +675,30 @@ mod each_rule_sees_a_mistake {
         );
         assert_eq!(changelog("## 0.1.0\n", "0.2.0").len(), 1);
         assert_eq!(changelog("## 0.1.0-rc.1\n", "0.1.0").len(), 1);
+    }
+
+    #[test]
+    fn a_dependency_that_nothing_uses() {
+        let manifest = "[package]\nname = \"x\"\n[features]\ntls = [\"dep:a-b\"]\n\
+            [dependencies]\n# a comment = 1\na-b = { workspace = true, optional = true }\n\
+            serde.workspace = true\n[dev-dependencies]\ntokio = { version = \"1\", features = [\n\
+            \"rt\",\n] }\n[target.'cfg(unix)'.dependencies]\nlibc = \"1\"\n\
+            [dependencies.bytes]\nversion = \"1\"\n[[bench]]\nname = \"y\"\n";
+        let all = ["a-b", "bytes", "libc", "serde", "tokio"];
+        assert_eq!(dependencies(manifest), BTreeSet::from(all));
+        let roots = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let named = ["a_b", "bytes", "libc", "serde", "tokio", "std"];
+        let unused = |roots, allowed: &[&str]| unused("Cargo.toml", manifest, &roots, allowed);
+        assert_eq!(unused(roots(&named), &[]), [""; 0]);
+        assert_eq!(
+            unused(roots(&named[1..]), &[]),
+            ["Cargo.toml: no source file of the crate names a-b"]
+        );
+        assert_eq!(unused(roots(&named[1..]), &["a-b"]), [""; 0]);
+        assert_eq!(unused(roots(&named), &["serde", "rand"]).len(), 2);
+        let workspace = "[workspace.dependencies]\nserde = \"1\"\nrand = \"1\"\n";
+        let complaints = unused_in_workspace(workspace, &[manifest.to_owned()]);
+        assert_eq!(complaints, ["Cargo.toml: no member depends on rand"]);
     }
 
     #[test]

@@ -51,14 +51,20 @@ fn version(ctxt: &Ctxt, contract: &Contract<'_>) {
     }
 }
 
-// A method's name and its queue are AMQP names.
+// A method's name and its queue are AMQP names. The name is the `type` of messages, where names that start with
+// `lepus.` belong to the protocol.
 fn method_name(ctxt: &Ctxt, method: &Method<'_>) {
     let span = method
         .options
         .name
         .as_ref()
         .map_or(method.ident().span(), |name| name.span());
-    report(ctxt, span, name_problem(&method.name()));
+    let name = method.name();
+    report(ctxt, span, name_problem(&name));
+    if name.starts_with("lepus.") {
+        let message = "names that start with `lepus.` belong to Lepus: choose another";
+        ctxt.error_at(span, message);
+    }
     if let Some(queue) = &method.options.queue {
         report(ctxt, queue.span(), queue_problem(&queue.value()));
     }

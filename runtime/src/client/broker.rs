@@ -72,7 +72,7 @@ impl BrokerBackend {
             }
             match self.publish_on(&queue, request) {
                 Some(Ok(call)) => return Ok(call),
-                Some(Err(error)) if !error.is_disconnected() => {
+                Some(Err(error)) if !error.is_disconnected_or_closed() => {
                     return Err(request.not_sent(error));
                 }
                 Some(Err(error)) => {

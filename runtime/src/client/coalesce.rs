@@ -3,6 +3,7 @@
 //! There is no timer. A batch is sent as soon as no other task is about to add a call, and the batch
 //! before it is written to the socket.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,10 +20,10 @@ use crate::wire::batch;
 use crate::wire::envelope::{CALLS_TYPE, ReplyForm, RequestHead, milliseconds};
 use crate::wire::message::Outgoing;
 
-/// Calls with more bytes of arguments are not put into batches: the cost of a message is small beside
-/// theirs.
-const MAX_ARGUMENTS: usize = 16 * 1024;
-/// The most bytes of arguments in one batch.
+/// Calls with more bytes of arguments and headers are not put into batches: the cost of a message is small
+/// beside theirs.
+const MAX_CALL_BYTES: usize = 16 * 1024;
+/// The most bytes of arguments and headers in one batch.
 const MAX_BATCH_BYTES: usize = 64 * 1024;
 /// The times left of the calls of a batch differ by less than this part of them, because the message
 /// expires with the first of its calls.
@@ -47,6 +48,8 @@ struct QueuedCall {
     queue: Arc<ReplyQueue>,
     id: u64,
     request: Arc<CallRequest>,
+    /// The bytes of its arguments and headers.
+    size: usize,
 }
 
 impl Coalescer {
@@ -72,11 +75,13 @@ impl Coalescer {
     ) -> Option<PendingCall> {
         let may_share = self.is_accepted.load(Ordering::Relaxed)
             && request.method.own_queue().is_none()
-            && !request.method.is_at_most_once()
-            && request.headers.is_empty()
-            && request.trace.is_empty()
-            && request.body.len() <= MAX_ARGUMENTS;
+            && !request.method.is_at_most_once();
         if !may_share {
+            return None;
+        }
+        let headers = batch::size_of_headers(&request.headers, &request.trace)?;
+        let size = request.body.len() + headers;
+        if size > MAX_CALL_BYTES {
             return None;
         }
         let queue = current.ready()?;
@@ -88,6 +93,7 @@ impl Coalescer {
             queue,
             id: call.id,
             request: Arc::clone(request),
+            size,
         };
         // An error means that the task has ended with its runtime. The call is dropped then, which
         // removes its registration.
@@ -161,7 +167,7 @@ async fn send_batches(
 /// Calls that are sent in one message.
 struct Batch {
     calls: Vec<QueuedCall>,
-    /// The bytes of their arguments.
+    /// The bytes of their arguments and headers.
     size: usize,
     earliest_deadline: Instant,
     latest_deadline: Instant,
@@ -169,7 +175,7 @@ struct Batch {
 
 impl Batch {
     fn of(call: QueuedCall) -> Self {
-        let (size, deadline) = (call.request.body.len(), call.request.deadline);
+        let (size, deadline) = (call.size, call.request.deadline);
         Self {
             calls: vec![call],
             size,
@@ -186,7 +192,7 @@ impl Batch {
         let earliest = self.earliest_deadline.min(other.deadline);
         let spread = self.latest_deadline.max(other.deadline) - earliest;
         self.calls.len() < max_calls
-            && self.size + other.body.len() <= MAX_BATCH_BYTES
+            && self.size + call.size <= MAX_BATCH_BYTES
             && Arc::ptr_eq(&first.queue, &call.queue)
             && ours.codec == other.codec
             && ours.priority == other.priority
@@ -195,7 +201,7 @@ impl Batch {
 
     fn push(&mut self, call: QueuedCall) {
         let deadline = call.request.deadline;
-        self.size += call.request.body.len();
+        self.size += call.size;
         self.earliest_deadline = self.earliest_deadline.min(deadline);
         self.latest_deadline = self.latest_deadline.max(deadline);
         self.calls.push(call);
@@ -243,6 +249,8 @@ impl Batch {
                 time_left: milliseconds(request.time_left()).into(),
                 message_id: request.message_id.as_deref(),
                 arguments: &request.body,
+                headers: Cow::Borrowed(&request.headers),
+                trace: Cow::Borrowed(&request.trace),
             });
         let body = batch::encode_calls(calls)
             .map_err(|error| Error::new(ErrorKind::Encode).caused_by(error))?;

@@ -146,9 +146,9 @@ impl Client {
     /// permits, and acknowledges the batch when all are done. So a pool of servers shares the load in
     /// larger portions, and more calls are redelivered if a server dies.
     ///
-    /// A call is sent in a message of its own if it has headers or a trace or more than 16 KiB of
-    /// arguments, if its method is `oneway` or `at_most_once` or has a queue of its own, and until a reply
-    /// has told that the service's servers accept batches. Lepus's servers do; the calls until then ask
+    /// Headers and the trace of a call travel with it in the batch. A call is sent in a message of its own if
+    /// it has more than 16 KiB of arguments and headers, if its method is `oneway` or `at_most_once` or has
+    /// a queue of its own, and until a reply has told that the service's servers accept batches. Lepus's servers do; the calls until then ask
     /// with the header `rpc-accept`. If a server of an earlier version refuses a batch, its calls are sent
     /// one by one, and so are all others for a minute. Calls of different priority, codec or time left are
     /// not put into the same batch.

@@ -2,9 +2,11 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::time::Duration;
 
 use super::Error;
-use crate::wire::status::Code;
+use super::site::Outcome;
+use crate::wire::status::{Code, Status};
 
 /// The error of a method that has no error of its own. It has no values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +29,38 @@ impl<'de> serde::Deserialize<'de> for Never {
 }
 
 /// The error of a call: the method's own error, or the failure of the call.
+///
+/// The `is_*` methods ask about the failure of the call, and are false for the method's own error. The table
+/// in the documentation of [`Error`] tells what each means.
+///
+/// ```
+/// # #[derive(Debug, thiserror::Error, serde::Serialize, serde::Deserialize)]
+/// # #[error("divided by zero")]
+/// # struct DivideByZero;
+/// # #[lepus::service]
+/// # trait Calculator {
+/// #     async fn divide(&self, dividend: i64, divisor: i64) -> Result<i64, DivideByZero>;
+/// # }
+/// # struct Pocket;
+/// # impl Calculator for Pocket {
+/// #     async fn divide(&self, dividend: i64, divisor: i64) -> Result<i64, DivideByZero> {
+/// #         dividend.checked_div(divisor).ok_or(DivideByZero)
+/// #     }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use lepus::CallError;
+///
+/// let calculator = CalculatorClient::local(Pocket);
+/// match calculator.divide(1, 0).await {
+///     Ok(quotient) => println!("{quotient}"),
+///     Err(CallError::Service(DivideByZero)) => println!("the method's own error"),
+///     Err(error) if error.is_unroutable() => println!("no server has declared the queue"),
+///     Err(error) if error.may_have_executed() => println!("perhaps divided: {error}"),
+///     Err(error) => println!("not divided: {error}"),
+/// }
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub enum CallError<E = Never> {
     /// The method returned `Err` with its own error.
@@ -72,6 +106,54 @@ impl<E> CallError<E> {
         self.rpc().is_some_and(Error::is_disconnected)
     }
 
+    /// See [`Error::is_closed`].
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.rpc().is_some_and(Error::is_closed)
+    }
+
+    /// See [`Error::is_unconfirmed`]: only of a one-way call.
+    #[must_use]
+    pub fn is_unconfirmed(&self) -> bool {
+        self.rpc().is_some_and(Error::is_unconfirmed)
+    }
+
+    /// See [`Error::is_rejected`]: only of a one-way call.
+    #[must_use]
+    pub fn is_rejected(&self) -> bool {
+        self.rpc().is_some_and(Error::is_rejected)
+    }
+
+    /// See [`Error::is_blocked`].
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.rpc().is_some_and(Error::is_blocked)
+    }
+
+    /// See [`Error::is_too_large`].
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        self.rpc().is_some_and(Error::is_too_large)
+    }
+
+    /// See [`Error::is_encode`].
+    #[must_use]
+    pub fn is_encode(&self) -> bool {
+        self.rpc().is_some_and(Error::is_encode)
+    }
+
+    /// See [`Error::is_decode`].
+    #[must_use]
+    pub fn is_decode(&self) -> bool {
+        self.rpc().is_some_and(Error::is_decode)
+    }
+
+    /// See [`Error::is_invalid`].
+    #[must_use]
+    pub fn is_invalid(&self) -> bool {
+        self.rpc().is_some_and(Error::is_invalid)
+    }
+
     /// Whether the handler may have run: true for the method's own error, otherwise see
     /// [`Error::may_have_executed`].
     #[must_use]
@@ -79,16 +161,58 @@ impl<E> CallError<E> {
         self.rpc().is_none_or(Error::may_have_executed)
     }
 
+    /// The outcome of the request: [`Outcome::Answered`] for the method's own error, otherwise see
+    /// [`Error::outcome`].
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        match self {
+            Self::Service(_) => Some(Outcome::Answered),
+            Self::Rpc(error) => error.outcome(),
+        }
+    }
+
+    /// See [`Error::elapsed`]. `None` for the method's own error.
+    #[must_use]
+    pub fn elapsed(&self) -> Option<Duration> {
+        self.rpc().and_then(Error::elapsed)
+    }
+
+    /// The status that the server replied with, if it did.
+    #[must_use]
+    pub fn status(&self) -> Option<&Status> {
+        self.rpc().and_then(Error::status)
+    }
+
     /// The code of the status that the server replied with, if it did.
     #[must_use]
     pub fn code(&self) -> Option<Code> {
         self.rpc().and_then(Error::code)
+    }
+
+    /// See [`Error::amqp_code`].
+    #[must_use]
+    pub fn amqp_code(&self) -> Option<u16> {
+        self.rpc().and_then(Error::amqp_code)
     }
 }
 
 impl<E> From<Error> for CallError<E> {
     fn from(error: Error) -> Self {
         Self::Rpc(error)
+    }
+}
+
+/// The error of a call that the server answered with a status, as [`Error::from`] makes it.
+///
+/// ```
+/// use lepus::{CallError, Code, Status};
+///
+/// let error: CallError = Status::new(Code::NotFound, "no such image").into();
+/// assert_eq!(error.code(), Some(Code::NotFound));
+/// ```
+impl<E> From<Status> for CallError<E> {
+    fn from(status: Status) -> Self {
+        Self::Rpc(status.into())
     }
 }
 

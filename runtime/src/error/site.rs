@@ -4,6 +4,20 @@ use std::fmt;
 use std::time::Duration;
 
 /// The outcome of a call or publish that failed, as far as it is known.
+///
+/// ```
+/// use lepus::{Error, Outcome};
+///
+/// let error = Error::timeout(Outcome::SentNoReply);
+/// match error.outcome() {
+///     Some(Outcome::SentNoReply | Outcome::Answered) => assert!(error.may_have_executed()),
+///     Some(Outcome::NotSent | Outcome::Unroutable | Outcome::Rejected) => {
+///         assert!(!error.may_have_executed());
+///     }
+///     // The error is not about a message; or a later version knows more outcomes.
+///     None | Some(_) => {}
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
@@ -35,14 +49,20 @@ impl fmt::Display for Outcome {
 /// The call or publish that failed, the time since its start, and its outcome.
 #[derive(Clone, Debug)]
 pub(crate) struct Site {
-    pub(crate) service: String,
-    pub(crate) method: String,
-    pub(crate) queue: String,
+    pub(crate) names: SiteNames,
     pub(crate) elapsed: Duration,
     pub(crate) outcome: Outcome,
 }
 
-impl fmt::Display for Site {
+/// The names of a call or publish that failed.
+#[derive(Clone, Debug)]
+pub(crate) struct SiteNames {
+    pub(crate) service: String,
+    pub(crate) method: String,
+    pub(crate) queue: String,
+}
+
+impl fmt::Display for SiteNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.service)?;
         if !self.method.is_empty() {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use lapin::uri::AMQPUri;
 
+use super::frame::DEFAULT_FRAME_MAX;
 use super::uri::{self, UriError};
 use crate::error::Error;
 use crate::policy::retry::RetryPolicy;
@@ -12,11 +13,6 @@ use crate::wire::name::Name;
 
 /// The default heartbeat interval in seconds. A dead peer is detected after two intervals.
 const HEARTBEAT: u16 = 10;
-/// The default frame_max, which is also RabbitMQ's. A smaller one would save memory, but the headers of
-/// a message are sent in one frame, which may be as large as the frame_max of their publisher's
-/// connection. A frame above our own limit would end the connection, and the message would be delivered
-/// again on the next one.
-const FRAME_MAX: u32 = 128 * 1024;
 /// The default limit of one attempt to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -41,7 +37,10 @@ impl BrokerAddress {
         let mut parsed = uri::parse(uri)?;
         let query = &mut parsed.query;
         query.heartbeat = heartbeat.or(query.heartbeat).or(Some(HEARTBEAT));
-        query.frame_max = query.frame_max.or(Some(FRAME_MAX));
+        // A smaller default than RabbitMQ's would save memory, but the headers of a message are sent in one
+        // frame, which may be as large as the frame_max of their publisher's connection. A frame above our
+        // own limit would end the connection, and the message would be delivered again on the next one.
+        query.frame_max = query.frame_max.or(Some(DEFAULT_FRAME_MAX));
         query.channel_max = query.channel_max.or(Some(CHANNEL_MAX));
         Ok(Self(parsed))
     }
@@ -199,7 +198,7 @@ mod tests {
         let address = BrokerAddress::parse("amqp://localhost/", None).unwrap();
         let query = &address.0.query;
         assert_eq!(query.heartbeat, Some(HEARTBEAT));
-        assert_eq!(query.frame_max, Some(FRAME_MAX));
+        assert_eq!(query.frame_max, Some(DEFAULT_FRAME_MAX));
         assert_eq!(query.channel_max, Some(CHANNEL_MAX));
         let address = BrokerAddress::parse("amqp://localhost?heartbeat=7", Some(8)).unwrap();
         assert_eq!(

@@ -3,7 +3,6 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::failure::is_session_lost;
 use crate::error::Error;
 use crate::link::{Channel, ConfirmChannel, Link, Session};
 use crate::sync::lock;
@@ -94,7 +93,7 @@ impl<C: Reusable> CachedChannel<C> {
             let session = accepting_session(link).await?;
             let channel = self.get_or_open(|is_replacement| open(session, is_replacement));
             match channel.await {
-                Err(error) if is_session_lost(&error) => {}
+                Err(error) if error.is_disconnected() => {}
                 result => return result,
             }
         }

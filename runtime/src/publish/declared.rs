@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::failure::is_session_lost;
 use crate::clock;
 use crate::error::Error;
 use crate::link::{self, Link, Namespace, Session};
@@ -75,7 +74,7 @@ async fn declare_on(
 ) -> Result<bool, Error> {
     match link::declare(session, topology, namespace).await {
         Ok(()) => Ok(true),
-        Err(error) if is_session_lost(&error) => Ok(false),
+        Err(error) if error.is_disconnected() => Ok(false),
         Err(error) if retry.is_due(&error, session).await => Ok(false),
         Err(error) => Err(error),
     }

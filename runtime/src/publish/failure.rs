@@ -5,15 +5,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::error::{Error, ErrorKind, Outcome, Site};
+use crate::error::{Error, ErrorKind, Outcome, Site, SiteNames};
 use crate::policy::refusal::{self, Cause};
 use crate::wire::message::Outgoing;
-
-/// Whether an error means that the session was lost and another one will follow, in contrast to a
-/// connection that its owner closed.
-pub(super) fn is_session_lost(error: &Error) -> bool {
-    error.is_disconnected() && !error.is_closed()
-}
 
 /// The service, method and queue that errors of a publish name.
 #[derive(Clone, Debug)]
@@ -27,9 +21,11 @@ impl Target {
     /// Adds the target, the time since `started` and the outcome to an error.
     pub(crate) fn describe(&self, error: Error, started: Instant, outcome: Outcome) -> Error {
         error.at(Site {
-            service: self.service.to_string(),
-            method: self.method.to_string(),
-            queue: self.queue.to_string(),
+            names: SiteNames {
+                service: self.service.to_string(),
+                method: self.method.to_string(),
+                queue: self.queue.to_string(),
+            },
             elapsed: started.elapsed(),
             outcome,
         })

@@ -103,8 +103,9 @@ impl Isolation {
             failure = PublishFailure::new(republish.close_reason, Outcome::Rejected, started);
         }
         // An error of the connection tells nothing about the message.
-        if !failure.error.is_disconnected() {
-            tracing::debug!(error = %failure.error, "found the message because of which the broker closed a channel");
+        let error = &failure.error;
+        if !error.is_unconfirmed() && !error.is_disconnected_or_closed() {
+            tracing::debug!(%error, "found the message because of which the broker closed a channel");
             state.channel = None;
             state.explain(close_reason.clone());
         }

@@ -130,7 +130,7 @@ impl ConfirmSender {
                 deadline: clock::deadline(started, limit),
                 limit,
             })),
-            Err(error) if error.is_disconnected() => {
+            Err(error) if error.is_disconnected_or_closed() => {
                 tracing::debug!(%error, "channel was closed before the message was sent, trying another one");
                 None
             }

@@ -156,6 +156,8 @@ impl Dispatcher {
                     method: Some(method.name().into()),
                     deadline,
                     message: MessageInfo {
+                        headers: call.headers.into_owned(),
+                        trace: call.trace.into_owned(),
                         app_id: request.head.caller.clone(),
                         message_id: call.message_id.map(str::to_owned),
                         redelivered: request.redelivered,

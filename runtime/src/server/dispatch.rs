@@ -20,7 +20,7 @@ use crate::link::{AckRange, Channel, Connection, Delivery, Flush};
 use crate::service::{Reply, Service};
 use crate::stats::Counters;
 use crate::wire::codec::Codec;
-use crate::wire::envelope::{CALLS_TYPE, RequestHead};
+use crate::wire::envelope::{CALLS_TYPE, RequestHead, is_protocol_type};
 use crate::wire::message::MessageInfo;
 use crate::wire::status::{Code, Status};
 use crate::worker::{Handler, Settlement};
@@ -191,12 +191,44 @@ impl Dispatcher {
             redelivered: message.redelivered,
             head,
         };
-        if request.head.method.as_deref() == Some(CALLS_TYPE) {
-            Parsed::Batch(Box::new(request))
-        } else {
-            self.prepare(channel, tag, request)
-                .map_or(Parsed::Dropped, Parsed::Single)
+        match request.head.method.as_deref() {
+            Some(CALLS_TYPE) => Parsed::Batch(Box::new(request)),
+            Some(kind) if is_protocol_type(kind) => self.refuse_type(channel, request),
+            _ => self
+                .prepare(channel, tag, request)
+                .map_or(Parsed::Dropped, Parsed::Single),
         }
+    }
+
+    /// Answers a message of a type that another version of the protocol defines. The reply tells what this
+    /// server accepts, so that the peer can send its calls in another form. A message that expects no reply
+    /// is dropped: its sender does without an answer.
+    fn refuse_type(&self, channel: &Arc<Channel>, request: ReceivedRequest) -> Parsed {
+        let ReceivedRequest {
+            mut head,
+            size,
+            redelivered,
+            ..
+        } = request;
+        let service = self.service_name();
+        let kind = head.method.take().unwrap_or_default();
+        let kind = Escaped(&*kind);
+        let is_answered = head.reply_to.is_some() && head.correlation_id.is_some();
+        tracing::debug!(service, %kind, is_answered, "message of an unknown type, refused");
+        if !is_answered || !self.replies.may_reply(channel, &head) {
+            return Parsed::Dropped;
+        }
+        let text = format!("messages of type `{kind}` are not supported; {CALLS_TYPE} is");
+        head.asks_for_batches = true;
+        Parsed::Single(Prepared {
+            step: PreparedStep::Reply(Reply::failed(Status::new(Code::Unimplemented, text))),
+            answer: AnswerState {
+                route: self.replies.route(&mut head),
+                redelivered,
+                is_acked: false,
+                origin: ReplyOrigin::single(None, size),
+            },
+        })
     }
 
     /// Prepares a request with one call. `None` if its reply queue is not allowed.

@@ -257,7 +257,7 @@ impl ReplySender {
                     Settlement::Ack
                 }
             }
-            Err(error) if error.is_disconnected() => {
+            Err(error) if error.is_disconnected_or_closed() => {
                 tracing::debug!(%error, "a reply was not sent");
                 if channel.session().is_up() {
                     self.keep_for_next_channel(&mut state, reply, now);

@@ -8,6 +8,13 @@ use crate::escape::Escaped;
 /// The code of a [`Status`], with the meaning of gRPC's canonical codes.
 ///
 /// On the wire it is its name in lower snake case, in the reply's `rpc-status` header.
+///
+/// ```
+/// use lepus::Code;
+///
+/// assert_eq!(Code::InvalidArgument.to_string(), "invalid_argument");
+/// assert_eq!("not_found".parse(), Ok(Code::NotFound));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Code {
@@ -100,6 +107,14 @@ impl FromStr for Code {
 
 /// The status that a server replies with instead of a value: a [`Code`] and a message for people. `Display`
 /// escapes control characters in the message.
+///
+/// ```
+/// use lepus::{Code, Status};
+///
+/// let status = Status::new(Code::NotFound, "no image 7");
+/// assert_eq!((status.code(), status.message()), (Code::NotFound, "no image 7"));
+/// assert_eq!(status.to_string(), "not_found: no image 7");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {}", Escaped(.message))]
 pub struct Status {

@@ -43,7 +43,7 @@ impl Worker {
     ) -> Result<Self, Error> {
         let opened = loop {
             match set_up(connection, &setup).await {
-                Err(error) if error.is_disconnected() && !error.is_closed() => {}
+                Err(error) if error.is_disconnected() => {}
                 result => break result?,
             }
         };

@@ -93,7 +93,8 @@ async fn come_and_go(connection: Connection, number: usize) {
         }
     };
     if let Err(error) = outcome {
-        let is_expected = error.amqp_code() == Some(404) || error.is_disconnected();
+        let is_lost = error.is_disconnected() || error.is_unconfirmed();
+        let is_expected = error.amqp_code() == Some(404) || is_lost;
         assert!(is_expected, "{number}: {error} ({error:?})");
     }
 }

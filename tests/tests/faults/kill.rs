@@ -219,7 +219,8 @@ fn push_all(producer: &Producer<String>, jobs: u32, unconfirmed: &Arc<AtomicU32>
                 let text = job.to_string();
                 while let Err(error) = producer.push(&text).message_id(&text).await {
                     // A quorum queue rejects while somebody else is still declaring it.
-                    let may_be = error.is_disconnected() || error.is_timeout();
+                    let may_be = error.is_unconfirmed() || error.is_disconnected();
+                    let may_be = may_be || error.is_timeout();
                     assert!(may_be || error.is_rejected(), "{error:?}");
                     if error.may_have_executed() {
                         unconfirmed.fetch_add(1, Ordering::SeqCst);

@@ -4,6 +4,8 @@ trait Service {
     async fn empty(&self);
     #[rpc(queue = "amq.mine")]
     async fn queue(&self);
+    #[rpc(name = "lepus.calls/1")]
+    async fn calls(&self);
 }
 
 fn main() {}

@@ -9,7 +9,7 @@ use crate::client::correlation::CorrelationId;
 use crate::escape::Escaped;
 use crate::service::Reply;
 use crate::wire::batch::{self, BatchedReply};
-use crate::wire::envelope::{ReplyForm, ReplyHead};
+use crate::wire::envelope::{ReplyForm, ReplyHead, ReplyStatus};
 use crate::wire::message::Incoming;
 
 impl ReplyQueue {
@@ -20,7 +20,15 @@ impl ReplyQueue {
             (Some(CorrelationId::Batch(batch)), ReplyForm::Batch) => {
                 self.batch_reply_received(batch, &head, &message.body);
             }
-            // One reply to a whole batch comes from a server that could not decode it.
+            // The calls end at their deadlines, because they may have been executed.
+            (Some(CorrelationId::Batch(_)), ReplyForm::Unknown)
+                if !matches!(head.status, ReplyStatus::Failed(_)) =>
+            {
+                self.counters.dropped_replies.add();
+                tracing::warn!("a reply to a batch is of an unknown type, dropped");
+            }
+            // One reply to a whole batch comes from a server that could not decode it, or that does not
+            // accept batches.
             (Some(CorrelationId::Batch(batch)), _) => {
                 tracing::debug!(status = ?head.status, "the server refused a batch, sending its calls one by one");
                 self.in_flight

@@ -169,7 +169,7 @@ async fn serve(queue: &Arc<ReplyQueue>, mut consumer: Consumer) -> Error {
                         .caused_by("the reply queue was deleted");
                 }
                 Err(ConsumerEnd::Lost(error)) => {
-                    return if error.is_disconnected() {
+                    return if error.is_disconnected_or_closed() {
                         error
                     } else {
                         Error::new(ErrorKind::Disconnected).caused_by(error)

@@ -55,7 +55,7 @@ pub(crate) async fn declare(
             tracing::warn!(%error, "queue exists with another type and is used as it is");
             Ok(())
         }
-        Err(again) if again.is_disconnected() => Err(again),
+        Err(again) if again.is_disconnected_or_closed() => Err(again),
         Err(_) => Err(error),
     }
 }

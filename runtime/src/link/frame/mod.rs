@@ -7,3 +7,7 @@ pub(super) mod encode;
 
 pub(super) use cursor::{FrameChunk, FrameCursor};
 pub(super) use encode::SettleMethod;
+
+/// RabbitMQ's default frame_max, in bytes. It is the default of a connection too, and the limit of frames
+/// before the limits are negotiated: RabbitMQ's first frames have a few hundred bytes.
+pub(super) const DEFAULT_FRAME_MAX: u32 = 128 * 1024;

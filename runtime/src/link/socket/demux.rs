@@ -12,14 +12,10 @@ use bytes::BytesMut;
 use super::mux::WriteMux;
 use super::pipe::InboundBuffer;
 use crate::link::frame::encode;
-use crate::link::frame::{FrameChunk, FrameCursor};
+use crate::link::frame::{DEFAULT_FRAME_MAX, FrameChunk, FrameCursor};
 use crate::link::socket::channels::{
     ChannelEntry, Channels, CoreEvent, Frame, MethodReplySender, Violation,
 };
-
-/// The largest frame that is accepted before the limits are negotiated. RabbitMQ's first frames have a
-/// few hundred bytes.
-const FRAME_MAX: u32 = 128 * 1024;
 
 /// The demultiplexer of one connection, used by its I/O task alone.
 pub(super) struct Demux {
@@ -51,7 +47,7 @@ impl Demux {
             channels,
             inbound,
             cursor: FrameCursor::default(),
-            frame_max: FRAME_MAX,
+            frame_max: DEFAULT_FRAME_MAX,
             limits_known: false,
             entry: None,
             payload: Vec::new(),

@@ -164,7 +164,7 @@ fn ignore_if_gone(error: Error) -> Result<(), Error> {
         ErrorKind::Broker { code: 404, text } => text.contains("no queue"),
         _ => false,
     };
-    if queue_is_gone || (error.is_disconnected() && !error.is_closed()) {
+    if queue_is_gone || error.is_disconnected() {
         return Ok(());
     }
     Err(error)

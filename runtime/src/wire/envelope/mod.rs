@@ -17,5 +17,5 @@ pub(crate) use event::EventHead;
 pub(crate) use job::{JobHead, NewJob, SourceRoute, remove_untrusted_headers, retried};
 pub(crate) use property::{expiration, milliseconds};
 pub(crate) use reply::{ReplyForm, ReplyHead, ReplyStatus};
-pub(crate) use request::{CALLS_TYPE, RequestHead};
-pub(crate) use reserved::{check_headers, replace_user_id};
+pub(crate) use request::{CALLS_TYPE, RequestHead, is_protocol_type};
+pub(crate) use reserved::{check_headers, replace_user_id, split_headers};

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::property::{non_empty, truncated};
-use super::request::CALLS_TYPE;
+use super::request::{CALLS_TYPE, is_protocol_type, lists};
 use crate::wire::message::Properties;
 use crate::wire::status::{Code, Status};
 use crate::wire::value::{Table, Value};
@@ -64,10 +64,13 @@ pub(crate) enum ReplyForm {
     /// One reply.
     #[default]
     Single,
-    /// One reply, of a server that was asked and accepts batches. Its `type` is [`CALLS_TYPE`].
+    /// One reply, of a server that was asked and accepts batches. Its `type` is a comma-separated list of the
+    /// tokens that the server accepts, [`CALLS_TYPE`] among them.
     AcceptsBatches,
     /// A batch of replies ([`batch`](crate::wire::batch)). Its `type` is [`REPLIES_TYPE`].
     Batch,
+    /// A `type` of another version of the protocol.
+    Unknown,
 }
 
 /// The head of a reply: all but its body.
@@ -91,7 +94,7 @@ impl ReplyHead {
             headers.insert(MESSAGE.into(), message.as_ref().into());
         }
         let kind = match self.form {
-            ReplyForm::Single => None,
+            ReplyForm::Single | ReplyForm::Unknown => None,
             ReplyForm::AcceptsBatches => Some(CALLS_TYPE),
             ReplyForm::Batch => Some(REPLIES_TYPE),
         };
@@ -108,8 +111,9 @@ impl ReplyHead {
     pub(crate) fn from_properties(properties: Properties) -> Self {
         let text = |name| properties.headers.get(name).and_then(Value::as_str);
         let form = match properties.kind.as_deref() {
-            Some(CALLS_TYPE) => ReplyForm::AcceptsBatches,
             Some(REPLIES_TYPE) => ReplyForm::Batch,
+            Some(tokens) if lists(tokens, CALLS_TYPE) => ReplyForm::AcceptsBatches,
+            Some(kind) if is_protocol_type(kind) => ReplyForm::Unknown,
             _ => ReplyForm::Single,
         };
         Self {
@@ -152,6 +156,29 @@ mod tests {
             Value::from("no method `fob`")
         );
         assert_eq!(ReplyHead::from_properties(properties), head);
+    }
+
+    #[test]
+    fn the_form_is_read_from_the_type() {
+        let form = |kind: &str| {
+            let properties = Properties {
+                kind: Some(kind.to_owned()),
+                ..Properties::default()
+            };
+            ReplyHead::from_properties(properties).form
+        };
+        for kind in ["lepus.calls/1", "lepus.stream/1, lepus.calls/1"] {
+            assert_eq!(form(kind), ReplyForm::AcceptsBatches, "{kind}");
+        }
+        for kind in [
+            "lepus.calls/2",
+            "lepus.replies/2",
+            "lepus.replies/1, lepus.other/1",
+        ] {
+            assert_eq!(form(kind), ReplyForm::Unknown, "{kind}");
+        }
+        assert_eq!(form("lepus.replies/1"), ReplyForm::Batch);
+        assert_eq!(form("quotient"), ReplyForm::Single);
     }
 
     #[test]

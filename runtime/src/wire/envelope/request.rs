@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::property::{expiration, non_empty, parse_expiration, take_trace};
 use crate::wire::message::Properties;
-use crate::wire::value::Table;
+use crate::wire::value::{Table, Value};
 
-/// Header of a request whose client would send batches: asks whether the server accepts them.
+/// Header of a request that asks which other forms of messages the server accepts: a comma-separated list of
+/// tokens. The token of batches is [`CALLS_TYPE`]; unknown ones are ignored.
 ///
 /// Servers do not announce it in every reply, because each property of a message costs the broker a
 /// measurable part of a call.
@@ -14,6 +15,18 @@ pub(super) const ACCEPT: &str = "rpc-accept";
 /// `type` of a request whose body is a batch of calls ([`batch`](crate::wire::batch)). No method has this
 /// name.
 pub(crate) const CALLS_TYPE: &str = "lepus.calls/1";
+/// The start of the `type` of messages that the protocol defines. No method has such a name.
+const PROTOCOL_TYPES: &str = "lepus.";
+
+/// Whether a `type` is one that some version of the protocol defines, so that no method has this name.
+pub(crate) fn is_protocol_type(kind: &str) -> bool {
+    kind.starts_with(PROTOCOL_TYPES)
+}
+
+/// Whether a comma-separated list contains a token. Spaces around tokens are ignored.
+pub(super) fn lists(list: &str, token: &str) -> bool {
+    list.split(',').any(|entry| entry.trim() == token)
+}
 
 /// The head of a request: all but its arguments.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -62,7 +75,10 @@ impl RequestHead {
         let mut headers = properties.headers;
         let accept = headers.remove(ACCEPT);
         Self {
-            asks_for_batches: accept.is_some_and(|form| form.as_str() == Some(CALLS_TYPE)),
+            asks_for_batches: accept
+                .as_ref()
+                .and_then(Value::as_str)
+                .is_some_and(|tokens| lists(tokens, CALLS_TYPE)),
             method: non_empty(properties.kind),
             reply_to: non_empty(properties.reply_to),
             correlation_id: properties.correlation_id,
@@ -81,7 +97,6 @@ impl RequestHead {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::value::Value;
     use proptest::prelude::*;
 
     fn head() -> RequestHead {
@@ -142,6 +157,39 @@ mod tests {
             (head.asks_for_batches, head.headers),
             (false, asking.headers)
         );
+    }
+
+    #[test]
+    fn the_tokens_of_a_question_are_a_list() {
+        let asks = |tokens: Value| {
+            let headers = Table::from([("rpc-accept".to_owned(), tokens)]);
+            let head = RequestHead::from_properties(Properties {
+                headers,
+                ..Properties::default()
+            });
+            assert!(head.headers.is_empty());
+            head.asks_for_batches
+        };
+        for tokens in [
+            "lepus.calls/1",
+            " lepus.calls/1 ",
+            "lepus.stream/1,lepus.calls/1",
+            "lepus.calls/1 , lepus.calls/2",
+            ",,lepus.calls/1,",
+        ] {
+            assert!(asks(tokens.into()), "{tokens}");
+        }
+        for tokens in [
+            "",
+            ",",
+            "lepus.calls/10",
+            "lepus.calls /1",
+            "LEPUS.CALLS/1",
+            "lepus.calls/1;q=1",
+        ] {
+            assert!(!asks(tokens.into()), "{tokens}");
+        }
+        assert!(!asks(Value::Int(1)));
     }
 
     proptest! {

@@ -295,7 +295,7 @@ async fn replies_that_stall_time_out(env: Env) {
         .await
         .unwrap_err();
     assert!(error.is_timeout() && error.may_have_executed(), "{error}");
-    assert_eq!(error.rpc().unwrap().outcome(), Some(Outcome::SentNoReply));
+    assert_eq!(error.outcome(), Some(Outcome::SentNoReply));
     proxy.resume();
     eventually("it comes late", || async {
         fixture.calling.stats().dropped_replies == 1

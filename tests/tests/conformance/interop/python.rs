@@ -1,6 +1,6 @@
 //! Lepus on one side, Python on the other: every pattern, both directions, on each broker.
 
-use lepus::{Error, Server, TaskPool, Topic};
+use lepus::{Server, TaskPool, Topic};
 use lepus_tests::process::{Program, Signal, example, python, python_is_available};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance};
@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 conformance!(
     python_calls_lepus,
     lepus_calls_python,
+    python_sends_several_calls_at_once,
     the_tutorials_fib_in_both_directions,
     python_pushes_and_lepus_works,
     lepus_pushes_and_python_works,
@@ -17,10 +18,16 @@ conformance!(
     lepus_publishes_and_python_hears,
 );
 
+conformance!(one_thread together:
+    lepus_sends_several_calls_at_once,
+);
+
 #[lepus::service(name = "calculator")]
 trait Calculator {
     async fn fib(&self, n: u64) -> u64;
     async fn divide(&self, dividend: i64, divisor: i64) -> Result<i64, DivideByZero>;
+    /// The header of this name.
+    async fn tenant(&self) -> Option<String>;
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +42,11 @@ impl Calculator for Pocket {
 
     async fn divide(&self, dividend: i64, divisor: i64) -> Result<i64, DivideByZero> {
         dividend.checked_div(divisor).ok_or(DivideByZero)
+    }
+
+    async fn tenant(&self) -> Option<String> {
+        let context = lepus::Context::current();
+        context.header("tenant").map(ToString::to_string)
     }
 }
 
@@ -130,8 +142,61 @@ async fn lepus_calls_python(env: Env) {
         // The peer sends its error's name, where this side expects `DivideByZero`, a unit: the
         // caller is told that the reply does not decode, not left in the dark.
         let error = calculator.divide(1, 0).await.expect_err("an error");
-        assert!(error.rpc().is_some_and(Error::is_decode), "{error:?}");
+        assert!(error.is_decode(), "{error:?}");
     }
+    stop(server).await;
+    Raw::open(&env.uri).await.delete(&queue).await;
+}
+
+async fn python_sends_several_calls_at_once(env: Env) {
+    if !python_is_available(env.test) {
+        return;
+    }
+    let connection = env.connect().await;
+    let server = Server::new(&connection).serve(CalculatorServer::new(Pocket));
+    let server = server.start().await.expect("a server");
+    let queue = env.name("calculator");
+    let calls = r#"[
+        ["fib", {"n": 30}],
+        ["tenant", {}, {"tenant": "hare", "traceparent": "00-1-2-01", "nested": {"list": [1, null]}}],
+        ["tenant", {}],
+        ["sqrt", {}, {"tenant": 7}],
+        ["tenant", {}, {}]
+    ]"#;
+    for codec in ["json", "msgpack"] {
+        let printed = run(&env, "rpc_calls.py", &[&queue, codec, calls]).await;
+        let [fib, with, without, unknown, empty] = &printed[..] else {
+            panic!("{printed:?}");
+        };
+        assert_eq!(fib, "value 832040", "{codec}");
+        assert_eq!(with, "value \"hare\"", "{codec}");
+        assert_eq!((&without[..], &empty[..]), ("value null", "value null"));
+        assert!(unknown.starts_with("error unimplemented"), "{unknown}");
+    }
+    server.stop().await.expect("a drained server");
+    Raw::open(&env.uri).await.delete(&queue).await;
+}
+
+async fn lepus_sends_several_calls_at_once(env: Env) {
+    if !python_is_available(env.test) {
+        return;
+    }
+    let queue = env.name("calculator");
+    let mut server = ready(&env, "rpc_server.py", &[&queue]).await;
+    let connection = env.connect().await;
+    let client = lepus::Client::new(&connection, CalculatorClient::DESCRIPTOR).coalesce(64);
+    let calculator = CalculatorClient::with_client(client);
+    assert_eq!(calculator.fib(30).await.expect("a number"), 832_040);
+    let (fib, with, without) = tokio::join!(
+        calculator.fib(10),
+        calculator.tenant().header("tenant", "hare"),
+        calculator.tenant(),
+    );
+    assert_eq!(fib.expect("a number"), 55);
+    assert_eq!(with.expect("a tenant").as_deref(), Some("hare"));
+    assert_eq!(without.expect("no tenant"), None);
+    let line = server.line_with("calls").await;
+    assert_eq!(line, " [x] 3 calls, 1 with headers");
     stop(server).await;
     Raw::open(&env.uri).await.delete(&queue).await;
 }

@@ -78,6 +78,7 @@ async fn each_failure_is_an_error_of_its_own(env: Env) {
     proxy.cut(Cut::Rst);
     let error = pushing.await.unwrap().unwrap_err();
     assert!(error.is_unconfirmed() && error.may_have_executed());
+    assert!(!error.is_disconnected() && !error.is_timeout());
     assert_eq!(error.outcome(), Some(Outcome::SentNoReply));
     proxy.resume();
 

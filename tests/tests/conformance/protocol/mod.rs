@@ -33,6 +33,7 @@ const BLOCKS: &[&str] = &[
     "rpc.reply.asked",
     "rpc.calls",
     "rpc.replies",
+    "rpc.calls.headers",
     "queue resize",
     "queue resize.dead",
     "job",

@@ -68,6 +68,7 @@ conformance!(
 conformance!(one_thread several:
     calls_are_the_golden_message_and_read_the_golden_replies,
     the_golden_calls_get_the_golden_replies,
+    a_message_of_another_version_is_refused,
 );
 
 /// A client, and a peer that serves its queue by hand.
@@ -110,6 +111,26 @@ impl Served {
         send(&self.raw, back.as_str(), &reply, properties).await;
     }
 
+    /// Takes several calls, which have to be the golden ones, and answers them with the golden replies.
+    async fn serve_calls(&self, calls: &str) {
+        let taken = self.raw.next(&self.queue).await;
+        let mut seen = Message::seen(&taken.delivery, &self.namespace);
+        let golden = Message::golden(calls);
+        // The time left: two bytes after `cd`.
+        for at in (0..golden.body.len() - 2).filter(|at| golden.body[*at] == 0xcd) {
+            let left = u16::from_be_bytes([seen.body[at + 1], seen.body[at + 2]]);
+            assert!((5_000..=10_000).contains(&left), "{left}");
+            seen.body[at + 1..=at + 2].copy_from_slice(&golden.body[at + 1..=at + 2]);
+        }
+        golden.assert_is(&seen);
+        let replies = Message::golden("rpc.replies");
+        let to = taken.delivery.properties;
+        let id = to.correlation_id().clone().expect("an id");
+        let properties = replies.properties().with_correlation_id(id);
+        let to = to.reply_to().clone().expect("an address");
+        send(&self.raw, to.as_str(), &replies, properties).await;
+    }
+
     async fn end(self) {
         self.connection.close().await;
         self.raw.delete(&self.queue).await;
@@ -143,14 +164,7 @@ async fn a_typed_error_and_a_status_are_read(env: Env) {
         .await;
     let error = pending.await.expect_err("a status");
     assert_eq!(error.code(), Some(Code::Unimplemented));
-    assert_eq!(
-        error
-            .rpc()
-            .and_then(|error| error.status())
-            .expect("a status")
-            .message(),
-        "peer"
-    );
+    assert_eq!(error.status().expect("a status").message(), "peer");
     served.end().await;
 }
 
@@ -267,6 +281,7 @@ async fn the_tutorials_request_gets_the_golden_reply(env: Env) {
 }
 
 async fn calls_are_the_golden_message_and_read_the_golden_replies(env: Env) {
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let served = Served::new(&env).await;
     let client = Client::new(&served.connection, CalculatorClient::DESCRIPTOR).coalesce(64);
     let calculator = CalculatorClient::with_client(client);
@@ -280,23 +295,7 @@ async fn calls_are_the_golden_message_and_read_the_golden_replies(env: Env) {
         calculator.divide(84, 2).send(),
         calculator.divide(1, 0).send()
     );
-    let taken = served.raw.next(&served.queue).await;
-    let mut seen = Message::seen(&taken.delivery, &served.namespace);
-    let golden = Message::golden("rpc.calls");
-    // The time left: two bytes after `cd`.
-    for at in (0..golden.body.len() - 2).filter(|at| golden.body[*at] == 0xcd) {
-        let left = u16::from_be_bytes([seen.body[at + 1], seen.body[at + 2]]);
-        assert!((5_000..=10_000).contains(&left), "{left}");
-        seen.body[at + 1..=at + 2].copy_from_slice(&golden.body[at + 1..=at + 2]);
-    }
-    golden.assert_is(&seen);
-    let replies = Message::golden("rpc.replies");
-    let to = taken.delivery.properties;
-    let properties = replies
-        .properties()
-        .with_correlation_id(to.correlation_id().clone().expect("an id"));
-    let to = to.reply_to().clone().expect("an address");
-    send(&served.raw, to.as_str(), &replies, properties).await;
+    served.serve_calls("rpc.calls").await;
     assert_eq!(quotient.expect("sent").await.expect("a quotient"), 42);
     assert!(matches!(
         error.expect("sent").await,
@@ -308,12 +307,70 @@ async fn calls_are_the_golden_message_and_read_the_golden_replies(env: Env) {
     served.serve("rpc.request", Some("rpc.reply")).await;
     assert_eq!(last.await.expect("a quotient"), 42);
     served.end().await;
+
+    // The ids are those of a new reply queue.
+    let served = Served::new(&env).await;
+    let client = Client::new(&served.connection, CalculatorClient::DESCRIPTOR).coalesce(64);
+    let calculator = CalculatorClient::with_client(client);
+    let first = calculator.divide(84, 2).send().await.expect("it is sent");
+    served
+        .serve("rpc.request.asking", Some("rpc.reply.asked"))
+        .await;
+    assert_eq!(first.await.expect("a quotient"), 42);
+    let with_headers = calculator.divide(84, 2).header("tenant", "hare");
+    let (quotient, error) = tokio::join!(
+        with_headers.header("traceparent", TRACE).send(),
+        calculator.divide(1, 0).send()
+    );
+    served.serve_calls("rpc.calls.headers").await;
+    assert_eq!(quotient.expect("sent").await.expect("a quotient"), 42);
+    assert!(error.expect("sent").await.is_err());
+    served.end().await;
 }
 
 async fn the_golden_calls_get_the_golden_replies(env: Env) {
     let asking = Asking::new(&env).await;
-    let seen = asking.ask(&Message::golden("rpc.calls")).await;
-    Message::golden("rpc.replies").assert_is(&seen);
+    for calls in ["rpc.calls", "rpc.calls.headers"] {
+        let seen = asking.ask(&Message::golden(calls)).await;
+        Message::golden("rpc.replies").assert_is(&seen);
+    }
+    asking.end().await;
+}
+
+async fn a_message_of_another_version_is_refused(env: Env) {
+    let asking = Asking::new(&env).await;
+    let queue = asking.queue("calculator");
+    let mut later = Message::golden("rpc.calls");
+    later.fields.insert("type".into(), "lepus.calls/2".into());
+    // Nobody waits for an answer to these.
+    for property in ["reply-to", "correlation-id"] {
+        let mut silent = later.clone();
+        silent.fields.remove(property);
+        if property != "reply-to" {
+            silent
+                .fields
+                .insert("reply-to".into(), asking.replies.clone());
+        }
+        send(&asking.raw, &queue, &silent, silent.properties()).await;
+    }
+    let seen = asking.ask(&later).await;
+    assert_eq!(seen.fields["correlation-id"], "0123456ABabm7");
+    assert_eq!(seen.fields["header rpc-status"], "S unimplemented");
+    let text = &seen.fields["header rpc-message"];
+    assert!(
+        text.contains("`lepus.calls/2`") && !text.contains("no method"),
+        "{text}"
+    );
+    assert_eq!(seen.fields["type"], "lepus.calls/1", "it can be sent so");
+    // Tokens that this server does not know do not hide the one that it knows.
+    let mut request = Message::golden("rpc.request.asking");
+    let tokens = "S lepus.stream/1, lepus.calls/1,lepus.calls/2";
+    request
+        .fields
+        .insert("header rpc-accept".into(), tokens.into());
+    let seen = asking.ask(&request).await;
+    Message::golden("rpc.reply.asked").assert_is(&seen);
+    asking.raw.until_messages(&queue, 0).await;
     asking.end().await;
 }
 
@@ -328,10 +385,7 @@ async fn a_long_text_costs_nobody_anything(env: Env) {
     assert_eq!(error.code(), Some(Code::Internal), "{error}");
     let error = calculator.fib(1).header("note", long.as_str()).await;
     let error = error.expect_err("no frame is that long");
-    assert!(
-        error.rpc().is_some_and(|error| error.is_too_large()),
-        "{error}"
-    );
+    assert!(error.is_too_large(), "{error}");
     assert!(!error.may_have_executed());
     let mut request = Message::golden("rpc.request.json");
     request.body = format!(r#"{{"dividend":"{long}","divisor":1}}"#).into_bytes();

@@ -182,10 +182,7 @@ async fn a_limit_on_calls_in_flight_waits_within_the_deadline(env: Env) {
 
     let error = probe.clone().hold(2).timeout(SHORT).await.unwrap_err();
     assert!(error.is_timeout() && !error.may_have_executed(), "{error}");
-    assert_eq!(
-        error.rpc().and_then(|error| error.outcome()),
-        Some(Outcome::NotSent)
-    );
+    assert_eq!(error.outcome(), Some(Outcome::NotSent));
 
     let waiting = tokio::spawn({
         let probe = probe.clone();

@@ -23,6 +23,7 @@ conformance!(one_thread together:
     calls_at_once_share_a_message,
     a_message_has_so_many_calls_at_the_most,
     each_call_has_its_own_answer,
+    headers_and_traces_travel_along,
     so_many_handlers_run_at_once,
     a_fast_call_does_not_wait_for_a_slow_one,
     large_replies_are_spread,
@@ -136,10 +137,7 @@ async fn each_call_has_its_own_answer(env: Env) {
     let own = own.unwrap_err();
     assert_eq!(own.service(), Some(&DivideByZero { dividend: 7 }));
     let panic = panic.unwrap_err();
-    assert_eq!(
-        panic.rpc().unwrap().status().unwrap().code(),
-        Code::Internal
-    );
+    assert_eq!(panic.status().unwrap().code(), Code::Internal);
     let text = panic.to_string();
     assert!(
         text.contains("`panic` panicked") && !text.contains("ouch"),
@@ -159,6 +157,53 @@ async fn each_call_has_its_own_answer(env: Env) {
     assert!(runs[0].facts.message_id.is_some(), "{runs:?}");
     fixture.is_well(&env).await;
     assert_eq!(fixture.serving.stats().panics, 1);
+}
+
+async fn headers_and_traces_travel_along(env: Env) {
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let fixture = unattended(&env, 64).await;
+    let probe = &fixture.probe;
+    let table = || {
+        let list = lepus::Value::List(vec![1.into(), lepus::Value::Null]);
+        let nested = lepus::Table::from([("list".to_owned(), list)]);
+        lepus::Table::from([
+            ("tenant".to_owned(), "hare".into()),
+            ("size".to_owned(), u64::MAX.into()),
+            ("nested".to_owned(), nested.into()),
+        ])
+    };
+    // A handler's trace is that of the calls that it makes.
+    let context = context_with(LONG, &[("traceparent", TRACE), ("other", "x")]).await;
+    let calls = async {
+        tokio::join!(
+            probe.facts().headers(table()).send(),
+            probe.facts().send(),
+            probe.facts().header("tenant", "fox").send(),
+        )
+    };
+    let (with, traced, other) = context.scope(calls).await;
+    let reserved = probe.facts().header("rpc-accept", CALLS).send().await;
+    assert!(reserved.unwrap_err().is_invalid());
+    fixture.raw.until_messages(&fixture.queue, 1).await;
+    let _server = fixture.serve(1).await;
+    let [with, traced, other] = [with, traced, other].map(|call| call.unwrap());
+    let (with, traced, other) = (
+        with.await.unwrap(),
+        traced.await.unwrap(),
+        other.await.unwrap(),
+    );
+    // As in a message of its own.
+    let alone = ProbeClient::new(&fixture.calling);
+    let alone = alone.facts().headers(table()).await.unwrap();
+    assert_eq!(with.headers, alone.headers);
+    assert_eq!(with.headers["tenant"], "hare");
+    assert!(traced.headers.is_empty(), "{traced:?}");
+    assert_eq!(other.headers["tenant"], "fox");
+    for facts in [with, traced, other] {
+        assert_eq!(facts.trace["traceparent"], TRACE, "{facts:?}");
+        assert_eq!(facts.trace.len(), 1, "{facts:?}");
+    }
+    is_settled(&env, &fixture.queue).await;
 }
 
 async fn so_many_handlers_run_at_once(env: Env) {
@@ -220,7 +265,11 @@ async fn what_is_not_alike_does_not_share(env: Env) {
         // Two messages of two calls.
         probe.echo("a".into()).timeout(timeout(100)).send(),
         probe.echo("b".into()).timeout(timeout(50)).send(),
-        probe.echo("c".into()).timeout(timeout(100)).send(),
+        probe
+            .echo("c".into())
+            .timeout(timeout(100))
+            .header("h", "i")
+            .send(),
         probe.echo("d".into()).timeout(timeout(50)).send(),
         // One each.
         probe
@@ -231,9 +280,9 @@ async fn what_is_not_alike_does_not_share(env: Env) {
         probe
             .echo("f".into())
             .timeout(timeout(100))
-            .header("h", "i")
+            .header("h", long.as_str())
             .send(),
-        probe.echo(long).timeout(timeout(100)).send(),
+        probe.echo(long.clone()).timeout(timeout(100)).send(),
         probe.hold_once(1).timeout(timeout(100)).send(),
         probe.note(1).timeout(timeout(100)).send(),
     );
@@ -316,9 +365,30 @@ impl Contexts for Sender {
 
 /// A context with this deadline from now on. Calls in it have exactly this deadline, and not one each.
 async fn context(timeout: Duration) -> Context {
+    context_with(timeout, &[]).await
+}
+
+/// The same, of a handler that was called with these headers over a broker.
+async fn context_with(timeout: Duration, headers: &[(&str, &str)]) -> Context {
     let (sender, mut contexts) = tokio::sync::mpsc::unbounded_channel();
-    let local = ContextsClient::local(Sender(sender));
-    local.current().timeout(timeout).await.unwrap();
+    if headers.is_empty() {
+        let local = ContextsClient::local(Sender(sender));
+        local.current().timeout(timeout).await.unwrap();
+        return contexts.recv().await.unwrap();
+    }
+    let broker = lepus_broker::Broker::start().await.unwrap();
+    let connection = Connection::open(&broker.uri()).await.unwrap();
+    let server = Server::new(&connection).serve(ContextsServer::new(Sender(sender)));
+    let server = server.start().await.unwrap();
+    let headers = headers.iter();
+    let headers = headers.map(|(name, text)| ((*name).to_owned(), (*text).into()));
+    let call = ContextsClient::new(&connection).current();
+    call.timeout(timeout)
+        .headers(headers.collect())
+        .await
+        .unwrap();
+    server.stop().await.unwrap();
+    connection.close().await;
     contexts.recv().await.unwrap()
 }
 
@@ -344,7 +414,7 @@ async fn a_deadline_is_its_own(env: Env) {
     for answer in answers {
         let error = answer.unwrap_err();
         assert!(error.is_timeout(), "{error}");
-        let outcome = error.rpc().unwrap().outcome();
+        let outcome = error.outcome();
         assert!(
             matches!(outcome, Some(Outcome::SentNoReply | Outcome::Answered)),
             "{error:?}"
@@ -362,11 +432,7 @@ async fn what_expires_among_others_does_not_run(env: Env) {
     let calls = (1..=3).map(|n| probe.hold(n).timeout(SHORT).into_future());
     for answer in join_all(calls).await {
         let error = answer.unwrap_err();
-        assert_eq!(
-            error.rpc().unwrap().outcome(),
-            Some(Outcome::SentNoReply),
-            "{error:?}"
-        );
+        assert_eq!(error.outcome(), Some(Outcome::SentNoReply), "{error:?}");
     }
     // It was written a moment after the calls began, and so it expires a moment after they do.
     fixture.raw.until_messages(&fixture.queue, 0).await;
@@ -492,7 +558,12 @@ async fn a_server_that_refuses_gets_them_one_by_one(env: Env) {
 async fn hostile_bodies_are_refused(env: Env) {
     let fixture = RpcFixture::start(&env).await;
     let caller = Caller::open(&env).await;
-    let bodies: [&[u8]; 8] = [
+    let deep = [
+        &b"\x91\x96\x01\xa4echo\x01\xc0\xc4\x00\x81\xa1a"[..],
+        &[0x91; 10_000],
+    ]
+    .concat();
+    let bodies: [&[u8]; 12] = [
         b"",
         b"\x80",
         b"\x91\x01",
@@ -501,6 +572,11 @@ async fn hostile_bodies_are_refused(env: Env) {
         b"\x91\x94\x01\xa4echo\x01\xc0",
         b"\x91\x95\x01\xa1\xff\x01\xc0\xc4\x00",
         &[0x91; 10_000],
+        // Headers: none of them where six are announced, no map, too many, too deep.
+        b"\x91\x96\x01\xa4echo\x01\xc0\xc4\x00",
+        b"\x91\x96\x01\xa4echo\x01\xc0\xc4\x00\xc0",
+        b"\x91\x96\x01\xa4echo\x01\xc0\xc4\x00\xdf\xff\xff\xff\xff",
+        &deep,
     ];
     for body in bodies {
         let reply = caller.ask(&fixture.queue, caller.json(CALLS), body).await;

@@ -60,7 +60,7 @@ fn assert_text<E: std::fmt::Display>(
         .unwrap_or_else(|| panic!("{text}\nnot {start}"));
     let seconds = rest.strip_suffix(&format!(" s ({outcome})"));
     let seconds: f64 = seconds.unwrap_or_else(|| panic!("{text}")).parse().unwrap();
-    let elapsed = error.rpc().unwrap().elapsed().unwrap().as_secs_f64();
+    let elapsed = error.elapsed().unwrap().as_secs_f64();
     assert!(
         (seconds - elapsed).abs() < 0.001,
         "{text}, elapsed {elapsed}"
@@ -75,7 +75,7 @@ async fn unroutable_at_once(env: Env) {
     for _ in 0..3 {
         let error = probe.echo("anybody?".into()).await.unwrap_err();
         assert!(error.is_unroutable() && !error.may_have_executed() && !error.is_timeout());
-        assert_eq!(error.rpc().unwrap().outcome(), Some(Outcome::Unroutable));
+        assert_eq!(error.outcome(), Some(Outcome::Unroutable));
         let what = "the broker has no queue for it";
         assert_text(&error, &env.name("probe"), "echo", what, "unroutable");
     }
@@ -121,8 +121,8 @@ async fn timed_out(env: Env) {
     assert!(began.elapsed() >= SHORT);
     assert!(error.is_timeout() && error.may_have_executed());
     assert!(!error.is_disconnected() && !error.is_unroutable());
-    assert!(error.rpc().unwrap().elapsed().unwrap() >= SHORT);
-    let by_us = error.rpc().unwrap().status().is_none();
+    assert!(error.elapsed().unwrap() >= SHORT);
+    let by_us = error.status().is_none();
     if by_us {
         assert_text(
             &error,
@@ -237,11 +237,8 @@ async fn not_encodable(env: Env) {
     let maps = MapsClient::with_client(client);
     // JSON's keys are strings.
     let error = maps.put(BTreeMap::from([(vec![1], 1)])).await.unwrap_err();
-    assert!(
-        error.rpc().unwrap().is_encode() && !error.may_have_executed(),
-        "{error}"
-    );
-    assert_eq!(error.rpc().unwrap().outcome(), Some(Outcome::NotSent));
+    assert!(error.is_encode() && !error.may_have_executed(), "{error}");
+    assert_eq!(error.outcome(), Some(Outcome::NotSent));
     let reason = error.source().expect("the codec's reason").to_string();
     assert!(reason.starts_with("application/json: "), "{reason}");
 }
@@ -255,7 +252,7 @@ async fn closed(env: Env) {
         transport_error(ProbeClient::new(&fixture.calling).hold(1)).await,
     ] {
         assert!(
-            error.is_closed() && error.is_disconnected() && !error.is_timeout(),
+            error.is_closed() && !error.is_disconnected() && !error.is_timeout(),
             "{error}"
         );
         assert!(!error.may_have_executed(), "{error}");
@@ -279,7 +276,7 @@ async fn a_panic_is_told_and_the_worker_lives(env: Env) {
         let error = fixture.probe.panic(text.into()).await.unwrap_err();
         assert_eq!(error.code(), Some(Code::Internal));
         assert!(error.may_have_executed());
-        let message = error.rpc().unwrap().status().unwrap().message().to_owned();
+        let message = error.status().unwrap().message().to_owned();
         assert_eq!(message, "`panic` panicked", "its text stays in the log");
         assert_eq!(fixture.serving.stats().panics, n as u64 + 1);
     }
@@ -294,7 +291,7 @@ async fn a_panics_text_is_told_where_that_is_asked_for(env: Env) {
     let calling = env.connect().await;
     let error = ProbeClient::new(&calling).panic("häse".into()).await;
     let error = error.unwrap_err();
-    let message = error.rpc().unwrap().status().unwrap().message().to_owned();
+    let message = error.status().unwrap().message().to_owned();
     assert_eq!(message, "`panic` panicked: häse");
 }
 

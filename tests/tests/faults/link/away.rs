@@ -61,7 +61,7 @@ async fn away_for(env: Env, time: Duration) {
         let error = fixture.probe.echo("hasty".into()).timeout(SECOND).await;
         let error = error.unwrap_err();
         assert!(error.is_timeout() && !error.may_have_executed(), "{error}");
-        assert_eq!(error.rpc().unwrap().outcome(), Some(Outcome::NotSent));
+        assert_eq!(error.outcome(), Some(Outcome::NotSent));
     }
     assert!(!waiting.is_finished());
     let up = Instant::now();

@@ -83,7 +83,7 @@ async fn row_03_a_reply_on_the_wire_is_lost_with_the_link(env: Env) {
         error.is_disconnected() && error.may_have_executed(),
         "{error}"
     );
-    assert_eq!(error.rpc().unwrap().outcome(), Some(Outcome::SentNoReply));
+    assert_eq!(error.outcome(), Some(Outcome::SentNoReply));
     assert_eq!(fixture.calling.stats().pending_calls, 0);
     until_back(&fixture.calling).await;
     fixture.is_well(&env).await;

@@ -228,7 +228,7 @@ async fn a_reply_that_does_not_decode_fails_its_call_alone(env: Env) {
     let (queue, mine) = hand.next().await;
     let application = id(&mine).with_headers(headers(&[("rpc-status", "application")]));
     hand.reply(&queue, application, b"\x01").await;
-    assert!(call.await.unwrap_err().rpc().unwrap().is_decode());
+    assert!(call.await.unwrap_err().is_decode());
 
     hand.reply(&queue, id(&others), b"\x01").await;
     assert_eq!(other.await.unwrap(), 1);
@@ -254,7 +254,7 @@ async fn a_status_nobody_knows_is_unknown(env: Env) {
             .await;
         let error = call.await.unwrap_err();
         assert_eq!(error.code(), Some(Code::Unknown));
-        assert_eq!(error.rpc().unwrap().status().unwrap().message(), text);
+        assert_eq!(error.status().unwrap().message(), text);
     }
     // Headers of other types and with other names are no status.
     let call = probe.hold(4).send().await.unwrap();

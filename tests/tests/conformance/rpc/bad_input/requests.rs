@@ -339,7 +339,7 @@ async fn headers_that_fit_no_frame_are_not_sent(env: Env) {
             .await
             .unwrap_err(),
     ] {
-        assert!(call.rpc().is_some_and(lepus::Error::is_too_large), "{call}");
+        assert!(call.is_too_large(), "{call}");
         assert!(!call.may_have_executed());
     }
     let error = fixture
@@ -348,10 +348,7 @@ async fn headers_that_fit_no_frame_are_not_sent(env: Env) {
         .header("large", "h".repeat(1_000_000))
         .await
         .unwrap_err();
-    assert!(
-        error.rpc().is_some_and(lepus::Error::is_too_large),
-        "{error}"
-    );
+    assert!(error.is_too_large(), "{error}");
     assert!(!error.may_have_executed());
     // Nor a header's name, which is a short string.
     let error = fixture
@@ -360,7 +357,7 @@ async fn headers_that_fit_no_frame_are_not_sent(env: Env) {
         .header(&"n".repeat(256), 1)
         .await
         .unwrap_err();
-    assert!(error.rpc().is_some_and(lepus::Error::is_invalid), "{error}");
+    assert!(error.is_invalid(), "{error}");
     // Another call in flight over the same connection has not noticed.
     fixture.subject.gate.open_for_good();
     assert_eq!(other.await.unwrap(), 1);
@@ -681,11 +678,8 @@ async fn a_request_too_large_is_refused_by_the_server(env: Env) {
 async fn a_request_too_large_is_not_sent(env: Env) {
     let fixture = RpcFixture::over(&env, env.connect().await, limited(&env, 1000).await).await;
     let error = fixture.probe.echo("x".repeat(1000)).await.unwrap_err();
-    assert!(
-        error.rpc().is_some_and(lepus::Error::is_too_large),
-        "{error}"
-    );
-    assert_eq!(error.rpc().unwrap().outcome(), Some(Outcome::NotSent));
+    assert!(error.is_too_large(), "{error}");
+    assert_eq!(error.outcome(), Some(Outcome::NotSent));
     assert!(error.to_string().contains("the limit is 1000"), "{error}");
     assert!(!error.may_have_executed());
     fixture.is_well(&env).await;
