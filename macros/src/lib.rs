@@ -43,7 +43,8 @@ use proc_macro::TokenStream;
 ///   need no attribute, and may use `async fn`. A method may have a default body. The rest of the
 ///   trait is unchanged: documentation, visibility, supertraits, attributes.
 /// - **`CalculatorServer<S>`**, which serves an implementation: `new(service)`,
-///   `from_arc(service)`, `DESCRIPTOR`.
+///   `from_arc(service)`, `DESCRIPTOR`; and the options of the service on its server: `concurrency(4)`,
+///   `queue_options(options)`, `passive()`.
 /// - **`CalculatorClient`**, with each method as a call: `fib(30).await`. It has `new(&connection)`,
 ///   `local(implementation)` without a broker, `with_client(client)` and `DESCRIPTOR`, is cheap to
 ///   clone, and keeps the documentation and the `#[cfg]`s of the methods.

@@ -34,8 +34,7 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let connection = Connection::open("amqp://guest:guest@localhost").await?;
 //! let server = Server::new(&connection)
-//!     .serve(CalculatorServer::new(CalculatorService))
-//!     .concurrency(4)
+//!     .serve(CalculatorServer::new(CalculatorService).concurrency(4))
 //!     .start()
 //!     .await?;
 //!
@@ -111,7 +110,7 @@
 //! | | |
 //! |---|---|
 //! | connection | [`Connection`], [`ConnectionBuilder`], [`ConnectionState`], [`Stats`] |
-//! | services | [`macro@service`], [`Server`], [`Client`], [`Call`], [`PendingReply`] |
+//! | services | [`macro@service`], [`Server`], [`ServiceOptions`], [`QueueOptions`]; [`Client`], [`Call`], [`PendingReply`] |
 //! | jobs | [`WorkQueue`], [`Producer`], [`WorkerPool`], [`Job`], [`DeadLetters`], [`Getter`]; [`macro@tasks`], [`TaskProducer`], [`TaskPool`] |
 //! | events | [`EventExchange`] by its four names, [`EventPublisher`], [`Subscribe`], [`Subscription`], [`GroupSubscription`], [`Event`], [`Missed`] |
 //! | in a handler | [`Context`], [`Job`], [`Event`] |
@@ -119,7 +118,7 @@
 //! | errors | [`CallError`], [`Error`], [`Outcome`]; [`Status`] and [`Code`] in replies |
 //! | stopping | [`Running`], [`Until`], [`shutdown_signal`] |
 //! | services without the macros | [`Service`], [`Tasks`], [`Request`], [`Reply`] |
-//! | values | [`Codec`], [`Table`], [`Value`], [`Name`], [`Queue`], [`RetryPolicy`] |
+//! | values | [`Codec`], [`Table`], [`Value`], [`RetryPolicy`] |
 //!
 //! # Features
 //!
@@ -193,13 +192,12 @@ pub use queue::{
     WorkQueue, WorkerPool,
 };
 pub use server::Server;
-pub use service::{BoxFuture, Reply, Request, Service, Tasks};
+pub use service::{BoxFuture, Reply, Request, Service, ServiceOptions, Tasks};
 pub use shutdown::shutdown_signal;
 pub use stats::Stats;
 pub use wire::codec::{Codec, CodecError};
-pub use wire::name::{Name, NameError};
 pub use wire::status::{Code, Status, UnknownCode};
-pub use wire::topology::{Exchange, ExchangeKind, Queue, QueueKind};
+pub use wire::topology::{QueueKind, QueueOptions};
 pub use wire::value::{Table, Value};
 pub use worker::{Running, Until};
 

@@ -12,6 +12,7 @@ use crate::policy::verdict::Verdict;
 use crate::wire::codec::{self, Codec};
 use crate::wire::envelope::ReplyStatus;
 use crate::wire::status::{Code, Status};
+use crate::wire::topology::QueueOptions;
 
 /// A boxed future.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
@@ -26,6 +27,12 @@ pub trait Service: Send + Sync + 'static {
     /// Replies to one request. If the future panics, the reply is an `internal` status. It is dropped at the
     /// request's deadline.
     fn call(&self, request: Request) -> BoxFuture<Reply>;
+
+    /// The options with which a server serves it; read once, when the server starts. The default is
+    /// [`ServiceOptions::new`]. A service that wraps another one passes on the options of that one.
+    fn options(&self) -> ServiceOptions {
+        ServiceOptions::new()
+    }
 }
 
 impl<S: Service + ?Sized> Service for std::sync::Arc<S> {
@@ -35,6 +42,81 @@ impl<S: Service + ?Sized> Service for std::sync::Arc<S> {
 
     fn call(&self, request: Request) -> BoxFuture<Reply> {
         (**self).call(request)
+    }
+
+    fn options(&self) -> ServiceOptions {
+        (**self).options()
+    }
+}
+
+/// The options with which a [`Server`](crate::Server) serves a service.
+///
+/// A generated server has these methods itself. They are also for a [`Service`] that is written by hand,
+/// which returns its options from [`Service::options`].
+///
+/// ```
+/// # #[lepus::service]
+/// # trait Calculator {
+/// #     async fn fib(&self, n: u64) -> u64;
+/// # }
+/// # struct CalculatorService;
+/// # impl Calculator for CalculatorService {
+/// #     async fn fib(&self, n: u64) -> u64 {
+/// #         n
+/// #     }
+/// # }
+/// use lepus::{QueueKind, QueueOptions};
+///
+/// let calculator = CalculatorServer::new(CalculatorService)
+///     .concurrency(4)
+///     .queue_options(QueueOptions::new().kind(QueueKind::Quorum));
+/// # let _ = calculator;
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[must_use = "options have an effect on the service that returns them"]
+pub struct ServiceOptions {
+    pub(crate) concurrency: u16,
+    pub(crate) queue: QueueOptions,
+    pub(crate) is_passive: bool,
+}
+
+impl ServiceOptions {
+    /// The defaults: one request at a time, from a queue with the properties that the service's attribute
+    /// gives.
+    pub fn new() -> Self {
+        Self {
+            concurrency: 1,
+            queue: QueueOptions::new(),
+            is_passive: false,
+        }
+    }
+
+    /// Sets how many requests of the service are handled at once. Default 1, with which an idle server is
+    /// always preferred over a busy one, because this is also the channel's prefetch (`basic.qos`). The
+    /// maximum is 65,535; 0 counts as 1.
+    pub fn concurrency(mut self, requests: u16) -> Self {
+        self.concurrency = requests.max(1);
+        self
+    }
+
+    /// Sets the options of the service's queue, and of the queues that its methods have of their own. They
+    /// are added to those of the service's attribute (`durable`, `quorum`), which they override. All servers
+    /// of a service need the same ones, because a queue is declared by each of them.
+    pub fn queue_options(mut self, options: QueueOptions) -> Self {
+        self.queue = options;
+        self
+    }
+
+    /// Declares no queues: they must exist, with any properties. The queue options have no effect then.
+    pub fn passive(mut self) -> Self {
+        self.is_passive = true;
+        self
+    }
+}
+
+impl Default for ServiceOptions {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

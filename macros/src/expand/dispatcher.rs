@@ -19,12 +19,20 @@ pub(super) fn expand(contract: &Contract<'_>) -> TokenStream {
         Kind::Tasks => format!("Passes jobs to an implementation of {name}."),
     };
     let descriptor = descriptor::of_dispatcher(contract);
-    let implementation = implementation(contract);
+    let Options {
+        field,
+        default,
+        clone,
+        setters,
+        getter,
+    } = Options::of(contract);
+    let implementation = implementation(contract, &getter);
     quote! {
         #attributes
         #[doc = #doc]
         #vis struct #dispatcher<S> {
             service: ::std::sync::Arc<S>,
+            #field
         }
 
         #attributes
@@ -34,20 +42,22 @@ pub(super) fn expand(contract: &Contract<'_>) -> TokenStream {
             /// Creates it from the implementation.
             #[must_use]
             #vis fn new(service: S) -> Self {
-                Self { service: ::std::sync::Arc::new(service) }
+                Self::from_arc(::std::sync::Arc::new(service))
             }
 
             /// Creates it from an implementation that is also used elsewhere.
             #[must_use]
             #vis fn from_arc(service: ::std::sync::Arc<S>) -> Self {
-                Self { service }
+                Self { service, #default }
             }
+
+            #setters
         }
 
         #attributes
         impl<S> ::core::clone::Clone for #dispatcher<S> {
             fn clone(&self) -> Self {
-                Self { service: ::core::clone::Clone::clone(&self.service) }
+                Self { service: ::core::clone::Clone::clone(&self.service), #clone }
             }
         }
 
@@ -62,8 +72,63 @@ pub(super) fn expand(contract: &Contract<'_>) -> TokenStream {
     }
 }
 
+/// The parts of the receiving half that hold the options of a service. Tasks have none: those of their
+/// workers are set on the pool.
+#[derive(Default)]
+struct Options {
+    field: TokenStream,
+    default: TokenStream,
+    clone: TokenStream,
+    setters: TokenStream,
+    /// The implementation of `Service::options`.
+    getter: TokenStream,
+}
+
+impl Options {
+    fn of(contract: &Contract<'_>) -> Self {
+        if contract.kind != Kind::Service {
+            return Self::default();
+        }
+        let krate = &contract.options.krate;
+        let vis = &contract.original.vis;
+        let options = quote!(#krate::__rt::ServiceOptions);
+        Self {
+            field: quote!(options: #options,),
+            default: quote!(options: #options::new(),),
+            clone: quote!(options: ::core::clone::Clone::clone(&self.options),),
+            setters: quote! {
+                /// Sets how many requests of this service are handled at once. Default 1, with which an
+                /// idle server is always preferred over a busy one. The maximum is 65,535; 0 counts as 1.
+                #[must_use]
+                #vis fn concurrency(self, requests: u16) -> Self {
+                    Self { options: self.options.concurrency(requests), ..self }
+                }
+
+                /// Sets the options of the service's queue, and of the queues that its methods have of
+                /// their own. They override those of the service's attribute. All servers of a service
+                /// need the same ones.
+                #[must_use]
+                #vis fn queue_options(self, options: #krate::__rt::QueueOptions) -> Self {
+                    Self { options: self.options.queue_options(options), ..self }
+                }
+
+                /// Declares no queues: they must exist, with any properties.
+                #[must_use]
+                #vis fn passive(self) -> Self {
+                    Self { options: self.options.passive(), ..self }
+                }
+            },
+            getter: quote! {
+                fn options(&self) -> #options {
+                    ::core::clone::Clone::clone(&self.options)
+                }
+            },
+        }
+    }
+}
+
 /// The implementation of the runtime's trait, generic over the user's implementation.
-fn implementation(contract: &Contract<'_>) -> TokenStream {
+fn implementation(contract: &Contract<'_>, options: &TokenStream) -> TokenStream {
     let krate = &contract.options.krate;
     let attributes = item_attributes(contract);
     let dispatcher = dispatcher_ident(contract);
@@ -91,6 +156,8 @@ fn implementation(contract: &Contract<'_>) -> TokenStream {
             fn descriptor(&self) -> &'static #krate::__rt::ServiceDescriptor {
                 Self::DESCRIPTOR
             }
+
+            #options
 
             fn #run(
                 &self,

@@ -1,6 +1,9 @@
 //! Tests of the code that `#[service]` generates.
 
-use crate::stub::{CallError, Client, Codec, Connection, Reply, Request, Service, run};
+use crate::stub::{
+    CallError, Client, Codec, Connection, QueueOptions, Reply, Request, Service, ServiceOptions,
+    run,
+};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,6 +191,23 @@ fn both_halves_clone_and_show_themselves() {
         "PocketCalculatorClient { client: Client { .. } }"
     );
     assert_eq!(run(client.fib(5)), Ok(5));
+}
+
+#[test]
+fn a_server_holds_the_options_of_its_service() {
+    let server = PocketCalculatorServer::new(Pocket);
+    assert_eq!(server.options(), ServiceOptions::new());
+    let server = server
+        .concurrency(4)
+        .queue_options(QueueOptions("lazy"))
+        .passive();
+    let expected = ServiceOptions {
+        concurrency: 4,
+        queue: QueueOptions("lazy"),
+        passive: true,
+    };
+    assert_eq!(server.options(), expected);
+    assert_eq!(server.clone().options(), expected);
 }
 
 mod halves {

@@ -13,8 +13,9 @@ use std::task::{Context, Poll, Waker};
 /// The items that generated code names.
 pub mod __rt {
     pub use super::{
-        BoxFuture, Call, Client, Codec, Connection, IntoVerdict, MethodDescriptor, Push, Reply,
-        Request, Service, ServiceDescriptor, TaskProducer, Tasks, Verdict,
+        BoxFuture, Call, Client, Codec, Connection, IntoVerdict, MethodDescriptor, Push,
+        QueueOptions, Reply, Request, Service, ServiceDescriptor, ServiceOptions, TaskProducer,
+        Tasks, Verdict,
     };
     pub use serde;
 }
@@ -164,6 +165,40 @@ impl MethodDescriptor {
 pub trait Service: Send + Sync + 'static {
     fn descriptor(&self) -> &'static ServiceDescriptor;
     fn call(&self, request: Request) -> BoxFuture<Reply>;
+    fn options(&self) -> ServiceOptions;
+}
+
+/// The options of a queue, which are only passed through.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueueOptions(pub &'static str);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceOptions {
+    pub concurrency: u16,
+    pub queue: QueueOptions,
+    pub passive: bool,
+}
+
+impl ServiceOptions {
+    pub fn new() -> Self {
+        Self {
+            concurrency: 1,
+            queue: QueueOptions::default(),
+            passive: false,
+        }
+    }
+    pub fn concurrency(mut self, requests: u16) -> Self {
+        self.concurrency = requests;
+        self
+    }
+    pub fn queue_options(mut self, options: QueueOptions) -> Self {
+        self.queue = options;
+        self
+    }
+    pub fn passive(mut self) -> Self {
+        self.passive = true;
+        self
+    }
 }
 
 pub trait Tasks: Send + Sync + 'static {

@@ -192,8 +192,7 @@ async fn connect(place: &Place, namespace: &str) -> Connection {
 
 async fn serve(serving: &Connection, subject: &Arc<Shelves>, concurrency: u16) -> lepus::Running {
     Server::new(serving)
-        .serve(ArchiveServer::from_arc(Arc::clone(subject)))
-        .concurrency(concurrency)
+        .serve(ArchiveServer::from_arc(Arc::clone(subject)).concurrency(concurrency))
         .start()
         .await
         .unwrap()

@@ -38,9 +38,8 @@ pub async fn connect(task: &Task) -> Connection {
 
 pub async fn serve(task: &Task) -> String {
     let connection = connect(task).await;
-    let server = Server::new(&connection)
-        .serve(EchoServer::new(Mirror))
-        .concurrency(task.case.prefetch);
+    let service = EchoServer::new(Mirror).concurrency(task.case.prefetch);
+    let server = Server::new(&connection).serve(service);
     // It serves for as long as the process lives.
     std::mem::forget(server.start().await.expect("a server"));
     String::new()

@@ -4,7 +4,9 @@ use super::shapes::{Shaper, ShapesClient, ShapesServer, call_every_shape};
 use super::{LONG, SHORT};
 use futures_util::future::join_all;
 use lepus::{Client, Codec, Connection, Outcome, Server};
-use lepus_tests::probe::{DivideByZero, ProbeClient, RpcFixture, Subject, is_settled, serve};
+use lepus_tests::probe::{
+    DivideByZero, ProbeClient, RpcFixture, Subject, is_settled, serve_concurrently,
+};
 use lepus_tests::{Env, conformance, eventually};
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,8 +116,7 @@ async fn a_call_that_is_never_awaited_is_never_made(env: Env) {
 async fn thousands_of_calls_share_one_reply_queue(env: Env) {
     let (serving, calling) = (env.connect().await, env.connect().await);
     let subject = Arc::new(Subject::default());
-    let server = serve(&serving, &subject)
-        .concurrency(100)
+    let server = serve_concurrently(&serving, &subject, 100)
         .start()
         .await
         .unwrap();
@@ -244,9 +245,7 @@ async fn a_handler_calls_its_own_service(env: Env) {
     let climber = Climber {
         connection: connection.clone(),
     };
-    let server = Server::new(&connection)
-        .serve(LadderServer::new(climber))
-        .concurrency(6);
+    let server = Server::new(&connection).serve(LadderServer::new(climber).concurrency(6));
     let _server = server.start().await.unwrap();
     let height = LadderClient::new(&connection).climb(5).await;
     assert_eq!(height.unwrap(), 5);

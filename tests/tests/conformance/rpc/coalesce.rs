@@ -7,7 +7,9 @@ use futures_util::future::join_all;
 use lapin::BasicProperties;
 use lepus::{Client, Code, Connection, Context, Outcome, Running, Server};
 use lepus_tests::peer::{Caller, short};
-use lepus_tests::probe::{DivideByZero, ProbeClient, RpcFixture, Subject, is_settled, serve};
+use lepus_tests::probe::{
+    DivideByZero, ProbeClient, RpcFixture, Subject, is_settled, serve_concurrently,
+};
 use lepus_tests::proxy::{Cut, Way};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance};
@@ -81,7 +83,7 @@ struct Unattended {
 
 impl Unattended {
     async fn serve(&self, concurrency: u16) -> Running {
-        let server = serve(&self.serving, &self.subject).concurrency(concurrency);
+        let server = serve_concurrently(&self.serving, &self.subject, concurrency);
         server.start().await.unwrap()
     }
 
@@ -546,8 +548,9 @@ async fn heavy_handlers_use_several_threads() {
     let broker = lepus_broker::Broker::start().await.unwrap();
     let connection = lepus::Connection::open(&broker.uri()).await.unwrap();
     let blocker = Arc::new(Blocker::default());
-    let server = Server::new(&connection).serve(BlockServer::from_arc(Arc::clone(&blocker)));
-    let _server = server.concurrency(3).start().await.unwrap();
+    let service = BlockServer::from_arc(Arc::clone(&blocker)).concurrency(3);
+    let server = Server::new(&connection).serve(service);
+    let _server = server.start().await.unwrap();
     let client = Client::new(&connection, BlockClient::DESCRIPTOR).coalesce(64);
     let block = BlockClient::with_client(client);
     block.block().await.unwrap();

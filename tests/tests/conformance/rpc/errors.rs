@@ -4,7 +4,9 @@ use lepus::{CallError, Client, Code, Codec, Connection, Context, Outcome, Server
 use lepus_tests::eventually::eventually;
 use lepus_tests::frames::{blocked, unblocked};
 use lepus_tests::peer::{Caller, headers};
-use lepus_tests::probe::{Facts, ProbeClient, RpcFixture, Subject, serve, transport_error};
+use lepus_tests::probe::{
+    Facts, ProbeClient, RpcFixture, Subject, serve, serve_concurrently, transport_error,
+};
 use lepus_tests::proxy::Proxy;
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, Gate, conformance};
@@ -88,8 +90,7 @@ async fn unroutable_at_once(env: Env) {
 
     // Among others that find their way.
     let subject = Arc::new(Subject::default());
-    let _server = serve(&env.connect().await, &subject)
-        .concurrency(50)
+    let _server = serve_concurrently(&env.connect().await, &subject, 50)
         .start()
         .await
         .unwrap();
