@@ -46,8 +46,9 @@ use proc_macro::TokenStream;
 ///   `from_arc(service)`, `DESCRIPTOR`; and the options of the service on its server: `concurrency(4)`,
 ///   `queue_options(options)`, `passive()`.
 /// - **`CalculatorClient`**, with each method as a call: `fib(30).await`. It has `new(&connection)`,
-///   `local(implementation)` without a broker, `with_client(client)` and `DESCRIPTOR`, is cheap to
-///   clone, and keeps the documentation and the `#[cfg]`s of the methods.
+///   `builder(&connection)` for options, `local(implementation)` without a broker, and `DESCRIPTOR`.
+///   It is made from an untyped `Client` by `from(client)`, is cheap to clone, and keeps the
+///   documentation and the `#[cfg]`s of the methods.
 ///
 /// Both types have the trait's visibility.
 ///
@@ -95,7 +96,7 @@ use proc_macro::TokenStream;
 /// Wire names are unique, and have 1 to 255 bytes of UTF-8 without control characters, as AMQP
 /// requires. The name of a queue does not start with `amq.`, which is reserved for the broker. A
 /// method that exists several times, each under its own `#[cfg]`, counts once. No method can be
-/// called `new`, `local`, `with_client` or `clone`, which the client has itself; with
+/// called `new`, `builder`, `local` or `clone`, which the client has itself; with
 /// `#[rpc(name = "new")]`, a method of another name has that name on the wire.
 #[proc_macro_attribute]
 pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {

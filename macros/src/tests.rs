@@ -490,14 +490,7 @@ fn names() {
         method("#[cfg(a)] async fn f(&self); #[cfg(b)] #[rpc(name = \"f\")] async fn g(&self);"),
         taken
     );
-    for name in [
-        "new",
-        "local",
-        "with_client",
-        "clone",
-        "DESCRIPTOR",
-        "r#new",
-    ] {
+    for name in ["new", "builder", "local", "clone", "DESCRIPTOR", "r#new"] {
         let mistake = method(&format!("async fn {name}(&self);"));
         assert!(
             mistake.starts_with("the generated client has its own"),
@@ -518,6 +511,6 @@ fn names() {
     good(
         Kind::Tasks,
         "",
-        "trait T { async fn local(&self); async fn with_client(&self); }",
+        "trait T { async fn local(&self); async fn builder(&self); }",
     );
 }

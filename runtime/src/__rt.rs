@@ -2,7 +2,7 @@
 
 pub use serde;
 
-pub use crate::client::{Call, Client};
+pub use crate::client::{Call, Client, ClientBuilder};
 pub use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use crate::link::Connection;
 pub use crate::policy::verdict::{IntoVerdict, Verdict};

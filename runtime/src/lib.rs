@@ -110,7 +110,7 @@
 //! | | |
 //! |---|---|
 //! | connection | [`Connection`], [`ConnectionBuilder`], [`ConnectionState`], [`Stats`] |
-//! | services | [`macro@service`], [`Server`], [`ServiceOptions`], [`QueueOptions`]; [`Client`], [`Call`], [`PendingReply`] |
+//! | services | [`macro@service`], [`Server`], [`ServiceOptions`], [`QueueOptions`]; [`Client`], [`ClientBuilder`], [`Call`], [`PendingReply`] |
 //! | jobs | [`WorkQueue`], [`Producer`], [`WorkerPool`], [`Job`], [`DeadLetters`], [`Getter`]; [`macro@tasks`], [`TaskProducer`], [`TaskPool`] |
 //! | events | [`EventExchange`] by its four names, [`EventPublisher`], [`Subscribe`], [`Subscription`], [`GroupSubscription`], [`Event`], [`Missed`] |
 //! | in a handler | [`Context`], [`Job`], [`Event`] |
@@ -172,7 +172,7 @@ mod worker;
 
 pub use lepus_macros::{service, tasks};
 
-pub use client::{Call, Client, DEFAULT_TIMEOUT, PendingReply};
+pub use client::{Call, Client, ClientBuilder, DEFAULT_TIMEOUT, PendingReply};
 pub use context::Context;
 pub use descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use error::{CallError, Error, Never, Outcome};

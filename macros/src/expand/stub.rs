@@ -33,6 +33,7 @@ pub(super) fn expand(contract: &Contract<'_>) -> TokenStream {
     };
     let descriptor = descriptor::of_stub(contract);
     let constructors = constructors(contract);
+    let conversion = (contract.kind == Kind::Service).then(|| conversion(contract));
     let methods = contract.methods.iter().map(|it| method(contract, it));
     quote! {
         #attributes
@@ -47,6 +48,26 @@ pub(super) fn expand(contract: &Contract<'_>) -> TokenStream {
             #descriptor
             #constructors
             #(#methods)*
+        }
+
+        #conversion
+    }
+}
+
+/// The conversion of an untyped client, which also makes `ClientBuilder::build` return a typed one.
+fn conversion(contract: &Contract<'_>) -> TokenStream {
+    let client = {
+        let krate = &contract.options.krate;
+        quote!(#krate::__rt::Client)
+    };
+    let attributes = item_attributes(contract);
+    let stub = stub_ident(contract);
+    quote! {
+        #attributes
+        impl ::core::convert::From<#client> for #stub {
+            fn from(client: #client) -> Self {
+                Self { client }
+            }
         }
     }
 }
@@ -74,13 +95,14 @@ fn constructors(contract: &Contract<'_>) -> TokenStream {
                     Self { client: #krate::__rt::Client::new(connection, Self::DESCRIPTOR) }
                 }
 
-                #local
-
-                /// Creates a client from one with settings of its own.
-                #[must_use]
-                #vis fn with_client(client: #krate::__rt::Client) -> Self {
-                    Self { client }
+                /// Creates a builder for a client with options, such as its timeout.
+                #vis fn builder(
+                    connection: &#krate::__rt::Connection,
+                ) -> #krate::__rt::ClientBuilder<Self> {
+                    #krate::__rt::ClientBuilder::new(connection, Self::DESCRIPTOR)
                 }
+
+                #local
             }
         }
         Kind::Tasks => quote! {

@@ -185,12 +185,20 @@ fn both_halves_clone_and_show_themselves() {
     }
     let server = PocketCalculatorServer::from_arc(std::sync::Arc::new(Plain)).clone();
     assert_eq!(format!("{server:?}"), "PocketCalculatorServer { .. }");
-    let client = PocketCalculatorClient::with_client(Client::local(server)).clone();
+    let client = PocketCalculatorClient::from(Client::local(server)).clone();
     assert_eq!(
         format!("{client:?}"),
         "PocketCalculatorClient { client: Client { .. } }"
     );
     assert_eq!(run(client.fib(5)), Ok(5));
+}
+
+#[test]
+fn a_client_is_built_with_options() {
+    let connection = Connection::default();
+    let client = PocketCalculatorClient::builder(&connection).build();
+    assert!(run(client.note("x".to_owned())).is_err());
+    assert_eq!(connection.sent.lock().unwrap().len(), 1);
 }
 
 #[test]

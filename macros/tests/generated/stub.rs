@@ -13,9 +13,9 @@ use std::task::{Context, Poll, Waker};
 /// The items that generated code names.
 pub mod __rt {
     pub use super::{
-        BoxFuture, Call, Client, Codec, Connection, IntoVerdict, MethodDescriptor, Push,
-        QueueOptions, Reply, Request, Service, ServiceDescriptor, ServiceOptions, TaskProducer,
-        Tasks, Verdict,
+        BoxFuture, Call, Client, ClientBuilder, Codec, Connection, IntoVerdict, MethodDescriptor,
+        Push, QueueOptions, Reply, Request, Service, ServiceDescriptor, ServiceOptions,
+        TaskProducer, Tasks, Verdict,
     };
     pub use serde;
 }
@@ -327,6 +327,23 @@ impl Client {
             reply,
             types: PhantomData,
         }
+    }
+}
+
+pub struct ClientBuilder<C> {
+    client: Client,
+    typed: PhantomData<fn() -> C>,
+}
+
+impl<C: From<Client>> ClientBuilder<C> {
+    pub fn new(connection: &Connection, descriptor: &'static ServiceDescriptor) -> Self {
+        Self {
+            client: Client::new(connection, descriptor),
+            typed: PhantomData,
+        }
+    }
+    pub fn build(self) -> C {
+        C::from(self.client)
     }
 }
 

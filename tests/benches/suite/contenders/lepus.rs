@@ -47,11 +47,11 @@ pub async fn serve(task: &Task) -> String {
 
 pub async fn client(task: &Task) -> Operation {
     let connection = connect(task).await;
-    let mut client = Client::new(&connection, EchoClient::DESCRIPTOR);
+    let mut builder = EchoClient::builder(&connection);
     if task.contender == Contender::LepusCoalesced {
-        client = client.coalesce(COALESCED);
+        builder = builder.coalesce(COALESCED);
     }
-    let (echo, payload) = (EchoClient::with_client(client), Bytes::from(task.payload()));
+    let (echo, payload) = (builder.build(), Bytes::from(task.payload()));
     Operation::new(move || {
         let (call, size) = (echo.echo(payload.clone()), payload.len());
         async move { assert_eq!(call.await.expect("a reply").len(), size) }

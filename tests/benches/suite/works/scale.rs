@@ -124,7 +124,9 @@ pub async fn waiting(task: &Task, count: usize) -> Sample {
     raw.close(200, "".into()).await.expect("a connection");
     let connection = ours::connect(task).await;
     let descriptor = described("echo".into(), 1);
-    let client = Client::new(&connection, descriptor).max_in_flight(count + 1);
+    let client = Client::builder(&connection, descriptor)
+        .max_in_flight(count + 1)
+        .build();
     let method = &descriptor.methods()[0];
     let payload = task.payload();
     let send = || client.call::<_, Vec<u8>, Never>(method, &payload).send();

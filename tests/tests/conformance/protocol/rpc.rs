@@ -3,7 +3,7 @@
 use super::golden::Message;
 use super::{connection, send};
 use lapin::options::QueueDeclareOptions;
-use lepus::{CallError, Client, Code, Codec, Connection, Running, Server};
+use lepus::{CallError, Code, Codec, Connection, Running, Server};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance};
 use serde::{Deserialize, Serialize};
@@ -92,8 +92,9 @@ impl Served {
     }
 
     fn client(&self, codec: Codec) -> CalculatorClient {
-        let client = Client::new(&self.connection, CalculatorClient::DESCRIPTOR).codec(codec);
-        CalculatorClient::with_client(client)
+        CalculatorClient::builder(&self.connection)
+            .codec(codec)
+            .build()
     }
 
     /// Takes a request, which has to be the golden one, and answers with another.
@@ -268,8 +269,9 @@ async fn the_tutorials_request_gets_the_golden_reply(env: Env) {
 
 async fn calls_are_the_golden_message_and_read_the_golden_replies(env: Env) {
     let served = Served::new(&env).await;
-    let client = Client::new(&served.connection, CalculatorClient::DESCRIPTOR).coalesce(64);
-    let calculator = CalculatorClient::with_client(client);
+    let calculator = CalculatorClient::builder(&served.connection)
+        .coalesce(64)
+        .build();
     let first = calculator.divide(84, 2).send().await.expect("it is sent");
     served
         .serve("rpc.request.asking", Some("rpc.reply.asked"))

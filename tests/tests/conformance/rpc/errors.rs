@@ -1,6 +1,6 @@
 //! What a call that fails says, and what a handler knows of its call.
 
-use lepus::{CallError, Client, Code, Codec, Connection, Context, Outcome, Server};
+use lepus::{CallError, Code, Codec, Connection, Context, Outcome, Server};
 use lepus_tests::eventually::eventually;
 use lepus_tests::frames::{blocked, unblocked};
 use lepus_tests::peer::{Caller, headers};
@@ -234,8 +234,7 @@ trait Maps {
 
 async fn not_encodable(env: Env) {
     let calling = env.connect().await;
-    let client = Client::new(&calling, MapsClient::DESCRIPTOR).codec(Codec::Json);
-    let maps = MapsClient::with_client(client);
+    let maps = MapsClient::builder(&calling).codec(Codec::Json).build();
     // JSON's keys are strings.
     let error = maps.put(BTreeMap::from([(vec![1], 1)])).await.unwrap_err();
     assert!(
@@ -385,8 +384,7 @@ async fn a_method_has_a_timeout_of_its_own(env: Env) {
     let server = Server::new(&connection).serve(HastyServer::new(Slow(gate.clone())));
     let _server = server.start().await.unwrap();
     // The method's before the client's, and the call's before both.
-    let client = Client::new(&connection, HastyClient::DESCRIPTOR).timeout(LONG);
-    let hasty = HastyClient::with_client(client);
+    let hasty = HastyClient::builder(&connection).timeout(LONG).build();
     assert!(hasty.wait().await.unwrap_err().is_timeout());
     gate.left(1).await;
     assert!(hasty.left().await.unwrap().unwrap() <= 5_000);
