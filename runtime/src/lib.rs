@@ -115,7 +115,7 @@
 //! | events | [`EventExchange`] by its four names, [`EventPublisher`], [`Subscribe`], [`Subscription`], [`GroupSubscription`], [`Event`], [`Missed`] |
 //! | in a handler | [`Context`], [`Job`], [`Event`] |
 //! | results of a handler | its own error; [`Failure`], [`retry`], [`retry_after`], [`reject`] |
-//! | errors | [`CallError`], [`Error`], [`Outcome`]; [`Status`] and [`Code`] in replies |
+//! | errors | [`CallError`], [`Error`], [`Outcome`]; [`Status`] and [`Code`] in replies; [`MethodError`] |
 //! | stopping | [`Running`], [`Until`], [`shutdown_signal`] |
 //! | services without the macros | [`Service`], [`Tasks`], [`Request`], [`Reply`] |
 //! | values | [`Codec`], [`Table`], [`Value`], [`RetryPolicy`] |
@@ -162,6 +162,7 @@ mod publish;
 mod pubsub;
 mod queue;
 mod random;
+mod returns;
 mod server;
 mod service;
 mod shutdown;
@@ -191,6 +192,7 @@ pub use queue::{
     Cancelled, DeadLetter, DeadLetters, Getter, Job, Producer, Push, Taken, TaskPool, TaskProducer,
     WorkQueue, WorkerPool,
 };
+pub use returns::MethodError;
 pub use server::Server;
 pub use service::{BoxFuture, Reply, Request, Service, ServiceOptions, Tasks};
 pub use shutdown::shutdown_signal;

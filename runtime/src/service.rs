@@ -9,7 +9,8 @@ use serde::de::DeserializeOwned;
 
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::policy::verdict::Verdict;
-use crate::wire::codec::{self, Codec};
+use crate::returns::{EncodedError, MethodError};
+use crate::wire::codec::{self, Codec, CodecError};
 use crate::wire::envelope::ReplyStatus;
 use crate::wire::status::{Code, Status};
 use crate::wire::topology::QueueOptions;
@@ -201,29 +202,30 @@ impl Request {
     /// The reply that carries a value.
     #[must_use]
     pub fn value<T: Serialize>(&self, value: &T) -> Reply {
-        self.encode(ReplyStatus::Success, value)
+        let status = ReplyStatus::Success;
+        let body = self.codec.encode(value);
+        self.reply(body.map(|body| Reply { status, body }))
     }
 
-    /// The reply that carries a value or the method's own error.
+    /// The reply that carries a value or the method's own error. A [`Status`] is sent as it is.
     #[must_use]
-    pub fn result<T: Serialize, E: Serialize>(&self, result: &Result<T, E>) -> Reply {
+    pub fn result<T: Serialize, E: MethodError>(&self, result: &Result<T, E>) -> Reply {
         match result {
-            Ok(value) => self.encode(ReplyStatus::Success, value),
-            Err(error) => self.encode(ReplyStatus::Application, error),
-        }
-    }
-
-    fn encode<T: Serialize>(&self, status: ReplyStatus, value: &T) -> Reply {
-        match self.codec.encode(value) {
-            Ok(body) => Reply { status, body },
+            Ok(value) => self.value(value),
             Err(error) => {
-                let text = format!(
-                    "the reply of `{}` cannot be encoded: {error}",
-                    self.method.name()
-                );
-                Reply::failed(Status::new(Code::Internal, text))
+                let encoded = error.encode(self.codec);
+                self.reply(encoded.map(|EncodedError { status, body }| Reply { status, body }))
             }
         }
+    }
+
+    /// The reply, or the status for one that cannot be encoded.
+    fn reply(&self, encoded: Result<Reply, CodecError>) -> Reply {
+        encoded.unwrap_or_else(|error| {
+            let method = self.method.name();
+            let text = format!("the reply of `{method}` cannot be encoded: {error}");
+            Reply::failed(Status::new(Code::Internal, text))
+        })
     }
 
     /// The reply to a method that this implementation does not have.

@@ -188,6 +188,9 @@ fn call(contract: &Contract<'_>, method: &Method<'_>) -> (TokenStream, Span) {
         Returns::Value(ty) | Returns::HalfResult(ty) => {
             (quote!(#krate::__rt::Call<#ty>), ty.span())
         }
-        Returns::Result { whole, ok, err } => (quote!(#krate::__rt::Call<#ok, #err>), whole.span()),
+        Returns::Result { whole, ok, err } => (
+            quote!(#krate::__rt::Call<#ok, #krate::__rt::OwnError<#err>>),
+            whole.span(),
+        ),
     }
 }

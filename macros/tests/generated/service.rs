@@ -218,6 +218,42 @@ fn a_server_holds_the_options_of_its_service() {
     assert_eq!(server.clone().options(), expected);
 }
 
+mod statuses {
+    use crate::stub::{Call, CallError, Never, Reply, Status, run};
+    type Alias = Status;
+
+    #[lepus_macros::service(crate = crate::stub)]
+    pub trait Guarded {
+        async fn open(&self, key: u8) -> Result<u8, Status>;
+        async fn close(&self) -> Result<(), Alias>;
+    }
+
+    struct Door;
+
+    impl Guarded for Door {
+        async fn open(&self, key: u8) -> Result<u8, Status> {
+            (key == 7).then_some(key).ok_or(Status("wrong key"))
+        }
+        async fn close(&self) -> Result<(), Alias> {
+            Err(Status("jammed"))
+        }
+    }
+
+    #[test]
+    fn a_status_is_no_error_of_the_method() {
+        let client = GuardedClient::local(Door);
+        let call: Call<u8, Never> = client.open(7);
+        assert_eq!(run(call), Ok(7));
+        let failed = |text| Some(Reply::Status(text));
+        assert_eq!(
+            run(client.open(1)),
+            Err(CallError::Rpc(failed("wrong key")))
+        );
+        let call: Call<()> = client.close();
+        assert_eq!(run(call), Err(CallError::Rpc(failed("jammed"))));
+    }
+}
+
 mod halves {
     #[lepus_macros::service(crate = "crate::stub", client, name = "one", durable = false)]
     pub trait OnlyClient {

@@ -14,7 +14,7 @@ use std::task::{Context, Poll, Waker};
 pub mod __rt {
     pub use super::{
         BoxFuture, Call, Client, ClientBuilder, Codec, Connection, IntoVerdict, MethodDescriptor,
-        Push, QueueOptions, Reply, Request, Service, ServiceDescriptor, ServiceOptions,
+        OwnError, Push, QueueOptions, Reply, Request, Service, ServiceDescriptor, ServiceOptions,
         TaskProducer, Tasks, Verdict,
     };
     pub use serde;
@@ -217,6 +217,7 @@ pub struct Request {
 pub enum Reply {
     Value(String),
     Application(String),
+    Status(&'static str),
     Undecodable,
     Unimplemented,
 }
@@ -242,10 +243,10 @@ impl Request {
     pub fn value<T: Serialize>(&self, value: &T) -> Reply {
         Reply::Value(serde_json::to_string(value).unwrap())
     }
-    pub fn result<T: Serialize, E: Serialize>(&self, result: &Result<T, E>) -> Reply {
+    pub fn result<T: Serialize, E: MethodError>(&self, result: &Result<T, E>) -> Reply {
         match result {
             Ok(value) => self.value(value),
-            Err(error) => Reply::Application(serde_json::to_string(error).unwrap()),
+            Err(error) => error.reply(),
         }
     }
     pub fn unimplemented(&self) -> Reply {
@@ -255,6 +256,40 @@ impl Request {
         Verdict::Unknown
     }
 }
+
+/// A status, which is no method's own error.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Status(pub &'static str);
+
+pub trait MethodError {
+    fn reply(&self) -> Reply;
+}
+
+impl<E: Serialize> MethodError for E {
+    fn reply(&self) -> Reply {
+        Reply::Application(serde_json::to_string(self).unwrap())
+    }
+}
+
+impl MethodError for Status {
+    fn reply(&self) -> Reply {
+        Reply::Status(self.0)
+    }
+}
+
+pub trait ReceivedError {
+    type Error;
+}
+
+impl<E: DeserializeOwned> ReceivedError for E {
+    type Error = E;
+}
+
+impl ReceivedError for Status {
+    type Error = Never;
+}
+
+pub type OwnError<E> = <E as ReceivedError>::Error;
 
 pub trait IntoVerdict {
     fn into_verdict(self) -> Verdict;
