@@ -4,6 +4,8 @@ mod method;
 mod names;
 mod types;
 
+pub(crate) use types::display;
+
 use crate::ast::{Contract, is_async_trait};
 use crate::ctxt::Ctxt;
 

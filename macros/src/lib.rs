@@ -84,10 +84,11 @@ use proc_macro::TokenStream;
 /// # Methods
 ///
 /// A method is `async`, takes `&self` and any arguments that serde can encode, and returns such a
-/// value, nothing, or a `Result<T, E>` with both types written out: `E` is sent as well, and the
+/// value, nothing, or a `Result<T, E>`: `E` is sent as well, and the
 /// caller receives it as the method's own error. With `Result<T, lepus::Status>`, the method chooses the
 /// status that the call fails with: the caller has it from `error.status()`, and the method has no error
-/// of its own (`Call<T, Never>`). Borrowed data cannot be sent: write `String`, not
+/// of its own (`Call<T, Never>`). An alias of `Result` is recognized if its name ends in `Result`, as
+/// `io::Result<T>` and `ShopResult<T>` do; one of another name does not compile. Borrowed data cannot be sent: write `String`, not
 /// `&str`. Neither the trait nor a method can be generic, and the trait contains only methods.
 ///
 /// Arguments are sent as a map by their names. The names are therefore part of the contract; the

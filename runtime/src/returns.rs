@@ -1,5 +1,7 @@
-//! The errors of methods, as their types decide: one that is sent as the method's own error, or a
-//! [`Status`], which the call fails with.
+//! Return types of methods, as their types and not their names decide: a value or a `Result`, and an error
+//! that is sent as the method's own one or a [`Status`], which the call fails with.
+
+use std::marker::PhantomData;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -78,3 +80,41 @@ impl ReceivedError for Status {
 
 /// The method's own error in a [`Call`](crate::Call) of a method that returns `Result<T, E>`.
 pub type OwnError<E> = <E as ReceivedError>::Error;
+
+/// A return type of which a macro asks whether it is a `Result`, also under an alias.
+///
+/// `<ReturnType<R>>::IS_RESULT` is the constant of this type itself for a `Result`. For all other types it is
+/// that of [`PlainReturn`], which has to be in scope.
+#[derive(Debug)]
+pub struct ReturnType<R>(PhantomData<fn() -> R>);
+
+impl<T, E> ReturnType<Result<T, E>> {
+    /// It is a `Result`.
+    pub const IS_RESULT: bool = true;
+}
+
+/// The constant of a [`ReturnType`] that is not a `Result`.
+pub trait PlainReturn {
+    /// It is not a `Result`.
+    const IS_RESULT: bool = false;
+}
+
+impl<R> PlainReturn for ReturnType<R> {}
+
+/// The value and the error of a return type, of which it is known whether it is a `Result`.
+pub trait Received<const IS_RESULT: bool> {
+    /// The `T` of its [`Call<T, E>`](crate::Call).
+    type Value;
+    /// The `E` of its [`Call<T, E>`](crate::Call).
+    type Error;
+}
+
+impl<T> Received<false> for T {
+    type Value = T;
+    type Error = Never;
+}
+
+impl<T, E: ReceivedError> Received<true> for Result<T, E> {
+    type Value = T;
+    type Error = OwnError<E>;
+}

@@ -1,7 +1,7 @@
 //! The receiving half: `…Server` for a service, `…Worker` for tasks.
 
 use super::arguments::{self, Direction};
-use super::{descriptor, dispatcher_ident, item_attributes, link};
+use super::{descriptor, dispatcher_ident, item_attributes, link, returns};
 use crate::ast::{Contract, Method, Returns};
 use crate::names::Kind;
 use proc_macro2::{Ident, Literal, Span, TokenStream};
@@ -215,7 +215,7 @@ fn arm(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
     };
     let span = match &method.returns {
         Returns::Nothing => ident.span(),
-        Returns::Value(ty) | Returns::HalfResult(ty) | Returns::Result { whole: ty, .. } => {
+        Returns::Value(ty) | Returns::MaybeResult(ty) | Returns::Result { whole: ty, .. } => {
             ty.span()
         }
     };
@@ -231,7 +231,12 @@ fn arm(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
             let result = quote_spanned!(span=> result(&#value_there));
             quote!(#request.#result)
         }
-        (Kind::Service, _) => {
+        (Kind::Service, Returns::MaybeResult(ty)) => {
+            let is_result = returns::is_result(krate, ty);
+            let reply = quote_spanned!(span=> reply(&#value_there, &#request));
+            quote!(#krate::__rt::Returned::<{ #is_result }>::#reply)
+        }
+        (Kind::Service, Returns::Value(_) | Returns::Nothing) => {
             let as_value = quote_spanned!(span=> value(&#value_there));
             quote!(#request.#as_value)
         }

@@ -1,7 +1,7 @@
 //! The sending half: `…Client` for a service, `…Producer` for tasks.
 
 use super::arguments::{self, Direction};
-use super::{descriptor, dispatcher_ident, item_attributes, link, stub_ident};
+use super::{descriptor, dispatcher_ident, item_attributes, link, returns, stub_ident};
 use crate::ast::{Contract, Method, Returns, docs};
 use crate::attr::Halves;
 use crate::names::{Kind, wire_name};
@@ -185,8 +185,10 @@ fn call(contract: &Contract<'_>, method: &Method<'_>) -> (TokenStream, Span) {
     let krate = &contract.options.krate;
     match &method.returns {
         Returns::Nothing => (quote!(#krate::__rt::Call<()>), method.ident().span()),
-        Returns::Value(ty) | Returns::HalfResult(ty) => {
-            (quote!(#krate::__rt::Call<#ty>), ty.span())
+        Returns::Value(ty) => (quote!(#krate::__rt::Call<#ty>), ty.span()),
+        Returns::MaybeResult(ty) => {
+            let is_result = returns::is_result(krate, ty);
+            (quote!(#krate::__rt::CallOf<#ty, { #is_result }>), ty.span())
         }
         Returns::Result { whole, ok, err } => (
             quote!(#krate::__rt::Call<#ok, #krate::__rt::OwnError<#err>>),

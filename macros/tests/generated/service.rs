@@ -254,6 +254,68 @@ mod statuses {
     }
 }
 
+mod aliases {
+    use super::DivideByZero;
+    use crate::stub::{Call, CallError, Never, Reply, Status, run};
+    use serde::{Deserialize, Serialize};
+
+    pub type ShopResult<T> = Result<T, DivideByZero>;
+    pub type StatusResult = Result<(), Status>;
+
+    pub mod shop {
+        pub type Result<T> = std::result::Result<T, super::DivideByZero>;
+    }
+
+    /// No `Result`, but for its name.
+    #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+    pub struct QueryResult(u8);
+
+    #[lepus_macros::service(crate = crate::stub)]
+    pub trait Aliased {
+        async fn suffix(&self, n: u8) -> ShopResult<u8>;
+        async fn one_argument(&self) -> shop::Result<u8>;
+        async fn status(&self) -> StatusResult;
+        async fn value(&self) -> QueryResult;
+        async fn nested(&self) -> Option<ShopResult<u8>>;
+    }
+
+    struct Shop;
+
+    impl Aliased for Shop {
+        async fn suffix(&self, n: u8) -> ShopResult<u8> {
+            84_u8.checked_div(n).ok_or(DivideByZero)
+        }
+        async fn one_argument(&self) -> shop::Result<u8> {
+            Err(DivideByZero)
+        }
+        async fn status(&self) -> StatusResult {
+            Err(Status("closed"))
+        }
+        async fn value(&self) -> QueryResult {
+            QueryResult(7)
+        }
+        async fn nested(&self) -> Option<ShopResult<u8>> {
+            Some(Err(DivideByZero))
+        }
+    }
+
+    #[test]
+    fn an_alias_is_what_it_stands_for() {
+        let client = AliasedClient::local(Shop);
+        let call: Call<u8, DivideByZero> = client.suffix(2);
+        assert_eq!(run(call), Ok(42));
+        assert_eq!(run(client.suffix(0)), Err(CallError::Service(DivideByZero)));
+        let call: Call<u8, DivideByZero> = client.one_argument();
+        assert_eq!(run(call), Err(CallError::Service(DivideByZero)));
+        let call: Call<(), Never> = client.status();
+        let closed = Some(Reply::Status("closed"));
+        assert_eq!(run(call), Err(CallError::Rpc(closed)));
+        let call: Call<QueryResult> = client.value();
+        assert_eq!(run(call), Ok(QueryResult(7)));
+        assert_eq!(run(client.nested()), Ok(Some(Err(DivideByZero))));
+    }
+}
+
 mod halves {
     #[lepus_macros::service(crate = "crate::stub", client, name = "one", durable = false)]
     pub trait OnlyClient {

@@ -13,9 +13,9 @@ use std::task::{Context, Poll, Waker};
 /// The items that generated code names.
 pub mod __rt {
     pub use super::{
-        BoxFuture, Call, Client, ClientBuilder, Codec, Connection, IntoVerdict, MethodDescriptor,
-        OwnError, Push, QueueOptions, Reply, Request, Service, ServiceDescriptor, ServiceOptions,
-        TaskProducer, Tasks, Verdict,
+        BoxFuture, Call, CallOf, Client, ClientBuilder, Codec, Connection, IntoVerdict,
+        MethodDescriptor, OwnError, PlainReturn, Push, QueueOptions, Reply, Request, ReturnType,
+        Returned, Service, ServiceDescriptor, ServiceOptions, TaskProducer, Tasks, Verdict,
     };
     pub use serde;
 }
@@ -287,6 +287,52 @@ impl<E: DeserializeOwned> ReceivedError for E {
 
 impl ReceivedError for Status {
     type Error = Never;
+}
+
+pub struct ReturnType<R>(PhantomData<R>);
+
+impl<T, E> ReturnType<Result<T, E>> {
+    pub const IS_RESULT: bool = true;
+}
+
+pub trait PlainReturn {
+    const IS_RESULT: bool = false;
+}
+
+impl<R> PlainReturn for ReturnType<R> {}
+
+pub trait Received<const IS_RESULT: bool> {
+    type Value;
+    type Error;
+}
+
+impl<T> Received<false> for T {
+    type Value = T;
+    type Error = Never;
+}
+
+impl<T, E: ReceivedError> Received<true> for Result<T, E> {
+    type Value = T;
+    type Error = OwnError<E>;
+}
+
+pub type CallOf<R, const IS_RESULT: bool> =
+    Call<<R as Received<IS_RESULT>>::Value, <R as Received<IS_RESULT>>::Error>;
+
+pub trait Returned<const IS_RESULT: bool> {
+    fn reply(&self, request: &Request) -> Reply;
+}
+
+impl<T: Serialize> Returned<false> for T {
+    fn reply(&self, request: &Request) -> Reply {
+        request.value(self)
+    }
+}
+
+impl<T: Serialize, E: MethodError> Returned<true> for Result<T, E> {
+    fn reply(&self, request: &Request) -> Reply {
+        request.result(self)
+    }
 }
 
 pub type OwnError<E> = <E as ReceivedError>::Error;
