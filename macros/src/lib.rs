@@ -62,6 +62,7 @@ use proc_macro::TokenStream;
 /// | `codec = "…"` | `"msgpack"` | the encoding of values: `"msgpack"`, `"json"`, `"text"` or `"bytes"` |
 /// | `durable = false` | `true` | the queue is declared non-durable: a restart of the broker removes it |
 /// | `quorum` | classic | the queue is a replicated quorum queue, which is always durable |
+/// | `dyn` | no | the trait can be used as `dyn Calculator` (below) |
 /// | `crate = path` | `::lepus` | the path of the crate `lepus`, if it was renamed: a path or a string |
 /// | `client` | both halves | generates only the client |
 /// | `server` | both halves | generates only the server, and no `local` |
@@ -80,6 +81,24 @@ use proc_macro::TokenStream;
 /// | `params = "bare"` | `"named"` | the only argument is sent by itself, not in a map of arguments |
 ///
 /// The codecs `text` and `bytes` encode a single value: each method has bare params or no arguments.
+///
+/// # As `dyn Trait`
+///
+/// With `#[lepus::service(dyn)]`, the trait can be used as `dyn Calculator`, to choose an implementation
+/// at run time, to keep several in one collection, or to mock it:
+/// `CalculatorServer::from_arc(service)` takes an `Arc<dyn Calculator>`. The trait gets the attribute
+/// `#[async_trait]`, which boxes the future of each method, so its implementations need it too:
+///
+/// ```ignore
+/// #[lepus::async_trait]
+/// impl Calculator for CalculatorService {
+///     async fn fib(&self, n: u64) -> u64 {
+///         …
+///     }
+/// }
+/// ```
+///
+/// `#[mockall::automock]` goes below `#[lepus::service(dyn)]`.
 ///
 /// # Methods
 ///
@@ -133,6 +152,7 @@ pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// | `version = "1.0.0"` | none | the contract's version, `major.minor.patch` |
 /// | `queue = "…"` | the name | the queue that takes the jobs |
 /// | `codec = "…"` | `"msgpack"` | the encoding of values: `"msgpack"`, `"json"`, `"text"` or `"bytes"` |
+/// | `dyn` | no | the trait can be used as `dyn Images`, as with [`macro@service`] |
 /// | `crate = path` | `::lepus` | the path of the crate `lepus`, if it was renamed: a path or a string |
 /// | `producer` | both halves | generates only the producer |
 /// | `worker` | both halves | generates only the worker |

@@ -69,11 +69,11 @@ impl Kind {
     pub(crate) fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Service => &[
-                "name", "version", "queue", "codec", "durable", "quorum", "crate", "client",
+                "name", "version", "queue", "codec", "durable", "quorum", "dyn", "crate", "client",
                 "server",
             ],
             Self::Tasks => &[
-                "name", "version", "queue", "codec", "crate", "producer", "worker",
+                "name", "version", "queue", "codec", "dyn", "crate", "producer", "worker",
             ],
         }
     }

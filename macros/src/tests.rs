@@ -208,7 +208,7 @@ fn arguments_of_the_trait() {
     assert_eq!(
         arguments("magic = 1"),
         "unknown argument `magic`, expected one of `name`, `version`, `queue`, `codec`, \
-         `durable`, `quorum`, `crate`, `client`, `server`"
+         `durable`, `quorum`, `dyn`, `crate`, `client`, `server`"
     );
     assert!(arguments("timeout = \"1s\"").ends_with("write `#[rpc(timeout)]` above it"));
     assert_eq!(
@@ -365,6 +365,8 @@ fn the_trait() {
     assert!(item("trait T { m!(); }").contains("only methods"));
     assert!(item("#[async_trait] trait T {}").contains("remove `#[async_trait]`"));
     assert!(item("#[async_trait::async_trait] trait T {}").contains("remove `#[async_trait]`"));
+    let compiled = Compiled::of(Kind::Service, "dyn", "#[async_trait] trait T {}");
+    assert!(compiled.mistakes[0].ends_with("but not above its impls"));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Items that generated code uses. Not stable: they change together with the macros.
 
+pub use async_trait::async_trait;
 pub use serde;
 
 pub use crate::client::{Call, Client, ClientBuilder};

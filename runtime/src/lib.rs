@@ -171,6 +171,31 @@ mod sync;
 mod wire;
 mod worker;
 
+/// The attribute for implementations of a trait with `#[lepus::service(dyn)]` or `#[lepus::tasks(dyn)]`: it
+/// boxes the futures of their methods. It is that of the crate `async-trait`.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// #[lepus::service(dyn)]
+/// trait Calculator {
+///     async fn fib(&self, n: u64) -> u64;
+/// }
+///
+/// struct CalculatorService;
+///
+/// #[lepus::async_trait]
+/// impl Calculator for CalculatorService {
+///     async fn fib(&self, n: u64) -> u64 {
+///         (0..n).fold((0, 1), |(a, b), _| (b, a + b)).0
+///     }
+/// }
+///
+/// let service: Arc<dyn Calculator> = Arc::new(CalculatorService);
+/// let server = CalculatorServer::from_arc(service);
+/// # let _ = server;
+/// ```
+pub use async_trait::async_trait;
 pub use lepus_macros::{service, tasks};
 
 pub use client::{Call, Client, ClientBuilder, DEFAULT_TIMEOUT, PendingReply};

@@ -30,20 +30,23 @@ pub(super) fn expand(contract: &Contract<'_>) -> TokenStream {
     quote! {
         #attributes
         #[doc = #doc]
-        #vis struct #dispatcher<S> {
+        #vis struct #dispatcher<S: ?::core::marker::Sized> {
             service: ::std::sync::Arc<S>,
             #field
         }
 
         #attributes
         impl<S> #dispatcher<S> {
-            #descriptor
-
             /// Creates it from the implementation.
             #[must_use]
             #vis fn new(service: S) -> Self {
                 Self::from_arc(::std::sync::Arc::new(service))
             }
+        }
+
+        #attributes
+        impl<S: ?::core::marker::Sized> #dispatcher<S> {
+            #descriptor
 
             /// Creates it from an implementation that is also used elsewhere.
             #[must_use]
@@ -55,14 +58,14 @@ pub(super) fn expand(contract: &Contract<'_>) -> TokenStream {
         }
 
         #attributes
-        impl<S> ::core::clone::Clone for #dispatcher<S> {
+        impl<S: ?::core::marker::Sized> ::core::clone::Clone for #dispatcher<S> {
             fn clone(&self) -> Self {
                 Self { service: ::core::clone::Clone::clone(&self.service), #clone }
             }
         }
 
         #attributes
-        impl<S> ::core::fmt::Debug for #dispatcher<S> {
+        impl<S: ?::core::marker::Sized> ::core::fmt::Debug for #dispatcher<S> {
             fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
                 f.debug_struct(#shown).finish_non_exhaustive()
             }
@@ -152,7 +155,7 @@ fn implementation(contract: &Contract<'_>, options: &TokenStream) -> TokenStream
     let arms = contract.methods.iter().map(|it| arm(contract, it));
     quote! {
         #attributes
-        impl<#service: #definition> #krate::__rt::#runtime for #dispatcher<#service> {
+        impl<#service: #definition + ?::core::marker::Sized> #krate::__rt::#runtime for #dispatcher<#service> {
             fn descriptor(&self) -> &'static #krate::__rt::ServiceDescriptor {
                 Self::DESCRIPTOR
             }

@@ -316,6 +316,54 @@ mod aliases {
     }
 }
 
+mod objects {
+    use crate::stub::{CallError, Client, Service, run};
+    use std::sync::Arc;
+
+    #[lepus_macros::service(crate = crate::stub, dyn)]
+    pub trait Shape {
+        async fn area(&self, scale: u32) -> u32;
+        async fn name(&self) -> Result<String, u8> {
+            Err(self.area(1).await as u8)
+        }
+    }
+
+    struct Square;
+    struct Named;
+
+    #[async_trait::async_trait]
+    impl Shape for Square {
+        async fn area(&self, scale: u32) -> u32 {
+            4 * scale
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl Shape for Named {
+        async fn area(&self, _: u32) -> u32 {
+            0
+        }
+        async fn name(&self) -> Result<String, u8> {
+            Ok("named".to_owned())
+        }
+    }
+
+    #[test]
+    fn a_trait_object_is_served() {
+        let shapes: [Arc<dyn Shape>; 2] = [Arc::new(Square), Arc::new(Named)];
+        let [square, named] = shapes.map(|shape| {
+            let server = ShapeServer::from_arc(shape).concurrency(3);
+            assert_eq!(server.clone().options().concurrency, 3);
+            ShapeClient::from(Client::local(server))
+        });
+        assert_eq!(run(square.area(2)), Ok(8));
+        assert_eq!(run(square.name()), Err(CallError::Service(4)));
+        assert_eq!(run(named.name()), Ok("named".to_owned()));
+        // By its type as well.
+        assert_eq!(run(ShapeClient::local(Square).area(1)), Ok(4));
+    }
+}
+
 mod halves {
     #[lepus_macros::service(crate = "crate::stub", client, name = "one", durable = false)]
     pub trait OnlyClient {

@@ -17,6 +17,7 @@ pub mod __rt {
         MethodDescriptor, OwnError, PlainReturn, Push, QueueOptions, Reply, Request, ReturnType,
         Returned, Service, ServiceDescriptor, ServiceOptions, TaskProducer, Tasks, Verdict,
     };
+    pub use async_trait::async_trait;
     pub use serde;
 }
 
