@@ -118,7 +118,7 @@
 //! | errors | [`CallError`], [`Error`], [`Outcome`]; [`Status`] and [`Code`] in replies; [`MethodError`] |
 //! | stopping | [`Running`], [`Until`], [`shutdown_signal`] |
 //! | services without the macros | [`Service`], [`Tasks`], [`Request`], [`Reply`] |
-//! | values | [`Codec`], [`Table`], [`Value`], [`RetryPolicy`] |
+//! | values | [`Codec`], [`Table`], [`Value`], [`Name`], [`RetryPolicy`] |
 //!
 //! # Features
 //!
@@ -223,6 +223,7 @@ pub use service::{BoxFuture, Reply, Request, Service, ServiceOptions, Tasks};
 pub use shutdown::shutdown_signal;
 pub use stats::Stats;
 pub use wire::codec::{Codec, CodecError};
+pub use wire::name::{Name, NameError};
 pub use wire::status::{Code, Status, UnknownCode};
 pub use wire::topology::{QueueKind, QueueOptions};
 pub use wire::value::{Table, Value};

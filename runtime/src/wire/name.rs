@@ -9,14 +9,14 @@ pub(crate) const SHORT_STRING_MAX: usize = 255;
 /// The name of a queue, an exchange, a method, or any other AMQP short string: 1 to 255 bytes of
 /// UTF-8 without control characters.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Name(Arc<str>);
+pub struct Name(Arc<str>);
 
 impl Name {
     /// Parses a name.
     ///
     /// # Errors
     /// [`NameError`] when it is empty, longer than 255 bytes, or holds a control character.
-    pub(crate) fn parse(name: impl AsRef<str>) -> Result<Self, NameError> {
+    pub fn parse(name: impl AsRef<str>) -> Result<Self, NameError> {
         let name = name.as_ref();
         if name.is_empty() {
             return Err(NameError::Empty);
@@ -31,7 +31,8 @@ impl Name {
     }
 
     /// The name as text.
-    pub(crate) fn as_str(&self) -> &str {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
         &self.0
     }
 }
@@ -50,7 +51,8 @@ impl fmt::Debug for Name {
 
 /// The error of parsing a [`Name`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum NameError {
+#[non_exhaustive]
+pub enum NameError {
     /// The name is empty.
     #[error("a name cannot be empty")]
     Empty,
