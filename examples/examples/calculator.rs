@@ -123,10 +123,12 @@ async fn main() -> Result<(), ExampleError> {
     let (notes, mut noted) = mpsc::unbounded_channel();
 
     let server = lepus::Server::new(&connection)
-        .serve(CalculatorServer::new(CalculatorService {
-            notes: notes.clone(),
-        }))
-        .concurrency(4)
+        .serve(
+            CalculatorServer::new(CalculatorService {
+                notes: notes.clone(),
+            })
+            .concurrency(4),
+        )
         .serve(StatisticsServer::new(StatisticsService {
             calculator: CalculatorClient::new(&connection),
         }))

@@ -13,8 +13,7 @@ async fn main() -> Result<(), ExampleError> {
     let connection = lepus::Connection::open(&broker.uri).await?;
 
     let server = lepus::Server::new(&connection)
-        .serve(FibonacciServer::new(Iterative))
-        .concurrency(4)
+        .serve(FibonacciServer::new(Iterative).concurrency(4))
         .start()
         .await?;
 

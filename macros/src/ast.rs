@@ -48,8 +48,8 @@ pub(crate) enum Returns<'a> {
         ok: &'a Type,
         err: &'a Type,
     },
-    /// A `Result` with one type argument: an alias fixes the other one.
-    HalfResult(&'a Type),
+    /// A type whose name ends in `Result`, and which may therefore be an alias of one.
+    MaybeResult(&'a Type),
 }
 
 impl<'a> Contract<'a> {
@@ -181,22 +181,28 @@ impl<'a> Returns<'a> {
             Type::Path(path) => &path.path,
             _ => return Self::Value(whole),
         };
-        let Some(last) = path.segments.last().filter(|last| last.ident == "Result") else {
+        let Some(last) = path.segments.last() else {
             return Self::Value(whole);
         };
-        let PathArguments::AngleBracketed(arguments) = &last.arguments else {
+        if !last.ident.to_string().ends_with("Result") {
             return Self::Value(whole);
-        };
-        let mut types = arguments.args.iter().filter_map(|argument| match argument {
-            GenericArgument::Type(ty) => Some(ty),
-            _ => None,
-        });
-        match (types.next(), types.next(), types.next()) {
-            (Some(_), None, None) => Self::HalfResult(whole),
-            (Some(ok), Some(err), None) => Self::Result { whole, ok, err },
-            _ => Self::Value(whole),
+        }
+        match type_arguments(&last.arguments)[..] {
+            [ok, err] if last.ident == "Result" => Self::Result { whole, ok, err },
+            _ => Self::MaybeResult(whole),
         }
     }
+}
+
+fn type_arguments(arguments: &PathArguments) -> Vec<&Type> {
+    let PathArguments::AngleBracketed(arguments) = arguments else {
+        return Vec::new();
+    };
+    let types = arguments.args.iter().filter_map(|argument| match argument {
+        GenericArgument::Type(ty) => Some(ty),
+        _ => None,
+    });
+    types.collect()
 }
 
 /// `ty` without parentheses and the invisible groups that `macro_rules` puts around it.

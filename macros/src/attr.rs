@@ -16,6 +16,8 @@ pub(crate) struct ServiceOptions {
     /// The span of `durable = false`.
     pub(crate) transient: Option<Span>,
     pub(crate) quorum: Option<Span>,
+    /// Whether the trait can be used as `dyn Trait`.
+    pub(crate) is_dyn: bool,
     /// The path of the crate `lepus`.
     pub(crate) krate: Path,
     pub(crate) halves: Halves,
@@ -91,6 +93,7 @@ impl ServiceOptions {
             codec: None,
             transient: None,
             quorum: None,
+            is_dyn: false,
             krate: parse_quote!(::lepus),
             halves: Halves::Both,
         };
@@ -108,6 +111,7 @@ impl ServiceOptions {
                         .map(|no| no.span);
                 }
                 "quorum" => options.quorum = argument.flag(ctxt),
+                "dyn" => options.is_dyn = argument.flag(ctxt).is_some(),
                 "crate" => {
                     if let Some(path) = argument.path(ctxt) {
                         options.krate = path;

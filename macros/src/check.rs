@@ -4,6 +4,8 @@ mod method;
 mod names;
 mod types;
 
+pub(crate) use types::display;
+
 use crate::ast::{Contract, is_async_trait};
 use crate::ctxt::Ctxt;
 
@@ -37,14 +39,23 @@ fn plain_trait(ctxt: &Ctxt, contract: &Contract<'_>) {
     }
 }
 
-// `async_trait` is not needed, and would box the futures of the generated trait.
+// `async_trait` is applied for `dyn`. Otherwise it is not needed, and would box the futures of the trait.
 fn no_async_trait(ctxt: &Ctxt, contract: &Contract<'_>) {
     for attribute in &contract.original.attrs {
         if is_async_trait(attribute) {
-            ctxt.error_on(
-                attribute,
-                "a contract needs no `async_trait`: remove `#[async_trait]`, here and above its impls",
-            );
+            let attribute_of_ours = contract.kind.attribute();
+            let message = if contract.options.is_dyn {
+                "`dyn` applies `async_trait` to the trait: remove `#[async_trait]` here, but not above \
+                 its impls"
+                    .to_owned()
+            } else {
+                format!(
+                    "a contract needs no `async_trait`: remove `#[async_trait]`, here and above its \
+                     impls, or write `#[lepus::{attribute_of_ours}(dyn)]` to use it as `dyn {}`",
+                    contract.original.ident
+                )
+            };
+            ctxt.error_on(attribute, message);
         }
     }
 }

@@ -43,10 +43,12 @@ use proc_macro::TokenStream;
 ///   need no attribute, and may use `async fn`. A method may have a default body. The rest of the
 ///   trait is unchanged: documentation, visibility, supertraits, attributes.
 /// - **`CalculatorServer<S>`**, which serves an implementation: `new(service)`,
-///   `from_arc(service)`, `DESCRIPTOR`.
+///   `from_arc(service)`, `DESCRIPTOR`; and the options of the service on its server: `concurrency(4)`,
+///   `queue_options(options)`, `passive()`.
 /// - **`CalculatorClient`**, with each method as a call: `fib(30).await`. It has `new(&connection)`,
-///   `local(implementation)` without a broker, `with_client(client)` and `DESCRIPTOR`, is cheap to
-///   clone, and keeps the documentation and the `#[cfg]`s of the methods.
+///   `builder(&connection)` for options, `local(implementation)` without a broker, and `DESCRIPTOR`.
+///   It is made from an untyped `Client` by `from(client)`, is cheap to clone, and keeps the
+///   documentation and the `#[cfg]`s of the methods.
 ///
 /// Both types have the trait's visibility.
 ///
@@ -60,6 +62,7 @@ use proc_macro::TokenStream;
 /// | `codec = "…"` | `"msgpack"` | the encoding of values: `"msgpack"`, `"json"`, `"text"` or `"bytes"` |
 /// | `durable = false` | `true` | the queue is declared non-durable: a restart of the broker removes it |
 /// | `quorum` | classic | the queue is a replicated quorum queue, which is always durable |
+/// | `dyn` | no | the trait can be used as `dyn Calculator` (below) |
 /// | `crate = path` | `::lepus` | the path of the crate `lepus`, if it was renamed: a path or a string |
 /// | `client` | both halves | generates only the client |
 /// | `server` | both halves | generates only the server, and no `local` |
@@ -79,11 +82,32 @@ use proc_macro::TokenStream;
 ///
 /// The codecs `text` and `bytes` encode a single value: each method has bare params or no arguments.
 ///
+/// # As `dyn Trait`
+///
+/// With `#[lepus::service(dyn)]`, the trait can be used as `dyn Calculator`, to choose an implementation
+/// at run time, to keep several in one collection, or to mock it:
+/// `CalculatorServer::from_arc(service)` takes an `Arc<dyn Calculator>`. The trait gets the attribute
+/// `#[async_trait]`, which boxes the future of each method, so its implementations need it too:
+///
+/// ```ignore
+/// #[lepus::async_trait]
+/// impl Calculator for CalculatorService {
+///     async fn fib(&self, n: u64) -> u64 {
+///         …
+///     }
+/// }
+/// ```
+///
+/// `#[mockall::automock]` goes below `#[lepus::service(dyn)]`.
+///
 /// # Methods
 ///
 /// A method is `async`, takes `&self` and any arguments that serde can encode, and returns such a
-/// value, nothing, or a `Result<T, E>` with both types written out: `E` is sent as well, and the
-/// caller receives it as the method's own error. Borrowed data cannot be sent: write `String`, not
+/// value, nothing, or a `Result<T, E>`: `E` is sent as well, and the
+/// caller receives it as the method's own error. With `Result<T, lepus::Status>`, the method chooses the
+/// status that the call fails with: the caller has it from `error.status()`, and the method has no error
+/// of its own (`Call<T, Never>`). An alias of `Result` is recognized if its name ends in `Result`, as
+/// `io::Result<T>` and `ShopResult<T>` do; one of another name does not compile. Borrowed data cannot be sent: write `String`, not
 /// `&str`. Neither the trait nor a method can be generic, and the trait contains only methods.
 ///
 /// Arguments are sent as a map by their names. The names are therefore part of the contract; the
@@ -94,7 +118,7 @@ use proc_macro::TokenStream;
 /// Wire names are unique, and have 1 to 255 bytes of UTF-8 without control characters, as AMQP
 /// requires. The name of a queue does not start with `amq.`, which is reserved for the broker. A
 /// method that exists several times, each under its own `#[cfg]`, counts once. No method can be
-/// called `new`, `local`, `with_client` or `clone`, which the client has itself; with
+/// called `new`, `builder`, `local` or `clone`, which the client has itself; with
 /// `#[rpc(name = "new")]`, a method of another name has that name on the wire.
 #[proc_macro_attribute]
 pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {
@@ -128,6 +152,7 @@ pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// | `version = "1.0.0"` | none | the contract's version, `major.minor.patch` |
 /// | `queue = "…"` | the name | the queue that takes the jobs |
 /// | `codec = "…"` | `"msgpack"` | the encoding of values: `"msgpack"`, `"json"`, `"text"` or `"bytes"` |
+/// | `dyn` | no | the trait can be used as `dyn Images`, as with [`macro@service`] |
 /// | `crate = path` | `::lepus` | the path of the crate `lepus`, if it was renamed: a path or a string |
 /// | `producer` | both halves | generates only the producer |
 /// | `worker` | both halves | generates only the worker |

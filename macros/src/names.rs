@@ -69,11 +69,11 @@ impl Kind {
     pub(crate) fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Service => &[
-                "name", "version", "queue", "codec", "durable", "quorum", "crate", "client",
+                "name", "version", "queue", "codec", "durable", "quorum", "dyn", "crate", "client",
                 "server",
             ],
             Self::Tasks => &[
-                "name", "version", "queue", "codec", "crate", "producer", "worker",
+                "name", "version", "queue", "codec", "dyn", "crate", "producer", "worker",
             ],
         }
     }
@@ -98,7 +98,7 @@ impl Kind {
     /// The associated items of the sending half's type. No method may have such a name.
     pub(crate) fn reserved(self) -> &'static [&'static str] {
         match self {
-            Self::Service => &["new", "local", "with_client", "clone", "DESCRIPTOR"],
+            Self::Service => &["new", "builder", "local", "clone", "DESCRIPTOR"],
             Self::Tasks => &["new", "with_producer", "clone", "DESCRIPTOR"],
         }
     }

@@ -142,7 +142,7 @@ fn everything_public_is_documented() {
             self.item(&it.vis, &it.attrs, &it.ident);
         }
     }
-    for (kind, count) in [(Kind::Service, 11), (Kind::Tasks, 10)] {
+    for (kind, count) in [(Kind::Service, 14), (Kind::Tasks, 10)] {
         let item = "pub trait T { async fn f(&self); #[doc(hidden)] async fn g(&self, n: u8); }";
         let compiled = Compiled::of(kind, "", item);
         let mut public = Public::default();
@@ -185,7 +185,7 @@ fn several_mistakes_come_in_one_pass() {
         "magic, name = 1, version = \"x\"",
         "trait T<X> {
             type Out;
-            fn f(&self, s: &str) -> io::Result<u8>;
+            fn f(&self, s: &str) -> io::Result<&u8>;
             #[rpc(timeout = \"2x\", nonsense)]
             async fn g<Y>(self, (a, b): (u8, u8));
         }",
@@ -208,7 +208,7 @@ fn arguments_of_the_trait() {
     assert_eq!(
         arguments("magic = 1"),
         "unknown argument `magic`, expected one of `name`, `version`, `queue`, `codec`, \
-         `durable`, `quorum`, `crate`, `client`, `server`"
+         `durable`, `quorum`, `dyn`, `crate`, `client`, `server`"
     );
     assert!(arguments("timeout = \"1s\"").ends_with("write `#[rpc(timeout)]` above it"));
     assert_eq!(
@@ -365,6 +365,8 @@ fn the_trait() {
     assert!(item("trait T { m!(); }").contains("only methods"));
     assert!(item("#[async_trait] trait T {}").contains("remove `#[async_trait]`"));
     assert!(item("#[async_trait::async_trait] trait T {}").contains("remove `#[async_trait]`"));
+    let compiled = Compiled::of(Kind::Service, "dyn", "#[async_trait] trait T {}");
+    assert!(compiled.mistakes[0].ends_with("but not above its impls"));
 }
 
 #[test]
@@ -454,10 +456,6 @@ fn types_that_cannot_be_sent() {
         argument("Cow<'_, str>"),
         "borrowed data cannot be sent: write `'static` for `'_`"
     );
-    assert_eq!(
-        output("io::Result<u8>"),
-        "the error is sent too, so its type must be known: write both, as in `Result<T, E>`"
-    );
     for output in ["u8", "Result<u8, E>", "Option<()>"] {
         assert_eq!(
             task(&format!("async fn f(&self) -> {output};")),
@@ -490,14 +488,7 @@ fn names() {
         method("#[cfg(a)] async fn f(&self); #[cfg(b)] #[rpc(name = \"f\")] async fn g(&self);"),
         taken
     );
-    for name in [
-        "new",
-        "local",
-        "with_client",
-        "clone",
-        "DESCRIPTOR",
-        "r#new",
-    ] {
+    for name in ["new", "builder", "local", "clone", "DESCRIPTOR", "r#new"] {
         let mistake = method(&format!("async fn {name}(&self);"));
         assert!(
             mistake.starts_with("the generated client has its own"),
@@ -518,6 +509,6 @@ fn names() {
     good(
         Kind::Tasks,
         "",
-        "trait T { async fn local(&self); async fn with_client(&self); }",
+        "trait T { async fn local(&self); async fn builder(&self); }",
     );
 }

@@ -1,11 +1,37 @@
 //! Items that generated code uses. Not stable: they change together with the macros.
 
+pub use async_trait::async_trait;
 pub use serde;
 
-pub use crate::client::{Call, Client};
+pub use crate::client::{Call, Client, ClientBuilder};
 pub use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use crate::link::Connection;
 pub use crate::policy::verdict::{IntoVerdict, Verdict};
 pub use crate::queue::{Push, TaskProducer};
-pub use crate::service::{BoxFuture, Reply, Request, Service, Tasks};
+use crate::returns::{MethodError, Received};
+pub use crate::returns::{OwnError, PlainReturn, ReturnType};
+pub use crate::service::{BoxFuture, Reply, Request, Service, ServiceOptions, Tasks};
 pub use crate::wire::codec::Codec;
+pub use crate::wire::topology::QueueOptions;
+
+/// The call of a method whose return type may be an alias of a `Result`.
+pub type CallOf<R, const IS_RESULT: bool> =
+    Call<<R as Received<IS_RESULT>>::Value, <R as Received<IS_RESULT>>::Error>;
+
+/// A returned value of which it is known whether it is a `Result`.
+pub trait Returned<const IS_RESULT: bool> {
+    /// The reply that carries it.
+    fn reply(&self, request: &Request) -> Reply;
+}
+
+impl<T: serde::Serialize> Returned<false> for T {
+    fn reply(&self, request: &Request) -> Reply {
+        request.value(self)
+    }
+}
+
+impl<T: serde::Serialize, E: MethodError> Returned<true> for Result<T, E> {
+    fn reply(&self, request: &Request) -> Reply {
+        request.result(self)
+    }
+}

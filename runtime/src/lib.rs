@@ -34,8 +34,7 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let connection = Connection::open("amqp://guest:guest@localhost").await?;
 //! let server = Server::new(&connection)
-//!     .serve(CalculatorServer::new(CalculatorService))
-//!     .concurrency(4)
+//!     .serve(CalculatorServer::new(CalculatorService).concurrency(4))
 //!     .start()
 //!     .await?;
 //!
@@ -111,15 +110,15 @@
 //! | | |
 //! |---|---|
 //! | connection | [`Connection`], [`ConnectionBuilder`], [`ConnectionState`], [`Stats`] |
-//! | services | [`macro@service`], [`Server`], [`Client`], [`Call`], [`PendingReply`] |
+//! | services | [`macro@service`], [`Server`], [`ServiceOptions`], [`QueueOptions`]; [`Client`], [`ClientBuilder`], [`Call`], [`PendingReply`] |
 //! | jobs | [`WorkQueue`], [`Producer`], [`WorkerPool`], [`Job`], [`DeadLetters`], [`Getter`]; [`macro@tasks`], [`TaskProducer`], [`TaskPool`] |
 //! | events | [`EventExchange`] by its four names, [`EventPublisher`], [`Subscribe`], [`Subscription`], [`GroupSubscription`], [`Event`], [`Missed`] |
 //! | in a handler | [`Context`], [`Job`], [`Event`] |
 //! | results of a handler | its own error; [`Failure`], [`retry`], [`retry_after`], [`reject`] |
-//! | errors | [`CallError`], [`Error`], [`Outcome`]; [`Status`] and [`Code`] in replies |
+//! | errors | [`CallError`], [`Error`], [`Outcome`]; [`Status`] and [`Code`] in replies; [`MethodError`] |
 //! | stopping | [`Running`], [`Until`], [`shutdown_signal`] |
 //! | services without the macros | [`Service`], [`Tasks`], [`Request`], [`Reply`] |
-//! | values | [`Codec`], [`Table`], [`Value`], [`Name`], [`Queue`], [`RetryPolicy`] |
+//! | values | [`Codec`], [`Table`], [`Value`], [`Name`], [`RetryPolicy`] |
 //!
 //! # Features
 //!
@@ -166,6 +165,7 @@ mod publish;
 mod pubsub;
 mod queue;
 mod random;
+mod returns;
 mod server;
 mod service;
 mod shutdown;
@@ -174,9 +174,34 @@ mod sync;
 mod wire;
 mod worker;
 
+/// The attribute for implementations of a trait with `#[lepus::service(dyn)]` or `#[lepus::tasks(dyn)]`: it
+/// boxes the futures of their methods. It is that of the crate `async-trait`.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// #[lepus::service(dyn)]
+/// trait Calculator {
+///     async fn fib(&self, n: u64) -> u64;
+/// }
+///
+/// struct CalculatorService;
+///
+/// #[lepus::async_trait]
+/// impl Calculator for CalculatorService {
+///     async fn fib(&self, n: u64) -> u64 {
+///         (0..n).fold((0, 1), |(a, b), _| (b, a + b)).0
+///     }
+/// }
+///
+/// let service: Arc<dyn Calculator> = Arc::new(CalculatorService);
+/// let server = CalculatorServer::from_arc(service);
+/// # let _ = server;
+/// ```
+pub use async_trait::async_trait;
 pub use lepus_macros::{service, tasks};
 
-pub use client::{Call, Client, DEFAULT_TIMEOUT, PendingReply};
+pub use client::{Call, Client, ClientBuilder, DEFAULT_TIMEOUT, PendingReply};
 pub use context::Context;
 pub use descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use error::{CallError, Error, Never, Outcome};
@@ -195,14 +220,15 @@ pub use queue::{
     Cancelled, DeadLetter, DeadLetters, Getter, Job, Producer, Push, Taken, TaskPool, TaskProducer,
     WorkQueue, WorkerPool,
 };
+pub use returns::MethodError;
 pub use server::Server;
-pub use service::{BoxFuture, Reply, Request, Service, Tasks};
+pub use service::{BoxFuture, Reply, Request, Service, ServiceOptions, Tasks};
 pub use shutdown::shutdown_signal;
 pub use stats::Stats;
 pub use wire::codec::{Codec, CodecError};
 pub use wire::name::{Name, NameError};
 pub use wire::status::{Code, Status, UnknownCode};
-pub use wire::topology::{Exchange, ExchangeKind, Queue, QueueKind};
+pub use wire::topology::{QueueKind, QueueOptions};
 pub use wire::value::{Table, Value};
 pub use worker::{Running, Until};
 

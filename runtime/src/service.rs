@@ -9,9 +9,11 @@ use serde::de::DeserializeOwned;
 
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::policy::verdict::Verdict;
-use crate::wire::codec::{self, Codec};
+use crate::returns::{EncodedError, MethodError};
+use crate::wire::codec::{self, Codec, CodecError};
 use crate::wire::envelope::ReplyStatus;
 use crate::wire::status::{Code, Status};
+use crate::wire::topology::QueueOptions;
 
 /// A boxed future.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
@@ -26,6 +28,12 @@ pub trait Service: Send + Sync + 'static {
     /// Replies to one request. If the future panics, the reply is an `internal` status. It is dropped at the
     /// request's deadline.
     fn call(&self, request: Request) -> BoxFuture<Reply>;
+
+    /// The options with which a server serves it; read once, when the server starts. The default is
+    /// [`ServiceOptions::new`]. A service that wraps another one passes on the options of that one.
+    fn options(&self) -> ServiceOptions {
+        ServiceOptions::new()
+    }
 }
 
 impl<S: Service + ?Sized> Service for std::sync::Arc<S> {
@@ -35,6 +43,81 @@ impl<S: Service + ?Sized> Service for std::sync::Arc<S> {
 
     fn call(&self, request: Request) -> BoxFuture<Reply> {
         (**self).call(request)
+    }
+
+    fn options(&self) -> ServiceOptions {
+        (**self).options()
+    }
+}
+
+/// The options with which a [`Server`](crate::Server) serves a service.
+///
+/// A generated server has these methods itself. They are also for a [`Service`] that is written by hand,
+/// which returns its options from [`Service::options`].
+///
+/// ```
+/// # #[lepus::service]
+/// # trait Calculator {
+/// #     async fn fib(&self, n: u64) -> u64;
+/// # }
+/// # struct CalculatorService;
+/// # impl Calculator for CalculatorService {
+/// #     async fn fib(&self, n: u64) -> u64 {
+/// #         n
+/// #     }
+/// # }
+/// use lepus::{QueueKind, QueueOptions};
+///
+/// let calculator = CalculatorServer::new(CalculatorService)
+///     .concurrency(4)
+///     .queue_options(QueueOptions::new().kind(QueueKind::Quorum));
+/// # let _ = calculator;
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[must_use = "options have an effect on the service that returns them"]
+pub struct ServiceOptions {
+    pub(crate) concurrency: u16,
+    pub(crate) queue: QueueOptions,
+    pub(crate) is_passive: bool,
+}
+
+impl ServiceOptions {
+    /// The defaults: one request at a time, from a queue with the properties that the service's attribute
+    /// gives.
+    pub fn new() -> Self {
+        Self {
+            concurrency: 1,
+            queue: QueueOptions::new(),
+            is_passive: false,
+        }
+    }
+
+    /// Sets how many requests of the service are handled at once. Default 1, with which an idle server is
+    /// always preferred over a busy one, because this is also the channel's prefetch (`basic.qos`). The
+    /// maximum is 65,535; 0 counts as 1.
+    pub fn concurrency(mut self, requests: u16) -> Self {
+        self.concurrency = requests.max(1);
+        self
+    }
+
+    /// Sets the options of the service's queue, and of the queues that its methods have of their own. They
+    /// are added to those of the service's attribute (`durable`, `quorum`), which they override. All servers
+    /// of a service need the same ones, because a queue is declared by each of them.
+    pub fn queue_options(mut self, options: QueueOptions) -> Self {
+        self.queue = options;
+        self
+    }
+
+    /// Declares no queues: they must exist, with any properties. The queue options have no effect then.
+    pub fn passive(mut self) -> Self {
+        self.is_passive = true;
+        self
+    }
+}
+
+impl Default for ServiceOptions {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -119,29 +202,30 @@ impl Request {
     /// The reply that carries a value.
     #[must_use]
     pub fn value<T: Serialize>(&self, value: &T) -> Reply {
-        self.encode(ReplyStatus::Success, value)
+        let status = ReplyStatus::Success;
+        let body = self.codec.encode(value);
+        self.reply(body.map(|body| Reply { status, body }))
     }
 
-    /// The reply that carries a value or the method's own error.
+    /// The reply that carries a value or the method's own error. A [`Status`] is sent as it is.
     #[must_use]
-    pub fn result<T: Serialize, E: Serialize>(&self, result: &Result<T, E>) -> Reply {
+    pub fn result<T: Serialize, E: MethodError>(&self, result: &Result<T, E>) -> Reply {
         match result {
-            Ok(value) => self.encode(ReplyStatus::Success, value),
-            Err(error) => self.encode(ReplyStatus::Application, error),
-        }
-    }
-
-    fn encode<T: Serialize>(&self, status: ReplyStatus, value: &T) -> Reply {
-        match self.codec.encode(value) {
-            Ok(body) => Reply { status, body },
+            Ok(value) => self.value(value),
             Err(error) => {
-                let text = format!(
-                    "the reply of `{}` cannot be encoded: {error}",
-                    self.method.name()
-                );
-                Reply::failed(Status::new(Code::Internal, text))
+                let encoded = error.encode(self.codec);
+                self.reply(encoded.map(|EncodedError { status, body }| Reply { status, body }))
             }
         }
+    }
+
+    /// The reply, or the status for one that cannot be encoded.
+    fn reply(&self, encoded: Result<Reply, CodecError>) -> Reply {
+        encoded.unwrap_or_else(|error| {
+            let method = self.method.name();
+            let text = format!("the reply of `{method}` cannot be encoded: {error}");
+            Reply::failed(Status::new(Code::Internal, text))
+        })
     }
 
     /// The reply to a method that this implementation does not have.

@@ -220,8 +220,8 @@ pub async fn serve(
         witness,
         places: Places { at_work, most },
     };
-    let server = Server::new(connection).serve(ChaosServer::new(serving));
-    server.concurrency(concurrency).start().await
+    let service = ChaosServer::new(serving).concurrency(concurrency);
+    Server::new(connection).serve(service).start().await
 }
 
 /// A job, and how it goes.

@@ -223,6 +223,16 @@ pub fn serve(connection: &Connection, subject: &Arc<Subject>) -> Server {
     Server::new(connection).serve(ProbeServer::from_arc(Arc::clone(subject)))
 }
 
+/// A server of the subject that handles this many requests at once.
+pub fn serve_concurrently(
+    connection: &Connection,
+    subject: &Arc<Subject>,
+    requests: u16,
+) -> Server {
+    let service = ProbeServer::from_arc(Arc::clone(subject));
+    Server::new(connection).serve(service.concurrency(requests))
+}
+
 /// Nothing waits in the queue; where the broker tells, nothing is unsettled either.
 pub async fn is_settled(env: &Env, queue: &str) {
     match env.embedded() {

@@ -39,7 +39,7 @@ const FLOORS: &[&[&str]] = &[
         "wire/mod",
         "policy/mod",
     ],
-    &["link"],
+    &["link", "returns"],
     &["service"],
     &["shutdown", "publish", "worker"],
     &["client", "server", "queue", "pubsub"],

@@ -148,7 +148,8 @@ fn task_result(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>) {
         return;
     }
     let whole = match &method.returns {
-        Returns::Nothing | Returns::HalfResult(_) => return,
+        // An alias of `Result<(), E>` is one; rustc refuses another type.
+        Returns::Nothing | Returns::MaybeResult(_) => return,
         Returns::Value(whole) => whole,
         Returns::Result { whole, ok, .. } => match without_groups(ok) {
             Type::Tuple(unit) if unit.elems.is_empty() => return,
@@ -168,7 +169,7 @@ fn oneway_returns_nothing(ctxt: &Ctxt, method: &Method<'_>) {
     }
     match &method.returns {
         Returns::Nothing => {}
-        Returns::Value(ty) | Returns::Result { whole: ty, .. } | Returns::HalfResult(ty) => {
+        Returns::Value(ty) | Returns::Result { whole: ty, .. } | Returns::MaybeResult(ty) => {
             ctxt.error_on(
                 ty,
                 "a oneway method returns nothing: remove the type or `oneway`",

@@ -1,6 +1,6 @@
 //! Rules of types: values that are sent are owned, and their types are known to both sides.
 
-use crate::ast::{Method, Returns, without_groups};
+use crate::ast::{Method, without_groups};
 use crate::ctxt::Ctxt;
 use quote::ToTokens;
 use syn::visit::{self, Visit};
@@ -17,7 +17,6 @@ pub(super) fn check(ctxt: &Ctxt, method: &Method<'_>) {
         sized(ctxt, output);
         SentTypes { ctxt }.visit_type(output);
     }
-    whole_result(ctxt, method);
 }
 
 // An argument or a result is a value of known size.
@@ -38,16 +37,6 @@ fn sized(ctxt: &Ctxt, ty: &Type) {
         }
         Type::Never(_) => ctxt.error_on(ty, "`!` cannot be sent: write a concrete type"),
         _ => {}
-    }
-}
-
-// The method's own error is sent, so its type must be written out.
-fn whole_result(ctxt: &Ctxt, method: &Method<'_>) {
-    if let Returns::HalfResult(ty) = &method.returns {
-        ctxt.error_on(
-            ty,
-            "the error is sent too, so its type must be known: write both, as in `Result<T, E>`",
-        );
     }
 }
 
@@ -97,7 +86,7 @@ impl<'ast> Visit<'ast> for SentTypes<'_> {
 }
 
 /// Formats tokens for a message, with about the spaces that a user would write.
-fn display(tokens: &impl ToTokens) -> String {
+pub(crate) fn display(tokens: &impl ToTokens) -> String {
     let spaced = tokens.to_token_stream().to_string();
     [
         (" < ", "<"),

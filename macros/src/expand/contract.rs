@@ -1,4 +1,5 @@
-//! The trait, as written except for its futures, which are `Send`.
+//! The trait, as written except for its futures, which are `Send`; and boxed, if it is to be used as
+//! `dyn Trait`.
 
 use crate::ast::{Contract, is_async_trait, is_conditional};
 use crate::names::Kind;
@@ -9,7 +10,7 @@ use syn::{Attribute, FnArg, ItemTrait, Pat, ReturnType, TraitItem, TraitItemFn, 
 /// The trait of a contract without mistakes.
 pub(super) fn definition(contract: &Contract<'_>) -> TokenStream {
     let mut definition = contract.original.clone();
-    rewrite(&mut definition);
+    rewrite(contract, &mut definition);
     definition.into_token_stream()
 }
 
@@ -28,11 +29,11 @@ pub(super) fn fallback(contract: &Contract<'_>) -> TokenStream {
             }
         }
     }
-    rewrite(&mut definition);
+    rewrite(contract, &mut definition);
     definition.into_token_stream()
 }
 
-fn rewrite(definition: &mut ItemTrait) {
+fn rewrite(contract: &Contract<'_>, definition: &mut ItemTrait) {
     definition
         .supertraits
         .push(parse_quote!(::core::marker::Send));
@@ -47,13 +48,23 @@ fn rewrite(definition: &mut ItemTrait) {
         .push(parse_quote!(#[allow(dead_code, clippy::manual_async_fn)]));
     for item in &mut definition.items {
         if let TraitItem::Fn(method) = item {
-            rewrite_method(method);
+            clean_method(method);
+            if !contract.options.is_dyn {
+                rewrite_method(method);
+            }
         }
+    }
+    if contract.options.is_dyn {
+        // The last one, so that the user's attributes see the trait as it is written, as `mockall` needs.
+        let krate = &contract.options.krate;
+        definition
+            .attrs
+            .push(parse_quote!(#[#krate::__rt::async_trait]));
     }
 }
 
-/// Rewrites an `async fn` to a function that returns a `Send` future.
-fn rewrite_method(method: &mut TraitItemFn) {
+/// Removes the attributes that are for Lepus.
+fn clean_method(method: &mut TraitItemFn) {
     let is_ours = |attribute: &Attribute| {
         [Kind::Service, Kind::Tasks]
             .map(Kind::method_attribute)
@@ -66,6 +77,10 @@ fn rewrite_method(method: &mut TraitItemFn) {
             input.attrs.clear();
         }
     }
+}
+
+/// Rewrites an `async fn` to a function that returns a `Send` future.
+fn rewrite_method(method: &mut TraitItemFn) {
     if method.sig.asyncness.take().is_none() {
         return;
     }

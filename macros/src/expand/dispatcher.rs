@@ -1,7 +1,7 @@
 //! The receiving half: `…Server` for a service, `…Worker` for tasks.
 
 use super::arguments::{self, Direction};
-use super::{descriptor, dispatcher_ident, item_attributes, link};
+use super::{descriptor, dispatcher_ident, item_attributes, link, returns};
 use crate::ast::{Contract, Method, Returns};
 use crate::names::Kind;
 use proc_macro2::{Ident, Literal, Span, TokenStream};
@@ -19,40 +19,53 @@ pub(super) fn expand(contract: &Contract<'_>) -> TokenStream {
         Kind::Tasks => format!("Passes jobs to an implementation of {name}."),
     };
     let descriptor = descriptor::of_dispatcher(contract);
-    let implementation = implementation(contract);
+    let Options {
+        field,
+        default,
+        clone,
+        setters,
+        getter,
+    } = Options::of(contract);
+    let implementation = implementation(contract, &getter);
     quote! {
         #attributes
         #[doc = #doc]
-        #vis struct #dispatcher<S> {
+        #vis struct #dispatcher<S: ?::core::marker::Sized> {
             service: ::std::sync::Arc<S>,
+            #field
         }
 
         #attributes
         impl<S> #dispatcher<S> {
-            #descriptor
-
             /// Creates it from the implementation.
             #[must_use]
             #vis fn new(service: S) -> Self {
-                Self { service: ::std::sync::Arc::new(service) }
+                Self::from_arc(::std::sync::Arc::new(service))
             }
+        }
+
+        #attributes
+        impl<S: ?::core::marker::Sized> #dispatcher<S> {
+            #descriptor
 
             /// Creates it from an implementation that is also used elsewhere.
             #[must_use]
             #vis fn from_arc(service: ::std::sync::Arc<S>) -> Self {
-                Self { service }
+                Self { service, #default }
             }
+
+            #setters
         }
 
         #attributes
-        impl<S> ::core::clone::Clone for #dispatcher<S> {
+        impl<S: ?::core::marker::Sized> ::core::clone::Clone for #dispatcher<S> {
             fn clone(&self) -> Self {
-                Self { service: ::core::clone::Clone::clone(&self.service) }
+                Self { service: ::core::clone::Clone::clone(&self.service), #clone }
             }
         }
 
         #attributes
-        impl<S> ::core::fmt::Debug for #dispatcher<S> {
+        impl<S: ?::core::marker::Sized> ::core::fmt::Debug for #dispatcher<S> {
             fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
                 f.debug_struct(#shown).finish_non_exhaustive()
             }
@@ -62,8 +75,63 @@ pub(super) fn expand(contract: &Contract<'_>) -> TokenStream {
     }
 }
 
+/// The parts of the receiving half that hold the options of a service. Tasks have none: those of their
+/// workers are set on the pool.
+#[derive(Default)]
+struct Options {
+    field: TokenStream,
+    default: TokenStream,
+    clone: TokenStream,
+    setters: TokenStream,
+    /// The implementation of `Service::options`.
+    getter: TokenStream,
+}
+
+impl Options {
+    fn of(contract: &Contract<'_>) -> Self {
+        if contract.kind != Kind::Service {
+            return Self::default();
+        }
+        let krate = &contract.options.krate;
+        let vis = &contract.original.vis;
+        let options = quote!(#krate::__rt::ServiceOptions);
+        Self {
+            field: quote!(options: #options,),
+            default: quote!(options: #options::new(),),
+            clone: quote!(options: ::core::clone::Clone::clone(&self.options),),
+            setters: quote! {
+                /// Sets how many requests of this service are handled at once. Default 1, with which an
+                /// idle server is always preferred over a busy one. The maximum is 65,535; 0 counts as 1.
+                #[must_use]
+                #vis fn concurrency(self, requests: u16) -> Self {
+                    Self { options: self.options.concurrency(requests), ..self }
+                }
+
+                /// Sets the options of the service's queue, and of the queues that its methods have of
+                /// their own. They override those of the service's attribute. All servers of a service
+                /// need the same ones.
+                #[must_use]
+                #vis fn queue_options(self, options: #krate::__rt::QueueOptions) -> Self {
+                    Self { options: self.options.queue_options(options), ..self }
+                }
+
+                /// Declares no queues: they must exist, with any properties.
+                #[must_use]
+                #vis fn passive(self) -> Self {
+                    Self { options: self.options.passive(), ..self }
+                }
+            },
+            getter: quote! {
+                fn options(&self) -> #options {
+                    ::core::clone::Clone::clone(&self.options)
+                }
+            },
+        }
+    }
+}
+
 /// The implementation of the runtime's trait, generic over the user's implementation.
-fn implementation(contract: &Contract<'_>) -> TokenStream {
+fn implementation(contract: &Contract<'_>, options: &TokenStream) -> TokenStream {
     let krate = &contract.options.krate;
     let attributes = item_attributes(contract);
     let dispatcher = dispatcher_ident(contract);
@@ -87,10 +155,12 @@ fn implementation(contract: &Contract<'_>) -> TokenStream {
     let arms = contract.methods.iter().map(|it| arm(contract, it));
     quote! {
         #attributes
-        impl<#service: #definition> #krate::__rt::#runtime for #dispatcher<#service> {
+        impl<#service: #definition + ?::core::marker::Sized> #krate::__rt::#runtime for #dispatcher<#service> {
             fn descriptor(&self) -> &'static #krate::__rt::ServiceDescriptor {
                 Self::DESCRIPTOR
             }
+
+            #options
 
             fn #run(
                 &self,
@@ -148,7 +218,7 @@ fn arm(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
     };
     let span = match &method.returns {
         Returns::Nothing => ident.span(),
-        Returns::Value(ty) | Returns::HalfResult(ty) | Returns::Result { whole: ty, .. } => {
+        Returns::Value(ty) | Returns::MaybeResult(ty) | Returns::Result { whole: ty, .. } => {
             ty.span()
         }
     };
@@ -164,7 +234,12 @@ fn arm(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
             let result = quote_spanned!(span=> result(&#value_there));
             quote!(#request.#result)
         }
-        (Kind::Service, _) => {
+        (Kind::Service, Returns::MaybeResult(ty)) => {
+            let is_result = returns::is_result(krate, ty);
+            let reply = quote_spanned!(span=> reply(&#value_there, &#request));
+            quote!(#krate::__rt::Returned::<{ #is_result }>::#reply)
+        }
+        (Kind::Service, Returns::Value(_) | Returns::Nothing) => {
             let as_value = quote_spanned!(span=> value(&#value_there));
             quote!(#request.#as_value)
         }

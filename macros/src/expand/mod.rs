@@ -4,6 +4,7 @@ mod arguments;
 mod contract;
 mod descriptor;
 mod dispatcher;
+mod returns;
 mod stub;
 
 use crate::ast::{Contract, cfgs};
@@ -48,10 +49,11 @@ fn parse(kind: Kind, item: TokenStream) -> syn::Result<ItemTrait> {
 /// Expands a contract without mistakes.
 fn expand(contract: &Contract<'_>) -> TokenStream {
     let definition = contract::definition(contract);
+    let assertions = returns::assertions(contract);
     let halves = contract.options.halves;
     let stub = (halves != Halves::Dispatcher).then(|| stub::expand(contract));
     let dispatcher = (halves != Halves::Stub).then(|| dispatcher::expand(contract));
-    quote! { #definition #stub #dispatcher }
+    quote! { #definition #(#assertions)* #stub #dispatcher }
 }
 
 /// Expands a contract with mistakes: to the mistakes and the trait, so that implementations of it

@@ -1,7 +1,7 @@
 //! The sending half: `…Client` for a service, `…Producer` for tasks.
 
 use super::arguments::{self, Direction};
-use super::{descriptor, dispatcher_ident, item_attributes, link, stub_ident};
+use super::{descriptor, dispatcher_ident, item_attributes, link, returns, stub_ident};
 use crate::ast::{Contract, Method, Returns, docs};
 use crate::attr::Halves;
 use crate::names::{Kind, wire_name};
@@ -33,6 +33,7 @@ pub(super) fn expand(contract: &Contract<'_>) -> TokenStream {
     };
     let descriptor = descriptor::of_stub(contract);
     let constructors = constructors(contract);
+    let conversion = (contract.kind == Kind::Service).then(|| conversion(contract));
     let methods = contract.methods.iter().map(|it| method(contract, it));
     quote! {
         #attributes
@@ -47,6 +48,26 @@ pub(super) fn expand(contract: &Contract<'_>) -> TokenStream {
             #descriptor
             #constructors
             #(#methods)*
+        }
+
+        #conversion
+    }
+}
+
+/// The conversion of an untyped client, which also makes `ClientBuilder::build` return a typed one.
+fn conversion(contract: &Contract<'_>) -> TokenStream {
+    let client = {
+        let krate = &contract.options.krate;
+        quote!(#krate::__rt::Client)
+    };
+    let attributes = item_attributes(contract);
+    let stub = stub_ident(contract);
+    quote! {
+        #attributes
+        impl ::core::convert::From<#client> for #stub {
+            fn from(client: #client) -> Self {
+                Self { client }
+            }
         }
     }
 }
@@ -74,13 +95,14 @@ fn constructors(contract: &Contract<'_>) -> TokenStream {
                     Self { client: #krate::__rt::Client::new(connection, Self::DESCRIPTOR) }
                 }
 
-                #local
-
-                /// Creates a client from one with settings of its own.
-                #[must_use]
-                #vis fn with_client(client: #krate::__rt::Client) -> Self {
-                    Self { client }
+                /// Creates a builder for a client with options, such as its timeout.
+                #vis fn builder(
+                    connection: &#krate::__rt::Connection,
+                ) -> #krate::__rt::ClientBuilder<Self> {
+                    #krate::__rt::ClientBuilder::new(connection, Self::DESCRIPTOR)
                 }
+
+                #local
             }
         }
         Kind::Tasks => quote! {
@@ -163,9 +185,14 @@ fn call(contract: &Contract<'_>, method: &Method<'_>) -> (TokenStream, Span) {
     let krate = &contract.options.krate;
     match &method.returns {
         Returns::Nothing => (quote!(#krate::__rt::Call<()>), method.ident().span()),
-        Returns::Value(ty) | Returns::HalfResult(ty) => {
-            (quote!(#krate::__rt::Call<#ty>), ty.span())
+        Returns::Value(ty) => (quote!(#krate::__rt::Call<#ty>), ty.span()),
+        Returns::MaybeResult(ty) => {
+            let is_result = returns::is_result(krate, ty);
+            (quote!(#krate::__rt::CallOf<#ty, { #is_result }>), ty.span())
         }
-        Returns::Result { whole, ok, err } => (quote!(#krate::__rt::Call<#ok, #err>), whole.span()),
+        Returns::Result { whole, ok, err } => (
+            quote!(#krate::__rt::Call<#ok, #krate::__rt::OwnError<#err>>),
+            whole.span(),
+        ),
     }
 }

@@ -1,6 +1,9 @@
 //! Tests of the code that `#[service]` generates.
 
-use crate::stub::{CallError, Client, Codec, Connection, Reply, Request, Service, run};
+use crate::stub::{
+    CallError, Client, Codec, Connection, QueueOptions, Reply, Request, Service, ServiceOptions,
+    run,
+};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -182,12 +185,183 @@ fn both_halves_clone_and_show_themselves() {
     }
     let server = PocketCalculatorServer::from_arc(std::sync::Arc::new(Plain)).clone();
     assert_eq!(format!("{server:?}"), "PocketCalculatorServer { .. }");
-    let client = PocketCalculatorClient::with_client(Client::local(server)).clone();
+    let client = PocketCalculatorClient::from(Client::local(server)).clone();
     assert_eq!(
         format!("{client:?}"),
         "PocketCalculatorClient { client: Client { .. } }"
     );
     assert_eq!(run(client.fib(5)), Ok(5));
+}
+
+#[test]
+fn a_client_is_built_with_options() {
+    let connection = Connection::default();
+    let client = PocketCalculatorClient::builder(&connection).build();
+    assert!(run(client.note("x".to_owned())).is_err());
+    assert_eq!(connection.sent.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn a_server_holds_the_options_of_its_service() {
+    let server = PocketCalculatorServer::new(Pocket);
+    assert_eq!(server.options(), ServiceOptions::new());
+    let server = server
+        .concurrency(4)
+        .queue_options(QueueOptions("lazy"))
+        .passive();
+    let expected = ServiceOptions {
+        concurrency: 4,
+        queue: QueueOptions("lazy"),
+        passive: true,
+    };
+    assert_eq!(server.options(), expected);
+    assert_eq!(server.clone().options(), expected);
+}
+
+mod statuses {
+    use crate::stub::{Call, CallError, Never, Reply, Status, run};
+    type Alias = Status;
+
+    #[lepus_macros::service(crate = crate::stub)]
+    pub trait Guarded {
+        async fn open(&self, key: u8) -> Result<u8, Status>;
+        async fn close(&self) -> Result<(), Alias>;
+    }
+
+    struct Door;
+
+    impl Guarded for Door {
+        async fn open(&self, key: u8) -> Result<u8, Status> {
+            (key == 7).then_some(key).ok_or(Status("wrong key"))
+        }
+        async fn close(&self) -> Result<(), Alias> {
+            Err(Status("jammed"))
+        }
+    }
+
+    #[test]
+    fn a_status_is_no_error_of_the_method() {
+        let client = GuardedClient::local(Door);
+        let call: Call<u8, Never> = client.open(7);
+        assert_eq!(run(call), Ok(7));
+        let failed = |text| Some(Reply::Status(text));
+        assert_eq!(
+            run(client.open(1)),
+            Err(CallError::Rpc(failed("wrong key")))
+        );
+        let call: Call<()> = client.close();
+        assert_eq!(run(call), Err(CallError::Rpc(failed("jammed"))));
+    }
+}
+
+mod aliases {
+    use super::DivideByZero;
+    use crate::stub::{Call, CallError, Never, Reply, Status, run};
+    use serde::{Deserialize, Serialize};
+
+    pub type ShopResult<T> = Result<T, DivideByZero>;
+    pub type StatusResult = Result<(), Status>;
+
+    pub mod shop {
+        pub type Result<T> = std::result::Result<T, super::DivideByZero>;
+    }
+
+    /// No `Result`, but for its name.
+    #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+    pub struct QueryResult(u8);
+
+    #[lepus_macros::service(crate = crate::stub)]
+    pub trait Aliased {
+        async fn suffix(&self, n: u8) -> ShopResult<u8>;
+        async fn one_argument(&self) -> shop::Result<u8>;
+        async fn status(&self) -> StatusResult;
+        async fn value(&self) -> QueryResult;
+        async fn nested(&self) -> Option<ShopResult<u8>>;
+    }
+
+    struct Shop;
+
+    impl Aliased for Shop {
+        async fn suffix(&self, n: u8) -> ShopResult<u8> {
+            84_u8.checked_div(n).ok_or(DivideByZero)
+        }
+        async fn one_argument(&self) -> shop::Result<u8> {
+            Err(DivideByZero)
+        }
+        async fn status(&self) -> StatusResult {
+            Err(Status("closed"))
+        }
+        async fn value(&self) -> QueryResult {
+            QueryResult(7)
+        }
+        async fn nested(&self) -> Option<ShopResult<u8>> {
+            Some(Err(DivideByZero))
+        }
+    }
+
+    #[test]
+    fn an_alias_is_what_it_stands_for() {
+        let client = AliasedClient::local(Shop);
+        let call: Call<u8, DivideByZero> = client.suffix(2);
+        assert_eq!(run(call), Ok(42));
+        assert_eq!(run(client.suffix(0)), Err(CallError::Service(DivideByZero)));
+        let call: Call<u8, DivideByZero> = client.one_argument();
+        assert_eq!(run(call), Err(CallError::Service(DivideByZero)));
+        let call: Call<(), Never> = client.status();
+        let closed = Some(Reply::Status("closed"));
+        assert_eq!(run(call), Err(CallError::Rpc(closed)));
+        let call: Call<QueryResult> = client.value();
+        assert_eq!(run(call), Ok(QueryResult(7)));
+        assert_eq!(run(client.nested()), Ok(Some(Err(DivideByZero))));
+    }
+}
+
+mod objects {
+    use crate::stub::{CallError, Client, Service, run};
+    use std::sync::Arc;
+
+    #[lepus_macros::service(crate = crate::stub, dyn)]
+    pub trait Shape {
+        async fn area(&self, scale: u32) -> u32;
+        async fn name(&self) -> Result<String, u8> {
+            Err(self.area(1).await as u8)
+        }
+    }
+
+    struct Square;
+    struct Named;
+
+    #[async_trait::async_trait]
+    impl Shape for Square {
+        async fn area(&self, scale: u32) -> u32 {
+            4 * scale
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl Shape for Named {
+        async fn area(&self, _: u32) -> u32 {
+            0
+        }
+        async fn name(&self) -> Result<String, u8> {
+            Ok("named".to_owned())
+        }
+    }
+
+    #[test]
+    fn a_trait_object_is_served() {
+        let shapes: [Arc<dyn Shape>; 2] = [Arc::new(Square), Arc::new(Named)];
+        let [square, named] = shapes.map(|shape| {
+            let server = ShapeServer::from_arc(shape).concurrency(3);
+            assert_eq!(server.clone().options().concurrency, 3);
+            ShapeClient::from(Client::local(server))
+        });
+        assert_eq!(run(square.area(2)), Ok(8));
+        assert_eq!(run(square.name()), Err(CallError::Service(4)));
+        assert_eq!(run(named.name()), Ok("named".to_owned()));
+        // By its type as well.
+        assert_eq!(run(ShapeClient::local(Square).area(1)), Ok(4));
+    }
 }
 
 mod halves {

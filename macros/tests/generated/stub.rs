@@ -13,9 +13,11 @@ use std::task::{Context, Poll, Waker};
 /// The items that generated code names.
 pub mod __rt {
     pub use super::{
-        BoxFuture, Call, Client, Codec, Connection, IntoVerdict, MethodDescriptor, Push, Reply,
-        Request, Service, ServiceDescriptor, TaskProducer, Tasks, Verdict,
+        BoxFuture, Call, CallOf, Client, ClientBuilder, Codec, Connection, IntoVerdict,
+        MethodDescriptor, OwnError, PlainReturn, Push, QueueOptions, Reply, Request, ReturnType,
+        Returned, Service, ServiceDescriptor, ServiceOptions, TaskProducer, Tasks, Verdict,
     };
+    pub use async_trait::async_trait;
     pub use serde;
 }
 
@@ -164,6 +166,40 @@ impl MethodDescriptor {
 pub trait Service: Send + Sync + 'static {
     fn descriptor(&self) -> &'static ServiceDescriptor;
     fn call(&self, request: Request) -> BoxFuture<Reply>;
+    fn options(&self) -> ServiceOptions;
+}
+
+/// The options of a queue, which are only passed through.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueueOptions(pub &'static str);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceOptions {
+    pub concurrency: u16,
+    pub queue: QueueOptions,
+    pub passive: bool,
+}
+
+impl ServiceOptions {
+    pub fn new() -> Self {
+        Self {
+            concurrency: 1,
+            queue: QueueOptions::default(),
+            passive: false,
+        }
+    }
+    pub fn concurrency(mut self, requests: u16) -> Self {
+        self.concurrency = requests;
+        self
+    }
+    pub fn queue_options(mut self, options: QueueOptions) -> Self {
+        self.queue = options;
+        self
+    }
+    pub fn passive(mut self) -> Self {
+        self.passive = true;
+        self
+    }
 }
 
 pub trait Tasks: Send + Sync + 'static {
@@ -182,6 +218,7 @@ pub struct Request {
 pub enum Reply {
     Value(String),
     Application(String),
+    Status(&'static str),
     Undecodable,
     Unimplemented,
 }
@@ -207,10 +244,10 @@ impl Request {
     pub fn value<T: Serialize>(&self, value: &T) -> Reply {
         Reply::Value(serde_json::to_string(value).unwrap())
     }
-    pub fn result<T: Serialize, E: Serialize>(&self, result: &Result<T, E>) -> Reply {
+    pub fn result<T: Serialize, E: MethodError>(&self, result: &Result<T, E>) -> Reply {
         match result {
             Ok(value) => self.value(value),
-            Err(error) => Reply::Application(serde_json::to_string(error).unwrap()),
+            Err(error) => error.reply(),
         }
     }
     pub fn unimplemented(&self) -> Reply {
@@ -220,6 +257,86 @@ impl Request {
         Verdict::Unknown
     }
 }
+
+/// A status, which is no method's own error.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Status(pub &'static str);
+
+pub trait MethodError {
+    fn reply(&self) -> Reply;
+}
+
+impl<E: Serialize> MethodError for E {
+    fn reply(&self) -> Reply {
+        Reply::Application(serde_json::to_string(self).unwrap())
+    }
+}
+
+impl MethodError for Status {
+    fn reply(&self) -> Reply {
+        Reply::Status(self.0)
+    }
+}
+
+pub trait ReceivedError {
+    type Error;
+}
+
+impl<E: DeserializeOwned> ReceivedError for E {
+    type Error = E;
+}
+
+impl ReceivedError for Status {
+    type Error = Never;
+}
+
+pub struct ReturnType<R>(PhantomData<R>);
+
+impl<T, E> ReturnType<Result<T, E>> {
+    pub const IS_RESULT: bool = true;
+}
+
+pub trait PlainReturn {
+    const IS_RESULT: bool = false;
+}
+
+impl<R> PlainReturn for ReturnType<R> {}
+
+pub trait Received<const IS_RESULT: bool> {
+    type Value;
+    type Error;
+}
+
+impl<T> Received<false> for T {
+    type Value = T;
+    type Error = Never;
+}
+
+impl<T, E: ReceivedError> Received<true> for Result<T, E> {
+    type Value = T;
+    type Error = OwnError<E>;
+}
+
+pub type CallOf<R, const IS_RESULT: bool> =
+    Call<<R as Received<IS_RESULT>>::Value, <R as Received<IS_RESULT>>::Error>;
+
+pub trait Returned<const IS_RESULT: bool> {
+    fn reply(&self, request: &Request) -> Reply;
+}
+
+impl<T: Serialize> Returned<false> for T {
+    fn reply(&self, request: &Request) -> Reply {
+        request.value(self)
+    }
+}
+
+impl<T: Serialize, E: MethodError> Returned<true> for Result<T, E> {
+    fn reply(&self, request: &Request) -> Reply {
+        request.result(self)
+    }
+}
+
+pub type OwnError<E> = <E as ReceivedError>::Error;
 
 pub trait IntoVerdict {
     fn into_verdict(self) -> Verdict;
@@ -292,6 +409,23 @@ impl Client {
             reply,
             types: PhantomData,
         }
+    }
+}
+
+pub struct ClientBuilder<C> {
+    client: Client,
+    typed: PhantomData<fn() -> C>,
+}
+
+impl<C: From<Client>> ClientBuilder<C> {
+    pub fn new(connection: &Connection, descriptor: &'static ServiceDescriptor) -> Self {
+        Self {
+            client: Client::new(connection, descriptor),
+            typed: PhantomData,
+        }
+    }
+    pub fn build(self) -> C {
+        C::from(self.client)
     }
 }
 

@@ -79,6 +79,43 @@ fn a_worker_gives_verdicts() {
     assert_eq!(format!("{worker:?}"), "ImagesWorker { .. }");
 }
 
+mod objects {
+    use crate::stub::{Request, Tasks, Verdict, run};
+    use std::sync::Arc;
+
+    #[lepus_macros::tasks(crate = crate::stub, dyn)]
+    pub trait Chores {
+        async fn sweep(&self, room: u8) -> Result<(), String>;
+    }
+
+    struct Broom;
+
+    #[async_trait::async_trait]
+    impl Chores for Broom {
+        async fn sweep(&self, room: u8) -> Result<(), String> {
+            if room == 13 {
+                Err("locked".to_owned())
+            } else {
+                Ok(())
+            }
+        }
+    }
+
+    #[test]
+    fn a_trait_object_works() {
+        let chores: Arc<dyn Chores> = Arc::new(Broom);
+        let worker = ChoresWorker::from_arc(chores);
+        let work = |body: &str| {
+            run(worker.run(Request {
+                method: 0,
+                body: body.to_owned(),
+            }))
+        };
+        assert_eq!(work(r#"{"room":1}"#), Verdict::Done);
+        assert_eq!(work(r#"{"room":13}"#), Verdict::Failed("locked".to_owned()));
+    }
+}
+
 #[test]
 fn the_descriptor_says_it_all() {
     let tasks = ImagesWorker::<Shop>::DESCRIPTOR;

@@ -21,7 +21,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(5);
 static NEXT_MESSAGE: AtomicU64 = AtomicU64::new(1);
 
 /// The part of a client that sends requests through the broker.
-#[derive(Clone)]
 pub(super) struct BrokerBackend {
     pub(super) current: Arc<CurrentReplyQueue>,
     pub(super) connection: Connection,
@@ -31,12 +30,12 @@ pub(super) struct BrokerBackend {
 }
 
 impl BrokerBackend {
-    pub(super) fn new(connection: &Connection) -> Self {
+    pub(super) fn new(connection: &Connection, coalescer: Option<Arc<Coalescer>>) -> Self {
         Self {
             current: CurrentReplyQueue::of(connection),
             connection: connection.clone(),
             publisher: Publisher::new(connection, MAX_UNCONFIRMED),
-            coalescer: None,
+            coalescer,
         }
     }
 

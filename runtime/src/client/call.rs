@@ -22,7 +22,7 @@ use crate::wire::value::{Table, Value};
 /// A call that is not made yet: await it, or [`send`](Self::send) it.
 ///
 /// Dropping the future at any moment gives the call up: it no longer counts towards
-/// [`max_in_flight`](Client::max_in_flight). A request that was already sent may still be executed.
+/// [`max_in_flight`](crate::ClientBuilder::max_in_flight). A request that was already sent may still be executed.
 #[must_use = "a call is made when it is awaited or sent"]
 pub struct Call<T, E = Never> {
     options: CallOptions,

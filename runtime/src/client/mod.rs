@@ -2,6 +2,7 @@
 //! is sent by its transport, and waits for a reply on the connection's reply queue.
 
 mod broker;
+mod builder;
 mod call;
 mod coalesce;
 mod correlation;
@@ -10,5 +11,6 @@ mod reply_queue;
 mod request;
 mod transport;
 
+pub use builder::ClientBuilder;
 pub use call::{Call, PendingReply};
 pub use handle::{Client, DEFAULT_TIMEOUT};

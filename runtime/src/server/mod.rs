@@ -8,13 +8,14 @@ mod method_table;
 mod reply;
 mod sent_replies;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::Error;
 use crate::link::Connection;
-use crate::service::Service;
+use crate::service::{Service, ServiceOptions};
 use crate::shutdown::GRACE;
 use crate::wire::name::Name;
 use crate::wire::topology::{Queue, QueueKind, Topology};
@@ -48,30 +49,11 @@ pub(crate) use method_table::MethodTable;
 /// # }
 /// ```
 #[must_use = "a server serves when it is run"]
-#[derive(Debug)]
 pub struct Server {
     connection: Connection,
-    services: Vec<ServedService>,
+    services: Vec<Arc<dyn Service>>,
     grace: Duration,
     options: ServerOptions,
-}
-
-/// A service of a server, with its options.
-struct ServedService {
-    service: Arc<dyn Service>,
-    concurrency: u16,
-    queue: Option<Queue>,
-    passive: bool,
-}
-
-impl std::fmt::Debug for ServedService {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let name = self.service.descriptor().name();
-        f.debug_struct("ServedService")
-            .field("service", &name)
-            .field("concurrency", &self.concurrency)
-            .finish_non_exhaustive()
-    }
 }
 
 impl Server {
@@ -85,34 +67,11 @@ impl Server {
         }
     }
 
-    /// Adds a service. Each service has a channel of its own. The options that follow apply to the service
-    /// that was added last.
+    /// Adds a service, which has a channel of its own. Its options are set on the service itself
+    /// ([`ServiceOptions`](crate::ServiceOptions)).
     pub fn serve(mut self, service: impl Service) -> Self {
-        self.services.push(ServedService {
-            service: Arc::new(service),
-            concurrency: 1,
-            queue: None,
-            passive: false,
-        });
+        self.services.push(Arc::new(service));
         self
-    }
-
-    /// Sets how many requests of the service added last are handled at once. Default 1, with which an idle
-    /// server is always preferred over a busy one, because this is also the channel's prefetch
-    /// (`basic.qos`). The maximum is 65,535; 0 counts as 1.
-    pub fn concurrency(self, requests: u16) -> Self {
-        self.option(|served| served.concurrency = requests.max(1))
-    }
-
-    /// Sets the queue of the service added last, for one that is not durable and classic. The service
-    /// consumes the queue of this name; clients publish to the queue that the service's attribute names.
-    pub fn queue(self, queue: Queue) -> Self {
-        self.option(|served| served.queue = Some(queue))
-    }
-
-    /// Declares no queues for the service added last: they must exist.
-    pub fn passive(self) -> Self {
-        self.option(|served| served.passive = true)
     }
 
     /// Sets the longest time that a shutdown waits for running handlers. Default 30 s. Requests that are not
@@ -148,20 +107,14 @@ impl Server {
         self
     }
 
-    fn option(mut self, set: impl FnOnce(&mut ServedService)) -> Self {
-        if let Some(served) = self.services.last_mut() {
-            set(served);
-        }
-        self
-    }
-
     /// Starts consuming. When this returns, requests are delivered.
     ///
     /// # Errors
     /// - The broker refuses a queue: it exists with other properties
     ///   ([`is_mismatch`](Error::is_mismatch); the message names the argument and both values), it is
     ///   exclusive to another connection, or the user has no permission. No service is started then.
-    /// - A queue's name is not valid, or no service was added ([`is_invalid`](Error::is_invalid)).
+    /// - A queue's name is not valid, a quorum queue is to be transient, or no service was added
+    ///   ([`is_invalid`](Error::is_invalid)).
     /// - The connection was closed. If the broker cannot be reached, this waits for it.
     pub async fn start(self) -> Result<Running, Error> {
         if self.services.is_empty() {
@@ -170,16 +123,17 @@ impl Server {
             ));
         }
         let mut workers = Vec::new();
-        for served in &self.services {
-            for (queue, default) in queues(served)? {
-                let service = Arc::clone(&served.service);
-                let from = (queue.name().as_str(), default);
-                let limits = (served.concurrency, self.options.clone());
+        for service in &self.services {
+            let options = service.options();
+            for (queue, default) in queues(service.descriptor(), &options)? {
+                let from = (queue.name.as_str(), default);
+                let limits = (options.concurrency, self.options.clone());
+                let service = Arc::clone(service);
                 let dispatcher = Dispatcher::new(&self.connection, service, from, limits);
                 let source = Source {
-                    queue: queue.name().to_string(),
+                    queue: queue.name.to_string(),
                     topology: Topology::queue(queue),
-                    concurrency: served.concurrency,
+                    concurrency: options.concurrency,
                     grace: self.grace,
                     max_body: self.connection.max_message(),
                     on_loss: OnLoss::Drop,
@@ -207,37 +161,57 @@ impl Server {
     }
 }
 
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let services = self.services.iter();
+        let services: Vec<_> = services
+            .map(|service| service.descriptor().name())
+            .collect();
+        f.debug_struct("Server")
+            .field("connection", &self.connection)
+            .field("services", &services)
+            .field("grace", &self.grace)
+            .field("options", &self.options)
+            .finish()
+    }
+}
+
 /// The queues of a service: its own, and one for each method that has its own. Each with the method that
 /// requests without a `type` are for.
 fn queues(
-    served: &ServedService,
+    descriptor: &'static ServiceDescriptor,
+    options: &ServiceOptions,
 ) -> Result<Vec<(Queue, Option<&'static MethodDescriptor>)>, Error> {
-    let descriptor = served.service.descriptor();
-    let main = match &served.queue {
-        Some(queue) => queue.clone(),
-        None => default_queue(descriptor, descriptor.queue_name())?,
-    };
-    let mut queues = vec![(main, descriptor.default_target())];
-    for method in descriptor.methods() {
-        if let Some(name) = method.own_queue() {
-            queues.push((default_queue(descriptor, name)?, Some(method)));
-        }
-    }
-    if served.passive {
-        queues = queues
-            .into_iter()
-            .map(|(queue, default)| (queue.passive(), default))
-            .collect();
-    }
-    Ok(queues)
+    let main = (descriptor.queue_name(), descriptor.default_target());
+    let methods = descriptor.methods().iter();
+    let own = methods.filter_map(|method| Some((method.own_queue()?, Some(method))));
+    [main]
+        .into_iter()
+        .chain(own)
+        .map(|(name, default)| Ok((queue(descriptor, options, name)?, default)))
+        .collect()
 }
 
-/// A queue with the properties that the service's attribute gives.
-fn default_queue(descriptor: &ServiceDescriptor, name: &str) -> Result<Queue, Error> {
+/// A queue with the properties that the service's attribute and its options give.
+fn queue(
+    descriptor: &ServiceDescriptor,
+    options: &ServiceOptions,
+    name: &str,
+) -> Result<Queue, Error> {
     let queue = Queue::new(Name::parse(name)?);
-    Ok(match (descriptor.is_quorum(), descriptor.is_durable()) {
+    if options.is_passive {
+        return Ok(queue.passive());
+    }
+    let queue = match (descriptor.is_quorum(), descriptor.is_durable()) {
         (true, _) => queue.kind(QueueKind::Quorum),
         (false, true) => queue,
         (false, false) => queue.transient(),
-    })
+    };
+    let queue = queue.with(options.queue.clone());
+    if queue.is_transient_quorum() {
+        return Err(Error::invalid(format!(
+            "queue `{name}`: a quorum queue is durable, so it cannot be transient"
+        )));
+    }
+    Ok(queue)
 }

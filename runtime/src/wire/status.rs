@@ -108,12 +108,32 @@ impl FromStr for Code {
 /// The status that a server replies with instead of a value: a [`Code`] and a message for people. `Display`
 /// escapes control characters in the message.
 ///
+/// A method that returns `Result<T, Status>` chooses the status. Its caller gets a
+/// [`CallError::Rpc`](crate::CallError) with this [status](crate::Error::status); the message is cut to
+/// 1024 bytes. A status with the code `invalid_argument` or `unimplemented` tells that nothing was done
+/// ([`may_have_executed`](crate::Error::may_have_executed) is false).
+///
 /// ```
 /// use lepus::{Code, Status};
 ///
-/// let status = Status::new(Code::NotFound, "no image 7");
-/// assert_eq!((status.code(), status.message()), (Code::NotFound, "no image 7"));
-/// assert_eq!(status.to_string(), "not_found: no image 7");
+/// #[lepus::service]
+/// trait Directory {
+///     async fn number(&self, name: String) -> Result<u32, Status>;
+/// }
+///
+/// struct Empty;
+///
+/// impl Directory for Empty {
+///     async fn number(&self, name: String) -> Result<u32, Status> {
+///         Err(Status::new(Code::NotFound, format!("nobody is called `{name}`")))
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let error = DirectoryClient::local(Empty).number("Hare".to_owned()).await.unwrap_err();
+/// assert_eq!(error.code(), Some(Code::NotFound));
+/// # }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {}", Escaped(.message))]

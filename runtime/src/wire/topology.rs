@@ -32,13 +32,95 @@ pub enum QueueKind {
     Quorum,
 }
 
-/// A queue to be declared.
+/// Options of a queue that a server declares.
 ///
-/// The defaults are durable, and the virtual host's default queue type, which is classic unless an operator
-/// has changed it. RabbitMQ refuses a declaration that differs from the existing queue (406
+/// Without any, a queue is durable, and of the virtual host's default type, which is classic unless an
+/// operator has changed it. RabbitMQ refuses a declaration that differs from the existing queue (406
 /// PRECONDITION_FAILED); the error names the argument.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use lepus::{QueueKind, QueueOptions};
+///
+/// let options = QueueOptions::new()
+///     .kind(QueueKind::Quorum)
+///     .max_length(10_000)
+///     .expires(Duration::from_secs(3600));
+/// # let _ = options;
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+#[must_use = "options have an effect on the service that they are set on"]
+pub struct QueueOptions {
+    kind: Option<QueueKind>,
+    is_transient: bool,
+    arguments: Table,
+}
+
+impl QueueOptions {
+    /// No options.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the kind, which is then part of the declaration (`x-queue-type`). Without it, a durable queue has
+    /// the virtual host's default type. A quorum queue is always durable.
+    ///
+    /// To RabbitMQ, a classic queue with the argument equals one without it. A queue that is to be classic
+    /// and exists as a quorum queue, by the virtual host's default, is used as it is, with a warning.
+    pub fn kind(mut self, kind: QueueKind) -> Self {
+        self.kind = Some(kind);
+        self
+    }
+
+    /// Makes the queue transient: a restart of the broker deletes it. RabbitMQ 4.3 lists transient queues
+    /// that are not exclusive as deprecated.
+    pub fn transient(mut self) -> Self {
+        self.is_transient = true;
+        self
+    }
+
+    /// Sets an argument (`x-…`) for which there is no method.
+    pub fn argument(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.arguments.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Sets the most messages in the queue (`x-max-length`). Further publishes are refused (`x-overflow:
+    /// reject-publish`). The broker tells this to a publisher that asks for confirms: a one-way call fails
+    /// with [`is_rejected`](crate::Error::is_rejected). Another call gets no reply, and times out.
+    pub fn max_length(self, messages: u32) -> Self {
+        self.argument(MAX_LENGTH, messages)
+            .argument(OVERFLOW, REJECT_PUBLISH)
+    }
+
+    /// Sets the longest time that a message waits before it is dead-lettered or dropped (`x-message-ttl`), in
+    /// whole milliseconds, rounded up.
+    pub fn message_ttl(self, ttl: Duration) -> Self {
+        self.argument("x-message-ttl", millis(ttl))
+    }
+
+    /// Sets the time after which an unused queue is deleted (`x-expires`), in whole milliseconds, rounded up.
+    /// RabbitMQ refuses zero.
+    pub fn expires(self, after: Duration) -> Self {
+        self.argument("x-expires", millis(after))
+    }
+
+    /// Enables priorities from 0 to `max` (`x-max-priority`), for classic queues only. Each level costs the
+    /// broker memory; 5 or 10 are enough for most uses.
+    pub fn max_priority(self, max: u8) -> Self {
+        self.argument("x-max-priority", max)
+    }
+
+    /// Delivers to one consumer at a time, with the others standing by (`x-single-active-consumer`).
+    pub fn single_active_consumer(self) -> Self {
+        self.argument("x-single-active-consumer", true)
+    }
+}
+
+/// A queue to be declared: durable, and of the virtual host's default type, unless set otherwise.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Queue {
+pub(crate) struct Queue {
     pub(crate) name: Name,
     pub(crate) kind: QueueKind,
     pub(crate) durable: bool,
@@ -49,10 +131,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// A durable queue of the virtual host's default type, which is classic unless an operator has changed
-    /// it.
-    #[must_use]
-    pub fn new(name: Name) -> Self {
+    pub(crate) fn new(name: Name) -> Self {
         Self {
             name,
             kind: QueueKind::Classic,
@@ -74,13 +153,25 @@ impl Queue {
         }
     }
 
-    /// Sets the kind, which is then part of the declaration (`x-queue-type`). Without it, a durable queue has
-    /// the virtual host's default type. A quorum queue is always durable.
-    ///
-    /// To RabbitMQ, a classic queue with the argument equals one without it. A queue that is to be classic
-    /// and exists as a quorum queue, by the virtual host's default, is used as it is, with a warning.
+    /// Sets the options that are set in `options`. Those that are not keep their values.
     #[must_use]
-    pub fn kind(mut self, kind: QueueKind) -> Self {
+    pub(crate) fn with(mut self, options: QueueOptions) -> Self {
+        let QueueOptions {
+            kind,
+            is_transient,
+            arguments,
+        } = options;
+        if let Some(kind) = kind {
+            self = self.kind(kind);
+        }
+        self.durable &= !is_transient;
+        self.arguments.extend(arguments);
+        self
+    }
+
+    /// See [`QueueOptions::kind`].
+    #[must_use]
+    pub(crate) fn kind(mut self, kind: QueueKind) -> Self {
         self.kind = kind;
         match kind {
             QueueKind::Quorum => {
@@ -91,34 +182,32 @@ impl Queue {
         }
     }
 
-    /// Makes the queue transient: a restart of the broker deletes it. RabbitMQ 4.3 lists transient queues
-    /// that are not exclusive as deprecated.
+    /// Whether it is declared as a quorum queue that is not durable, which RabbitMQ does not have.
+    pub(crate) fn is_transient_quorum(&self) -> bool {
+        self.kind == QueueKind::Quorum && !self.durable
+    }
+
+    /// See [`QueueOptions::transient`].
     #[must_use]
-    pub fn transient(mut self) -> Self {
-        self.durable = false;
-        self
+    pub(crate) fn transient(self) -> Self {
+        self.with(QueueOptions::new().transient())
     }
 
     /// Declares the queue passively: it must exist, with any properties.
     #[must_use]
-    pub fn passive(mut self) -> Self {
+    pub(crate) fn passive(mut self) -> Self {
         self.passive = true;
         self
     }
 
-    /// Sets an argument (`x-…`) for which there is no method.
-    #[must_use]
-    pub fn argument(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.arguments.insert(name.to_owned(), value.into());
-        self
+    fn argument(self, name: &str, value: impl Into<Value>) -> Self {
+        self.with(QueueOptions::new().argument(name, value))
     }
 
-    /// Sets the most messages in the queue (`x-max-length`). Further publishes are refused (`x-overflow:
-    /// reject-publish`), so that a producer gets an error.
+    /// See [`QueueOptions::max_length`].
     #[must_use]
-    pub fn max_length(self, messages: u32) -> Self {
-        self.argument(MAX_LENGTH, messages)
-            .argument(OVERFLOW, REJECT_PUBLISH)
+    pub(crate) fn max_length(self, messages: u32) -> Self {
+        self.with(QueueOptions::new().max_length(messages))
     }
 
     /// Sets the most messages in the queue (`x-max-length`). For each further one, the oldest is dropped
@@ -129,25 +218,16 @@ impl Queue {
             .argument(OVERFLOW, "drop-head")
     }
 
-    /// Sets the longest time that a message waits before it is dead-lettered or dropped (`x-message-ttl`), in
-    /// whole milliseconds, rounded up.
+    /// See [`QueueOptions::message_ttl`].
     #[must_use]
-    pub fn message_ttl(self, ttl: Duration) -> Self {
-        self.argument("x-message-ttl", millis(ttl))
+    pub(crate) fn message_ttl(self, ttl: Duration) -> Self {
+        self.with(QueueOptions::new().message_ttl(ttl))
     }
 
-    /// Sets the time after which an unused queue is deleted (`x-expires`), in whole milliseconds, rounded up.
-    /// RabbitMQ refuses zero.
+    /// See [`QueueOptions::max_priority`].
     #[must_use]
-    pub fn expires(self, after: Duration) -> Self {
-        self.argument("x-expires", millis(after))
-    }
-
-    /// Enables priorities from 0 to `max` (`x-max-priority`), for classic queues only. Each level costs the
-    /// broker memory; 5 or 10 are enough for most uses.
-    #[must_use]
-    pub fn max_priority(self, max: u8) -> Self {
-        self.argument("x-max-priority", max)
+    pub(crate) fn max_priority(self, max: u8) -> Self {
+        self.with(QueueOptions::new().max_priority(max))
     }
 
     /// Sets the exchange (empty for the default exchange) and the routing key for rejected and expired
@@ -172,15 +252,13 @@ impl Queue {
         self.argument("x-delivery-limit", deliveries)
     }
 
-    /// Delivers to one consumer at a time, with the others standing by (`x-single-active-consumer`).
+    /// See [`QueueOptions::single_active_consumer`].
     #[must_use]
-    pub fn single_active_consumer(self) -> Self {
-        self.argument("x-single-active-consumer", true)
+    pub(crate) fn single_active_consumer(self) -> Self {
+        self.with(QueueOptions::new().single_active_consumer())
     }
 
-    /// The queue's name.
-    #[must_use]
-    pub fn name(&self) -> &Name {
+    pub(crate) fn name(&self) -> &Name {
         &self.name
     }
 }
@@ -233,8 +311,7 @@ fn millis(duration: Duration) -> i64 {
 }
 
 /// The type of an exchange.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExchangeKind {
     /// Routes to every bound queue.
     Fanout,
@@ -248,8 +325,7 @@ pub enum ExchangeKind {
 
 impl ExchangeKind {
     /// AMQP's name of the type.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Fanout => "fanout",
             Self::Direct => "direct",
@@ -261,7 +337,7 @@ impl ExchangeKind {
 
 /// An exchange to be declared. Durable by default.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Exchange {
+pub(crate) struct Exchange {
     pub(crate) name: Name,
     pub(crate) kind: ExchangeKind,
     pub(crate) durable: bool,
@@ -273,8 +349,7 @@ pub struct Exchange {
 
 impl Exchange {
     /// A durable exchange.
-    #[must_use]
-    pub fn new(name: Name, kind: ExchangeKind) -> Self {
+    pub(crate) fn new(name: Name, kind: ExchangeKind) -> Self {
         Self {
             name,
             kind,
@@ -373,6 +448,25 @@ mod tests {
             .kind(QueueKind::Quorum);
         assert!(queue.durable);
         assert_eq!(queue.arguments["x-queue-type"], Value::from("quorum"));
+    }
+
+    #[test]
+    fn options_change_what_they_set() {
+        let quorum = || Queue::new(Name::parse("jobs").unwrap()).kind(QueueKind::Quorum);
+        assert_eq!(quorum().with(QueueOptions::new()), quorum());
+        let longest = QueueOptions::new().max_length(9);
+        let queue = quorum().with(longest.clone());
+        assert_eq!((queue.kind, queue.durable), (QueueKind::Quorum, true));
+        assert_eq!(queue.arguments["x-max-length"], Value::from(9_u32));
+        assert_eq!(queue.arguments["x-overflow"], Value::from("reject-publish"));
+        let queue = quorum().with(longest.kind(QueueKind::Classic).transient());
+        assert_eq!((queue.kind, queue.durable), (QueueKind::Classic, false));
+        assert_eq!(queue.arguments["x-queue-type"], Value::from("classic"));
+        assert!(
+            quorum()
+                .with(QueueOptions::new().transient())
+                .is_transient_quorum()
+        );
     }
 
     #[test]

@@ -58,9 +58,8 @@ async fn main() {
         ["local"] => local().await,
         ["lepus-server", uri, namespace] => {
             let connection = connect(uri, namespace).await;
-            let server = Server::new(&connection)
-                .serve(CountedServer::new(Mirror))
-                .concurrency(CONCURRENCY);
+            let server =
+                Server::new(&connection).serve(CountedServer::new(Mirror).concurrency(CONCURRENCY));
             let _running = server.start().await.expect("a server");
             println!("ready");
             std::future::pending().await

@@ -3,7 +3,7 @@
 use crate::book::{Book, Channel, End, Fate, Home, Runs};
 use crate::dice::Dice;
 use futures_util::future::join_all;
-use lepus::{CallError, Client, Connection, Topic, WorkQueue};
+use lepus::{CallError, Connection, Topic, WorkQueue};
 use lepus_tests::chaos_peers::{ChaosClient, Going, KEY, LIMIT, OVERSIZE, Queues, Task, events};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -135,8 +135,7 @@ pub async fn call_together(
     shift: Arc<Shift>,
     book: Arc<Book>,
 ) {
-    let client = Client::new(&connection, ChaosClient::DESCRIPTOR).coalesce(16);
-    let chaos = ChaosClient::with_client(client);
+    let chaos = ChaosClient::builder(&connection).coalesce(16).build();
     while !shift.is_over() {
         let limit = dice.millis(300, 3_000);
         let burst = (0..dice.below(40)).map(|_| {

@@ -2,7 +2,7 @@
 //! for ever by overflow, and none turns one duration into quite another in silence.
 
 use lepus::{
-    Client, Connection, Context, Error, Job, RetryPolicy, Server, TaskPool, Topic, WorkQueue,
+    ClientBuilder, Connection, Context, Error, Job, RetryPolicy, Server, TaskPool, Topic, WorkQueue,
 };
 use lepus_tests::probe::{ProbeClient, ProbeServer, Subject};
 use lepus_tests::raw::Raw;
@@ -87,12 +87,16 @@ async fn calls_take_every_duration(env: Env) {
         in_time("Call::timeout", limit, called.map_err(rpc));
         let called = probe.note(1).timeout(limit).await;
         in_time("Call::timeout, one-way", limit, called.map_err(rpc));
-        let client = Client::new(&connection, ProbeClient::DESCRIPTOR).timeout(limit);
-        let called = ProbeClient::with_client(client).echo("hi".into()).await;
-        in_time("Client::timeout", limit, called.map_err(rpc));
-        let local = Client::local(ProbeServer::new(Subject::default())).timeout(limit);
-        let called = ProbeClient::with_client(local).echo("hi".into()).await;
-        in_time("Client::timeout, local", limit, called.map_err(rpc));
+        let called = ProbeClient::builder(&connection)
+            .timeout(limit)
+            .build()
+            .echo("hi".into())
+            .await;
+        in_time("ClientBuilder::timeout", limit, called.map_err(rpc));
+        let service = ProbeServer::new(Subject::default());
+        let local: ProbeClient = ClientBuilder::local(service).timeout(limit).build();
+        let called = local.echo("hi".into()).await;
+        in_time("ClientBuilder::timeout, local", limit, called.map_err(rpc));
     }
 }
 

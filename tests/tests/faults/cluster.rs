@@ -210,8 +210,8 @@ async fn kill_leaders(rounds: u32) {
     queue.declare(&producing).await.expect("the queue");
     cluster.is_whole(QUEUE).await;
 
-    let server = Server::new(&serving).serve(ReplicatedServer::new(Doubling));
-    let _serving = server.concurrency(4).start().await.expect("a server");
+    let server = Server::new(&serving).serve(ReplicatedServer::new(Doubling).concurrency(4));
+    let _serving = server.start().await.expect("a server");
     let server = Server::new(&single).serve(SingleServer::new(Doubling));
     let _single = server.start().await.expect("a server");
     let handler = {

@@ -3,7 +3,7 @@
 //! of the table in docs/reliability.md.
 
 use lepus::{Code, EventExchange, Fanout, Server};
-use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, serve};
+use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, serve_concurrently};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
 use std::sync::Arc;
@@ -66,7 +66,7 @@ async fn row_58_replies_that_nobody_reads_hold_nobody_up(env: Env) {
     let serving = env.connect().await;
     let subject = Arc::new(Subject::default());
     env.name("probe");
-    let server = serve(&serving, &subject).concurrency(10);
+    let server = serve_concurrently(&serving, &subject, 10);
     let _server = server.start().await.unwrap();
     let probe = ProbeClient::new(&calling);
     let mut unread = Vec::new();

@@ -8,7 +8,7 @@ use lepus_tests::deadline;
 use lepus_tests::error::everything;
 use lepus_tests::eventually::within;
 use lepus_tests::node::{self, Node, Tls};
-use lepus_tests::probe::{ProbeClient, Subject, serve};
+use lepus_tests::probe::{ProbeClient, Subject, serve, serve_concurrently};
 use lepus_tests::raw::Raw;
 use std::collections::BTreeSet;
 use std::error::Error as _;
@@ -387,8 +387,7 @@ async fn row_46_an_alarm_stops_what_is_sent_and_nothing_else(node: &Node) {
         connect(node.uri()).await,
     );
     let subject = Arc::new(Subject::default());
-    let _server = serve(&serving, &subject)
-        .concurrency(10)
+    let _server = serve_concurrently(&serving, &subject, 10)
         .start()
         .await
         .unwrap();

@@ -5,7 +5,7 @@
 use lepus::{Connection, Context, Server};
 use lepus_tests::env::{self, On};
 use lepus_tests::eventually::within;
-use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, is_settled, serve};
+use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, is_settled, serve, serve_concurrently};
 use lepus_tests::process::{Program, Signal};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
@@ -77,9 +77,10 @@ async fn row_40_handlers_that_block_every_thread_cost_no_heartbeat(env: Env) {
     let (serving, calling) = (open().await.unwrap(), open().await.unwrap());
     env.name("blocker");
     let blocker = Arc::new(Thoughtless::default());
-    let server = Server::new(&serving).serve(BlockerServer::from_arc(Arc::clone(&blocker)));
     let concurrency = u16::try_from(CALLS).unwrap();
-    let _server = server.concurrency(concurrency).start().await.unwrap();
+    let service = BlockerServer::from_arc(Arc::clone(&blocker)).concurrency(concurrency);
+    let server = Server::new(&serving).serve(service);
+    let _server = server.start().await.unwrap();
     let client = BlockerClient::new(&calling);
     // On one thread they block it in turn; it is long enough for a dead link either way.
     let threads = tokio::runtime::Handle::current().metrics().num_workers();
@@ -247,7 +248,7 @@ async fn row_63_a_server_leaves_with_its_runtime(env: Env) {
     let subject = Arc::new(Subject::default());
     let queue = env.name("probe");
     let calling = env.connect().await;
-    let server = serve(&serving, &subject).concurrency(2).start();
+    let server = serve_concurrently(&serving, &subject, 2).start();
     let server = server.await.unwrap();
     let probe = ProbeClient::new(&calling);
     let calls = [

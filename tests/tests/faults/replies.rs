@@ -2,7 +2,7 @@
 //! not write. Each on the embedded broker and on a RabbitMQ node of its own, which the tests share
 //! one after the other.
 
-use lepus::{Client, Code, Connection, Server};
+use lepus::{Code, Connection, Server};
 use lepus_broker::Broker;
 use lepus_tests::deadline;
 use lepus_tests::eventually;
@@ -149,11 +149,10 @@ impl ArchiveFixture {
         let subject = Arc::new(Shelves::default());
         let server = serve(&serving, &subject, concurrency).await;
         let calling = connect(place, namespace).await;
-        let client = Client::new(&calling, ArchiveClient::DESCRIPTOR).timeout(LONG);
         ArchiveFixture {
             uri: place.uri(),
             queue: format!("{namespace}.archive"),
-            archive: ArchiveClient::with_client(client),
+            archive: ArchiveClient::builder(&calling).timeout(LONG).build(),
             subject,
             serving,
             calling,
@@ -192,8 +191,7 @@ async fn connect(place: &Place, namespace: &str) -> Connection {
 
 async fn serve(serving: &Connection, subject: &Arc<Shelves>, concurrency: u16) -> lepus::Running {
     Server::new(serving)
-        .serve(ArchiveServer::from_arc(Arc::clone(subject)))
-        .concurrency(concurrency)
+        .serve(ArchiveServer::from_arc(Arc::clone(subject)).concurrency(concurrency))
         .start()
         .await
         .unwrap()
@@ -313,10 +311,10 @@ async fn no_server_of_many_runs_a_refused_request_a_third_time(place: &Place) {
 /// One that fits by itself, and does not with what a message of several replies adds to it.
 async fn a_shared_reply_is_held_against_the_limit_with_what_it_adds(place: &Place) {
     let fixture = ArchiveFixture::start(place, "shared", 16).await;
-    let client = Client::new(&fixture.calling, ArchiveClient::DESCRIPTOR)
+    let archive = ArchiveClient::builder(&fixture.calling)
         .timeout(LONG)
-        .coalesce(64);
-    let archive = ArchiveClient::with_client(client);
+        .coalesce(64)
+        .build();
     // It asks whether calls may share messages.
     assert_eq!(archive.fetch(0, 1).await.unwrap().len(), 1);
     let fits = LARGEST - 10;

@@ -2,7 +2,7 @@
 trait Service {
     async fn new(&self);
     async fn local(&self);
-    async fn with_client(&self);
+    async fn builder(&self);
     async fn clone(&self);
 }
 

@@ -38,9 +38,8 @@ pub async fn connect(task: &Task) -> Connection {
 
 pub async fn serve(task: &Task) -> String {
     let connection = connect(task).await;
-    let server = Server::new(&connection)
-        .serve(EchoServer::new(Mirror))
-        .concurrency(task.case.prefetch);
+    let service = EchoServer::new(Mirror).concurrency(task.case.prefetch);
+    let server = Server::new(&connection).serve(service);
     // It serves for as long as the process lives.
     std::mem::forget(server.start().await.expect("a server"));
     String::new()
@@ -48,11 +47,11 @@ pub async fn serve(task: &Task) -> String {
 
 pub async fn client(task: &Task) -> Operation {
     let connection = connect(task).await;
-    let mut client = Client::new(&connection, EchoClient::DESCRIPTOR);
+    let mut builder = EchoClient::builder(&connection);
     if task.contender == Contender::LepusCoalesced {
-        client = client.coalesce(COALESCED);
+        builder = builder.coalesce(COALESCED);
     }
-    let (echo, payload) = (EchoClient::with_client(client), Bytes::from(task.payload()));
+    let (echo, payload) = (builder.build(), Bytes::from(task.payload()));
     Operation::new(move || {
         let (call, size) = (echo.echo(payload.clone()), payload.len());
         async move { assert_eq!(call.await.expect("a reply").len(), size) }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use lepus::{
     BoxFuture, Client, Codec, MethodDescriptor, Never, Reply, Request, Server, Service,
-    ServiceDescriptor,
+    ServiceDescriptor, ServiceOptions,
 };
 
 use lepus_tests::naive;
@@ -19,12 +19,16 @@ use crate::task::Task;
 /// acknowledge together, and that is what would be measured.
 const TURN: usize = 100;
 
-/// Echoes whatever method is called.
-struct Mirror(&'static ServiceDescriptor);
+/// Echoes whatever method is called, with this concurrency.
+struct Mirror(&'static ServiceDescriptor, u16);
 
 impl Service for Mirror {
     fn descriptor(&self) -> &'static ServiceDescriptor {
         self.0
+    }
+
+    fn options(&self) -> ServiceOptions {
+        ServiceOptions::new().concurrency(self.1)
     }
 
     fn call(&self, request: Request) -> BoxFuture<Reply> {
@@ -72,9 +76,7 @@ async fn serve(
 ) -> String {
     let mut server = Server::new(&ours::connect(task).await);
     for descriptor in services {
-        server = server
-            .serve(Mirror(descriptor))
-            .concurrency(task.case.prefetch);
+        server = server.serve(Mirror(descriptor, task.case.prefetch));
     }
     // It serves for as long as the process lives.
     std::mem::forget(server.start().await.expect("a server"));
@@ -122,7 +124,9 @@ pub async fn waiting(task: &Task, count: usize) -> Sample {
     raw.close(200, "".into()).await.expect("a connection");
     let connection = ours::connect(task).await;
     let descriptor = described("echo".into(), 1);
-    let client = Client::new(&connection, descriptor).max_in_flight(count + 1);
+    let client = Client::builder(&connection, descriptor)
+        .max_in_flight(count + 1)
+        .build();
     let method = &descriptor.methods()[0];
     let payload = task.payload();
     let send = || client.call::<_, Vec<u8>, Never>(method, &payload).send();

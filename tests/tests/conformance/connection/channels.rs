@@ -4,7 +4,7 @@
 use lapin::ExchangeKind;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
-use lepus::{Client, Connection, Fanout, Job, Outcome, RetryPolicy, Topic, WorkQueue};
+use lepus::{Connection, Fanout, Job, Outcome, RetryPolicy, Topic, WorkQueue};
 use lepus_tests::jobs::JobFixture;
 use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, serve};
 use lepus_tests::proxy::{Proxy, Way};
@@ -229,10 +229,7 @@ async fn one_bad_call_costs_the_others_nothing(env: Env) {
         fixture.is_well(&env).await;
         let probe = match coalesced {
             false => fixture.probe.clone(),
-            true => {
-                let client = Client::new(&fixture.calling, ProbeClient::DESCRIPTOR).coalesce(64);
-                ProbeClient::with_client(client)
-            }
+            true => ProbeClient::builder(&fixture.calling).coalesce(64).build(),
         };
         let links = proxy.accepted();
         let mut calls = JoinSet::new();

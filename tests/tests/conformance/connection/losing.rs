@@ -2,7 +2,9 @@
 
 use super::{LONG, SHORT, SOON, UnservedClient};
 use lepus::{ConnectionState, Outcome};
-use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, is_settled, serve, transport_error};
+use lepus_tests::probe::{
+    ProbeClient, RpcFixture, Subject, is_settled, serve_concurrently, transport_error,
+};
 use lepus_tests::proxy::{Cut, Proxy, Way};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
@@ -132,8 +134,7 @@ async fn an_idempotent_call_is_sent_again(env: Env) {
     let (proxy, calling) = env.proxied().await;
     let serving = env.connect().await;
     let subject = Arc::new(Subject::default());
-    let _server = serve(&serving, &subject)
-        .concurrency(10)
+    let _server = serve_concurrently(&serving, &subject, 10)
         .start()
         .await
         .unwrap();
@@ -313,8 +314,7 @@ async fn both_ends_are_cut_again_and_again(env: Env) {
     );
     let subject = Arc::new(Subject::default());
     let queue = env.name("probe");
-    let _server = serve(&serving, &subject)
-        .concurrency(10)
+    let _server = serve_concurrently(&serving, &subject, 10)
         .start()
         .await
         .unwrap();

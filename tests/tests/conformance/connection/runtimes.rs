@@ -118,7 +118,7 @@ async fn calls_and_pushes_are_errors(env: Env) {
             assert!(!round.is_empty());
         }
 
-        let local = ProbeClient::with_client(Client::local(ProbeServer::new(Subject::default())));
+        let local = ProbeClient::from(Client::local(ProbeServer::new(Subject::default())));
         let error = without_tokio(move || local.echo("hi".into()).into_future()).await;
         says_so("a local call", error.unwrap_err().rpc().unwrap());
 

@@ -135,8 +135,7 @@ async fn lepus_calls_python(env: Env) {
     let server = ready(&env, "rpc_server.py", &[&queue]).await;
     let connection = env.connect().await;
     for codec in [lepus::Codec::MsgPack, lepus::Codec::Json] {
-        let client = lepus::Client::new(&connection, CalculatorClient::DESCRIPTOR).codec(codec);
-        let calculator = CalculatorClient::with_client(client);
+        let calculator = CalculatorClient::builder(&connection).codec(codec).build();
         assert_eq!(calculator.fib(30).await.expect("a number"), 832_040);
         assert_eq!(calculator.divide(7, 2).await.expect("a number"), 3);
         // The peer sends its error's name, where this side expects `DivideByZero`, a unit: the
@@ -184,8 +183,7 @@ async fn lepus_sends_several_calls_at_once(env: Env) {
     let queue = env.name("calculator");
     let mut server = ready(&env, "rpc_server.py", &[&queue]).await;
     let connection = env.connect().await;
-    let client = lepus::Client::new(&connection, CalculatorClient::DESCRIPTOR).coalesce(64);
-    let calculator = CalculatorClient::with_client(client);
+    let calculator = CalculatorClient::builder(&connection).coalesce(64).build();
     assert_eq!(calculator.fib(30).await.expect("a number"), 832_040);
     let (fib, with, without) = tokio::join!(
         calculator.fib(10),

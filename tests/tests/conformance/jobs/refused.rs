@@ -8,7 +8,7 @@ use lepus_broker::{Broker, Target};
 use lepus_tests::jobs::{JobFixture, KINDS, next, policy, queue};
 use lepus_tests::log::Log;
 use lepus_tests::node::{self, Node};
-use lepus_tests::probe::{ProbeClient, Subject, serve};
+use lepus_tests::probe::{ProbeClient, Subject, serve, serve_concurrently};
 use lepus_tests::proxy::{Cut, Way};
 use lepus_tests::raw::{Raw, durable};
 use lepus_tests::{Env, conformance, deadline, eventually, frames};
@@ -559,7 +559,7 @@ async fn jobs_that_became_too_large_do_not_block_their_pool(node: &Node) {
 async fn a_stop_under_an_alarm_is_bounded_by_its_grace(node: &Node) {
     let (serving, calling) = (open(node).await, open(node).await);
     let subject = Arc::new(Subject::default());
-    let server = serve(&serving, &subject).concurrency(2);
+    let server = serve_concurrently(&serving, &subject, 2);
     let server = server
         .grace(Duration::from_secs(1))
         .start()

@@ -3,7 +3,7 @@
 use super::golden::Message;
 use super::{connection, send};
 use lapin::options::QueueDeclareOptions;
-use lepus::{CallError, Client, Code, Codec, Connection, Running, Server};
+use lepus::{CallError, Code, Codec, Connection, Running, Server};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance};
 use serde::{Deserialize, Serialize};
@@ -93,8 +93,9 @@ impl Served {
     }
 
     fn client(&self, codec: Codec) -> CalculatorClient {
-        let client = Client::new(&self.connection, CalculatorClient::DESCRIPTOR).codec(codec);
-        CalculatorClient::with_client(client)
+        CalculatorClient::builder(&self.connection)
+            .codec(codec)
+            .build()
     }
 
     /// Takes a request, which has to be the golden one, and answers with another.
@@ -283,8 +284,9 @@ async fn the_tutorials_request_gets_the_golden_reply(env: Env) {
 async fn calls_are_the_golden_message_and_read_the_golden_replies(env: Env) {
     const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let served = Served::new(&env).await;
-    let client = Client::new(&served.connection, CalculatorClient::DESCRIPTOR).coalesce(64);
-    let calculator = CalculatorClient::with_client(client);
+    let calculator = CalculatorClient::builder(&served.connection)
+        .coalesce(64)
+        .build();
     let first = calculator.divide(84, 2).send().await.expect("it is sent");
     served
         .serve("rpc.request.asking", Some("rpc.reply.asked"))
@@ -310,8 +312,7 @@ async fn calls_are_the_golden_message_and_read_the_golden_replies(env: Env) {
 
     // The ids are those of a new reply queue.
     let served = Served::new(&env).await;
-    let client = Client::new(&served.connection, CalculatorClient::DESCRIPTOR).coalesce(64);
-    let calculator = CalculatorClient::with_client(client);
+    let calculator = CalculatorClient::builder(&served.connection).coalesce(64).build();
     let first = calculator.divide(84, 2).send().await.expect("it is sent");
     served
         .serve("rpc.request.asking", Some("rpc.reply.asked"))

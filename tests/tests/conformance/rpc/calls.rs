@@ -3,8 +3,10 @@
 use super::shapes::{Shaper, ShapesClient, ShapesServer, call_every_shape};
 use super::{LONG, SHORT};
 use futures_util::future::join_all;
-use lepus::{Client, Codec, Connection, Outcome, Server};
-use lepus_tests::probe::{DivideByZero, ProbeClient, RpcFixture, Subject, is_settled, serve};
+use lepus::{Codec, Connection, Outcome, Server};
+use lepus_tests::probe::{
+    DivideByZero, ProbeClient, RpcFixture, Subject, is_settled, serve_concurrently,
+};
 use lepus_tests::{Env, conformance, eventually};
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,8 +53,8 @@ async fn arguments_and_replies_of_every_shape(env: Env) {
     let server = Server::new(&connection).serve(ShapesServer::new(Shaper));
     let server = server.start().await.unwrap();
     for codec in [Codec::MsgPack, Codec::Json] {
-        let client = Client::new(&connection, ShapesClient::DESCRIPTOR).codec(codec);
-        call_every_shape(&ShapesClient::with_client(client)).await;
+        let shapes = ShapesClient::builder(&connection).codec(codec).build();
+        call_every_shape(&shapes).await;
     }
     server.stop().await.unwrap();
     is_settled(&env, &queue).await;
@@ -60,8 +62,9 @@ async fn arguments_and_replies_of_every_shape(env: Env) {
 
 async fn either_codec_is_understood_by_the_same_server(env: Env) {
     let fixture = RpcFixture::start(&env).await;
-    let json = Client::new(&fixture.calling, ProbeClient::DESCRIPTOR).codec(Codec::Json);
-    let json = ProbeClient::with_client(json);
+    let json = ProbeClient::builder(&fixture.calling)
+        .codec(Codec::Json)
+        .build();
     assert_eq!(json.echo("as JSON".into()).await.unwrap(), "as JSON");
     assert_eq!(
         json.divide(1, 0).await.unwrap_err().service(),
@@ -114,8 +117,7 @@ async fn a_call_that_is_never_awaited_is_never_made(env: Env) {
 async fn thousands_of_calls_share_one_reply_queue(env: Env) {
     let (serving, calling) = (env.connect().await, env.connect().await);
     let subject = Arc::new(Subject::default());
-    let server = serve(&serving, &subject)
-        .concurrency(100)
+    let server = serve_concurrently(&serving, &subject, 100)
         .start()
         .await
         .unwrap();
@@ -175,8 +177,9 @@ async fn a_dropped_call_frees_its_slot(env: Env) {
 
 async fn a_limit_on_calls_in_flight_waits_within_the_deadline(env: Env) {
     let fixture = RpcFixture::start(&env).await;
-    let client = Client::new(&fixture.calling, ProbeClient::DESCRIPTOR).max_in_flight(1);
-    let probe = ProbeClient::with_client(client);
+    let probe = ProbeClient::builder(&fixture.calling)
+        .max_in_flight(1)
+        .build();
     let first = probe.hold(1).send().await.unwrap();
     fixture.subject.gate.entered(1).await;
 
@@ -241,9 +244,7 @@ async fn a_handler_calls_its_own_service(env: Env) {
     let climber = Climber {
         connection: connection.clone(),
     };
-    let server = Server::new(&connection)
-        .serve(LadderServer::new(climber))
-        .concurrency(6);
+    let server = Server::new(&connection).serve(LadderServer::new(climber).concurrency(6));
     let _server = server.start().await.unwrap();
     let height = LadderClient::new(&connection).climb(5).await;
     assert_eq!(height.unwrap(), 5);

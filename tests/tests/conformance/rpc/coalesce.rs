@@ -5,9 +5,11 @@
 
 use futures_util::future::join_all;
 use lapin::BasicProperties;
-use lepus::{Client, Code, Connection, Context, Outcome, Running, Server};
+use lepus::{Code, Connection, Context, Outcome, Running, Server};
 use lepus_tests::peer::{Caller, short};
-use lepus_tests::probe::{DivideByZero, ProbeClient, RpcFixture, Subject, is_settled, serve};
+use lepus_tests::probe::{
+    DivideByZero, ProbeClient, RpcFixture, Subject, is_settled, serve_concurrently,
+};
 use lepus_tests::proxy::{Cut, Way};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance};
@@ -48,8 +50,9 @@ conformance!(one_thread others:
 
 /// Clients whose server is known to understand.
 async fn together(fixture: &RpcFixture, most: usize) -> ProbeClient {
-    let client = Client::new(&fixture.calling, ProbeClient::DESCRIPTOR).coalesce(most);
-    let probe = ProbeClient::with_client(client);
+    let probe = ProbeClient::builder(&fixture.calling)
+        .coalesce(most)
+        .build();
     assert_eq!(probe.echo("first".into()).await.unwrap(), "first");
     probe
 }
@@ -82,7 +85,7 @@ struct Unattended {
 
 impl Unattended {
     async fn serve(&self, concurrency: u16) -> Running {
-        let server = serve(&self.serving, &self.subject).concurrency(concurrency);
+        let server = serve_concurrently(&self.serving, &self.subject, concurrency);
         server.start().await.unwrap()
     }
 
@@ -491,8 +494,9 @@ impl Other {
         let raw = Raw::open(&env.uri).await;
         let queue = env.name("probe");
         raw.declare(&queue).await;
-        let client = Client::new(&env.connect().await, ProbeClient::DESCRIPTOR).coalesce(64);
-        let probe = ProbeClient::with_client(client);
+        let probe = ProbeClient::builder(&env.connect().await)
+            .coalesce(64)
+            .build();
         Other { raw, queue, probe }
     }
 
@@ -622,10 +626,10 @@ async fn heavy_handlers_use_several_threads() {
     let broker = lepus_broker::Broker::start().await.unwrap();
     let connection = lepus::Connection::open(&broker.uri()).await.unwrap();
     let blocker = Arc::new(Blocker::default());
-    let server = Server::new(&connection).serve(BlockServer::from_arc(Arc::clone(&blocker)));
-    let _server = server.concurrency(3).start().await.unwrap();
-    let client = Client::new(&connection, BlockClient::DESCRIPTOR).coalesce(64);
-    let block = BlockClient::with_client(client);
+    let service = BlockServer::from_arc(Arc::clone(&blocker)).concurrency(3);
+    let server = Server::new(&connection).serve(service);
+    let _server = server.start().await.unwrap();
+    let block = BlockClient::builder(&connection).coalesce(64).build();
     block.block().await.unwrap();
     let calls = (0..9).map(|_| block.block().into_future());
     for answer in join_all(calls).await {

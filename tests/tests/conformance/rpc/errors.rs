@@ -1,10 +1,12 @@
 //! What a call that fails says, and what a handler knows of its call.
 
-use lepus::{CallError, Client, Code, Codec, Connection, Context, Outcome, Server};
+use lepus::{Call, CallError, Code, Codec, Connection, Context, Never, Outcome, Server, Status};
 use lepus_tests::eventually::eventually;
 use lepus_tests::frames::{blocked, unblocked};
 use lepus_tests::peer::{Caller, headers};
-use lepus_tests::probe::{Facts, ProbeClient, RpcFixture, Subject, serve, transport_error};
+use lepus_tests::probe::{
+    Facts, ProbeClient, RpcFixture, Subject, serve, serve_concurrently, transport_error,
+};
 use lepus_tests::proxy::Proxy;
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, Gate, conformance};
@@ -36,6 +38,11 @@ conformance!(handlers:
     a_panic_on_the_way_out_is_no_end_either,
     a_handler_is_stopped_at_its_deadline,
     a_method_has_a_timeout_of_its_own,
+);
+
+conformance!(statuses:
+    a_status_travels_as_it_is,
+    a_status_travels_in_a_shared_message,
 );
 
 conformance!(context:
@@ -88,8 +95,7 @@ async fn unroutable_at_once(env: Env) {
 
     // Among others that find their way.
     let subject = Arc::new(Subject::default());
-    let _server = serve(&env.connect().await, &subject)
-        .concurrency(50)
+    let _server = serve_concurrently(&env.connect().await, &subject, 50)
         .start()
         .await
         .unwrap();
@@ -233,8 +239,7 @@ trait Maps {
 
 async fn not_encodable(env: Env) {
     let calling = env.connect().await;
-    let client = Client::new(&calling, MapsClient::DESCRIPTOR).codec(Codec::Json);
-    let maps = MapsClient::with_client(client);
+    let maps = MapsClient::builder(&calling).codec(Codec::Json).build();
     // JSON's keys are strings.
     let error = maps.put(BTreeMap::from([(vec![1], 1)])).await.unwrap_err();
     assert!(error.is_encode() && !error.may_have_executed(), "{error}");
@@ -381,8 +386,7 @@ async fn a_method_has_a_timeout_of_its_own(env: Env) {
     let server = Server::new(&connection).serve(HastyServer::new(Slow(gate.clone())));
     let _server = server.start().await.unwrap();
     // The method's before the client's, and the call's before both.
-    let client = Client::new(&connection, HastyClient::DESCRIPTOR).timeout(LONG);
-    let hasty = HastyClient::with_client(client);
+    let hasty = HastyClient::builder(&connection).timeout(LONG).build();
     assert!(hasty.wait().await.unwrap_err().is_timeout());
     gate.left(1).await;
     assert!(hasty.left().await.unwrap().unwrap() <= 5_000);
@@ -572,4 +576,101 @@ async fn a_task_takes_the_context_along(env: Env) {
     assert_eq!((plain.service.as_str(), plain.millis_left), ("", None));
     assert_eq!(scoped.service, "spawner");
     assert!(scoped.millis_left.is_some());
+}
+
+type Refusal = Status;
+
+#[lepus::service]
+trait Vault {
+    async fn open(&self, key: u32) -> Result<u32, Status>;
+    async fn close(&self) -> Result<(), Refusal>;
+}
+
+struct Guarded;
+
+impl Vault for Guarded {
+    async fn open(&self, key: u32) -> Result<u32, Status> {
+        match key {
+            7 => Ok(42),
+            0 => Err(Status::new(Code::InvalidArgument, "no key")),
+            _ => Err(Status::new(Code::PermissionDenied, "the wrong key: häse")),
+        }
+    }
+
+    async fn close(&self) -> Result<(), Refusal> {
+        Err(Status::new(Code::FailedPrecondition, "x".repeat(2000)))
+    }
+}
+
+fn is_refused<T: std::fmt::Debug>(result: Result<T, CallError>, code: Code, message: &str) {
+    let error = result.unwrap_err();
+    let status = error.rpc().and_then(lepus::Error::status).unwrap();
+    assert_eq!((status.code(), status.message()), (code, message));
+    assert_eq!(error.code(), Some(code));
+    assert_eq!(error.rpc().unwrap().outcome(), Some(Outcome::Answered));
+    // Its handler says with this code that it has done nothing.
+    let has_run = code != Code::InvalidArgument;
+    assert_eq!(error.may_have_executed(), has_run, "{error}");
+}
+
+async fn is_guarded(vault: &VaultClient, longest: usize) {
+    let call: Call<u32, Never> = vault.open(7);
+    assert_eq!(call.await.unwrap(), 42);
+    is_refused(vault.open(0).await, Code::InvalidArgument, "no key");
+    let denied = (Code::PermissionDenied, "the wrong key: häse");
+    is_refused(vault.open(1).await, denied.0, denied.1);
+    let call: Call<()> = vault.close();
+    let text = "x".repeat(longest);
+    is_refused(call.await, Code::FailedPrecondition, &text);
+}
+
+async fn a_status_travels_as_it_is(env: Env) {
+    let (serving, calling) = (env.connect().await, env.connect().await);
+    env.name("vault");
+    let server = Server::new(&serving).serve(VaultServer::new(Guarded));
+    let server = server.start().await.unwrap();
+    is_guarded(&VaultClient::new(&calling), 1024).await;
+
+    // As two headers, without a body.
+    let caller = Caller::open(&env).await;
+    let request = caller
+        .addressed("7")
+        .with_type("open".into())
+        .with_content_type("application/json".into());
+    let reply = caller
+        .ask(&env.name("vault"), request, b"{\"key\":1}")
+        .await;
+    let (code, text) = reply.failure();
+    assert_eq!(
+        (&*code, &*text),
+        ("permission_denied", "the wrong key: häse")
+    );
+    assert!(reply.body.is_empty());
+
+    // Without a broker, nothing shortens the text.
+    is_guarded(&VaultClient::local(Guarded), 2000).await;
+    server.stop().await.unwrap();
+}
+
+async fn a_status_travels_in_a_shared_message(env: Env) {
+    let (serving, calling) = (env.connect().await, env.connect().await);
+    env.name("vault");
+    let server = Server::new(&serving).serve(VaultServer::new(Guarded).concurrency(4));
+    let server = server.start().await.unwrap();
+    let vault = VaultClient::builder(&calling).coalesce(64).build();
+    // The first reply tells that the server accepts shared messages.
+    is_guarded(&vault, 1024).await;
+    let calls = (0..32).map(|key| vault.open(key).into_future());
+    for (key, result) in futures_util::future::join_all(calls)
+        .await
+        .into_iter()
+        .enumerate()
+    {
+        match key {
+            7 => assert_eq!(result.unwrap(), 42),
+            0 => is_refused(result, Code::InvalidArgument, "no key"),
+            _ => is_refused(result, Code::PermissionDenied, "the wrong key: häse"),
+        }
+    }
+    server.stop().await.unwrap();
 }

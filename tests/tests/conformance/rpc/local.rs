@@ -13,7 +13,7 @@ const FAIR: Duration = Duration::from_secs(1);
 fn probe() -> (Arc<Subject>, ProbeClient) {
     let subject = Arc::new(Subject::default());
     let client = Client::local(ProbeServer::from_arc(Arc::clone(&subject)));
-    (subject, ProbeClient::with_client(client))
+    (subject, ProbeClient::from(client))
 }
 
 #[tokio::test]

@@ -1,9 +1,9 @@
 //! The queues of services.
 
 use futures_util::future::join_all;
-use lepus::{Name, Queue, QueueKind, Server};
+use lepus::{QueueKind, QueueOptions, Server};
 use lepus_tests::peer::Caller;
-use lepus_tests::probe::{ProbeClient, Subject, is_settled, serve};
+use lepus_tests::probe::{ProbeClient, ProbeServer, Subject, is_settled, serve_concurrently};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, Gate, conformance};
 use std::sync::Arc;
@@ -15,15 +15,16 @@ conformance!(
     a_method_has_a_queue_of_its_own,
     a_passive_server_declares_nothing,
     a_queue_is_declared_as_it_is_asked_for,
+    a_quorum_queue_is_not_transient,
     no_services_is_a_mistake,
 );
 
 async fn more_urgent_requests_overtake(env: Env) {
     let (serving, calling) = (env.connect().await, env.connect().await);
     let subject = Arc::new(Subject::default());
-    let queue = Queue::new(Name::parse("probe").unwrap()).max_priority(5);
-    let server = serve(&serving, &subject)
-        .queue(queue)
+    let service = ProbeServer::from_arc(Arc::clone(&subject));
+    let server = Server::new(&serving)
+        .serve(service.queue_options(QueueOptions::new().max_priority(5)))
         .start()
         .await
         .unwrap();
@@ -62,10 +63,8 @@ async fn services_share_a_connection(env: Env) {
     let (serving, calling) = (env.connect().await, env.connect().await);
     let subject = Arc::new(Subject::default());
     let queues = [env.name("probe"), env.name("clock")];
-    let server = serve(&serving, &subject)
-        .concurrency(2)
-        .serve(ClockServer::new(Noon))
-        .concurrency(7)
+    let server = serve_concurrently(&serving, &subject, 2)
+        .serve(ClockServer::new(Noon).concurrency(7))
         .start()
         .await
         .unwrap();
@@ -156,11 +155,12 @@ async fn a_passive_server_declares_nothing(env: Env) {
     let serving = env.connect().await;
     let subject = Arc::new(Subject::default());
     let queue = env.name("probe");
-    let error = serve(&serving, &subject)
-        .passive()
-        .start()
-        .await
-        .unwrap_err();
+    // Without a declaration, the queue options have no effect.
+    let service = ProbeServer::from_arc(subject)
+        .queue_options(QueueOptions::new().max_priority(5))
+        .passive();
+    let serve = || Server::new(&serving).serve(service.clone());
+    let error = serve().start().await.unwrap_err();
     assert_eq!(error.amqp_code(), Some(404));
     assert!(error.to_string().contains(&queue), "{error}");
     let raw = Raw::open(&env.uri).await;
@@ -171,7 +171,7 @@ async fn a_passive_server_declares_nothing(env: Env) {
     raw.declare_with(&queue, lepus_tests::raw::durable(), &limit)
         .await
         .unwrap();
-    let _server = serve(&serving, &subject).passive().start().await.unwrap();
+    let _server = serve().start().await.unwrap();
     let probe = ProbeClient::new(&env.connect().await);
     assert_eq!(probe.echo("found".into()).await.unwrap(), "found");
 }
@@ -198,44 +198,73 @@ impl Steady for Idle {
 
 async fn a_queue_is_declared_as_it_is_asked_for(env: Env) {
     let serving = env.connect().await;
+    let longest = QueueOptions::new().max_length(9);
     let _server = Server::new(&serving)
         .serve(FleetingServer::new(Idle))
         .serve(SteadyServer::new(Idle))
-        .serve(ClockServer::new(Noon))
-        .queue(
-            Queue::new(Name::parse("tower").unwrap())
-                .kind(QueueKind::Classic)
-                .expires(Duration::from_secs(60)),
+        .serve(
+            ClockServer::new(Noon).queue_options(
+                QueueOptions::new()
+                    .kind(QueueKind::Classic)
+                    .expires(Duration::from_secs(60)),
+            ),
         )
+        .serve(StudioServer::new(Artist(Gate::default())).queue_options(longest.clone()))
         .start()
         .await
         .unwrap();
     FleetingClient::new(&serving).now().await.unwrap();
     SteadyClient::new(&serving).now().await.unwrap();
+    assert_eq!(ClockClient::new(&serving).now().await.unwrap(), 12);
 
     // Only what is equivalent may be declared again.
     use lapin::types::AMQPValue;
     let text = |text: &str| AMQPValue::LongString(text.into());
     let transient = lapin::options::QueueDeclareOptions::default();
     let durable = lepus_tests::raw::durable();
+    let limit = || {
+        vec![
+            ("x-max-length", AMQPValue::LongInt(9)),
+            ("x-overflow", text("reject-publish")),
+        ]
+    };
     for (queue, options, arguments) in [
         ("fleeting", transient, vec![]),
         ("steady", durable, vec![("x-queue-type", text("quorum"))]),
         (
-            "tower",
+            "clock",
             durable,
             vec![("x-expires", AMQPValue::LongInt(60_000))],
         ),
+        ("studio", durable, limit()),
+        ("studio-render", durable, limit()),
     ] {
         let raw = Raw::open(&env.uri).await;
         raw.declare_with(&env.name(queue), options, &arguments)
             .await
             .unwrap();
     }
-    assert!(!Raw::open(&env.uri).await.exists(&env.name("clock")).await);
-    // The client still asks where the contract says.
-    let error = ClockClient::new(&serving).now().await.unwrap_err();
-    assert!(error.is_unroutable(), "{error}");
+}
+
+async fn a_quorum_queue_is_not_transient(env: Env) {
+    let connection = env.connect().await;
+    let transient = QueueOptions::new().transient();
+    let error = Server::new(&connection)
+        .serve(SteadyServer::new(Idle).queue_options(transient.clone()))
+        .start()
+        .await
+        .unwrap_err();
+    assert!(error.is_invalid(), "{error}");
+    assert!(error.to_string().contains("`steady`"), "{error}");
+    // Unless the service is asked to be classic.
+    let classic = transient.kind(QueueKind::Classic);
+    let service = SteadyServer::new(Idle).queue_options(classic);
+    let _server = Server::new(&connection)
+        .serve(service)
+        .start()
+        .await
+        .unwrap();
+    SteadyClient::new(&connection).now().await.unwrap();
 }
 
 async fn no_services_is_a_mistake(env: Env) {

@@ -2,7 +2,7 @@
 
 use super::{LONG, SHORT};
 use futures_util::future::join_all;
-use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, is_settled, serve};
+use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, is_settled, serve, serve_concurrently};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
 use std::sync::Arc;
@@ -21,8 +21,7 @@ conformance!(
 async fn so_many_handlers_run_at_once(env: Env) {
     let (serving, calling) = (env.connect().await, env.connect().await);
     let subject = Arc::new(Subject::default());
-    let _server = serve(&serving, &subject)
-        .concurrency(3)
+    let _server = serve_concurrently(&serving, &subject, 3)
         .start()
         .await
         .unwrap();

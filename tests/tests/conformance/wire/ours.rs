@@ -2,7 +2,7 @@
 
 use super::{properties, requests};
 use lapin::types::AMQPValue;
-use lepus::{Client, Codec};
+use lepus::Codec;
 use lepus_tests::frames::{BASIC_ACK, BASIC_PUBLISH, Frame};
 use lepus_tests::peer::{Caller, headers, short};
 use lepus_tests::probe::{ProbeClient, RpcFixture};
@@ -43,8 +43,9 @@ async fn a_request_byte_for_byte(env: Env) {
         ]
     );
     // In JSON, over the same reply queue.
-    let json = Client::new(&calling, ProbeClient::DESCRIPTOR).codec(Codec::Json);
-    let second = ProbeClient::with_client(json)
+    let second = ProbeClient::builder(&calling)
+        .codec(Codec::Json)
+        .build()
         .divide(7, 2)
         .send()
         .await

@@ -4,7 +4,7 @@ use super::{LONG, SECOND, SHORT, SOON, until_lost};
 use lepus::{ConnectionState, Outcome};
 use lepus_tests::env::{On, run_within};
 use lepus_tests::eventually::within;
-use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, serve};
+use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, serve_concurrently};
 use lepus_tests::proxy::{Cut, Mode, Proxy};
 use lepus_tests::{Env, conformance, eventually};
 use std::sync::Arc;
@@ -164,7 +164,7 @@ async fn row_62_many_clients_do_not_come_back_at_once(env: Env) {
     let serving = env.connect().await;
     let subject = Arc::new(Subject::default());
     env.name("probe");
-    let server = serve(&serving, &subject).concurrency(50);
+    let server = serve_concurrently(&serving, &subject, 50);
     let _server = server.start().await.unwrap();
     let (first, longest) = (SECOND, 2 * SECOND);
     let mut clients = Vec::new();

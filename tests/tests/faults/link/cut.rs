@@ -4,7 +4,7 @@ use super::{LONG, until_lost};
 use lepus::{Code, Connection, ConnectionState, Outcome, WorkQueue};
 use lepus_broker::Target;
 use lepus_tests::eventually::within;
-use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, is_settled, serve};
+use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, is_settled, serve, serve_concurrently};
 use lepus_tests::proxy::{Cut, Proxy, Way};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
@@ -100,7 +100,7 @@ async fn row_04_what_a_cut_server_had_runs_elsewhere_and_the_rest_once(env: Env)
     );
     let (first, second) = (Arc::new(Subject::default()), Arc::new(Subject::default()));
     let queue = env.name("probe");
-    let serving = serve(&cut_off, &first).concurrency(IN_HAND);
+    let serving = serve_concurrently(&cut_off, &first, IN_HAND);
     let _first = serving.start().await.unwrap();
     let probe = ProbeClient::new(&calling);
     let mut calls = JoinSet::new();
@@ -109,8 +109,7 @@ async fn row_04_what_a_cut_server_had_runs_elsewhere_and_the_rest_once(env: Env)
         calls.spawn(async move { probe.hold(id).timeout(LONG).await.map(|got| (id, got)) });
     }
     first.gate.entered(IN_HAND.into()).await;
-    let _second = serve(&staying, &second)
-        .concurrency(IN_HAND)
+    let _second = serve_concurrently(&staying, &second, IN_HAND)
         .start()
         .await
         .unwrap();
@@ -277,7 +276,7 @@ async fn row_08_both_ends_cut_at_random_and_every_call_ends(env: Env) {
     );
     let subject = Arc::new(Subject::default());
     let queue = env.name("probe");
-    let server = serve(&serving, &subject).concurrency(10);
+    let server = serve_concurrently(&serving, &subject, 10);
     let _server = server.start().await.unwrap();
     let probe = ProbeClient::new(&calling);
     let ended = Arc::new(AtomicUsize::new(0));

@@ -1,0 +1,208 @@
+//! Builder of clients: the options that a client has from its start.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::broker::BrokerBackend;
+use super::coalesce::Coalescer;
+use super::handle::{Backend, Client};
+use crate::descriptor::ServiceDescriptor;
+use crate::link::Connection;
+use crate::service::Service;
+use crate::wire::batch;
+use crate::wire::codec::Codec;
+
+/// The default of [`ClientBuilder::max_in_flight`].
+const MAX_IN_FLIGHT: usize = 10_000;
+
+/// The options of a client, which is made by [`build`](Self::build).
+///
+/// `C` is the client's type: a generated one, or the untyped [`Client`].
+///
+/// ```no_run
+/// # #[lepus::service]
+/// # trait Calculator {
+/// #     async fn fib(&self, n: u64) -> u64;
+/// # }
+/// # async fn example(connection: lepus::Connection) -> Result<(), lepus::CallError> {
+/// use std::time::Duration;
+///
+/// let calculator = CalculatorClient::builder(&connection)
+///     .timeout(Duration::from_secs(2))
+///     .max_in_flight(100)
+///     .build();
+/// println!("{}", calculator.fib(30).await?);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a client is made by `build`"]
+pub struct ClientBuilder<C = Client> {
+    target: ClientTarget,
+    timeout: Option<Duration>,
+    codec: Option<Codec>,
+    max_in_flight: usize,
+    /// The most calls of a batch; with 0 or 1, calls are not batched.
+    max_batch: usize,
+    client: PhantomData<fn() -> C>,
+}
+
+/// The service that the client calls.
+enum ClientTarget {
+    Broker(Connection, &'static ServiceDescriptor),
+    Local(Arc<dyn Service>),
+}
+
+impl Client {
+    /// A client of a service. All clients of a connection share one reply queue.
+    #[must_use]
+    pub fn new(connection: &Connection, descriptor: &'static ServiceDescriptor) -> Self {
+        Self::builder(connection, descriptor).build()
+    }
+
+    /// A builder for a client of a service, to set its options.
+    pub fn builder(
+        connection: &Connection,
+        descriptor: &'static ServiceDescriptor,
+    ) -> ClientBuilder {
+        ClientBuilder::new(connection, descriptor)
+    }
+
+    /// A client of an implementation in this process, without a broker. Arguments and replies are encoded
+    /// and decoded as they are over a broker. Its options are those of [`ClientBuilder::local`].
+    #[must_use]
+    pub fn local(service: impl Service) -> Self {
+        ClientBuilder::local(service).build()
+    }
+}
+
+impl<C: From<Client>> ClientBuilder<C> {
+    /// A builder for a client of a service over a connection. A generated client has its own `builder`, which
+    /// knows the descriptor.
+    pub fn new(connection: &Connection, descriptor: &'static ServiceDescriptor) -> Self {
+        Self::with_target(ClientTarget::Broker(connection.clone(), descriptor))
+    }
+
+    /// A builder for a client of an implementation in this process, without a broker. Arguments and replies
+    /// are encoded and decoded as they are over a broker.
+    ///
+    /// ```
+    /// # #[lepus::service]
+    /// # trait Calculator {
+    /// #     async fn fib(&self, n: u64) -> u64;
+    /// # }
+    /// # struct CalculatorService;
+    /// # impl Calculator for CalculatorService {
+    /// #     async fn fib(&self, n: u64) -> u64 {
+    /// #         n
+    /// #     }
+    /// # }
+    /// use lepus::{ClientBuilder, Codec};
+    ///
+    /// let service = CalculatorServer::new(CalculatorService);
+    /// let calculator: CalculatorClient = ClientBuilder::local(service).codec(Codec::Json).build();
+    /// # let _ = calculator;
+    /// ```
+    pub fn local(service: impl Service) -> Self {
+        Self::with_target(ClientTarget::Local(Arc::new(service)))
+    }
+
+    fn with_target(target: ClientTarget) -> Self {
+        Self {
+            target,
+            timeout: None,
+            codec: None,
+            max_in_flight: MAX_IN_FLIGHT,
+            max_batch: 0,
+            client: PhantomData,
+        }
+    }
+
+    /// Sets the timeout of calls for which neither the method nor the call itself sets one. Default
+    /// [`DEFAULT_TIMEOUT`](crate::DEFAULT_TIMEOUT), 10 s.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
+        self
+    }
+
+    /// Sets the codec of arguments, instead of the service's. Every server understands MessagePack and
+    /// JSON.
+    pub fn codec(mut self, codec: Codec) -> Self {
+        self.codec = Some(codec);
+        self
+    }
+
+    /// Sets how many calls of this client and its clones may be in flight. Further calls wait, at most until
+    /// their deadlines. Default 10,000; 0 counts as 1.
+    pub fn max_in_flight(mut self, calls: usize) -> Self {
+        self.max_in_flight = calls;
+        self
+    }
+
+    /// Sends calls that are made at the same time as one message, a batch of up to this many calls. With
+    /// many calls in flight, the broker has far less to do for each. The maximum is 4096; with 0 or 1, the
+    /// default, each call has a message of its own.
+    ///
+    /// There is no timer: a batch is sent as soon as no other task is about to add a call, and the batch
+    /// before it is written to the socket. Deadlines, errors, `idempotent` and dropping apply to each call
+    /// of a batch. One server gets the whole batch, runs as many of its calls at once as its concurrency
+    /// permits, and acknowledges the batch when all are done. So a pool of servers shares the load in
+    /// larger portions, and more calls are redelivered if a server dies.
+    ///
+    /// Headers and the trace of a call travel with it in the batch. A call is sent in a message of its own if
+    /// it has more than 16 KiB of arguments and headers, if its method is `oneway` or `at_most_once` or has
+    /// a queue of its own, and until a reply has told that the service's servers accept batches. Lepus's
+    /// servers do; the calls until then ask with the header `rpc-accept`. If a server of an earlier version
+    /// refuses a batch, its calls are sent one by one, and so are all others for a minute. Calls of different
+    /// priority, codec or time left are not put into the same batch.
+    ///
+    /// No effect on a local client.
+    pub fn coalesce(mut self, calls: usize) -> Self {
+        self.max_batch = calls;
+        self
+    }
+
+    /// Makes the client. Nothing is sent, and no connection is opened.
+    #[must_use]
+    pub fn build(self) -> C {
+        let (backend, descriptor, queue) = match self.target {
+            ClientTarget::Broker(connection, descriptor) => {
+                let queue = connection.namespace().scope(descriptor.queue_name());
+                let max_calls = self.max_batch.min(batch::MAX_BATCH);
+                let coalescer = (max_calls > 1).then(|| {
+                    let app_id = connection.given_name().map(str::to_owned);
+                    Arc::new(Coalescer::start(max_calls, app_id, connection.tasks()))
+                });
+                let backend = BrokerBackend::new(&connection, coalescer);
+                (Backend::Broker(Arc::new(backend)), descriptor, queue)
+            }
+            ClientTarget::Local(service) => {
+                let descriptor = service.descriptor();
+                let queue = descriptor.queue_name().to_owned();
+                (Backend::Local(service), descriptor, queue)
+            }
+        };
+        let codec = self.codec.unwrap_or(descriptor.default_codec());
+        let service = (descriptor, queue.into());
+        let client =
+            Client::with_options(backend, service, codec, self.timeout, self.max_in_flight);
+        C::from(client)
+    }
+}
+
+impl<C> fmt::Debug for ClientBuilder<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let descriptor = match &self.target {
+            ClientTarget::Broker(_, descriptor) => descriptor,
+            ClientTarget::Local(service) => service.descriptor(),
+        };
+        f.debug_struct("ClientBuilder")
+            .field("service", &descriptor.name())
+            .field("timeout", &self.timeout)
+            .field("codec", &self.codec)
+            .field("max_in_flight", &self.max_in_flight)
+            .field("max_batch", &self.max_batch)
+            .finish_non_exhaustive()
+    }
+}
