@@ -307,7 +307,7 @@ pub async fn attend(
         let (witness, places) = (Arc::clone(&witness), Arc::clone(&places));
         async move {
             let _place = places.take(&*witness);
-            let id = event.payload.id;
+            let id = event.payload().id;
             witness.hears(Sight::JobRun {
                 id,
                 redelivered: event.redelivered(),

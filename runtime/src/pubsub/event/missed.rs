@@ -1,14 +1,15 @@
 //! Reports of events that a subscription did not deliver.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
 use super::received::RawEvent;
+use crate::clock;
 use crate::error::Error;
 use crate::escape::Escaped;
-use crate::wire::value::Table;
+use crate::wire::value::{Table, Value};
 
 /// A report of events that a subscription did not deliver, or may not have. The subscription
 /// continues after it.
@@ -34,7 +35,7 @@ pub enum Missed {
     #[error("an event does not decode: {}", Escaped(.0.reason()))]
     Undecodable(Undecodable),
     /// An event had a type that the subscription does not know, and such events are
-    /// [surfaced](super::Unknown::Surface).
+    /// [surfaced](super::UnknownTypes::Surface).
     #[error("an event of another type: {}", Escaped(.0.reason()))]
     UnknownType(Undecodable),
 }
@@ -102,6 +103,12 @@ impl Undecodable {
         &self.event.info().routing_key
     }
 
+    /// The exchange it was published to, by its name on the broker.
+    #[must_use]
+    pub fn exchange(&self) -> &str {
+        &self.event.info().exchange
+    }
+
     /// The event's type, if it names one (AMQP's `type`).
     #[must_use]
     pub fn event_type(&self) -> Option<&str> {
@@ -118,6 +125,31 @@ impl Undecodable {
     #[must_use]
     pub fn headers(&self) -> &Table {
         &self.event.info().headers
+    }
+
+    /// One of the headers.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&Value> {
+        self.event.info().headers.get(name)
+    }
+
+    /// The time at which it was published, by its publisher's clock and to the second, if the
+    /// publisher set it (AMQP's `timestamp`).
+    #[must_use]
+    pub fn timestamp(&self) -> Option<SystemTime> {
+        clock::from_unix_seconds(self.event.info().timestamp?)
+    }
+
+    /// The identity of the event, if the publisher set one (AMQP's `message_id`).
+    #[must_use]
+    pub fn message_id(&self) -> Option<&str> {
+        self.event.info().message_id.as_deref()
+    }
+
+    /// The name of the program that published it, if that set one (AMQP's `app_id`).
+    #[must_use]
+    pub fn app_id(&self) -> Option<&str> {
+        self.event.info().app_id.as_deref()
     }
 }
 

@@ -11,6 +11,6 @@ mod subscribe;
 
 pub use bindings::Bindings;
 pub use broadcast::Subscription;
-pub use group::{GroupSubscription, Held};
+pub use group::{GroupEvent, GroupSubscription};
 pub use mode::{Broadcast, Group, Overflow};
 pub use subscribe::Subscribe;

@@ -77,7 +77,7 @@ async fn with_lepus(task: &Task, confirmed: bool) -> Operation {
     let table = arrivals.clone();
     tokio::spawn(async move {
         while let Some(event) = subscription.next().await {
-            table.arrived(&event.expect("no gap").payload);
+            table.arrived(event.expect("no gap").payload());
         }
     });
     let size = task.case.payload;

@@ -291,7 +291,7 @@ async fn a_busy_subscriber_keeps_no_more_than_its_buffer(env: Env) {
                 break event;
             }
         };
-        assert_eq!(event.payload, n.to_string());
+        assert_eq!(*event.payload(), n.to_string());
     }
     Raw::open(&env.uri)
         .await

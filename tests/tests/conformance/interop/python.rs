@@ -211,7 +211,7 @@ async fn python_publishes_and_lepus_hears(env: Env) {
             (line.key(), line.event_type()),
             ("kern.disk", Some("LogLine"))
         );
-        assert_eq!(line.payload.text, "the disk is full");
+        assert_eq!(line.payload().text, "the disk is full");
     }
     Raw::open(&env.uri).await.delete_exchange(&exchange).await;
 }

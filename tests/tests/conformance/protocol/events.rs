@@ -67,9 +67,9 @@ async fn golden_events_are_heard(env: Env) {
     let mut heard = heard.await.expect("a subscription");
     fixture.publish("event").await;
     let event = heard.next().await.expect("it goes on").expect("an event");
-    assert_eq!(event.payload, Placed { id: 7 });
+    assert_eq!(event.payload(), &Placed { id: 7 });
     assert_eq!(
-        (event.key(), event.publisher()),
+        (event.key(), event.app_id()),
         ("order.placed", Some("peer"))
     );
     assert!(event.timestamp().is_some() && event.headers().is_empty());
@@ -86,7 +86,7 @@ async fn golden_events_are_heard(env: Env) {
     fixture.publish_message(&other).await;
     fixture.publish("event.typed").await;
     let event = heard.next().await.expect("it goes on").expect("an event");
-    assert_eq!(event.payload, PAID);
+    assert_eq!(*event.payload(), PAID);
     assert_eq!(
         event.header("tenant").and_then(|value| value.as_str()),
         Some("hare")

@@ -33,7 +33,7 @@ conformance!(
 async fn up_to<K: Kind>(events: &mut Subscription<K, String>, last: &str) -> Vec<String> {
     let mut seen = Vec::new();
     loop {
-        let payload = event(events).await.payload;
+        let payload = event(events).await.into_payload();
         if payload == last {
             return seen;
         }
@@ -51,9 +51,12 @@ async fn a_fanout_reaches_everyone(env: Env) {
     publisher.publish("second").key("a.key").await.unwrap();
     for events in [&mut one, &mut two] {
         let first = event(events).await;
-        assert_eq!((first.payload.as_str(), first.key()), ("first", ""));
+        assert_eq!((first.payload().as_str(), first.key()), ("first", ""));
         let second = event(events).await;
-        assert_eq!((second.payload.as_str(), second.key()), ("second", "a.key"));
+        assert_eq!(
+            (second.payload().as_str(), second.key()),
+            ("second", "a.key")
+        );
     }
 }
 
@@ -231,14 +234,14 @@ async fn an_event_carries_its_facts(env: Env) {
         .await
         .unwrap();
     let event = event(&mut events).await;
-    assert_eq!(event.payload, 7);
+    assert_eq!(*event.payload(), 7);
     assert_eq!(event.key(), "a.number");
     assert_eq!(event.exchange(), env.name("facts"));
     assert_eq!(event.event_type(), Some("number"));
     assert_eq!(event.header("tenant"), Some(&Value::from("hare")));
     assert_eq!(event.headers().len(), 1);
     assert_eq!(event.message_id(), Some("m-1"));
-    assert_eq!(event.publisher(), Some("teller"));
+    assert_eq!(event.app_id(), Some("teller"));
     assert_eq!((event.redelivered(), event.attempt()), (false, 1));
     let seen = event.timestamp().expect("a timestamp");
     // It is told in whole seconds.
@@ -286,10 +289,10 @@ async fn peers_see_plain_amqp(env: Env) {
         .await;
     let event = event(&mut events).await;
     assert_eq!(
-        (event.payload.as_str(), event.key()),
+        (event.payload().as_str(), event.key()),
         ("from elsewhere", "kern.critical")
     );
-    assert_eq!((event.timestamp(), event.publisher()), (None, None));
+    assert_eq!((event.timestamp(), event.app_id()), (None, None));
     raw.delete(&queue).await;
 }
 
@@ -416,7 +419,7 @@ async fn a_passive_exchange_has_to_be_there(env: Env) {
         .publish("a", "x")
         .await
         .unwrap();
-    assert_eq!(event(&mut events).await.payload, "x");
+    assert_eq!(event(&mut events).await.into_payload(), "x");
 }
 
 async fn nobody_listened_is_an_answer(env: Env) {
@@ -466,7 +469,7 @@ async fn what_nobody_takes_goes_to_the_alternate(env: Env) {
     publisher.publish("heard", "one").await.unwrap();
     publisher.publish("unheard", "two").await.unwrap();
     let event = event(&mut unheard).await;
-    assert_eq!((event.payload.as_str(), event.key()), ("two", "unheard"));
+    assert_eq!((event.payload().as_str(), event.key()), ("two", "unheard"));
 }
 
 async fn exchanges_are_bound_to_exchanges(env: Env) {
@@ -485,8 +488,8 @@ async fn exchanges_are_bound_to_exchanges(env: Env) {
     for key in ["kern.info", "mail.critical", "kern.critical"] {
         publisher.publish(key, key).await.unwrap();
     }
-    assert_eq!(event(&mut kernels).await.payload, "kern.info");
-    assert_eq!(event(&mut kernels).await.payload, "kern.critical");
+    assert_eq!(event(&mut kernels).await.into_payload(), "kern.info");
+    assert_eq!(event(&mut kernels).await.into_payload(), "kern.critical");
     assert_eq!(event(&mut criticals).await.key(), "kern.critical");
 }
 
@@ -500,7 +503,7 @@ async fn unconfirmed_events_arrive(env: Env) {
         publisher.publish(&n).await.unwrap();
     }
     for n in 0..2000 {
-        assert_eq!(event(&mut events).await.payload, n);
+        assert_eq!(event(&mut events).await.into_payload(), n);
     }
 }
 
@@ -524,7 +527,7 @@ async fn more_publishes_than_places_all_end(env: Env) {
     }
     let mut seen = Vec::new();
     for _ in 0..1000 {
-        seen.push(event(&mut events).await.payload);
+        seen.push(event(&mut events).await.into_payload());
     }
     seen.sort_unstable();
     assert_eq!(seen, (0..1000).map(|n| n / 2).collect::<Vec<u32>>());
@@ -536,14 +539,14 @@ async fn more_publishes_than_places_all_end(env: Env) {
     proxy.stall(Way::Down);
     let limit = Duration::from_millis(400);
     let holder = tokio::spawn(publisher.publish(&1).timeout(3 * limit).into_future());
-    while event(&mut events).await.payload != 1 {}
+    while event(&mut events).await.into_payload() != 1 {}
     let error = publisher.publish(&2).timeout(limit).await.unwrap_err();
     assert!(error.is_timeout() && !error.may_have_executed(), "{error}");
     let error = holder.await.unwrap().unwrap_err();
     assert!(error.is_timeout() && error.may_have_executed(), "{error}");
     proxy.resume();
     publisher.publish(&3).await.unwrap();
-    assert_eq!(event(&mut events).await.payload, 3);
+    assert_eq!(event(&mut events).await.into_payload(), 3);
 }
 
 async fn an_exchange_that_was_deleted_is_declared_again(env: Env) {
@@ -554,7 +557,7 @@ async fn an_exchange_that_was_deleted_is_declared_again(env: Env) {
     for round in ["first", "second", "third"] {
         let mut events = fanout.subscribe(&connection).start().await.unwrap();
         publisher.publish(round).await.unwrap();
-        assert_eq!(event(&mut events).await.payload, round);
+        assert_eq!(event(&mut events).await.into_payload(), round);
         // Unsubscribed, the exchange goes, and with it the publisher's channels die.
         events.close().await.unwrap();
         let raw = Raw::open(&env.uri).await;
@@ -578,6 +581,6 @@ async fn an_exchange_that_was_deleted_is_declared_again(env: Env) {
         quick.publish("to nobody").await.unwrap();
         let mut events = fanout.subscribe(&connection).start().await.unwrap();
         publisher.publish("end").await.unwrap();
-        assert_eq!(event(&mut events).await.payload, "end");
+        assert_eq!(event(&mut events).await.into_payload(), "end");
     }
 }

@@ -42,7 +42,7 @@ async fn a_slow_reader_is_told_what_it_lost(env: Env) {
         publisher.publish(&n).await.unwrap();
     }
     for n in 0..100 {
-        assert_eq!(event(&mut quick).await.payload, n);
+        assert_eq!(event(&mut quick).await.into_payload(), n);
     }
     eventually("90 dropped", || async {
         connection.stats().lagged_events == 90
@@ -54,10 +54,10 @@ async fn a_slow_reader_is_told_what_it_lost(env: Env) {
         "{lagged}"
     );
     for n in 90..100 {
-        assert_eq!(event(&mut slow).await.payload, n);
+        assert_eq!(event(&mut slow).await.into_payload(), n);
     }
     publisher.publish(&100).await.unwrap();
-    assert_eq!(event(&mut slow).await.payload, 100);
+    assert_eq!(event(&mut slow).await.into_payload(), 100);
 }
 
 async fn a_slow_reader_makes_the_broker_hold(env: Env) {
@@ -73,7 +73,7 @@ async fn a_slow_reader_makes_the_broker_hold(env: Env) {
         publisher.publish(&n).await.unwrap();
     }
     for n in 0..300 {
-        assert_eq!(event(&mut events).await.payload, n);
+        assert_eq!(event(&mut events).await.into_payload(), n);
     }
     assert_eq!(connection.stats().lagged_events, 0);
     // Unread ones keep nobody waiting at the end.
@@ -95,7 +95,7 @@ async fn the_brokers_backlog_is_bounded(env: Env) {
     }
     let mut seen = Vec::new();
     while seen.last() != Some(&99) {
-        seen.push(event(&mut events).await.payload);
+        seen.push(event(&mut events).await.into_payload());
     }
     // Those that were here, and the last of those that were there.
     let (here, there) = seen.split_at(seen.len() - 10);
@@ -121,7 +121,7 @@ async fn a_cut_connection_leaves_a_gap_and_goes_on(env: Env) {
     events.unbind("c").await.unwrap();
     let publisher = topic.publisher(&near).mandatory();
     publisher.publish("a", "before").await.unwrap();
-    assert_eq!(event(&mut events).await.payload, "before");
+    assert_eq!(event(&mut events).await.into_payload(), "before");
     publisher.publish("b", "unread").await.unwrap();
 
     proxy.down().await;
@@ -138,7 +138,7 @@ async fn a_cut_connection_leaves_a_gap_and_goes_on(env: Env) {
     let mut item_ = item(&mut events).await;
     while let Ok(early) = &item_ {
         assert!(
-            ["unread", "lost"].contains(&early.payload.as_str()),
+            ["unread", "lost"].contains(&early.payload().as_str()),
             "{early:?}"
         );
         item_ = item(&mut events).await;
@@ -178,7 +178,7 @@ async fn a_cut_connection_leaves_a_gap_and_goes_on(env: Env) {
     publisher.publish("a", "end").await.unwrap();
     loop {
         match item(&mut events).await {
-            Ok(event) if event.payload == "end" => break,
+            Ok(event) if event.payload() == "end" => break,
             Ok(_) => {}
             Err(Missed::Gap(_)) => gaps += 1,
             Err(other) => panic!("{other}"),
@@ -211,7 +211,7 @@ async fn an_exchange_that_became_another_is_told(env: Env) {
     let gap = item(&mut events).await.unwrap_err();
     assert!(matches!(gap, Missed::Gap(_)), "{gap:?}");
     before.publisher(&near).publish("here again").await.unwrap();
-    assert_eq!(event(&mut events).await.payload, "here again");
+    assert_eq!(event(&mut events).await.into_payload(), "here again");
 }
 
 async fn bindings_change_while_events_flow(env: Env) {
@@ -250,10 +250,10 @@ async fn bindings_change_while_events_flow(env: Env) {
     loop {
         let event = event(&mut events).await;
         match event.key() {
-            "always" if event.payload == count => break,
+            "always" if *event.payload() == count => break,
             "always" => always += 1,
             "mail" => mail += 1,
-            "kern.info" => last_kern = event.payload,
+            "kern.info" => last_kern = event.into_payload(),
             other => panic!("{other}"),
         }
     }
@@ -292,13 +292,13 @@ async fn what_does_not_decode_is_an_item(env: Env) {
         "{}",
         bad.reason()
     );
-    assert_eq!(event(&mut events).await.payload, 7);
+    assert_eq!(event(&mut events).await.into_payload(), 7);
     let Err(Missed::Undecodable(xml)) = item(&mut events).await else {
         panic!("decoded");
     };
     assert_eq!(xml.content_type(), Some("application/xml"));
     assert!(xml.reason().contains("application/xml"), "{}", xml.reason());
-    assert_eq!(event(&mut events).await.payload, 8);
+    assert_eq!(event(&mut events).await.into_payload(), 8);
     assert_eq!(connection.stats().malformed, 2);
 }
 
@@ -358,8 +358,8 @@ async fn a_handler_sees_every_event(env: Env) {
             async move {
                 let context = lepus::Context::current();
                 assert_eq!(context.method(), "number");
-                seen.lock().unwrap().push(event.payload);
-                match event.payload {
+                seen.lock().unwrap().push(*event.payload());
+                match event.into_payload() {
                     2 => panic!("a handler's panic is its own"),
                     3 => Err("refused".to_owned()),
                     _ => Ok(()),
@@ -434,7 +434,11 @@ async fn a_handler_is_bound_anew_while_it_runs(env: Env) {
     let (sender, mut seen) = tokio::sync::mpsc::unbounded_channel();
     let handler = move |event: Event<String>| {
         let sender = sender.clone();
-        async move { sender.send(event.payload).map_err(|_| "nobody".to_owned()) }
+        async move {
+            sender
+                .send(event.into_payload())
+                .map_err(|_| "nobody".to_owned())
+        }
     };
     let running = subscribe.start_each(4, handler).await.unwrap();
     let publisher = topic.publisher(&connection).mandatory();
@@ -463,7 +467,7 @@ async fn a_closed_connection_ends_the_stream(env: Env) {
     let fanout: Fanout<String> = passing("ending");
     let mut events = fanout.subscribe(&connection).start().await.unwrap();
     fanout.publisher(&near).publish("last").await.unwrap();
-    assert_eq!(event(&mut events).await.payload, "last");
+    assert_eq!(event(&mut events).await.into_payload(), "last");
     connection.close().await;
     assert!(within("the end", events.next()).await.is_none());
     let publish = fanout.publisher(&connection).publish("late").await;

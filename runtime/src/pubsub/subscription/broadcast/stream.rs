@@ -31,7 +31,7 @@ use crate::worker::Running;
 /// let mut events = logs.subscribe(&connection).bind("kern.*").bind("*.critical").start().await?;
 /// while let Some(next) = events.next().await {
 ///     match next {
-///         Ok(event) => println!("{}: {}", event.key(), event.payload),
+///         Ok(event) => println!("{}: {}", event.key(), event.payload()),
 ///         Err(Missed::Gap(gap)) => println!("no events for {:?}: read the archive", gap.away()),
 ///         Err(missed) => eprintln!("{missed}"),
 ///     }

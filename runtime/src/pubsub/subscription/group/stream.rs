@@ -9,8 +9,8 @@ use futures_core::Stream;
 
 use super::super::bindings::Bindings;
 use super::super::buffer::{BufferItem, EventBuffer};
+use super::group_event::GroupEvent;
 use super::handler::UnsettledEvent;
-use super::held::Held;
 use crate::error::Error;
 use crate::policy::verdict::Verdict;
 use crate::pubsub::binding::Kind;
@@ -18,7 +18,7 @@ use crate::pubsub::event::{EventDecoder, Missed};
 use crate::worker::Running;
 
 /// A member of a group: a stream of the events that the broker gives to this member, each of which
-/// must be settled ([`Held`]).
+/// must be settled ([`GroupEvent`]).
 ///
 /// Nothing is lost while the connection is down: the queue of the group keeps events, and unsettled
 /// ones are delivered again, to this member or to another one. So no gap is reported, unless the
@@ -56,7 +56,7 @@ impl<K: Kind, T> GroupSubscription<K, T> {
     ///
     /// # Cancel safety
     /// No event is lost if the future is dropped.
-    pub async fn next(&mut self) -> Option<Result<Held<T>, Missed>> {
+    pub async fn next(&mut self) -> Option<Result<GroupEvent<T>, Missed>> {
         std::future::poll_fn(|cx| self.poll_item(cx)).await
     }
 
@@ -85,7 +85,7 @@ impl<K: Kind, T> GroupSubscription<K, T> {
         running.stop().await
     }
 
-    fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Held<T>, Missed>>> {
+    fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<GroupEvent<T>, Missed>>> {
         loop {
             let event = match std::task::ready!(self.buffer.poll_next(cx)) {
                 None => return Poll::Ready(None),
@@ -102,7 +102,7 @@ impl<K: Kind, T> GroupSubscription<K, T> {
                 continue;
             }
             return Poll::Ready(Some(match content {
-                Ok(event) => Ok(Held::new(event, verdict, cancelled)),
+                Ok(event) => Ok(GroupEvent::new(event, verdict, cancelled)),
                 Err(missed) => {
                     // The receiver is gone if the connection is lost.
                     let _ = verdict.send(Verdict::reject(&missed));
@@ -114,7 +114,7 @@ impl<K: Kind, T> GroupSubscription<K, T> {
 }
 
 impl<K: Kind, T> Stream for GroupSubscription<K, T> {
-    type Item = Result<Held<T>, Missed>;
+    type Item = Result<GroupEvent<T>, Missed>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.poll_item(cx)

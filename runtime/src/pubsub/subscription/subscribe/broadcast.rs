@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::link::{Connection, ConsumeMode};
 use crate::policy::verdict::IntoVerdict;
 use crate::pubsub::binding::Kind;
-use crate::pubsub::event::{Event, Unknown};
+use crate::pubsub::event::{Event, UnknownTypes};
 use crate::pubsub::spec::ExchangeSpec;
 use crate::service::BoxFuture;
 use crate::shutdown::GRACE;
@@ -27,7 +27,7 @@ impl<K: Kind, T> Subscribe<K, T, Broadcast> {
             bindings: Bindings::new(connection, exchange.name()),
             exchange,
             unbound: Unbound::Rejected,
-            unknown: Unknown::default(),
+            unknown_types: UnknownTypes::default(),
             on_missed: None,
             grace: GRACE,
             invalid: None,
@@ -89,7 +89,7 @@ impl<K: Kind, T> Subscribe<K, T, Broadcast> {
             exchange: self.exchange,
             bindings: self.bindings,
             unbound: self.unbound,
-            unknown: self.unknown,
+            unknown_types: self.unknown_types,
             on_missed: self.on_missed,
             grace: self.grace,
             invalid: self.invalid.or(invalid),

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::escape::Escaped;
 use crate::link::{Connection, ConsumeMode};
 use crate::pubsub::binding::{Kind, Selective};
-use crate::pubsub::event::{EventDecoder, Missed, Unknown};
+use crate::pubsub::event::{EventDecoder, Missed, UnknownTypes};
 use crate::pubsub::spec::ExchangeSpec;
 use crate::wire::topology::Topology;
 use crate::worker::{OnLoss, Source};
@@ -26,7 +26,7 @@ pub struct Subscribe<K: Kind, T, M = Broadcast> {
     pub(super) exchange: ExchangeSpec,
     pub(super) bindings: Bindings<K>,
     pub(super) unbound: Unbound,
-    pub(super) unknown: Unknown,
+    pub(super) unknown_types: UnknownTypes,
     pub(super) on_missed: Option<MissedSink>,
     pub(super) grace: Duration,
     /// The first invalid option. It is reported when the subscription starts.
@@ -74,8 +74,8 @@ impl<K: Selective, T, M> Subscribe<K, T, M> {
 impl<K: Kind, T, M> Subscribe<K, T, M> {
     /// Sets the treatment of events of unknown types, on an exchange with
     /// [types](crate::EventExchange::event_type). Default: they are skipped and counted.
-    pub fn unknown(mut self, unknown: Unknown) -> Self {
-        self.unknown = unknown;
+    pub fn unknown_types(mut self, unknown_types: UnknownTypes) -> Self {
+        self.unknown_types = unknown_types;
         self
     }
 
@@ -102,7 +102,7 @@ impl<K: Kind, T, M> Subscribe<K, T, M> {
         EventDecoder::new(
             self.exchange.codec,
             self.exchange.typing.clone(),
-            self.unknown,
+            self.unknown_types,
             self.connection.max_message(),
             self.connection.counters(),
         )

@@ -81,7 +81,7 @@ impl<K: Kind, T> Subscribe<K, T, Group> {
 
 impl<K: Kind, T: DeserializeOwned + Send + 'static> Subscribe<K, T, Group> {
     /// Joins the group. When it returns, the group's queue is bound, and events may arrive. Each
-    /// event must be settled ([`Held`](crate::Held)).
+    /// event must be settled ([`GroupEvent`](crate::GroupEvent)).
     ///
     /// # Errors
     /// As [`Subscribe::start`]; also if the group's queue exists with other properties.
