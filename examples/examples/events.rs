@@ -26,14 +26,14 @@ async fn main() -> Result<(), AnyError> {
     let subscribe = |pattern: &str| orders.subscribe(&connection).bind(pattern);
 
     // Broadcast: each subscription receives all events that match its bindings.
-    let mut everything = subscribe("order.#").start().await?;
-    let mut payments = subscribe("order.paid").start().await?;
+    let mut everything = subscribe("order.#").stream().await?;
+    let mut payments = subscribe("order.paid").stream().await?;
     // Shared: each event goes to one member of the group.
-    let mut cashier = subscribe("order.*").shared("billing").start().await?;
-    let mut other_cashier = subscribe("order.*").shared("billing").start().await?;
+    let mut cashier = subscribe("order.*").shared("billing").stream().await?;
+    let mut other_cashier = subscribe("order.*").shared("billing").stream().await?;
     // Singleton: one member receives the events, in order. The next one takes over when it leaves.
-    let mut ledger = subscribe("order.#").singleton("ledger").start().await?;
-    let mut standby = subscribe("order.#").singleton("ledger").start().await?;
+    let mut ledger = subscribe("order.#").singleton("ledger").stream().await?;
+    let mut standby = subscribe("order.#").singleton("ledger").stream().await?;
 
     let publisher = orders.publisher(&connection).persistent();
     for id in 1..=2 {

@@ -13,7 +13,7 @@ async fn main() -> Result<(), ExampleError> {
     let stop = lepus::shutdown_signal();
     let exchange = Fanout::text("logs").transient();
     let print = async |event: Event<String>| println!(" [x] {}", event.payload());
-    let running = exchange.subscribe(&connection).start_each(1, print).await?;
+    let running = exchange.subscribe(&connection).start(print).await?;
     println!(" [*] Waiting for logs. To exit press CTRL+C");
     running.until(stop).await?;
     connection.close().await;

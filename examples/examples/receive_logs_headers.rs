@@ -33,7 +33,7 @@ async fn main() -> Result<(), ExampleError> {
         println!(" [x] {}:{}", pairs(text), event.payload());
     };
     let subscribe = exchange.subscribe(&connection).bind(conditions);
-    let running = subscribe.start_each(1, print).await?;
+    let running = subscribe.start(print).await?;
     println!(" [*] Waiting for logs. To exit press CTRL+C");
     running.until(stop).await?;
     connection.close().await;

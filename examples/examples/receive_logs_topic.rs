@@ -19,7 +19,7 @@ async fn main() -> Result<(), ExampleError> {
         subscribe = subscribe.bind(pattern);
     }
     let print = async |event: Event<String>| println!(" [x] {}:{}", event.key(), event.payload());
-    let running = subscribe.start_each(1, print).await?;
+    let running = subscribe.start(print).await?;
     println!(" [*] Waiting for logs. To exit press CTRL+C");
     running.until(stop).await?;
     connection.close().await;

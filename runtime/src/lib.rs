@@ -93,7 +93,7 @@
 //!
 //! # async fn example(connection: Connection) -> Result<(), lepus::Error> {
 //! let logs = Topic::<String>::new("logs");
-//! let mut critical = logs.subscribe(&connection).bind("*.critical").start().await?;
+//! let mut critical = logs.subscribe(&connection).bind("*.critical").stream().await?;
 //! logs.publisher(&connection).publish("kern.critical", "no more memory").await?;
 //! if let Some(Ok(event)) = critical.next().await {
 //!     println!("{}: {}", event.key(), event.payload());
@@ -185,7 +185,7 @@ pub use policy::verdict::{
 pub use pubsub::{
     Bindings, Broadcast, ByHeaders, ByKey, ByPattern, Direct, Event, EventExchange, EventPublisher,
     Fanout, Gap, Group, GroupEvent, GroupSubscription, Headers, KeyError, Kind, Match, Missed,
-    Overflow, Pattern, Publish, RoutingKey, Selective, Subscribe, Subscription, ToAll, Topic,
+    Mode, Overflow, Pattern, Publish, RoutingKey, Selective, Subscribe, Subscription, ToAll, Topic,
     Undecodable, UnknownTypes,
 };
 pub use queue::{

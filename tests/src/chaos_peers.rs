@@ -320,7 +320,7 @@ pub async fn attend(
         }
     };
     let members = events().subscribe(connection).bind(KEY).shared(GROUP);
-    members.start_each(concurrency, handler).await
+    members.concurrency(concurrency).start(handler).await
 }
 
 /// Jobs of one queue, until stopped.

@@ -19,5 +19,6 @@ pub use exchange::{Direct, EventExchange, Fanout, Headers, Topic};
 pub use publish::Publish;
 pub use publisher::EventPublisher;
 pub use subscription::{
-    Bindings, Broadcast, Group, GroupEvent, GroupSubscription, Overflow, Subscribe, Subscription,
+    Bindings, Broadcast, Group, GroupEvent, GroupSubscription, Mode, Overflow, Subscribe,
+    Subscription,
 };

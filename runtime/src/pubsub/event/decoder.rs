@@ -27,7 +27,7 @@ pub enum UnknownTypes {
 }
 
 /// Decodes the messages of one subscription.
-pub(in crate::pubsub) struct EventDecoder<T> {
+pub struct EventDecoder<T> {
     codec: Codec,
     typing: EventTyping,
     unknown: UnknownTypes,

@@ -36,6 +36,24 @@ pub(super) enum QueueSource {
     Group(queue::QueueSpec),
 }
 
+impl QueueSource {
+    /// Checks the names and options of the queue.
+    pub(super) fn check(&self, namespace: &Namespace) -> Result<(), Error> {
+        match self {
+            Self::Exclusive { .. } => Ok(()),
+            Self::Group(spec) => spec.check(namespace),
+        }
+    }
+
+    /// The queue's name in logs. That of an exclusive queue is another one on each connection.
+    pub(super) fn log_name(&self, exchange: &str) -> String {
+        match self {
+            Self::Exclusive { .. } => exclusive_queue_name(exchange, "*"),
+            Self::Group(spec) => spec.name.clone(),
+        }
+    }
+}
+
 /// A time in which a subscription receives nothing.
 #[derive(Debug)]
 struct Outage {
@@ -221,7 +239,7 @@ impl<K: Kind> Setup for SubscriptionSetup<K> {
 }
 
 /// The name of a subscription's exclusive queue.
-pub(super) fn exclusive_queue_name(exchange: &str, suffix: &str) -> String {
+fn exclusive_queue_name(exchange: &str, suffix: &str) -> String {
     // A name is limited to 255 bytes, and the namespace is a prefix of it.
     let exchange: String = exchange.chars().take(40).collect();
     format!("lepus.events.{exchange}.{suffix}")

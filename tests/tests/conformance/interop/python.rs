@@ -198,7 +198,7 @@ async fn python_publishes_and_lepus_hears(env: Env) {
     let mut lines = logs
         .subscribe(&connection)
         .bind("kern.*")
-        .start()
+        .stream()
         .await
         .expect("a stream");
     let exchange = env.name("logs");

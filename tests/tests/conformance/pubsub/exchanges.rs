@@ -44,8 +44,8 @@ async fn up_to<K: Kind>(events: &mut Subscription<K, String>, last: &str) -> Vec
 async fn a_fanout_reaches_everyone(env: Env) {
     let connection = env.connect().await;
     let logs: Fanout<String> = passing("logs");
-    let mut one = logs.subscribe(&connection).start().await.unwrap();
-    let mut two = logs.subscribe(&connection).start().await.unwrap();
+    let mut one = logs.subscribe(&connection).stream().await.unwrap();
+    let mut two = logs.subscribe(&connection).stream().await.unwrap();
     let publisher = logs.publisher(&connection);
     publisher.publish("first").await.unwrap();
     publisher.publish("second").key("a.key").await.unwrap();
@@ -68,7 +68,7 @@ async fn a_direct_exchange_goes_by_the_key(env: Env) {
         .bind("error")
         .bind("warning")
         .bind("end")
-        .start()
+        .stream()
         .await
         .unwrap();
     let publisher = logs.publisher(&connection);
@@ -107,7 +107,7 @@ async fn a_topic_routes_as_the_pattern_says(env: Env) {
         let subscribe = topic.subscribe(&connection).bind(pattern).bind("the end");
         subscriptions.push((
             Pattern::parse(pattern).unwrap(),
-            subscribe.start().await.unwrap(),
+            subscribe.stream().await.unwrap(),
         ));
     }
     let publisher = topic.publisher(&connection).mandatory();
@@ -171,7 +171,7 @@ async fn headers_match_all_or_any(env: Env) {
         logs.subscribe(&connection)
             .bind(conditions)
             .bind(end)
-            .start()
+            .stream()
     };
     let all = Match::all().header("format", "pdf").header("pages", 3);
     let mut all = subscribe(all).await.unwrap();
@@ -223,7 +223,7 @@ async fn an_event_carries_its_facts(env: Env) {
     let mut events = topic
         .subscribe(&connection)
         .bind("#")
-        .start()
+        .stream()
         .await
         .unwrap();
     let before = SystemTime::now();
@@ -282,7 +282,7 @@ async fn peers_see_plain_amqp(env: Env) {
     let mut events = topic
         .subscribe(&connection)
         .bind("kern.*")
-        .start()
+        .stream()
         .await
         .unwrap();
     raw.publish(&env.name("plain"), "kern.critical", b"from elsewhere")
@@ -313,14 +313,14 @@ async fn mistakes_are_told_before_anything_happens(env: Env) {
     let error = topic
         .subscribe(&connection)
         .bind("kern.crit*")
-        .start()
+        .stream()
         .await
         .unwrap_err();
     assert!(
         error.is_invalid() && error.to_string().contains("`crit*`"),
         "{error}"
     );
-    let error = topic.subscribe(&connection).start().await.unwrap_err();
+    let error = topic.subscribe(&connection).stream().await.unwrap_err();
     assert!(
         error.is_invalid() && error.to_string().contains("without a binding"),
         "{error}"
@@ -328,12 +328,12 @@ async fn mistakes_are_told_before_anything_happens(env: Env) {
     let nothing = Headers::<String>::new("headers")
         .subscribe(&connection)
         .bind(Match::any());
-    assert!(nothing.start().await.unwrap_err().is_invalid());
+    assert!(nothing.stream().await.unwrap_err().is_invalid());
     let nameless = topic
         .subscribe(&connection)
         .bind("#")
         .shared("")
-        .start()
+        .stream()
         .await;
     assert!(nameless.unwrap_err().is_invalid());
     let nameless = Fanout::<String>::new("")
@@ -359,7 +359,7 @@ async fn mistakes_are_told_before_anything_happens(env: Env) {
 async fn a_mismatch_names_exchange_argument_and_both_values(env: Env) {
     let connection = env.connect().await;
     let there = Fanout::<String>::new("logs").transient().auto_delete();
-    let _there = there.subscribe(&connection).start().await.unwrap();
+    let _there = there.subscribe(&connection).stream().await.unwrap();
 
     let durable = Fanout::<String>::new("logs").auto_delete();
     let error = durable
@@ -380,7 +380,7 @@ async fn a_mismatch_names_exchange_argument_and_both_values(env: Env) {
     let error = topic
         .subscribe(&connection)
         .bind("#")
-        .start()
+        .stream()
         .await
         .unwrap_err();
     assert!(error.is_mismatch(), "{error:?}");
@@ -405,13 +405,13 @@ async fn a_passive_exchange_has_to_be_there(env: Env) {
     let _there = there
         .subscribe(&connection)
         .bind("#")
-        .start()
+        .stream()
         .await
         .unwrap();
     let mut events = passive
         .subscribe(&connection)
         .bind("a")
-        .start()
+        .stream()
         .await
         .unwrap();
     passive
@@ -428,7 +428,7 @@ async fn nobody_listened_is_an_answer(env: Env) {
     let mut events = topic
         .subscribe(&connection)
         .bind("heard")
-        .start()
+        .stream()
         .await
         .unwrap();
     let publisher = topic.publisher(&connection);
@@ -461,10 +461,10 @@ async fn what_nobody_takes_goes_to_the_alternate(env: Env) {
     let _heard = topic
         .subscribe(&connection)
         .bind("heard")
-        .start()
+        .stream()
         .await
         .unwrap();
-    let mut unheard = lost.subscribe(&connection).start().await.unwrap();
+    let mut unheard = lost.subscribe(&connection).stream().await.unwrap();
     let publisher = topic.publisher(&connection).mandatory();
     publisher.publish("heard", "one").await.unwrap();
     publisher.publish("unheard", "two").await.unwrap();
@@ -477,11 +477,11 @@ async fn exchanges_are_bound_to_exchanges(env: Env) {
     let all: Topic<String> = passing("all");
     let kernel: Fanout<String> = passing("kernel").internal().bound_to(&all, "kern.#");
     let urgent: Direct<String> = passing("urgent").bound_to(&kernel, ());
-    let mut kernels = kernel.subscribe(&connection).start().await.unwrap();
+    let mut kernels = kernel.subscribe(&connection).stream().await.unwrap();
     let mut criticals = urgent
         .subscribe(&connection)
         .bind("kern.critical")
-        .start()
+        .stream()
         .await
         .unwrap();
     let publisher = all.publisher(&connection);
@@ -497,7 +497,7 @@ async fn unconfirmed_events_arrive(env: Env) {
     let connection = env.connect().await;
     let fanout: Fanout<u32> = passing("fast");
     let subscribe = fanout.subscribe(&connection).buffer(5000);
-    let mut events = subscribe.start().await.unwrap();
+    let mut events = subscribe.stream().await.unwrap();
     let publisher = fanout.publisher(&connection).unconfirmed();
     for n in 0..2000 {
         publisher.publish(&n).await.unwrap();
@@ -513,7 +513,7 @@ async fn more_publishes_than_places_all_end(env: Env) {
     let mut events = fanout
         .subscribe(&connection)
         .buffer(5000)
-        .start()
+        .stream()
         .await
         .unwrap();
     for publisher in [
@@ -555,7 +555,7 @@ async fn an_exchange_that_was_deleted_is_declared_again(env: Env) {
     let publisher = fanout.publisher(&connection);
     let quick = publisher.clone().unconfirmed();
     for round in ["first", "second", "third"] {
-        let mut events = fanout.subscribe(&connection).start().await.unwrap();
+        let mut events = fanout.subscribe(&connection).stream().await.unwrap();
         publisher.publish(round).await.unwrap();
         assert_eq!(event(&mut events).await.into_payload(), round);
         // Unsubscribed, the exchange goes, and with it the publisher's channels die.
@@ -579,7 +579,7 @@ async fn an_exchange_that_was_deleted_is_declared_again(env: Env) {
         .await;
         publisher.publish("to nobody").await.unwrap();
         quick.publish("to nobody").await.unwrap();
-        let mut events = fanout.subscribe(&connection).start().await.unwrap();
+        let mut events = fanout.subscribe(&connection).stream().await.unwrap();
         publisher.publish("end").await.unwrap();
         assert_eq!(event(&mut events).await.into_payload(), "end");
     }

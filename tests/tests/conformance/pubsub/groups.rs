@@ -9,6 +9,7 @@ use lepus::{
 };
 use lepus_tests::raw::{Raw, table};
 use lepus_tests::{Env, conformance, eventually};
+use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -28,7 +29,9 @@ conformance!(
     a_singleton_takes_over,
 );
 
-async fn held<K: Kind, T: Debug>(member: &mut GroupSubscription<K, T>) -> GroupEvent<T> {
+async fn held<K: Kind, T: DeserializeOwned + Debug>(
+    member: &mut GroupSubscription<K, T>,
+) -> GroupEvent<T> {
     let next = within("an event", member.next()).await;
     next.expect("the stream goes on").expect("an event")
 }
@@ -51,12 +54,12 @@ async fn a_group_keeps_events_while_it_is_away(env: Env) {
             .shared("audit")
             .retry(quick_retry(3))
     };
-    member().start().await.unwrap().close().await.unwrap();
+    member().stream().await.unwrap().close().await.unwrap();
     let publisher = topic.publisher(&connection).mandatory().persistent();
     for n in 0..5 {
         publisher.publish("a.key", &n).await.unwrap();
     }
-    let mut events = member().prefetch(3).start().await.unwrap();
+    let mut events = member().prefetch(3).stream().await.unwrap();
     for n in 0..5 {
         let held = held(&mut events).await;
         assert_eq!(
@@ -84,15 +87,15 @@ async fn members_share_the_events(env: Env) {
             .classic()
     };
     let (mut one, mut two) = (
-        member().start().await.unwrap(),
-        member().start().await.unwrap(),
+        member().stream().await.unwrap(),
+        member().stream().await.unwrap(),
     );
     let mut others = topic
         .subscribe(&connection)
         .bind("#")
         .shared("watch")
         .classic()
-        .start()
+        .stream()
         .await
         .unwrap();
     let publisher = topic.publisher(&connection);
@@ -133,7 +136,7 @@ async fn a_failed_event_is_tried_again_as_it_came(env: Env) {
             subscribe = subscribe.classic();
         }
         let dead = subscribe.dead_letters();
-        let mut events = subscribe.start().await.unwrap();
+        let mut events = subscribe.stream().await.unwrap();
         let publish = topic.publisher(&connection).publish("a.b", "note");
         publish
             .header("tenant", "hare")
@@ -207,7 +210,7 @@ async fn a_group_is_not_fooled_by_a_senders_headers(env: Env) {
             subscribe = subscribe.classic();
         }
         let dead = subscribe.dead_letters();
-        let mut events = subscribe.start().await.unwrap();
+        let mut events = subscribe.stream().await.unwrap();
         let properties = BasicProperties::default()
             .with_content_type("text/plain".into())
             .with_headers(headers.clone());
@@ -247,7 +250,7 @@ async fn a_held_event_that_is_dropped_is_tried_again(env: Env) {
         .bind("#")
         .shared("group")
         .classic();
-    let mut events = subscribe.retry(quick_retry(3)).start().await.unwrap();
+    let mut events = subscribe.retry(quick_retry(3)).stream().await.unwrap();
     topic
         .publisher(&connection)
         .publish("a", "event")
@@ -270,7 +273,7 @@ async fn a_requeued_event_comes_again_and_is_an_attempt(env: Env) {
         .shared("group")
         .classic();
     let dead = subscribe.dead_letters();
-    let mut events = subscribe.retry(quick_retry(2)).start().await.unwrap();
+    let mut events = subscribe.retry(quick_retry(2)).stream().await.unwrap();
     let publisher = topic.publisher(&connection);
     publisher.publish("a", "event").await.unwrap();
     let first = held(&mut events).await;
@@ -298,7 +301,7 @@ async fn what_cannot_be_helped_ends_in_the_dead_letters(env: Env) {
         .shared("group")
         .classic();
     let dead = subscribe.dead_letters();
-    let mut events = subscribe.start().await.unwrap();
+    let mut events = subscribe.stream().await.unwrap();
     let raw = Raw::open(&env.uri).await;
     raw.publish(&env.name("hopeless"), "bad", b"seven").await;
     let publisher = topic.publisher(&connection);
@@ -340,7 +343,7 @@ async fn events_come_in_order_and_untouched_ones_go_back(env: Env) {
             .shared("group")
             .classic()
     };
-    let mut events = member().prefetch(50).start().await.unwrap();
+    let mut events = member().prefetch(50).stream().await.unwrap();
     let publisher = topic.publisher(&connection);
     for n in 0..200 {
         publisher.publish("a", &n).await.unwrap();
@@ -355,7 +358,7 @@ async fn events_come_in_order_and_untouched_ones_go_back(env: Env) {
     within("closed", closing).await.unwrap().unwrap();
     let raw = Raw::open(&env.uri).await;
     raw.until_messages(&env.name("ordered.group"), 99).await;
-    let mut events = member().prefetch(50).start().await.unwrap();
+    let mut events = member().prefetch(50).stream().await.unwrap();
     let mut seen = Vec::new();
     for _ in 101..200 {
         seen.push(held(&mut events).await.ack().into_payload());
@@ -376,7 +379,7 @@ async fn a_full_group_refuses_its_publisher(env: Env) {
         .classic();
     subscribe
         .max_length(3)
-        .start()
+        .stream()
         .await
         .unwrap()
         .close()
@@ -400,7 +403,7 @@ async fn a_cut_member_gets_its_events_again(env: Env) {
         .bind("#")
         .shared("group")
         .retry(quick_retry(5));
-    let mut events = subscribe.prefetch(2).start().await.unwrap();
+    let mut events = subscribe.prefetch(2).stream().await.unwrap();
     let publisher = topic.publisher(&near);
     for n in 0..3 {
         publisher.publish("a", &n).await.unwrap();
@@ -432,7 +435,7 @@ async fn a_deleted_group_queue_is_a_gap(env: Env) {
         .bind("a")
         .shared("group")
         .classic();
-    let mut events = subscribe.start().await.unwrap();
+    let mut events = subscribe.stream().await.unwrap();
     events.bindings().bind("b").await.unwrap();
     let raw = Raw::open(&env.uri).await;
     raw.delete(&env.name("deleted.group")).await;
@@ -476,7 +479,7 @@ async fn a_handler_of_a_group_retries(env: Env) {
             }
         }
     };
-    let running = subscribe.start_each(2, handler).await.unwrap();
+    let running = subscribe.concurrency(2).start(handler).await.unwrap();
     let publisher = topic.publisher(&connection);
     for n in 0..4 {
         publisher.publish("a.b", &n).await.unwrap();
@@ -513,7 +516,7 @@ async fn a_singleton_takes_over(env: Env) {
     let topic = Topic::<u32>::new("single").transient();
     let member = |connection: &Connection| {
         let subscribe = topic.subscribe(connection).bind("#").singleton("leader");
-        subscribe.prefetch(5).start()
+        subscribe.prefetch(5).stream()
     };
     let mut active = member(&far).await.unwrap();
     let mut standby = member(&near).await.unwrap();
@@ -547,7 +550,7 @@ async fn a_singleton_takes_over(env: Env) {
         .subscribe(&near)
         .bind("#")
         .shared("leader")
-        .start()
+        .stream()
         .await;
     let error = shared.unwrap_err();
     assert!(

@@ -28,13 +28,13 @@ async fn a_slow_reader_is_told_what_it_lost(env: Env) {
     let mut slow = fanout
         .subscribe(&connection)
         .buffer(10)
-        .start()
+        .stream()
         .await
         .unwrap();
     let mut quick = fanout
         .subscribe(&connection)
         .buffer(1000)
-        .start()
+        .stream()
         .await
         .unwrap();
     let publisher = fanout.publisher(&connection);
@@ -67,7 +67,7 @@ async fn a_slow_reader_makes_the_broker_hold(env: Env) {
         .subscribe(&connection)
         .buffer(5)
         .overflow(Overflow::Hold);
-    let mut events = subscribe.start().await.unwrap();
+    let mut events = subscribe.stream().await.unwrap();
     let publisher = fanout.publisher(&connection);
     for n in 0..300 {
         publisher.publish(&n).await.unwrap();
@@ -88,7 +88,7 @@ async fn the_brokers_backlog_is_bounded(env: Env) {
         .subscribe(&connection)
         .buffer(5)
         .overflow(Overflow::Hold);
-    let mut events = subscribe.max_length(10).start().await.unwrap();
+    let mut events = subscribe.max_length(10).stream().await.unwrap();
     let publisher = fanout.publisher(&connection);
     for n in 0..100 {
         publisher.publish(&n).await.unwrap();
@@ -114,7 +114,7 @@ async fn a_cut_connection_leaves_a_gap_and_goes_on(env: Env) {
         .subscribe(&far)
         .bind("a")
         .bind("c")
-        .start()
+        .stream()
         .await
         .unwrap();
     events.bind("b").await.unwrap();
@@ -193,7 +193,7 @@ async fn an_exchange_that_became_another_is_told(env: Env) {
     let (proxy, far) = env.proxied().await;
     let near = env.connect().await;
     let before: Fanout<String> = passing("changing");
-    let mut events = before.subscribe(&far).start().await.unwrap();
+    let mut events = before.subscribe(&far).stream().await.unwrap();
     proxy.down().await;
     // The old one goes with its last queue, and somebody else makes another.
     let after = Topic::<String>::new("changing").transient().auto_delete();
@@ -218,7 +218,7 @@ async fn bindings_change_while_events_flow(env: Env) {
     let connection = env.connect().await;
     let topic: Topic<u32> = passing("flow");
     let subscribe = topic.subscribe(&connection).bind("always").bind("kern.*");
-    let mut events = subscribe.buffer(100_000).start().await.unwrap();
+    let mut events = subscribe.buffer(100_000).stream().await.unwrap();
     let (publisher, stop) = (topic.publisher(&connection), Arc::new(Mutex::new(false)));
     let flow = tokio::spawn({
         let (publisher, stop) = (publisher.clone(), Arc::clone(&stop));
@@ -270,7 +270,7 @@ async fn what_does_not_decode_is_an_item(env: Env) {
     let mut events = topic
         .subscribe(&connection)
         .bind("n.#")
-        .start()
+        .stream()
         .await
         .unwrap();
     let raw = Raw::open(&env.uri).await;
@@ -313,7 +313,7 @@ async fn a_dropped_subscription_leaves_nothing(env: Env) {
     let events = topic
         .subscribe(&connection)
         .bind("a")
-        .start()
+        .stream()
         .await
         .unwrap();
     publisher.publish("a", "x").await.unwrap();
@@ -322,7 +322,7 @@ async fn a_dropped_subscription_leaves_nothing(env: Env) {
     let events = topic
         .subscribe(&connection)
         .bind("a")
-        .start()
+        .stream()
         .await
         .unwrap();
     publisher.publish("a", "x").await.unwrap();
@@ -331,7 +331,7 @@ async fn a_dropped_subscription_leaves_nothing(env: Env) {
     let running = topic
         .subscribe(&connection)
         .bind("a")
-        .start_each(1, async |_| ())
+        .start(async |_| ())
         .await
         .unwrap();
     publisher.publish("a", "x").await.unwrap();
@@ -374,7 +374,7 @@ async fn a_handler_sees_every_event(env: Env) {
     let shutdown = async move {
         let _ = stopped.await;
     };
-    let working = tokio::spawn(subscribe.for_each(1, handler, shutdown));
+    let working = tokio::spawn(subscribe.run(handler, shutdown));
     let publisher = topic.publisher(&near).mandatory();
     eventually("it listens", || async {
         publisher.publish("a", &0).await.is_ok()
@@ -440,7 +440,7 @@ async fn a_handler_is_bound_anew_while_it_runs(env: Env) {
                 .map_err(|_| "nobody".to_owned())
         }
     };
-    let running = subscribe.start_each(4, handler).await.unwrap();
+    let running = subscribe.concurrency(4).start(handler).await.unwrap();
     let publisher = topic.publisher(&connection).mandatory();
     assert!(
         publisher
@@ -465,13 +465,13 @@ async fn a_handler_is_bound_anew_while_it_runs(env: Env) {
 async fn a_closed_connection_ends_the_stream(env: Env) {
     let (connection, near) = (env.connect().await, env.connect().await);
     let fanout: Fanout<String> = passing("ending");
-    let mut events = fanout.subscribe(&connection).start().await.unwrap();
+    let mut events = fanout.subscribe(&connection).stream().await.unwrap();
     fanout.publisher(&near).publish("last").await.unwrap();
     assert_eq!(event(&mut events).await.into_payload(), "last");
     connection.close().await;
     assert!(within("the end", events.next()).await.is_none());
     let publish = fanout.publisher(&connection).publish("late").await;
     assert!(publish.unwrap_err().is_closed());
-    let subscribe = within("an answer", fanout.subscribe(&connection).start()).await;
+    let subscribe = within("an answer", fanout.subscribe(&connection).stream()).await;
     assert!(subscribe.unwrap_err().is_closed());
 }

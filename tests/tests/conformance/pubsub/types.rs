@@ -48,7 +48,7 @@ async fn an_enum_says_its_type_in_the_payload(env: Env) {
         let mut events = orders
             .subscribe(&connection)
             .bind("#")
-            .start()
+            .stream()
             .await
             .unwrap();
         let publisher = orders.publisher(&connection);
@@ -70,10 +70,15 @@ async fn separate_types_are_told_apart(env: Env) {
     let mut placings = placed
         .subscribe(&connection)
         .bind("#")
-        .start()
+        .stream()
         .await
         .unwrap();
-    let mut payments = paid.subscribe(&connection).bind("#").start().await.unwrap();
+    let mut payments = paid
+        .subscribe(&connection)
+        .bind("#")
+        .stream()
+        .await
+        .unwrap();
     let (placing, paying) = (placed.publisher(&connection), paid.publisher(&connection));
     for id in 0..5 {
         placing.publish("order", &Placed { id }).await.unwrap();
@@ -107,7 +112,7 @@ async fn unknown_types_are_surfaced_on_request(env: Env) {
         .subscribe(&connection)
         .bind("#")
         .unknown_types(UnknownTypes::Surface);
-    let mut events = subscribe.start().await.unwrap();
+    let mut events = subscribe.stream().await.unwrap();
     let placed = paid.carrying::<Placed>().event_type("order.placed");
     placed
         .publisher(&connection)
@@ -140,10 +145,15 @@ async fn variants_and_separate_types_speak_with_each_other(env: Env) {
     let mut all = either
         .subscribe(&connection)
         .bind("#")
-        .start()
+        .stream()
         .await
         .unwrap();
-    let mut payments = paid.subscribe(&connection).bind("#").start().await.unwrap();
+    let mut payments = paid
+        .subscribe(&connection)
+        .bind("#")
+        .stream()
+        .await
+        .unwrap();
     let sent = [
         Either::Placed(Placed { id: 7 }),
         Either::Paid { id: 7, cents: 250 },

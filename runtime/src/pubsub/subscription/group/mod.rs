@@ -2,8 +2,6 @@
 
 mod group_event;
 mod handler;
-mod stream;
 
 pub use group_event::GroupEvent;
-pub(super) use handler::{BufferWork, GroupForEach, OrderedJobHandler, buffer};
-pub use stream::GroupSubscription;
+pub(super) use handler::{BufferWork, GroupRunner, OrderedJobHandler};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::bindings::Bindings;
+use super::super::buffer::EventBuffer;
 use super::super::mode::Broadcast;
 use super::super::setup::{MissedSink, QueueSource, SubscriptionSetup};
 use crate::error::Error;
@@ -15,12 +16,13 @@ use crate::pubsub::binding::{Kind, Selective};
 use crate::pubsub::event::{EventDecoder, Missed, UnknownTypes};
 use crate::pubsub::spec::ExchangeSpec;
 use crate::wire::topology::Topology;
-use crate::worker::{OnLoss, Source};
+use crate::worker::{Handler, OnLoss, Running, Source};
 
 /// A builder of subscriptions. `M` is the mode, [`Broadcast`] or [`Group`](crate::Group).
 ///
-/// [`start`](Subscribe::start) returns a stream, `for_each` runs a handler.
-#[must_use = "nothing is subscribed to until `start` or `for_each`"]
+/// [`stream`](Subscribe::stream) returns the events as a stream. [`run`](Subscribe::run) handles them
+/// until a shutdown, and [`start`](Subscribe::start) does so until it is told to stop.
+#[must_use = "nothing is subscribed to until `stream`, `start` or `run`"]
 pub struct Subscribe<K: Kind, T, M = Broadcast> {
     pub(super) connection: Connection,
     pub(super) exchange: ExchangeSpec,
@@ -28,6 +30,7 @@ pub struct Subscribe<K: Kind, T, M = Broadcast> {
     pub(super) unbound: Unbound,
     pub(super) unknown_types: UnknownTypes,
     pub(super) on_missed: Option<MissedSink>,
+    pub(super) concurrency: u16,
     pub(super) grace: Duration,
     /// The first invalid option. It is reported when the subscription starts.
     pub(super) invalid: Option<Error>,
@@ -47,7 +50,7 @@ impl<K: Selective, T, M> Subscribe<K, T, M> {
     /// [`Pattern`](crate::Pattern) for a topic exchange, a [`Match`](crate::Match) for a headers
     /// exchange. An event that several bindings match is received once.
     ///
-    /// An invalid binding is an [`is_invalid`](Error::is_invalid) error of `start`.
+    /// An invalid binding is an [`is_invalid`](Error::is_invalid) error when the subscription starts.
     pub fn bind<B>(mut self, binding: B) -> Self
     where
         B: TryInto<K::Binding, Error: Into<Error>>,
@@ -86,6 +89,15 @@ impl<K: Kind, T, M> Subscribe<K, T, M> {
         self
     }
 
+    /// Sets the number of events that a handler works on at once, which is also the prefetch
+    /// (`basic.qos`). Default: 1, with which events are handled in their order, and an idle member of
+    /// a group is always preferred over a busy one. 0 counts as 1. A stream has options of its own
+    /// instead: [`buffer`](Subscribe::buffer) and [`prefetch`](Subscribe::prefetch).
+    pub fn concurrency(mut self, events: u16) -> Self {
+        self.concurrency = events.max(1);
+        self
+    }
+
     /// Sets how long a shutdown waits for the events that are being handled. Default: 30 s.
     pub fn grace(mut self, limit: Duration) -> Self {
         self.grace = limit;
@@ -120,7 +132,37 @@ impl<K: Kind, T, M> Subscribe<K, T, M> {
         })
     }
 
-    pub(super) fn setup(
+    /// A sink that puts the reports among the items of a stream.
+    pub(super) fn buffer_sink<E: Send + 'static>(buffer: &Arc<EventBuffer<E>>) -> MissedSink {
+        let buffer = Arc::clone(buffer);
+        Arc::new(move |missed| buffer.push_missed(missed))
+    }
+
+    /// Subscribes, and gives the events to a handler.
+    pub(super) async fn consume<H: Handler>(
+        &self,
+        queue: QueueSource,
+        mode: ConsumeMode,
+        on_loss: OnLoss,
+        on_missed: MissedSink,
+        handler: H,
+    ) -> Result<Running, Error> {
+        let source = Source {
+            topology: Topology::default(),
+            queue: queue.log_name(self.exchange.name()),
+            concurrency: match mode {
+                ConsumeMode::ManualAck { prefetch } => prefetch,
+                ConsumeMode::NoAck(_) => u16::MAX,
+            },
+            grace: self.grace,
+            max_body: usize::MAX,
+            on_loss,
+        };
+        let setup = self.setup(queue, mode, on_missed)?;
+        Running::started(&self.connection, source, setup, handler).await
+    }
+
+    fn setup(
         &self,
         queue: QueueSource,
         mode: ConsumeMode,
@@ -137,6 +179,7 @@ impl<K: Kind, T, M> Subscribe<K, T, M> {
                 self.exchange.name()
             )));
         }
+        queue.check(self.connection.namespace())?;
         let exchange = self.exchange.topology()?;
         Ok(SubscriptionSetup::new(
             exchange,
@@ -147,17 +190,6 @@ impl<K: Kind, T, M> Subscribe<K, T, M> {
             self.connection.namespace().clone(),
             on_missed,
         ))
-    }
-
-    pub(super) fn source(&self, queue: &str, concurrency: u16, on_loss: OnLoss) -> Source {
-        Source {
-            topology: Topology::default(),
-            queue: queue.to_owned(),
-            concurrency,
-            grace: self.grace,
-            max_body: usize::MAX,
-            on_loss,
-        }
     }
 }
 
