@@ -31,7 +31,7 @@ pub(super) type MissedSink = Arc<dyn Fn(Missed) + Send + Sync>;
 pub(super) enum QueueSource {
     /// An exclusive queue of its own, under a new name on every connection: the broker may not
     /// have noticed yet that the connection of the old queue is gone.
-    Exclusive { max_length: Option<u32> },
+    Exclusive { drop_oldest_over: Option<u32> },
     /// The durable queue of a group, which keeps events while no member is connected.
     Group(queue::QueueSpec),
 }
@@ -178,8 +178,8 @@ async fn prepare<K: Kind>(
 impl<K: Kind> Setup for SubscriptionSetup<K> {
     fn prepare(&self, session: Arc<Session>) -> BoxFuture<Result<String, Error>> {
         let queue = match &self.queue {
-            QueueSource::Exclusive { max_length } => {
-                exclusive_queue(&self.exchange_name, *max_length).map(|queue| (queue, vec![]))
+            QueueSource::Exclusive { drop_oldest_over } => {
+                exclusive_queue(&self.exchange_name, *drop_oldest_over).map(|queue| (queue, vec![]))
             }
             QueueSource::Group(spec) => spec.dead().and_then(|dead| Ok((spec.main()?, vec![dead]))),
         };
@@ -245,12 +245,12 @@ fn exclusive_queue_name(exchange: &str, suffix: &str) -> String {
     format!("lepus.events.{exchange}.{suffix}")
 }
 
-fn exclusive_queue(exchange: &str, max_length: Option<u32>) -> Result<Queue, Error> {
+fn exclusive_queue(exchange: &str, drop_oldest_over: Option<u32>) -> Result<Queue, Error> {
     let name = exclusive_queue_name(exchange, &random::identity());
     let mut queue = Queue::exclusive(Name::parse(name)?);
     // The broker deletes it with its consumer, and does not wait for the end of the connection.
     queue.auto_delete = true;
-    Ok(match max_length {
+    Ok(match drop_oldest_over {
         None => queue,
         Some(events) => queue.drop_oldest(events),
     })

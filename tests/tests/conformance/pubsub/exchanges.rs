@@ -1,9 +1,9 @@
 //! Exchanges of every kind, their bindings and their publishers.
 
-use super::{event, passing};
+use super::{event, passing, within};
 use lepus::{
     ByPattern, Codec, Connection, Direct, Fanout, Headers, Kind, Match, Pattern, RoutingKey,
-    Subscription, Topic, Value,
+    Subscription, Table, Topic, Value,
 };
 use lepus_tests::proxy::Way;
 use lepus_tests::raw::Raw;
@@ -26,6 +26,7 @@ conformance!(
     exchanges_are_bound_to_exchanges,
     unconfirmed_events_arrive,
     more_publishes_than_places_all_end,
+    many_events_are_published_at_once,
     an_exchange_that_was_deleted_is_declared_again,
 );
 
@@ -547,6 +548,59 @@ async fn more_publishes_than_places_all_end(env: Env) {
     proxy.resume();
     publisher.publish(&3).await.unwrap();
     assert_eq!(event(&mut events).await.into_payload(), 3);
+}
+
+/// One result for each, and an event that cannot be published is no matter to the others.
+async fn many_events_are_published_at_once(env: Env) {
+    let connection = env.connect().await;
+    let topic: Topic<u32> = passing("many");
+    let mut events = topic
+        .subscribe(&connection)
+        .bind("a")
+        .buffer(3000)
+        .stream()
+        .await
+        .unwrap();
+    let publisher = topic.publisher(&connection).mandatory().max_in_flight(50);
+    let numbers: Vec<u32> = (0..2000).collect();
+    let keyed = numbers.iter().map(|n| match n {
+        7 => ("..", n),
+        8 => ("unheard", n),
+        _ => ("a", n),
+    });
+    let results = within("all", publisher.publish_all(keyed)).await;
+    assert_eq!(results.len(), numbers.len());
+    for (n, result) in results.iter().enumerate() {
+        match (n, result) {
+            (7, Err(error)) => assert!(error.is_invalid(), "{error}"),
+            (8, Err(error)) => assert!(error.is_unroutable(), "{error}"),
+            (n, result) => assert!(result.is_ok() && n != 7 && n != 8, "{n}: {result:?}"),
+        }
+    }
+    for n in numbers.iter().filter(|n| **n != 7 && **n != 8) {
+        assert_eq!(event(&mut events).await.payload(), n);
+    }
+
+    let fanout: Fanout<String> = passing("many-all");
+    let mut events = fanout.subscribe(&connection).stream().await.unwrap();
+    let results = fanout.publisher(&connection).publish_all(["x", "y"]).await;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    assert_eq!(event(&mut events).await.payload(), "x");
+    assert_eq!(event(&mut events).await.payload(), "y");
+
+    let headers: Headers<String> = passing("many-headers");
+    let pdf = Match::all().header("format", "pdf");
+    let mut events = headers
+        .subscribe(&connection)
+        .bind(&pdf)
+        .stream()
+        .await
+        .unwrap();
+    let with = |format: &str| Table::from([("format".to_owned(), Value::from(format))]);
+    let both = [(with("txt"), "x"), (with("pdf"), "y")];
+    let results = headers.publisher(&connection).publish_all(both).await;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    assert_eq!(event(&mut events).await.payload(), "y");
 }
 
 async fn an_exchange_that_was_deleted_is_declared_again(env: Env) {

@@ -88,7 +88,7 @@ async fn the_brokers_backlog_is_bounded(env: Env) {
         .subscribe(&connection)
         .buffer(5)
         .overflow(Overflow::Hold);
-    let mut events = subscribe.max_length(10).stream().await.unwrap();
+    let mut events = subscribe.drop_oldest_over(10).stream().await.unwrap();
     let publisher = fanout.publisher(&connection);
     for n in 0..100 {
         publisher.publish(&n).await.unwrap();

@@ -55,11 +55,12 @@ impl<K: Kind, T> Subscribe<K, T, Broadcast> {
         self
     }
 
-    /// Limits the number of events that the broker keeps in the queue. Over the limit it drops the
-    /// oldest without a report (`x-max-length`, `x-overflow: drop-head`). Default: no limit. It
-    /// matters with [`Overflow::Hold`] and with handlers.
-    pub fn max_length(mut self, events: u32) -> Self {
-        self.mode.max_length = Some(events);
+    /// Makes the broker drop the oldest events, without a report, when more than this number wait in
+    /// the queue of this subscription (`x-max-length`, `x-overflow: drop-head`). Default: no limit. It
+    /// matters with [`Overflow::Hold`] and with handlers. The queue of a group refuses new events
+    /// instead: [`max_length`](Subscribe::max_length).
+    pub fn drop_oldest_over(mut self, events: u32) -> Self {
+        self.mode.drop_oldest_over = Some(events);
         self
     }
 
@@ -179,7 +180,7 @@ impl<K: Kind, T> Subscribe<K, T, Broadcast> {
 
     fn queue(&self) -> QueueSource {
         QueueSource::Exclusive {
-            max_length: self.mode.max_length,
+            drop_oldest_over: self.mode.drop_oldest_over,
         }
     }
 }

@@ -41,9 +41,10 @@ impl<K: Kind, T> Subscribe<K, T, Group> {
         self
     }
 
-    /// Limits the number of events that the group's queue keeps. Over the limit, the broker rejects
-    /// publishes (`x-overflow: reject-publish`), so that the publisher learns of it. Default: no
-    /// limit.
+    /// Limits the number of events that the group's queue keeps, as [`WorkQueue::max_length`] does for
+    /// jobs. Over the limit, the broker refuses further events (`x-overflow: reject-publish`), and the
+    /// publisher gets [`is_rejected`](Error::is_rejected). No event that the queue has is dropped.
+    /// Default: no limit.
     pub fn max_length(mut self, events: u32) -> Self {
         self.mode.spec.max_length = Some(events);
         self
