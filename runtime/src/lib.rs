@@ -184,9 +184,9 @@ pub use policy::verdict::{
 };
 pub use pubsub::{
     Bindings, Broadcast, ByHeaders, ByKey, ByPattern, Direct, Event, EventExchange, EventPublisher,
-    Fanout, Gap, Group, GroupEvent, GroupSubscription, Headers, KeyError, Kind, Match, Missed,
-    Mode, Overflow, Pattern, Publish, RoutingKey, Selective, Subscribe, Subscription, ToAll, Topic,
-    Undecodable, UnknownTypes,
+    Fanout, Gap, Group, GroupEvent, GroupSubscription, Headers, IntoBinding, KeyError, Kind, Match,
+    Missed, Mode, Overflow, Pattern, Publish, RoutingKey, Selective, Subscribe, Subscription,
+    ToAll, Topic, Undecodable, UnknownTypes,
 };
 pub use queue::{
     Cancelled, DeadLetter, DeadLetters, Getter, Job, Producer, Push, Taken, TaskPool, TaskProducer,

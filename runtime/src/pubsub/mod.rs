@@ -12,7 +12,8 @@ mod spec;
 mod subscription;
 
 pub use binding::{
-    ByHeaders, ByKey, ByPattern, KeyError, Kind, Match, Pattern, RoutingKey, Selective, ToAll,
+    ByHeaders, ByKey, ByPattern, IntoBinding, KeyError, Kind, Match, Pattern, RoutingKey,
+    Selective, ToAll,
 };
 pub use event::{Event, Gap, Missed, Undecodable, UnknownTypes};
 pub use exchange::{Direct, EventExchange, Fanout, Headers, Topic};

@@ -13,6 +13,30 @@ use crate::wire::value::{Table, Value};
 
 /// A report of events that a subscription did not deliver, or may not have. The subscription
 /// continues after it.
+///
+/// A stream has these reports among its items. A handler's subscription gives them to
+/// [`on_missed`](crate::Subscribe::on_missed).
+///
+/// ```no_run
+/// # async fn example(connection: lepus::Connection) -> Result<(), lepus::Error> {
+/// use lepus::{Missed, Topic};
+///
+/// let logs = Topic::<String>::new("logs");
+/// let mut lines = logs.subscribe(&connection).bind("#").stream().await?;
+/// while let Some(next) = lines.next().await {
+///     match next {
+///         Ok(event) => println!("{}: {}", event.key(), event.payload()),
+///         Err(Missed::Lagged { events }) => println!("{events} lines were dropped here"),
+///         Err(Missed::Gap(gap)) => println!("no line was received for {:?}", gap.away()),
+///         Err(Missed::Undecodable(event)) => {
+///             println!("{} of {:?}: {}", event.key(), event.app_id(), event.reason());
+///         }
+///         Err(missed) => println!("{missed}"),
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Missed {

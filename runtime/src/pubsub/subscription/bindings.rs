@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex as AsyncMutex;
 
-use super::super::binding::Kind;
+use super::super::binding::{IntoBinding, Kind};
 use crate::error::{Error, ErrorKind};
 use crate::link::{self, Connection, Namespace, Session};
 use crate::sync::lock;
@@ -64,9 +64,9 @@ impl<K: Kind> Bindings<K> {
     /// A change that has begun is completed even if the future is dropped.
     pub async fn bind<B>(&self, binding: B) -> Result<(), Error>
     where
-        B: TryInto<K::Binding, Error: Into<Error>>,
+        B: IntoBinding<K::Binding>,
     {
-        let binding = binding.try_into().map_err(Into::into)?;
+        let binding = binding.into_binding()?;
         K::to_amqp(&binding)?;
         self.change(Change::Add, binding).await
     }
@@ -82,9 +82,9 @@ impl<K: Kind> Bindings<K> {
     /// A change that has begun is completed even if the future is dropped.
     pub async fn unbind<B>(&self, binding: B) -> Result<(), Error>
     where
-        B: TryInto<K::Binding, Error: Into<Error>>,
+        B: IntoBinding<K::Binding>,
     {
-        let binding = binding.try_into().map_err(Into::into)?;
+        let binding = binding.into_binding()?;
         self.change(Change::Remove, binding).await
     }
 

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 use serde::de::DeserializeOwned;
 
-use super::super::binding::Kind;
+use super::super::binding::{IntoBinding, Kind};
 use super::super::event::{EventDecoder, Missed};
 use super::bindings::Bindings;
 use super::buffer::{BufferItem, EventBuffer};
@@ -129,7 +129,7 @@ impl<K: Kind, T, M: Mode> Subscription<K, T, M> {
     /// A change that has begun is completed even if the future is dropped.
     pub async fn bind<B>(&self, binding: B) -> Result<(), Error>
     where
-        B: TryInto<K::Binding, Error: Into<Error>>,
+        B: IntoBinding<K::Binding>,
     {
         self.bindings.bind(binding).await
     }
@@ -143,7 +143,7 @@ impl<K: Kind, T, M: Mode> Subscription<K, T, M> {
     /// A change that has begun is completed even if the future is dropped.
     pub async fn unbind<B>(&self, binding: B) -> Result<(), Error>
     where
-        B: TryInto<K::Binding, Error: Into<Error>>,
+        B: IntoBinding<K::Binding>,
     {
         self.bindings.unbind(binding).await
     }

@@ -117,18 +117,20 @@ impl<K: Kind, T> Subscribe<K, T, Broadcast> {
     ///
     /// # Cancel safety
     /// If the future is dropped, nothing is subscribed to.
-    pub async fn stream(self) -> Result<Subscription<K, T>, Error>
+    pub fn stream(self) -> BoxFuture<Result<Subscription<K, T>, Error>>
     where
         T: DeserializeOwned + Send + 'static,
     {
-        let buffer = Arc::new(EventBuffer::new());
-        let mode = broadcast::consume_mode(&self.mode, &buffer, &self.connection);
-        let on_missed = Self::buffer_sink(&buffer);
-        let handler = BufferHandler::new(Arc::clone(&buffer));
-        let running = self.consume(self.queue(), mode, OnLoss::Finish, on_missed, handler);
-        let running = running.await?;
-        let (decoder, bindings) = (self.decoder(), self.bindings);
-        Ok(Subscription::new(buffer, decoder, bindings, running))
+        Box::pin(async move {
+            let buffer = Arc::new(EventBuffer::new());
+            let mode = broadcast::consume_mode(&self.mode, &buffer, &self.connection);
+            let on_missed = Self::buffer_sink(&buffer);
+            let handler = BufferHandler::new(Arc::clone(&buffer));
+            let running = self.consume(self.queue(), mode, OnLoss::Finish, on_missed, handler);
+            let running = running.await?;
+            let (decoder, bindings) = (self.decoder(), self.bindings);
+            Ok(Subscription::new(buffer, decoder, bindings, running))
+        })
     }
 
     /// Subscribes, and handles every event. When it returns, matching events are received.

@@ -12,7 +12,7 @@ use super::super::setup::{MissedSink, QueueSource, SubscriptionSetup};
 use crate::error::Error;
 use crate::escape::Escaped;
 use crate::link::{Connection, ConsumeMode};
-use crate::pubsub::binding::{Kind, Selective};
+use crate::pubsub::binding::{IntoBinding, Kind, Selective};
 use crate::pubsub::event::{EventDecoder, Missed, UnknownTypes};
 use crate::pubsub::spec::ExchangeSpec;
 use crate::wire::topology::Topology;
@@ -22,6 +22,61 @@ use crate::worker::{Handler, OnLoss, Running, Source};
 ///
 /// [`stream`](Subscribe::stream) returns the events as a stream. [`run`](Subscribe::run) handles them
 /// until a shutdown, and [`start`](Subscribe::start) does so until it is told to stop.
+///
+/// # Handlers
+///
+/// A handler is called for each event, and returns a future. If it uses values from outside, it clones
+/// them for each event:
+///
+/// ```no_run
+/// use std::sync::Arc;
+///
+/// use lepus::{Connection, Event, Topic};
+///
+/// struct Archive;
+///
+/// impl Archive {
+///     async fn store(&self, line: String) -> Result<(), std::io::Error> {
+///         println!("stored: {line}");
+///         Ok(())
+///     }
+/// }
+///
+/// # async fn example(connection: &Connection) -> Result<(), lepus::Error> {
+/// let archive = Arc::new(Archive);
+/// let store = move |event: Event<String>| {
+///     let archive = Arc::clone(&archive);
+///     async move { archive.store(event.into_payload()).await }
+/// };
+/// let logs = Topic::<String>::new("logs");
+/// let group = logs.subscribe(connection).bind("#").shared("archive").concurrency(4);
+/// group.run(store, lepus::shutdown_signal()).await
+/// # }
+/// ```
+///
+/// An async closure that captures nothing is a handler as it is: `async |event: Event<String>| { … }`.
+/// One that captures, such as this one, does not compile. Its future borrows what the closure has
+/// captured, while the futures of several events run at once, in tasks of their own: each of them has
+/// to own what it uses.
+///
+/// ```compile_fail
+/// # use std::sync::Arc;
+/// # use lepus::{Connection, Event, Topic};
+/// # struct Archive;
+/// # impl Archive {
+/// #     async fn store(&self, line: String) -> Result<(), std::io::Error> {
+/// #         drop(line);
+/// #         Ok(())
+/// #     }
+/// # }
+/// # async fn example(connection: &Connection) -> Result<(), lepus::Error> {
+/// # let archive = Arc::new(Archive);
+/// let store = async move |event: Event<String>| archive.store(event.into_payload()).await;
+/// # let logs = Topic::<String>::new("logs");
+/// # let group = logs.subscribe(connection).bind("#").shared("archive").concurrency(4);
+/// group.run(store, lepus::shutdown_signal()).await
+/// # }
+/// ```
 #[must_use = "nothing is subscribed to until `stream`, `start` or `run`"]
 pub struct Subscribe<K: Kind, T, M = Broadcast> {
     pub(super) connection: Connection,
@@ -53,9 +108,9 @@ impl<K: Selective, T, M> Subscribe<K, T, M> {
     /// An invalid binding is an [`is_invalid`](Error::is_invalid) error when the subscription starts.
     pub fn bind<B>(mut self, binding: B) -> Self
     where
-        B: TryInto<K::Binding, Error: Into<Error>>,
+        B: IntoBinding<K::Binding>,
     {
-        let binding = binding.try_into().map_err(Into::into);
+        let binding = binding.into_binding();
         match binding.and_then(|binding| K::to_amqp(&binding).map(|_| binding)) {
             Ok(binding) => self.bindings.record(binding),
             Err(error) => {

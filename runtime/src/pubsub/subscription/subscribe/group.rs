@@ -92,22 +92,24 @@ impl<K: Kind, T> Subscribe<K, T, Group> {
     ///
     /// # Cancel safety
     /// If the future is dropped, the group is not joined.
-    pub async fn stream(self) -> Result<GroupSubscription<K, T>, Error>
+    pub fn stream(self) -> BoxFuture<Result<GroupSubscription<K, T>, Error>>
     where
         T: DeserializeOwned + Send + 'static,
     {
-        let buffer = Arc::new(EventBuffer::new());
-        let mode = ConsumeMode::ManualAck {
-            prefetch: self.mode.prefetch,
-        };
-        let (decoder, on_missed) = (self.decoder(), Self::buffer_sink(&buffer));
-        let work = BufferWork::new(Arc::clone(&buffer), decoder.clone());
-        let spec = self.mode.spec.clone();
-        let handler = OrderedJobHandler::new(&self.connection, spec, work);
-        // Events of a lost connection cannot be settled any more: no shutdown waits for them.
-        let running = self.consume(self.queue(), mode, OnLoss::Drop, on_missed, handler);
-        let running = running.await?;
-        Ok(Subscription::new(buffer, decoder, self.bindings, running))
+        Box::pin(async move {
+            let buffer = Arc::new(EventBuffer::new());
+            let mode = ConsumeMode::ManualAck {
+                prefetch: self.mode.prefetch,
+            };
+            let (decoder, on_missed) = (self.decoder(), Self::buffer_sink(&buffer));
+            let work = BufferWork::new(Arc::clone(&buffer), decoder.clone());
+            let spec = self.mode.spec.clone();
+            let handler = OrderedJobHandler::new(&self.connection, spec, work);
+            // Events of a lost connection cannot be settled any more: no shutdown waits for them.
+            let running = self.consume(self.queue(), mode, OnLoss::Drop, on_missed, handler);
+            let running = running.await?;
+            Ok(Subscription::new(buffer, decoder, self.bindings, running))
+        })
     }
 
     /// Joins the group, and handles the events that the broker gives to this member. When it returns,
