@@ -88,7 +88,7 @@ impl Gap {
     }
 
     /// The error that ended the subscription. `None` if the broker cancelled it, for instance
-    /// because its queue was deleted.
+    /// because its queue was deleted, or if its exchange did not exist any more.
     #[must_use]
     pub fn reason(&self) -> Option<&Error> {
         self.reason.as_ref()

@@ -10,7 +10,7 @@ use super::super::binding::Kind;
 use super::super::event::{Gap, Missed};
 use super::bindings::Bindings;
 use crate::error::Error;
-use crate::link::{self, ConsumeMode, ConsumerEnd, Namespace, Session};
+use crate::link::{self, ConsumeMode, ConsumerEnd, IdleCheck, Namespace, Session};
 use crate::queue;
 use crate::random;
 use crate::service::BoxFuture;
@@ -202,6 +202,17 @@ impl<K: Kind> Setup for SubscriptionSetup<K> {
                 prefetch: *prefetch,
             },
         }
+    }
+
+    /// RabbitMQ does not tell subscribers that their exchange is deleted, which takes the bindings away.
+    /// If the exchange was declared again by others, this restores them. If it does not exist, this
+    /// fails with 404, and the subscription is set up again.
+    fn idle_check(&self) -> Option<IdleCheck> {
+        let (bindings, of_exchange) = (self.bindings.clone(), self.exchange.bindings.clone());
+        Some(Arc::new(move || {
+            let (bindings, of_exchange) = (bindings.clone(), of_exchange.clone());
+            Box::pin(async move { bindings.restore(of_exchange).await })
+        }))
     }
 
     fn started(&self) {

@@ -1,7 +1,9 @@
 //! Broadcast subscriptions: their buffers, their gaps, their bindings, their end.
 
 use super::{clear, event, item, passing, within};
-use lepus::{Codec, Event, Fanout, Missed, Overflow, Topic};
+use lepus::{
+    ByPattern, Codec, Event, Fanout, GroupSubscription, Missed, Mode, Overflow, Subscription, Topic,
+};
 use lepus_tests::proxy::Cut;
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
@@ -20,6 +22,7 @@ conformance!(
     a_handler_sees_every_event,
     a_handler_is_bound_anew_while_it_runs,
     a_closed_connection_ends_the_stream,
+    an_exchange_that_was_deleted_is_bound_to_again,
 );
 
 async fn a_slow_reader_is_told_what_it_lost(env: Env) {
@@ -474,4 +477,78 @@ async fn a_closed_connection_ends_the_stream(env: Env) {
     assert!(publish.unwrap_err().is_closed());
     let subscribe = within("an answer", fanout.subscribe(&connection).stream()).await;
     assert!(subscribe.unwrap_err().is_closed());
+}
+
+/// The deletion of an exchange takes its bindings away, and no subscriber is told.
+async fn an_exchange_that_was_deleted_is_bound_to_again(env: Env) {
+    let near = env.connect().await;
+    let connection = env.builder().heartbeat(Duration::from_secs(1));
+    let connection = connection.open().await.unwrap();
+    let topic = Topic::<u32>::new("returning").transient();
+    let subscribe = || topic.subscribe(&connection).bind("a").bind("b");
+    let mut dropping = subscribe().stream().await.unwrap();
+    let holding = subscribe().overflow(Overflow::Hold).stream();
+    let mut holding = holding.await.unwrap();
+    let group = subscribe().shared("group").classic();
+    let mut group: GroupSubscription<ByPattern, u32> = group.stream().await.unwrap();
+    group.unbind("b").await.unwrap();
+
+    // A publisher declares it again, before a subscriber notices that it is gone.
+    let raw = Raw::open(&env.uri).await;
+    raw.delete_exchange(&env.name("returning")).await;
+    topic.declare(&near).await.unwrap();
+    let publisher = topic.publisher(&near);
+    receive_again(&mut dropping, || publisher.publish("a", &1)).await;
+    receive_again(&mut holding, || publisher.publish("b", &1)).await;
+    receive_again(&mut group, || publisher.publish("a", &1)).await;
+    let unbound = group.bindings().list().len();
+    assert_eq!(unbound, 1, "what was unbound stays so");
+
+    // Nobody does: the first subscriber that notices declares it, and reports a gap.
+    raw.delete_exchange(&env.name("returning")).await;
+    tokio::select! {
+        () = until_gap(&mut dropping) => {}
+        () = until_gap(&mut holding) => {}
+        () = until_gap(&mut group) => {}
+    }
+    receive_again(&mut dropping, || publisher.publish("b", &2)).await;
+    receive_again(&mut holding, || publisher.publish("b", &2)).await;
+    receive_again(&mut group, || publisher.publish("a", &2)).await;
+    group.close().await.unwrap();
+    clear(&env, "returning", &["group"]).await;
+}
+
+/// Publishes until an event is received.
+async fn receive_again<M: Mode>(
+    events: &mut Subscription<ByPattern, u32, M>,
+    publish: impl Fn() -> lepus::Publish,
+) {
+    let receiving = async {
+        loop {
+            publish().await.unwrap();
+            let next = tokio::time::timeout(Duration::from_millis(200), events.next()).await;
+            match next {
+                Err(_) | Ok(Some(Err(Missed::Gap(_)))) => {}
+                Ok(Some(Ok(_))) => return,
+                Ok(Some(Err(missed))) => panic!("{missed}"),
+                Ok(None) => panic!("the stream has ended"),
+            }
+        }
+    };
+    within("an event", receiving).await;
+}
+
+/// Reads until the report of a gap.
+async fn until_gap<M: Mode>(events: &mut Subscription<ByPattern, u32, M>) {
+    let reading = async {
+        loop {
+            match events.next().await {
+                Some(Ok(_)) => {}
+                Some(Err(Missed::Gap(_))) => return,
+                Some(Err(missed)) => panic!("{missed}"),
+                None => panic!("the stream has ended"),
+            }
+        }
+    };
+    within("a gap", reading).await;
 }
