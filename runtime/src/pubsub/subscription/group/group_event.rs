@@ -18,11 +18,11 @@ use crate::queue::Cancelled;
 /// use lepus::Topic;
 ///
 /// let orders = Topic::<String>::new("orders");
-/// let mut events = orders.subscribe(&connection).bind("order.#").shared("billing").start().await?;
+/// let mut events = orders.subscribe(&connection).bind("order.#").shared("billing").stream().await?;
 /// while let Some(Ok(event)) = events.next().await {
 ///     match event.payload().parse::<u64>() {
 ///         // The event leaves the queue.
-///         Ok(cents) if cents > 0 => println!("{}: {}", event.key(), event.ack().into_payload()),
+///         Ok(cents) if cents > 0 => println!("paid: {}", event.ack().into_payload()),
 ///         // Again after a while, for as long as attempts are left.
 ///         Ok(_) => drop(event.retry("the price is not known yet")),
 ///         // The dead-letter queue, at once.
