@@ -2,7 +2,7 @@
 //!
 //! `cargo run --example events` starts a broker of its own, unless `AMQP_URL` names one.
 
-use lepus::{Held, Topic};
+use lepus::{GroupEvent, Topic};
 use lepus_examples::{ExampleBroker, logs};
 use serde::{Deserialize, Serialize};
 
@@ -26,14 +26,14 @@ async fn main() -> Result<(), AnyError> {
     let subscribe = |pattern: &str| orders.subscribe(&connection).bind(pattern);
 
     // Broadcast: each subscription receives all events that match its bindings.
-    let mut everything = subscribe("order.#").start().await?;
-    let mut payments = subscribe("order.paid").start().await?;
+    let mut everything = subscribe("order.#").stream().await?;
+    let mut payments = subscribe("order.paid").stream().await?;
     // Shared: each event goes to one member of the group.
-    let mut cashier = subscribe("order.*").shared("billing").start().await?;
-    let mut other_cashier = subscribe("order.*").shared("billing").start().await?;
+    let mut cashier = subscribe("order.*").shared("billing").stream().await?;
+    let mut other_cashier = subscribe("order.*").shared("billing").stream().await?;
     // Singleton: one member receives the events, in order. The next one takes over when it leaves.
-    let mut ledger = subscribe("order.#").singleton("ledger").start().await?;
-    let mut standby = subscribe("order.#").singleton("ledger").start().await?;
+    let mut ledger = subscribe("order.#").singleton("ledger").stream().await?;
+    let mut standby = subscribe("order.#").singleton("ledger").stream().await?;
 
     let publisher = orders.publisher(&connection).persistent();
     for id in 1..=2 {
@@ -45,11 +45,11 @@ async fn main() -> Result<(), AnyError> {
 
     for _ in 0..4 {
         let event = everything.next().await.ok_or("closed")??;
-        println!("everything: {} {}", event.key(), describe(&event.payload));
+        println!("everything: {} {}", event.key(), describe(event.payload()));
     }
     for _ in 0..2 {
         let event = payments.next().await.ok_or("closed")??;
-        println!("payments: {}", describe(&event.payload));
+        println!("payments: {}", describe(event.payload()));
     }
 
     let mut billed = Vec::new();
@@ -83,8 +83,8 @@ async fn main() -> Result<(), AnyError> {
 }
 
 /// Acknowledges an event, so that it is not delivered again, and describes it.
-fn acknowledge(held: Held<OrderEvent>) -> String {
-    describe(&held.ack().payload)
+fn acknowledge(held: GroupEvent<OrderEvent>) -> String {
+    describe(held.ack().payload())
 }
 
 fn describe(event: &OrderEvent) -> String {

@@ -12,8 +12,8 @@ async fn main() -> Result<(), ExampleError> {
     // Before the program reports that it runs: a signal that arrives earlier would end it at once.
     let stop = lepus::shutdown_signal();
     let exchange = Fanout::text("logs").transient();
-    let print = async |event: Event<String>| println!(" [x] {}", event.payload);
-    let running = exchange.subscribe(&connection).start_each(1, print).await?;
+    let print = async |event: Event<String>| println!(" [x] {}", event.payload());
+    let running = exchange.subscribe(&connection).start(print).await?;
     println!(" [*] Waiting for logs. To exit press CTRL+C");
     running.until(stop).await?;
     connection.close().await;

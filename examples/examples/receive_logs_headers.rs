@@ -30,10 +30,10 @@ async fn main() -> Result<(), ExampleError> {
     let print = async |event: Event<String>| {
         let text = event.headers().iter();
         let text = text.filter_map(|(name, value)| Some((name.as_str(), Value::as_str(value)?)));
-        println!(" [x] {}:{}", pairs(text), event.payload);
+        println!(" [x] {}:{}", pairs(text), event.payload());
     };
     let subscribe = exchange.subscribe(&connection).bind(conditions);
-    let running = subscribe.start_each(1, print).await?;
+    let running = subscribe.start(print).await?;
     println!(" [*] Waiting for logs. To exit press CTRL+C");
     running.until(stop).await?;
     connection.close().await;

@@ -18,8 +18,8 @@ async fn main() -> Result<(), ExampleError> {
     for pattern in patterns {
         subscribe = subscribe.bind(pattern);
     }
-    let print = async |event: Event<String>| println!(" [x] {}:{}", event.key(), event.payload);
-    let running = subscribe.start_each(1, print).await?;
+    let print = async |event: Event<String>| println!(" [x] {}:{}", event.key(), event.payload());
+    let running = subscribe.start(print).await?;
     println!(" [*] Waiting for logs. To exit press CTRL+C");
     running.until(stop).await?;
     connection.close().await;

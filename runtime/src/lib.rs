@@ -92,10 +92,10 @@
 //!
 //! # async fn example(connection: Connection) -> Result<(), lepus::Error> {
 //! let logs = Topic::<String>::new("logs");
-//! let mut critical = logs.subscribe(&connection).bind("*.critical").start().await?;
+//! let mut critical = logs.subscribe(&connection).bind("*.critical").stream().await?;
 //! logs.publisher(&connection).publish("kern.critical", "no more memory").await?;
 //! if let Some(Ok(event)) = critical.next().await {
-//!     println!("{}: {}", event.key(), event.payload);
+//!     println!("{}: {}", event.key(), event.payload());
 //! }
 //! # Ok(())
 //! # }
@@ -212,9 +212,9 @@ pub use policy::verdict::{
 };
 pub use pubsub::{
     Bindings, Broadcast, ByHeaders, ByKey, ByPattern, Direct, Event, EventExchange, EventPublisher,
-    Fanout, Gap, Group, GroupSubscription, Headers, Held, KeyError, Kind, Match, Missed, Overflow,
-    Pattern, Publish, RoutingKey, Selective, Subscribe, Subscription, ToAll, Topic, Undecodable,
-    Unknown,
+    Fanout, Gap, Group, GroupEvent, GroupSubscription, Headers, IntoBinding, KeyError, Kind, Match,
+    Missed, Mode, Overflow, Pattern, Publish, RoutingKey, Selective, Subscribe, Subscription,
+    ToAll, Topic, Undecodable, UnknownTypes,
 };
 pub use queue::{
     Cancelled, DeadLetter, DeadLetters, Getter, Job, Producer, Push, Taken, TaskPool, TaskProducer,

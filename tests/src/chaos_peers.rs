@@ -307,7 +307,7 @@ pub async fn attend(
         let (witness, places) = (Arc::clone(&witness), Arc::clone(&places));
         async move {
             let _place = places.take(&*witness);
-            let id = event.payload.id;
+            let id = event.payload().id;
             witness.hears(Sight::JobRun {
                 id,
                 redelivered: event.redelivered(),
@@ -320,7 +320,7 @@ pub async fn attend(
         }
     };
     let members = events().subscribe(connection).bind(KEY).shared(GROUP);
-    members.start_each(concurrency, handler).await
+    members.concurrency(concurrency).start(handler).await
 }
 
 /// Jobs of one queue, until stopped.

@@ -29,7 +29,8 @@ mod uri;
 pub use builder::ConnectionBuilder;
 pub(crate) use channel::{
     AckRange, Channel, ConfirmChannel, Confirmation, ConsumeMode, Consumer, ConsumerEnd,
-    DeliveryCallback, GetChannel, QueueCounts, bind, count, declare, delete, purge, unbind,
+    DeliveryCallback, GetChannel, IdleCheck, QueueCounts, bind, count, declare, delete, purge,
+    unbind,
 };
 pub use connection::Connection;
 pub(crate) use namespace::Namespace;

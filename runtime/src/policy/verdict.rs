@@ -152,6 +152,11 @@ impl Verdict {
 }
 
 /// A type that a job's handler may return.
+#[diagnostic::on_unimplemented(
+    message = "a handler cannot return `{Self}`",
+    label = "neither `()` nor a `Result<(), E>`",
+    note = "a handler of jobs or events returns `()`, or `Result<(), E>` where `E` is a `lepus::Failure`"
+)]
 pub trait IntoVerdict {
     /// The verdict for this result.
     fn into_verdict(self) -> Verdict;

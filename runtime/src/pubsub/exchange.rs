@@ -3,7 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use super::binding::{ByHeaders, ByKey, ByPattern, Kind, ToAll};
+use super::binding::{ByHeaders, ByKey, ByPattern, IntoBinding, Kind, ToAll};
 use super::event::EventTyping;
 use super::publisher::EventPublisher;
 use super::spec::ExchangeSpec;
@@ -126,11 +126,11 @@ impl<K: Kind, T> EventExchange<K, T> {
     pub fn bound_to<K2, U, B>(mut self, source: &EventExchange<K2, U>, binding: B) -> Self
     where
         K2: Kind,
-        B: TryInto<K2::Binding, Error: Into<Error>>,
+        B: IntoBinding<K2::Binding>,
     {
         self.spec.depend_on(source.spec.topology());
         let bind = || -> Result<Binding, Error> {
-            let binding = binding.try_into().map_err(Into::into)?;
+            let binding = binding.into_binding()?;
             let amqp = K2::to_amqp(&binding)?;
             Ok(Binding {
                 exchange: Name::parse(source.name())?,

@@ -32,6 +32,7 @@ pub(super) struct ExchangePublisher {
     channel: CachedChannel<Channel>,
     /// One permit for each unconfirmed publish that is not written yet.
     permits: Semaphore,
+    max_in_flight: usize,
     /// The first part of every event's `message_id`.
     identity: String,
 }
@@ -54,6 +55,7 @@ impl ExchangePublisher {
             declared: DeclaredPerSession::default(),
             channel: CachedChannel::default(),
             permits: Semaphore::new(max_in_flight),
+            max_in_flight,
             identity: random::identity(),
         }
     }
@@ -64,6 +66,11 @@ impl ExchangePublisher {
 
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// The limit of publishes in flight.
+    pub(super) fn max_in_flight(&self) -> usize {
+        self.max_in_flight
     }
 
     /// A `message_id` for the next event.
@@ -79,6 +86,24 @@ impl ExchangePublisher {
         let declaring = async move { publisher.declared_session().await.map(drop) };
         let declared = self.connection.io().spawn(declaring).await;
         declared.map_err(|ended| Error::new(ErrorKind::Closed).caused_by(ended))?
+    }
+
+    /// Waits until events can be sent: those that are published then are sent in their order. An error
+    /// is left to these publishes, which meet it as well.
+    pub(super) async fn wait_until_ready(&self, options: PublishOptions) {
+        if Error::check_runtime().is_err() {
+            return;
+        }
+        let deadline = clock::deadline(Instant::now(), options.timeout);
+        if options.safety == Safety::Unconfirmed {
+            let _ = self.before(deadline, self.channel()).await;
+            return;
+        }
+        let declared = self.before(deadline, self.declared_session()).await;
+        if declared.is_ok() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.publisher.wait_until_ready(left).await;
+        }
     }
 
     /// Publishes within the timeout.

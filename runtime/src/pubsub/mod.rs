@@ -12,12 +12,14 @@ mod spec;
 mod subscription;
 
 pub use binding::{
-    ByHeaders, ByKey, ByPattern, KeyError, Kind, Match, Pattern, RoutingKey, Selective, ToAll,
+    ByHeaders, ByKey, ByPattern, IntoBinding, KeyError, Kind, Match, Pattern, RoutingKey,
+    Selective, ToAll,
 };
-pub use event::{Event, Gap, Missed, Undecodable, Unknown};
+pub use event::{Event, Gap, Missed, Undecodable, UnknownTypes};
 pub use exchange::{Direct, EventExchange, Fanout, Headers, Topic};
 pub use publish::Publish;
 pub use publisher::EventPublisher;
 pub use subscription::{
-    Bindings, Broadcast, Group, GroupSubscription, Held, Overflow, Subscribe, Subscription,
+    Bindings, Broadcast, Group, GroupEvent, GroupSubscription, Mode, Overflow, Subscribe,
+    Subscription,
 };

@@ -2,10 +2,13 @@
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::future::IntoFuture;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream;
 use serde::Serialize;
 
 use super::binding::{ByHeaders, ByKey, ByPattern, Kind, RoutingKey, ToAll};
@@ -15,6 +18,7 @@ use super::publish::Publish;
 use super::spec::ExchangeSpec;
 use crate::error::Error;
 use crate::link::Connection;
+use crate::wire::value::Table;
 
 /// Publishes events of type `T` to one exchange. Cheap to clone; clones share one channel and one
 /// limit of publishes in flight.
@@ -37,6 +41,11 @@ use crate::link::Connection;
 ///     Err(error) if error.is_unroutable() => println!("no subscriber"),
 ///     other => other?,
 /// }
+///
+/// // Many at once: each is sent before the confirms of those before it have arrived.
+/// let lines = ["one", "two"].map(|text| LogLine { text: text.to_owned() });
+/// let results = publisher.publish_all(lines.iter().map(|line| ("kern.info", line))).await;
+/// println!("{} failed", results.iter().filter(|result| result.is_err()).count());
 /// # Ok(())
 /// # }
 /// ```
@@ -124,6 +133,18 @@ impl<K: Kind, T> EventPublisher<K, T> {
         });
         Publish::new(Arc::clone(&self.publisher), self.options, encoded)
     }
+
+    async fn await_all(
+        &self,
+        publishes: impl Iterator<Item = Publish> + Send,
+    ) -> Vec<Result<(), Error>> {
+        self.publisher.wait_until_ready(self.options).await;
+        let in_flight = self.publisher.max_in_flight();
+        stream::iter(publishes.map(Publish::into_future))
+            .buffered(in_flight)
+            .collect()
+            .await
+    }
 }
 
 impl<T> EventPublisher<ToAll, T> {
@@ -136,6 +157,25 @@ impl<T> EventPublisher<ToAll, T> {
     {
         self.prepare(RoutingKey::literal("").map_err(Error::from), event)
     }
+
+    /// Publishes many events without waiting for each confirm before
+    /// the next publish. They are sent in their order, apart from those that have to be published
+    /// again. At most [`max_in_flight`](Self::max_in_flight) of them are in flight at once. Returns one
+    /// result for each event, in their order; its errors are those of a [`Publish`].
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, it is not known which of the events were stored.
+    pub async fn publish_all<'a, Q>(
+        &self,
+        events: impl IntoIterator<Item = &'a Q, IntoIter: Send>,
+    ) -> Vec<Result<(), Error>>
+    where
+        T: Borrow<Q>,
+        Q: Serialize + ?Sized + 'a,
+    {
+        let publishes = events.into_iter().map(|event| self.publish(event));
+        self.await_all(publishes).await
+    }
 }
 
 impl<T> EventPublisher<ByHeaders, T> {
@@ -147,6 +187,26 @@ impl<T> EventPublisher<ByHeaders, T> {
         Q: Serialize + ?Sized,
     {
         self.prepare(RoutingKey::literal("").map_err(Error::from), event)
+    }
+
+    /// Publishes many events, each with its headers, without waiting for each confirm before
+    /// the next publish. They are sent in their order, apart from those that have to be published
+    /// again. At most [`max_in_flight`](Self::max_in_flight) of them are in flight at once. Returns one
+    /// result for each event, in their order; its errors are those of a [`Publish`].
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, it is not known which of the events were stored.
+    pub async fn publish_all<'a, Q>(
+        &self,
+        events: impl IntoIterator<Item = (Table, &'a Q), IntoIter: Send>,
+    ) -> Vec<Result<(), Error>>
+    where
+        T: Borrow<Q>,
+        Q: Serialize + ?Sized + 'a,
+    {
+        let publishes = events.into_iter();
+        let publishes = publishes.map(|(headers, event)| self.publish(event).headers(headers));
+        self.await_all(publishes).await
     }
 }
 
@@ -162,6 +222,27 @@ macro_rules! by_key {
                 Q: Serialize + ?Sized,
             {
                 self.prepare(key.try_into().map_err(Into::into), event)
+            }
+
+            /// Publishes many events, each with its routing key, without waiting for each confirm before
+            /// the next publish. They are sent in their order, apart from those that have to be published
+            /// again. At most [`max_in_flight`](Self::max_in_flight) of them are in flight at once. Returns one
+            /// result for each event, in their order; its errors are those of a [`Publish`].
+            ///
+            /// # Cancel safety
+            /// If the future is dropped, it is not known which of the events were stored.
+            pub async fn publish_all<'a, R, Q>(
+                &self,
+                events: impl IntoIterator<Item = (R, &'a Q), IntoIter: Send>,
+            ) -> Vec<Result<(), Error>>
+            where
+                R: TryInto<RoutingKey, Error: Into<Error>>,
+                T: Borrow<Q>,
+                Q: Serialize + ?Sized + 'a,
+            {
+                let publishes = events.into_iter();
+                let publishes = publishes.map(|(key, event)| self.publish(key, event));
+                self.await_all(publishes).await
             }
         }
     };

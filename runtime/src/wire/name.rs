@@ -1,6 +1,5 @@
 //! Names: AMQP short strings (AMQP 0-9-1, 4.2.5.3), checked once.
 
-use std::fmt;
 use std::sync::Arc;
 
 /// The longest AMQP short string, in bytes.
@@ -8,6 +7,14 @@ pub(crate) const SHORT_STRING_MAX: usize = 255;
 
 /// The name of a queue, an exchange, a method, or any other AMQP short string: 1 to 255 bytes of
 /// UTF-8 without control characters.
+///
+/// ```
+/// use lepus::{Name, NameError};
+///
+/// let name: Name = "task_queue".parse()?;
+/// assert!(name == "task_queue" && Name::try_from("").is_err());
+/// # Ok::<(), NameError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(Arc<str>);
 
@@ -37,17 +44,88 @@ impl Name {
     }
 }
 
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+/// The traits of a validated text that is an `Arc<str>`: `Display` and `Debug`, the conversions that
+/// parse it, those back to text, and the comparison with text.
+macro_rules! text_type {
+    ($type:ident, $error:ident) => {
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
 
-impl fmt::Debug for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.0, f)
-    }
+        impl std::fmt::Debug for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                std::fmt::Debug::fmt(&*self.0, f)
+            }
+        }
+
+        impl std::str::FromStr for $type {
+            type Err = $error;
+
+            fn from_str(text: &str) -> Result<Self, $error> {
+                Self::parse(text)
+            }
+        }
+
+        impl TryFrom<&str> for $type {
+            type Error = $error;
+
+            fn try_from(text: &str) -> Result<Self, $error> {
+                Self::parse(text)
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = $error;
+
+            fn try_from(text: String) -> Result<Self, $error> {
+                Self::parse(text)
+            }
+        }
+
+        impl TryFrom<&String> for $type {
+            type Error = $error;
+
+            fn try_from(text: &String) -> Result<Self, $error> {
+                Self::parse(text)
+            }
+        }
+
+        impl From<&$type> for $type {
+            fn from(same: &$type) -> Self {
+                same.clone()
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(text: $type) -> Self {
+                text.0.as_ref().to_owned()
+            }
+        }
+
+        impl AsRef<str> for $type {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl PartialEq<str> for $type {
+            fn eq(&self, other: &str) -> bool {
+                &*self.0 == other
+            }
+        }
+
+        impl PartialEq<&str> for $type {
+            fn eq(&self, other: &&str) -> bool {
+                &*self.0 == *other
+            }
+        }
+    };
 }
+pub(crate) use text_type;
+
+text_type!(Name, NameError);
 
 /// The error of parsing a [`Name`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -84,5 +162,21 @@ mod tests {
             Name::parse("x".repeat(256)),
             Err(NameError::TooLong { length: 256 })
         );
+    }
+
+    #[test]
+    fn a_name_is_made_of_text_and_turns_into_text() {
+        let all: [Result<Name, NameError>; 4] = [
+            "calls".parse(),
+            "calls".try_into(),
+            String::from("calls").try_into(),
+            (&String::from("calls")).try_into(),
+        ];
+        for name in all {
+            let name = name.unwrap();
+            assert!(name == "calls" && name == *"calls" && name.as_ref() == "calls");
+            assert_eq!(String::from(Name::from(&name)), "calls");
+        }
+        assert_eq!(Name::try_from(""), Err(NameError::Empty));
     }
 }

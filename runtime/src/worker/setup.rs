@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::source::Source;
 use crate::error::{Error, ErrorKind};
 use crate::link::{
-    self, Channel, Connection, ConsumeMode, Consumer, ConsumerEnd, Link, Namespace, Session,
+    self, Channel, Connection, ConsumeMode, Consumer, ConsumerEnd, IdleCheck, Link, Namespace,
+    Session,
 };
 use crate::publish::InternalErrorRetry;
 use crate::service::BoxFuture;
@@ -22,6 +23,11 @@ pub(crate) trait Setup: Send + Sync + 'static {
 
     /// The mode in which the queue is consumed.
     fn mode(&self) -> ConsumeMode;
+
+    /// A check that is made while the consumer is idle, in addition to that of its queue.
+    fn idle_check(&self) -> Option<IdleCheck> {
+        None
+    }
 
     /// Messages with a longer body, in bytes, are delivered without it.
     fn max_body(&self) -> usize {
@@ -126,7 +132,7 @@ async fn set_up_on_session(
         let queue = setup.prepare(Arc::clone(session)).await?;
         let channel = Channel::open(session).await?;
         channel.limit_bodies(setup.max_body());
-        match Consumer::start(&channel, &queue, setup.mode()).await {
+        match Consumer::start(&channel, &queue, setup.mode(), setup.idle_check()).await {
             Ok(consumer) => {
                 return Ok(OpenConsumer {
                     queue,

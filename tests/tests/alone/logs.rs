@@ -85,7 +85,7 @@ async fn what_happens_is_logged_and_credentials_are_not() {
 
     // A broadcast subscription's queue has a name of its own.
     let topic = lepus::Topic::<String>::new("meadow");
-    let events = topic.subscribe(&connection).bind("#").start().await;
+    let events = topic.subscribe(&connection).bind("#").stream().await;
     logged("queue=\"lepus.events.meadow.").await;
     assert!(!log.text().contains("queue=\"meadow\""), "{}", log.text());
     drop(events);

@@ -135,7 +135,7 @@ async fn publishes_take_every_duration(env: Env) {
     let connection = env.connect().await;
     let topic = Topic::<String>::new("durations").transient().auto_delete();
     let all = topic.subscribe(&connection).bind("#");
-    let mut all = all.start().await.unwrap();
+    let mut all = all.stream().await.unwrap();
     for limit in EXTREMES {
         for publisher in [
             topic.publisher(&connection),
@@ -195,7 +195,7 @@ async fn consumers_take_every_duration(env: Env) {
         tasks.stop().await.expect(&what);
 
         let each = topic.subscribe(&connection).bind("#").grace(limit);
-        let each = each.start_each(1, async |_: lepus::Event<String>| {}).await;
+        let each = each.start(async |_: lepus::Event<String>| {}).await;
         each.expect(&what).stop().await.expect(&what);
     }
 }

@@ -103,7 +103,8 @@ impl ReplyQueueTask {
                 queue.reply_received(delivery.message);
             }
         });
-        let consumer = Consumer::start(&reply_channel, &scoped, ConsumeMode::NoAck(sink)).await?;
+        let consumer =
+            Consumer::start(&reply_channel, &scoped, ConsumeMode::NoAck(sink), None).await?;
         Ok((queue, consumer))
     }
 }

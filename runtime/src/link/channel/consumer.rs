@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::Channel;
 use super::consumer_end::{ConsumerEnd, ConsumerItem};
-use super::queue_check::QueueCheck;
+use super::queue_check::{IdleCheck, QueueCheck};
 use crate::error::Error;
 use crate::escape::Escaped;
 use crate::link::convert;
@@ -55,7 +55,8 @@ pub(crate) struct Consumer {
 
 impl Consumer {
     /// Starts a consumer of a queue, given by its name on the broker. The channel must have no other
-    /// user.
+    /// user. While the consumer is idle, its queue is checked if deliveries are acknowledged, and also
+    /// what `idle_check` checks, if it is given.
     ///
     /// Cancel-safe, if the channel is dropped with the future.
     ///
@@ -65,6 +66,7 @@ impl Consumer {
         channel: &Arc<Channel>,
         queue: &str,
         mode: ConsumeMode,
+        idle_check: Option<IdleCheck>,
     ) -> Result<Self, Error> {
         let callback = match mode {
             ConsumeMode::NoAck(callback) => Some(callback),
@@ -90,7 +92,7 @@ impl Consumer {
             nowait: false,
             arguments: FieldTable::default(),
         });
-        let is_settled = callback.is_none();
+        let is_checked = callback.is_none() || idle_check.is_some();
         let (sender, deliveries) = mpsc::unbounded_channel();
         let items = sender.clone();
         channel.set_handler(Arc::new(DeliverySink {
@@ -99,7 +101,7 @@ impl Consumer {
             counters: Arc::clone(channel.session().counters()),
         }));
         channel.call(AMQPClass::Basic(consume)).await?;
-        let check = is_settled.then(|| QueueCheck::start(channel, queue, items));
+        let check = is_checked.then(|| QueueCheck::start(channel, queue, items, idle_check));
         Ok(Self {
             channel: Arc::clone(channel),
             consumer_tag,

@@ -13,6 +13,7 @@ pub(crate) use consumer::{ConsumeMode, Consumer, DeliveryCallback};
 pub(crate) use consumer_end::ConsumerEnd;
 pub(crate) use declare::{QueueCounts, bind, count, declare, delete, purge, unbind};
 pub(crate) use get::GetChannel;
+pub(crate) use queue_check::IdleCheck;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

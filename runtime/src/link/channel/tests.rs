@@ -50,7 +50,7 @@ impl ChannelFixture {
     async fn consume(&self, prefetch: u16, count: usize) -> (Arc<Channel>, Consumer, Vec<u64>) {
         let channel = self.channel().await;
         let mode = ConsumeMode::ManualAck { prefetch };
-        let mut consumer = Consumer::start(&channel, QUEUE, mode).await.unwrap();
+        let mut consumer = Consumer::start(&channel, QUEUE, mode, None).await.unwrap();
         let mut tags = Vec::new();
         for _ in 0..count {
             tags.push(consumer.next().await.unwrap().tag);

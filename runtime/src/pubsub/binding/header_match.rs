@@ -105,6 +105,12 @@ fn is_valid_name(name: &str) -> bool {
     (1..=SHORT_STRING_MAX).contains(&name.len()) && name != X_MATCH
 }
 
+impl From<&Match> for Match {
+    fn from(same: &Match) -> Self {
+        same.clone()
+    }
+}
+
 impl fmt::Display for Match {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.rule {

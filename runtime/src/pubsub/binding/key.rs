@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use super::key_syntax::{
-    ANY_WORDS, KeyError, ONE_WORD, check_length_and_characters, check_words, text_type,
-};
+use super::key_syntax::{ANY_WORDS, KeyError, ONE_WORD, check_length_and_characters, check_words};
+use crate::wire::name::text_type;
 
 /// The routing key of an event: words separated by dots, at most 255 bytes.
 ///
@@ -49,4 +48,4 @@ impl RoutingKey {
     }
 }
 
-text_type!(RoutingKey);
+text_type!(RoutingKey, KeyError);

@@ -8,28 +8,35 @@ use crate::wire::topology::ExchangeKind;
 use crate::wire::value::Table;
 
 /// An exchange type: [`ToAll`], [`ByKey`], [`ByPattern`] or [`ByHeaders`].
+///
+/// Code that works with each type of exchange names it as a bound. The trait is sealed: other crates
+/// cannot implement it.
 pub trait Kind: sealed::Routing {
     /// The binding of a queue, or of another exchange, to such an exchange.
     type Binding: Clone + PartialEq + std::fmt::Debug + Send + Sync + 'static;
 }
 
 /// The exchange types that route by a binding, which a subscription has to name: all but
-/// [`ToAll`].
+/// [`ToAll`]. Sealed as [`Kind`] is.
 pub trait Selective: Kind {}
 
-/// A fanout exchange: routes every event to every queue bound to it.
+/// Marker of a [`Fanout`](crate::Fanout) exchange, which routes every event to every queue bound to it.
+/// It has no values.
 #[derive(Clone, Copy, Debug)]
 pub enum ToAll {}
 
-/// A direct exchange: routes by equality of routing key and binding key.
+/// Marker of a [`Direct`](crate::Direct) exchange, which routes by equality of routing key and binding
+/// key. It has no values.
 #[derive(Clone, Copy, Debug)]
 pub enum ByKey {}
 
-/// A topic exchange: matches the routing key against patterns of words.
+/// Marker of a [`Topic`](crate::Topic) exchange, which matches the routing key against patterns of
+/// words. It has no values.
 #[derive(Clone, Copy, Debug)]
 pub enum ByPattern {}
 
-/// A headers exchange: matches the event's headers.
+/// Marker of a [`Headers`](crate::Headers) exchange, which matches the event's headers. It has no
+/// values.
 #[derive(Clone, Copy, Debug)]
 pub enum ByHeaders {}
 

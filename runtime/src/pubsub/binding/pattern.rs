@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use super::key::RoutingKey;
-use super::key_syntax::{ANY_WORDS, KeyError, ONE_WORD, check_words, text_type, words};
+use super::key_syntax::{ANY_WORDS, KeyError, ONE_WORD, check_words, words};
+use crate::wire::name::text_type;
 
 /// A binding pattern of a topic exchange: words separated by dots, at most 255 bytes. `*` stands
 /// for exactly one word, `#` for any number of words, including none.
@@ -79,7 +80,7 @@ impl Pattern {
     }
 }
 
-text_type!(Pattern);
+text_type!(Pattern, KeyError);
 
 /// Creates the pattern that matches this key and no other. It is the way to bind to a key with a
 /// word such as `c#`, which [`Pattern::parse`] rejects.
@@ -95,6 +96,14 @@ impl TryFrom<RoutingKey> for Pattern {
             });
         }
         Ok(Self(key.0))
+    }
+}
+
+impl TryFrom<&RoutingKey> for Pattern {
+    type Error = KeyError;
+
+    fn try_from(key: &RoutingKey) -> Result<Self, KeyError> {
+        Self::try_from(key.clone())
     }
 }
 

@@ -17,7 +17,7 @@ use crate::wire::codec::Codec;
 /// Treatment of events whose type a subscription does not know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Unknown {
+pub enum UnknownTypes {
     /// They are skipped and counted.
     #[default]
     Skip,
@@ -27,10 +27,10 @@ pub enum Unknown {
 }
 
 /// Decodes the messages of one subscription.
-pub(in crate::pubsub) struct EventDecoder<T> {
+pub struct EventDecoder<T> {
     codec: Codec,
     typing: EventTyping,
-    unknown: Unknown,
+    unknown: UnknownTypes,
     max_size: usize,
     counters: Arc<Counters>,
     skipped: Arc<AtomicU64>,
@@ -48,7 +48,7 @@ impl<T> EventDecoder<T> {
     pub(in crate::pubsub) fn new(
         codec: Codec,
         typing: EventTyping,
-        unknown: Unknown,
+        unknown: UnknownTypes,
         max_size: usize,
         counters: Arc<Counters>,
     ) -> Self {
@@ -78,7 +78,7 @@ impl<T: DeserializeOwned> EventDecoder<T> {
             Err(DecodeError::UnknownType(reason)) => (reason, true),
             Err(DecodeError::Malformed(reason)) => (reason, false),
         };
-        if is_unknown && self.unknown == Unknown::Skip {
+        if is_unknown && self.unknown == UnknownTypes::Skip {
             self.skipped.fetch_add(1, Ordering::Relaxed);
             self.counters.skipped_events.add();
             return Decoded::Skipped;
@@ -165,13 +165,13 @@ mod tests {
         .into()
     }
 
-    fn decoder(typing: EventTyping, unknown: Unknown) -> EventDecoder<u64> {
+    fn decoder(typing: EventTyping, unknown: UnknownTypes) -> EventDecoder<u64> {
         EventDecoder::new(Codec::Json, typing, unknown, 8, Arc::default())
     }
 
     #[test]
     fn an_event_is_decoded_by_its_own_content_type() {
-        let decoder = decoder(EventTyping::Payload, Unknown::Skip);
+        let decoder = decoder(EventTyping::Payload, UnknownTypes::Skip);
         for (content_type, body) in [
             (None, &b"7"[..]),
             (Some("application/msgpack"), b"\x07"),
@@ -202,13 +202,13 @@ mod tests {
     fn other_types_are_skipped_and_counted_or_surfaced() {
         let typing = || EventTyping::Named("paid".into());
         let placed = || event(Some("placed"), Some("application/xml"), b"<placed/>");
-        let skipping = decoder(typing(), Unknown::Skip);
+        let skipping = decoder(typing(), UnknownTypes::Skip);
         assert!(matches!(skipping.decode(placed()), Decoded::Skipped));
         assert_eq!(
             (skipping.skipped(), skipping.counters.read().skipped_events),
             (1, 1)
         );
-        let surfacing = decoder(typing(), Unknown::Surface);
+        let surfacing = decoder(typing(), UnknownTypes::Surface);
         let decoded = surfacing.decode(placed());
         assert!(matches!(decoded, Decoded::Missed(Missed::UnknownType(_))));
         assert_eq!(surfacing.skipped(), 0);

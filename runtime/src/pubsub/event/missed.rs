@@ -1,17 +1,42 @@
 //! Reports of events that a subscription did not deliver.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
 use super::received::RawEvent;
+use crate::clock;
 use crate::error::Error;
 use crate::escape::Escaped;
-use crate::wire::value::Table;
+use crate::wire::value::{Table, Value};
 
 /// A report of events that a subscription did not deliver, or may not have. The subscription
 /// continues after it.
+///
+/// A stream has these reports among its items. A handler's subscription gives them to
+/// [`on_missed`](crate::Subscribe::on_missed).
+///
+/// ```no_run
+/// # async fn example(connection: lepus::Connection) -> Result<(), lepus::Error> {
+/// use lepus::{Missed, Topic};
+///
+/// let logs = Topic::<String>::new("logs");
+/// let mut lines = logs.subscribe(&connection).bind("#").stream().await?;
+/// while let Some(next) = lines.next().await {
+///     match next {
+///         Ok(event) => println!("{}: {}", event.key(), event.payload()),
+///         Err(Missed::Lagged { events }) => println!("{events} lines were dropped here"),
+///         Err(Missed::Gap(gap)) => println!("no line was received for {:?}", gap.away()),
+///         Err(Missed::Undecodable(event)) => {
+///             println!("{} of {:?}: {}", event.key(), event.app_id(), event.reason());
+///         }
+///         Err(missed) => println!("{missed}"),
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Missed {
@@ -34,7 +59,7 @@ pub enum Missed {
     #[error("an event does not decode: {}", Escaped(.0.reason()))]
     Undecodable(Undecodable),
     /// An event had a type that the subscription does not know, and such events are
-    /// [surfaced](super::Unknown::Surface).
+    /// [surfaced](super::UnknownTypes::Surface).
     #[error("an event of another type: {}", Escaped(.0.reason()))]
     UnknownType(Undecodable),
 }
@@ -63,7 +88,7 @@ impl Gap {
     }
 
     /// The error that ended the subscription. `None` if the broker cancelled it, for instance
-    /// because its queue was deleted.
+    /// because its queue was deleted, or if its exchange did not exist any more.
     #[must_use]
     pub fn reason(&self) -> Option<&Error> {
         self.reason.as_ref()
@@ -102,6 +127,12 @@ impl Undecodable {
         &self.event.info().routing_key
     }
 
+    /// The exchange it was published to, by its name on the broker.
+    #[must_use]
+    pub fn exchange(&self) -> &str {
+        &self.event.info().exchange
+    }
+
     /// The event's type, if it names one (AMQP's `type`).
     #[must_use]
     pub fn event_type(&self) -> Option<&str> {
@@ -118,6 +149,31 @@ impl Undecodable {
     #[must_use]
     pub fn headers(&self) -> &Table {
         &self.event.info().headers
+    }
+
+    /// One of the headers.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&Value> {
+        self.event.info().headers.get(name)
+    }
+
+    /// The time at which it was published, by its publisher's clock and to the second, if the
+    /// publisher set it (AMQP's `timestamp`).
+    #[must_use]
+    pub fn timestamp(&self) -> Option<SystemTime> {
+        clock::from_unix_seconds(self.event.info().timestamp?)
+    }
+
+    /// The identity of the event, if the publisher set one (AMQP's `message_id`).
+    #[must_use]
+    pub fn message_id(&self) -> Option<&str> {
+        self.event.info().message_id.as_deref()
+    }
+
+    /// The name of the program that published it, if that set one (AMQP's `app_id`).
+    #[must_use]
+    pub fn app_id(&self) -> Option<&str> {
+        self.event.info().app_id.as_deref()
     }
 }
 

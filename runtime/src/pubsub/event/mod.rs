@@ -7,7 +7,7 @@ mod missed;
 mod received;
 mod variant;
 
-pub use decoder::Unknown;
+pub use decoder::UnknownTypes;
 pub(super) use decoder::{Decoded, EventDecoder};
 pub(super) use event_type::{EncodedEvent, EventTyping};
 pub use missed::{Gap, Missed, Undecodable};

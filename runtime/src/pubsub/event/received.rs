@@ -13,10 +13,8 @@ use crate::wire::value::{Table, Value};
 
 /// An event as a subscriber receives it.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct Event<T> {
-    /// The decoded payload.
-    pub payload: T,
+    pub(super) payload: T,
     /// The context of the handler, with the metadata of the message.
     pub(in crate::pubsub) context: Context,
 }
@@ -24,6 +22,18 @@ pub struct Event<T> {
 impl<T> Event<T> {
     fn info(&self) -> &MessageInfo {
         self.context.message()
+    }
+
+    /// The payload.
+    #[must_use]
+    pub fn payload(&self) -> &T {
+        &self.payload
+    }
+
+    /// The payload, taken out.
+    #[must_use]
+    pub fn into_payload(self) -> T {
+        self.payload
     }
 
     /// The routing key it was published with.
@@ -86,7 +96,7 @@ impl<T> Event<T> {
 
     /// The name of the program that published it, if that set one (AMQP's `app_id`).
     #[must_use]
-    pub fn publisher(&self) -> Option<&str> {
+    pub fn app_id(&self) -> Option<&str> {
         self.info().app_id.as_deref()
     }
 

@@ -7,19 +7,20 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex as AsyncMutex;
 
-use super::super::binding::Kind;
+use super::super::binding::{IntoBinding, Kind};
 use crate::error::{Error, ErrorKind};
 use crate::link::{self, Connection, Namespace, Session};
 use crate::sync::lock;
 use crate::wire::name::Name;
-use crate::wire::topology::{Binding, Destination};
+use crate::wire::topology::{Binding, Destination, Topology};
 
 /// A handle to change the bindings of a subscription while it runs. Cheap to clone.
 ///
 /// Bindings belong to the subscription, not to a connection: they are declared again after a
-/// reconnect. On a shared or singleton subscription they are the bindings of the group's queue,
-/// which all members share: a binding that one member removes is declared again when another
-/// member that has it reconnects.
+/// reconnect. They are also declared again while no event arrives, every three heartbeats, because
+/// they are lost without a notice when the exchange is deleted. On a shared or singleton subscription
+/// they are the bindings of the group's queue, which all members share: a binding that one member
+/// removes is declared again by another member that has it, when that one reconnects or is idle.
 pub struct Bindings<K: Kind> {
     inner: Arc<Inner<K>>,
 }
@@ -64,9 +65,9 @@ impl<K: Kind> Bindings<K> {
     /// A change that has begun is completed even if the future is dropped.
     pub async fn bind<B>(&self, binding: B) -> Result<(), Error>
     where
-        B: TryInto<K::Binding, Error: Into<Error>>,
+        B: IntoBinding<K::Binding>,
     {
-        let binding = binding.try_into().map_err(Into::into)?;
+        let binding = binding.into_binding()?;
         K::to_amqp(&binding)?;
         self.change(Change::Add, binding).await
     }
@@ -82,9 +83,9 @@ impl<K: Kind> Bindings<K> {
     /// A change that has begun is completed even if the future is dropped.
     pub async fn unbind<B>(&self, binding: B) -> Result<(), Error>
     where
-        B: TryInto<K::Binding, Error: Into<Error>>,
+        B: IntoBinding<K::Binding>,
     {
-        let binding = binding.try_into().map_err(Into::into)?;
+        let binding = binding.into_binding()?;
         self.change(Change::Remove, binding).await
     }
 
@@ -122,6 +123,27 @@ impl<K: Kind> Bindings<K> {
             name: queue.clone(),
         });
         Ok(())
+    }
+
+    /// Declares the bindings again, after these of the exchange itself. The broker ignores those that
+    /// exist, so this restores the ones that were lost with the exchange.
+    pub(super) async fn restore(&self, of_exchange: Vec<Binding>) -> Result<(), Error> {
+        let queue = self.inner.queue.lock().await;
+        let Some(bound) = queue.as_ref().filter(|bound| bound.session.is_up()) else {
+            return Ok(());
+        };
+        let mut bindings = of_exchange;
+        for binding in self.list() {
+            bindings.push(self.inner.to_amqp(&bound.name, &binding)?);
+        }
+        if bindings.is_empty() {
+            return Ok(());
+        }
+        let topology = Topology {
+            bindings,
+            ..Topology::default()
+        };
+        link::declare(&bound.session, &topology, &self.inner.namespace).await
     }
 
     /// Runs in a task of its own: if the caller dropped it half-way, the broker and the recorded

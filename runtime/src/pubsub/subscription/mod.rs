@@ -7,10 +7,11 @@ mod buffer;
 mod group;
 mod mode;
 mod setup;
+mod stream;
 mod subscribe;
 
 pub use bindings::Bindings;
-pub use broadcast::Subscription;
-pub use group::{GroupSubscription, Held};
+pub use group::GroupEvent;
 pub use mode::{Broadcast, Group, Overflow};
+pub use stream::{GroupSubscription, Mode, Subscription};
 pub use subscribe::Subscribe;

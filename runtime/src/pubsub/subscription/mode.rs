@@ -16,7 +16,7 @@ const DEFAULT_BUFFER: usize = 1024;
 pub struct Broadcast {
     pub(super) buffer: usize,
     pub(super) overflow: Overflow,
-    pub(super) max_length: Option<u32>,
+    pub(super) drop_oldest_over: Option<u32>,
 }
 
 impl Default for Broadcast {
@@ -24,7 +24,7 @@ impl Default for Broadcast {
         Self {
             buffer: DEFAULT_BUFFER,
             overflow: Overflow::default(),
-            max_length: None,
+            drop_oldest_over: None,
         }
     }
 }
@@ -39,7 +39,7 @@ pub enum Overflow {
     #[default]
     DropOldest,
     /// The broker keeps the further events in the subscription's queue, and so in its memory, up
-    /// to [`max_length`](super::Subscribe::max_length).
+    /// to [`drop_oldest_over`](super::Subscribe::drop_oldest_over).
     Hold,
 }
 

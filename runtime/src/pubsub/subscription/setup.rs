@@ -10,7 +10,7 @@ use super::super::binding::Kind;
 use super::super::event::{Gap, Missed};
 use super::bindings::Bindings;
 use crate::error::Error;
-use crate::link::{self, ConsumeMode, ConsumerEnd, Namespace, Session};
+use crate::link::{self, ConsumeMode, ConsumerEnd, IdleCheck, Namespace, Session};
 use crate::queue;
 use crate::random;
 use crate::service::BoxFuture;
@@ -31,9 +31,27 @@ pub(super) type MissedSink = Arc<dyn Fn(Missed) + Send + Sync>;
 pub(super) enum QueueSource {
     /// An exclusive queue of its own, under a new name on every connection: the broker may not
     /// have noticed yet that the connection of the old queue is gone.
-    Exclusive { max_length: Option<u32> },
+    Exclusive { drop_oldest_over: Option<u32> },
     /// The durable queue of a group, which keeps events while no member is connected.
     Group(queue::QueueSpec),
+}
+
+impl QueueSource {
+    /// Checks the names and options of the queue.
+    pub(super) fn check(&self, namespace: &Namespace) -> Result<(), Error> {
+        match self {
+            Self::Exclusive { .. } => Ok(()),
+            Self::Group(spec) => spec.check(namespace),
+        }
+    }
+
+    /// The queue's name in logs. That of an exclusive queue is another one on each connection.
+    pub(super) fn log_name(&self, exchange: &str) -> String {
+        match self {
+            Self::Exclusive { .. } => exclusive_queue_name(exchange, "*"),
+            Self::Group(spec) => spec.name.clone(),
+        }
+    }
 }
 
 /// A time in which a subscription receives nothing.
@@ -160,8 +178,8 @@ async fn prepare<K: Kind>(
 impl<K: Kind> Setup for SubscriptionSetup<K> {
     fn prepare(&self, session: Arc<Session>) -> BoxFuture<Result<String, Error>> {
         let queue = match &self.queue {
-            QueueSource::Exclusive { max_length } => {
-                exclusive_queue(&self.exchange_name, *max_length).map(|queue| (queue, vec![]))
+            QueueSource::Exclusive { drop_oldest_over } => {
+                exclusive_queue(&self.exchange_name, *drop_oldest_over).map(|queue| (queue, vec![]))
             }
             QueueSource::Group(spec) => spec.dead().and_then(|dead| Ok((spec.main()?, vec![dead]))),
         };
@@ -184,6 +202,17 @@ impl<K: Kind> Setup for SubscriptionSetup<K> {
                 prefetch: *prefetch,
             },
         }
+    }
+
+    /// RabbitMQ does not tell subscribers that their exchange is deleted, which takes the bindings away.
+    /// If the exchange was declared again by others, this restores them. If it does not exist, this
+    /// fails with 404, and the subscription is set up again.
+    fn idle_check(&self) -> Option<IdleCheck> {
+        let (bindings, of_exchange) = (self.bindings.clone(), self.exchange.bindings.clone());
+        Some(Arc::new(move || {
+            let (bindings, of_exchange) = (bindings.clone(), of_exchange.clone());
+            Box::pin(async move { bindings.restore(of_exchange).await })
+        }))
     }
 
     fn started(&self) {
@@ -221,18 +250,18 @@ impl<K: Kind> Setup for SubscriptionSetup<K> {
 }
 
 /// The name of a subscription's exclusive queue.
-pub(super) fn exclusive_queue_name(exchange: &str, suffix: &str) -> String {
+fn exclusive_queue_name(exchange: &str, suffix: &str) -> String {
     // A name is limited to 255 bytes, and the namespace is a prefix of it.
     let exchange: String = exchange.chars().take(40).collect();
     format!("lepus.events.{exchange}.{suffix}")
 }
 
-fn exclusive_queue(exchange: &str, max_length: Option<u32>) -> Result<Queue, Error> {
+fn exclusive_queue(exchange: &str, drop_oldest_over: Option<u32>) -> Result<Queue, Error> {
     let name = exclusive_queue_name(exchange, &random::identity());
     let mut queue = Queue::exclusive(Name::parse(name)?);
     // The broker deletes it with its consumer, and does not wait for the end of the connection.
     queue.auto_delete = true;
-    Ok(match max_length {
+    Ok(match drop_oldest_over {
         None => queue,
         Some(events) => queue.drop_oldest(events),
     })

@@ -67,7 +67,7 @@ pub async fn client(task: &Task, confirmed: bool) -> Operation {
 async fn with_lepus(task: &Task, confirmed: bool) -> Operation {
     let connection = ours::connect(task).await;
     let exchange = Fanout::<Vec<u8>>::bytes(EXCHANGE);
-    let subscription = exchange.subscribe(&connection).start().await;
+    let subscription = exchange.subscribe(&connection).stream().await;
     let mut subscription = subscription.expect("a subscription");
     let mut publisher = exchange.publisher(&connection);
     if !confirmed {
@@ -77,7 +77,7 @@ async fn with_lepus(task: &Task, confirmed: bool) -> Operation {
     let table = arrivals.clone();
     tokio::spawn(async move {
         while let Some(event) = subscription.next().await {
-            table.arrived(&event.expect("no gap").payload);
+            table.arrived(event.expect("no gap").payload());
         }
     });
     let size = task.case.payload;

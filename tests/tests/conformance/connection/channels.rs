@@ -262,7 +262,7 @@ async fn a_busy_subscriber_keeps_no_more_than_its_buffer(env: Env) {
     let news = Fanout::<String>::new("news");
     let mut events = news.subscribe(&connection);
     events = events.buffer(BUFFER as usize);
-    let mut events = events.start().await.unwrap();
+    let mut events = events.stream().await.unwrap();
     let (builder, other) = (env.builder(), news.clone());
     let publishing = std::thread::spawn(move || {
         let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -288,7 +288,7 @@ async fn a_busy_subscriber_keeps_no_more_than_its_buffer(env: Env) {
                 break event;
             }
         };
-        assert_eq!(event.payload, n.to_string());
+        assert_eq!(*event.payload(), n.to_string());
     }
     Raw::open(&env.uri)
         .await

@@ -190,7 +190,7 @@ async fn servers_and_workers_start_or_say_why_not(env: Env) {
 
     let subscribing = connection.clone();
     let worked = without_tokio(move || async move {
-        let subscription = topic().subscribe(&subscribing).bind("#").start().await?;
+        let subscription = topic().subscribe(&subscribing).bind("#").stream().await?;
         subscription.close().await
     });
     fine("subscribing", worked.await);

@@ -261,7 +261,7 @@ async fn python_publishes_and_lepus_hears(env: Env) {
     let mut lines = logs
         .subscribe(&connection)
         .bind("kern.*")
-        .start()
+        .stream()
         .await
         .expect("a stream");
     let exchange = env.name("logs");
@@ -274,7 +274,7 @@ async fn python_publishes_and_lepus_hears(env: Env) {
             (line.key(), line.event_type()),
             ("kern.disk", Some("LogLine"))
         );
-        assert_eq!(line.payload.text, "the disk is full");
+        assert_eq!(line.payload().text, "the disk is full");
     }
     Raw::open(&env.uri).await.delete_exchange(&exchange).await;
 }

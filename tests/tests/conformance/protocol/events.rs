@@ -63,13 +63,13 @@ async fn golden_events_are_heard(env: Env) {
     let heard = placed()
         .subscribe(&fixture.connection)
         .bind("order.placed")
-        .start();
+        .stream();
     let mut heard = heard.await.expect("a subscription");
     fixture.publish("event").await;
     let event = heard.next().await.expect("it goes on").expect("an event");
-    assert_eq!(event.payload, Placed { id: 7 });
+    assert_eq!(event.payload(), &Placed { id: 7 });
     assert_eq!(
-        (event.key(), event.publisher()),
+        (event.key(), event.app_id()),
         ("order.placed", Some("peer"))
     );
     assert!(event.timestamp().is_some() && event.headers().is_empty());
@@ -78,7 +78,7 @@ async fn golden_events_are_heard(env: Env) {
     let heard = typed()
         .subscribe(&fixture.connection)
         .bind("order.paid")
-        .start();
+        .stream();
     let mut heard = heard.await.expect("a subscription");
     // Of no type, which is passed over.
     let mut other = Message::golden("event.typed");
@@ -86,7 +86,7 @@ async fn golden_events_are_heard(env: Env) {
     fixture.publish_message(&other).await;
     fixture.publish("event.typed").await;
     let event = heard.next().await.expect("it goes on").expect("an event");
-    assert_eq!(event.payload, PAID);
+    assert_eq!(*event.payload(), PAID);
     assert_eq!(
         event.header("tenant").and_then(|value| value.as_str()),
         Some("hare")
@@ -104,7 +104,7 @@ async fn a_groups_queue_and_retry_are_golden(env: Env) {
     let fail = async |_: Event<Placed>| Err::<(), JobError>(retry("the ledger is closed"));
     let group = placed().subscribe(&fixture.connection).bind("order.*");
     let group = group.singleton("audit").retry(slowly);
-    let running = group.start_each(1, fail).await.expect("it listens");
+    let running = group.start(fail).await.expect("it listens");
     fixture.assert_declared(&env, "orders.audit").await;
     fixture.publish("event").await;
     let waiting = fixture.name("orders.audit.retry.30000");

@@ -1,9 +1,9 @@
 //! Exchanges of every kind, their bindings and their publishers.
 
-use super::{event, passing};
+use super::{event, passing, within};
 use lepus::{
     ByPattern, Codec, Connection, Direct, Fanout, Headers, Kind, Match, Pattern, RoutingKey,
-    Subscription, Topic, Value,
+    Subscription, Table, Topic, Value,
 };
 use lepus_tests::proxy::Way;
 use lepus_tests::raw::Raw;
@@ -26,6 +26,7 @@ conformance!(
     exchanges_are_bound_to_exchanges,
     unconfirmed_events_arrive,
     more_publishes_than_places_all_end,
+    many_events_are_published_at_once,
     an_exchange_that_was_deleted_is_declared_again,
 );
 
@@ -33,7 +34,7 @@ conformance!(
 async fn up_to<K: Kind>(events: &mut Subscription<K, String>, last: &str) -> Vec<String> {
     let mut seen = Vec::new();
     loop {
-        let payload = event(events).await.payload;
+        let payload = event(events).await.into_payload();
         if payload == last {
             return seen;
         }
@@ -44,16 +45,19 @@ async fn up_to<K: Kind>(events: &mut Subscription<K, String>, last: &str) -> Vec
 async fn a_fanout_reaches_everyone(env: Env) {
     let connection = env.connect().await;
     let logs: Fanout<String> = passing("logs");
-    let mut one = logs.subscribe(&connection).start().await.unwrap();
-    let mut two = logs.subscribe(&connection).start().await.unwrap();
+    let mut one = logs.subscribe(&connection).stream().await.unwrap();
+    let mut two = logs.subscribe(&connection).stream().await.unwrap();
     let publisher = logs.publisher(&connection);
     publisher.publish("first").await.unwrap();
     publisher.publish("second").key("a.key").await.unwrap();
     for events in [&mut one, &mut two] {
         let first = event(events).await;
-        assert_eq!((first.payload.as_str(), first.key()), ("first", ""));
+        assert_eq!((first.payload().as_str(), first.key()), ("first", ""));
         let second = event(events).await;
-        assert_eq!((second.payload.as_str(), second.key()), ("second", "a.key"));
+        assert_eq!(
+            (second.payload().as_str(), second.key()),
+            ("second", "a.key")
+        );
     }
 }
 
@@ -65,7 +69,7 @@ async fn a_direct_exchange_goes_by_the_key(env: Env) {
         .bind("error")
         .bind("warning")
         .bind("end")
-        .start()
+        .stream()
         .await
         .unwrap();
     let publisher = logs.publisher(&connection);
@@ -104,7 +108,7 @@ async fn a_topic_routes_as_the_pattern_says(env: Env) {
         let subscribe = topic.subscribe(&connection).bind(pattern).bind("the end");
         subscriptions.push((
             Pattern::parse(pattern).unwrap(),
-            subscribe.start().await.unwrap(),
+            subscribe.stream().await.unwrap(),
         ));
     }
     let publisher = topic.publisher(&connection).mandatory();
@@ -168,7 +172,7 @@ async fn headers_match_all_or_any(env: Env) {
         logs.subscribe(&connection)
             .bind(conditions)
             .bind(end)
-            .start()
+            .stream()
     };
     let all = Match::all().header("format", "pdf").header("pages", 3);
     let mut all = subscribe(all).await.unwrap();
@@ -220,7 +224,7 @@ async fn an_event_carries_its_facts(env: Env) {
     let mut events = topic
         .subscribe(&connection)
         .bind("#")
-        .start()
+        .stream()
         .await
         .unwrap();
     let before = SystemTime::now();
@@ -231,14 +235,14 @@ async fn an_event_carries_its_facts(env: Env) {
         .await
         .unwrap();
     let event = event(&mut events).await;
-    assert_eq!(event.payload, 7);
+    assert_eq!(*event.payload(), 7);
     assert_eq!(event.key(), "a.number");
     assert_eq!(event.exchange(), env.name("facts"));
     assert_eq!(event.event_type(), Some("number"));
     assert_eq!(event.header("tenant"), Some(&Value::from("hare")));
     assert_eq!(event.headers().len(), 1);
     assert_eq!(event.message_id(), Some("m-1"));
-    assert_eq!(event.publisher(), Some("teller"));
+    assert_eq!(event.app_id(), Some("teller"));
     assert_eq!((event.redelivered(), event.attempt()), (false, 1));
     let seen = event.timestamp().expect("a timestamp");
     // It is told in whole seconds.
@@ -279,17 +283,17 @@ async fn peers_see_plain_amqp(env: Env) {
     let mut events = topic
         .subscribe(&connection)
         .bind("kern.*")
-        .start()
+        .stream()
         .await
         .unwrap();
     raw.publish(&env.name("plain"), "kern.critical", b"from elsewhere")
         .await;
     let event = event(&mut events).await;
     assert_eq!(
-        (event.payload.as_str(), event.key()),
+        (event.payload().as_str(), event.key()),
         ("from elsewhere", "kern.critical")
     );
-    assert_eq!((event.timestamp(), event.publisher()), (None, None));
+    assert_eq!((event.timestamp(), event.app_id()), (None, None));
     raw.delete(&queue).await;
 }
 
@@ -310,14 +314,14 @@ async fn mistakes_are_told_before_anything_happens(env: Env) {
     let error = topic
         .subscribe(&connection)
         .bind("kern.crit*")
-        .start()
+        .stream()
         .await
         .unwrap_err();
     assert!(
         error.is_invalid() && error.to_string().contains("`crit*`"),
         "{error}"
     );
-    let error = topic.subscribe(&connection).start().await.unwrap_err();
+    let error = topic.subscribe(&connection).stream().await.unwrap_err();
     assert!(
         error.is_invalid() && error.to_string().contains("without a binding"),
         "{error}"
@@ -325,12 +329,12 @@ async fn mistakes_are_told_before_anything_happens(env: Env) {
     let nothing = Headers::<String>::new("headers")
         .subscribe(&connection)
         .bind(Match::any());
-    assert!(nothing.start().await.unwrap_err().is_invalid());
+    assert!(nothing.stream().await.unwrap_err().is_invalid());
     let nameless = topic
         .subscribe(&connection)
         .bind("#")
         .shared("")
-        .start()
+        .stream()
         .await;
     assert!(nameless.unwrap_err().is_invalid());
     let nameless = Fanout::<String>::new("")
@@ -356,7 +360,7 @@ async fn mistakes_are_told_before_anything_happens(env: Env) {
 async fn a_mismatch_names_exchange_argument_and_both_values(env: Env) {
     let connection = env.connect().await;
     let there = Fanout::<String>::new("logs").transient().auto_delete();
-    let _there = there.subscribe(&connection).start().await.unwrap();
+    let _there = there.subscribe(&connection).stream().await.unwrap();
 
     let durable = Fanout::<String>::new("logs").auto_delete();
     let error = durable
@@ -377,7 +381,7 @@ async fn a_mismatch_names_exchange_argument_and_both_values(env: Env) {
     let error = topic
         .subscribe(&connection)
         .bind("#")
-        .start()
+        .stream()
         .await
         .unwrap_err();
     assert!(error.is_mismatch(), "{error:?}");
@@ -402,13 +406,13 @@ async fn a_passive_exchange_has_to_be_there(env: Env) {
     let _there = there
         .subscribe(&connection)
         .bind("#")
-        .start()
+        .stream()
         .await
         .unwrap();
     let mut events = passive
         .subscribe(&connection)
         .bind("a")
-        .start()
+        .stream()
         .await
         .unwrap();
     passive
@@ -416,7 +420,7 @@ async fn a_passive_exchange_has_to_be_there(env: Env) {
         .publish("a", "x")
         .await
         .unwrap();
-    assert_eq!(event(&mut events).await.payload, "x");
+    assert_eq!(event(&mut events).await.into_payload(), "x");
 }
 
 async fn nobody_listened_is_an_answer(env: Env) {
@@ -425,7 +429,7 @@ async fn nobody_listened_is_an_answer(env: Env) {
     let mut events = topic
         .subscribe(&connection)
         .bind("heard")
-        .start()
+        .stream()
         .await
         .unwrap();
     let publisher = topic.publisher(&connection);
@@ -458,15 +462,15 @@ async fn what_nobody_takes_goes_to_the_alternate(env: Env) {
     let _heard = topic
         .subscribe(&connection)
         .bind("heard")
-        .start()
+        .stream()
         .await
         .unwrap();
-    let mut unheard = lost.subscribe(&connection).start().await.unwrap();
+    let mut unheard = lost.subscribe(&connection).stream().await.unwrap();
     let publisher = topic.publisher(&connection).mandatory();
     publisher.publish("heard", "one").await.unwrap();
     publisher.publish("unheard", "two").await.unwrap();
     let event = event(&mut unheard).await;
-    assert_eq!((event.payload.as_str(), event.key()), ("two", "unheard"));
+    assert_eq!((event.payload().as_str(), event.key()), ("two", "unheard"));
 }
 
 async fn exchanges_are_bound_to_exchanges(env: Env) {
@@ -474,19 +478,19 @@ async fn exchanges_are_bound_to_exchanges(env: Env) {
     let all: Topic<String> = passing("all");
     let kernel: Fanout<String> = passing("kernel").internal().bound_to(&all, "kern.#");
     let urgent: Direct<String> = passing("urgent").bound_to(&kernel, ());
-    let mut kernels = kernel.subscribe(&connection).start().await.unwrap();
+    let mut kernels = kernel.subscribe(&connection).stream().await.unwrap();
     let mut criticals = urgent
         .subscribe(&connection)
         .bind("kern.critical")
-        .start()
+        .stream()
         .await
         .unwrap();
     let publisher = all.publisher(&connection);
     for key in ["kern.info", "mail.critical", "kern.critical"] {
         publisher.publish(key, key).await.unwrap();
     }
-    assert_eq!(event(&mut kernels).await.payload, "kern.info");
-    assert_eq!(event(&mut kernels).await.payload, "kern.critical");
+    assert_eq!(event(&mut kernels).await.into_payload(), "kern.info");
+    assert_eq!(event(&mut kernels).await.into_payload(), "kern.critical");
     assert_eq!(event(&mut criticals).await.key(), "kern.critical");
 }
 
@@ -494,13 +498,13 @@ async fn unconfirmed_events_arrive(env: Env) {
     let connection = env.connect().await;
     let fanout: Fanout<u32> = passing("fast");
     let subscribe = fanout.subscribe(&connection).buffer(5000);
-    let mut events = subscribe.start().await.unwrap();
+    let mut events = subscribe.stream().await.unwrap();
     let publisher = fanout.publisher(&connection).unconfirmed();
     for n in 0..2000 {
         publisher.publish(&n).await.unwrap();
     }
     for n in 0..2000 {
-        assert_eq!(event(&mut events).await.payload, n);
+        assert_eq!(event(&mut events).await.into_payload(), n);
     }
 }
 
@@ -510,7 +514,7 @@ async fn more_publishes_than_places_all_end(env: Env) {
     let mut events = fanout
         .subscribe(&connection)
         .buffer(5000)
-        .start()
+        .stream()
         .await
         .unwrap();
     for publisher in [
@@ -524,7 +528,7 @@ async fn more_publishes_than_places_all_end(env: Env) {
     }
     let mut seen = Vec::new();
     for _ in 0..1000 {
-        seen.push(event(&mut events).await.payload);
+        seen.push(event(&mut events).await.into_payload());
     }
     seen.sort_unstable();
     assert_eq!(seen, (0..1000).map(|n| n / 2).collect::<Vec<u32>>());
@@ -536,14 +540,67 @@ async fn more_publishes_than_places_all_end(env: Env) {
     proxy.stall(Way::Down);
     let limit = Duration::from_millis(400);
     let holder = tokio::spawn(publisher.publish(&1).timeout(3 * limit).into_future());
-    while event(&mut events).await.payload != 1 {}
+    while event(&mut events).await.into_payload() != 1 {}
     let error = publisher.publish(&2).timeout(limit).await.unwrap_err();
     assert!(error.is_timeout() && !error.may_have_executed(), "{error}");
     let error = holder.await.unwrap().unwrap_err();
     assert!(error.is_timeout() && error.may_have_executed(), "{error}");
     proxy.resume();
     publisher.publish(&3).await.unwrap();
-    assert_eq!(event(&mut events).await.payload, 3);
+    assert_eq!(event(&mut events).await.into_payload(), 3);
+}
+
+/// One result for each, and an event that cannot be published is no matter to the others.
+async fn many_events_are_published_at_once(env: Env) {
+    let connection = env.connect().await;
+    let topic: Topic<u32> = passing("many");
+    let mut events = topic
+        .subscribe(&connection)
+        .bind("a")
+        .buffer(3000)
+        .stream()
+        .await
+        .unwrap();
+    let publisher = topic.publisher(&connection).mandatory().max_in_flight(50);
+    let numbers: Vec<u32> = (0..2000).collect();
+    let keyed = numbers.iter().map(|n| match n {
+        7 => ("..", n),
+        8 => ("unheard", n),
+        _ => ("a", n),
+    });
+    let results = within("all", publisher.publish_all(keyed)).await;
+    assert_eq!(results.len(), numbers.len());
+    for (n, result) in results.iter().enumerate() {
+        match (n, result) {
+            (7, Err(error)) => assert!(error.is_invalid(), "{error}"),
+            (8, Err(error)) => assert!(error.is_unroutable(), "{error}"),
+            (n, result) => assert!(result.is_ok() && n != 7 && n != 8, "{n}: {result:?}"),
+        }
+    }
+    for n in numbers.iter().filter(|n| **n != 7 && **n != 8) {
+        assert_eq!(event(&mut events).await.payload(), n);
+    }
+
+    let fanout: Fanout<String> = passing("many-all");
+    let mut events = fanout.subscribe(&connection).stream().await.unwrap();
+    let results = fanout.publisher(&connection).publish_all(["x", "y"]).await;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    assert_eq!(event(&mut events).await.payload(), "x");
+    assert_eq!(event(&mut events).await.payload(), "y");
+
+    let headers: Headers<String> = passing("many-headers");
+    let pdf = Match::all().header("format", "pdf");
+    let mut events = headers
+        .subscribe(&connection)
+        .bind(&pdf)
+        .stream()
+        .await
+        .unwrap();
+    let with = |format: &str| Table::from([("format".to_owned(), Value::from(format))]);
+    let both = [(with("txt"), "x"), (with("pdf"), "y")];
+    let results = headers.publisher(&connection).publish_all(both).await;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    assert_eq!(event(&mut events).await.payload(), "y");
 }
 
 async fn an_exchange_that_was_deleted_is_declared_again(env: Env) {
@@ -552,9 +609,9 @@ async fn an_exchange_that_was_deleted_is_declared_again(env: Env) {
     let publisher = fanout.publisher(&connection);
     let quick = publisher.clone().unconfirmed();
     for round in ["first", "second", "third"] {
-        let mut events = fanout.subscribe(&connection).start().await.unwrap();
+        let mut events = fanout.subscribe(&connection).stream().await.unwrap();
         publisher.publish(round).await.unwrap();
-        assert_eq!(event(&mut events).await.payload, round);
+        assert_eq!(event(&mut events).await.into_payload(), round);
         // Unsubscribed, the exchange goes, and with it the publisher's channels die.
         events.close().await.unwrap();
         let raw = Raw::open(&env.uri).await;
@@ -576,8 +633,8 @@ async fn an_exchange_that_was_deleted_is_declared_again(env: Env) {
         .await;
         publisher.publish("to nobody").await.unwrap();
         quick.publish("to nobody").await.unwrap();
-        let mut events = fanout.subscribe(&connection).start().await.unwrap();
+        let mut events = fanout.subscribe(&connection).stream().await.unwrap();
         publisher.publish("end").await.unwrap();
-        assert_eq!(event(&mut events).await.payload, "end");
+        assert_eq!(event(&mut events).await.into_payload(), "end");
     }
 }

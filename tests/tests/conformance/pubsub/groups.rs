@@ -4,10 +4,12 @@ use super::{clear, within};
 use lapin::BasicProperties;
 use lapin::types::AMQPValue;
 use lepus::{
-    Codec, Connection, Event, GroupSubscription, Held, Kind, Missed, RetryPolicy, Topic, Value,
+    Codec, Connection, Event, GroupEvent, GroupSubscription, Kind, Missed, RetryPolicy, Topic,
+    Value,
 };
 use lepus_tests::raw::{Raw, table};
 use lepus_tests::{Env, conformance, eventually};
+use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ conformance!(
     members_share_the_events,
     a_failed_event_is_tried_again_as_it_came,
     a_held_event_that_is_dropped_is_tried_again,
+    a_requeued_event_comes_again_and_is_an_attempt,
     what_cannot_be_helped_ends_in_the_dead_letters,
     events_come_in_order_and_untouched_ones_go_back,
     a_full_group_refuses_its_publisher,
@@ -26,7 +29,9 @@ conformance!(
     a_singleton_takes_over,
 );
 
-async fn held<K: Kind, T: Debug>(member: &mut GroupSubscription<K, T>) -> Held<T> {
+async fn held<K: Kind, T: DeserializeOwned + Debug>(
+    member: &mut GroupSubscription<K, T>,
+) -> GroupEvent<T> {
     let next = within("an event", member.next()).await;
     next.expect("the stream goes on").expect("an event")
 }
@@ -49,15 +54,18 @@ async fn a_group_keeps_events_while_it_is_away(env: Env) {
             .shared("audit")
             .retry(quick_retry(3))
     };
-    member().start().await.unwrap().close().await.unwrap();
+    member().stream().await.unwrap().close().await.unwrap();
     let publisher = topic.publisher(&connection).mandatory().persistent();
     for n in 0..5 {
         publisher.publish("a.key", &n).await.unwrap();
     }
-    let mut events = member().prefetch(3).start().await.unwrap();
+    let mut events = member().prefetch(3).stream().await.unwrap();
     for n in 0..5 {
         let held = held(&mut events).await;
-        assert_eq!((held.payload, held.key(), held.attempt()), (n, "a.key", 1));
+        assert_eq!(
+            (*held.payload(), held.key(), held.attempt()),
+            (n, "a.key", 1)
+        );
         assert_eq!(held.exchange(), env.name("kept"));
         held.ack();
     }
@@ -79,15 +87,15 @@ async fn members_share_the_events(env: Env) {
             .classic()
     };
     let (mut one, mut two) = (
-        member().start().await.unwrap(),
-        member().start().await.unwrap(),
+        member().stream().await.unwrap(),
+        member().stream().await.unwrap(),
     );
     let mut others = topic
         .subscribe(&connection)
         .bind("#")
         .shared("watch")
         .classic()
-        .start()
+        .stream()
         .await
         .unwrap();
     let publisher = topic.publisher(&connection);
@@ -96,16 +104,16 @@ async fn members_share_the_events(env: Env) {
     }
     // One each at a time: a member that holds its event gets no other.
     let busy = held(&mut one).await;
-    let mut seen = vec![busy.payload];
+    let mut seen = vec![*busy.payload()];
     for _ in 0..19 {
-        seen.push(held(&mut two).await.ack().payload);
+        seen.push(held(&mut two).await.ack().into_payload());
     }
     busy.ack();
     seen.sort_unstable();
     assert_eq!(seen, (0..20).collect::<Vec<u32>>());
     // And another group hears all of them too.
     for n in 0..20 {
-        assert_eq!(held(&mut others).await.ack().payload, n);
+        assert_eq!(held(&mut others).await.ack().into_payload(), n);
     }
     for member in [one, two, others] {
         member.close().await.unwrap();
@@ -128,7 +136,7 @@ async fn a_failed_event_is_tried_again_as_it_came(env: Env) {
             subscribe = subscribe.classic();
         }
         let dead = subscribe.dead_letters();
-        let mut events = subscribe.start().await.unwrap();
+        let mut events = subscribe.stream().await.unwrap();
         let publish = topic.publisher(&connection).publish("a.b", "note");
         publish
             .header("tenant", "hare")
@@ -137,7 +145,7 @@ async fn a_failed_event_is_tried_again_as_it_came(env: Env) {
             .unwrap();
         for attempt in 1..=3 {
             let held = held(&mut events).await;
-            assert_eq!((held.attempt(), held.payload.as_str()), (attempt, "note"));
+            assert_eq!((held.attempt(), held.payload().as_str()), (attempt, "note"));
             assert_eq!(
                 (held.key(), held.exchange()),
                 ("a.b", env.name("retried").as_str())
@@ -202,7 +210,7 @@ async fn a_group_is_not_fooled_by_a_senders_headers(env: Env) {
             subscribe = subscribe.classic();
         }
         let dead = subscribe.dead_letters();
-        let mut events = subscribe.start().await.unwrap();
+        let mut events = subscribe.stream().await.unwrap();
         let properties = BasicProperties::default()
             .with_content_type("text/plain".into())
             .with_headers(headers.clone());
@@ -242,7 +250,7 @@ async fn a_held_event_that_is_dropped_is_tried_again(env: Env) {
         .bind("#")
         .shared("group")
         .classic();
-    let mut events = subscribe.retry(quick_retry(3)).start().await.unwrap();
+    let mut events = subscribe.retry(quick_retry(3)).stream().await.unwrap();
     topic
         .publisher(&connection)
         .publish("a", "event")
@@ -256,6 +264,34 @@ async fn a_held_event_that_is_dropped_is_tried_again(env: Env) {
     clear(&env, "dropped", &["group"]).await;
 }
 
+async fn a_requeued_event_comes_again_and_is_an_attempt(env: Env) {
+    let connection = env.connect().await;
+    let topic = Topic::<String>::new("requeued").transient();
+    let subscribe = topic
+        .subscribe(&connection)
+        .bind("#")
+        .shared("group")
+        .classic();
+    let dead = subscribe.dead_letters();
+    let mut events = subscribe.retry(quick_retry(2)).stream().await.unwrap();
+    let publisher = topic.publisher(&connection);
+    publisher.publish("a", "event").await.unwrap();
+    let first = held(&mut events).await;
+    assert!(!first.redelivered());
+    assert_eq!(first.requeue().into_payload(), "event");
+    let again = held(&mut events).await;
+    assert_eq!((again.attempt(), again.payload().as_str()), (2, "event"));
+    again.requeue();
+    eventually("its attempts are spent", || async {
+        dead.count().await.is_ok_and(|count| count == 1)
+    })
+    .await;
+    let letters = dead.list(1).await.unwrap();
+    assert_eq!(letters[0].reason(), "abandoned");
+    events.close().await.unwrap();
+    clear(&env, "requeued", &["group"]).await;
+}
+
 async fn what_cannot_be_helped_ends_in_the_dead_letters(env: Env) {
     let connection = env.connect().await;
     let topic = Topic::<u32>::new("hopeless").transient().codec(Codec::Json);
@@ -265,7 +301,7 @@ async fn what_cannot_be_helped_ends_in_the_dead_letters(env: Env) {
         .shared("group")
         .classic();
     let dead = subscribe.dead_letters();
-    let mut events = subscribe.start().await.unwrap();
+    let mut events = subscribe.stream().await.unwrap();
     let raw = Raw::open(&env.uri).await;
     raw.publish(&env.name("hopeless"), "bad", b"seven").await;
     let publisher = topic.publisher(&connection);
@@ -307,25 +343,25 @@ async fn events_come_in_order_and_untouched_ones_go_back(env: Env) {
             .shared("group")
             .classic()
     };
-    let mut events = member().prefetch(50).start().await.unwrap();
+    let mut events = member().prefetch(50).stream().await.unwrap();
     let publisher = topic.publisher(&connection);
     for n in 0..200 {
         publisher.publish("a", &n).await.unwrap();
     }
     for n in 0..100 {
-        assert_eq!(held(&mut events).await.ack().payload, n);
+        assert_eq!(held(&mut events).await.ack().into_payload(), n);
     }
     // One in hand, others waiting here: they go back, and it is waited for.
     let last = held(&mut events).await;
     let closing = tokio::spawn(events.close());
-    assert_eq!(last.ack().payload, 100);
+    assert_eq!(last.ack().into_payload(), 100);
     within("closed", closing).await.unwrap().unwrap();
     let raw = Raw::open(&env.uri).await;
     raw.until_messages(&env.name("ordered.group"), 99).await;
-    let mut events = member().prefetch(50).start().await.unwrap();
+    let mut events = member().prefetch(50).stream().await.unwrap();
     let mut seen = Vec::new();
     for _ in 101..200 {
-        seen.push(held(&mut events).await.ack().payload);
+        seen.push(held(&mut events).await.ack().into_payload());
     }
     seen.sort_unstable();
     assert_eq!(seen, (101..200).collect::<Vec<u32>>());
@@ -343,7 +379,7 @@ async fn a_full_group_refuses_its_publisher(env: Env) {
         .classic();
     subscribe
         .max_length(3)
-        .start()
+        .stream()
         .await
         .unwrap()
         .close()
@@ -367,7 +403,7 @@ async fn a_cut_member_gets_its_events_again(env: Env) {
         .bind("#")
         .shared("group")
         .retry(quick_retry(5));
-    let mut events = subscribe.prefetch(2).start().await.unwrap();
+    let mut events = subscribe.prefetch(2).stream().await.unwrap();
     let publisher = topic.publisher(&near);
     for n in 0..3 {
         publisher.publish("a", &n).await.unwrap();
@@ -381,7 +417,7 @@ async fn a_cut_member_gets_its_events_again(env: Env) {
     proxy.up().await;
     let mut seen = Vec::new();
     for _ in 0..4 {
-        seen.push(held(&mut events).await.ack().payload);
+        seen.push(held(&mut events).await.ack().into_payload());
     }
     seen.sort_unstable();
     assert_eq!(seen, [0, 1, 2, 3], "each once, and no gap");
@@ -399,7 +435,7 @@ async fn a_deleted_group_queue_is_a_gap(env: Env) {
         .bind("a")
         .shared("group")
         .classic();
-    let mut events = subscribe.start().await.unwrap();
+    let mut events = subscribe.stream().await.unwrap();
     events.bindings().bind("b").await.unwrap();
     let raw = Raw::open(&env.uri).await;
     raw.delete(&env.name("deleted.group")).await;
@@ -432,18 +468,18 @@ async fn a_handler_of_a_group_retries(env: Env) {
     let (sender, mut seen) = tokio::sync::mpsc::unbounded_channel();
     let handler = move |event: Event<u32>| {
         sender
-            .send((event.payload, event.attempt(), event.key().to_owned()))
+            .send((*event.payload(), event.attempt(), event.key().to_owned()))
             .unwrap();
         async move {
-            assert!(event.payload != 2, "a panic is a failure");
-            match (event.payload, event.attempt()) {
+            assert!(*event.payload() != 2, "a panic is a failure");
+            match (*event.payload(), event.attempt()) {
                 (1, 1..=2) => Err(lepus::retry("busy")),
                 (3, _) => Err(lepus::reject("never")),
                 _ => Ok(()),
             }
         }
     };
-    let running = subscribe.start_each(2, handler).await.unwrap();
+    let running = subscribe.concurrency(2).start(handler).await.unwrap();
     let publisher = topic.publisher(&connection);
     for n in 0..4 {
         publisher.publish("a.b", &n).await.unwrap();
@@ -480,7 +516,7 @@ async fn a_singleton_takes_over(env: Env) {
     let topic = Topic::<u32>::new("single").transient();
     let member = |connection: &Connection| {
         let subscribe = topic.subscribe(connection).bind("#").singleton("leader");
-        subscribe.prefetch(5).start()
+        subscribe.prefetch(5).stream()
     };
     let mut active = member(&far).await.unwrap();
     let mut standby = member(&near).await.unwrap();
@@ -489,11 +525,11 @@ async fn a_singleton_takes_over(env: Env) {
         publisher.publish("a", &n).await.unwrap();
     }
     for n in 0..10 {
-        assert_eq!(held(&mut active).await.ack().payload, n, "in order");
+        assert_eq!(held(&mut active).await.ack().into_payload(), n, "in order");
     }
     publisher.publish("a", &10).await.unwrap();
     let unsettled = held(&mut active).await;
-    assert_eq!(unsettled.payload, 10);
+    assert_eq!(*unsettled.payload(), 10);
     // The acknowledgements have left, and are with the broker when what is asked after them on
     // their connection is answered.
     eventually("one that is not acknowledged", || async {
@@ -503,10 +539,10 @@ async fn a_singleton_takes_over(env: Env) {
     let waiting = member(&far).await.unwrap();
     proxy.down().await;
     let taken = held(&mut standby).await;
-    assert_eq!((taken.payload, taken.redelivered()), (10, true));
+    assert_eq!((*taken.payload(), taken.redelivered()), (10, true));
     taken.ack();
     publisher.publish("a", &11).await.unwrap();
-    assert_eq!(held(&mut standby).await.ack().payload, 11);
+    assert_eq!(held(&mut standby).await.ack().into_payload(), 11);
     drop((unsettled, active, waiting));
 
     // Shared and singleton are two kinds of queue.
@@ -514,7 +550,7 @@ async fn a_singleton_takes_over(env: Env) {
         .subscribe(&near)
         .bind("#")
         .shared("leader")
-        .start()
+        .stream()
         .await;
     let error = shared.unwrap_err();
     assert!(

@@ -1,7 +1,9 @@
 //! Broadcast subscriptions: their buffers, their gaps, their bindings, their end.
 
 use super::{clear, event, item, passing, within};
-use lepus::{Codec, Event, Fanout, Missed, Overflow, Topic};
+use lepus::{
+    ByPattern, Codec, Event, Fanout, GroupSubscription, Missed, Mode, Overflow, Subscription, Topic,
+};
 use lepus_tests::proxy::Cut;
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
@@ -20,6 +22,7 @@ conformance!(
     a_handler_sees_every_event,
     a_handler_is_bound_anew_while_it_runs,
     a_closed_connection_ends_the_stream,
+    an_exchange_that_was_deleted_is_bound_to_again,
 );
 
 async fn a_slow_reader_is_told_what_it_lost(env: Env) {
@@ -28,13 +31,13 @@ async fn a_slow_reader_is_told_what_it_lost(env: Env) {
     let mut slow = fanout
         .subscribe(&connection)
         .buffer(10)
-        .start()
+        .stream()
         .await
         .unwrap();
     let mut quick = fanout
         .subscribe(&connection)
         .buffer(1000)
-        .start()
+        .stream()
         .await
         .unwrap();
     let publisher = fanout.publisher(&connection);
@@ -42,7 +45,7 @@ async fn a_slow_reader_is_told_what_it_lost(env: Env) {
         publisher.publish(&n).await.unwrap();
     }
     for n in 0..100 {
-        assert_eq!(event(&mut quick).await.payload, n);
+        assert_eq!(event(&mut quick).await.into_payload(), n);
     }
     eventually("90 dropped", || async {
         connection.stats().lagged_events == 90
@@ -54,10 +57,10 @@ async fn a_slow_reader_is_told_what_it_lost(env: Env) {
         "{lagged}"
     );
     for n in 90..100 {
-        assert_eq!(event(&mut slow).await.payload, n);
+        assert_eq!(event(&mut slow).await.into_payload(), n);
     }
     publisher.publish(&100).await.unwrap();
-    assert_eq!(event(&mut slow).await.payload, 100);
+    assert_eq!(event(&mut slow).await.into_payload(), 100);
 }
 
 async fn a_slow_reader_makes_the_broker_hold(env: Env) {
@@ -67,13 +70,13 @@ async fn a_slow_reader_makes_the_broker_hold(env: Env) {
         .subscribe(&connection)
         .buffer(5)
         .overflow(Overflow::Hold);
-    let mut events = subscribe.start().await.unwrap();
+    let mut events = subscribe.stream().await.unwrap();
     let publisher = fanout.publisher(&connection);
     for n in 0..300 {
         publisher.publish(&n).await.unwrap();
     }
     for n in 0..300 {
-        assert_eq!(event(&mut events).await.payload, n);
+        assert_eq!(event(&mut events).await.into_payload(), n);
     }
     assert_eq!(connection.stats().lagged_events, 0);
     // Unread ones keep nobody waiting at the end.
@@ -88,14 +91,14 @@ async fn the_brokers_backlog_is_bounded(env: Env) {
         .subscribe(&connection)
         .buffer(5)
         .overflow(Overflow::Hold);
-    let mut events = subscribe.max_length(10).start().await.unwrap();
+    let mut events = subscribe.drop_oldest_over(10).stream().await.unwrap();
     let publisher = fanout.publisher(&connection);
     for n in 0..100 {
         publisher.publish(&n).await.unwrap();
     }
     let mut seen = Vec::new();
     while seen.last() != Some(&99) {
-        seen.push(event(&mut events).await.payload);
+        seen.push(event(&mut events).await.into_payload());
     }
     // Those that were here, and the last of those that were there.
     let (here, there) = seen.split_at(seen.len() - 10);
@@ -114,14 +117,14 @@ async fn a_cut_connection_leaves_a_gap_and_goes_on(env: Env) {
         .subscribe(&far)
         .bind("a")
         .bind("c")
-        .start()
+        .stream()
         .await
         .unwrap();
     events.bind("b").await.unwrap();
     events.unbind("c").await.unwrap();
     let publisher = topic.publisher(&near).mandatory();
     publisher.publish("a", "before").await.unwrap();
-    assert_eq!(event(&mut events).await.payload, "before");
+    assert_eq!(event(&mut events).await.into_payload(), "before");
     publisher.publish("b", "unread").await.unwrap();
 
     proxy.down().await;
@@ -138,7 +141,7 @@ async fn a_cut_connection_leaves_a_gap_and_goes_on(env: Env) {
     let mut item_ = item(&mut events).await;
     while let Ok(early) = &item_ {
         assert!(
-            ["unread", "lost"].contains(&early.payload.as_str()),
+            ["unread", "lost"].contains(&early.payload().as_str()),
             "{early:?}"
         );
         item_ = item(&mut events).await;
@@ -178,7 +181,7 @@ async fn a_cut_connection_leaves_a_gap_and_goes_on(env: Env) {
     publisher.publish("a", "end").await.unwrap();
     loop {
         match item(&mut events).await {
-            Ok(event) if event.payload == "end" => break,
+            Ok(event) if event.payload() == "end" => break,
             Ok(_) => {}
             Err(Missed::Gap(_)) => gaps += 1,
             Err(other) => panic!("{other}"),
@@ -193,7 +196,7 @@ async fn an_exchange_that_became_another_is_told(env: Env) {
     let (proxy, far) = env.proxied().await;
     let near = env.connect().await;
     let before: Fanout<String> = passing("changing");
-    let mut events = before.subscribe(&far).start().await.unwrap();
+    let mut events = before.subscribe(&far).stream().await.unwrap();
     proxy.down().await;
     // The old one goes with its last queue, and somebody else makes another.
     let after = Topic::<String>::new("changing").transient().auto_delete();
@@ -211,14 +214,14 @@ async fn an_exchange_that_became_another_is_told(env: Env) {
     let gap = item(&mut events).await.unwrap_err();
     assert!(matches!(gap, Missed::Gap(_)), "{gap:?}");
     before.publisher(&near).publish("here again").await.unwrap();
-    assert_eq!(event(&mut events).await.payload, "here again");
+    assert_eq!(event(&mut events).await.into_payload(), "here again");
 }
 
 async fn bindings_change_while_events_flow(env: Env) {
     let connection = env.connect().await;
     let topic: Topic<u32> = passing("flow");
     let subscribe = topic.subscribe(&connection).bind("always").bind("kern.*");
-    let mut events = subscribe.buffer(100_000).start().await.unwrap();
+    let mut events = subscribe.buffer(100_000).stream().await.unwrap();
     let (publisher, stop) = (topic.publisher(&connection), Arc::new(Mutex::new(false)));
     let flow = tokio::spawn({
         let (publisher, stop) = (publisher.clone(), Arc::clone(&stop));
@@ -250,10 +253,10 @@ async fn bindings_change_while_events_flow(env: Env) {
     loop {
         let event = event(&mut events).await;
         match event.key() {
-            "always" if event.payload == count => break,
+            "always" if *event.payload() == count => break,
             "always" => always += 1,
             "mail" => mail += 1,
-            "kern.info" => last_kern = event.payload,
+            "kern.info" => last_kern = event.into_payload(),
             other => panic!("{other}"),
         }
     }
@@ -270,7 +273,7 @@ async fn what_does_not_decode_is_an_item(env: Env) {
     let mut events = topic
         .subscribe(&connection)
         .bind("n.#")
-        .start()
+        .stream()
         .await
         .unwrap();
     let raw = Raw::open(&env.uri).await;
@@ -292,13 +295,13 @@ async fn what_does_not_decode_is_an_item(env: Env) {
         "{}",
         bad.reason()
     );
-    assert_eq!(event(&mut events).await.payload, 7);
+    assert_eq!(event(&mut events).await.into_payload(), 7);
     let Err(Missed::Undecodable(xml)) = item(&mut events).await else {
         panic!("decoded");
     };
     assert_eq!(xml.content_type(), Some("application/xml"));
     assert!(xml.reason().contains("application/xml"), "{}", xml.reason());
-    assert_eq!(event(&mut events).await.payload, 8);
+    assert_eq!(event(&mut events).await.into_payload(), 8);
     assert_eq!(connection.stats().malformed, 2);
 }
 
@@ -313,7 +316,7 @@ async fn a_dropped_subscription_leaves_nothing(env: Env) {
     let events = topic
         .subscribe(&connection)
         .bind("a")
-        .start()
+        .stream()
         .await
         .unwrap();
     publisher.publish("a", "x").await.unwrap();
@@ -322,7 +325,7 @@ async fn a_dropped_subscription_leaves_nothing(env: Env) {
     let events = topic
         .subscribe(&connection)
         .bind("a")
-        .start()
+        .stream()
         .await
         .unwrap();
     publisher.publish("a", "x").await.unwrap();
@@ -331,7 +334,7 @@ async fn a_dropped_subscription_leaves_nothing(env: Env) {
     let running = topic
         .subscribe(&connection)
         .bind("a")
-        .start_each(1, async |_| ())
+        .start(async |_| ())
         .await
         .unwrap();
     publisher.publish("a", "x").await.unwrap();
@@ -358,8 +361,8 @@ async fn a_handler_sees_every_event(env: Env) {
             async move {
                 let context = lepus::Context::current();
                 assert_eq!(context.method(), "number");
-                seen.lock().unwrap().push(event.payload);
-                match event.payload {
+                seen.lock().unwrap().push(*event.payload());
+                match event.into_payload() {
                     2 => panic!("a handler's panic is its own"),
                     3 => Err("refused".to_owned()),
                     _ => Ok(()),
@@ -374,7 +377,7 @@ async fn a_handler_sees_every_event(env: Env) {
     let shutdown = async move {
         let _ = stopped.await;
     };
-    let working = tokio::spawn(subscribe.for_each(1, handler, shutdown));
+    let working = tokio::spawn(subscribe.run(handler, shutdown));
     let publisher = topic.publisher(&near).mandatory();
     eventually("it listens", || async {
         publisher.publish("a", &0).await.is_ok()
@@ -434,9 +437,13 @@ async fn a_handler_is_bound_anew_while_it_runs(env: Env) {
     let (sender, mut seen) = tokio::sync::mpsc::unbounded_channel();
     let handler = move |event: Event<String>| {
         let sender = sender.clone();
-        async move { sender.send(event.payload).map_err(|_| "nobody".to_owned()) }
+        async move {
+            sender
+                .send(event.into_payload())
+                .map_err(|_| "nobody".to_owned())
+        }
     };
-    let running = subscribe.start_each(4, handler).await.unwrap();
+    let running = subscribe.concurrency(4).start(handler).await.unwrap();
     let publisher = topic.publisher(&connection).mandatory();
     assert!(
         publisher
@@ -461,13 +468,87 @@ async fn a_handler_is_bound_anew_while_it_runs(env: Env) {
 async fn a_closed_connection_ends_the_stream(env: Env) {
     let (connection, near) = (env.connect().await, env.connect().await);
     let fanout: Fanout<String> = passing("ending");
-    let mut events = fanout.subscribe(&connection).start().await.unwrap();
+    let mut events = fanout.subscribe(&connection).stream().await.unwrap();
     fanout.publisher(&near).publish("last").await.unwrap();
-    assert_eq!(event(&mut events).await.payload, "last");
+    assert_eq!(event(&mut events).await.into_payload(), "last");
     connection.close().await;
     assert!(within("the end", events.next()).await.is_none());
     let publish = fanout.publisher(&connection).publish("late").await;
     assert!(publish.unwrap_err().is_closed());
-    let subscribe = within("an answer", fanout.subscribe(&connection).start()).await;
+    let subscribe = within("an answer", fanout.subscribe(&connection).stream()).await;
     assert!(subscribe.unwrap_err().is_closed());
+}
+
+/// The deletion of an exchange takes its bindings away, and no subscriber is told.
+async fn an_exchange_that_was_deleted_is_bound_to_again(env: Env) {
+    let near = env.connect().await;
+    let connection = env.builder().heartbeat(Duration::from_secs(1));
+    let connection = connection.open().await.unwrap();
+    let topic = Topic::<u32>::new("returning").transient();
+    let subscribe = || topic.subscribe(&connection).bind("a").bind("b");
+    let mut dropping = subscribe().stream().await.unwrap();
+    let holding = subscribe().overflow(Overflow::Hold).stream();
+    let mut holding = holding.await.unwrap();
+    let group = subscribe().shared("group").classic();
+    let mut group: GroupSubscription<ByPattern, u32> = group.stream().await.unwrap();
+    group.unbind("b").await.unwrap();
+
+    // A publisher declares it again, before a subscriber notices that it is gone.
+    let raw = Raw::open(&env.uri).await;
+    raw.delete_exchange(&env.name("returning")).await;
+    topic.declare(&near).await.unwrap();
+    let publisher = topic.publisher(&near);
+    receive_again(&mut dropping, || publisher.publish("a", &1)).await;
+    receive_again(&mut holding, || publisher.publish("b", &1)).await;
+    receive_again(&mut group, || publisher.publish("a", &1)).await;
+    let unbound = group.bindings().list().len();
+    assert_eq!(unbound, 1, "what was unbound stays so");
+
+    // Nobody does: the first subscriber that notices declares it, and reports a gap.
+    raw.delete_exchange(&env.name("returning")).await;
+    tokio::select! {
+        () = until_gap(&mut dropping) => {}
+        () = until_gap(&mut holding) => {}
+        () = until_gap(&mut group) => {}
+    }
+    receive_again(&mut dropping, || publisher.publish("b", &2)).await;
+    receive_again(&mut holding, || publisher.publish("b", &2)).await;
+    receive_again(&mut group, || publisher.publish("a", &2)).await;
+    group.close().await.unwrap();
+    clear(&env, "returning", &["group"]).await;
+}
+
+/// Publishes until an event is received.
+async fn receive_again<M: Mode>(
+    events: &mut Subscription<ByPattern, u32, M>,
+    publish: impl Fn() -> lepus::Publish,
+) {
+    let receiving = async {
+        loop {
+            publish().await.unwrap();
+            let next = tokio::time::timeout(Duration::from_millis(200), events.next()).await;
+            match next {
+                Err(_) | Ok(Some(Err(Missed::Gap(_)))) => {}
+                Ok(Some(Ok(_))) => return,
+                Ok(Some(Err(missed))) => panic!("{missed}"),
+                Ok(None) => panic!("the stream has ended"),
+            }
+        }
+    };
+    within("an event", receiving).await;
+}
+
+/// Reads until the report of a gap.
+async fn until_gap<M: Mode>(events: &mut Subscription<ByPattern, u32, M>) {
+    let reading = async {
+        loop {
+            match events.next().await {
+                Some(Ok(_)) => {}
+                Some(Err(Missed::Gap(_))) => return,
+                Some(Err(missed)) => panic!("{missed}"),
+                None => panic!("the stream has ended"),
+            }
+        }
+    };
+    within("a gap", reading).await;
 }

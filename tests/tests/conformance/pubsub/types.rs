@@ -1,7 +1,7 @@
 //! Several types of events on one exchange.
 
 use super::{event, item, passing};
-use lepus::{ByPattern, Codec, Missed, Topic, Unknown};
+use lepus::{ByPattern, Codec, Missed, Topic, UnknownTypes};
 use lepus_tests::{Env, conformance, eventually};
 use serde::{Deserialize, Serialize};
 use std::fmt::Debug;
@@ -48,7 +48,7 @@ async fn an_enum_says_its_type_in_the_payload(env: Env) {
         let mut events = orders
             .subscribe(&connection)
             .bind("#")
-            .start()
+            .stream()
             .await
             .unwrap();
         let publisher = orders.publisher(&connection);
@@ -58,7 +58,7 @@ async fn an_enum_says_its_type_in_the_payload(env: Env) {
         }
         for order in all {
             let event = event(&mut events).await;
-            assert_eq!((event.event_type(), &event.payload), (None, &order));
+            assert_eq!((event.event_type(), event.payload()), (None, &order));
         }
     }
 }
@@ -70,10 +70,15 @@ async fn separate_types_are_told_apart(env: Env) {
     let mut placings = placed
         .subscribe(&connection)
         .bind("#")
-        .start()
+        .stream()
         .await
         .unwrap();
-    let mut payments = paid.subscribe(&connection).bind("#").start().await.unwrap();
+    let mut payments = paid
+        .subscribe(&connection)
+        .bind("#")
+        .stream()
+        .await
+        .unwrap();
     let (placing, paying) = (placed.publisher(&connection), paid.publisher(&connection));
     for id in 0..5 {
         placing.publish("order", &Placed { id }).await.unwrap();
@@ -85,10 +90,13 @@ async fn separate_types_are_told_apart(env: Env) {
     for id in 0..5 {
         let placed = event(&mut placings).await;
         assert_eq!(
-            (placed.event_type(), placed.payload.id),
+            (placed.event_type(), placed.payload().id),
             (Some("order.placed"), id)
         );
-        assert_eq!(event(&mut payments).await.payload, Paid { id, cents: 250 });
+        assert_eq!(
+            event(&mut payments).await.into_payload(),
+            Paid { id, cents: 250 }
+        );
     }
     eventually("the others are counted", || async {
         connection.stats().skipped_events >= 9
@@ -103,8 +111,8 @@ async fn unknown_types_are_surfaced_on_request(env: Env) {
     let subscribe = paid
         .subscribe(&connection)
         .bind("#")
-        .unknown(Unknown::Surface);
-    let mut events = subscribe.start().await.unwrap();
+        .unknown_types(UnknownTypes::Surface);
+    let mut events = subscribe.stream().await.unwrap();
     let placed = paid.carrying::<Placed>().event_type("order.placed");
     placed
         .publisher(&connection)
@@ -123,7 +131,10 @@ async fn unknown_types_are_surfaced_on_request(env: Env) {
         Codec::MsgPack.decode::<Placed>(other.bytes()).unwrap(),
         Placed { id: 7 }
     );
-    assert_eq!(event(&mut events).await.payload, Paid { id: 7, cents: 1 });
+    assert_eq!(
+        event(&mut events).await.into_payload(),
+        Paid { id: 7, cents: 1 }
+    );
 }
 
 async fn variants_and_separate_types_speak_with_each_other(env: Env) {
@@ -134,10 +145,15 @@ async fn variants_and_separate_types_speak_with_each_other(env: Env) {
     let mut all = either
         .subscribe(&connection)
         .bind("#")
-        .start()
+        .stream()
         .await
         .unwrap();
-    let mut payments = paid.subscribe(&connection).bind("#").start().await.unwrap();
+    let mut payments = paid
+        .subscribe(&connection)
+        .bind("#")
+        .stream()
+        .await
+        .unwrap();
     let sent = [
         Either::Placed(Placed { id: 7 }),
         Either::Paid { id: 7, cents: 250 },
@@ -161,18 +177,21 @@ async fn variants_and_separate_types_speak_with_each_other(env: Env) {
     for (expected, kind) in sent.into_iter().zip(types) {
         let event = event(&mut all).await;
         assert_eq!(
-            (event.event_type(), &event.payload),
+            (event.event_type(), event.payload()),
             (Some(kind), &expected)
         );
     }
     assert_eq!(
-        event(&mut all).await.payload,
+        event(&mut all).await.into_payload(),
         Either::Paid { id: 8, cents: 1 }
     );
     assert_eq!(all.skipped(), 1);
     assert_eq!(
-        event(&mut payments).await.payload,
+        event(&mut payments).await.into_payload(),
         Paid { id: 7, cents: 250 }
     );
-    assert_eq!(event(&mut payments).await.payload, Paid { id: 8, cents: 1 });
+    assert_eq!(
+        event(&mut payments).await.into_payload(),
+        Paid { id: 8, cents: 1 }
+    );
 }

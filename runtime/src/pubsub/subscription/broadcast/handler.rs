@@ -10,21 +10,41 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
 use super::super::buffer::EventBuffer;
-use super::super::mode::Overflow;
+use super::super::mode::{Broadcast, Overflow};
 use super::super::setup::MissedSink;
+use super::super::stream::{Mode, sealed};
 use crate::escape::Escaped;
 use crate::link::{Channel, Connection, ConsumeMode, Delivery};
 use crate::policy::verdict::IntoVerdict;
-use crate::pubsub::event::{Decoded, Event, EventDecoder, RawEvent};
+use crate::pubsub::event::{Decoded, Event, EventDecoder, Missed, RawEvent};
 use crate::stats::Counters;
 use crate::worker::{Handler, Settlement};
 
 /// An event that waits for the reader of a stream.
-pub(in super::super) struct BufferedEvent {
-    pub(super) event: RawEvent,
+pub struct BufferedEvent {
+    event: RawEvent,
     /// Dropped when the event is taken from the buffer: its delivery is acknowledged then, so that
     /// the broker may send another one.
-    pub(super) _unacknowledged: Option<oneshot::Sender<()>>,
+    _unacknowledged: Option<oneshot::Sender<()>>,
+}
+
+impl Mode for Broadcast {
+    type Event<T> = Event<T>;
+}
+
+impl sealed::Read for Broadcast {
+    type Buffered<T> = BufferedEvent;
+
+    fn read<T: DeserializeOwned>(
+        decoder: &EventDecoder<T>,
+        buffered: BufferedEvent,
+    ) -> Option<Result<Event<T>, Missed>> {
+        match decoder.decode(buffered.event) {
+            Decoded::Event(event) => Some(Ok(event)),
+            Decoded::Missed(missed) => Some(Err(missed)),
+            Decoded::Skipped => None,
+        }
+    }
 }
 
 impl fmt::Debug for BufferedEvent {
@@ -33,17 +53,17 @@ impl fmt::Debug for BufferedEvent {
     }
 }
 
-/// Creates a stream's buffer, and the consumer mode that fills it. With [`Overflow::DropOldest`]
-/// events are put into the buffer on the I/O task, so that never more than `capacity` are kept.
-pub(in super::super) fn buffer(
-    capacity: usize,
-    overflow: Overflow,
+/// The consumer mode that fills a stream's buffer. With [`Overflow::DropOldest`] events are put into
+/// the buffer on the I/O task, so that never more than its capacity are kept.
+pub(in super::super) fn consume_mode(
+    options: &Broadcast,
+    buffer: &Arc<EventBuffer<BufferedEvent>>,
     connection: &Connection,
-) -> (Arc<EventBuffer<BufferedEvent>>, ConsumeMode) {
-    let buffer = Arc::new(EventBuffer::new());
-    let mode = match overflow {
+) -> ConsumeMode {
+    let capacity = options.buffer;
+    match options.overflow {
         Overflow::DropOldest => {
-            let (buffer, counters) = (Arc::clone(&buffer), connection.counters());
+            let (buffer, counters) = (Arc::clone(buffer), connection.counters());
             ConsumeMode::NoAck(Arc::new(move |delivery: Delivery| {
                 let event = BufferedEvent {
                     event: delivery.message.into(),
@@ -57,8 +77,7 @@ pub(in super::super) fn buffer(
         Overflow::Hold => ConsumeMode::ManualAck {
             prefetch: u16::try_from(capacity).unwrap_or(u16::MAX),
         },
-    };
-    (buffer, mode)
+    }
 }
 
 /// Puts events into the buffer in their order, and acknowledges each when it is taken from there. The
@@ -95,7 +114,7 @@ impl Drop for BufferHandler {
 }
 
 /// Gives events to a closure.
-pub(in super::super) struct BroadcastForEach<T, H> {
+pub(in super::super) struct BroadcastHandler<T, H> {
     decoder: EventDecoder<T>,
     handler: H,
     on_missed: MissedSink,
@@ -103,7 +122,7 @@ pub(in super::super) struct BroadcastForEach<T, H> {
     payload: PhantomData<fn(T)>,
 }
 
-impl<T, H> BroadcastForEach<T, H> {
+impl<T, H> BroadcastHandler<T, H> {
     pub(in super::super) fn new(
         decoder: EventDecoder<T>,
         handler: H,
@@ -120,7 +139,7 @@ impl<T, H> BroadcastForEach<T, H> {
     }
 }
 
-impl<T, H, F> Handler for BroadcastForEach<T, H>
+impl<T, H, F> Handler for BroadcastHandler<T, H>
 where
     T: DeserializeOwned + Send + 'static,
     H: Fn(Event<T>) -> F + Send + Sync + 'static,

@@ -9,7 +9,10 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
 use super::super::buffer::EventBuffer;
+use super::super::mode::Group;
 use super::super::setup::MissedSink;
+use super::super::stream::{Mode, sealed};
+use super::group_event::GroupEvent;
 use crate::error::Error;
 use crate::link::{Channel, Connection, Delivery};
 use crate::policy::verdict::{IntoVerdict, Verdict};
@@ -20,14 +23,41 @@ use crate::worker::{Handler, Settlement};
 
 /// An event that waits for the reader of a stream, and the sender of the reader's verdict.
 #[derive(Debug)]
-pub(in super::super) struct UnsettledEvent<T> {
-    pub(super) content: Result<Event<T>, Missed>,
-    pub(super) verdict: oneshot::Sender<Verdict>,
-    pub(super) cancelled: Cancelled,
+pub struct UnsettledEvent<T> {
+    content: Result<Event<T>, Missed>,
+    verdict: oneshot::Sender<Verdict>,
+    cancelled: Cancelled,
 }
 
-pub(in super::super) fn buffer<T>() -> Arc<EventBuffer<UnsettledEvent<T>>> {
-    Arc::new(EventBuffer::new())
+impl Mode for Group {
+    type Event<T> = GroupEvent<T>;
+}
+
+impl sealed::Read for Group {
+    type Buffered<T> = UnsettledEvent<T>;
+
+    fn read<T: DeserializeOwned>(
+        _: &EventDecoder<T>,
+        buffered: UnsettledEvent<T>,
+    ) -> Option<Result<GroupEvent<T>, Missed>> {
+        let UnsettledEvent {
+            content,
+            verdict,
+            cancelled,
+        } = buffered;
+        // The connection is lost: the broker delivers the event again, here or elsewhere.
+        if cancelled.is_lost() {
+            return None;
+        }
+        Some(match content {
+            Ok(event) => Ok(GroupEvent::new(event, verdict, cancelled)),
+            Err(missed) => {
+                // The receiver is gone if the connection is lost.
+                let _ = verdict.send(Verdict::reject(&missed));
+                Err(missed)
+            }
+        })
+    }
 }
 
 /// Puts events into the buffer of a stream, and waits for the reader's verdicts.
@@ -110,14 +140,14 @@ impl Handler for OrderedJobHandler {
 }
 
 /// Gives events to a closure, whose result is the verdict.
-pub(in super::super) struct GroupForEach<T, H> {
+pub(in super::super) struct GroupRunner<T, H> {
     decoder: EventDecoder<T>,
     handler: Arc<H>,
     on_missed: MissedSink,
     payload: PhantomData<fn(T)>,
 }
 
-impl<T, H> GroupForEach<T, H> {
+impl<T, H> GroupRunner<T, H> {
     pub(in super::super) fn new(
         decoder: EventDecoder<T>,
         handler: H,
@@ -132,7 +162,7 @@ impl<T, H> GroupForEach<T, H> {
     }
 }
 
-impl<T, H, F> JobRunner for GroupForEach<T, H>
+impl<T, H, F> JobRunner for GroupRunner<T, H>
 where
     T: DeserializeOwned + Send + 'static,
     H: Fn(Event<T>) -> F + Send + Sync + 'static,

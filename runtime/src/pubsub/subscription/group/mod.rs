@@ -1,9 +1,7 @@
 //! The shared and singleton modes: one queue for each group, whose deliveries are handled as jobs.
 
+mod group_event;
 mod handler;
-mod held;
-mod stream;
 
-pub(super) use handler::{BufferWork, GroupForEach, OrderedJobHandler, buffer};
-pub use held::Held;
-pub use stream::GroupSubscription;
+pub use group_event::GroupEvent;
+pub(super) use handler::{BufferWork, GroupRunner, OrderedJobHandler};

@@ -6,15 +6,17 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use super::super::bindings::Bindings;
-use super::super::broadcast::{self, BroadcastForEach, BufferHandler, Subscription};
+use super::super::broadcast::{self, BroadcastHandler, BufferHandler};
+use super::super::buffer::EventBuffer;
 use super::super::mode::{ActiveMembers, Broadcast, Group, Overflow};
-use super::super::setup::{MissedSink, QueueSource, exclusive_queue_name};
+use super::super::setup::QueueSource;
+use super::super::stream::Subscription;
 use super::builder::{Subscribe, Unbound};
 use crate::error::Error;
 use crate::link::{Connection, ConsumeMode};
 use crate::policy::verdict::IntoVerdict;
 use crate::pubsub::binding::Kind;
-use crate::pubsub::event::{Event, Unknown};
+use crate::pubsub::event::{Event, UnknownTypes};
 use crate::pubsub::spec::ExchangeSpec;
 use crate::service::BoxFuture;
 use crate::shutdown::GRACE;
@@ -27,8 +29,9 @@ impl<K: Kind, T> Subscribe<K, T, Broadcast> {
             bindings: Bindings::new(connection, exchange.name()),
             exchange,
             unbound: Unbound::Rejected,
-            unknown: Unknown::default(),
+            unknown_types: UnknownTypes::default(),
             on_missed: None,
+            concurrency: 1,
             grace: GRACE,
             invalid: None,
             mode: Broadcast::default(),
@@ -45,18 +48,19 @@ impl<K: Kind, T> Subscribe<K, T, Broadcast> {
 
     /// Sets the behaviour of the stream when its buffer is full. Default: [`Overflow::DropOldest`].
     ///
-    /// A handler ([`for_each`](Subscribe::for_each)) has no buffer: the broker keeps the events that
-    /// exceed its concurrency.
+    /// A handler ([`start`](Subscribe::start)) has no buffer: the broker keeps the events that
+    /// exceed its [`concurrency`](Self::concurrency).
     pub fn overflow(mut self, overflow: Overflow) -> Self {
         self.mode.overflow = overflow;
         self
     }
 
-    /// Limits the number of events that the broker keeps in the queue. Over the limit it drops the
-    /// oldest without a report (`x-max-length`, `x-overflow: drop-head`). Default: no limit. It
-    /// matters with [`Overflow::Hold`] and with handlers.
-    pub fn max_length(mut self, events: u32) -> Self {
-        self.mode.max_length = Some(events);
+    /// Makes the broker drop the oldest events, without a report, when more than this number wait in
+    /// the queue of this subscription (`x-max-length`, `x-overflow: drop-head`). Default: no limit. It
+    /// matters with [`Overflow::Hold`] and with handlers. The queue of a group refuses new events
+    /// instead: [`max_length`](Subscribe::max_length).
+    pub fn drop_oldest_over(mut self, events: u32) -> Self {
+        self.mode.drop_oldest_over = Some(events);
         self
     }
 
@@ -89,8 +93,9 @@ impl<K: Kind, T> Subscribe<K, T, Broadcast> {
             exchange: self.exchange,
             bindings: self.bindings,
             unbound: self.unbound,
-            unknown: self.unknown,
+            unknown_types: self.unknown_types,
             on_missed: self.on_missed,
+            concurrency: self.concurrency,
             grace: self.grace,
             invalid: self.invalid.or(invalid),
             mode,
@@ -99,8 +104,9 @@ impl<K: Kind, T> Subscribe<K, T, Broadcast> {
     }
 }
 
-impl<K: Kind, T: DeserializeOwned + Send + 'static> Subscribe<K, T, Broadcast> {
-    /// Subscribes. Every matching event that is published after it has returned is received.
+impl<K: Kind, T> Subscribe<K, T, Broadcast> {
+    /// Subscribes, and returns the events as a stream. Every matching event that is published after it
+    /// has returned is received.
     ///
     /// If there is no connection at the moment, it waits for the next one.
     ///
@@ -108,82 +114,75 @@ impl<K: Kind, T: DeserializeOwned + Send + 'static> Subscribe<K, T, Broadcast> {
     /// [`is_invalid`](Error::is_invalid) for an invalid name, binding or option;
     /// [`is_mismatch`](Error::is_mismatch) if the exchange exists with other properties; the broker
     /// refuses; the connection was closed.
-    pub async fn start(self) -> Result<Subscription<K, T>, Error> {
-        let Broadcast {
-            buffer: capacity,
-            overflow,
-            max_length,
-        } = self.mode;
-        let (buffer, mode) = broadcast::buffer(capacity, overflow, &self.connection);
-        let on_missed: MissedSink = {
-            let buffer = Arc::clone(&buffer);
-            Arc::new(move |missed| buffer.push_missed(missed))
-        };
-        let setup = self.setup(QueueSource::Exclusive { max_length }, mode, on_missed)?;
-        let prefetch = u16::try_from(capacity).unwrap_or(u16::MAX);
-        let source = self.source(
-            &exclusive_queue_name(self.exchange.name(), "*"),
-            prefetch,
-            OnLoss::Finish,
-        );
-        let handler = BufferHandler::new(Arc::clone(&buffer));
-        let running = Running::started(&self.connection, source, setup, handler).await?;
-        let (decoder, bindings) = (self.decoder(), self.bindings);
-        Ok(Subscription::new(buffer, decoder, bindings, running))
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, nothing is subscribed to.
+    pub fn stream(self) -> BoxFuture<Result<Subscription<K, T>, Error>>
+    where
+        T: DeserializeOwned + Send + 'static,
+    {
+        Box::pin(async move {
+            let buffer = Arc::new(EventBuffer::new());
+            let mode = broadcast::consume_mode(&self.mode, &buffer, &self.connection);
+            let on_missed = Self::buffer_sink(&buffer);
+            let handler = BufferHandler::new(Arc::clone(&buffer));
+            let running = self.consume(self.queue(), mode, OnLoss::Finish, on_missed, handler);
+            let running = running.await?;
+            let (decoder, bindings) = (self.decoder(), self.bindings);
+            Ok(Subscription::new(buffer, decoder, bindings, running))
+        })
     }
 
-    /// Handles every event until `shutdown` completes, then drains: unsubscribes, and lets running
-    /// handlers finish within the [grace](Self::grace) period.
+    /// Subscribes, and handles every event. When it returns, matching events are received.
     ///
-    /// Up to `concurrency` events are handled at once; with 1 they are handled in their order. No
-    /// event is tried again, since the queue of a broadcast subscription does not outlive it: a
-    /// failure (an `Err` or a panic) is logged. Calls that a handler makes inherit the event's trace.
+    /// Up to [`concurrency`](Self::concurrency) events are handled at once. The handler returns `()`
+    /// or `Result<(), E>` where `E` is a [`Failure`](crate::Failure). No event is tried again, since
+    /// the queue of a broadcast subscription does not outlive it: a failure (an `Err` or a panic) is
+    /// logged. Calls that a handler makes inherit the event's trace.
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, nothing is subscribed to.
+    pub fn start<H, F>(self, handler: H) -> BoxFuture<Result<Running, Error>>
+    where
+        T: DeserializeOwned + Send + 'static,
+        H: Fn(Event<T>) -> F + Send + Sync + 'static,
+        F: Future<Output: IntoVerdict> + Send + 'static,
+    {
+        Box::pin(async move {
+            let (prefetch, on_missed) = (self.concurrency, self.missed_sink());
+            let mode = ConsumeMode::ManualAck { prefetch };
+            let sink = Arc::clone(&on_missed);
+            let handler = BroadcastHandler::new(self.decoder(), handler, sink, &self.connection);
+            let queue = self.queue();
+            let running = self.consume(queue, mode, OnLoss::Finish, on_missed, handler);
+            running.await
+        })
+    }
+
+    /// [Starts](Self::start) to handle events, and goes on until `shutdown` completes. Then it drains:
+    /// it unsubscribes, and lets running handlers finish within the [grace](Self::grace) period.
     ///
     /// # Errors
     /// As [`start`](Self::start); or the connection was closed while it ran.
     ///
     /// # Cancel safety
     /// Dropping the future unsubscribes at once.
-    pub fn for_each<H, F, S>(self, concurrency: u16, handler: H, shutdown: S) -> Until<S>
+    pub fn run<H, F, S>(self, handler: H, shutdown: S) -> Until<S>
     where
+        T: DeserializeOwned + Send + 'static,
         H: Fn(Event<T>) -> F + Send + Sync + 'static,
         F: Future<Output: IntoVerdict> + Send + 'static,
         S: Future<Output = ()>,
     {
-        Until::new(self.start_each(concurrency, handler), shutdown)
+        Until::new(self.start(handler), shutdown)
     }
 
-    /// As [`for_each`](Self::for_each), but returns once the subscription has started.
-    ///
-    /// # Errors
-    /// As [`start`](Self::start).
-    pub fn start_each<H, F>(self, concurrency: u16, handler: H) -> BoxFuture<Result<Running, Error>>
-    where
-        H: Fn(Event<T>) -> F + Send + Sync + 'static,
-        F: Future<Output: IntoVerdict> + Send + 'static,
-    {
-        Box::pin(self.start_handler(concurrency, handler))
-    }
-
-    async fn start_handler<H, F>(self, concurrency: u16, handler: H) -> Result<Running, Error>
-    where
-        H: Fn(Event<T>) -> F + Send + Sync + 'static,
-        F: Future<Output: IntoVerdict> + Send + 'static,
-    {
-        let prefetch = concurrency.max(1);
-        let max_length = self.mode.max_length;
-        let (queue, on_missed) = (QueueSource::Exclusive { max_length }, self.missed_sink());
-        let setup = self.setup(
-            queue,
-            ConsumeMode::ManualAck { prefetch },
-            Arc::clone(&on_missed),
-        )?;
-        let source = self.source(
-            &exclusive_queue_name(self.exchange.name(), "*"),
-            prefetch,
-            OnLoss::Finish,
-        );
-        let handler = BroadcastForEach::new(self.decoder(), handler, on_missed, &self.connection);
-        Running::started(&self.connection, source, setup, handler).await
+    fn queue(&self) -> QueueSource {
+        QueueSource::Exclusive {
+            drop_oldest_over: self.mode.drop_oldest_over,
+        }
     }
 }

@@ -6,28 +6,86 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::bindings::Bindings;
+use super::super::buffer::EventBuffer;
 use super::super::mode::Broadcast;
 use super::super::setup::{MissedSink, QueueSource, SubscriptionSetup};
 use crate::error::Error;
 use crate::escape::Escaped;
 use crate::link::{Connection, ConsumeMode};
-use crate::pubsub::binding::{Kind, Selective};
-use crate::pubsub::event::{EventDecoder, Missed, Unknown};
+use crate::pubsub::binding::{IntoBinding, Kind, Selective};
+use crate::pubsub::event::{EventDecoder, Missed, UnknownTypes};
 use crate::pubsub::spec::ExchangeSpec;
 use crate::wire::topology::Topology;
-use crate::worker::{OnLoss, Source};
+use crate::worker::{Handler, OnLoss, Running, Source};
 
 /// A builder of subscriptions. `M` is the mode, [`Broadcast`] or [`Group`](crate::Group).
 ///
-/// [`start`](Subscribe::start) returns a stream, `for_each` runs a handler.
-#[must_use = "nothing is subscribed to until `start` or `for_each`"]
+/// [`stream`](Subscribe::stream) returns the events as a stream. [`run`](Subscribe::run) handles them
+/// until a shutdown, and [`start`](Subscribe::start) does so until it is told to stop.
+///
+/// # Handlers
+///
+/// A handler is called for each event, and returns a future. If it uses values from outside, it clones
+/// them for each event:
+///
+/// ```no_run
+/// use std::sync::Arc;
+///
+/// use lepus::{Connection, Event, Topic};
+///
+/// struct Archive;
+///
+/// impl Archive {
+///     async fn store(&self, line: String) -> Result<(), std::io::Error> {
+///         println!("stored: {line}");
+///         Ok(())
+///     }
+/// }
+///
+/// # async fn example(connection: &Connection) -> Result<(), lepus::Error> {
+/// let archive = Arc::new(Archive);
+/// let store = move |event: Event<String>| {
+///     let archive = Arc::clone(&archive);
+///     async move { archive.store(event.into_payload()).await }
+/// };
+/// let logs = Topic::<String>::new("logs");
+/// let group = logs.subscribe(connection).bind("#").shared("archive").concurrency(4);
+/// group.run(store, lepus::shutdown_signal()).await
+/// # }
+/// ```
+///
+/// An async closure that captures nothing is a handler as it is: `async |event: Event<String>| { … }`.
+/// One that captures, such as this one, does not compile. Its future borrows what the closure has
+/// captured, while the futures of several events run at once, in tasks of their own: each of them has
+/// to own what it uses.
+///
+/// ```compile_fail
+/// # use std::sync::Arc;
+/// # use lepus::{Connection, Event, Topic};
+/// # struct Archive;
+/// # impl Archive {
+/// #     async fn store(&self, line: String) -> Result<(), std::io::Error> {
+/// #         drop(line);
+/// #         Ok(())
+/// #     }
+/// # }
+/// # async fn example(connection: &Connection) -> Result<(), lepus::Error> {
+/// # let archive = Arc::new(Archive);
+/// let store = async move |event: Event<String>| archive.store(event.into_payload()).await;
+/// # let logs = Topic::<String>::new("logs");
+/// # let group = logs.subscribe(connection).bind("#").shared("archive").concurrency(4);
+/// group.run(store, lepus::shutdown_signal()).await
+/// # }
+/// ```
+#[must_use = "nothing is subscribed to until `stream`, `start` or `run`"]
 pub struct Subscribe<K: Kind, T, M = Broadcast> {
     pub(super) connection: Connection,
     pub(super) exchange: ExchangeSpec,
     pub(super) bindings: Bindings<K>,
     pub(super) unbound: Unbound,
-    pub(super) unknown: Unknown,
+    pub(super) unknown_types: UnknownTypes,
     pub(super) on_missed: Option<MissedSink>,
+    pub(super) concurrency: u16,
     pub(super) grace: Duration,
     /// The first invalid option. It is reported when the subscription starts.
     pub(super) invalid: Option<Error>,
@@ -47,12 +105,12 @@ impl<K: Selective, T, M> Subscribe<K, T, M> {
     /// [`Pattern`](crate::Pattern) for a topic exchange, a [`Match`](crate::Match) for a headers
     /// exchange. An event that several bindings match is received once.
     ///
-    /// An invalid binding is an [`is_invalid`](Error::is_invalid) error of `start`.
+    /// An invalid binding is an [`is_invalid`](Error::is_invalid) error when the subscription starts.
     pub fn bind<B>(mut self, binding: B) -> Self
     where
-        B: TryInto<K::Binding, Error: Into<Error>>,
+        B: IntoBinding<K::Binding>,
     {
-        let binding = binding.try_into().map_err(Into::into);
+        let binding = binding.into_binding();
         match binding.and_then(|binding| K::to_amqp(&binding).map(|_| binding)) {
             Ok(binding) => self.bindings.record(binding),
             Err(error) => {
@@ -74,8 +132,8 @@ impl<K: Selective, T, M> Subscribe<K, T, M> {
 impl<K: Kind, T, M> Subscribe<K, T, M> {
     /// Sets the treatment of events of unknown types, on an exchange with
     /// [types](crate::EventExchange::event_type). Default: they are skipped and counted.
-    pub fn unknown(mut self, unknown: Unknown) -> Self {
-        self.unknown = unknown;
+    pub fn unknown_types(mut self, unknown_types: UnknownTypes) -> Self {
+        self.unknown_types = unknown_types;
         self
     }
 
@@ -83,6 +141,15 @@ impl<K: Kind, T, M> Subscribe<K, T, M> {
     /// handler. Default: a warning in the log. A stream has these reports among its items.
     pub fn on_missed(mut self, callback: impl Fn(Missed) + Send + Sync + 'static) -> Self {
         self.on_missed = Some(Arc::new(callback));
+        self
+    }
+
+    /// Sets the number of events that a handler works on at once, which is also the prefetch
+    /// (`basic.qos`). Default: 1, with which events are handled in their order, and an idle member of
+    /// a group is always preferred over a busy one. 0 counts as 1. A stream has options of its own
+    /// instead: [`buffer`](Subscribe::buffer) and [`prefetch`](Subscribe::prefetch).
+    pub fn concurrency(mut self, events: u16) -> Self {
+        self.concurrency = events.max(1);
         self
     }
 
@@ -102,7 +169,7 @@ impl<K: Kind, T, M> Subscribe<K, T, M> {
         EventDecoder::new(
             self.exchange.codec,
             self.exchange.typing.clone(),
-            self.unknown,
+            self.unknown_types,
             self.connection.max_message(),
             self.connection.counters(),
         )
@@ -120,7 +187,37 @@ impl<K: Kind, T, M> Subscribe<K, T, M> {
         })
     }
 
-    pub(super) fn setup(
+    /// A sink that puts the reports among the items of a stream.
+    pub(super) fn buffer_sink<E: Send + 'static>(buffer: &Arc<EventBuffer<E>>) -> MissedSink {
+        let buffer = Arc::clone(buffer);
+        Arc::new(move |missed| buffer.push_missed(missed))
+    }
+
+    /// Subscribes, and gives the events to a handler.
+    pub(super) async fn consume<H: Handler>(
+        &self,
+        queue: QueueSource,
+        mode: ConsumeMode,
+        on_loss: OnLoss,
+        on_missed: MissedSink,
+        handler: H,
+    ) -> Result<Running, Error> {
+        let source = Source {
+            topology: Topology::default(),
+            queue: queue.log_name(self.exchange.name()),
+            concurrency: match mode {
+                ConsumeMode::ManualAck { prefetch } => prefetch,
+                ConsumeMode::NoAck(_) => u16::MAX,
+            },
+            grace: self.grace,
+            max_body: usize::MAX,
+            on_loss,
+        };
+        let setup = self.setup(queue, mode, on_missed)?;
+        Running::started(&self.connection, source, setup, handler).await
+    }
+
+    fn setup(
         &self,
         queue: QueueSource,
         mode: ConsumeMode,
@@ -137,6 +234,7 @@ impl<K: Kind, T, M> Subscribe<K, T, M> {
                 self.exchange.name()
             )));
         }
+        queue.check(self.connection.namespace())?;
         let exchange = self.exchange.topology()?;
         Ok(SubscriptionSetup::new(
             exchange,
@@ -147,17 +245,6 @@ impl<K: Kind, T, M> Subscribe<K, T, M> {
             self.connection.namespace().clone(),
             on_missed,
         ))
-    }
-
-    pub(super) fn source(&self, queue: &str, concurrency: u16, on_loss: OnLoss) -> Source {
-        Source {
-            topology: Topology::default(),
-            queue: queue.to_owned(),
-            concurrency,
-            grace: self.grace,
-            max_body: usize::MAX,
-            on_loss,
-        }
     }
 }
 

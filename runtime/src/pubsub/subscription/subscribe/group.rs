@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::super::group::{self, BufferWork, GroupForEach, GroupSubscription, OrderedJobHandler};
+use super::super::buffer::EventBuffer;
+use super::super::group::{BufferWork, GroupRunner, OrderedJobHandler};
 use super::super::mode::Group;
-use super::super::setup::{MissedSink, QueueSource};
+use super::super::setup::QueueSource;
+use super::super::stream::{GroupSubscription, Subscription};
 use super::builder::Subscribe;
 use crate::error::Error;
 use crate::link::ConsumeMode;
@@ -23,7 +25,8 @@ use crate::worker::{OnLoss, Running, Until};
 impl<K: Kind, T> Subscribe<K, T, Group> {
     /// Sets the number of unacknowledged events that this member may hold as a stream
     /// (`basic.qos`). Default: 1, with which an idle member is always preferred over a busy one.
-    /// Events are delivered in the order of the queue.
+    /// Events are delivered in the order of the queue. For a handler, see
+    /// [`concurrency`](Self::concurrency).
     pub fn prefetch(mut self, events: u16) -> Self {
         self.mode.prefetch = events.max(1);
         self
@@ -38,9 +41,10 @@ impl<K: Kind, T> Subscribe<K, T, Group> {
         self
     }
 
-    /// Limits the number of events that the group's queue keeps. Over the limit, the broker rejects
-    /// publishes (`x-overflow: reject-publish`), so that the publisher learns of it. Default: no
-    /// limit.
+    /// Limits the number of events that the group's queue keeps, as [`WorkQueue::max_length`] does for
+    /// jobs. Over the limit, the broker refuses further events (`x-overflow: reject-publish`), and the
+    /// publisher gets [`is_rejected`](Error::is_rejected). No event that the queue has is dropped.
+    /// Default: no limit.
     pub fn max_length(mut self, events: u32) -> Self {
         self.mode.spec.max_length = Some(events);
         self
@@ -79,89 +83,87 @@ impl<K: Kind, T> Subscribe<K, T, Group> {
     }
 }
 
-impl<K: Kind, T: DeserializeOwned + Send + 'static> Subscribe<K, T, Group> {
-    /// Joins the group. When it returns, the group's queue is bound, and events may arrive. Each
-    /// event must be settled ([`Held`](crate::Held)).
+impl<K: Kind, T> Subscribe<K, T, Group> {
+    /// Joins the group, and returns its events as a stream. When it returns, the group's queue is
+    /// bound, and events may arrive. Each event must be settled ([`GroupEvent`](crate::GroupEvent)).
     ///
     /// # Errors
-    /// As [`Subscribe::start`]; also if the group's queue exists with other properties.
-    pub async fn start(self) -> Result<GroupSubscription<K, T>, Error> {
-        let buffer = group::buffer();
-        let on_missed: MissedSink = {
-            let buffer = Arc::clone(&buffer);
-            Arc::new(move |missed| buffer.push_missed(missed))
-        };
-        let (spec, prefetch) = (self.mode.spec.clone(), self.mode.prefetch);
-        spec.check(self.connection.namespace())?;
-        let mode = ConsumeMode::ManualAck { prefetch };
-        let setup = self.setup(QueueSource::Group(spec.clone()), mode, on_missed)?;
-        // Events of a lost connection cannot be settled any more: no shutdown waits for them.
-        let source = self.source(&spec.name, prefetch, OnLoss::Drop);
-        let decoder = self.decoder();
-        let connection = &self.connection;
-        let work = BufferWork::new(Arc::clone(&buffer), decoder.clone());
-        let handler = OrderedJobHandler::new(connection, spec, work);
-        let running = Running::started(connection, source, setup, handler).await?;
-        Ok(GroupSubscription::new(
-            buffer,
-            decoder,
-            self.bindings,
-            running,
-        ))
+    /// As [`Subscribe::stream`]; also if the group's queue exists with other properties.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the group is not joined.
+    pub fn stream(self) -> BoxFuture<Result<GroupSubscription<K, T>, Error>>
+    where
+        T: DeserializeOwned + Send + 'static,
+    {
+        Box::pin(async move {
+            let buffer = Arc::new(EventBuffer::new());
+            let mode = ConsumeMode::ManualAck {
+                prefetch: self.mode.prefetch,
+            };
+            let (decoder, on_missed) = (self.decoder(), Self::buffer_sink(&buffer));
+            let work = BufferWork::new(Arc::clone(&buffer), decoder.clone());
+            let spec = self.mode.spec.clone();
+            let handler = OrderedJobHandler::new(&self.connection, spec, work);
+            // Events of a lost connection cannot be settled any more: no shutdown waits for them.
+            let running = self.consume(self.queue(), mode, OnLoss::Drop, on_missed, handler);
+            let running = running.await?;
+            Ok(Subscription::new(buffer, decoder, self.bindings, running))
+        })
     }
 
-    /// Handles the events that the broker gives to this member until `shutdown` completes, then
-    /// drains.
+    /// Joins the group, and handles the events that the broker gives to this member. When it returns,
+    /// the group's queue is bound, and events may arrive.
     ///
-    /// Up to `concurrency` events are handled at once, which is also the channel's prefetch. The
-    /// handler returns `()` or `Result<(), E>` where `E` is a [`Failure`](crate::Failure). A failed
-    /// event is tried again by the [retry policy](Self::retry), and dead-lettered in the end. A panic
-    /// counts as a failure. An event that does not decode is dead-lettered at once. Jobs of a
-    /// [`WorkQueue`] are handled in the same way.
+    /// Up to [`concurrency`](Self::concurrency) events are handled at once. The handler returns `()`
+    /// or `Result<(), E>` where `E` is a [`Failure`](crate::Failure). A failed event is tried again by
+    /// the [retry policy](Self::retry), and dead-lettered in the end. A panic counts as a failure. An
+    /// event that does not decode is dead-lettered at once. Jobs of a [`WorkQueue`] are handled in the
+    /// same way.
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the group is not joined.
+    pub fn start<H, F>(self, handler: H) -> BoxFuture<Result<Running, Error>>
+    where
+        T: DeserializeOwned + Send + 'static,
+        H: Fn(Event<T>) -> F + Send + Sync + 'static,
+        F: Future<Output: IntoVerdict> + Send + 'static,
+    {
+        Box::pin(async move {
+            let (prefetch, on_missed) = (self.concurrency, self.missed_sink());
+            let mode = ConsumeMode::ManualAck { prefetch };
+            let sink = Arc::clone(&on_missed);
+            let runner = Arc::new(GroupRunner::new(self.decoder(), handler, sink));
+            let (spec, timeout) = (self.mode.spec.clone(), self.mode.timeout);
+            let handler = JobHandler::new(&self.connection, spec, runner, timeout);
+            let queue = self.queue();
+            let running = self.consume(queue, mode, OnLoss::Finish, on_missed, handler);
+            running.await
+        })
+    }
+
+    /// [Starts](Self::start) to handle events, and goes on until `shutdown` completes. Then it drains:
+    /// it leaves the group, and lets running handlers finish within the [grace](Self::grace) period.
     ///
     /// # Errors
     /// As [`start`](Self::start); or the connection was closed while it ran.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the group at once: unsettled events go back to its queue.
-    pub fn for_each<H, F, S>(self, concurrency: u16, handler: H, shutdown: S) -> Until<S>
+    pub fn run<H, F, S>(self, handler: H, shutdown: S) -> Until<S>
     where
+        T: DeserializeOwned + Send + 'static,
         H: Fn(Event<T>) -> F + Send + Sync + 'static,
         F: Future<Output: IntoVerdict> + Send + 'static,
         S: Future<Output = ()>,
     {
-        Until::new(self.start_each(concurrency, handler), shutdown)
+        Until::new(self.start(handler), shutdown)
     }
 
-    /// As [`for_each`](Self::for_each), but returns once the member has joined.
-    ///
-    /// # Errors
-    /// As [`start`](Self::start).
-    pub fn start_each<H, F>(self, concurrency: u16, handler: H) -> BoxFuture<Result<Running, Error>>
-    where
-        H: Fn(Event<T>) -> F + Send + Sync + 'static,
-        F: Future<Output: IntoVerdict> + Send + 'static,
-    {
-        Box::pin(self.start_handler(concurrency, handler))
-    }
-
-    async fn start_handler<H, F>(self, concurrency: u16, handler: H) -> Result<Running, Error>
-    where
-        H: Fn(Event<T>) -> F + Send + Sync + 'static,
-        F: Future<Output: IntoVerdict> + Send + 'static,
-    {
-        let on_missed = self.missed_sink();
-        let (spec, prefetch) = (self.mode.spec.clone(), concurrency.max(1));
-        spec.check(self.connection.namespace())?;
-        let (queue, mode) = (
-            QueueSource::Group(spec.clone()),
-            ConsumeMode::ManualAck { prefetch },
-        );
-        let setup = self.setup(queue, mode, Arc::clone(&on_missed))?;
-        let source = self.source(&spec.name, prefetch, OnLoss::Finish);
-        let (connection, timeout) = (&self.connection, self.mode.timeout);
-        let work = Arc::new(GroupForEach::new(self.decoder(), handler, on_missed));
-        let handler = JobHandler::new(connection, spec, work, timeout);
-        Running::started(connection, source, setup, handler).await
+    fn queue(&self) -> QueueSource {
+        QueueSource::Group(self.mode.spec.clone())
     }
 }

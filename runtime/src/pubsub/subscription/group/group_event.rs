@@ -10,13 +10,34 @@ use crate::policy::verdict::{self, IntoVerdict, Verdict};
 use crate::pubsub::event::Event;
 use crate::queue::Cancelled;
 
-/// An event that this member has received and must settle. It dereferences to the [`Event`].
+/// An event that this member has received and must settle. It dereferences to the [`Event`], which
+/// settling returns.
+///
+/// ```no_run
+/// # async fn example(connection: lepus::Connection) -> Result<(), lepus::Error> {
+/// use lepus::Topic;
+///
+/// let orders = Topic::<String>::new("orders");
+/// let mut events = orders.subscribe(&connection).bind("order.#").shared("billing").stream().await?;
+/// while let Some(Ok(event)) = events.next().await {
+///     match event.payload().parse::<u64>() {
+///         // The event leaves the queue.
+///         Ok(cents) if cents > 0 => println!("paid: {}", event.ack().into_payload()),
+///         // Again after a while, for as long as attempts are left.
+///         Ok(_) => drop(event.retry("the price is not known yet")),
+///         // The dead-letter queue, at once.
+///         Err(error) => drop(event.reject(error)),
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// Dropping it unsettled counts as a failure: the event is tried again after the backoff, and
 /// dead-lettered after the last attempt, so that an event whose reader panics is not delivered for
 /// ever. Once the connection is lost, settling has no effect: the broker delivers the event again.
 #[must_use = "an event that is dropped unsettled is tried again"]
-pub struct Held<T> {
+pub struct GroupEvent<T> {
     event: Event<T>,
     verdict: VerdictSender,
 }
@@ -27,7 +48,7 @@ struct VerdictSender {
     cancelled: Cancelled,
 }
 
-impl<T> Held<T> {
+impl<T> GroupEvent<T> {
     pub(super) fn new(
         event: Event<T>,
         verdict: oneshot::Sender<Verdict>,
@@ -43,6 +64,13 @@ impl<T> Held<T> {
     /// Acknowledges the event, and returns it.
     pub fn ack(self) -> Event<T> {
         self.settle(())
+    }
+
+    /// Returns the event to the queue of the group (`basic.nack` with `requeue`), from which the
+    /// broker delivers it again without a pause, to this member or to another one. That counts as an
+    /// attempt.
+    pub fn requeue(self) -> Event<T> {
+        self.send(Verdict::REQUEUE)
     }
 
     /// Reports a failure: the event is tried again after the retry policy's backoff, while attempts
@@ -64,8 +92,12 @@ impl<T> Held<T> {
 
     /// Settles the event by the result that a handler would have returned.
     pub fn settle(self, outcome: impl IntoVerdict) -> Event<T> {
+        self.send(outcome.into_verdict())
+    }
+
+    fn send(self, given: Verdict) -> Event<T> {
         let Self { event, mut verdict } = self;
-        verdict.send(outcome.into_verdict());
+        verdict.send(given);
         event
     }
 
@@ -93,7 +125,7 @@ impl Drop for VerdictSender {
     }
 }
 
-impl<T> Deref for Held<T> {
+impl<T> Deref for GroupEvent<T> {
     type Target = Event<T>;
 
     fn deref(&self) -> &Event<T> {
@@ -101,8 +133,8 @@ impl<T> Deref for Held<T> {
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for Held<T> {
+impl<T: fmt::Debug> fmt::Debug for GroupEvent<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Held").field(&self.event).finish()
+        f.debug_tuple("GroupEvent").field(&self.event).finish()
     }
 }
