@@ -19,18 +19,18 @@ pub type CallOf<R, const IS_RESULT: bool> =
     Call<<R as Received<IS_RESULT>>::Value, <R as Received<IS_RESULT>>::Error>;
 
 /// A returned value of which it is known whether it is a `Result`.
-pub trait Returned<const IS_RESULT: bool> {
+pub trait IntoReply<const IS_RESULT: bool> {
     /// The reply that carries it.
     fn reply(&self, request: &Request) -> Reply;
 }
 
-impl<T: serde::Serialize> Returned<false> for T {
+impl<T: serde::Serialize> IntoReply<false> for T {
     fn reply(&self, request: &Request) -> Reply {
         request.value(self)
     }
 }
 
-impl<T: serde::Serialize, E: MethodError> Returned<true> for Result<T, E> {
+impl<T: serde::Serialize, E: MethodError> IntoReply<true> for Result<T, E> {
     fn reply(&self, request: &Request) -> Reply {
         request.result(self)
     }

@@ -24,6 +24,37 @@ static NOWHERE: LazyLock<Context> = LazyLock::new(Context::default);
 /// Calls made while it is current inherit the remaining deadline and the trace by themselves. It
 /// is task-local: for work moved to another task, take [`Context::current`] along and enter it
 /// there with [`Context::scope`].
+///
+/// ```
+/// use lepus::Context;
+///
+/// #[lepus::service]
+/// trait Greeter {
+///     async fn greet(&self) -> String;
+/// }
+///
+/// struct GreeterService;
+///
+/// impl Greeter for GreeterService {
+///     async fn greet(&self) -> String {
+///         let context = Context::current();
+///         // In a task of its own, with the context of this request.
+///         let task = tokio::spawn(context.clone().scope(async {
+///             Context::current().time_left().is_some()
+///         }));
+///         assert!(task.await.is_ok_and(|has_deadline| has_deadline));
+///         let tenant = context.header("tenant").and_then(|value| value.as_str());
+///         format!("Hello, {}!", tenant.unwrap_or("nobody"))
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lepus::CallError> {
+/// let greeter = GreeterClient::local(GreeterService);
+/// assert_eq!(greeter.greet().header("tenant", "Hare").await?, "Hello, Hare!");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Context {
     invocation: Arc<Invocation>,

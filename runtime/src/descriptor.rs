@@ -19,6 +19,7 @@ pub struct ServiceDescriptor {
 
 impl ServiceDescriptor {
     /// A service of this name, with a queue of the same name, in MessagePack.
+    #[doc(hidden)]
     #[must_use]
     pub const fn new(name: &'static str, methods: &'static [MethodDescriptor]) -> Self {
         Self {
@@ -34,6 +35,7 @@ impl ServiceDescriptor {
     }
 
     /// Sets the version.
+    #[doc(hidden)]
     #[must_use]
     pub const fn version(mut self, version: &'static str) -> Self {
         self.version = Some(version);
@@ -41,6 +43,7 @@ impl ServiceDescriptor {
     }
 
     /// Sets the documentation.
+    #[doc(hidden)]
     #[must_use]
     pub const fn doc(mut self, doc: &'static str) -> Self {
         self.doc = doc;
@@ -48,6 +51,7 @@ impl ServiceDescriptor {
     }
 
     /// Sets the queue. Default: the service's name.
+    #[doc(hidden)]
     #[must_use]
     pub const fn queue(mut self, queue: &'static str) -> Self {
         self.queue = queue;
@@ -55,6 +59,7 @@ impl ServiceDescriptor {
     }
 
     /// Sets the codec of requests that clients send, and of requests without a content type.
+    #[doc(hidden)]
     #[must_use]
     pub const fn codec(mut self, codec: Codec) -> Self {
         self.codec = Some(codec);
@@ -62,6 +67,7 @@ impl ServiceDescriptor {
     }
 
     /// Makes the queue transient: a restart of the broker deletes it.
+    #[doc(hidden)]
     #[must_use]
     pub const fn transient(mut self) -> Self {
         self.durable = false;
@@ -69,6 +75,7 @@ impl ServiceDescriptor {
     }
 
     /// Makes the queue a quorum queue.
+    #[doc(hidden)]
     #[must_use]
     pub const fn quorum(mut self) -> Self {
         self.quorum = true;
@@ -156,6 +163,7 @@ pub struct MethodDescriptor {
 
 impl MethodDescriptor {
     /// A method with its number in the trait and its name on the wire.
+    #[doc(hidden)]
     #[must_use]
     pub const fn new(id: usize, name: &'static str) -> Self {
         Self {
@@ -174,6 +182,7 @@ impl MethodDescriptor {
     }
 
     /// Sets the documentation.
+    #[doc(hidden)]
     #[must_use]
     pub const fn doc(mut self, doc: &'static str) -> Self {
         self.doc = doc;
@@ -181,6 +190,7 @@ impl MethodDescriptor {
     }
 
     /// Sets the names of the arguments.
+    #[doc(hidden)]
     #[must_use]
     pub const fn arguments(mut self, arguments: &'static [&'static str]) -> Self {
         self.arguments = arguments;
@@ -188,6 +198,7 @@ impl MethodDescriptor {
     }
 
     /// Sets the timeout of calls, in milliseconds.
+    #[doc(hidden)]
     #[must_use]
     pub const fn timeout_millis(mut self, millis: u64) -> Self {
         self.timeout = Some(Duration::from_millis(millis));
@@ -195,6 +206,7 @@ impl MethodDescriptor {
     }
 
     /// Gives the method a queue of its own.
+    #[doc(hidden)]
     #[must_use]
     pub const fn queue(mut self, queue: &'static str) -> Self {
         self.queue = Some(queue);
@@ -202,6 +214,7 @@ impl MethodDescriptor {
     }
 
     /// Marks a method that may run twice: a call whose connection is lost is sent again.
+    #[doc(hidden)]
     #[must_use]
     pub const fn idempotent(mut self) -> Self {
         self.idempotent = true;
@@ -209,6 +222,7 @@ impl MethodDescriptor {
     }
 
     /// Marks a method without a reply.
+    #[doc(hidden)]
     #[must_use]
     pub const fn oneway(mut self) -> Self {
         self.oneway = true;
@@ -217,6 +231,7 @@ impl MethodDescriptor {
 
     /// Marks a method that runs at most once: a request is acknowledged before its handler runs. If it is
     /// delivered again, it is not run, and the reply is `aborted`.
+    #[doc(hidden)]
     #[must_use]
     pub const fn at_most_once(mut self) -> Self {
         self.at_most_once = true;
@@ -224,6 +239,7 @@ impl MethodDescriptor {
     }
 
     /// Makes this the method for requests without a `type`.
+    #[doc(hidden)]
     #[must_use]
     pub const fn default_method(mut self) -> Self {
         self.default = true;
@@ -231,6 +247,7 @@ impl MethodDescriptor {
     }
 
     /// Marks a method whose only argument is the body itself, instead of a map of arguments.
+    #[doc(hidden)]
     #[must_use]
     pub const fn bare(mut self) -> Self {
         self.bare = true;

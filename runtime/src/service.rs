@@ -21,6 +21,11 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 /// A service that replies to requests. `#[lepus::service]` generates one around an implementation.
 ///
 /// To observe every request, wrap a service and serve the wrapper.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a service",
+    label = "no `lepus::Service`",
+    note = "put an implementation into the server that `#[lepus::service]` generates: `CalculatorServer::new(implementation)`"
+)]
 pub trait Service: Send + Sync + 'static {
     /// The name of the service and its methods.
     fn descriptor(&self) -> &'static ServiceDescriptor;
@@ -122,6 +127,11 @@ impl Default for ServiceOptions {
 }
 
 /// A set of tasks that runs jobs. `#[lepus::tasks]` generates one around an implementation.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a set of tasks",
+    label = "no `lepus::Tasks`",
+    note = "put an implementation into the worker that `#[lepus::tasks]` generates: `ImagesWorker::new(implementation)`"
+)]
 pub trait Tasks: Send + Sync + 'static {
     /// The name of the tasks and their methods.
     fn descriptor(&self) -> &'static ServiceDescriptor;

@@ -237,7 +237,7 @@ fn arm(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
         (Kind::Service, Returns::MaybeResult(ty)) => {
             let is_result = returns::is_result(krate, ty);
             let reply = quote_spanned!(span=> reply(&#value_there, &#request));
-            quote!(#krate::__rt::Returned::<{ #is_result }>::#reply)
+            quote!(#krate::__rt::IntoReply::<{ #is_result }>::#reply)
         }
         (Kind::Service, Returns::Value(_) | Returns::Nothing) => {
             let as_value = quote_spanned!(span=> value(&#value_there));

@@ -13,9 +13,9 @@ use std::task::{Context, Poll, Waker};
 /// The items that generated code names.
 pub mod __rt {
     pub use super::{
-        BoxFuture, Call, CallOf, Client, ClientBuilder, Codec, Connection, IntoVerdict,
+        BoxFuture, Call, CallOf, Client, ClientBuilder, Codec, Connection, IntoReply, IntoVerdict,
         MethodDescriptor, OwnError, PlainReturn, Push, QueueOptions, Reply, Request, ReturnType,
-        Returned, Service, ServiceDescriptor, ServiceOptions, TaskProducer, Tasks, Verdict,
+        Service, ServiceDescriptor, ServiceOptions, TaskProducer, Tasks, Verdict,
     };
     pub use async_trait::async_trait;
     pub use serde;
@@ -320,17 +320,17 @@ impl<T, E: ReceivedError> Received<true> for Result<T, E> {
 pub type CallOf<R, const IS_RESULT: bool> =
     Call<<R as Received<IS_RESULT>>::Value, <R as Received<IS_RESULT>>::Error>;
 
-pub trait Returned<const IS_RESULT: bool> {
+pub trait IntoReply<const IS_RESULT: bool> {
     fn reply(&self, request: &Request) -> Reply;
 }
 
-impl<T: Serialize> Returned<false> for T {
+impl<T: Serialize> IntoReply<false> for T {
     fn reply(&self, request: &Request) -> Reply {
         request.value(self)
     }
 }
 
-impl<T: Serialize, E: MethodError> Returned<true> for Result<T, E> {
+impl<T: Serialize, E: MethodError> IntoReply<true> for Result<T, E> {
     fn reply(&self, request: &Request) -> Reply {
         request.result(self)
     }

@@ -21,6 +21,64 @@ use crate::wire::value::{Table, Value};
 
 /// A call that is not made yet: await it, or [`send`](Self::send) it.
 ///
+/// ```
+/// # #[lepus::service]
+/// # trait Calculator {
+/// #     async fn fib(&self, n: u64) -> u64;
+/// # }
+/// # struct CalculatorService;
+/// # impl Calculator for CalculatorService {
+/// #     async fn fib(&self, n: u64) -> u64 {
+/// #         (0..n).fold((0, 1), |(a, b), _| (b, a + b)).0
+/// #     }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lepus::CallError> {
+/// # let calculator = CalculatorClient::local(CalculatorService);
+/// use std::time::Duration;
+///
+/// // Sent and awaited.
+/// assert_eq!(calculator.fib(30).await?, 832_040);
+/// // With options of its own.
+/// let call = calculator.fib(40).timeout(Duration::from_secs(60)).header("tenant", "hare");
+/// // Sent now, awaited later.
+/// let pending = call.send().await?;
+/// assert_eq!(pending.await?, 102_334_155);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # As a future
+///
+/// A call is no future, but `.await` makes one of it ([`IntoFuture`]). A function that takes a future needs the
+/// conversion written out, for instance `tokio::spawn(call.into_future())`:
+///
+/// ```
+/// # #[lepus::service]
+/// # trait Calculator {
+/// #     async fn fib(&self, n: u64) -> u64;
+/// # }
+/// # struct CalculatorService;
+/// # impl Calculator for CalculatorService {
+/// #     async fn fib(&self, n: u64) -> u64 {
+/// #         (0..n).fold((0, 1), |(a, b), _| (b, a + b)).0
+/// #     }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let calculator = CalculatorClient::local(CalculatorService);
+/// // Before the edition 2024, with `use std::future::IntoFuture;`.
+/// let task = tokio::spawn(calculator.fib(30).into_future());
+/// let calls = [10, 20].map(|n| calculator.fib(n).into_future());
+/// let numbers = futures_util::future::join_all(calls).await;
+/// assert!(matches!(numbers[..], [Ok(55), Ok(6765)]));
+/// assert_eq!(task.await??, 832_040);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Cancel safety
+///
 /// Dropping the future at any moment gives the call up: it no longer counts towards
 /// [`max_in_flight`](crate::ClientBuilder::max_in_flight). A request that was already sent may still be executed.
 #[must_use = "a call is made when it is awaited or sent"]
@@ -169,7 +227,8 @@ impl<T, E> fmt::Debug for Call<T, E> {
     }
 }
 
-/// A call whose request was sent: await it for the reply. Dropping it gives the call up.
+/// A call whose request was sent ([`Call::send`]): await it for the reply. It is a future itself. Dropping it
+/// gives the call up; the request may still be executed.
 #[must_use = "the reply comes when this is awaited"]
 pub struct PendingReply<T, E = Never> {
     reply: CallFuture<T, E>,

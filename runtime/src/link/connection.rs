@@ -21,6 +21,24 @@ use crate::sync::lock;
 
 /// A connection to RabbitMQ. Cheap to clone; dropping the last clone closes it.
 ///
+/// ```no_run
+/// # async fn example() -> Result<(), lepus::Error> {
+/// use std::time::Duration;
+///
+/// use lepus::{Connection, WorkQueue};
+///
+/// // With the defaults: `Connection::open("amqp://guest:guest@localhost").await?`.
+/// let connection = Connection::builder("amqp://guest:guest@localhost/%2F")
+///     .heartbeat(Duration::from_secs(20))
+///     .open()
+///     .await?;
+/// // Clients, servers, producers, workers and subscriptions share it.
+/// WorkQueue::<String>::new("mails").producer(&connection).push(&"hare@example.org".to_owned()).await?;
+/// connection.close().await;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// It holds up to two AMQP connections, each opened when it is first used: one to publish requests,
 /// jobs and events and to receive replies, and one to consume deliveries and to acknowledge them.
 ///

@@ -43,7 +43,8 @@ pub(crate) use method_table::MethodTable;
 ///
 /// let connection = lepus::Connection::open("amqp://localhost").await?;
 /// lepus::Server::new(&connection)
-///     .serve(CalculatorServer::new(CalculatorService))
+///     // With the options of this service. Further services are added in the same way.
+///     .serve(CalculatorServer::new(CalculatorService).concurrency(4))
 ///     .run(lepus::shutdown_signal())
 ///     .await
 /// # }

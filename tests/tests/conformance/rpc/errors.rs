@@ -613,15 +613,14 @@ fn is_refused<T: std::fmt::Debug>(result: Result<T, CallError>, code: Code, mess
     assert_eq!(error.may_have_executed(), has_run, "{error}");
 }
 
-async fn is_guarded(vault: &VaultClient, longest: usize) {
+async fn is_guarded(vault: &VaultClient, longest: &str) {
     let call: Call<u32, Never> = vault.open(7);
     assert_eq!(call.await.unwrap(), 42);
     is_refused(vault.open(0).await, Code::InvalidArgument, "no key");
     let denied = (Code::PermissionDenied, "the wrong key: häse");
     is_refused(vault.open(1).await, denied.0, denied.1);
     let call: Call<()> = vault.close();
-    let text = "x".repeat(longest);
-    is_refused(call.await, Code::FailedPrecondition, &text);
+    is_refused(call.await, Code::FailedPrecondition, longest);
 }
 
 async fn a_status_travels_as_it_is(env: Env) {
@@ -629,7 +628,8 @@ async fn a_status_travels_as_it_is(env: Env) {
     env.name("vault");
     let server = Server::new(&serving).serve(VaultServer::new(Guarded));
     let server = server.start().await.unwrap();
-    is_guarded(&VaultClient::new(&calling), 1024).await;
+    let cut = format!("{}…", "x".repeat(1021));
+    is_guarded(&VaultClient::new(&calling), &cut).await;
 
     // As two headers, without a body.
     let caller = Caller::open(&env).await;
@@ -648,7 +648,7 @@ async fn a_status_travels_as_it_is(env: Env) {
     assert!(reply.body.is_empty());
 
     // Without a broker, nothing shortens the text.
-    is_guarded(&VaultClient::local(Guarded), 2000).await;
+    is_guarded(&VaultClient::local(Guarded), &"x".repeat(2000)).await;
     server.stop().await.unwrap();
 }
 
@@ -659,7 +659,7 @@ async fn a_status_travels_in_a_shared_message(env: Env) {
     let server = server.start().await.unwrap();
     let vault = VaultClient::builder(&calling).coalesce(64).build();
     // The first reply tells that the server accepts shared messages.
-    is_guarded(&vault, 1024).await;
+    is_guarded(&vault, &format!("{}…", "x".repeat(1021))).await;
     let calls = (0..32).map(|key| vault.open(key).into_future());
     for (key, result) in futures_util::future::join_all(calls)
         .await
