@@ -189,8 +189,8 @@ pub use pubsub::{
     Unknown,
 };
 pub use queue::{
-    Cancelled, DeadLetter, DeadLetters, Getter, Job, Producer, Push, Taken, TaskPool, TaskProducer,
-    WorkQueue, WorkerPool,
+    Cancellation, DeadLetter, DeadLetters, Getter, Job, PolledJob, Producer, Push, TaskPool,
+    TaskProducer, WorkQueue, WorkerPool,
 };
 pub use server::Server;
 pub use service::{BoxFuture, Reply, Request, Service, Tasks};

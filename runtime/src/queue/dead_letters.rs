@@ -15,8 +15,8 @@ use crate::clock;
 use crate::error::Error;
 use crate::link::{self, AckRange, Connection, Delivery, Namespace, QueueCounts, Session};
 use crate::publish::{self, Publisher, TIMEOUT, Target};
-use crate::wire::envelope::{self, DeathRecord, JobHead};
-use crate::wire::message::{MessageInfo, Outgoing};
+use crate::wire::envelope::{self, DeathRecord, JobHead, SourceRoute};
+use crate::wire::message::{MessageInfo, Outgoing, message_accessors};
 use crate::wire::topology::Topology;
 use crate::wire::value::Table;
 
@@ -27,6 +27,24 @@ const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const MAX_PAUSE: Duration = Duration::from_millis(50);
 
 /// The dead-letter queue of a work queue.
+///
+/// ```no_run
+/// # async fn example(connection: lepus::Connection) -> Result<(), lepus::Error> {
+/// let letters = lepus::WorkQueue::<String>::new("mails").dead_letters(&connection);
+/// println!("{} mails were not sent", letters.count().await?);
+/// for letter in letters.list(100).await? {
+///     let (reason, error, attempts) = (letter.reason(), letter.error(), letter.attempt());
+///     match letter.payload() {
+///         Ok(address) => println!("{address}: {reason} after {attempts} attempts: {error}"),
+///         Err(error) => println!("{:?} does not decode: {error}", letter.bytes()),
+///     }
+/// }
+/// // The jobs start again with their first attempt.
+/// let replayed = letters.replay_where(|letter| letter.error().contains("busy")).await?;
+/// println!("{replayed} mails are tried again");
+/// # Ok(())
+/// # }
+/// ```
 pub struct DeadLetters<T> {
     connection: Connection,
     spec: QueueSpec,
@@ -119,7 +137,8 @@ impl<T: DeserializeOwned> DeadLetters<T> {
     /// The connection was lost or closed, the broker refuses, or the work queue is full. Letters that
     /// were replayed before the error stay in the work queue.
     ///
-    /// Cancel-safe in the same sense.
+    /// # Cancel safety
+    /// If the future is dropped, each letter is in one of the two queues or in both.
     pub async fn replay_where(
         &self,
         mut choose: impl FnMut(&DeadLetter<T>) -> bool,
@@ -261,7 +280,9 @@ impl<T: DeserializeOwned> DeadLetters<T> {
     fn read(&self, delivery: &Delivery) -> DeadLetter<T> {
         let message = &delivery.message;
         let record = DeathRecord::read(&message.properties);
-        let head = JobHead::read(&message.properties);
+        let job = DeathRecord::erase(message.properties.clone());
+        let mut head = JobHead::read(&job);
+        head.route = self.source_route(&record, head.route);
         let info = head.into_info(message, record.attempts);
         DeadLetter {
             payload: decode_payload(
@@ -273,6 +294,27 @@ impl<T: DeserializeOwned> DeadLetters<T> {
             record,
             headers: message.properties.headers.clone(),
             info,
+        }
+    }
+
+    /// The exchange and the routing key that the job was published with. `recorded` are those that
+    /// its headers name.
+    fn source_route(
+        &self,
+        record: &DeathRecord,
+        recorded: Option<SourceRoute>,
+    ) -> Option<SourceRoute> {
+        match (record.route.clone(), recorded) {
+            // The broker dead-lettered what came through an exchange: the headers are its sender's.
+            (Some(route), _) if !route.exchange.is_empty() => Some(route),
+            (_, Some(recorded)) => Some(recorded),
+            (Some(route), None) => Some(route),
+            (None, None) if record.source_queue.is_empty() => None,
+            // A job that was pushed to its queue.
+            (None, None) => Some(SourceRoute {
+                exchange: String::new(),
+                routing_key: self.namespace().scope(&record.source_queue),
+            }),
         }
     }
 
@@ -319,6 +361,8 @@ impl<T> fmt::Debug for DeadLetters<T> {
 }
 
 /// A job in the dead-letter queue, and the reason.
+///
+/// See [`DeadLetters`] for an example.
 #[derive(Debug)]
 pub struct DeadLetter<T> {
     payload: Result<T, Error>,
@@ -329,6 +373,10 @@ pub struct DeadLetter<T> {
 }
 
 impl<T> DeadLetter<T> {
+    fn info(&self) -> &MessageInfo {
+        &self.info
+    }
+
     /// The payload.
     ///
     /// # Errors
@@ -337,10 +385,23 @@ impl<T> DeadLetter<T> {
         self.payload.as_ref()
     }
 
-    /// The payload's bytes, as they came.
+    /// The payload, taken out.
+    ///
+    /// # Errors
+    /// Those of [`payload`](Self::payload).
+    pub fn into_payload(self) -> Result<T, Error> {
+        self.payload
+    }
+
+    message_accessors! {
+        bytes key exchange content_type message_id timestamp app_id headers header trace redelivered
+    }
+
+    /// The number of the last attempt, which is the number of attempts; 0 if the broker moved the job
+    /// here by itself.
     #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        &self.body
+    pub fn attempt(&self) -> u32 {
+        self.info.attempt
     }
 
     /// The reason for which it is here: `attempts` (the last one failed), `rejected` (by its handler,
@@ -364,12 +425,6 @@ impl<T> DeadLetter<T> {
         self.record.first_error.as_deref()
     }
 
-    /// The number of attempts; 0 if the broker moved it here by itself.
-    #[must_use]
-    pub fn attempts(&self) -> u32 {
-        self.record.attempts
-    }
-
     /// The queue from which it was moved here.
     #[must_use]
     pub fn source_queue(&self) -> &str {
@@ -382,27 +437,16 @@ impl<T> DeadLetter<T> {
         clock::from_unix_seconds(self.record.failed_at?)
     }
 
-    /// The time at which it was first pushed, to the second, if its producer said so.
-    #[must_use]
-    pub fn first_seen(&self) -> Option<SystemTime> {
-        clock::from_unix_seconds(self.info.timestamp?)
-    }
-
-    /// The task, if the queue carries tasks.
+    /// The task, if the queue carries tasks (AMQP's `type`).
     #[must_use]
     pub fn task(&self) -> Option<&str> {
         self.info.kind.as_deref()
     }
 
-    /// The job's idempotency key.
+    /// All headers, as they are on the broker: those that the sender set, and those in which Lepus
+    /// and the broker have recorded the failures.
     #[must_use]
-    pub fn message_id(&self) -> Option<&str> {
-        self.info.message_id.as_deref()
-    }
-
-    /// All headers: the producer's, and those that record the failures.
-    #[must_use]
-    pub fn headers(&self) -> &Table {
+    pub fn all_headers(&self) -> &Table {
         &self.headers
     }
 }

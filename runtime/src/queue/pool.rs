@@ -213,8 +213,9 @@ where
                 let handler = Arc::clone(&self.handler);
                 let job = Job {
                     payload,
+                    body: job.body,
                     context: job.context,
-                    cancelled: job.cancelled,
+                    cancellation: job.cancellation,
                 };
                 Box::pin(async move { handler(job).await.into_verdict() })
             }

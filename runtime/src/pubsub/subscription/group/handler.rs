@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::link::{Channel, Connection, Delivery};
 use crate::policy::verdict::{IntoVerdict, Verdict};
 use crate::pubsub::event::{Decoded, Event, EventDecoder, Missed};
-use crate::queue::{Cancelled, JobHandler, JobRunner, QueueSpec, RawJob};
+use crate::queue::{Cancellation, JobHandler, JobRunner, QueueSpec, RawJob};
 use crate::service::BoxFuture;
 use crate::worker::{Handler, Settlement};
 
@@ -23,7 +23,7 @@ use crate::worker::{Handler, Settlement};
 pub(in super::super) struct UnsettledEvent<T> {
     pub(super) content: Result<Event<T>, Missed>,
     pub(super) verdict: oneshot::Sender<Verdict>,
-    pub(super) cancelled: Cancelled,
+    pub(super) cancelled: Cancellation,
 }
 
 pub(in super::super) fn buffer<T>() -> Arc<EventBuffer<UnsettledEvent<T>>> {
@@ -47,7 +47,7 @@ impl<T> BufferWork<T> {
 
 impl<T: DeserializeOwned + Send + 'static> JobRunner for BufferWork<T> {
     fn run(&self, job: RawJob) -> BoxFuture<Verdict> {
-        let cancelled = job.cancelled.clone();
+        let cancelled = job.cancellation.clone();
         let content = match self.decoder.decode(job.into()) {
             Decoded::Event(event) => Ok(event),
             Decoded::Missed(missed) => Err(missed),
