@@ -99,7 +99,7 @@ impl Kind {
     pub(crate) fn reserved(self) -> &'static [&'static str] {
         match self {
             Self::Service => &["new", "local", "with_client", "clone", "DESCRIPTOR"],
-            Self::Tasks => &["new", "with_producer", "clone", "DESCRIPTOR"],
+            Self::Tasks => &["new", "with_producer", "push_all", "clone", "DESCRIPTOR"],
         }
     }
 }

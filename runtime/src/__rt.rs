@@ -4,6 +4,7 @@ pub use serde;
 
 pub use crate::client::{Call, Client};
 pub use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
+pub use crate::error::Error;
 pub use crate::link::Connection;
 pub use crate::policy::verdict::{IntoVerdict, Verdict};
 pub use crate::queue::{Push, TaskProducer};

@@ -13,8 +13,8 @@ use std::task::{Context, Poll, Waker};
 /// The items that generated code names.
 pub mod __rt {
     pub use super::{
-        BoxFuture, Call, Client, Codec, Connection, IntoVerdict, MethodDescriptor, Push, Reply,
-        Request, Service, ServiceDescriptor, TaskProducer, Tasks, Verdict,
+        BoxFuture, Call, Client, Codec, Connection, Error, IntoVerdict, MethodDescriptor, Push,
+        Reply, Request, Service, ServiceDescriptor, TaskProducer, Tasks, Verdict,
     };
     pub use serde;
 }
@@ -351,13 +351,20 @@ impl TaskProducer {
             .push((method.name, body));
         Push
     }
+    pub async fn push_all(&self, pushes: impl IntoIterator<Item = Push>) -> Vec<Result<(), Error>> {
+        pushes.into_iter().map(run).collect()
+    }
 }
+
+/// The error of a push.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Error;
 
 #[must_use]
 pub struct Push;
 
 impl IntoFuture for Push {
-    type Output = Result<(), ()>;
+    type Output = Result<(), Error>;
     type IntoFuture = std::future::Ready<Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {

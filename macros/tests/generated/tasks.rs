@@ -40,7 +40,8 @@ fn a_job_is_pushed_with_its_arguments() {
     let connection = Connection::default();
     let producer = ImagesProducer::new(&connection).clone();
     assert_eq!(run(producer.resize(7, 640)), Ok(()));
-    assert_eq!(run(producer.forget(7)), Ok(()));
+    let pushed = run(producer.push_all([producer.forget(7), producer.forget(8)]));
+    assert_eq!(pushed, [Ok(()), Ok(())]);
     let other = TaskProducer::new(&connection, ImagesProducer::DESCRIPTOR);
     assert_eq!(run(ImagesProducer::with_producer(other).sweep()), Ok(()));
     let sent = connection.sent.lock().unwrap();
@@ -53,6 +54,7 @@ fn a_job_is_pushed_with_its_arguments() {
         [
             ("resize", r#"{"id":7,"width":640}"#),
             ("drop", "7"),
+            ("drop", "8"),
             ("sweep", "{}")
         ]
     );

@@ -12,6 +12,7 @@ use super::handler::{JobHandler, JobRunner};
 use super::job::{Job, RawJob, payload_codec};
 use crate::error::Error;
 use crate::link::Connection;
+use crate::policy::retry::RetryPolicy;
 use crate::policy::verdict::{IntoVerdict, Verdict};
 use crate::service::BoxFuture;
 use crate::shutdown::GRACE;
@@ -91,14 +92,6 @@ impl PoolConfig {
         running.add(worker, Arc::new(handler), connection.tasks());
         Ok(running)
     }
-
-    pub(super) async fn run(
-        self,
-        runner: Arc<dyn JobRunner>,
-        shutdown: impl Future<Output = ()>,
-    ) -> Result<(), Error> {
-        Running::run(self.start(runner), shutdown).await
-    }
 }
 
 impl<T> WorkerPool<T> {
@@ -108,11 +101,16 @@ impl<T> WorkerPool<T> {
             payload: PhantomData,
         }
     }
-}
 
-impl<T: DeserializeOwned + Send + 'static> WorkerPool<T> {
-    /// The number of jobs that run at once, and the channel's prefetch (`basic.qos`). Default 1: an
-    /// idle worker is always preferred over a busy one.
+    /// The number of attempts at a job, and the delays between them. Default: that of the queue
+    /// ([`WorkQueue::retry`](super::WorkQueue::retry)).
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.config.spec.retry = policy;
+        self
+    }
+
+    /// The number of jobs that run at once, and the channel's prefetch (`basic.qos`). Default: 1, with
+    /// which an idle worker is always preferred over a busy one.
     pub fn concurrency(mut self, jobs: u16) -> Self {
         self.config.concurrency(jobs);
         self
@@ -129,7 +127,7 @@ impl<T: DeserializeOwned + Send + 'static> WorkerPool<T> {
         self
     }
 
-    /// The time that a shutdown waits for running handlers and for the broker. Default 30 s. Jobs
+    /// The time that a shutdown waits for running handlers and for the broker. Default: 30 s. Jobs
     /// that are not done by then go back to the queue. A handler that blocks its thread is not waited
     /// for.
     pub fn grace(mut self, limit: Duration) -> Self {
@@ -149,6 +147,7 @@ impl<T: DeserializeOwned + Send + 'static> WorkerPool<T> {
     /// that is invalid, and that the connection was closed.
     pub fn start<H, F>(self, handler: H) -> BoxFuture<Result<Running, Error>>
     where
+        T: DeserializeOwned + Send + 'static,
         H: Fn(Job<T>) -> F + Send + Sync + 'static,
         F: Future<Output: IntoVerdict> + Send + 'static,
     {
@@ -164,6 +163,7 @@ impl<T: DeserializeOwned + Send + 'static> WorkerPool<T> {
     /// Those of [`start`](Self::start), and that the connection was closed meanwhile.
     pub fn run<H, F, S>(self, handler: H, shutdown: S) -> Until<S>
     where
+        T: DeserializeOwned + Send + 'static,
         H: Fn(Job<T>) -> F + Send + Sync + 'static,
         F: Future<Output: IntoVerdict> + Send + 'static,
         S: Future<Output = ()>,
@@ -173,6 +173,7 @@ impl<T: DeserializeOwned + Send + 'static> WorkerPool<T> {
 
     fn runner<H, F>(&self, handler: H) -> Arc<dyn JobRunner>
     where
+        T: DeserializeOwned + Send + 'static,
         H: Fn(Job<T>) -> F + Send + Sync + 'static,
         F: Future<Output: IntoVerdict> + Send + 'static,
     {

@@ -277,12 +277,15 @@ async fn tasks_are_added_without_breaking_old_workers(env: Env) {
     let new = TaskPool::new(&fixture.connection, later::ImagesWorker::new(shop));
     let new = new.start().await.unwrap();
     assert_eq!(next(&mut told).await, "rotate 7 90 #1");
-    // And it does what old producers push.
-    ImagesProducer::new(&fixture.connection)
-        .sweep()
-        .await
-        .unwrap();
-    assert_eq!(next(&mut told).await, "sweep  #1");
+    // And it does what old producers push, whose settings are their own.
+    let producer = TaskProducer::new(&fixture.connection, ImagesProducer::DESCRIPTOR);
+    let producer = producer.timeout(Duration::from_secs(5)).max_in_flight(1);
+    let producer = ImagesProducer::with_producer(producer);
+    let pushes = (0..3).map(|_| producer.sweep());
+    for result in producer.push_all(pushes).await {
+        result.unwrap();
+        assert_eq!(next(&mut told).await, "sweep  #1");
+    }
     new.stop().await.unwrap();
     fixture.delete_queues(&["images"]).await;
 }
