@@ -115,7 +115,13 @@ pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// - **The trait**, as [`macro@service`] does.
 /// - **`ImagesWorker<S>`**, which passes jobs to an implementation: `new(service)`,
-///   `from_arc(service)`, `DESCRIPTOR`.
+///   `from_arc(service)`, `DESCRIPTOR`. `ImagesWorker::dead_letters(&connection)` are the jobs that
+///   failed for good, and `dead_letters_on(&connection, &queue)` those of a queue with other
+///   properties.
+/// - **`ImagesTask`**, with the worker: an enum with a variant for each task, `Resize { id, width }`.
+///   The payloads of the dead letters are such values. An argument that is sent `"bare"` is the content
+///   of its variant, `Resize(7)`. It is `Deserialize` with the wire names of the tasks, and its `Debug`
+///   shows no arguments.
 /// - **`ImagesProducer`**, with each method as a push: `resize(7, 640).await` returns when the broker
 ///   has confirmed the job; `push_all([producer.resize(7, 640), …])` pushes many at once.
 ///   `new(&connection)`, `with_producer(producer)`, `DESCRIPTOR`.

@@ -13,8 +13,9 @@ use std::task::{Context, Poll, Waker};
 /// The items that generated code names.
 pub mod __rt {
     pub use super::{
-        BoxFuture, Call, Client, Codec, Connection, Error, IntoVerdict, MethodDescriptor, Push,
-        Reply, Request, Service, ServiceDescriptor, TaskProducer, Tasks, Verdict,
+        BoxFuture, Call, Client, Codec, Connection, DeadLetters, Error, IntoVerdict,
+        MethodDescriptor, Push, Reply, Request, Service, ServiceDescriptor, TaskProducer, Tasks,
+        Verdict, WorkQueue,
     };
     pub use serde;
 }
@@ -354,6 +355,46 @@ impl TaskProducer {
     pub async fn push_all(&self, pushes: impl IntoIterator<Item = Push>) -> Vec<Result<(), Error>> {
         pushes.into_iter().map(run).collect()
     }
+}
+
+/// The dead letters of a queue.
+#[derive(Debug)]
+pub struct DeadLetters<T> {
+    pub tasks: &'static str,
+    pub queue: Option<&'static str>,
+    payload: PhantomData<T>,
+}
+
+impl<T> DeadLetters<T> {
+    pub fn of_tasks(_: &Connection, descriptor: &'static ServiceDescriptor) -> Self {
+        Self {
+            tasks: descriptor.name,
+            queue: None,
+            payload: PhantomData,
+        }
+    }
+    pub fn of_tasks_on<Q>(
+        connection: &Connection,
+        descriptor: &'static ServiceDescriptor,
+        queue: &WorkQueue<Q>,
+    ) -> Self {
+        Self {
+            queue: Some(queue.name),
+            ..Self::of_tasks(connection, descriptor)
+        }
+    }
+    /// Decodes a job as one of these.
+    pub fn read(&self, job: &str) -> Result<T, String>
+    where
+        T: DeserializeOwned,
+    {
+        serde_json::from_str(job).map_err(|error| error.to_string())
+    }
+}
+
+pub struct WorkQueue<T> {
+    pub name: &'static str,
+    pub payload: PhantomData<T>,
 }
 
 /// The error of a push.

@@ -9,12 +9,14 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::QueueSpec;
-use super::job::decode_payload;
+use super::job::{decode_payload, payload_codec};
 use super::polled_queue::PolledQueue;
 use crate::clock;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
+use crate::escape;
 use crate::link::{self, AckRange, Connection, Delivery, Namespace, QueueCounts, Session};
 use crate::publish::{self, Publisher, TIMEOUT, Target};
+use crate::wire::codec::{self, Codec, VariantError, variant};
 use crate::wire::envelope::{self, DeathRecord, JobHead, SourceRoute};
 use crate::wire::message::{MessageInfo, Outgoing, message_accessors};
 use crate::wire::topology::Topology;
@@ -36,7 +38,7 @@ const MAX_PAUSE: Duration = Duration::from_millis(50);
 ///     let (reason, error, attempts) = (letter.reason(), letter.error(), letter.attempt());
 ///     match letter.payload() {
 ///         Ok(address) => println!("{address}: {reason} after {attempts} attempts: {error}"),
-///         Err(error) => println!("{:?} does not decode: {error}", letter.bytes()),
+///         Err(error) => println!("{} does not decode: {error}", letter.to_json()),
 ///     }
 /// }
 /// // The jobs start again with their first attempt.
@@ -48,6 +50,8 @@ const MAX_PAUSE: Duration = Duration::from_millis(50);
 pub struct DeadLetters<T> {
     connection: Connection,
     spec: QueueSpec,
+    /// Whether the payload is an enum, and the task of a job names its variant.
+    is_by_task: bool,
     payload: PhantomData<fn() -> T>,
 }
 
@@ -56,7 +60,17 @@ impl<T> DeadLetters<T> {
         Self {
             connection: connection.clone(),
             spec,
+            is_by_task: false,
             payload: PhantomData,
+        }
+    }
+
+    pub(super) fn by_task(connection: &Connection, spec: QueueSpec) -> Self {
+        let is_by_task = true;
+        let plain = Self::new(connection, spec);
+        Self {
+            is_by_task,
+            ..plain
         }
     }
 }
@@ -284,13 +298,16 @@ impl<T: DeserializeOwned> DeadLetters<T> {
         let mut head = JobHead::read(&job);
         head.route = self.source_route(&record, head.route);
         let info = head.into_info(message, record.attempts);
+        let codec = self.spec.codec();
+        let payload = if self.is_by_task {
+            decode_task(codec, &info, &message.body)
+        } else {
+            decode_payload(codec, info.content_type.as_deref(), &message.body)
+        };
         DeadLetter {
-            payload: decode_payload(
-                self.spec.codec(),
-                info.content_type.as_deref(),
-                &message.body,
-            ),
+            payload,
             body: message.body.clone(),
+            codec: payload_codec(codec, info.content_type.as_deref()).ok(),
             record,
             headers: message.properties.headers.clone(),
             info,
@@ -344,6 +361,29 @@ impl<T: DeserializeOwned> DeadLetters<T> {
     }
 }
 
+/// Decodes the arguments of a task as the variant that it names.
+fn decode_task<T: DeserializeOwned>(
+    own: Codec,
+    info: &MessageInfo,
+    body: &Bytes,
+) -> Result<T, Error> {
+    let decoded = || {
+        let task = info.kind.as_deref().ok_or("the job names no task")?;
+        let codec = payload_codec(own, info.content_type.as_deref())?;
+        variant::decode(task, codec, body).map_err(|error| match error {
+            VariantError::UnknownName(reason) => escape::Escaped(reason).to_string(),
+            VariantError::Malformed(reason) => {
+                format!(
+                    "the arguments of `{}` do not decode: {reason}",
+                    escape::Escaped(task)
+                )
+            }
+        })
+    };
+    let decoded: Result<T, String> = decoded();
+    decoded.map_err(|reason| Error::new(ErrorKind::Decode).caused_by(reason))
+}
+
 /// The choice for one dead letter of a replay.
 enum ReplayChoice {
     Replay,
@@ -367,6 +407,8 @@ impl<T> fmt::Debug for DeadLetters<T> {
 pub struct DeadLetter<T> {
     payload: Result<T, Error>,
     body: Bytes,
+    /// The codec of the payload, if it is known.
+    codec: Option<Codec>,
     info: MessageInfo,
     record: DeathRecord,
     headers: Table,
@@ -391,6 +433,17 @@ impl<T> DeadLetter<T> {
     /// Those of [`payload`](Self::payload).
     pub fn into_payload(self) -> Result<T, Error> {
         self.payload
+    }
+
+    /// A view of the payload as JSON text that loses nothing, whether or not it decodes: see
+    /// [`Codec::to_json`]. If there is no codec for its content type, it is
+    /// `{"$body":"<base 64>"}`.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        match self.codec {
+            Some(codec) => codec.to_json(&self.body),
+            None => codec::undecoded(&self.body),
+        }
     }
 
     message_accessors! {

@@ -12,7 +12,7 @@ use super::job_publisher::JobPublisher;
 use super::pool::PoolConfig;
 use super::push::Push;
 use super::push_all::PushAll;
-use super::{QueueSpec, WorkQueue};
+use super::{DeadLetters, QueueSpec, WorkQueue};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::Error;
 use crate::link::Connection;
@@ -213,6 +213,25 @@ impl fmt::Debug for TaskPool {
         f.debug_struct("TaskPool")
             .field("config", &self.config)
             .finish_non_exhaustive()
+    }
+}
+
+impl<T> DeadLetters<T> {
+    /// The dead letters of tasks. `T` is the enum that `#[lepus::tasks]` generates with a worker: a
+    /// variant for each task, with its arguments. The generated worker has this as `dead_letters`.
+    #[must_use]
+    pub fn of_tasks(connection: &Connection, descriptor: &'static ServiceDescriptor) -> Self {
+        Self::by_task(connection, spec(descriptor))
+    }
+
+    /// The same for a queue with other properties, as that of [`TaskProducer::on`].
+    #[must_use]
+    pub fn of_tasks_on<Q>(
+        connection: &Connection,
+        descriptor: &'static ServiceDescriptor,
+        queue: &WorkQueue<Q>,
+    ) -> Self {
+        Self::by_task(connection, spec_on(descriptor, &queue.spec))
     }
 }
 

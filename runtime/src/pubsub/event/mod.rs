@@ -5,7 +5,6 @@ mod decoder;
 mod event_type;
 mod missed;
 mod received;
-mod variant;
 
 pub use decoder::Unknown;
 pub(super) use decoder::{Decoded, EventDecoder};
