@@ -38,12 +38,14 @@ impl<S: Service + ?Sized> Service for std::sync::Arc<S> {
     }
 }
 
-/// A set of tasks that runs jobs. `#[lepus::tasks]` generates one around an implementation.
+/// A set of tasks that runs jobs. `#[lepus::tasks]` generates one around an implementation, for a
+/// [`TaskPool`](crate::TaskPool); it is not meant to be implemented by hand.
 pub trait Tasks: Send + Sync + 'static {
     /// The name of the tasks and their methods.
     fn descriptor(&self) -> &'static ServiceDescriptor;
 
     /// Runs one job.
+    #[doc(hidden)]
     fn run(&self, request: Request) -> BoxFuture<Verdict>;
 }
 
@@ -88,6 +90,7 @@ impl Request {
     ///
     /// # Errors
     /// The verdict that rejects the job.
+    #[doc(hidden)]
     pub fn decode_task<A: DeserializeOwned>(&self) -> Result<A, Verdict> {
         self.arguments()
             .map_err(|status| Verdict::of_status(&status))
@@ -152,6 +155,7 @@ impl Request {
     }
 
     /// The verdict on a task that this implementation does not have.
+    #[doc(hidden)]
     #[must_use]
     pub fn unknown_task(&self) -> Verdict {
         Verdict::reject(format!("no task `{}`", self.method.name()))
