@@ -21,6 +21,43 @@ use crate::worker::{OnLoss, Source, Worker};
 use crate::worker::{Running, Until};
 
 /// A pool of workers that run a handler for each job of a queue.
+///
+/// # Handlers
+///
+/// A handler is a closure or a function that takes a [`Job`] and returns a future of `()` or of
+/// `Result<(), E>`, where `E` is a [`Failure`](crate::Failure). It is called once for each job, and its
+/// futures run at the same time, up to [`concurrency`](Self::concurrency). A handler that needs a state
+/// of the program clones it for each job:
+///
+/// ```no_run
+/// use std::sync::Arc;
+///
+/// use lepus::{Connection, Error, Job, WorkQueue, retry};
+///
+/// struct Store;
+///
+/// impl Store {
+///     async fn save(&self, text: &str) -> Result<(), std::io::Error> {
+///         println!("{text} is stored");
+///         Ok(())
+///     }
+/// }
+///
+/// async fn work(connection: &Connection, store: Arc<Store>) -> Result<(), Error> {
+///     let save = move |job: Job<String>| {
+///         let store = Arc::clone(&store);
+///         async move { store.save(job.payload()).await.map_err(retry) }
+///     };
+///     let texts = WorkQueue::<String>::new("texts");
+///     let pool = texts.worker(connection).concurrency(8);
+///     pool.run(save, lepus::shutdown_signal()).await
+/// }
+/// ```
+///
+/// An async closure does where nothing is captured: `async |job: Job<String>| …`. With captures,
+/// `async move |job| store.save(…)` does not compile, because its futures borrow the captured values
+/// from the closure, and the future of a handler has to own what it uses (`'static`): it may run on
+/// another thread, and as long as those of later calls.
 #[must_use = "a pool works when it is run"]
 pub struct WorkerPool<T> {
     config: PoolConfig,
@@ -135,11 +172,10 @@ impl<T> WorkerPool<T> {
         self
     }
 
-    /// Starts the pool. When it returns, jobs are consumed.
+    /// Starts the pool with a [handler](Self#handlers). When it returns, jobs are consumed.
     ///
-    /// The handler returns `()` or `Result<(), E>` where `E` is a [`Failure`](crate::Failure). A
-    /// panic counts as a failure; a payload that does not decode goes to the dead-letter queue at
-    /// once.
+    /// A panic of the handler counts as a failure. A payload that does not decode goes to the
+    /// dead-letter queue at once.
     ///
     /// # Errors
     /// The broker refuses the queue: it exists with other properties
@@ -155,7 +191,7 @@ impl<T> WorkerPool<T> {
         Box::pin(self.config.start(runner))
     }
 
-    /// Consumes until `shutdown` completes, then drains: stops consuming, lets running handlers finish
+    /// Consumes with a [handler](Self#handlers) until `shutdown` completes, then drains: stops consuming, lets running handlers finish
     /// within the grace period, and requeues the rest. A second signal ends it at once, if `shutdown`
     /// is [`shutdown_signal`](crate::shutdown_signal).
     ///
