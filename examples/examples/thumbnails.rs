@@ -100,7 +100,7 @@ async fn main() -> Result<(), ExampleError> {
     running.stop().await?;
 
     for letter in queue.dead_letters(&connection).list(10).await? {
-        let (reason, error, attempts) = (letter.reason(), letter.error(), letter.attempts());
+        let (reason, error, attempts) = (letter.reason(), letter.error(), letter.attempt());
         let job = String::from_utf8_lossy(letter.bytes());
         println!("dead letter: {job}: {reason} after {attempts} attempt(s): {error}");
     }

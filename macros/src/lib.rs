@@ -139,10 +139,16 @@ pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// - **The trait**, as [`macro@service`] does.
 /// - **`ImagesWorker<S>`**, which passes jobs to an implementation: `new(service)`,
-///   `from_arc(service)`, `DESCRIPTOR`.
+///   `from_arc(service)`, `DESCRIPTOR`. `ImagesWorker::dead_letters(&connection)` are the jobs that
+///   failed for good, and `dead_letters_on(&connection, &queue)` those of a queue with other
+///   properties.
+/// - **`ImagesTask`**, with the worker: an enum with a variant for each task, `Resize { id, width }`.
+///   The payloads of the dead letters are such values. An argument that is sent `"bare"` is the content
+///   of its variant, `Resize(7)`. It is `Deserialize` with the wire names of the tasks, and its `Debug`
+///   shows no arguments.
 /// - **`ImagesProducer`**, with each method as a push: `resize(7, 640).await` returns when the broker
-///   has confirmed the job. `new(&connection)`, `with_producer(producer)`,
-///   `DESCRIPTOR`.
+///   has confirmed the job; `push_all([producer.resize(7, 640), …])` pushes many at once.
+///   `new(&connection)`, `with_producer(producer)`, `DESCRIPTOR`.
 ///
 /// # Arguments of `#[tasks]`
 ///
@@ -169,7 +175,7 @@ pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// As with [`macro@service`], except that a task has no reply. It returns nothing, or
 /// `Result<(), E>`, whose error decides whether there is another attempt. No task can be called
-/// `new`, `with_producer` or `clone`, which the producer has itself.
+/// `new`, `with_producer`, `push_all` or `clone`, which the producer has itself.
 #[proc_macro_attribute]
 pub fn tasks(arguments: TokenStream, item: TokenStream) -> TokenStream {
     expand::compile(names::Kind::Tasks, arguments.into(), item.into()).into()

@@ -99,7 +99,7 @@ impl Kind {
     pub(crate) fn reserved(self) -> &'static [&'static str] {
         match self {
             Self::Service => &["new", "builder", "local", "clone", "DESCRIPTOR"],
-            Self::Tasks => &["new", "with_producer", "clone", "DESCRIPTOR"],
+            Self::Tasks => &["new", "with_producer", "push_all", "clone", "DESCRIPTOR"],
         }
     }
 }
@@ -107,6 +107,24 @@ impl Kind {
 /// A method's or an argument's name on the wire: the identifier without its `r#`.
 pub(crate) fn wire_name(ident: &Ident) -> String {
     ident.unraw().to_string()
+}
+
+/// The name of a variant for a method: `make_smaller` becomes `MakeSmaller`.
+pub(crate) fn pascal_case(ident: &Ident) -> String {
+    let name = wire_name(ident);
+    let words = name.split('_').map(|word| {
+        let mut rest = word.chars();
+        let first = rest.next().map(char::to_uppercase);
+        first.into_iter().flatten().chain(rest).collect::<String>()
+    });
+    let name: String = words.collect();
+    let is_identifier = name.starts_with(|c: char| !c.is_numeric());
+    match &*name {
+        // Neither is an identifier that could be raw.
+        "Self" => "Self_".to_owned(),
+        _ if is_identifier => name,
+        _ => format!("_{name}"),
+    }
 }
 
 /// A service's name on the wire: `ImageStore` becomes `image-store`, `HTTPServer` `http-server`.

@@ -4,7 +4,9 @@ use crate::expand::compile;
 use crate::names::Kind;
 use proc_macro2::{Ident, TokenStream};
 use syn::visit::{self, Visit};
-use syn::{Attribute, File, ImplItemConst, ImplItemFn, Item, ItemStruct, Macro, Visibility};
+use syn::{
+    Attribute, File, ImplItemConst, ImplItemFn, Item, ItemEnum, ItemStruct, Macro, Visibility,
+};
 
 /// The messages of a compilation, and whether it generated the trait and the two halves.
 struct Compiled {
@@ -46,12 +48,13 @@ impl Compiled {
             .any(|item| matches!(item, Item::Trait(_)))
     }
 
-    fn structs(&self) -> Vec<String> {
-        let structs = self.items.items.iter().filter_map(|item| match item {
+    fn types(&self) -> Vec<String> {
+        let types = self.items.items.iter().filter_map(|item| match item {
             Item::Struct(item) => Some(item.ident.to_string()),
+            Item::Enum(item) => Some(item.ident.to_string()),
             _ => None,
         });
-        structs.collect()
+        types.collect()
     }
 }
 
@@ -77,10 +80,7 @@ fn task(method: &str) -> String {
 fn one(kind: Kind, arguments: &str, item: &str) -> String {
     let compiled = Compiled::of(kind, arguments, item);
     assert!(compiled.has_trait(), "the trait is lost");
-    assert!(
-        compiled.structs().is_empty(),
-        "halves of a mistaken contract"
-    );
+    assert!(compiled.types().is_empty(), "halves of a mistaken contract");
     let mut mistakes = compiled.mistakes;
     let first = mistakes.pop().expect("a mistake");
     assert!(mistakes.is_empty(), "{mistakes:?} beside {first}");
@@ -92,7 +92,7 @@ fn good(kind: Kind, arguments: &str, item: &str) -> Vec<String> {
     let compiled = Compiled::of(kind, arguments, item);
     assert_eq!(compiled.mistakes, Vec::<String>::new());
     assert!(compiled.has_trait());
-    compiled.structs()
+    compiled.types()
 }
 
 #[test]
@@ -106,9 +106,15 @@ fn a_correct_contract_has_both_halves() {
         ["CalcClient", "CalcServer"]
     );
     let item = "pub trait Jobs { async fn run(&self) -> Result<(), E>; }";
-    assert_eq!(good(Kind::Tasks, "", item), ["JobsProducer", "JobsWorker"]);
+    assert_eq!(
+        good(Kind::Tasks, "", item),
+        ["JobsProducer", "JobsWorker", "JobsTask"]
+    );
     assert_eq!(good(Kind::Tasks, "producer", item), ["JobsProducer"]);
-    assert_eq!(good(Kind::Tasks, "worker", item), ["JobsWorker"]);
+    assert_eq!(
+        good(Kind::Tasks, "worker", item),
+        ["JobsWorker", "JobsTask"]
+    );
 }
 
 #[test]
@@ -135,6 +141,12 @@ fn everything_public_is_documented() {
         fn visit_item_struct(&mut self, it: &'ast ItemStruct) {
             self.item(&it.vis, &it.attrs, &it.ident);
         }
+        fn visit_item_enum(&mut self, it: &'ast ItemEnum) {
+            self.item(&it.vis, &it.attrs, &it.ident);
+            for variant in &it.variants {
+                self.item(&it.vis, &variant.attrs, &variant.ident);
+            }
+        }
         fn visit_impl_item_fn(&mut self, it: &'ast ImplItemFn) {
             self.item(&it.vis, &it.attrs, &it.sig.ident);
         }
@@ -142,7 +154,7 @@ fn everything_public_is_documented() {
             self.item(&it.vis, &it.attrs, &it.ident);
         }
     }
-    for (kind, count) in [(Kind::Service, 14), (Kind::Tasks, 10)] {
+    for (kind, count) in [(Kind::Service, 14), (Kind::Tasks, 16)] {
         let item = "pub trait T { async fn f(&self); #[doc(hidden)] async fn g(&self, n: u8); }";
         let compiled = Compiled::of(kind, "", item);
         let mut public = Public::default();

@@ -5,9 +5,10 @@ pub use serde;
 
 pub use crate::client::{Call, Client, ClientBuilder};
 pub use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
+pub use crate::error::Error;
 pub use crate::link::Connection;
 pub use crate::policy::verdict::{IntoVerdict, Verdict};
-pub use crate::queue::{Push, TaskProducer};
+pub use crate::queue::{DeadLetters, Push, TaskProducer, WorkQueue};
 use crate::returns::{MethodError, Received};
 pub use crate::returns::{OwnError, PlainReturn, ReturnType};
 pub use crate::service::{BoxFuture, Reply, Request, Service, ServiceOptions, Tasks};

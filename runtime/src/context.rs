@@ -154,9 +154,9 @@ impl Context {
         &self.message().trace
     }
 
-    /// The caller's name (`app_id`), if it gave one.
+    /// The name of the program that sent the message, if it set one (AMQP's `app_id`).
     #[must_use]
-    pub fn caller(&self) -> Option<&str> {
+    pub fn app_id(&self) -> Option<&str> {
         self.message().app_id.as_deref()
     }
 

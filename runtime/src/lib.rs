@@ -111,13 +111,13 @@
 //! |---|---|
 //! | connection | [`Connection`], [`ConnectionBuilder`], [`ConnectionState`], [`Stats`] |
 //! | services | [`macro@service`], [`Server`], [`ServiceOptions`], [`QueueOptions`]; [`Client`], [`ClientBuilder`], [`Call`], [`PendingReply`] |
-//! | jobs | [`WorkQueue`], [`Producer`], [`WorkerPool`], [`Job`], [`DeadLetters`], [`Getter`]; [`macro@tasks`], [`TaskProducer`], [`TaskPool`] |
+//! | jobs | [`WorkQueue`], [`Producer`], [`WorkerPool`], [`Job`], [`DeadLetters`], [`Getter`]; [`macro@tasks`], [`Tasks`], [`TaskProducer`], [`TaskPool`] |
 //! | events | [`EventExchange`] by its four names, [`EventPublisher`], [`Subscribe`], [`Subscription`], [`GroupSubscription`], [`Event`], [`Missed`] |
 //! | in a handler | [`Context`], [`Job`], [`Event`] |
 //! | results of a handler | its own error; [`Failure`], [`retry`], [`retry_after`], [`reject`] |
 //! | errors | [`CallError`], [`Error`], [`Outcome`]; [`Status`] and [`Code`] in replies; [`MethodError`] |
 //! | stopping | [`Running`], [`Until`], [`shutdown_signal`] |
-//! | services without the macros | [`Service`], [`Tasks`], [`Request`], [`Reply`] |
+//! | services without the macros | [`Service`], [`Request`], [`Reply`] |
 //! | values | [`Codec`], [`Table`], [`Value`], [`Name`], [`RetryPolicy`] |
 //!
 //! # Features
@@ -207,9 +207,7 @@ pub use descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use error::{CallError, Error, Never, Outcome};
 pub use link::{Connection, ConnectionBuilder, ConnectionState, Io};
 pub use policy::retry::RetryPolicy;
-pub use policy::verdict::{
-    Failure, IntoVerdict, JobError, Retry, Verdict, reject, retry, retry_after,
-};
+pub use policy::verdict::{Failure, IntoVerdict, JobError, Retry, reject, retry, retry_after};
 pub use pubsub::{
     Bindings, Broadcast, ByHeaders, ByKey, ByPattern, Direct, Event, EventExchange, EventPublisher,
     Fanout, Gap, Group, GroupEvent, GroupSubscription, Headers, IntoBinding, KeyError, Kind, Match,
@@ -217,8 +215,8 @@ pub use pubsub::{
     ToAll, Topic, Undecodable, UnknownTypes,
 };
 pub use queue::{
-    Cancelled, DeadLetter, DeadLetters, Getter, Job, Producer, Push, Taken, TaskPool, TaskProducer,
-    WorkQueue, WorkerPool,
+    Cancellation, DeadLetter, DeadLetters, Getter, Job, PolledJob, Producer, Push, TaskPool,
+    TaskProducer, WorkQueue, WorkerPool,
 };
 pub use returns::MethodError;
 pub use server::Server;

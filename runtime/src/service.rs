@@ -126,7 +126,8 @@ impl Default for ServiceOptions {
     }
 }
 
-/// A set of tasks that runs jobs. `#[lepus::tasks]` generates one around an implementation.
+/// A set of tasks that runs jobs. `#[lepus::tasks]` generates one around an implementation, for a
+/// [`TaskPool`](crate::TaskPool); it is not meant to be implemented by hand.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a set of tasks",
     label = "no `lepus::Tasks`",
@@ -137,6 +138,7 @@ pub trait Tasks: Send + Sync + 'static {
     fn descriptor(&self) -> &'static ServiceDescriptor;
 
     /// Runs one job.
+    #[doc(hidden)]
     fn run(&self, request: Request) -> BoxFuture<Verdict>;
 }
 
@@ -181,6 +183,7 @@ impl Request {
     ///
     /// # Errors
     /// The verdict that rejects the job.
+    #[doc(hidden)]
     pub fn decode_task<A: DeserializeOwned>(&self) -> Result<A, Verdict> {
         self.arguments()
             .map_err(|status| Verdict::of_status(&status))
@@ -246,6 +249,7 @@ impl Request {
     }
 
     /// The verdict on a task that this implementation does not have.
+    #[doc(hidden)]
     #[must_use]
     pub fn unknown_task(&self) -> Verdict {
         Verdict::reject(format!("no task `{}`", self.method.name()))

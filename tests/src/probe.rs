@@ -105,7 +105,7 @@ impl Facts {
                 .map(|left| left.as_millis().try_into().expect("not that long")),
             headers: texts(context.headers()),
             trace: texts(context.trace()),
-            caller: context.caller().map(str::to_owned),
+            caller: context.app_id().map(str::to_owned),
             message_id: context.message_id().map(str::to_owned),
             redelivered: context.redelivered(),
             attempt: context.attempt(),

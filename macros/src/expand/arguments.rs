@@ -26,16 +26,7 @@ pub(super) fn declaration(krate: &Path, method: &Method<'_>, direction: Directio
         Direction::Out => "Serialize",
         Direction::In => "Deserialize",
     };
-    let fields = method.arguments.iter().enumerate().map(|(at, argument)| {
-        let (name, ty) = (argument.name, argument.ty());
-        // serde reads a missing `Option` as `None` in a map, but not at the end of an array.
-        let may_be_missing = method.arguments.iter().skip(at).all(is_option);
-        let default = match direction {
-            Direction::In if may_be_missing => Some(quote!(#[serde(default)])),
-            Direction::In | Direction::Out => None,
-        };
-        quote!(#default #name: #ty)
-    });
+    let fields = fields(method, direction);
     // serde's errors would name the struct, which the user does not know.
     let expecting = match direction {
         Direction::In => {
@@ -58,6 +49,27 @@ pub(super) fn declaration(krate: &Path, method: &Method<'_>, direction: Directio
             #(#fields,)*
         }
     }
+}
+
+/// The fields for serde.
+pub(super) fn fields(
+    method: &Method<'_>,
+    direction: Direction,
+) -> impl Iterator<Item = TokenStream> {
+    method
+        .arguments
+        .iter()
+        .enumerate()
+        .map(move |(at, argument)| {
+            let (name, ty) = (argument.name, argument.ty());
+            // serde reads a missing `Option` as `None` in a map, but not at the end of an array.
+            let may_be_missing = method.arguments.iter().skip(at).all(is_option);
+            let default = match direction {
+                Direction::In if may_be_missing => Some(quote!(#[serde(default)])),
+                Direction::In | Direction::Out => None,
+            };
+            quote!(#default #name: #ty)
+        })
 }
 
 /// The description of the arguments in serde's "expected …" errors.

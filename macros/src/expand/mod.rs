@@ -1,4 +1,5 @@
-//! Expansion of an annotated trait: the trait, its sending half and its receiving half.
+//! Expansion of an annotated trait: the trait, its sending half and its receiving half, and the enum
+//! of its tasks.
 
 mod arguments;
 mod contract;
@@ -6,6 +7,7 @@ mod descriptor;
 mod dispatcher;
 mod returns;
 mod stub;
+mod task;
 
 use crate::ast::{Contract, cfgs};
 use crate::attr::Halves;
@@ -53,7 +55,9 @@ fn expand(contract: &Contract<'_>) -> TokenStream {
     let halves = contract.options.halves;
     let stub = (halves != Halves::Dispatcher).then(|| stub::expand(contract));
     let dispatcher = (halves != Halves::Stub).then(|| dispatcher::expand(contract));
-    quote! { #definition #(#assertions)* #stub #dispatcher }
+    let task =
+        (contract.kind == Kind::Tasks && halves != Halves::Stub).then(|| task::expand(contract));
+    quote! { #definition #(#assertions)* #stub #dispatcher #task }
 }
 
 /// Expands a contract with mistakes: to the mistakes and the trait, so that implementations of it
@@ -80,6 +84,11 @@ fn dispatcher_ident(contract: &Contract<'_>) -> Ident {
         contract.original.ident.unraw(),
         contract.kind.dispatcher_suffix()
     )
+}
+
+/// The name of the enum of the tasks.
+fn task_ident(contract: &Contract<'_>) -> Ident {
+    format_ident!("{}Task", contract.original.ident.unraw())
 }
 
 /// The attributes of every generated item: the trait's `#[cfg]`s, and `#[allow]` for lints, which the

@@ -117,6 +117,15 @@ fn constructors(contract: &Contract<'_>) -> TokenStream {
             #vis fn with_producer(producer: #krate::__rt::TaskProducer) -> Self {
                 Self { producer }
             }
+
+            /// Pushes many jobs without waiting for each confirm before the next push. Returns one
+            /// result for each, in their order.
+            #vis async fn push_all(
+                &self,
+                pushes: impl ::core::iter::IntoIterator<Item = #krate::__rt::Push>,
+            ) -> ::std::vec::Vec<::core::result::Result<(), #krate::__rt::Error>> {
+                self.producer.push_all(pushes).await
+            }
         },
     }
 }

@@ -13,9 +13,10 @@ use std::task::{Context, Poll, Waker};
 /// The items that generated code names.
 pub mod __rt {
     pub use super::{
-        BoxFuture, Call, CallOf, Client, ClientBuilder, Codec, Connection, IntoReply, IntoVerdict,
-        MethodDescriptor, OwnError, PlainReturn, Push, QueueOptions, Reply, Request, ReturnType,
-        Service, ServiceDescriptor, ServiceOptions, TaskProducer, Tasks, Verdict,
+        BoxFuture, Call, CallOf, Client, ClientBuilder, Codec, Connection, DeadLetters, Error,
+        IntoReply, IntoVerdict, MethodDescriptor, OwnError, PlainReturn, Push, QueueOptions, Reply,
+        Request, ReturnType, Service, ServiceDescriptor, ServiceOptions, TaskProducer, Tasks,
+        Verdict, WorkQueue,
     };
     pub use async_trait::async_trait;
     pub use serde;
@@ -485,13 +486,60 @@ impl TaskProducer {
             .push((method.name, body));
         Push
     }
+    pub async fn push_all(&self, pushes: impl IntoIterator<Item = Push>) -> Vec<Result<(), Error>> {
+        pushes.into_iter().map(run).collect()
+    }
 }
+
+/// The dead letters of a queue.
+#[derive(Debug)]
+pub struct DeadLetters<T> {
+    pub tasks: &'static str,
+    pub queue: Option<&'static str>,
+    payload: PhantomData<T>,
+}
+
+impl<T> DeadLetters<T> {
+    pub fn of_tasks(_: &Connection, descriptor: &'static ServiceDescriptor) -> Self {
+        Self {
+            tasks: descriptor.name,
+            queue: None,
+            payload: PhantomData,
+        }
+    }
+    pub fn of_tasks_on<Q>(
+        connection: &Connection,
+        descriptor: &'static ServiceDescriptor,
+        queue: &WorkQueue<Q>,
+    ) -> Self {
+        Self {
+            queue: Some(queue.name),
+            ..Self::of_tasks(connection, descriptor)
+        }
+    }
+    /// Decodes a job as one of these.
+    pub fn read(&self, job: &str) -> Result<T, String>
+    where
+        T: DeserializeOwned,
+    {
+        serde_json::from_str(job).map_err(|error| error.to_string())
+    }
+}
+
+pub struct WorkQueue<T> {
+    pub name: &'static str,
+    pub payload: PhantomData<T>,
+}
+
+/// The error of a push.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Error;
 
 #[must_use]
 pub struct Push;
 
 impl IntoFuture for Push {
-    type Output = Result<(), ()>;
+    type Output = Result<(), Error>;
     type IntoFuture = std::future::Ready<Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {

@@ -1,6 +1,6 @@
 //! Tests of the code that `#[tasks]` generates.
 
-use crate::stub::{Connection, Request, TaskProducer, Tasks, Verdict, run};
+use crate::stub::{Connection, Request, TaskProducer, Tasks, Verdict, WorkQueue, run};
 use std::fmt;
 
 #[derive(Debug)]
@@ -40,7 +40,8 @@ fn a_job_is_pushed_with_its_arguments() {
     let connection = Connection::default();
     let producer = ImagesProducer::new(&connection).clone();
     assert_eq!(run(producer.resize(7, 640)), Ok(()));
-    assert_eq!(run(producer.forget(7)), Ok(()));
+    let pushed = run(producer.push_all([producer.forget(7), producer.forget(8)]));
+    assert_eq!(pushed, [Ok(()), Ok(())]);
     let other = TaskProducer::new(&connection, ImagesProducer::DESCRIPTOR);
     assert_eq!(run(ImagesProducer::with_producer(other).sweep()), Ok(()));
     let sent = connection.sent.lock().unwrap();
@@ -53,6 +54,7 @@ fn a_job_is_pushed_with_its_arguments() {
         [
             ("resize", r#"{"id":7,"width":640}"#),
             ("drop", "7"),
+            ("drop", "8"),
             ("sweep", "{}")
         ]
     );
@@ -113,6 +115,76 @@ mod objects {
         };
         assert_eq!(work(r#"{"room":1}"#), Verdict::Done);
         assert_eq!(work(r#"{"room":13}"#), Verdict::Failed("locked".to_owned()));
+    }
+}
+
+#[test]
+fn a_dead_letter_is_a_variant_with_the_arguments() {
+    let connection = Connection::default();
+    let letters = ImagesWorker::dead_letters(&connection);
+    assert_eq!((letters.tasks, letters.queue), ("images", None));
+    let resize = letters.read(r#"{"resize":{"id":7,"width":640}}"#).unwrap();
+    assert_eq!(format!("{resize:?}"), "Resize { .. }");
+    assert!(matches!(resize, ImagesTask::Resize { id: 7, width: 640 }));
+    let resize = letters.read(r#"{"resize":[7,640]}"#);
+    assert!(matches!(resize, Ok(ImagesTask::Resize { id: 7, .. })));
+    let drop = letters.read(r#"{"drop":7}"#);
+    assert!(matches!(drop, Ok(ImagesTask::Forget(7))));
+    let sweep = letters.read(r#""sweep""#);
+    assert!(matches!(sweep, Ok(ImagesTask::Sweep)));
+    let error = letters.read(r#"{"forget":7}"#).unwrap_err();
+    assert!(
+        error.contains("expected one of `resize`, `drop`, `sweep`"),
+        "{error}"
+    );
+    let queue = WorkQueue {
+        name: "other",
+        payload: std::marker::PhantomData::<u8>,
+    };
+    let letters = ImagesWorker::dead_letters_on(&connection, &queue);
+    assert_eq!((letters.tasks, letters.queue), ("images", Some("other")));
+}
+
+mod unusual {
+    use crate::stub::Connection;
+
+    /// Names that make the same variant, and arguments that may be missing.
+    #[lepus_macros::tasks(crate = crate::stub, worker)]
+    pub trait Odd {
+        async fn find_it(&self, first: Option<u8>, r#type: Option<String>);
+        #[allow(non_snake_case)]
+        async fn find__it(&self);
+        async fn r#type(&self);
+        async fn self_(&self);
+        async fn _1(&self);
+    }
+
+    #[lepus_macros::tasks(crate = crate::stub)]
+    pub trait Empty {}
+
+    #[test]
+    fn every_trait_has_its_enum() {
+        let letters = OddWorker::dead_letters(&Connection::default());
+        for found in [r#"{"find_it":[]}"#, r#"{"find_it":{"type":null}}"#] {
+            let found = letters.read(found);
+            assert!(matches!(
+                found,
+                Ok(OddTask::FindIt {
+                    first: None,
+                    r#type: None
+                })
+            ));
+        }
+        for (job, shown) in [
+            (r#""find__it""#, "FindIt_"),
+            (r#""type""#, "Type"),
+            (r#""self_""#, "Self_"),
+            (r#""_1""#, "_1"),
+        ] {
+            assert_eq!(format!("{:?}", letters.read(job).unwrap()), shown);
+        }
+        let empty = EmptyWorker::dead_letters(&Connection::default());
+        empty.read(r#""any""#).unwrap_err();
     }
 }
 

@@ -111,7 +111,7 @@ impl Failure for Error {}
 impl Failure for Box<dyn std::error::Error + Send + Sync> {}
 impl<E: fmt::Display> Failure for CallError<E> {}
 
-/// The result of a job's handler.
+/// The result of a job's handler, as the runtime and generated code pass it on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict(pub(crate) Judgement);
 
@@ -151,15 +151,27 @@ impl Verdict {
     }
 }
 
-/// A type that a job's handler may return.
+/// A type that a handler of jobs or events may return: `()`, or `Result<(), E>` with an error that is a
+/// [`Failure`].
+///
+/// No other type can implement it.
 #[diagnostic::on_unimplemented(
-    message = "a handler cannot return `{Self}`",
-    label = "neither `()` nor a `Result<(), E>`",
-    note = "a handler of jobs or events returns `()`, or `Result<(), E>` where `E` is a `lepus::Failure`"
+    message = "a handler of jobs or events cannot return `{Self}`",
+    label = "its result is `{Self}`",
+    note = "return `()`, or `Result<(), E>` with an error that implements `lepus::Failure`: nobody receives a value"
 )]
-pub trait IntoVerdict {
+pub trait IntoVerdict: sealed::HandlerResult {
     /// The verdict for this result.
+    #[doc(hidden)]
     fn into_verdict(self) -> Verdict;
+}
+
+mod sealed {
+    /// Implemented for the results of handlers and for no other type.
+    pub trait HandlerResult {}
+
+    impl HandlerResult for () {}
+    impl<E> HandlerResult for Result<(), E> {}
 }
 
 impl IntoVerdict for () {

@@ -66,22 +66,30 @@ pub(crate) enum OnMissing {
 
 impl Publisher {
     pub(crate) fn new(connection: &Connection, max_unconfirmed: usize) -> Self {
-        Self::with_limits(connection, max_unconfirmed, connection.max_message())
+        let sender = ConfirmSender::new(connection, connection.max_message());
+        Self::over(sender, connection.namespace().clone(), max_unconfirmed)
     }
 
     /// A publisher for messages that the broker has stored already, such as retries: they are moved
     /// whatever their size.
     pub(crate) fn without_size_limit(connection: &Connection) -> Self {
-        Self::with_limits(connection, MAX_UNCONFIRMED, usize::MAX)
+        let sender = ConfirmSender::new(connection, usize::MAX);
+        Self::over(sender, connection.namespace().clone(), MAX_UNCONFIRMED)
     }
 
-    fn with_limits(connection: &Connection, max_unconfirmed: usize, max_message: usize) -> Self {
+    /// A publisher with another limit. It shares neither the channel nor the limit with this one.
+    pub(crate) fn with_max_unconfirmed(&self, max_unconfirmed: usize) -> Self {
+        let (sender, namespace) = (self.inner.sender.separate(), self.inner.namespace.clone());
+        Self::over(sender, namespace, max_unconfirmed)
+    }
+
+    fn over(sender: ConfirmSender, namespace: Namespace, max_unconfirmed: usize) -> Self {
         Self {
             inner: Arc::new(Inner {
-                sender: ConfirmSender::new(connection, max_message),
-                namespace: connection.namespace().clone(),
+                sender,
+                namespace,
                 declared: DeclaredOnMiss::default(),
-                permits: Semaphore::new(max_unconfirmed.max(1)),
+                permits: Semaphore::new(max_unconfirmed.clamp(1, Semaphore::MAX_PERMITS)),
                 isolation: Isolation::default(),
             }),
         }

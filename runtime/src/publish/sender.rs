@@ -47,6 +47,16 @@ impl ConfirmSender {
         }
     }
 
+    /// Another sender with the same settings and a channel of its own.
+    pub(super) fn separate(&self) -> Self {
+        Self {
+            link: self.link.clone(),
+            io: self.io.clone(),
+            channel: CachedChannel::default(),
+            max_message: self.max_message,
+        }
+    }
+
     pub(super) fn link(&self) -> &Link {
         &self.link
     }

@@ -9,14 +9,16 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::QueueSpec;
-use super::job::decode_payload;
+use super::job::{decode_payload, payload_codec};
 use super::polled_queue::PolledQueue;
 use crate::clock;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
+use crate::escape;
 use crate::link::{self, AckRange, Connection, Delivery, Namespace, QueueCounts, Session};
 use crate::publish::{self, Publisher, TIMEOUT, Target};
-use crate::wire::envelope::{self, DeathRecord, JobHead};
-use crate::wire::message::{MessageInfo, Outgoing};
+use crate::wire::codec::{self, Codec, VariantError, variant};
+use crate::wire::envelope::{self, DeathRecord, JobHead, SourceRoute};
+use crate::wire::message::{MessageInfo, Outgoing, message_accessors};
 use crate::wire::topology::Topology;
 use crate::wire::value::Table;
 
@@ -27,9 +29,29 @@ const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const MAX_PAUSE: Duration = Duration::from_millis(50);
 
 /// The dead-letter queue of a work queue.
+///
+/// ```no_run
+/// # async fn example(connection: lepus::Connection) -> Result<(), lepus::Error> {
+/// let letters = lepus::WorkQueue::<String>::new("mails").dead_letters(&connection);
+/// println!("{} mails were not sent", letters.count().await?);
+/// for letter in letters.list(100).await? {
+///     let (reason, error, attempts) = (letter.reason(), letter.error(), letter.attempt());
+///     match letter.payload() {
+///         Ok(address) => println!("{address}: {reason} after {attempts} attempts: {error}"),
+///         Err(error) => println!("{} does not decode: {error}", letter.to_json()),
+///     }
+/// }
+/// // The jobs start again with their first attempt.
+/// let replayed = letters.replay_where(|letter| letter.error().contains("busy")).await?;
+/// println!("{replayed} mails are tried again");
+/// # Ok(())
+/// # }
+/// ```
 pub struct DeadLetters<T> {
     connection: Connection,
     spec: QueueSpec,
+    /// Whether the payload is an enum, and the task of a job names its variant.
+    is_by_task: bool,
     payload: PhantomData<fn() -> T>,
 }
 
@@ -38,7 +60,17 @@ impl<T> DeadLetters<T> {
         Self {
             connection: connection.clone(),
             spec,
+            is_by_task: false,
             payload: PhantomData,
+        }
+    }
+
+    pub(super) fn by_task(connection: &Connection, spec: QueueSpec) -> Self {
+        let is_by_task = true;
+        let plain = Self::new(connection, spec);
+        Self {
+            is_by_task,
+            ..plain
         }
     }
 }
@@ -119,7 +151,8 @@ impl<T: DeserializeOwned> DeadLetters<T> {
     /// The connection was lost or closed, the broker refuses, or the work queue is full. Letters that
     /// were replayed before the error stay in the work queue.
     ///
-    /// Cancel-safe in the same sense.
+    /// # Cancel safety
+    /// If the future is dropped, each letter is in one of the two queues or in both.
     pub async fn replay_where(
         &self,
         mut choose: impl FnMut(&DeadLetter<T>) -> bool,
@@ -261,18 +294,44 @@ impl<T: DeserializeOwned> DeadLetters<T> {
     fn read(&self, delivery: &Delivery) -> DeadLetter<T> {
         let message = &delivery.message;
         let record = DeathRecord::read(&message.properties);
-        let head = JobHead::read(&message.properties);
+        let job = DeathRecord::erase(message.properties.clone());
+        let mut head = JobHead::read(&job);
+        head.route = self.source_route(&record, head.route);
         let info = head.into_info(message, record.attempts);
+        let codec = self.spec.codec();
+        let payload = if self.is_by_task {
+            decode_task(codec, &info, &message.body)
+        } else {
+            decode_payload(codec, info.content_type.as_deref(), &message.body)
+        };
         DeadLetter {
-            payload: decode_payload(
-                self.spec.codec(),
-                info.content_type.as_deref(),
-                &message.body,
-            ),
+            payload,
             body: message.body.clone(),
+            codec: payload_codec(codec, info.content_type.as_deref()).ok(),
             record,
             headers: message.properties.headers.clone(),
             info,
+        }
+    }
+
+    /// The exchange and the routing key that the job was published with. `recorded` are those that
+    /// its headers name.
+    fn source_route(
+        &self,
+        record: &DeathRecord,
+        recorded: Option<SourceRoute>,
+    ) -> Option<SourceRoute> {
+        match (record.route.clone(), recorded) {
+            // The broker dead-lettered what came through an exchange: the headers are its sender's.
+            (Some(route), _) if !route.exchange.is_empty() => Some(route),
+            (_, Some(recorded)) => Some(recorded),
+            (Some(route), None) => Some(route),
+            (None, None) if record.source_queue.is_empty() => None,
+            // A job that was pushed to its queue.
+            (None, None) => Some(SourceRoute {
+                exchange: String::new(),
+                routing_key: self.namespace().scope(&record.source_queue),
+            }),
         }
     }
 
@@ -302,6 +361,29 @@ impl<T: DeserializeOwned> DeadLetters<T> {
     }
 }
 
+/// Decodes the arguments of a task as the variant that it names.
+fn decode_task<T: DeserializeOwned>(
+    own: Codec,
+    info: &MessageInfo,
+    body: &Bytes,
+) -> Result<T, Error> {
+    let decoded = || {
+        let task = info.kind.as_deref().ok_or("the job names no task")?;
+        let codec = payload_codec(own, info.content_type.as_deref())?;
+        variant::decode(task, codec, body).map_err(|error| match error {
+            VariantError::UnknownName(reason) => escape::Escaped(reason).to_string(),
+            VariantError::Malformed(reason) => {
+                format!(
+                    "the arguments of `{}` do not decode: {reason}",
+                    escape::Escaped(task)
+                )
+            }
+        })
+    };
+    let decoded: Result<T, String> = decoded();
+    decoded.map_err(|reason| Error::new(ErrorKind::Decode).caused_by(reason))
+}
+
 /// The choice for one dead letter of a replay.
 enum ReplayChoice {
     Replay,
@@ -319,16 +401,24 @@ impl<T> fmt::Debug for DeadLetters<T> {
 }
 
 /// A job in the dead-letter queue, and the reason.
+///
+/// See [`DeadLetters`] for an example.
 #[derive(Debug)]
 pub struct DeadLetter<T> {
     payload: Result<T, Error>,
     body: Bytes,
+    /// The codec of the payload, if it is known.
+    codec: Option<Codec>,
     info: MessageInfo,
     record: DeathRecord,
     headers: Table,
 }
 
 impl<T> DeadLetter<T> {
+    fn info(&self) -> &MessageInfo {
+        &self.info
+    }
+
     /// The payload.
     ///
     /// # Errors
@@ -337,10 +427,34 @@ impl<T> DeadLetter<T> {
         self.payload.as_ref()
     }
 
-    /// The payload's bytes, as they came.
+    /// The payload, taken out.
+    ///
+    /// # Errors
+    /// Those of [`payload`](Self::payload).
+    pub fn into_payload(self) -> Result<T, Error> {
+        self.payload
+    }
+
+    /// A view of the payload as JSON text that loses nothing, whether or not it decodes: see
+    /// [`Codec::to_json`]. If there is no codec for its content type, it is
+    /// `{"$body":"<base 64>"}`.
     #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        &self.body
+    pub fn to_json(&self) -> String {
+        match self.codec {
+            Some(codec) => codec.to_json(&self.body),
+            None => codec::undecoded(&self.body),
+        }
+    }
+
+    message_accessors! {
+        bytes key exchange content_type message_id timestamp app_id headers header trace redelivered
+    }
+
+    /// The number of the last attempt, which is the number of attempts; 0 if the broker moved the job
+    /// here by itself.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.info.attempt
     }
 
     /// The reason for which it is here: `attempts` (the last one failed), `rejected` (by its handler,
@@ -364,12 +478,6 @@ impl<T> DeadLetter<T> {
         self.record.first_error.as_deref()
     }
 
-    /// The number of attempts; 0 if the broker moved it here by itself.
-    #[must_use]
-    pub fn attempts(&self) -> u32 {
-        self.record.attempts
-    }
-
     /// The queue from which it was moved here.
     #[must_use]
     pub fn source_queue(&self) -> &str {
@@ -382,27 +490,16 @@ impl<T> DeadLetter<T> {
         clock::from_unix_seconds(self.record.failed_at?)
     }
 
-    /// The time at which it was first pushed, to the second, if its producer said so.
-    #[must_use]
-    pub fn first_seen(&self) -> Option<SystemTime> {
-        clock::from_unix_seconds(self.info.timestamp?)
-    }
-
-    /// The task, if the queue carries tasks.
+    /// The task, if the queue carries tasks (AMQP's `type`).
     #[must_use]
     pub fn task(&self) -> Option<&str> {
         self.info.kind.as_deref()
     }
 
-    /// The job's idempotency key.
+    /// All headers, as they are on the broker: those that the sender set, and those in which Lepus
+    /// and the broker have recorded the failures.
     #[must_use]
-    pub fn message_id(&self) -> Option<&str> {
-        self.info.message_id.as_deref()
-    }
-
-    /// All headers: the producer's, and those that record the failures.
-    #[must_use]
-    pub fn headers(&self) -> &Table {
+    pub fn all_headers(&self) -> &Table {
         &self.headers
     }
 }

@@ -14,11 +14,28 @@ use crate::error::Error;
 use crate::link::{AckRange, Channel, Connection};
 use crate::publish::CachedChannel;
 use crate::wire::envelope::JobHead;
-use crate::wire::message::MessageInfo;
-use crate::wire::value::Table;
+use crate::wire::message::{MessageInfo, message_accessors};
 
 /// Takes jobs from a queue with `basic.get`, for programs that look for one now and then. For all
 /// others a worker pool is the better choice: polling costs a round trip for each job.
+///
+/// ```no_run
+/// # async fn example(connection: lepus::Connection) -> Result<(), lepus::Error> {
+/// let getter = lepus::WorkQueue::<String>::new("mails").getter(&connection);
+/// while let Some(job) = getter.next().await? {
+///     match job.payload() {
+///         Ok(address) => println!("a mail to {address}"),
+///         Err(error) => println!("{:?} does not decode: {error}", job.bytes()),
+///     }
+///     if job.attempt() > 3 {
+///         job.reject();
+///     } else {
+///         job.ack()?;
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct Getter<T> {
     connection: Connection,
     spec: QueueSpec,
@@ -39,7 +56,7 @@ impl<T> Getter<T> {
 
 impl<T: DeserializeOwned> Getter<T> {
     /// The next job, or `None` when the queue is empty. The job is reserved for the caller until it
-    /// is [`done`](Taken::done), requeued or rejected; dropping it requeues it.
+    /// is [acknowledged](PolledJob::ack), requeued or rejected; dropping it requeues it.
     ///
     /// A queue that is [`passive`](super::WorkQueue::passive) may be of any type: it is first polled
     /// over an AMQP connection of its own, because RabbitMQ closes a connection on which a stream is
@@ -49,8 +66,9 @@ impl<T: DeserializeOwned> Getter<T> {
     /// The connection was lost or closed, or the broker refuses the queue. A stream cannot be
     /// polled: the broker's 540 (NOT_IMPLEMENTED).
     ///
-    /// Cancel-safe: a job taken by a dropped future goes back to its queue.
-    pub async fn next(&self) -> Result<Option<Taken<T>>, Error> {
+    /// # Cancel safety
+    /// A job that was taken by a dropped future goes back to its queue.
+    pub async fn next(&self) -> Result<Option<PolledJob<T>>, Error> {
         let queue = self.queue.get_or_open(|_| self.open()).await?;
         let Some(delivery) = queue.poll().await? else {
             return Ok(None);
@@ -60,11 +78,12 @@ impl<T: DeserializeOwned> Getter<T> {
             tag: Some(delivery.tag),
             _connection: queue.connection(),
         };
-        let message = delivery.message;
+        let mut message = delivery.message;
+        self.spec.remove_untrusted_headers(&mut message);
         let head = JobHead::read(&message.properties);
-        let attempt = head.attempt;
+        let attempt = head.attempt.saturating_add(head.unsettled);
         let info = head.into_info(&message, attempt);
-        Ok(Some(Taken {
+        Ok(Some(PolledJob {
             payload: decode_payload(
                 self.spec.codec(),
                 info.content_type.as_deref(),
@@ -91,16 +110,22 @@ impl<T> fmt::Debug for Getter<T> {
     }
 }
 
-/// A job that was taken and is not settled yet. Dropping it requeues it.
-pub struct Taken<T> {
+/// A job that a [`Getter`] has taken and that is not settled yet. Dropping it requeues it.
+///
+/// See [`Getter`] for an example.
+pub struct PolledJob<T> {
     payload: Result<T, Error>,
     info: MessageInfo,
     body: Bytes,
     unsettled: Unsettled,
 }
 
-impl<T> Taken<T> {
-    /// The payload.
+impl<T> PolledJob<T> {
+    fn info(&self) -> &MessageInfo {
+        &self.info
+    }
+
+    /// The payload. [`ack`](Self::ack) returns it by value.
     ///
     /// # Errors
     /// [`is_decode`](Error::is_decode) when it does not decode.
@@ -108,42 +133,23 @@ impl<T> Taken<T> {
         self.payload.as_ref()
     }
 
-    /// The payload's bytes, as they came.
-    #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        &self.body
+    message_accessors! {
+        bytes key exchange content_type message_id timestamp app_id headers header trace redelivered
+        attempt
     }
 
-    /// The headers its producer set.
-    #[must_use]
-    pub fn headers(&self) -> &Table {
-        &self.info.headers
-    }
-
-    /// The job's idempotency key.
-    #[must_use]
-    pub fn message_id(&self) -> Option<&str> {
-        self.info.message_id.as_deref()
-    }
-
-    /// Whether it had been delivered before.
-    #[must_use]
-    pub fn redelivered(&self) -> bool {
-        self.info.redelivered
-    }
-
-    /// Acknowledges the job, and returns its payload.
+    /// Acknowledges the job (`basic.ack`), and returns its payload.
     ///
     /// # Errors
     /// [`is_decode`](Error::is_decode) when the payload does not decode; the job is acknowledged all
     /// the same. If the acknowledgement is lost with the connection, the job is delivered again.
-    pub fn done(mut self) -> Result<T, Error> {
+    pub fn ack(mut self) -> Result<T, Error> {
         self.unsettled
             .settle(|channel, tag| channel.ack(tag, AckRange::One));
         self.payload
     }
 
-    /// Returns the job to its queue.
+    /// Returns the job to its queue (`basic.reject` with requeue).
     pub fn requeue(self) {
         drop(self);
     }
@@ -155,9 +161,9 @@ impl<T> Taken<T> {
     }
 }
 
-impl<T> fmt::Debug for Taken<T> {
+impl<T> fmt::Debug for PolledJob<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Taken")
+        f.debug_struct("PolledJob")
             .field("message_id", &self.info.message_id)
             .field("bytes", &self.body.len())
             .finish_non_exhaustive()

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::QueueSpec;
 use super::ack_timeout::UnackedJobs;
-use super::job::{Cancelled, RawJob, StopSignal};
+use super::job::{Cancellation, RawJob, StopSignal};
 use crate::clock;
 use crate::context::{Context, Invocation};
 use crate::error::Error;
@@ -109,7 +109,7 @@ impl JobHandler {
         let job = RawJob {
             body: message.body.clone(),
             context: context.clone(),
-            cancelled: Cancelled::new(channel, self.stop.subscribe()),
+            cancellation: Cancellation::new(channel, self.stop.subscribe()),
         };
         let running = context.handler(|| self.runner.run(job));
         // `map` instead of an `async` block, which would store `running` twice.
@@ -317,6 +317,7 @@ impl JobHandler {
             attempts,
             source_queue: self.spec.name.clone(),
             failed_at: clock::unix_seconds(),
+            route: None,
         }
     }
 
@@ -435,8 +436,7 @@ impl Handler for JobHandler {
         channel: Arc<Channel>,
         mut delivery: Delivery,
     ) -> impl Future<Output = Settlement> + Send {
-        let has_count = self.spec.kind == QueueKind::Quorum || self.spec.passive;
-        envelope::remove_untrusted_headers(&mut delivery.message, has_count);
+        self.spec.remove_untrusted_headers(&mut delivery.message);
         async move {
             // The head is moved out of the match and not borrowed, because a borrow would keep the
             // whole `Admission` in this future.

@@ -1,26 +1,42 @@
 //! A job as its handler sees it, and the signal that its handler should stop.
 
 use std::sync::{Arc, Weak};
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use crate::clock;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind};
 use crate::link::{Channel, Session};
 use crate::wire::codec::Codec;
-use crate::wire::message::MessageInfo;
-use crate::wire::value::{Table, Value};
+use crate::wire::message::{MessageInfo, message_accessors};
 
 /// A job that a handler works on.
+///
+/// ```
+/// use lepus::{Job, JobError, reject, retry_after};
+/// use std::time::Duration;
+///
+/// async fn send(job: Job<String>) -> Result<(), JobError> {
+///     let address = job.payload();
+///     if !address.contains('@') {
+///         return Err(reject(format!("`{address}` is no address")));
+///     }
+///     if job.attempt() == 1 {
+///         return Err(retry_after(Duration::from_secs(60), "greylisted"));
+///     }
+///     println!("{:?} is sent to {address}", job.message_id());
+///     Ok(())
+/// }
+/// # let _ = send;
+/// ```
 #[derive(Clone, Debug)]
 pub struct Job<T> {
     pub(super) payload: T,
+    pub(super) body: Bytes,
     pub(super) context: Context,
-    pub(super) cancelled: Cancelled,
+    pub(super) cancellation: Cancellation,
 }
 
 /// A job before its payload is decoded.
@@ -28,7 +44,7 @@ pub struct Job<T> {
 pub(crate) struct RawJob {
     pub(crate) body: Bytes,
     pub(crate) context: Context,
-    pub(crate) cancelled: Cancelled,
+    pub(crate) cancellation: Cancellation,
 }
 
 impl<T> Job<T> {
@@ -48,61 +64,15 @@ impl<T> Job<T> {
         self.payload
     }
 
-    /// Which attempt this is; the first is 1. Deliveries that no worker settled, because it crashed
-    /// for instance, count as attempts.
-    #[must_use]
-    pub fn attempt(&self) -> u32 {
-        self.info().attempt
-    }
-
-    /// When the job was first pushed, by the producer's clock and to the second, if its producer
-    /// said so (AMQP's `timestamp`).
-    #[must_use]
-    pub fn first_seen(&self) -> Option<SystemTime> {
-        clock::from_unix_seconds(self.info().timestamp?)
-    }
-
-    /// The idempotency key: the same for every attempt of the job.
-    #[must_use]
-    pub fn message_id(&self) -> Option<&str> {
-        self.info().message_id.as_deref()
-    }
-
-    /// The headers its producer set.
-    #[must_use]
-    pub fn headers(&self) -> &Table {
-        &self.info().headers
-    }
-
-    /// One of the headers.
-    #[must_use]
-    pub fn header(&self, name: &str) -> Option<&Value> {
-        self.info().headers.get(name)
-    }
-
-    /// Whether the broker had delivered this very message before: a handler may have run, in part or
-    /// to its end.
-    #[must_use]
-    pub fn redelivered(&self) -> bool {
-        self.info().redelivered
-    }
-
-    /// The exchange it came through; empty for jobs that were pushed to the queue.
-    #[must_use]
-    pub fn exchange(&self) -> &str {
-        &self.info().exchange
-    }
-
-    /// The routing key it was published with.
-    #[must_use]
-    pub fn routing_key(&self) -> &str {
-        &self.info().routing_key
+    message_accessors! {
+        bytes key exchange content_type message_id timestamp app_id headers header trace redelivered
+        attempt
     }
 
     /// The signal that the handler should stop, to be awaited or asked.
     #[must_use]
-    pub fn cancelled(&self) -> Cancelled {
-        self.cancelled.clone()
+    pub fn cancelled(&self) -> Cancellation {
+        self.cancellation.clone()
     }
 }
 
@@ -131,7 +101,7 @@ pub(super) fn decode_payload<T: DeserializeOwned>(
 /// The signal that a handler should stop: its connection is lost, or the broker has closed its
 /// channel, so that the job will be delivered again whatever it does; or its worker is shutting down.
 #[derive(Clone, Debug)]
-pub struct Cancelled {
+pub struct Cancellation {
     /// Weak, because a handler may keep its job for long. The job would keep the channel open, and
     /// with it all unsettled deliveries there.
     channel: Weak<Channel>,
@@ -148,7 +118,7 @@ pub(super) struct StopSignal {
     pub(super) lost_channels: u64,
 }
 
-impl Cancelled {
+impl Cancellation {
     pub(super) fn new(channel: &Arc<Channel>, stop: watch::Receiver<StopSignal>) -> Self {
         Self {
             channel: Arc::downgrade(channel),

@@ -69,8 +69,8 @@ impl JobPublisher {
         self.timeout = limit;
     }
 
-    pub(super) fn set_max_unconfirmed(&mut self, connection: &Connection, pushes: usize) {
-        self.publisher = Publisher::new(connection, pushes);
+    pub(super) fn set_max_in_flight(&mut self, pushes: usize) {
+        self.publisher = self.publisher.with_max_unconfirmed(pushes);
     }
 
     pub(super) fn queue(&self) -> &QueueContext {

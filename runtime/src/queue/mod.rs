@@ -20,8 +20,8 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 pub use dead_letters::{DeadLetter, DeadLetters};
-pub use get::{Getter, Taken};
-pub use job::{Cancelled, Job};
+pub use get::{Getter, PolledJob};
+pub use job::{Cancellation, Job};
 pub use pool::WorkerPool;
 pub use producer::Producer;
 pub use push::Push;

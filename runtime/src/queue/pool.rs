@@ -12,6 +12,7 @@ use super::handler::{JobHandler, JobRunner};
 use super::job::{Job, RawJob, payload_codec};
 use crate::error::Error;
 use crate::link::Connection;
+use crate::policy::retry::RetryPolicy;
 use crate::policy::verdict::{IntoVerdict, Verdict};
 use crate::service::BoxFuture;
 use crate::shutdown::GRACE;
@@ -20,6 +21,43 @@ use crate::worker::{OnLoss, Source, Worker};
 use crate::worker::{Running, Until};
 
 /// A pool of workers that run a handler for each job of a queue.
+///
+/// # Handlers
+///
+/// A handler is a closure or a function that takes a [`Job`] and returns a future of `()` or of
+/// `Result<(), E>`, where `E` is a [`Failure`](crate::Failure). It is called once for each job, and its
+/// futures run at the same time, up to [`concurrency`](Self::concurrency). A handler that needs a state
+/// of the program clones it for each job:
+///
+/// ```no_run
+/// use std::sync::Arc;
+///
+/// use lepus::{Connection, Error, Job, WorkQueue, retry};
+///
+/// struct Store;
+///
+/// impl Store {
+///     async fn save(&self, text: &str) -> Result<(), std::io::Error> {
+///         println!("{text} is stored");
+///         Ok(())
+///     }
+/// }
+///
+/// async fn work(connection: &Connection, store: Arc<Store>) -> Result<(), Error> {
+///     let save = move |job: Job<String>| {
+///         let store = Arc::clone(&store);
+///         async move { store.save(job.payload()).await.map_err(retry) }
+///     };
+///     let texts = WorkQueue::<String>::new("texts");
+///     let pool = texts.worker(connection).concurrency(8);
+///     pool.run(save, lepus::shutdown_signal()).await
+/// }
+/// ```
+///
+/// An async closure does where nothing is captured: `async |job: Job<String>| …`. With captures,
+/// `async move |job| store.save(…)` does not compile, because its futures borrow the captured values
+/// from the closure, and the future of a handler has to own what it uses (`'static`): it may run on
+/// another thread, and as long as those of later calls.
 #[must_use = "a pool works when it is run"]
 pub struct WorkerPool<T> {
     config: PoolConfig,
@@ -91,14 +129,6 @@ impl PoolConfig {
         running.add(worker, Arc::new(handler), connection.tasks());
         Ok(running)
     }
-
-    pub(super) async fn run(
-        self,
-        runner: Arc<dyn JobRunner>,
-        shutdown: impl Future<Output = ()>,
-    ) -> Result<(), Error> {
-        Running::run(self.start(runner), shutdown).await
-    }
 }
 
 impl<T> WorkerPool<T> {
@@ -108,11 +138,16 @@ impl<T> WorkerPool<T> {
             payload: PhantomData,
         }
     }
-}
 
-impl<T: DeserializeOwned + Send + 'static> WorkerPool<T> {
-    /// The number of jobs that run at once, and the channel's prefetch (`basic.qos`). Default 1: an
-    /// idle worker is always preferred over a busy one.
+    /// The number of attempts at a job, and the delays between them. Default: that of the queue
+    /// ([`WorkQueue::retry`](super::WorkQueue::retry)).
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.config.spec.retry = policy;
+        self
+    }
+
+    /// The number of jobs that run at once, and the channel's prefetch (`basic.qos`). Default: 1, with
+    /// which an idle worker is always preferred over a busy one.
     pub fn concurrency(mut self, jobs: u16) -> Self {
         self.config.concurrency(jobs);
         self
@@ -129,7 +164,7 @@ impl<T: DeserializeOwned + Send + 'static> WorkerPool<T> {
         self
     }
 
-    /// The time that a shutdown waits for running handlers and for the broker. Default 30 s. Jobs
+    /// The time that a shutdown waits for running handlers and for the broker. Default: 30 s. Jobs
     /// that are not done by then go back to the queue. A handler that blocks its thread is not waited
     /// for.
     pub fn grace(mut self, limit: Duration) -> Self {
@@ -137,11 +172,10 @@ impl<T: DeserializeOwned + Send + 'static> WorkerPool<T> {
         self
     }
 
-    /// Starts the pool. When it returns, jobs are consumed.
+    /// Starts the pool with a [handler](Self#handlers). When it returns, jobs are consumed.
     ///
-    /// The handler returns `()` or `Result<(), E>` where `E` is a [`Failure`](crate::Failure). A
-    /// panic counts as a failure; a payload that does not decode goes to the dead-letter queue at
-    /// once.
+    /// A panic of the handler counts as a failure. A payload that does not decode goes to the
+    /// dead-letter queue at once.
     ///
     /// # Errors
     /// The broker refuses the queue: it exists with other properties
@@ -149,6 +183,7 @@ impl<T: DeserializeOwned + Send + 'static> WorkerPool<T> {
     /// that is invalid, and that the connection was closed.
     pub fn start<H, F>(self, handler: H) -> BoxFuture<Result<Running, Error>>
     where
+        T: DeserializeOwned + Send + 'static,
         H: Fn(Job<T>) -> F + Send + Sync + 'static,
         F: Future<Output: IntoVerdict> + Send + 'static,
     {
@@ -156,7 +191,7 @@ impl<T: DeserializeOwned + Send + 'static> WorkerPool<T> {
         Box::pin(self.config.start(runner))
     }
 
-    /// Consumes until `shutdown` completes, then drains: stops consuming, lets running handlers finish
+    /// Consumes with a [handler](Self#handlers) until `shutdown` completes, then drains: stops consuming, lets running handlers finish
     /// within the grace period, and requeues the rest. A second signal ends it at once, if `shutdown`
     /// is [`shutdown_signal`](crate::shutdown_signal).
     ///
@@ -164,6 +199,7 @@ impl<T: DeserializeOwned + Send + 'static> WorkerPool<T> {
     /// Those of [`start`](Self::start), and that the connection was closed meanwhile.
     pub fn run<H, F, S>(self, handler: H, shutdown: S) -> Until<S>
     where
+        T: DeserializeOwned + Send + 'static,
         H: Fn(Job<T>) -> F + Send + Sync + 'static,
         F: Future<Output: IntoVerdict> + Send + 'static,
         S: Future<Output = ()>,
@@ -173,6 +209,7 @@ impl<T: DeserializeOwned + Send + 'static> WorkerPool<T> {
 
     fn runner<H, F>(&self, handler: H) -> Arc<dyn JobRunner>
     where
+        T: DeserializeOwned + Send + 'static,
         H: Fn(Job<T>) -> F + Send + Sync + 'static,
         F: Future<Output: IntoVerdict> + Send + 'static,
     {
@@ -213,8 +250,9 @@ where
                 let handler = Arc::clone(&self.handler);
                 let job = Job {
                     payload,
+                    body: job.body,
                     context: job.context,
-                    cancelled: job.cancelled,
+                    cancellation: job.cancellation,
                 };
                 Box::pin(async move { handler(job).await.into_verdict() })
             }

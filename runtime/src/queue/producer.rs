@@ -13,7 +13,27 @@ use super::push_all::PushAll;
 use crate::error::Error;
 use crate::link::Connection;
 
-/// Pushes jobs to a work queue. Cheap to clone; clones share one channel.
+/// Pushes jobs to a work queue. Cheap to clone; clones share one channel and one limit of pushes in
+/// flight.
+///
+/// ```no_run
+/// # async fn example(connection: lepus::Connection) -> Result<(), lepus::Error> {
+/// use std::time::Duration;
+///
+/// let producer = lepus::WorkQueue::<String>::new("mails").producer(&connection);
+/// producer.push(&"hare@example.org".to_owned()).await?;
+/// let late = "rabbit@example.org".to_owned();
+/// producer.push(&late).delay(Duration::from_secs(3600)).header("tenant", "burrow").await?;
+///
+/// let many: Vec<String> = (0..1000).map(|number| format!("{number}@example.org")).collect();
+/// for (address, result) in many.iter().zip(producer.push_all(&many).await) {
+///     if let Err(error) = result {
+///         println!("{address} is not in the queue: {error}");
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct Producer<T> {
     publisher: JobPublisher,
     payload: PhantomData<fn(T)>,
@@ -27,44 +47,48 @@ impl<T> Producer<T> {
         }
     }
 
-    /// The time limit of a push, from the wait for a connection to the confirm. Default 10 s.
+    /// The time limit of a push, from the wait for a connection to the confirm. Default: 10 s.
+    /// [`Push::timeout`] is that of one push.
     #[must_use]
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.publisher.set_timeout(limit);
         self
     }
 
-    /// The number of pushes that may be unconfirmed at once; further ones wait, within their timeout.
-    /// Default 1024.
+    /// The number of pushes that may be in flight at once, which are those that are not confirmed yet;
+    /// further ones wait, within their timeout. Default: 1024. The producer no longer shares its
+    /// channel and its limit with the one it was cloned from.
     #[must_use]
-    pub fn max_unconfirmed(mut self, connection: &Connection, pushes: usize) -> Self {
-        self.publisher.set_max_unconfirmed(connection, pushes);
+    pub fn max_in_flight(mut self, pushes: usize) -> Self {
+        self.publisher.set_max_in_flight(pushes);
         self
     }
-}
 
-impl<T: Serialize> Producer<T> {
     /// Prepares a push. Awaiting it publishes the job, and returns when the broker has confirmed it
     /// (`basic.ack` in confirm mode: a persistent job is then on disk, and on a quorum queue on most
     /// replicas).
-    pub fn push(&self, job: &T) -> Push {
+    pub fn push(&self, job: &T) -> Push
+    where
+        T: Serialize,
+    {
         Push::new(&self.publisher, None, job)
     }
 
     /// Pushes many jobs without waiting for each confirm before the next push. Returns one result for
     /// each job, in their order.
     ///
-    /// Not cancel-safe: if the future is dropped, it is not known which of the jobs were stored.
+    /// # Cancel safety
+    /// If the future is dropped, it is not known which of the jobs were stored.
     pub async fn push_all<'a>(
         &self,
         jobs: impl IntoIterator<Item = &'a T>,
     ) -> Vec<Result<(), Error>>
     where
-        T: 'a,
+        T: Serialize + 'a,
     {
         let mut pushes = PushAll::new(&self.publisher);
         for job in jobs {
-            pushes.push(self.push(job).encode()).await;
+            pushes.push(self.push(job)).await;
         }
         pushes.results().await
     }

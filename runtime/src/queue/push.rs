@@ -47,6 +47,7 @@ pub struct Push {
     priority: Option<u8>,
     message_id: Option<String>,
     headers: Table,
+    timeout: Duration,
 }
 
 impl Push {
@@ -66,6 +67,7 @@ impl Push {
             priority: None,
             message_id: None,
             headers: Table::new(),
+            timeout: publisher.timeout(),
         }
     }
 
@@ -73,6 +75,13 @@ impl Push {
     /// broker, in whole milliseconds, 49 days at most.
     pub fn delay(mut self, delay: Duration) -> Self {
         self.delay = Some(delay);
+        self
+    }
+
+    /// The time limit of this push, from the wait for a connection to the confirm. Default: that of
+    /// its producer, which is 10 s unless set.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = limit;
         self
     }
 
@@ -114,6 +123,7 @@ impl Push {
             priority,
             message_id,
             headers,
+            timeout,
         } = self;
         let queue = publisher.queue();
         queue.on_missing.as_ref().map_err(Clone::clone)?;
@@ -154,6 +164,7 @@ impl Push {
             publisher,
             message,
             delay_queue_missing,
+            timeout,
         })
     }
 }
@@ -164,11 +175,12 @@ pub(super) struct EncodedJob {
     message: Arc<Outgoing>,
     /// The reaction to a missing delay queue, for a job with a delay.
     delay_queue_missing: Option<OnMissing>,
+    timeout: Duration,
 }
 
 impl EncodedJob {
     pub(super) async fn push(self) -> Result<(), Error> {
-        let (message, timeout) = (Arc::clone(&self.message), self.publisher.timeout());
+        let (message, timeout) = (Arc::clone(&self.message), self.timeout);
         let publisher = self.publisher.publisher();
         let published = publisher.publish_or_declare(message, timeout, self.on_missing()?);
         published.await.map_err(|failure| self.error(failure))
@@ -176,7 +188,7 @@ impl EncodedJob {
 
     /// Pushes after a first attempt that failed.
     pub(super) async fn push_again(self, failure: PublishFailure) -> Result<(), Error> {
-        let (message, timeout) = (Arc::clone(&self.message), self.publisher.timeout());
+        let (message, timeout) = (Arc::clone(&self.message), self.timeout);
         let (publisher, on_missing) = (self.publisher.publisher(), self.on_missing()?);
         let published = publisher.redeclare_and_retry(failure, message, timeout, on_missing);
         published.await.map_err(|failure| self.error(failure))
@@ -184,6 +196,10 @@ impl EncodedJob {
 
     pub(super) fn message(&self) -> Arc<Outgoing> {
         Arc::clone(&self.message)
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     fn on_missing(&self) -> Result<&OnMissing, Error> {

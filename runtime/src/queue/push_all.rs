@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use super::job_publisher::JobPublisher;
-use super::push::EncodedJob;
+use super::push::{EncodedJob, Push};
 use crate::error::Error;
 use crate::publish::{MAX_UNCONFIRMED, PublishFailure, StartedPublish};
 
@@ -36,16 +36,17 @@ impl<'a> PushAll<'a> {
         }
     }
 
-    pub(super) async fn push(&mut self, job: Result<EncodedJob, Error>) {
+    /// Sends a job, and waits for others if too many are unconfirmed.
+    pub(super) async fn push(&mut self, push: Push) {
         let index = self.results.len();
-        let job = match job {
+        let job = match push.encode() {
             Ok(job) => job,
             Err(error) => return self.results.push(Err(error)),
         };
         self.results.push(Ok(()));
         let publisher = self.publisher.publisher();
         if index == 0 {
-            publisher.wait_until_ready(self.publisher.timeout()).await;
+            publisher.wait_until_ready(job.timeout()).await;
         }
         // The permits may all be held by jobs in `sent`, which nobody else waits for: they have to
         // be finished here to make room.
@@ -56,7 +57,7 @@ impl<'a> PushAll<'a> {
         }
         // Not ahead of jobs that wait to be sent.
         let started = if self.waiting.is_empty() {
-            publisher.try_start(&job.message(), self.publisher.timeout())
+            publisher.try_start(&job.message(), job.timeout())
         } else {
             None
         };

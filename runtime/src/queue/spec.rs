@@ -7,6 +7,8 @@ use crate::link::Namespace;
 use crate::policy::retry::RetryPolicy;
 use crate::publish::OnMissing;
 use crate::wire::codec::Codec;
+use crate::wire::envelope;
+use crate::wire::message::Incoming;
 use crate::wire::name::{Name, SHORT_STRING_MAX};
 use crate::wire::topology::{DELAY_SUFFIX, Queue, QueueKind, Topology, delay_queue};
 
@@ -167,6 +169,13 @@ impl QueueSpec {
     /// job.
     pub(crate) fn has_dead_letter_exchange(&self) -> bool {
         !self.passive && (self.kind == QueueKind::Quorum || self.message_ttl.is_some())
+    }
+
+    /// Removes the headers of a delivery that only its sender can have set, although Lepus or the
+    /// broker write them.
+    pub(crate) fn remove_untrusted_headers(&self, message: &mut Incoming) {
+        let has_count = self.kind == QueueKind::Quorum || self.passive;
+        envelope::remove_untrusted_headers(message, has_count);
     }
 
     pub(crate) fn on_missing(&self, topology: Topology) -> OnMissing {

@@ -11,7 +11,8 @@ use super::job::{RawJob, payload_codec};
 use super::job_publisher::JobPublisher;
 use super::pool::PoolConfig;
 use super::push::Push;
-use super::{QueueSpec, WorkQueue};
+use super::push_all::PushAll;
+use super::{DeadLetters, QueueSpec, WorkQueue};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::Error;
 use crate::link::Connection;
@@ -20,7 +21,7 @@ use crate::policy::verdict::Verdict;
 use crate::server::MethodTable;
 use crate::service::{BoxFuture, Request, Tasks};
 use crate::wire::codec::Codec;
-use crate::worker::Running;
+use crate::worker::{Running, Until};
 
 /// The untyped half of a generated producer. Cheap to clone.
 #[derive(Clone)]
@@ -61,7 +62,37 @@ impl TaskProducer {
         }
     }
 
-    /// Prepares a push of one task; awaiting it publishes the task.
+    /// The time limit of a push, from the wait for a connection to the confirm. Default: 10 s.
+    /// [`Push::timeout`] is that of one push.
+    #[must_use]
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.publisher.set_timeout(limit);
+        self
+    }
+
+    /// The number of pushes that may be in flight at once, as
+    /// [`Producer::max_in_flight`](super::Producer::max_in_flight). Default: 1024.
+    #[must_use]
+    pub fn max_in_flight(mut self, pushes: usize) -> Self {
+        self.publisher.set_max_in_flight(pushes);
+        self
+    }
+
+    /// Pushes many tasks without waiting for each confirm before the next push. Returns one result for
+    /// each push, in their order. A generated producer has the same method.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, it is not known which of the tasks were stored.
+    pub async fn push_all(&self, pushes: impl IntoIterator<Item = Push>) -> Vec<Result<(), Error>> {
+        let mut all = PushAll::new(&self.publisher);
+        for push in pushes {
+            all.push(push).await;
+        }
+        all.results().await
+    }
+
+    /// Prepares a push of one task. Generated producers use it.
+    #[doc(hidden)]
     pub fn push<A: Serialize + ?Sized>(
         &self,
         method: &'static MethodDescriptor,
@@ -129,13 +160,14 @@ impl TaskPool {
         self
     }
 
-    /// The number and the delays of the attempts at a task. Default: that of [`WorkQueue::retry`].
+    /// The number of attempts at a task, and the delays between them. Default: that of the queue
+    /// ([`WorkQueue::retry`]).
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.config.spec().retry = policy;
         self
     }
 
-    /// The number of tasks that run at once, and the channel's prefetch. Default 1.
+    /// The number of tasks that run at once, and the channel's prefetch (`basic.qos`). Default: 1.
     pub fn concurrency(mut self, tasks: u16) -> Self {
         self.config.concurrency(tasks);
         self
@@ -147,7 +179,7 @@ impl TaskPool {
         self
     }
 
-    /// The time that a shutdown waits for running tasks. Default 30 s.
+    /// The time that a shutdown waits for running tasks and for the broker. Default: 30 s.
     pub fn grace(mut self, limit: Duration) -> Self {
         self.config.grace(limit);
         self
@@ -158,18 +190,17 @@ impl TaskPool {
     ///
     /// # Errors
     /// As [`WorkerPool::start`](super::WorkerPool::start).
-    pub async fn start(self) -> Result<Running, Error> {
+    pub fn start(self) -> BoxFuture<Result<Running, Error>> {
         let runner = Arc::new(self.router());
-        self.config.start(runner).await
+        Box::pin(self.config.start(runner))
     }
 
     /// Consumes until `shutdown` completes, then drains.
     ///
     /// # Errors
     /// As [`WorkerPool::run`](super::WorkerPool::run).
-    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-        let runner = Arc::new(self.router());
-        self.config.run(runner, shutdown).await
+    pub fn run<S: Future<Output = ()>>(self, shutdown: S) -> Until<S> {
+        Until::new(self.start(), shutdown)
     }
 
     fn router(&self) -> TaskRouter {
@@ -182,6 +213,25 @@ impl fmt::Debug for TaskPool {
         f.debug_struct("TaskPool")
             .field("config", &self.config)
             .finish_non_exhaustive()
+    }
+}
+
+impl<T> DeadLetters<T> {
+    /// The dead letters of tasks. `T` is the enum that `#[lepus::tasks]` generates with a worker: a
+    /// variant for each task, with its arguments. The generated worker has this as `dead_letters`.
+    #[must_use]
+    pub fn of_tasks(connection: &Connection, descriptor: &'static ServiceDescriptor) -> Self {
+        Self::by_task(connection, spec(descriptor))
+    }
+
+    /// The same for a queue with other properties, as that of [`TaskProducer::on`].
+    #[must_use]
+    pub fn of_tasks_on<Q>(
+        connection: &Connection,
+        descriptor: &'static ServiceDescriptor,
+        queue: &WorkQueue<Q>,
+    ) -> Self {
+        Self::by_task(connection, spec_on(descriptor, &queue.spec))
     }
 }
 

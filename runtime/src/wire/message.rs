@@ -89,6 +89,107 @@ pub(crate) struct MessageInfo {
     pub(crate) attempt: u32,
 }
 
+/// Implements accessors of a received message, so that they have the same names and docs on all types.
+///
+/// The type needs a method `info(&self) -> &MessageInfo`; for `bytes`, a field `body: Bytes`.
+macro_rules! message_accessors {
+    ($($name:ident)*) => {
+        $($crate::wire::message::message_accessors!(@$name);)*
+    };
+    (@bytes) => {
+        /// The bytes of the payload, as they were received.
+        #[must_use]
+        pub fn bytes(&self) -> &[u8] {
+            &self.body
+        }
+    };
+    (@key) => {
+        /// The routing key that the message was published with. For a job that was pushed to its
+        /// queue, it is the queue's name on the broker.
+        #[must_use]
+        pub fn key(&self) -> &str {
+            &self.info().routing_key
+        }
+    };
+    (@exchange) => {
+        /// The exchange that the message was published to, by its name on the broker. Empty for a
+        /// job that was pushed to its queue.
+        #[must_use]
+        pub fn exchange(&self) -> &str {
+            &self.info().exchange
+        }
+    };
+    (@content_type) => {
+        /// The content type of the payload, if the message names one.
+        #[must_use]
+        pub fn content_type(&self) -> Option<&str> {
+            self.info().content_type.as_deref()
+        }
+    };
+    (@message_id) => {
+        /// The identity of the message, if its sender set one (AMQP's `message_id`; senders that use
+        /// Lepus do). It is the same for every attempt and every delivery, so that a handler can
+        /// recognize a message that it has handled before.
+        #[must_use]
+        pub fn message_id(&self) -> Option<&str> {
+            self.info().message_id.as_deref()
+        }
+    };
+    (@timestamp) => {
+        /// The time at which the message was first published, by the clock of its sender and to the
+        /// second, if its sender set it (AMQP's `timestamp`; senders that use Lepus do).
+        #[must_use]
+        pub fn timestamp(&self) -> Option<::std::time::SystemTime> {
+            $crate::clock::from_unix_seconds(self.info().timestamp?)
+        }
+    };
+    (@app_id) => {
+        /// The name of the program that sent the message, if it set one (AMQP's `app_id`).
+        #[must_use]
+        pub fn app_id(&self) -> Option<&str> {
+            self.info().app_id.as_deref()
+        }
+    };
+    (@headers) => {
+        /// The headers that the sender of the message set.
+        #[must_use]
+        pub fn headers(&self) -> &$crate::wire::value::Table {
+            &self.info().headers
+        }
+    };
+    (@header) => {
+        /// One of the [headers](Self::headers).
+        #[must_use]
+        pub fn header(&self, name: &str) -> Option<&$crate::wire::value::Value> {
+            self.info().headers.get(name)
+        }
+    };
+    (@trace) => {
+        /// The W3C trace headers of the message: `traceparent`, `tracestate`, `baggage`.
+        #[must_use]
+        pub fn trace(&self) -> &$crate::wire::value::Table {
+            &self.info().trace
+        }
+    };
+    (@redelivered) => {
+        /// Whether the broker has delivered the message before: a handler may have seen it already,
+        /// and may have run in part or to its end.
+        #[must_use]
+        pub fn redelivered(&self) -> bool {
+            self.info().redelivered
+        }
+    };
+    (@attempt) => {
+        /// The number of this attempt, from 1. Deliveries that were not settled, for instance because
+        /// the handler's process crashed, count as attempts as far as the broker counts them.
+        #[must_use]
+        pub fn attempt(&self) -> u32 {
+            self.info().attempt
+        }
+    };
+}
+pub(crate) use message_accessors;
+
 /// A message that was received (`basic.deliver`, `basic.get-ok`).
 #[derive(Clone, Debug)]
 pub(crate) struct Incoming {

@@ -504,7 +504,7 @@ async fn read_the_rest(world: &World, queues: &Queues, raw: &Raw, env: &Env, boo
         letters.extend(dead.list(1_000_000).await.expect("the dead letters"));
     }
     for letter in letters {
-        if letter.reason().is_empty() || letter.attempts() > ATTEMPTS {
+        if letter.reason().is_empty() || letter.attempt() > ATTEMPTS {
             book.complain(format!("10: {letter:?}"));
         }
         match letter.payload() {
@@ -516,7 +516,7 @@ async fn read_the_rest(world: &World, queues: &Queues, raw: &Raw, env: &Env, boo
     }
     let narrow = queues.narrow.getter(&world.connections[5]);
     while let Some(taken) = narrow.next().await.expect("a look into the queue") {
-        let task = taken.done().expect("a job of ours");
+        let task = taken.ack().expect("a job of ours");
         book.job_kept(task.id);
     }
     assert_eq!(raw.count(&env.name("narrow")).await.messages, 0);

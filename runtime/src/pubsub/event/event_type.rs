@@ -4,9 +4,8 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::variant::{self, VariantError};
 use crate::error::{Error, ErrorKind};
-use crate::wire::codec::Codec;
+use crate::wire::codec::{Codec, VariantError, variant};
 
 /// The place where an event states its type.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -5,7 +5,6 @@ mod decoder;
 mod event_type;
 mod missed;
 mod received;
-mod variant;
 
 pub use decoder::UnknownTypes;
 pub(super) use decoder::{Decoded, EventDecoder};

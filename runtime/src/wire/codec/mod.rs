@@ -1,9 +1,11 @@
 //! Codecs: values to bytes and back, chosen by the content type.
 
 mod argument;
+mod json_view;
 mod raw;
 mod refuse;
 mod strict;
+pub(crate) mod variant;
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -13,8 +15,9 @@ use serde::de::{Deserialize, DeserializeOwned, DeserializeSeed, Visitor};
 use serde::{Deserializer, Serialize};
 
 pub(crate) use argument::failed_argument;
-pub(crate) use refuse::refuse;
+pub(crate) use json_view::undecoded;
 use strict::{Checked, Floats};
+pub(crate) use variant::VariantError;
 
 use crate::escape::Escaped;
 
@@ -160,6 +163,41 @@ impl Codec {
     /// The bytes are not a value of this type. The text tells what was expected and what was found.
     pub fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, CodecError> {
         self.decode_seed(PhantomData::<T>, bytes)
+    }
+
+    /// A view of an encoded value as JSON text, for people and tools that look at messages without
+    /// knowing their types. Nothing is lost: different values have different views.
+    ///
+    /// - JSON is shown as it is, with its spaces.
+    /// - MessagePack is shown as the JSON value that is the same: nil, booleans, numbers, texts, lists, and
+    ///   maps in their order. A float always has a point or an exponent. All other values are objects with
+    ///   one field:
+    ///
+    ///   | value | view |
+    ///   |---|---|
+    ///   | bytes | `{"$bytes":"<base 64>"}` |
+    ///   | an extension with its type | `{"$ext":[5,"<base 64>"]}` |
+    ///   | a map with a key that is no text or occurs twice | `{"$map":[[key,value],…]}` |
+    ///   | a text that is not UTF-8 | `{"$text":"<base 64>"}` |
+    ///   | a float that is no finite number | `{"$float":"Infinity"}`, `"-Infinity"`, `"NaN <its bits>"` |
+    ///
+    ///   A number is shown without the width in which it is encoded.
+    /// - Text is shown as a JSON string, and bytes as `{"$bytes":"<base 64>"}`.
+    /// - Bytes that this codec cannot decode are shown as `{"$body":"<base 64>"}`; so is MessagePack that is
+    ///   nested more than 128 levels deep.
+    /// - A map with one key that begins with `$` is shown in `$map`, and JSON whose first name begins so as
+    ///   `{"$json":…}`, because they could be taken for one of these objects.
+    ///
+    /// ```
+    /// use lepus::Codec;
+    ///
+    /// let body = Codec::MsgPack.encode(&(7, "hare", 0.5)).unwrap();
+    /// assert_eq!(Codec::MsgPack.to_json(&body), r#"[7,"hare",0.5]"#);
+    /// assert_eq!(Codec::MsgPack.to_json(b"\xc4\x02\x00\xff"), r#"{"$bytes":"AP8="}"#);
+    /// ```
+    #[must_use]
+    pub fn to_json(self, bytes: &[u8]) -> String {
+        json_view::view(self, bytes)
     }
 
     /// As [`decode`](Self::decode), with a seed.

@@ -2,7 +2,7 @@
 
 use super::job::{
     ATTEMPT, ATTEMPTS, DEATH, ERROR, FAILED_AT, FIRST_ERROR, JOB_HEADERS, REASON, SOURCE_QUEUE,
-    record_error, remove_broker_headers,
+    SourceRoute, record_error, remove_broker_headers,
 };
 use super::property::count_of;
 use crate::wire::message::Properties;
@@ -18,6 +18,8 @@ pub(crate) struct DeathRecord {
     pub(crate) source_queue: String,
     /// Seconds since the Unix epoch.
     pub(crate) failed_at: Option<u64>,
+    /// The exchange and the routing key that the message came with, if the broker dead-lettered it.
+    pub(crate) route: Option<SourceRoute>,
 }
 
 impl DeathRecord {
@@ -67,6 +69,7 @@ impl DeathRecord {
                 Some(Value::Timestamp(seconds)) => Some(*seconds),
                 _ => None,
             },
+            route: death.and_then(route_of_death),
         }
     }
 
@@ -91,6 +94,17 @@ fn first_death(headers: &Table) -> Option<&Table> {
     }
 }
 
+fn route_of_death(death: &Table) -> Option<SourceRoute> {
+    let exchange = death.get("exchange")?.as_str()?;
+    let Value::List(keys) = death.get("routing-keys")? else {
+        return None;
+    };
+    Some(SourceRoute {
+        exchange: exchange.to_owned(),
+        routing_key: keys.first()?.as_str()?.to_owned(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +126,7 @@ mod tests {
             attempts: 3,
             source_queue: "images".into(),
             failed_at: Some(7),
+            route: None,
         };
         let letter = record.write(third);
         let read = DeathRecord::read(&letter);
@@ -158,6 +173,11 @@ mod tests {
             ("reason".to_owned(), Value::from("delivery_limit")),
             ("queue".to_owned(), Value::from("images")),
             ("time".to_owned(), Value::Timestamp(9)),
+            ("exchange".to_owned(), Value::from("pictures")),
+            (
+                "routing-keys".to_owned(),
+                Value::List(vec![Value::from("new.png")]),
+            ),
         ]);
         let headers = Table::from([(DEATH.to_owned(), Value::List(vec![Value::Table(death)]))]);
         let read = DeathRecord::read(&Properties {
@@ -169,5 +189,10 @@ mod tests {
             ("delivery_limit", "images")
         );
         assert_eq!(read.failed_at, Some(9));
+        let route = SourceRoute {
+            exchange: "pictures".into(),
+            routing_key: "new.png".into(),
+        };
+        assert_eq!(read.route, Some(route));
     }
 }

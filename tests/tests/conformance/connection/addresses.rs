@@ -225,7 +225,7 @@ async fn limits_are_negotiated(env: Env) {
         let getter = queue.getter(&connection);
         let taken = getter.next().await.unwrap().expect("a job");
         assert_eq!(taken.payload().unwrap().len(), text.len());
-        taken.done().unwrap();
+        taken.ack().unwrap();
         connection.close().await;
     }
 }

@@ -115,15 +115,20 @@ async fn a_dead_letter_says_everything(env: Env) {
     let letter = letters.list(1).await.unwrap().pop().unwrap();
     assert_eq!(letter.payload().unwrap(), &7);
     assert_eq!(letter.bytes(), [7]);
-    assert_eq!((letter.reason(), letter.attempts()), ("attempts", 2));
+    assert_eq!((letter.reason(), letter.attempt()), ("attempts", 2));
     assert_eq!(letter.error(), "failure 2");
     assert_eq!(letter.first_error(), Some("failure 1"));
     assert_eq!(letter.source_queue(), "jobs");
     assert_eq!(letter.message_id(), Some("hare-7"));
     assert_eq!(letter.task(), None);
-    let tenant = letter.headers().get("tenant");
+    let tenant = letter.header("tenant");
     assert_eq!(tenant.and_then(|value| value.as_str()), Some("hare"));
-    for time in [letter.failed_at(), letter.first_seen()] {
+    assert_eq!(letter.headers().len(), 1, "{:?}", letter.headers());
+    assert!(letter.all_headers().contains_key("reason"));
+    let queue_name = fixture.full("jobs");
+    assert_eq!((letter.exchange(), letter.key()), ("", &*queue_name));
+    assert_eq!(letter.content_type(), Some("application/msgpack"));
+    for time in [letter.failed_at(), letter.timestamp()] {
         let time = time.expect("a time");
         // They are told in whole seconds.
         let between = before - Duration::from_secs(1)..=SystemTime::now();
@@ -398,7 +403,7 @@ async fn a_job_that_says_no_text_is_taken_and_listed(env: Env) {
     let taken = taken.expect("a job");
     let replaced = "?".repeat(TEXT.len());
     assert_eq!(taken.message_id(), Some(replaced.as_str()));
-    assert_eq!(taken.done().unwrap(), 7);
+    assert_eq!(taken.ack().unwrap(), 7);
     let letters = queue
         .dead_letters(&fixture.connection)
         .list(9)
@@ -417,8 +422,14 @@ async fn the_brokers_own_dead_letters_are_read_too(env: Env) {
         dead(&fixture, &queue, 1).await;
         let letters = queue.dead_letters(&fixture.connection);
         let letter = letters.list(1).await.unwrap().pop().unwrap();
-        assert_eq!((letter.reason(), letter.attempts()), ("expired", 0));
+        assert_eq!((letter.reason(), letter.attempt()), ("expired", 0));
         assert_eq!(letter.source_queue(), fixture.full(name));
+        assert_eq!(
+            (letter.exchange(), letter.key()),
+            ("", &*fixture.full(name))
+        );
+        assert!(letter.headers().is_empty(), "{:?}", letter.headers());
+        assert!(letter.all_headers().contains_key("x-death"));
         assert_eq!((letter.error(), letter.first_error()), ("", None));
         assert!(letter.failed_at().is_some());
         dead(&fixture, &queue, 1).await;
@@ -449,7 +460,7 @@ async fn a_job_whose_connection_is_lost_each_time_is_abandoned(env: Env) {
         running.stop().await.unwrap();
         let letters = queue.dead_letters(&fixture.connection);
         let letter = letters.list(1).await.unwrap().pop().unwrap();
-        assert_eq!((letter.reason(), letter.attempts()), ("abandoned", 3));
+        assert_eq!((letter.reason(), letter.attempt()), ("abandoned", 3));
         assert_eq!(letter.payload().unwrap(), &7);
         assert!(told.try_recv().is_err());
     }
@@ -480,7 +491,7 @@ async fn a_job_that_takes_its_process_down_is_abandoned(env: Env) {
         worker.signal(Signal::TERM);
         assert_eq!(worker.succeeded().await, ["drained"]);
         let letter = letters.list(1).await.unwrap().pop().unwrap();
-        assert_eq!((letter.reason(), letter.attempts()), ("abandoned", 3));
+        assert_eq!((letter.reason(), letter.attempt()), ("abandoned", 3));
         assert!(letter.error().contains("went away"), "{}", letter.error());
     }
     fixture.delete_queues(&["quorum", "classic"]).await;

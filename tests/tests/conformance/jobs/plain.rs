@@ -62,7 +62,7 @@ async fn bytes_go_both_ways_without_ceremony(env: Env) {
         assert_eq!(fixture.raw.next(&fixture.full("blobs")).await.data, blob);
         fixture.raw.publish("", &fixture.full("blobs"), &blob).await;
         let taken = queue.getter(&fixture.connection).next().await.unwrap();
-        assert_eq!(taken.expect("a job").done().unwrap(), blob);
+        assert_eq!(taken.expect("a job").ack().unwrap(), blob);
     }
     fixture.delete_queues(&["blobs"]).await;
 }
@@ -82,6 +82,9 @@ async fn a_job_taken_is_done_or_given_back(env: Env) {
             assert_eq!(taken.message_id(), Some("m"));
             assert_eq!(taken.headers().len(), 1, "{:?}", taken.headers());
             assert_eq!(taken.redelivered(), redelivered);
+            assert_eq!((taken.exchange(), taken.key()), ("", &*full));
+            assert_eq!(taken.bytes(), [7]);
+            assert!(taken.timestamp().is_some() && taken.app_id().is_none());
             assert!(getter.next().await.unwrap().is_none(), "it is taken");
             if redelivered {
                 taken.requeue();
@@ -91,7 +94,7 @@ async fn a_job_taken_is_done_or_given_back(env: Env) {
             fixture.raw.until_messages(&full, 1).await;
         }
         let taken = getter.next().await.unwrap().expect("a job");
-        assert_eq!(taken.done().unwrap(), 7);
+        assert_eq!(taken.ack().unwrap(), 7);
         // What is not settled goes back with the channel.
         drop(getter);
         let other = queue.getter(&fixture.connection);
@@ -128,7 +131,7 @@ async fn what_cannot_be_read_can_still_be_taken(env: Env) {
     let taken = getter.next().await.unwrap().expect("a job");
     assert!(taken.payload().unwrap_err().is_decode());
     assert_eq!(taken.bytes(), b"<x/>");
-    assert!(taken.done().unwrap_err().is_decode());
+    assert!(taken.ack().unwrap_err().is_decode());
     fixture.raw.until_messages(&fixture.full("jobs"), 0).await;
     fixture.delete_queues(&["jobs"]).await;
 }
@@ -143,7 +146,7 @@ async fn a_lost_connection_costs_one_look(env: Env) {
     proxy.cut(Cut::Rst);
     fixture.raw.until_messages(&fixture.full("jobs"), 1).await;
     // Too late: it has gone back, and is taken again.
-    assert_eq!(taken.done().unwrap(), 7);
+    assert_eq!(taken.ack().unwrap(), 7);
     let taken = eventually("a job", || async {
         match getter.next().await {
             Ok(taken) => taken,
@@ -155,7 +158,7 @@ async fn a_lost_connection_costs_one_look(env: Env) {
     })
     .await;
     assert!(taken.redelivered());
-    assert_eq!(taken.done().unwrap(), 7);
+    assert_eq!(taken.ack().unwrap(), 7);
     drop(getter);
     fixture.raw.until_messages(&fixture.full("jobs"), 0).await;
     fixture.delete_queues(&["jobs"]).await;

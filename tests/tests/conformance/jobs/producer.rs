@@ -404,7 +404,7 @@ async fn unconfirmed_pushes_are_bounded(env: Env) {
     let (proxy, connection) = fixture.env.proxied().await;
     let queue = WorkQueue::<u32>::new("jobs");
     queue.declare(&fixture.connection).await.unwrap();
-    let producer = queue.producer(&connection).max_unconfirmed(&connection, 3);
+    let producer = queue.producer(&connection).max_in_flight(3);
     producer.push(&0).await.unwrap();
     proxy.stall(Way::Down);
     let pushing = {
@@ -413,9 +413,12 @@ async fn unconfirmed_pushes_are_bounded(env: Env) {
     };
     let jobs = fixture.full("jobs");
     fixture.raw.until_messages(&jobs, 4).await;
-    let error = producer.timeout(Duration::from_millis(100)).push(&2).await;
-    let error = error.unwrap_err();
-    assert!(error.is_timeout() && error.outcome() == Some(Outcome::NotSent));
+    let limit = Duration::from_millis(100);
+    let limited = producer.push(&2).timeout(limit).await;
+    for pushed in [limited, producer.timeout(limit).push(&2).await] {
+        let error = pushed.unwrap_err();
+        assert!(error.is_timeout() && error.outcome() == Some(Outcome::NotSent));
+    }
     assert_eq!(
         fixture.raw.count(&jobs).await.messages,
         4,

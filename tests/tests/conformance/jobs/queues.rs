@@ -3,7 +3,7 @@
 
 use lapin::options::QueueDeclareOptions;
 use lapin::types::AMQPValue;
-use lepus::{Job, WorkQueue};
+use lepus::{Codec, Job, WorkQueue};
 use lepus_broker::Broker;
 use lepus_tests::jobs::{JobFixture, KINDS, next, queue, recorder};
 use lepus_tests::proxy::Cut;
@@ -77,8 +77,10 @@ async fn a_job_is_pushed_and_done(env: Env) {
         assert_eq!(job.message_id().map(str::len), Some(22), "a fresh one");
         assert_eq!(job.header("tenant").and_then(|v| v.as_str()), Some("hare"));
         assert_eq!(job.headers().len(), 1, "{:?}", job.headers());
-        assert_eq!(job.routing_key(), fixture.full(name));
-        let seen = job.first_seen().expect("its producer says when");
+        assert_eq!((job.exchange(), job.key()), ("", &*fixture.full(name)));
+        assert_eq!(job.content_type(), Some("application/msgpack"));
+        assert_eq!(job.bytes(), Codec::MsgPack.encode(&order).unwrap());
+        let seen = job.timestamp().expect("its producer says when");
         // It is told in whole seconds.
         let between = before - Duration::from_secs(1)..=SystemTime::now();
         assert!(between.contains(&seen), "{seen:?} is not in {between:?}");

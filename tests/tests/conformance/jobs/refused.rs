@@ -344,14 +344,14 @@ async fn a_foreign_queue_is_polled(env: Env) {
     let first = getter.next().await.unwrap().expect("a job");
     let second = getter.next().await.unwrap().expect("a job");
     assert_eq!(first.payload().unwrap(), "one");
-    assert_eq!(second.done().unwrap(), "two");
-    first.done().unwrap();
+    assert_eq!(second.ack().unwrap(), "two");
+    first.ack().unwrap();
     let third = getter.next().await.unwrap().expect("a job");
     assert!(!third.redelivered());
     drop(third);
     fixture.raw.until_messages(&full, 1).await;
     let third = getter.next().await.unwrap().expect("a job");
-    assert_eq!(third.done().unwrap(), "three");
+    assert_eq!(third.ack().unwrap(), "three");
     assert!(getter.next().await.unwrap().is_none());
     fixture.delete_queues(&[]).await;
 }

@@ -63,7 +63,7 @@ async fn attempts_come_after_their_backoff_and_end(env: Env) {
     running.stop().await.unwrap();
     assert!(told.try_recv().is_err(), "four attempts and no more");
     let letter = letters.list(10).await.unwrap().pop().unwrap();
-    assert_eq!((letter.reason(), letter.attempts()), ("attempts", 4));
+    assert_eq!((letter.reason(), letter.attempt()), ("attempts", 4));
     assert_eq!(letter.error(), "attempt 4 failed");
     assert_eq!(letter.first_error(), Some("attempt 1 failed"));
     let stats = fixture.connection.stats();
@@ -150,7 +150,7 @@ async fn an_error_says_whether_it_is_worth_another_attempt(env: Env) {
             _ => ("attempts", 2),
         };
         assert_eq!(
-            (letter.reason(), letter.attempts()),
+            (letter.reason(), letter.attempt()),
             (reason, attempts),
             "job {job}"
         );
@@ -242,7 +242,7 @@ async fn a_retry_keeps_what_its_producer_said(env: Env) {
         assert_eq!((*job.payload(), job.attempt()), (7, attempt));
         assert_eq!(job.message_id(), Some("hare-7"));
         assert_eq!(
-            job.first_seen()
+            job.timestamp()
                 .map(|seen| seen.duration_since(std::time::UNIX_EPOCH).unwrap()),
             Some(Duration::from_secs(1_700_000_000))
         );
@@ -250,7 +250,7 @@ async fn a_retry_keeps_what_its_producer_said(env: Env) {
         assert_eq!(job.headers().len(), 1, "{:?}", job.headers());
         assert_eq!(context.attempt(), attempt);
         assert_eq!(context.method(), "resize");
-        assert_eq!(context.caller(), Some("python"));
+        assert_eq!(context.app_id(), Some("python"));
         assert_eq!(context.message_id(), Some("hare-7"));
     }
     let dead = fixture.raw.next(&format!("{jobs}.dead")).await;
@@ -491,7 +491,7 @@ async fn panics_and_timeouts_are_failures(env: Env) {
             0 => "panicked: no bread",
             _ => "stopped after 100ms",
         };
-        assert_eq!((letter.error(), letter.attempts()), (error, 2));
+        assert_eq!((letter.error(), letter.attempt()), (error, 2));
     }
     fixture.delete_queues(&["jobs"]).await;
 }

@@ -125,7 +125,7 @@ async fn a_signal_drains_a_process(env: Env) {
                 let taken = rest.next().await.unwrap().expect("a job");
                 assert_eq!(taken.payload().unwrap(), job);
                 assert!(!taken.redelivered());
-                taken.done().unwrap();
+                taken.ack().unwrap();
             }
             push(&fixture, &processes, &["hold", "hold", "1", "2"]).await;
         }

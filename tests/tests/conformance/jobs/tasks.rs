@@ -14,6 +14,7 @@ conformance!(
     what_no_worker_understands_is_buried_with_the_reason,
     tasks_are_added_without_breaking_old_workers,
     a_task_may_take_its_own_time,
+    dead_letters_are_typed_by_their_task,
     the_queue_may_have_other_properties,
     the_codec_is_the_attributes_or_the_queues,
 );
@@ -277,13 +278,69 @@ async fn tasks_are_added_without_breaking_old_workers(env: Env) {
     let new = TaskPool::new(&fixture.connection, later::ImagesWorker::new(shop));
     let new = new.start().await.unwrap();
     assert_eq!(next(&mut told).await, "rotate 7 90 #1");
-    // And it does what old producers push.
-    ImagesProducer::new(&fixture.connection)
-        .sweep()
-        .await
-        .unwrap();
-    assert_eq!(next(&mut told).await, "sweep  #1");
+    // And it does what old producers push, whose settings are their own.
+    let producer = TaskProducer::new(&fixture.connection, ImagesProducer::DESCRIPTOR);
+    let producer = producer.timeout(Duration::from_secs(5)).max_in_flight(1);
+    let producer = ImagesProducer::with_producer(producer);
+    let pushes = (0..3).map(|_| producer.sweep());
+    for result in producer.push_all(pushes).await {
+        result.unwrap();
+        assert_eq!(next(&mut told).await, "sweep  #1");
+    }
     new.stop().await.unwrap();
+    fixture.delete_queues(&["images"]).await;
+}
+
+async fn dead_letters_are_typed_by_their_task(env: Env) {
+    let fixture = JobFixture::open(env).await;
+    let (shop, mut told) = Shop::open();
+    let running = TaskPool::new(&fixture.connection, ImagesWorker::new(shop));
+    let running = running.retry(policy(1, 10)).start().await.unwrap();
+    let producer = ImagesProducer::new(&fixture.connection);
+    producer.resize(7, 0).await.unwrap();
+    assert_eq!(next(&mut told).await, "resize 7 0 #1");
+    // A task of later, one of arguments of another codec that do not decode, and no task at all.
+    let later = later::ImagesProducer::new(&fixture.connection);
+    later.rotate(7, 90).await.unwrap();
+    let images = fixture.full("images");
+    let msgpack = BasicProperties::default()
+        .with_type("drop".into())
+        .with_content_type("application/msgpack".into());
+    for (body, properties) in [
+        (&b"\xc4\x01\xff"[..], msgpack),
+        (b"7", BasicProperties::default()),
+    ] {
+        let sent = fixture.raw.publish_with("", &images, body, properties);
+        sent.await.unwrap();
+    }
+    dead(&fixture, 4).await;
+    running.stop().await.unwrap();
+    let letters = ImagesWorker::dead_letters(&fixture.connection);
+    let mut letters = letters.list(9).await.unwrap();
+    letters.sort_by_key(|letter| letter.task().map(str::to_owned));
+    let [plain, drop, resize, rotate] = &letters[..] else {
+        panic!("{letters:?}");
+    };
+    assert!(matches!(
+        resize.payload(),
+        Ok(ImagesTask::Resize { id: 7, width: 0 })
+    ));
+    assert_eq!(resize.to_json(), r#"{"id":7,"width":0}"#);
+    assert_eq!(drop.to_json(), r#"{"$bytes":"/w=="}"#);
+    for (letter, words) in [
+        (plain, &["names no task"][..]),
+        (drop, &["`drop`", "application/msgpack"]),
+        (rotate, &["`rotate`", "`resize`, `drop`, `sweep`, `hurry`"]),
+    ] {
+        let error = letter.payload().expect_err("it does not decode");
+        assert!(error.is_decode(), "{error}");
+        let cause = std::error::Error::source(error)
+            .expect("a cause")
+            .to_string();
+        for word in words {
+            assert!(cause.contains(word), "{word}: {cause}");
+        }
+    }
     fixture.delete_queues(&["images"]).await;
 }
 
@@ -335,6 +392,16 @@ async fn the_queue_may_have_other_properties(env: Env) {
     let running = pool.start().await.unwrap();
     assert_eq!(next(&mut told).await, "drop 3 #1");
     assert_eq!(next(&mut told).await, "drop 1 #1");
+    producer.resize(7, 0).await.unwrap();
+    let letters = ImagesWorker::dead_letters_on(connection, &ranks);
+    let letter = eventually("a dead letter", || async {
+        letters.list(1).await.unwrap().pop()
+    })
+    .await;
+    assert!(matches!(
+        letter.into_payload(),
+        Ok(ImagesTask::Resize { id: 7, width: 0 })
+    ));
     running.stop().await.unwrap();
     assert!(!fixture.raw.exists(&fixture.full("images")).await);
     fixture.delete_queues(&["ranks"]).await;

@@ -108,11 +108,11 @@ async fn golden_messages_are_read(env: Env) {
     };
     assert_eq!(letter.payload().expect("it decodes"), &JOB);
     assert_eq!(
-        (letter.reason(), letter.error(), letter.attempts()),
+        (letter.reason(), letter.error(), letter.attempt()),
         ("rejected", "nothing is that narrow", 1)
     );
     assert_eq!(letter.source_queue(), "resize");
-    assert!(letter.failed_at().is_some() && letter.first_seen().is_some());
+    assert!(letter.failed_at().is_some() && letter.timestamp().is_some());
 
     let (told, mut heard) = mpsc::unbounded_channel();
     let tell = move |job: Job<Resize>| {
@@ -126,7 +126,7 @@ async fn golden_messages_are_read(env: Env) {
         let job = heard.recv().await.expect("a job");
         assert_eq!((job.payload(), job.attempt()), (&JOB, attempt));
         assert_eq!(job.message_id(), Some("0123456789ABCDEFGHIJkl"));
-        assert!(job.first_seen().is_some() && job.headers().is_empty());
+        assert!(job.timestamp().is_some() && job.headers().is_empty());
     }
     running.stop().await.expect("it drains");
     fixture.end(QUEUES).await;

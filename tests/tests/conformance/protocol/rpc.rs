@@ -312,7 +312,9 @@ async fn calls_are_the_golden_message_and_read_the_golden_replies(env: Env) {
 
     // The ids are those of a new reply queue.
     let served = Served::new(&env).await;
-    let calculator = CalculatorClient::builder(&served.connection).coalesce(64).build();
+    let calculator = CalculatorClient::builder(&served.connection)
+        .coalesce(64)
+        .build();
     let first = calculator.divide(84, 2).send().await.expect("it is sent");
     served
         .serve("rpc.request.asking", Some("rpc.reply.asked"))

@@ -231,11 +231,13 @@ async fn a_group_is_not_fooled_by_a_senders_headers(env: Env) {
         })
         .await;
         let letter = dead.list(1).await.unwrap().pop().unwrap();
-        assert_eq!((letter.reason(), letter.attempts()), ("attempts", 2));
+        assert_eq!((letter.reason(), letter.attempt()), ("attempts", 2));
         assert_eq!(letter.first_error(), Some("busy 1"));
         let queue = format!("fooled.{group}");
         assert_eq!(letter.source_queue(), queue);
-        assert!(!letter.headers().contains_key("source-user-id"));
+        assert_eq!(letter.exchange(), env.name("fooled"), "{group}");
+        assert_eq!(letter.key(), "a.b", "{group}");
+        assert!(!letter.all_headers().contains_key("source-user-id"));
         events.close().await.unwrap();
     }
     raw.close().await;

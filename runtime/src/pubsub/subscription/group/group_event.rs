@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::policy::verdict::{self, IntoVerdict, Verdict};
 use crate::pubsub::event::Event;
-use crate::queue::Cancelled;
+use crate::queue::Cancellation;
 
 /// An event that this member has received and must settle. It dereferences to the [`Event`], which
 /// settling returns.
@@ -45,14 +45,14 @@ pub struct GroupEvent<T> {
 /// Sends a verdict once, and that of a failure if it is dropped before.
 struct VerdictSender {
     sender: Option<oneshot::Sender<Verdict>>,
-    cancelled: Cancelled,
+    cancelled: Cancellation,
 }
 
 impl<T> GroupEvent<T> {
     pub(super) fn new(
         event: Event<T>,
         verdict: oneshot::Sender<Verdict>,
-        cancelled: Cancelled,
+        cancelled: Cancellation,
     ) -> Self {
         let sender = Some(verdict);
         Self {
@@ -104,7 +104,7 @@ impl<T> GroupEvent<T> {
     /// A signal to stop working on the event: the connection is lost, so that the event is
     /// delivered again, or the subscription is closing.
     #[must_use]
-    pub fn cancelled(&self) -> Cancelled {
+    pub fn cancelled(&self) -> Cancellation {
         self.verdict.cancelled.clone()
     }
 }

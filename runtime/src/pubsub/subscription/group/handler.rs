@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::link::{Channel, Connection, Delivery};
 use crate::policy::verdict::{IntoVerdict, Verdict};
 use crate::pubsub::event::{Decoded, Event, EventDecoder, Missed};
-use crate::queue::{Cancelled, JobHandler, JobRunner, QueueSpec, RawJob};
+use crate::queue::{Cancellation, JobHandler, JobRunner, QueueSpec, RawJob};
 use crate::service::BoxFuture;
 use crate::worker::{Handler, Settlement};
 
@@ -26,7 +26,7 @@ use crate::worker::{Handler, Settlement};
 pub struct UnsettledEvent<T> {
     content: Result<Event<T>, Missed>,
     verdict: oneshot::Sender<Verdict>,
-    cancelled: Cancelled,
+    cancelled: Cancellation,
 }
 
 impl Mode for Group {
@@ -77,7 +77,7 @@ impl<T> BufferWork<T> {
 
 impl<T: DeserializeOwned + Send + 'static> JobRunner for BufferWork<T> {
     fn run(&self, job: RawJob) -> BoxFuture<Verdict> {
-        let cancelled = job.cancelled.clone();
+        let cancelled = job.cancellation.clone();
         let content = match self.decoder.decode(job.into()) {
             Decoded::Event(event) => Ok(event),
             Decoded::Missed(missed) => Err(missed),

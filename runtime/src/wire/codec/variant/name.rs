@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde::ser::{SerializeStructVariant, SerializeTupleVariant, Serializer};
 
 use super::{NotAnEnum, not_an_enum, only_enums};
-use crate::wire::codec::refuse;
+use crate::wire::codec::refuse::refuse;
 
 /// Returns the name that serde gives the variant.
 pub(crate) fn name<T: Serialize>(value: &T) -> Result<&'static str, NotAnEnum> {

@@ -6,7 +6,7 @@ use serde::ser::{
 };
 
 use super::{not_an_enum, only_enums};
-use crate::wire::codec::refuse;
+use crate::wire::codec::refuse::refuse;
 
 /// Serializes an enum as the content of its variant: a newtype's value, a tuple, a struct, or a
 /// unit.

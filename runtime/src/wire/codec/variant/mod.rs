@@ -4,19 +4,19 @@ mod content;
 mod name;
 mod value;
 
-pub(super) use content::VariantContent;
-pub(super) use name::name;
-pub(super) use value::{VariantError, decode};
+pub(crate) use content::VariantContent;
+pub(crate) use name::name;
+pub(crate) use value::{VariantError, decode};
 
 use std::fmt;
 
 /// The message of [`NotAnEnum`], for serializers that have an error type of their own.
-const NOT_AN_ENUM: &str = "only an enum's variants are types of events";
+const NOT_AN_ENUM: &str = "only the variants of an enum can be named by the type of a message";
 
 /// Error of a value that is not an enum, and so has no variant.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct NotAnEnum(String);
+pub(crate) struct NotAnEnum(String);
 
 impl serde::ser::Error for NotAnEnum {
     fn custom<T: fmt::Display>(text: T) -> Self {
