@@ -167,7 +167,7 @@ impl<'a> MsgPackReader<'a> {
     }
 
     fn map(&mut self, length: usize, out: &mut String, depth: usize) -> Option<()> {
-        if !self.clone().is_object(length)? {
+        if !self.is_object(length)? {
             out.push_str("{\"$map\":");
             self.list(length, out, depth, |reader, out, depth| {
                 out.push('[');
@@ -195,10 +195,11 @@ impl<'a> MsgPackReader<'a> {
 
     /// Whether the map that follows is a JSON object: its keys are texts, each occurs once, and it could
     /// not be taken for a mark.
-    fn is_object(mut self, length: usize) -> Option<bool> {
+    fn is_object(&self, length: usize) -> Option<bool> {
+        let mut ahead = self.clone();
         let mut names = HashSet::new();
         for _ in 0..length {
-            let MsgPackHead::Str(name) = self.head()? else {
+            let MsgPackHead::Str(name) = ahead.head()? else {
                 return Some(false);
             };
             let Ok(name) = std::str::from_utf8(name) else {
@@ -207,7 +208,7 @@ impl<'a> MsgPackReader<'a> {
             if !names.insert(name) || (length == 1 && is_reserved(name)) {
                 return Some(false);
             }
-            self.skip()?;
+            ahead.skip()?;
         }
         Some(true)
     }
