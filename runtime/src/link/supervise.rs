@@ -21,13 +21,12 @@ use super::state::{Role, StateTracker};
 use crate::clock;
 use crate::error::{ConnectFault, Error, ErrorKind};
 use crate::escape::Escaped;
+use crate::policy::backoff::Backoff;
 use crate::policy::retry::RetryPolicy;
 use crate::random;
 use crate::stats::Counters;
 use crate::sync::lock;
 
-/// A session that was up for this long is stable: its loss starts the backoff from the beginning.
-const STABLE: Duration = Duration::from_secs(5);
 /// The longest pause while the broker's port refuses connections. Such an attempt costs one packet, and
 /// after a restart of the broker the connection should be back within a second.
 const MAX_PAUSE_WHILE_REFUSED: Duration = Duration::from_millis(500);
@@ -131,14 +130,14 @@ impl Link {
         let preopened = dialer.take_preopened();
         let first = preopened.clone().map_or(LinkStatus::Down, LinkStatus::Up);
         let (sender, status) = watch::channel(first);
-        let io = dialer.io.clone();
+        let (io, backoff) = (dialer.io.clone(), Backoff::new(&dialer.settings.backoff));
         let supervisor = Supervisor {
             dialer,
             role,
             tracker,
             closing,
             status: sender,
-            failures: 0,
+            backoff,
             lost_at: Instant::now(),
         };
         io.spawn(supervisor.run(preopened));
@@ -192,7 +191,7 @@ struct Supervisor {
     closing: watch::Receiver<bool>,
     status: watch::Sender<LinkStatus>,
     /// Failed attempts, and losses of sessions, since the last stable session.
-    failures: u32,
+    backoff: Backoff,
     /// When the last stable session was lost; before the first one, when the supervisor was started.
     lost_at: Instant,
 }
@@ -213,9 +212,9 @@ impl Supervisor {
                 None => self.connect().await?,
             };
             self.until_lost(&session).await?;
-            let backoff = &self.dialer.settings.backoff;
-            let pause = pause_after_loss(backoff, self.failures, random::fraction());
-            self.failures += 1;
+            let (policy, failures) = (self.backoff.policy(), self.backoff.failures());
+            let pause = pause_after_loss(policy, failures, random::fraction());
+            self.backoff.count();
             self.pause(pause).await?;
         }
     }
@@ -240,10 +239,10 @@ impl Supervisor {
 
     /// Reports a failed attempt and returns the pause before the next one.
     fn attempt_failed(&mut self, error: Error) -> Duration {
-        self.failures += 1;
-        let (role, failures) = (self.role, self.failures);
+        self.backoff.count();
+        let (role, failures) = (self.role, self.backoff.failures());
         let pause = pause_after_failure(
-            &self.dialer.settings.backoff,
+            self.backoff.policy(),
             failures,
             is_refused(&error).then(|| self.lost_at.elapsed()),
             random::fraction(),
@@ -277,8 +276,7 @@ impl Supervisor {
         self.status.send_replace(LinkStatus::Down);
         tracing::warn!(%role, error = %reason, source = source(&reason), "connection to the broker lost");
         self.tracker.reconnecting(role, reason);
-        if connected_at.elapsed() >= STABLE {
-            self.failures = 0;
+        if self.backoff.reset_if_stable(connected_at.elapsed()) {
             self.lost_at = Instant::now();
         }
         Some(())

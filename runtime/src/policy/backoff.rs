@@ -27,8 +27,23 @@ impl Backoff {
 
     /// Counts a failure and returns the delay before the next attempt. `random` is from 0 to 1.
     pub(crate) fn next(&mut self, random: f64) -> Duration {
-        self.failures = self.failures.saturating_add(1);
+        self.count();
         self.policy.jittered(self.failures, random)
+    }
+
+    /// Counts a failure whose delay the caller chooses.
+    pub(crate) fn count(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    /// The number of failures in a row.
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// The delays and the jitter.
+    pub(crate) fn policy(&self) -> &RetryPolicy {
+        &self.policy
     }
 
     /// Forgets the failures, after an attempt that succeeded.
@@ -36,12 +51,14 @@ impl Backoff {
         self.failures = 0;
     }
 
-    /// Forgets the failures if what was started had worked for at least five seconds. Something that
-    /// fails right after each start is held back longer each time.
-    pub(crate) fn reset_if_stable(&mut self, worked_for: Duration) {
-        if worked_for >= STABLE_AFTER {
+    /// Forgets the failures if what was started had worked for at least five seconds, and returns whether
+    /// it had. Something that fails right after each start is held back longer each time.
+    pub(crate) fn reset_if_stable(&mut self, worked_for: Duration) -> bool {
+        let is_stable = worked_for >= STABLE_AFTER;
+        if is_stable {
             self.reset();
         }
+        is_stable
     }
 }
 
@@ -58,9 +75,11 @@ mod tests {
         let mut backoff = Backoff::new(&policy);
         assert_eq!(backoff.next(0.0), second);
         assert_eq!(backoff.next(0.0), 2 * second);
-        backoff.reset_if_stable(4 * second);
-        assert_eq!(backoff.next(0.0), 4 * second);
-        backoff.reset_if_stable(5 * second);
+        assert!(!backoff.reset_if_stable(4 * second));
+        backoff.count();
+        assert_eq!(backoff.failures(), 3);
+        assert_eq!(backoff.next(0.0), 8 * second);
+        assert!(backoff.reset_if_stable(5 * second));
         assert_eq!(backoff.next(0.0), second);
         backoff.reset();
         assert_eq!(backoff.next(0.0), second);

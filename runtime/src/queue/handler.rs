@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::escape::{Escaped, escaped};
 use crate::handler_guard::{HandlerEnd, guard};
 use crate::link::{Channel, Connection, Delivery, Namespace};
+use crate::policy::backoff::Backoff;
 use crate::policy::refusal;
 use crate::policy::retry::RetryPolicy;
 use crate::policy::settle::{self, Arrival, Decision, Reason};
@@ -347,7 +348,7 @@ impl JobHandler {
             properties: self.prepare_copy(properties),
             body: body.clone(),
         });
-        let mut failures = 0;
+        let mut backoff = Backoff::new(&self.backoff);
         let (started, mut last_report) = (Instant::now(), None);
         loop {
             // With its channel gone, the broker delivers the original again, and a copy would double
@@ -373,7 +374,7 @@ impl JobHandler {
                 );
                 return Ok(Copied::Stopping);
             }
-            failures += 1;
+            let pause = backoff.next(random::fraction());
             let elapsed = started.elapsed();
             match last_report {
                 None => {
@@ -389,14 +390,13 @@ impl JobHandler {
                         queue = &*target.queue,
                         %error,
                         ?elapsed,
-                        failures,
+                        failures = backoff.failures(),
                         "job still cannot be moved to another queue, retrying"
                     );
                     last_report = Some(elapsed);
                 }
                 Some(_) => {}
             }
-            let pause = self.backoff.jittered(failures, random::fraction());
             self.pause(channel, pause).await;
         }
     }

@@ -1,5 +1,9 @@
 //! The task that keeps a reply queue: it declares and consumes one on each session, and replaces the
 //! channel for requests if the broker closes it.
+//!
+//! The channel for requests is no `publish::CachedChannel`, which a caller opens when it finds none. Publishing
+//! a request does not wait for a channel: if it is closed, that is an error, and this task opens another one.
+//! Its handler, which completes the calls of this reply queue alone, has to be set before the first request.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, Weak};

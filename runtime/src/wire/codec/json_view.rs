@@ -1,19 +1,6 @@
-//! Views of encoded values as JSON text that lose nothing. [`Codec::to_json`] documents their form.
+//! Views of encoded values as JSON text that lose nothing. `Codec::to_json` documents their form.
 
 use std::collections::HashSet;
-
-use super::{Codec, MAX_DEPTH};
-
-/// The view of a body in this codec.
-pub(super) fn view(codec: Codec, body: &[u8]) -> String {
-    let seen = match codec {
-        Codec::MsgPack => msgpack(body),
-        Codec::Json => json(body),
-        Codec::Text => std::str::from_utf8(body).ok().map(text),
-        Codec::Bytes => Some(marked_bytes("$bytes", body)),
-    };
-    seen.unwrap_or_else(|| undecoded(body))
-}
 
 /// The view of a body that is not a value of its codec, or whose codec is not known.
 pub(crate) fn undecoded(body: &[u8]) -> String {
@@ -21,7 +8,9 @@ pub(crate) fn undecoded(body: &[u8]) -> String {
 }
 
 /// JSON text as it is. An object that could be taken for a mark is wrapped.
-fn json(body: &[u8]) -> Option<String> {
+///
+/// `None` if it is not valid, as in the functions below.
+pub(super) fn json(body: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(body).ok()?;
     serde_json::from_str::<serde::de::IgnoredAny>(text).ok()?;
     let inside = without_space(text).strip_prefix('{').map(without_space);
@@ -38,16 +27,27 @@ fn without_space(json: &str) -> &str {
     json.trim_start_matches([' ', '\t', '\r', '\n'])
 }
 
-fn msgpack(body: &[u8]) -> Option<String> {
+/// One value of MessagePack, nested at most `max_depth` levels deep.
+pub(super) fn msgpack(body: &[u8], max_depth: usize) -> Option<String> {
     let mut reader = MsgPackReader { rest: body };
     let mut out = String::new();
-    reader.write(&mut out, MAX_DEPTH)?;
+    reader.write(&mut out, max_depth)?;
     reader.rest.is_empty().then_some(out)
 }
 
 /// Whether an object with this one field could be taken for a mark.
 fn is_reserved(name: &str) -> bool {
     name.starts_with('$')
+}
+
+/// UTF-8 as a JSON string.
+pub(super) fn utf8(body: &[u8]) -> Option<String> {
+    std::str::from_utf8(body).ok().map(text)
+}
+
+/// Bytes.
+pub(super) fn bytes(body: &[u8]) -> String {
+    marked_bytes("$bytes", body)
 }
 
 fn text(text: &str) -> String {
@@ -134,7 +134,7 @@ impl<'a> MsgPackReader<'a> {
                 Ok(valid) => text(valid),
                 Err(_) => marked_bytes("$text", bytes),
             }),
-            MsgPackHead::Bin(bytes) => out.push_str(&marked_bytes("$bytes", bytes)),
+            MsgPackHead::Bin(bytes) => out.push_str(&self::bytes(bytes)),
             MsgPackHead::Ext(kind, bytes) => {
                 out.push_str(&format!("{{\"$ext\":[{kind},\"{}\"]}}", base64(bytes)));
             }
@@ -167,7 +167,7 @@ impl<'a> MsgPackReader<'a> {
     }
 
     fn map(&mut self, length: usize, out: &mut String, depth: usize) -> Option<()> {
-        if !self.clone().is_object(length)? {
+        if !self.is_object(length)? {
             out.push_str("{\"$map\":");
             self.list(length, out, depth, |reader, out, depth| {
                 out.push('[');
@@ -195,10 +195,11 @@ impl<'a> MsgPackReader<'a> {
 
     /// Whether the map that follows is a JSON object: its keys are texts, each occurs once, and it could
     /// not be taken for a mark.
-    fn is_object(mut self, length: usize) -> Option<bool> {
+    fn is_object(&self, length: usize) -> Option<bool> {
+        let mut ahead = self.clone();
         let mut names = HashSet::new();
         for _ in 0..length {
-            let MsgPackHead::Str(name) = self.head()? else {
+            let MsgPackHead::Str(name) = ahead.head()? else {
                 return Some(false);
             };
             let Ok(name) = std::str::from_utf8(name) else {
@@ -207,7 +208,7 @@ impl<'a> MsgPackReader<'a> {
             if !names.insert(name) || (length == 1 && is_reserved(name)) {
                 return Some(false);
             }
-            self.skip()?;
+            ahead.skip()?;
         }
         Some(true)
     }

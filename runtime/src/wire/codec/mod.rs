@@ -197,7 +197,13 @@ impl Codec {
     /// ```
     #[must_use]
     pub fn to_json(self, bytes: &[u8]) -> String {
-        json_view::view(self, bytes)
+        let view = match self {
+            Self::MsgPack => json_view::msgpack(bytes, MAX_DEPTH),
+            Self::Json => json_view::json(bytes),
+            Self::Text => json_view::utf8(bytes),
+            Self::Bytes => Some(json_view::bytes(bytes)),
+        };
+        view.unwrap_or_else(|| undecoded(bytes))
     }
 
     /// As [`decode`](Self::decode), with a seed.

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use crate::wire::codec::Codec;
 
 /// A value of MessagePack. Numbers are compared by value: an integer or a float may be encoded in several
 /// widths.
