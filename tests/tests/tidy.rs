@@ -57,11 +57,7 @@ const MEMBERS: &[&str] = &["macros", "runtime", "broker", "examples", "tests"];
 
 /// Dependencies that no source file of their crate names: the crate's folder, the dependency, and the
 /// reason to have it.
-const UNNAMED: &[(&str, &str, &str)] = &[(
-    "runtime",
-    "async-trait",
-    "for `#[async_trait]` traits of services, which are to come",
-)];
+const UNNAMED: &[(&str, &str, &str)] = &[];
 
 const LIBRARIES: &[&str] = &["macros", "runtime", "broker"];
 
