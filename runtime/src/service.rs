@@ -252,7 +252,7 @@ impl Request {
     #[doc(hidden)]
     #[must_use]
     pub fn unknown_task(&self) -> Verdict {
-        Verdict::reject(format!("no task `{}`", self.method.name()))
+        Verdict::unknown_task(format_args!("no task `{}`", self.method.name()))
     }
 }
 

@@ -122,6 +122,11 @@ pub(crate) enum Judgement {
         error: String,
         retry: Retry,
     },
+    /// The worker does not have the task that the job names, so it was not run. Another worker of the queue, of
+    /// a later version, may have it.
+    UnknownTask {
+        error: String,
+    },
     /// The job was not run and goes back to its queue.
     Requeue,
 }
@@ -133,7 +138,7 @@ impl Verdict {
     /// The error, if the handler failed.
     pub(crate) fn error(&self) -> Option<&str> {
         match &self.0 {
-            Judgement::Failed { error, .. } => Some(error),
+            Judgement::Failed { error, .. } | Judgement::UnknownTask { error } => Some(error),
             Judgement::Done | Judgement::Requeue => None,
         }
     }
@@ -143,6 +148,13 @@ impl Verdict {
         Self(Judgement::Failed {
             error: error.to_string(),
             retry: Retry::Never,
+        })
+    }
+
+    /// A job whose task this worker does not have.
+    pub(crate) fn unknown_task(error: impl fmt::Display) -> Self {
+        Self(Judgement::UnknownTask {
+            error: error.to_string(),
         })
     }
 
