@@ -297,7 +297,7 @@ async fn tasks_are_added_without_breaking_old_workers(env: Env) {
 async fn a_rolling_deployment_loses_no_task(env: Env) {
     const EACH: u64 = 10;
     let fixture = JobFixture::open(env).await;
-    let retries = policy(20, 1).backoff(Duration::from_millis(1), Duration::from_millis(20));
+    let retries = policy(1000, 1).backoff(Duration::from_millis(1), Duration::from_millis(20));
     let (shop, mut told) = Shop::open();
     let (other, mut other_told) = Shop::open();
     let old = TaskPool::new(&fixture.connection, ImagesWorker::new(shop));
