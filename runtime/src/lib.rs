@@ -221,7 +221,7 @@ pub use queue::{
 pub use returns::MethodError;
 pub use server::Server;
 pub use service::{BoxFuture, Reply, Request, Service, ServiceOptions, Tasks};
-pub use shutdown::shutdown_signal;
+pub use shutdown::{second_signal, shutdown_signal};
 pub use stats::Stats;
 pub use wire::codec::{Codec, CodecError};
 pub use wire::name::{Name, NameError};
