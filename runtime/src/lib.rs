@@ -205,7 +205,7 @@ pub use client::{Call, Client, ClientBuilder, DEFAULT_TIMEOUT, PendingReply};
 pub use context::Context;
 pub use descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use error::{CallError, Error, Never, Outcome};
-pub use link::{Connection, ConnectionBuilder, ConnectionState, Io};
+pub use link::{Connection, ConnectionBuilder, ConnectionState, Io, QueueCounts};
 pub use policy::retry::RetryPolicy;
 pub use policy::verdict::{Failure, IntoVerdict, JobError, Retry, reject, retry, retry_after};
 pub use pubsub::{

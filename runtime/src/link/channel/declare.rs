@@ -18,9 +18,12 @@ use crate::wire::topology::{
 
 /// The message and consumer counts of a queue (`queue.declare-ok`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct QueueCounts {
-    pub(crate) messages: u32,
-    pub(crate) consumers: u32,
+#[non_exhaustive]
+pub struct QueueCounts {
+    /// The messages that are ready for delivery. Those that consumers have and did not settle yet do not count.
+    pub messages: u32,
+    /// The consumers of the queue, of all programs.
+    pub consumers: u32,
 }
 
 /// Declares exchanges, queues and bindings, in this order.
@@ -123,21 +126,23 @@ pub(crate) async fn purge(
     }
 }
 
-/// Deletes a queue and its messages (`queue.delete`).
+/// Deletes queues and their messages (`queue.delete`). Those that do not exist are no error.
 pub(crate) async fn delete(
     session: &Arc<Session>,
-    queue: &Queue,
+    queues: &[Name],
     namespace: &Namespace,
 ) -> Result<(), Error> {
     let channel = Channel::open(session).await?;
-    let name = short(namespace.scope(queue.name.as_str()))?;
-    let delete = queue::AMQPMethod::Delete(queue::Delete {
-        queue: name,
-        if_unused: false,
-        if_empty: false,
-        nowait: false,
-    });
-    channel.call(AMQPClass::Queue(delete)).await.map(drop)
+    for queue in queues {
+        let delete = queue::AMQPMethod::Delete(queue::Delete {
+            queue: short(namespace.scope(queue.as_str()))?,
+            if_unused: false,
+            if_empty: false,
+            nowait: false,
+        });
+        channel.call(AMQPClass::Queue(delete)).await?;
+    }
+    Ok(())
 }
 
 /// Adds one binding (`queue.bind`, `exchange.bind`).
