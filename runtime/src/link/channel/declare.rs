@@ -8,7 +8,7 @@ use amq_protocol::protocol::{AMQPClass, exchange, queue};
 use super::Channel;
 use crate::error::{Error, ErrorKind};
 use crate::link::convert::{short, table};
-use crate::link::namespace::Namespace;
+use crate::link::namespace::{Namespace, ScopedEntity};
 use crate::link::session::Session;
 use crate::link::socket::channels::unexpected_reply;
 use crate::wire::name::Name;
@@ -145,6 +145,36 @@ pub(crate) async fn delete(
     Ok(())
 }
 
+/// Deletes the queues and exchanges that were declared in the namespace (`queue.delete`, `exchange.delete`).
+pub(in crate::link) async fn delete_declared(
+    session: &Arc<Session>,
+    namespace: &Namespace,
+) -> Result<(), Error> {
+    let channel = Channel::open(session).await?;
+    for entity in namespace.recorded() {
+        let delete = match &entity {
+            ScopedEntity::Queue(name) => {
+                AMQPClass::Queue(queue::AMQPMethod::Delete(queue::Delete {
+                    queue: short(name.clone())?,
+                    if_unused: false,
+                    if_empty: false,
+                    nowait: false,
+                }))
+            }
+            ScopedEntity::Exchange(name) => {
+                AMQPClass::Exchange(exchange::AMQPMethod::Delete(exchange::Delete {
+                    exchange: short(name.clone())?,
+                    if_unused: false,
+                    nowait: false,
+                }))
+            }
+        };
+        channel.call(delete).await?;
+        namespace.forget(&entity);
+    }
+    Ok(())
+}
+
 /// Adds one binding (`queue.bind`, `exchange.bind`).
 pub(crate) async fn bind(
     session: &Arc<Session>,
@@ -196,7 +226,13 @@ async fn declare_exchange(
         nowait: false,
         arguments: table(namespace.arguments(&exchange.arguments))?,
     });
-    channel.call(AMQPClass::Exchange(declare)).await.map(drop)
+    channel.call(AMQPClass::Exchange(declare)).await?;
+    if !exchange.passive {
+        namespace.record(ScopedEntity::Exchange(
+            namespace.scope(exchange.name.as_str()),
+        ));
+    }
+    Ok(())
 }
 
 async fn declare_queue(
@@ -213,13 +249,19 @@ async fn declare_queue(
         nowait: false,
         arguments: table(namespace.arguments(&queue.arguments))?,
     });
-    match channel.call(AMQPClass::Queue(declare)).await? {
-        AMQPClass::Queue(queue::AMQPMethod::DeclareOk(declared)) => Ok(QueueCounts {
-            messages: declared.message_count,
-            consumers: declared.consumer_count,
-        }),
-        _ => Err(unexpected_reply()),
+    let AMQPClass::Queue(queue::AMQPMethod::DeclareOk(declared)) =
+        channel.call(AMQPClass::Queue(declare)).await?
+    else {
+        return Err(unexpected_reply());
+    };
+    // The broker deletes an exclusive queue with its connection.
+    if !queue.passive && !queue.exclusive {
+        namespace.record(ScopedEntity::Queue(namespace.scope(queue.name.as_str())));
     }
+    Ok(QueueCounts {
+        messages: declared.message_count,
+        consumers: declared.consumer_count,
+    })
 }
 
 async fn bind_on(channel: &Channel, binding: &Binding, namespace: &Namespace) -> Result<(), Error> {

@@ -12,6 +12,7 @@ pub(crate) use confirms::{ConfirmChannel, Confirmation};
 pub(crate) use consumer::{ConsumeMode, Consumer, DeliveryCallback};
 pub(crate) use consumer_end::ConsumerEnd;
 pub use declare::QueueCounts;
+pub(in crate::link) use declare::delete_declared;
 pub(crate) use declare::{bind, count, declare, delete, purge, unbind};
 pub(crate) use get::GetChannel;
 pub(crate) use queue_check::IdleCheck;

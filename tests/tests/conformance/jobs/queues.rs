@@ -29,6 +29,7 @@ conformance!(
     a_consumer_that_the_broker_forgot_comes_back,
     a_dropped_pool_gives_back_what_it_has,
     a_queue_is_counted_purged_and_deleted,
+    a_namespace_is_deleted_with_what_was_declared_in_it,
 );
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -533,5 +534,33 @@ async fn a_queue_is_counted_purged_and_deleted(env: Env) {
         producer.push(&"again".to_owned()).await.unwrap();
         queue.delete(connection).await.unwrap();
     }
+    fixture.delete_queues(&[]).await;
+}
+
+async fn a_namespace_is_deleted_with_what_was_declared_in_it(env: Env) {
+    let fixture = JobFixture::open(env).await;
+    let connection = &fixture.connection;
+    let jobs = WorkQueue::<String>::new("jobs").producer(connection);
+    let later = jobs.push(&"later".to_owned());
+    later.delay(Duration::from_secs(3000)).await.unwrap();
+    let logs = lepus::Fanout::<String>::new("logs");
+    let archive = logs.subscribe(connection).shared("archive");
+    let running = archive
+        .start(async |_: lepus::Event<String>| {})
+        .await
+        .unwrap();
+    running.stop().await.unwrap();
+    // A queue of another program, which is only counted here.
+    let foreign = fixture.full("foreign");
+    fixture.raw.declare(&foreign).await;
+    let used = WorkQueue::<String>::new("foreign");
+    used.count(connection).await.unwrap();
+    connection.delete_namespace().await.unwrap();
+    for name in ["jobs", "jobs.dead", "jobs.retry.3000000", "archive"] {
+        assert!(!fixture.raw.exists(&fixture.full(name)).await, "{name}");
+    }
+    assert!(fixture.raw.exists(&foreign).await);
+    fixture.raw.delete(&foreign).await;
+    connection.delete_namespace().await.unwrap();
     fixture.delete_queues(&[]).await;
 }
