@@ -196,7 +196,9 @@ impl Request {
                 Some(name) => error.at(format_args!("argument `{name}`")),
                 None => error,
             };
-            let text = format!("the arguments of `{method}` do not decode: {error}");
+            let bytes = self.body.len();
+            let text =
+                format!("the arguments of `{method}` do not decode: {error} ({bytes} bytes)");
             Status::new(Code::InvalidArgument, text)
         })
     }
