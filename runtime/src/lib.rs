@@ -157,6 +157,7 @@ mod context;
 mod descriptor;
 mod error;
 mod escape;
+mod extensions;
 mod handler_guard;
 mod link;
 

@@ -14,6 +14,7 @@ use std::process::Command;
 const FLOORS: &[&[&str]] = &[
     &[
         "escape",
+        "extensions",
         "sync",
         "wire/name",
         "wire/value",

@@ -16,6 +16,7 @@ use crate::context::{Context, Invocation};
 use crate::descriptor::MethodDescriptor;
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::escape::Escaped;
+use crate::extensions::Extensions;
 use crate::handler_guard::{AbortOnDropTask, HandlerEnd, guard};
 use crate::policy::refusal;
 use crate::publish::PublishFailure;
@@ -119,9 +120,12 @@ fn start(options: CallOptions) -> Result<(Client, CallRequest), Error> {
         body,
         timeout,
         priority,
-        headers,
+        mut headers,
     } = options;
     let context = Context::current();
+    if let Backend::Broker(backend) = &client.inner.backend {
+        backend.connection.propagated().add(&context, &mut headers);
+    }
     let timeout = timeout
         .or(method.timeout())
         .or(client.inner.timeout)
@@ -403,7 +407,7 @@ fn call_locally(
     service: Arc<dyn Service>,
     request: &CallRequest,
 ) -> impl Future<Output = HandlerEnd<Reply>> + Send + 'static {
-    let context = Context::new(Invocation {
+    let context = Context::of(Invocation {
         service: Some(request.service.name().into()),
         method: Some(request.method.name().into()),
         deadline: Some(request.deadline),
@@ -413,6 +417,7 @@ fn call_locally(
             attempt: 1,
             ..MessageInfo::default()
         },
+        extensions: Extensions::default(),
     });
     let deadline = request.deadline;
     let request = Request::new(request.method, request.codec, request.body.clone());

@@ -15,6 +15,7 @@ use super::execution::RunOn;
 use super::reply::{AckMode, ReplyRoute, ReplySender};
 use super::sent_replies::ReplyOrigin;
 use crate::context::Invocation;
+use crate::extensions::Extensions;
 use crate::link::{Channel, Flush};
 use crate::service::Reply;
 use crate::wire::batch::{self, BatchedCall, BatchedReply};
@@ -164,6 +165,7 @@ impl Dispatcher {
                         attempt: 1,
                         ..MessageInfo::default()
                     },
+                    extensions: Extensions::default(),
                 };
                 let body = request.body.slice_ref(call.arguments);
                 let execution = self.executor.prepare(method, codec, body, facts);

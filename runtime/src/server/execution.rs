@@ -69,7 +69,7 @@ impl Executor {
         Execution {
             method: method.name(),
             deadline,
-            handler: Context::new(facts).handler(|| service.call(request)),
+            handler: Context::of(facts).handler(|| service.call(request)),
         }
     }
 
