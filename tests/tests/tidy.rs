@@ -41,7 +41,7 @@ const FLOORS: &[&[&str]] = &[
         "policy/mod",
     ],
     &["link", "returns"],
-    &["service"],
+    &["service", "middleware"],
     &["shutdown", "publish", "worker"],
     &["client", "server", "queue", "pubsub"],
     &["__rt", "__bench", "lib"],
