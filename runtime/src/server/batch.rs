@@ -182,7 +182,7 @@ impl Dispatcher {
 fn batched(id: u64, reply: Reply) -> BatchedReply {
     let (status, body, mut headers) = reply.into_parts();
     if batch::size_of_headers(&headers, &Table::new()).is_none() {
-        tracing::warn!("the headers of a reply are nested too deeply, left out");
+        tracing::warn!("the headers of a reply cannot be put into a batch, left out");
         headers.clear();
     }
     BatchedReply {
