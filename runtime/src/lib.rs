@@ -157,9 +157,10 @@ mod context;
 mod descriptor;
 mod error;
 mod escape;
+mod extensions;
 mod handler_guard;
 mod link;
-
+pub mod middleware;
 mod policy;
 mod publish;
 mod pubsub;
@@ -220,7 +221,7 @@ pub use queue::{
 };
 pub use returns::MethodError;
 pub use server::Server;
-pub use service::{BoxFuture, Reply, Request, Service, ServiceOptions, Tasks};
+pub use service::{BoxFuture, Reply, ReplyOutcome, Request, Service, ServiceOptions, Tasks};
 pub use shutdown::shutdown_signal;
 pub use stats::Stats;
 pub use wire::codec::{Codec, CodecError};

@@ -14,6 +14,7 @@ use std::process::Command;
 const FLOORS: &[&[&str]] = &[
     &[
         "escape",
+        "extensions",
         "sync",
         "wire/name",
         "wire/value",
@@ -40,7 +41,7 @@ const FLOORS: &[&[&str]] = &[
         "policy/mod",
     ],
     &["link", "returns"],
-    &["service"],
+    &["service", "middleware"],
     &["shutdown", "publish", "worker"],
     &["client", "server", "queue", "pubsub"],
     &["__rt", "__bench", "lib"],

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::broker::BrokerBackend;
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
-use crate::service::Service;
+use crate::service::{DynService, Service};
 use crate::wire::codec::Codec;
 
 /// The timeout of a call, unless it is set on the call, its method or its client.
@@ -51,12 +51,18 @@ pub(super) struct Inner {
     pub(super) codec: Codec,
     pub(super) timeout: Option<Duration>,
     pub(super) in_flight: Semaphore,
+    /// The layers, around a client without layers.
+    pub(super) layers: Option<DynService>,
 }
 
+#[derive(Clone)]
 pub(super) enum Backend {
     Broker(Arc<BrokerBackend>),
     Local(Arc<dyn Service>),
 }
+
+/// A client as the innermost service of its layers.
+pub(super) struct ClientService(pub(super) Client);
 
 /// A permit for one call in flight, which is given back when it is dropped.
 ///
@@ -89,6 +95,32 @@ impl Client {
             codec,
             timeout,
             in_flight: Semaphore::new(permits),
+            layers: None,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// A client whose calls pass these layers. They are put around this client.
+    pub(super) fn with_layers(self, layers: impl FnOnce(DynService) -> DynService) -> Self {
+        let Inner {
+            backend,
+            descriptor,
+            queue,
+            codec,
+            timeout,
+            ..
+        } = &*self.inner;
+        let inner = Inner {
+            backend: backend.clone(),
+            descriptor,
+            queue: Arc::clone(queue),
+            codec: *codec,
+            timeout: *timeout,
+            // Calls are counted by the client inside.
+            in_flight: Semaphore::new(0),
+            layers: Some(layers(Arc::new(ClientService(self.clone())))),
         };
         Self {
             inner: Arc::new(inner),

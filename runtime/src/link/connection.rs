@@ -14,6 +14,7 @@ use super::session::Session;
 use super::settings::Settings;
 use super::state::{ConnectionState, Role, StateTracker};
 use super::supervise::{Dialer, Link};
+use crate::context::PropagatedHeaders;
 use crate::error::Error;
 use crate::policy::retry::RetryPolicy;
 use crate::stats::{Counters, Stats};
@@ -223,6 +224,11 @@ impl Connection {
     pub(crate) fn given_name(&self) -> Option<&str> {
         let settings = &self.inner.dialer.settings;
         settings.is_named.then_some(&*settings.name)
+    }
+
+    /// The headers that messages take over from the current context.
+    pub(crate) fn propagated(&self) -> &PropagatedHeaders {
+        &self.inner.dialer.settings.propagated
     }
 
     /// The user name of all addresses; `None` if they have different ones.

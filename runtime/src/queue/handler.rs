@@ -16,6 +16,7 @@ use crate::clock;
 use crate::context::{Context, Invocation};
 use crate::error::Error;
 use crate::escape::{Escaped, escaped};
+use crate::extensions::Extensions;
 use crate::handler_guard::{HandlerEnd, guard};
 use crate::link::{Channel, Connection, Delivery, Namespace};
 use crate::policy::backoff::Backoff;
@@ -101,11 +102,12 @@ impl JobHandler {
         let limit = self.runner.time_limit(head.task.as_deref());
         let limit = limit.or(self.timeout);
         let deadline = limit.map(|limit| clock::deadline(Instant::now(), limit));
-        let context = Context::new(Invocation {
+        let context = Context::of(Invocation {
             service: Some(self.spec.name.clone().into()),
             method: None,
             deadline,
             message: head.into_info(message, attempt),
+            extensions: Extensions::default(),
         });
         let job = RawJob {
             body: message.body.clone(),

@@ -15,6 +15,7 @@ use crate::context::Invocation;
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::Error;
 use crate::escape::{Escaped, escaped};
+use crate::extensions::Extensions;
 use crate::handler_guard::guard;
 use crate::link::{AckRange, Channel, Connection, Delivery, Flush};
 use crate::service::{Reply, Service};
@@ -309,6 +310,7 @@ impl Dispatcher {
                 attempt: 1,
                 ..MessageInfo::default()
             },
+            extensions: Extensions::default(),
         };
         let step = PreparedStep::Execute(self.executor.prepare(method, codec, body, facts));
         Some(Prepared { step, answer })

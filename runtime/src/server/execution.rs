@@ -14,7 +14,8 @@ use crate::link::{Channel, Connection};
 use crate::service::{Reply, Request, Service};
 use crate::stats::Counters;
 use crate::wire::codec::Codec;
-use crate::wire::status::{Code, Status};
+use crate::wire::status::Code;
+use crate::wire::value::Table;
 use crate::worker::Settlement;
 use bytes::Bytes;
 
@@ -69,7 +70,7 @@ impl Executor {
         Execution {
             method: method.name(),
             deadline,
-            handler: Context::new(facts).handler(|| service.call(request)),
+            handler: Context::of(facts).handler(|| service.call(request)),
         }
     }
 
@@ -93,7 +94,12 @@ impl Executor {
 
     /// The reply of a handler that has ended.
     pub(super) fn reply_of(&self, method: &str, end: HandlerEnd<Reply>) -> Reply {
-        match end {
+        // Layers see a panic or a missed deadline as a reply, and may have added headers to it.
+        let (end, headers) = match end {
+            HandlerEnd::Returned(reply) => reply.into_end(),
+            end => (end, Table::new()),
+        };
+        let reply = match end {
             HandlerEnd::Returned(reply) => {
                 let status = reply.status();
                 if status.is_some_and(|status| status.code() == Code::InvalidArgument) {
@@ -104,10 +110,7 @@ impl Executor {
                 }
                 reply
             }
-            HandlerEnd::TimedOut => {
-                let text = format!("`{method}` was stopped at its deadline");
-                Reply::failed(Status::new(Code::DeadlineExceeded, text))
-            }
+            HandlerEnd::TimedOut => Reply::timed_out(method),
             HandlerEnd::Panicked(text) => {
                 self.counters.panics.add();
                 let service = self.service.descriptor().name();
@@ -115,7 +118,8 @@ impl Executor {
                 tracing::error!(service, method, %panic, "a handler panicked");
                 Reply::panicked(method, self.tells_panics.then_some(&text))
             }
-        }
+        };
+        reply.with_headers(headers)
     }
 }
 
