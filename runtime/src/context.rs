@@ -21,8 +21,8 @@ static NOWHERE: LazyLock<Context> = LazyLock::new(Context::default);
 
 /// The request or job that a handler works on: its deadline, headers, caller and delivery facts.
 ///
-/// Calls made while it is current inherit the remaining deadline and the trace by themselves. It
-/// is task-local: for work moved to another task, take [`Context::current`] along and enter it
+/// Calls made while it is current inherit the trace and the deadline, less a reserve in which the handler can
+/// still answer ([`Call::timeout`](crate::Call::timeout)). It is task-local: for work moved to another task, take [`Context::current`] along and enter it
 /// there with [`Context::scope`].
 ///
 /// ```
@@ -68,6 +68,9 @@ pub(crate) struct Invocation {
     /// `None` if it is named by the type of the message.
     pub(crate) method: Option<Cow<'static, str>>,
     pub(crate) deadline: Option<Instant>,
+    /// The deadline of calls that the handler makes ([`nested_deadline`](crate::clock::nested_deadline)).
+    /// It is computed once, because calls share a message only if they have the same deadline.
+    pub(crate) nested_deadline: Option<Instant>,
     pub(crate) message: MessageInfo,
 }
 
@@ -126,6 +129,11 @@ impl Context {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.invocation.deadline
+    }
+
+    /// The deadline of calls that the handler makes, which is a little before its own.
+    pub(crate) fn nested_deadline(&self) -> Option<Instant> {
+        self.invocation.nested_deadline
     }
 
     /// The time left until the deadline; zero once it has passed.

@@ -133,9 +133,9 @@ fn start(options: CallOptions) -> Result<(Client, CallRequest), Error> {
         method,
         queue: client.queue_of(method),
         started,
-        // A call inside a handler ends with the request that the handler answers.
+        // A call inside a handler ends before the request that the handler answers.
         deadline: context
-            .deadline()
+            .nested_deadline()
             .map_or(deadline, |outer| outer.min(deadline)),
         codec: client.inner.codec,
         body: Bytes::new(),
@@ -407,6 +407,7 @@ fn call_locally(
         service: Some(request.service.name().into()),
         method: Some(request.method.name().into()),
         deadline: Some(request.deadline),
+        nested_deadline: Some(clock::nested_deadline(request.started, request.deadline)),
         message: MessageInfo {
             headers: request.headers.clone(),
             trace: request.trace.clone(),

@@ -100,11 +100,17 @@ impl JobHandler {
     ) -> impl Future<Output = Verdict> + Send + use<'_> {
         let limit = self.runner.time_limit(head.task.as_deref());
         let limit = limit.or(self.timeout);
-        let deadline = limit.map(|limit| clock::deadline(Instant::now(), limit));
+        let deadlines = limit.map(|limit| {
+            let now = Instant::now();
+            let deadline = clock::deadline(now, limit);
+            (deadline, clock::nested_deadline(now, deadline))
+        });
+        let (deadline, nested_deadline) = deadlines.unzip();
         let context = Context::new(Invocation {
             service: Some(self.spec.name.clone().into()),
             method: None,
             deadline,
+            nested_deadline,
             message: head.into_info(message, attempt),
         });
         let job = RawJob {

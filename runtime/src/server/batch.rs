@@ -14,6 +14,7 @@ use super::dispatch::{Dispatcher, ReceivedRequest};
 use super::execution::RunOn;
 use super::reply::{AckMode, ReplyRoute, ReplySender};
 use super::sent_replies::ReplyOrigin;
+use crate::clock;
 use crate::context::Invocation;
 use crate::link::{Channel, Flush};
 use crate::service::Reply;
@@ -140,7 +141,8 @@ impl Dispatcher {
         let deadline = request
             .received_at
             .checked_add(Duration::from_millis(call.time_left));
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        let now = Instant::now();
+        if deadline.is_some_and(|deadline| deadline <= now) {
             self.expired(Some(call.method));
             return None;
         }
@@ -155,6 +157,7 @@ impl Dispatcher {
                     service: Some(self.service_name().into()),
                     method: Some(method.name().into()),
                     deadline,
+                    nested_deadline: deadline.map(|end| clock::nested_deadline(now, end)),
                     message: MessageInfo {
                         headers: call.headers.into_owned(),
                         trace: call.trace.into_owned(),

@@ -11,6 +11,7 @@ use super::execution::{AbortUnlessChannelClosed, Execution, Executor};
 use super::method_table::MethodTable;
 use super::reply::{AckMode, ReplyRoute, ReplySender};
 use super::sent_replies::{ReplyOrigin, SentReply};
+use crate::clock;
 use crate::context::Invocation;
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::Error;
@@ -245,9 +246,9 @@ impl Dispatcher {
             mut head,
             body,
             size,
+            received_at,
             deadline,
             redelivered,
-            ..
         } = request;
         let resolved = self.resolve(&head, size);
         let is_oneway = resolved
@@ -300,6 +301,7 @@ impl Dispatcher {
             service: Some(self.service_name().into()),
             method: Some(method.name().into()),
             deadline,
+            nested_deadline: deadline.map(|end| clock::nested_deadline(received_at, end)),
             message: MessageInfo {
                 headers: head.headers,
                 trace: head.trace,

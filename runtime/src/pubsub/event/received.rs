@@ -137,6 +137,7 @@ impl From<Incoming> for RawEvent {
                 service: None,
                 method: None,
                 deadline: None,
+                nested_deadline: None,
                 message: MessageInfo {
                     exchange: message.exchange,
                     routing_key: message.routing_key,
