@@ -7,6 +7,7 @@ mod errors;
 mod local;
 mod queues;
 mod shapes;
+mod unsent;
 mod workers;
 
 use std::time::Duration;
