@@ -169,6 +169,7 @@ mod returns;
 mod server;
 mod service;
 mod shutdown;
+mod span;
 mod stats;
 mod sync;
 mod wire;

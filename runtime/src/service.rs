@@ -292,6 +292,16 @@ impl Reply {
         Self::failed(Status::new(Code::Internal, text))
     }
 
+    /// The outcome as a field of spans and log events: `ok`, `error` for the method's own error, or the code of
+    /// the status.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match &self.status {
+            ReplyStatus::Success => "ok",
+            ReplyStatus::Application => "error",
+            ReplyStatus::Failed(status) => status.code().as_str(),
+        }
+    }
+
     /// The status, if the reply carries one.
     #[must_use]
     pub fn status(&self) -> Option<&Status> {

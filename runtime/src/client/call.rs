@@ -211,9 +211,15 @@ fn decode<T: DeserializeOwned, E: DeserializeOwned>(
     let EncodedReply { codec, reply } = reply;
     let Reply { status, body } = reply;
     match status {
-        ReplyStatus::Success => codec.decode(&body).map_err(|error| call.undecodable(error)),
+        ReplyStatus::Success => codec
+            .decode(&body)
+            .inspect(|_| call.ended("ok"))
+            .map_err(|error| call.undecodable(error)),
         ReplyStatus::Application => match codec.decode(&body) {
-            Ok(error) => return Err(CallError::Service(error)),
+            Ok(error) => {
+                call.ended("error");
+                return Err(CallError::Service(error));
+            }
             Err(error) => Err(call.undecodable(error)),
         },
         ReplyStatus::Failed(status) => Err(call.failed_by_server(ErrorKind::Status(status))),

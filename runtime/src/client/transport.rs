@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::time::{Instant, timeout_at};
 
 use super::broker::BrokerBackend;
@@ -15,11 +16,11 @@ use crate::clock;
 use crate::context::{Context, Invocation};
 use crate::descriptor::MethodDescriptor;
 use crate::error::{Error, ErrorKind, Outcome};
-use crate::escape::Escaped;
 use crate::handler_guard::{AbortOnDropTask, HandlerEnd, guard};
 use crate::policy::refusal;
 use crate::publish::PublishFailure;
 use crate::service::{BoxFuture, Reply, Request, Service};
+use crate::span::{self, HandlerSpan};
 use crate::wire::codec::{Codec, CodecError};
 use crate::wire::envelope::ReplyStatus;
 use crate::wire::message::MessageInfo;
@@ -143,6 +144,7 @@ fn start(options: CallOptions) -> Result<(Client, CallRequest), Error> {
         priority,
         headers,
         trace: context.trace().clone(),
+        span: span::call(client.inner.descriptor.name(), method.name()),
     };
     Error::check_runtime().map_err(|error| request.not_sent(error))?;
     request.body = body.map_err(|error| request.not_sent(error))?;
@@ -184,7 +186,11 @@ fn send_to_broker(
         return Sending::Done(Err(request.failed(ErrorKind::Timeout, Outcome::NotSent)));
     }
     if method.is_oneway() || method.is_idempotent() {
-        request.message_id = Some(backend.next_message_id());
+        let message_id = backend.next_message_id();
+        request
+            .span
+            .record("messaging.message.id", message_id.as_str());
+        request.message_id = Some(message_id);
     }
     let request = Arc::new(request);
     let in_flight = |request, transport| InFlightCall {
@@ -219,6 +225,11 @@ impl InFlightCall {
             self.transport = CallTransport::Local(LocalCall::Spawned(AbortOnDropTask::spawn(call)));
         }
         self
+    }
+
+    /// Records the outcome of a call that ended with a value or with the method's own error.
+    pub(super) fn ended(&self, outcome: &'static str) {
+        self.request.ended(outcome);
     }
 
     /// The error of a call whose reply does not decode.
@@ -403,33 +414,40 @@ fn call_locally(
     service: Arc<dyn Service>,
     request: &CallRequest,
 ) -> impl Future<Output = HandlerEnd<Reply>> + Send + 'static {
+    let message = MessageInfo {
+        headers: request.headers.clone(),
+        trace: request.trace.clone(),
+        attempt: 1,
+        ..MessageInfo::default()
+    };
+    let (service_name, method) = (request.service.name(), request.method.name());
+    let span = request
+        .span
+        .in_scope(|| HandlerSpan::request(service_name, method, &message));
     let context = Context::new(Invocation {
-        service: Some(request.service.name().into()),
-        method: Some(request.method.name().into()),
+        service: Some(service_name.into()),
+        method: Some(method.into()),
         deadline: Some(request.deadline),
         nested_deadline: Some(clock::nested_deadline(request.started, request.deadline)),
-        message: MessageInfo {
-            headers: request.headers.clone(),
-            trace: request.trace.clone(),
-            attempt: 1,
-            ..MessageInfo::default()
-        },
+        started: Some(request.started),
+        span,
+        message,
     });
     let deadline = request.deadline;
     let request = Request::new(request.method, request.codec, request.body.clone());
+    let ended = context.clone();
     let handler = context.handler(|| service.call(request));
-    guard(Some(deadline), handler)
+    guard(Some(deadline), handler).inspect(move |end| match end {
+        HandlerEnd::Returned(reply) => ended.ended(reply.outcome()),
+        HandlerEnd::TimedOut => ended.stopped(),
+        HandlerEnd::Panicked(text) => ended.panicked(text),
+    })
 }
 
 fn local_response(request: &CallRequest, end: HandlerEnd<Reply>) -> Result<EncodedReply, Error> {
     let reply = match end {
         HandlerEnd::Returned(reply) => reply,
-        HandlerEnd::Panicked(text) => {
-            let (service, method) = (request.service.name(), request.method.name());
-            let panic = Escaped(&text);
-            tracing::error!(service, method, %panic, "a handler panicked");
-            Reply::panicked(method, None)
-        }
+        HandlerEnd::Panicked(_) => Reply::panicked(request.method.name(), None),
         HandlerEnd::TimedOut => {
             return Err(request.failed(ErrorKind::Timeout, Outcome::SentNoReply));
         }

@@ -6,10 +6,10 @@ use tokio::task::futures::TaskLocalFuture;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
-use crate::context::{Context, Invocation};
+use crate::context::{Context, InSpan, Invocation};
 use crate::descriptor::MethodDescriptor;
-use crate::escape::Escaped;
-use crate::handler_guard::{AbortOnDropTask, HandlerEnd, HandlerFuture, guard};
+use crate::escape::{Escaped, escaped};
+use crate::handler_guard::{AbortOnDropTask, HandlerEnd, guard};
 use crate::link::{Channel, Connection};
 use crate::service::{Reply, Request, Service};
 use crate::stats::Counters;
@@ -22,7 +22,8 @@ use bytes::Bytes;
 pub(super) struct Execution {
     pub(super) method: &'static str,
     pub(super) deadline: Option<Instant>,
-    pub(super) handler: TaskLocalFuture<Context, HandlerFuture<Reply>>,
+    pub(super) context: Context,
+    pub(super) handler: TaskLocalFuture<Context, InSpan<Reply>>,
 }
 
 /// The task that a handler runs on.
@@ -66,19 +67,22 @@ impl Executor {
         let deadline = facts.deadline;
         let request = Request::new(method, codec, body);
         let service = &self.service;
+        let context = Context::new(facts);
         Execution {
             method: method.name(),
             deadline,
-            handler: Context::new(facts).handler(|| service.call(request)),
+            context: context.clone(),
+            handler: context.handler(|| service.call(request)),
         }
     }
 
     /// Runs a handler to its end or its deadline.
     pub(super) async fn execute(&self, execution: Execution, run_on: RunOn) -> Reply {
         let Execution {
-            method,
             deadline,
+            context,
             handler,
+            ..
         } = execution;
         let end = match run_on {
             RunOn::Inline => guard(deadline, handler).await,
@@ -88,31 +92,38 @@ impl Executor {
                     .await
             }
         };
-        self.reply_of(method, end)
+        self.reply_of(&context, end)
     }
 
     /// The reply of a handler that has ended.
-    pub(super) fn reply_of(&self, method: &str, end: HandlerEnd<Reply>) -> Reply {
+    pub(super) fn reply_of(&self, context: &Context, end: HandlerEnd<Reply>) -> Reply {
+        let method = context.method();
         match end {
             HandlerEnd::Returned(reply) => {
-                let status = reply.status();
-                if status.is_some_and(|status| status.code() == Code::InvalidArgument) {
+                if let Some(status) = reply.status()
+                    && status.code() == Code::InvalidArgument
+                {
                     self.counters.malformed.add();
-                    let service = self.service.descriptor().name();
-                    let status = status.map(|status| tracing::field::display(Escaped(status)));
-                    tracing::warn!(service, method, status, "a request was refused");
+                    tracing::warn!(
+                        parent: context.span(),
+                        service = context.service(),
+                        method,
+                        message_id = escaped(context.message_id()),
+                        status = %Escaped(status),
+                        "a request was refused"
+                    );
                 }
+                context.ended(reply.outcome());
                 reply
             }
             HandlerEnd::TimedOut => {
+                context.stopped();
                 let text = format!("`{method}` was stopped at its deadline");
                 Reply::failed(Status::new(Code::DeadlineExceeded, text))
             }
             HandlerEnd::Panicked(text) => {
                 self.counters.panics.add();
-                let service = self.service.descriptor().name();
-                let panic = Escaped(&text);
-                tracing::error!(service, method, %panic, "a handler panicked");
+                context.panicked(&text);
                 Reply::panicked(method, self.tells_panics.then_some(&text))
             }
         }

@@ -5,4 +5,5 @@ mod churn;
 mod ends;
 mod logs;
 mod logs_of_lapin;
+mod spans;
 mod threads;
