@@ -106,6 +106,7 @@ async fn jobs_and_events_have_spans_on_both_sides() {
         "otel.name=publish resize",
         "otel.kind=\"producer\"",
         "messaging.system=\"rabbitmq\"",
+        "messaging.operation.type=\"send\"",
         "messaging.message.id=job-1",
         "message published",
         "outcome=\"ok\"",
