@@ -151,11 +151,12 @@ impl<C: From<Client>> ClientBuilder<C> {
     /// larger portions, and more calls are redelivered if a server dies.
     ///
     /// Headers and the trace of a call travel with it in the batch. A call is sent in a message of its own if
-    /// it has more than 16 KiB of arguments and headers, if its method is `oneway` or `at_most_once` or has
-    /// a queue of its own, and until a reply has told that the service's servers accept batches. Lepus's
-    /// servers do; the calls until then ask with the header `rpc-accept`. If a server of an earlier version
-    /// refuses a batch, its calls are sent one by one, and so are all others for a minute. Calls of different
-    /// priority, codec or time left are not put into the same batch.
+    /// it has more than 16 KiB of arguments and headers or a header on which RabbitMQ acts (`CC`, `BCC`), if
+    /// its method is `oneway` or `at_most_once` or has a queue of its own, and until a reply has told that
+    /// the service's servers accept batches. Lepus's servers do; the calls until then ask with the header
+    /// `rpc-accept`. If a server of an earlier version refuses a batch, its calls are sent one by one, and so
+    /// are all others for a minute. Calls of different priority, codec or time left are not put into the
+    /// same batch.
     ///
     /// No effect on a local client.
     pub fn coalesce(mut self, calls: usize) -> Self {
