@@ -52,8 +52,8 @@ pub fn shared_uri() -> String {
 
 /// Logs to stderr: warnings of the library, or the events that `RUST_LOG` selects.
 pub fn logs() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| "warn,lapin=off".into());
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -2,15 +2,21 @@
 //! the trace and the headers that calls, jobs and events inherit.
 
 use std::borrow::Cow;
+use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
+use std::task::{self, Poll};
 use std::time::Duration;
 
 use tokio::task::futures::TaskLocalFuture;
 use tokio::time::Instant;
+use tracing::Span;
+use tracing::field::DebugValue;
 
 use crate::clock;
+use crate::escape::{Escaped, escaped};
 use crate::extensions::Extensions;
 use crate::handler_guard::{HandlerFuture, defer_panic};
+use crate::span::HandlerSpan;
 use crate::wire::message::{MessageInfo, TRACE_HEADERS};
 use crate::wire::value::{Table, Value};
 
@@ -23,9 +29,10 @@ static NOWHERE: LazyLock<Context> = LazyLock::new(Context::default);
 
 /// The request or job that a handler works on: its deadline, headers, caller and delivery facts.
 ///
-/// Calls, jobs and events that are sent while it is current inherit the remaining deadline, the trace,
-/// and the headers that the connection [propagates](crate::ConnectionBuilder::propagate). It
-/// is task-local: for work moved to another task, take [`Context::current`] along and enter it
+/// Calls, jobs and events that are sent while it is current inherit the trace and the headers that the
+/// connection [propagates](crate::ConnectionBuilder::propagate). Calls inherit the deadline, too, in a
+/// handler less a reserve in which it can still answer ([`Call::timeout`](crate::Call::timeout)). The
+/// context is task-local: for work moved to another task, take [`Context::current`] along and enter it
 /// there with [`Context::scope`].
 ///
 /// # Contexts of your own
@@ -97,6 +104,21 @@ pub struct Context {
     invocation: Arc<Invocation>,
 }
 
+/// The future of a handler, which is polled in the span of its context.
+pub(crate) struct InSpan<T>(HandlerFuture<T>);
+
+impl<T> Future for InSpan<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<T> {
+        // Taken out, because the handler may set another context while it is polled.
+        let span = CURRENT.try_with(|context| context.invocation.span.enabled());
+        let span = span.ok().flatten();
+        let _entered = span.as_ref().map(Span::enter);
+        self.0.as_mut().poll(cx)
+    }
+}
+
 /// One run of a handler.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Invocation {
@@ -105,6 +127,12 @@ pub(crate) struct Invocation {
     /// `None` if it is named by the type of the message.
     pub(crate) method: Option<Cow<'static, str>>,
     pub(crate) deadline: Option<Instant>,
+    /// The deadline of calls that the handler makes ([`nested_deadline`](crate::clock::nested_deadline)).
+    /// It is computed once, because calls share a message only if they have the same deadline.
+    pub(crate) nested_deadline: Option<Instant>,
+    /// When the message was received, if the clock was read then.
+    pub(crate) started: Option<Instant>,
+    pub(crate) span: HandlerSpan,
     pub(crate) message: MessageInfo,
     /// Values of layers and of the user.
     pub(crate) extensions: Extensions,
@@ -152,10 +180,9 @@ impl Context {
     #[must_use]
     pub fn with_deadline(mut self, deadline: Instant) -> Self {
         let invocation = self.edit();
-        let earlier = invocation
-            .deadline
-            .map_or(deadline, |set| set.min(deadline));
-        invocation.deadline = Some(earlier);
+        for limit in [&mut invocation.deadline, &mut invocation.nested_deadline] {
+            *limit = Some(limit.map_or(deadline, |set| set.min(deadline)));
+        }
         self
     }
 
@@ -242,9 +269,66 @@ impl Context {
     pub(crate) fn handler<T: Send + 'static>(
         self,
         make: impl FnOnce() -> HandlerFuture<T>,
-    ) -> TaskLocalFuture<Self, HandlerFuture<T>> {
-        let made = CURRENT.sync_scope(self.clone(), || defer_panic(make));
-        CURRENT.scope(self, made)
+    ) -> TaskLocalFuture<Self, InSpan<T>> {
+        let span = self.span().clone();
+        let made = span.in_scope(|| CURRENT.sync_scope(self.clone(), || defer_panic(make)));
+        CURRENT.scope(self, InSpan(made))
+    }
+
+    /// The span of the handler.
+    pub(crate) fn span(&self) -> &Span {
+        self.invocation.span.span()
+    }
+
+    /// Records the outcome of the handler in its span, and logs its end at DEBUG.
+    pub(crate) fn ended(&self, outcome: &str) {
+        let span = self.span();
+        span.record("outcome", outcome);
+        tracing::debug!(
+            parent: span,
+            service = %Escaped(self.service()),
+            method = %Escaped(self.method()),
+            message_id = escaped(self.message_id()),
+            attempt = self.attempt(),
+            outcome,
+            elapsed = self.elapsed(),
+            "handler ended"
+        );
+    }
+
+    /// Logs at WARN that the handler was stopped at its deadline.
+    pub(crate) fn stopped(&self) {
+        tracing::warn!(
+            parent: self.span(),
+            service = %Escaped(self.service()),
+            method = %Escaped(self.method()),
+            message_id = escaped(self.message_id()),
+            attempt = self.attempt(),
+            elapsed = self.elapsed(),
+            "a handler was stopped at its deadline"
+        );
+        self.ended("deadline_exceeded");
+    }
+
+    /// Logs at WARN that the handler panicked.
+    pub(crate) fn panicked(&self, text: &str) {
+        tracing::warn!(
+            parent: self.span(),
+            service = %Escaped(self.service()),
+            method = %Escaped(self.method()),
+            message_id = escaped(self.message_id()),
+            attempt = self.attempt(),
+            elapsed = self.elapsed(),
+            panic = %Escaped(text),
+            "a handler panicked"
+        );
+        self.ended("panicked");
+    }
+
+    /// The time since the message was received, as a field of a log event.
+    fn elapsed(&self) -> Option<DebugValue<Duration>> {
+        let started = self.invocation.started;
+        started.map(|started| tracing::field::debug(started.elapsed()))
     }
 
     /// The service that was called; empty outside of handlers.
@@ -268,6 +352,11 @@ impl Context {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.invocation.deadline
+    }
+
+    /// The deadline of calls that the handler makes, which is a little before its own.
+    pub(crate) fn nested_deadline(&self) -> Option<Instant> {
+        self.invocation.nested_deadline
     }
 
     /// The time left until the deadline; zero once it has passed.

@@ -57,8 +57,8 @@
 //! an [`Error`] that tells why ([`is_timeout`](Error::is_timeout), …) and whether the request may have run
 //! ([`may_have_executed`](Error::may_have_executed)). Inside a handler, [`Context::current`] has the
 //! deadline, the caller's headers, and whether the request was delivered before; calls that are made there
-//! inherit the rest of the deadline. For unit tests, `CalculatorClient::local` is the same client for an
-//! implementation in this process, without a broker.
+//! inherit the deadline, and end a little before it. For unit tests, `CalculatorClient::local` is the same
+//! client for an implementation in this process, without a broker.
 //!
 //! # Jobs
 //!
@@ -170,6 +170,7 @@ mod returns;
 mod server;
 mod service;
 mod shutdown;
+mod span;
 mod stats;
 mod sync;
 mod wire;

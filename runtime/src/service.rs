@@ -505,6 +505,19 @@ impl Reply {
         Self::failed(Status::new(Code::Internal, text))
     }
 
+    /// The outcome as a field of spans and log events: `ok`, `error` for the method's own error, the code of
+    /// the status, or `panicked`.
+    pub(crate) fn outcome_name(&self) -> &'static str {
+        match self.outcome() {
+            ReplyOutcome::Value => "ok",
+            ReplyOutcome::OwnError => "error",
+            ReplyOutcome::Status(status) => status.code().as_str(),
+            ReplyOutcome::Failed(error) => error.grpc_code().as_str(),
+            ReplyOutcome::TimedOut => Code::DeadlineExceeded.as_str(),
+            ReplyOutcome::Panicked(_) => "panicked",
+        }
+    }
+
     /// The status, if the reply carries one.
     #[must_use]
     pub fn status(&self) -> Option<&Status> {

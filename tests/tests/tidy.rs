@@ -26,7 +26,7 @@ const FLOORS: &[&[&str]] = &[
         "handler_guard",
         "stats",
     ],
-    &["error", "wire/message", "context", "policy/verdict"],
+    &["error", "wire/message", "span", "context", "policy/verdict"],
     &[
         "wire/codec",
         "descriptor",

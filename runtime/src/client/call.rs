@@ -123,8 +123,11 @@ impl<T, E> Call<T, E> {
 
     /// Sets the longest time that the call may take, from its start to the reply. The time left is sent
     /// with the request: when it is over, the broker drops a request that still waits in the queue, and
-    /// the server stops its handler. Inside a handler, the call is also bounded by the time left of the
-    /// request that the handler answers. The maximum is 2³² ms (49 days), the longest `expiration` that
+    /// the server stops its handler.
+    ///
+    /// Inside a handler, the call ends before the handler's own deadline at the latest, so that the handler
+    /// can answer after the call timed out. The reserve is 5 % of the time that was left when the handler
+    /// started, at least 5 ms and at most 250 ms, and never more than half of it. The maximum is 2³² ms (49 days), the longest `expiration` that
     /// RabbitMQ takes.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.options.timeout = Some(limit);
@@ -231,9 +234,15 @@ fn decode<T: DeserializeOwned, E: DeserializeOwned>(
     let failed = |kind| request.failed(kind, Outcome::Answered);
     let undecodable = |error: CodecError| failed(ErrorKind::Decode).caused_by(error);
     match status {
-        ReplyStatus::Success => codec.decode(&body).map_err(undecodable),
+        ReplyStatus::Success => codec
+            .decode(&body)
+            .inspect(|_| request.ended("ok"))
+            .map_err(undecodable),
         ReplyStatus::Application => match codec.decode(&body) {
-            Ok(error) => return Err(CallError::Service(error)),
+            Ok(error) => {
+                request.ended("error");
+                return Err(CallError::Service(error));
+            }
             Err(error) => Err(undecodable(error)),
         },
         ReplyStatus::Failed(status) => Err(failed(ErrorKind::Status(status))),

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::time::{Instant, timeout_at};
+use tracing::Span;
 
 use super::broker::BrokerBackend;
 use super::handle::{Backend, Client, ClientService, DEFAULT_TIMEOUT, InFlightPermit};
@@ -15,12 +17,12 @@ use crate::clock;
 use crate::context::{Context, Invocation};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{Error, ErrorKind, Outcome};
-use crate::escape::Escaped;
 use crate::extensions::Extensions;
 use crate::handler_guard::{AbortOnDropTask, HandlerEnd, guard};
 use crate::policy::refusal;
 use crate::publish::PublishFailure;
 use crate::service::{BoxFuture, DynService, Reply, Request, Service};
+use crate::span::{self, HandlerSpan};
 use crate::wire::codec::Codec;
 use crate::wire::envelope::{ReplyStatus, check_headers};
 use crate::wire::message::MessageInfo;
@@ -141,9 +143,9 @@ fn start(options: CallOptions) -> Result<(Client, CallRequest), Error> {
         method,
         queue: client.queue_of(method),
         started,
-        // A call inside a handler ends with the request that the handler answers.
+        // A call inside a handler ends before the request that the handler answers.
         deadline: context
-            .deadline()
+            .nested_deadline()
             .map_or(deadline, |outer| outer.min(deadline)),
         codec: client.inner.codec,
         body: Bytes::new(),
@@ -151,6 +153,7 @@ fn start(options: CallOptions) -> Result<(Client, CallRequest), Error> {
         priority,
         headers,
         trace: context.trace().clone(),
+        span: span::call(client.inner.descriptor.name(), method.name()),
     };
     Error::check_runtime().map_err(|error| request.not_sent(error))?;
     request.body = body.map_err(|error| request.not_sent(error))?;
@@ -192,7 +195,11 @@ fn send_to_broker(
         return Sending::Done(Err(request.failed(ErrorKind::Timeout, Outcome::NotSent)));
     }
     if method.is_oneway() || method.is_idempotent() {
-        request.message_id = Some(backend.next_message_id());
+        let message_id = backend.next_message_id();
+        request
+            .span
+            .record("messaging.message.id", message_id.as_str());
+        request.message_id = Some(message_id);
     }
     let request = Arc::new(request);
     let in_flight = |request, transport| InFlightCall {
@@ -322,6 +329,9 @@ impl LayeredCall {
             service: Some(request.service.name().into()),
             method: Some(request.method.name().into()),
             deadline: Some(request.deadline),
+            nested_deadline: Some(request.deadline),
+            started: Some(request.started),
+            span: HandlerSpan::default(),
             message: MessageInfo {
                 headers: request.headers.clone(),
                 trace: request.trace.clone(),
@@ -388,6 +398,8 @@ impl Service for ClientService {
             priority: context.get::<Priority>().map(|priority| priority.0),
             headers: context.headers().clone(),
             trace: context.trace().clone(),
+            // The layered call has the span, and reports the end.
+            span: Span::none(),
         };
         Box::pin(async move {
             let sent = match check_headers(request.headers.keys()) {
@@ -507,22 +519,35 @@ fn call_locally(
     service: Arc<dyn Service>,
     request: &CallRequest,
 ) -> impl Future<Output = HandlerEnd<Reply>> + Send + 'static {
+    let message = MessageInfo {
+        headers: request.headers.clone(),
+        trace: request.trace.clone(),
+        attempt: 1,
+        ..MessageInfo::default()
+    };
+    let (service_name, method) = (request.service.name(), request.method.name());
+    let span = request
+        .span
+        .in_scope(|| HandlerSpan::request(service_name, method, &message));
     let context = Context::of(Invocation {
-        service: Some(request.service.name().into()),
-        method: Some(request.method.name().into()),
+        service: Some(service_name.into()),
+        method: Some(method.into()),
         deadline: Some(request.deadline),
-        message: MessageInfo {
-            headers: request.headers.clone(),
-            trace: request.trace.clone(),
-            attempt: 1,
-            ..MessageInfo::default()
-        },
+        nested_deadline: Some(clock::nested_deadline(request.started, request.deadline)),
+        started: Some(request.started),
+        span,
+        message,
         extensions: Extensions::default(),
     });
     let deadline = request.deadline;
     let request = Request::new(request.method, request.codec, request.body.clone());
+    let ended = context.clone();
     let handler = context.handler(|| service.call(request));
-    guard(Some(deadline), handler)
+    guard(Some(deadline), handler).inspect(move |end| match end {
+        HandlerEnd::Returned(reply) => ended.ended(reply.outcome_name()),
+        HandlerEnd::TimedOut => ended.stopped(),
+        HandlerEnd::Panicked(text) => ended.panicked(text),
+    })
 }
 
 fn local_response(request: &CallRequest, end: HandlerEnd<Reply>) -> Result<EncodedReply, Error> {
@@ -532,11 +557,8 @@ fn local_response(request: &CallRequest, end: HandlerEnd<Reply>) -> Result<Encod
     };
     let reply = match end {
         HandlerEnd::Returned(reply) => reply,
-        HandlerEnd::Panicked(text) => {
-            let (service, method) = (request.service.name(), request.method.name());
-            let panic = Escaped(&text);
-            tracing::error!(service, method, %panic, "a handler panicked");
-            Reply::panicked(method, None).with_headers(headers)
+        HandlerEnd::Panicked(_) => {
+            Reply::panicked(request.method.name(), None).with_headers(headers)
         }
         HandlerEnd::TimedOut => {
             return Err(request.failed(ErrorKind::Timeout, Outcome::SentNoReply));

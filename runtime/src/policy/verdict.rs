@@ -138,6 +138,15 @@ impl Verdict {
         }
     }
 
+    /// The outcome as a field of spans and log events.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match &self.0 {
+            Judgement::Done => "ok",
+            Judgement::Failed { .. } => "error",
+            Judgement::Requeue => "requeued",
+        }
+    }
+
     /// A job for which further attempts are useless.
     pub(crate) fn reject(error: impl fmt::Display) -> Self {
         Self(Judgement::Failed {

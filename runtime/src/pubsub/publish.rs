@@ -16,6 +16,7 @@ use crate::clock;
 use crate::context::Context;
 use crate::error::{Error, Outcome};
 use crate::publish::Target;
+use crate::span;
 use crate::wire::envelope::{self, EventHead};
 use crate::wire::message::Outgoing;
 use crate::wire::value::{Table, Value};
@@ -145,10 +146,20 @@ impl Publish {
             message,
             options,
         } = self.prepare(started)?;
-        let key = message.routing_key.clone();
+        let (exchange, key) = (publisher.spec().name(), message.routing_key.clone());
+        let span = span::publish(exchange, &key, message.properties.message_id.as_deref());
         let sent = publisher.publish(message, options, started);
-        sent.await
-            .map_err(|failure| failure.into_error(&target(publisher.spec().name(), &key)))
+        match sent.await {
+            Ok(()) => {
+                span::published(&span, "ok");
+                Ok(())
+            }
+            Err(failure) => {
+                let error = failure.into_error(&target(exchange, &key));
+                span::published(&span, error.grpc_code().as_str());
+                Err(error)
+            }
+        }
     }
 
     fn prepare(self, started: Instant) -> Result<PreparedEvent, Error> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
+use tracing::Span;
 
 use super::job_publisher::JobPublisher;
 use crate::clock;
@@ -14,6 +15,7 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind};
 use crate::publish::{OnMissing, PublishFailure};
 use crate::random;
+use crate::span;
 use crate::wire::envelope::{self, NewJob};
 use crate::wire::message::Outgoing;
 use crate::wire::topology::LONGEST_DELAY;
@@ -159,6 +161,11 @@ impl Push {
             headers,
             trace: context.trace().clone(),
         };
+        let span = span::publish(
+            &queue.spec.name,
+            &routing_key,
+            Some(job.message_id.as_str()),
+        );
         let message = Arc::new(Outgoing {
             exchange: String::new(),
             routing_key,
@@ -171,6 +178,7 @@ impl Push {
             message,
             delay_queue_missing,
             timeout,
+            span,
         })
     }
 }
@@ -182,6 +190,7 @@ pub(super) struct EncodedJob {
     /// The reaction to a missing delay queue, for a job with a delay.
     delay_queue_missing: Option<OnMissing>,
     timeout: Duration,
+    span: Span,
 }
 
 impl EncodedJob {
@@ -189,7 +198,9 @@ impl EncodedJob {
         let (message, timeout) = (Arc::clone(&self.message), self.timeout);
         let publisher = self.publisher.publisher();
         let published = publisher.publish_or_declare(message, timeout, self.on_missing()?);
-        published.await.map_err(|failure| self.error(failure))
+        published.await.map_err(|failure| self.error(failure))?;
+        span::published(&self.span, "ok");
+        Ok(())
     }
 
     /// Pushes after a first attempt that failed.
@@ -197,7 +208,9 @@ impl EncodedJob {
         let (message, timeout) = (Arc::clone(&self.message), self.timeout);
         let (publisher, on_missing) = (self.publisher.publisher(), self.on_missing()?);
         let published = publisher.redeclare_and_retry(failure, message, timeout, on_missing);
-        published.await.map_err(|failure| self.error(failure))
+        published.await.map_err(|failure| self.error(failure))?;
+        span::published(&self.span, "ok");
+        Ok(())
     }
 
     pub(super) fn message(&self) -> Arc<Outgoing> {
@@ -227,7 +240,9 @@ impl EncodedJob {
         if self.delay_queue_missing.is_some() {
             target.queue = self.message.routing_key.as_str().into();
         }
-        failure.into_error(&target)
+        let error = failure.into_error(&target);
+        span::published(&self.span, error.grpc_code().as_str());
+        error
     }
 }
 

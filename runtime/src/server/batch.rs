@@ -14,10 +14,12 @@ use super::dispatch::{Dispatcher, ReceivedRequest};
 use super::execution::RunOn;
 use super::reply::{AckMode, ReplyRoute, ReplySender};
 use super::sent_replies::ReplyOrigin;
+use crate::clock;
 use crate::context::Invocation;
 use crate::extensions::Extensions;
 use crate::link::{Channel, Flush};
 use crate::service::Reply;
+use crate::span::HandlerSpan;
 use crate::wire::batch::{self, BatchedCall, BatchedReply};
 use crate::wire::codec::Codec;
 use crate::wire::envelope::{ReplyForm, ReplyStatus};
@@ -64,7 +66,7 @@ impl Dispatcher {
                 replies.finish(ack)
             }
             Err(status) => {
-                let reply = self.refuse(status);
+                let reply = self.refuse(status, request.head.method.as_deref(), None);
                 self.replies.send(channel, route, reply, ack, origin)
             }
         };
@@ -142,30 +144,36 @@ impl Dispatcher {
         let deadline = request
             .received_at
             .checked_add(Duration::from_millis(call.time_left));
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        let now = Instant::now();
+        if deadline.is_some_and(|deadline| deadline <= now) {
             self.expired(Some(call.method));
             return None;
         }
         let reply = match self.method(Some(call.method)) {
-            Err(status) => self.refuse(status),
+            Err(status) => self.refuse(status, Some(call.method), call.message_id),
             Ok(method) if method.is_oneway() || method.is_at_most_once() => {
                 let text = format!("`{}` does not share a message", method.name());
-                self.refuse(Status::new(Code::InvalidArgument, text))
+                let status = Status::new(Code::InvalidArgument, text);
+                self.refuse(status, Some(call.method), call.message_id)
             }
             Ok(method) => {
+                let message = MessageInfo {
+                    headers: call.headers.into_owned(),
+                    trace: call.trace.into_owned(),
+                    app_id: request.head.caller.clone(),
+                    message_id: call.message_id.map(str::to_owned),
+                    redelivered: request.redelivered,
+                    attempt: 1,
+                    ..MessageInfo::default()
+                };
                 let facts = Invocation {
                     service: Some(self.service_name().into()),
                     method: Some(method.name().into()),
                     deadline,
-                    message: MessageInfo {
-                        headers: call.headers.into_owned(),
-                        trace: call.trace.into_owned(),
-                        app_id: request.head.caller.clone(),
-                        message_id: call.message_id.map(str::to_owned),
-                        redelivered: request.redelivered,
-                        attempt: 1,
-                        ..MessageInfo::default()
-                    },
+                    nested_deadline: deadline.map(|end| clock::nested_deadline(now, end)),
+                    started: Some(now),
+                    span: HandlerSpan::request(self.service_name(), method.name(), &message),
+                    message,
                     extensions: Extensions::default(),
                 };
                 let body = request.body.slice_ref(call.arguments);

@@ -53,7 +53,7 @@ fn sockets() -> usize {
 }
 
 /// Waits until no connection has a thread: at the start of a test, for those of the test before.
-async fn no_threads() {
+pub(crate) async fn no_threads() {
     only_threads("no thread of a connection", &[]).await;
 }
 

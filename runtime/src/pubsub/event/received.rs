@@ -8,6 +8,7 @@ use crate::clock;
 use crate::context::{Context, Invocation};
 use crate::extensions::Extensions;
 use crate::queue::RawJob;
+use crate::span::HandlerSpan;
 use crate::wire::envelope::EventHead;
 use crate::wire::message::{Incoming, MessageInfo};
 use crate::wire::value::{Table, Value};
@@ -138,6 +139,9 @@ impl From<Incoming> for RawEvent {
                 service: None,
                 method: None,
                 deadline: None,
+                nested_deadline: None,
+                started: None,
+                span: HandlerSpan::default(),
                 message: MessageInfo {
                     exchange: message.exchange,
                     routing_key: message.routing_key,
