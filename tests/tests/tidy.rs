@@ -43,7 +43,7 @@ const FLOORS: &[&[&str]] = &[
     &["service"],
     &["shutdown", "publish", "worker"],
     &["client", "server", "queue", "pubsub"],
-    &["__rt", "__bench", "lib"],
+    &["amqp", "rpc", "jobs", "events", "__rt", "__bench", "lib"],
 ];
 
 /// Folders whose files stand on floors of their own.

@@ -98,7 +98,7 @@ impl<C: From<Client>> ClientBuilder<C> {
     /// #         n
     /// #     }
     /// # }
-    /// use lepus::{ClientBuilder, Codec};
+    /// use lepus::{Codec, rpc::ClientBuilder};
     ///
     /// let service = CalculatorServer::new(CalculatorService);
     /// let calculator: CalculatorClient = ClientBuilder::local(service).codec(Codec::Json).build();
@@ -120,7 +120,7 @@ impl<C: From<Client>> ClientBuilder<C> {
     }
 
     /// Sets the timeout of calls for which neither the method nor the call itself sets one. Default
-    /// [`DEFAULT_TIMEOUT`](crate::DEFAULT_TIMEOUT), 10 s.
+    /// [`DEFAULT_TIMEOUT`](crate::rpc::DEFAULT_TIMEOUT), 10 s.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
         self

@@ -103,7 +103,7 @@ impl ConnectionBuilder {
     }
 
     /// Sets the name that the management UI shows and that messages carry as `app_id` (a handler sees it
-    /// as [`Context::caller`](crate::Context::caller)): 1 to 255 bytes without control characters.
+    /// as [`Context::app_id`](crate::Context::app_id)): 1 to 255 bytes without control characters.
     /// Without one the UI shows the program's name and messages have no `app_id`, which makes each a
     /// few percent cheaper for the broker.
     ///
