@@ -30,7 +30,7 @@ static NOWHERE: LazyLock<Context> = LazyLock::new(Context::default);
 /// The request or job that a handler works on: its deadline, headers, caller and delivery facts.
 ///
 /// Calls, jobs and events that are sent while it is current inherit the trace and the headers that the
-/// connection [propagates](crate::ConnectionBuilder::propagate). Calls inherit the deadline, too, in a
+/// connection [propagates](crate::amqp::ConnectionBuilder::propagate). Calls inherit the deadline, too, in a
 /// handler less a reserve in which it can still answer ([`Call::timeout`](crate::Call::timeout)). The
 /// context is task-local: for work moved to another task, take [`Context::current`] along and enter it
 /// there with [`Context::scope`].
@@ -194,7 +194,7 @@ impl Context {
 
     /// Sets a header, in place of one of the same name. It is what [`header`](Self::header) returns; it is
     /// sent along with calls, jobs and events only if the connection
-    /// [propagates](crate::ConnectionBuilder::propagate) it.
+    /// [propagates](crate::amqp::ConnectionBuilder::propagate) it.
     ///
     /// The headers `traceparent`, `tracestate` and `baggage` become part of the [trace](Self::trace), which
     /// is always sent along.

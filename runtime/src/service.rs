@@ -28,7 +28,7 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 /// ([`middleware`](crate::middleware)): a layer wraps a service in another one.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a service",
-    label = "no `lepus::Service`",
+    label = "no `lepus::rpc::Service`",
     note = "put an implementation into the server that `#[lepus::service]` generates: `CalculatorServer::new(implementation)`"
 )]
 pub trait Service: Send + Sync + 'static {
@@ -79,7 +79,7 @@ impl<S: Service + ?Sized> Service for std::sync::Arc<S> {
 /// #         n
 /// #     }
 /// # }
-/// use lepus::{QueueKind, QueueOptions};
+/// use lepus::amqp::{QueueKind, QueueOptions};
 ///
 /// let calculator = CalculatorServer::new(CalculatorService)
 ///     .concurrency(4)
@@ -135,10 +135,10 @@ impl Default for ServiceOptions {
 }
 
 /// A set of tasks that runs jobs. `#[lepus::tasks]` generates one around an implementation, for a
-/// [`TaskPool`](crate::TaskPool); it is not meant to be implemented by hand.
+/// [`TaskPool`](crate::jobs::TaskPool); it is not meant to be implemented by hand.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a set of tasks",
-    label = "no `lepus::Tasks`",
+    label = "no `lepus::jobs::Tasks`",
     note = "put an implementation into the worker that `#[lepus::tasks]` generates: `ImagesWorker::new(implementation)`"
 )]
 pub trait Tasks: Send + Sync + 'static {

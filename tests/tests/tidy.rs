@@ -44,7 +44,7 @@ const FLOORS: &[&[&str]] = &[
     &["service", "middleware"],
     &["shutdown", "publish", "worker"],
     &["client", "server", "queue", "pubsub"],
-    &["__rt", "__bench", "lib"],
+    &["amqp", "rpc", "jobs", "events", "__rt", "__bench", "lib"],
 ];
 
 /// Folders whose files stand on floors of their own.

@@ -104,7 +104,7 @@ impl<C: From<Client>> ClientBuilder<C> {
     /// #         n
     /// #     }
     /// # }
-    /// use lepus::{ClientBuilder, Codec};
+    /// use lepus::{Codec, rpc::ClientBuilder};
     ///
     /// let service = CalculatorServer::new(CalculatorService);
     /// let calculator: CalculatorClient = ClientBuilder::local(service).codec(Codec::Json).build();
@@ -127,7 +127,7 @@ impl<C: From<Client>> ClientBuilder<C> {
     }
 
     /// Sets the timeout of calls for which neither the method nor the call itself sets one. Default
-    /// [`DEFAULT_TIMEOUT`](crate::DEFAULT_TIMEOUT), 10 s.
+    /// [`DEFAULT_TIMEOUT`](crate::rpc::DEFAULT_TIMEOUT), 10 s.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
         self
@@ -175,8 +175,8 @@ impl<C: From<Client>> ClientBuilder<C> {
     /// layers that were added before, so that the last one sees a call first; of a tuple of layers,
     /// the first one does.
     ///
-    /// A layer sees a call as a [`Request`](crate::Request) with its headers and its deadline, and the outcome
-    /// as a [`Reply`](crate::Reply). An idempotent call that is sent again is one call. A layer may change the
+    /// A layer sees a call as a [`Request`](crate::rpc::Request) with its headers and its deadline, and the outcome
+    /// as a [`Reply`](crate::rpc::Reply). An idempotent call that is sent again is one call. A layer may change the
     /// headers, or answer the call itself, as a mock or a cache does. If the layers take longer than the
     /// call's deadline, the call fails with [`is_timeout`](crate::Error::is_timeout).
     ///
@@ -195,10 +195,10 @@ impl<C: From<Client>> ClientBuilder<C> {
     /// # }
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), lepus::CallError> {
-    /// use lepus::ClientBuilder;
+    /// use lepus::rpc::ClientBuilder;
     /// use lepus::middleware::{Next, from_fn};
     ///
-    /// let token = from_fn(async |request: lepus::Request, next: Next| {
+    /// let token = from_fn(async |request: lepus::rpc::Request, next: Next| {
     ///     next.run(request.with_header("authorization", "Bearer carrot")).await
     /// });
     /// # let calculator = CalculatorServer::new(CalculatorService);

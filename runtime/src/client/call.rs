@@ -81,7 +81,7 @@ use crate::wire::value::{Table, Value};
 /// # Cancel safety
 ///
 /// Dropping the future at any moment gives the call up: it no longer counts towards
-/// [`max_in_flight`](crate::ClientBuilder::max_in_flight). A request that was already sent may still be executed.
+/// [`max_in_flight`](crate::rpc::ClientBuilder::max_in_flight). A request that was already sent may still be executed.
 #[must_use = "a call is made when it is awaited or sent"]
 pub struct Call<T, E = Never> {
     options: CallOptions,

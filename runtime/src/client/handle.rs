@@ -15,7 +15,7 @@ use crate::wire::codec::Codec;
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The untyped part of a generated client: the queue that its calls go to, and their defaults. Cheap to
-/// clone; all clones share one limit of [calls in flight](crate::ClientBuilder::max_in_flight).
+/// clone; all clones share one limit of [calls in flight](crate::rpc::ClientBuilder::max_in_flight).
 ///
 /// A program mostly uses the generated client. This one calls a service whose methods are known at run time
 /// only, by [`call`](Self::call). A generated client is made from it by `CalculatorClient::from(client)`.
@@ -27,7 +27,7 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 ///     async fn fib(&self, n: u64) -> u64;
 /// }
 ///
-/// use lepus::{Client, Never};
+/// use lepus::rpc::{Client, Never};
 ///
 /// let client = Client::new(&connection, CalculatorClient::DESCRIPTOR);
 /// if let Some(fib) = client.descriptor().methods().iter().find(|it| it.name() == "fib") {

@@ -107,7 +107,7 @@ impl ConnectionBuilder {
     }
 
     /// Sets the name that the management UI shows and that messages carry as `app_id` (a handler sees it
-    /// as [`Context::caller`](crate::Context::caller)): 1 to 255 bytes without control characters.
+    /// as [`Context::app_id`](crate::Context::app_id)): 1 to 255 bytes without control characters.
     /// Without one the UI shows the program's name and messages have no `app_id`, which makes each a
     /// few percent cheaper for the broker.
     ///
@@ -186,7 +186,7 @@ impl ConnectionBuilder {
     /// added up.
     ///
     /// ```no_run
-    /// # async fn example(calculator: lepus::Client) -> Result<(), lepus::Error> {
+    /// # async fn example(calculator: lepus::rpc::Client) -> Result<(), lepus::Error> {
     /// use lepus::{Connection, Context};
     ///
     /// let connection = Connection::builder("amqp://localhost")

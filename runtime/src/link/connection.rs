@@ -54,7 +54,7 @@ use crate::sync::lock;
 /// [`state`](Self::state) shows the progress.
 ///
 /// By default the sockets are read and written on a thread of the connection's own, so that a handler
-/// that blocks its thread does not delay heartbeats ([`Io`](crate::Io)). Handlers and other code of the
+/// that blocks its thread does not delay heartbeats ([`Io`](crate::amqp::Io)). Handlers and other code of the
 /// user run on the tokio runtime on which the connection was opened, and when that runtime ends, the
 /// connection is closed. The connection may be used from other tokio runtimes. Using it from a thread
 /// without one is an error ([`is_invalid`](Error::is_invalid)).

@@ -19,7 +19,7 @@ type Check = dyn Fn(Request) -> Result<Request, Status> + Send + Sync;
 ///
 /// ```
 /// use lepus::middleware::Auth;
-/// use lepus::{Client, Code, Context, Status, Table};
+/// use lepus::{Code, Context, Status, amqp::Table, rpc::Client};
 ///
 /// struct Claims {
 ///     tenant: String,

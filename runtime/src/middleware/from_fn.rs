@@ -14,7 +14,7 @@ use crate::service::{BoxFuture, DynService, Reply, Request, Service, ServiceOpti
 ///
 /// ```
 /// use lepus::middleware::{Around, Layer, Middleware, Next};
-/// use lepus::{BoxFuture, Reply, Request, Service};
+/// use lepus::rpc::{BoxFuture, Reply, Request, Service};
 ///
 /// #[derive(Clone)]
 /// struct Tenant(&'static str);
@@ -112,7 +112,7 @@ pub struct FromFn<F>(F);
 ///
 /// ```
 /// use lepus::middleware::{Next, ReplyOutcome, from_fn};
-/// use lepus::{Client, Reply, Request};
+/// use lepus::rpc::{Client, Reply, Request};
 ///
 /// async fn observe(request: Request, next: Next) -> Reply {
 ///     let (method, started) = (request.method_name(), std::time::Instant::now());

@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use lepus::middleware::{AccessLog, Auth, Next, from_fn};
-//! use lepus::{Client, Code, Context, Reply, Request, Status};
+//! use lepus::{Code, Context, Status, rpc::{Client, Reply, Request}};
 //!
 //! #[lepus::service]
 //! trait Notes {
@@ -81,12 +81,12 @@
 //! together with the futures of the layers; a value that they hold can notice it in its `Drop`.
 //!
 //! A layer that panics, or that itself takes longer than the deadline, ends like a handler without layers does.
-//! Calls that share a message ([`coalesce`](crate::ClientBuilder::coalesce)) pass the layers one by one. Requests that
+//! Calls that share a message ([`coalesce`](crate::rpc::ClientBuilder::coalesce)) pass the layers one by one. Requests that
 //! reach no handler, because they are expired, too large or of an unknown method, do not pass them.
 //!
 //! # Layers of a client
 //!
-//! They are added to its builder: [`ClientBuilder::layer`](crate::ClientBuilder::layer). They are the same layers, with
+//! They are added to its builder: [`ClientBuilder::layer`](crate::rpc::ClientBuilder::layer). They are the same layers, with
 //! the same types. The context of the request is what is going to be sent; [`Request::with_header`] adds to it. A call
 //! that fails without a reply has the outcome [`ReplyOutcome::Failed`], and a layer makes such a reply by
 //! `Reply::from(error)`. Retries of idempotent calls happen below the layers. The caller's own context, with its

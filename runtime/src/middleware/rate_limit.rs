@@ -34,7 +34,7 @@ use crate::wire::status::{Code, Status};
 /// use std::time::Duration;
 ///
 /// use lepus::middleware::RateLimit;
-/// use lepus::{Client, Code};
+/// use lepus::{Code, rpc::Client};
 ///
 /// let limit = RateLimit::new(2, Duration::from_secs(3600)).reject();
 /// let service = CalculatorServer::new(CalculatorService).layer(limit);

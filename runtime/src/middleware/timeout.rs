@@ -25,7 +25,7 @@ use crate::service::{BoxFuture, Reply, Request};
 /// # async fn main() {
 /// use std::time::Duration;
 ///
-/// use lepus::{Client, middleware::Timeout};
+/// use lepus::{middleware::Timeout, rpc::Client};
 ///
 /// let timeout = Timeout::new(Duration::from_millis(20));
 /// let service = CalculatorServer::new(CalculatorService).layer(timeout);

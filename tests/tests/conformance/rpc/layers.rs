@@ -6,8 +6,9 @@ use lepus::middleware::{
     AccessLog, Auth, ConcurrencyLimit, Layered, LoadShed, Next, RateLimit, Timeout, from_fn,
 };
 use lepus::{
-    Client, ClientBuilder, Code, Connection, Context, Reply, ReplyOutcome, Request, Running,
-    Server, Status, Table, Topic, Value, WorkQueue,
+    Code, Connection, Context, Running, Server, Status, Topic, WorkQueue,
+    amqp::{Table, Value},
+    rpc::{Client, ClientBuilder, Reply, ReplyOutcome, Request},
 };
 use lepus_tests::probe::{DivideByZero, Facts, ProbeClient, ProbeServer, RpcFixture, Subject};
 use lepus_tests::proxy::Cut;
