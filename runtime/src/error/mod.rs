@@ -3,7 +3,6 @@
 
 mod call;
 mod construct;
-
 mod display;
 mod gateway;
 mod kind;
