@@ -30,6 +30,7 @@ pub(super) struct CallRequest {
     pub(super) priority: Option<u8>,
     pub(super) headers: Table,
     pub(super) trace: Table,
+    /// [`Span::none`] if the end of the call is reported elsewhere.
     pub(super) span: Span,
 }
 
@@ -58,6 +59,9 @@ impl CallRequest {
 
     /// Records the outcome of the call in its span, and logs its end.
     pub(super) fn ended(&self, outcome: &'static str) {
+        if self.span.is_none() {
+            return;
+        }
         self.span.record("outcome", outcome);
         tracing::debug!(
             parent: &self.span,

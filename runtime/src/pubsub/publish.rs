@@ -112,7 +112,8 @@ impl Publish {
         self
     }
 
-    /// Limits the time that this publish may take.
+    /// Limits the time that this publish may take. Inside a handler or a [`Context`](crate::Context) with a deadline,
+    /// it ends with that at the latest.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.options.timeout = limit;
         self
@@ -164,13 +165,17 @@ impl Publish {
     fn prepare(self, started: Instant) -> Result<PreparedEvent, Error> {
         let Self {
             publisher,
-            options,
+            mut options,
             event,
-            headers,
+            mut headers,
             priority,
             time_to_live,
             message_id,
         } = self;
+        let context = Context::current();
+        if let Some(left) = context.time_left() {
+            options.timeout = options.timeout.min(left);
+        }
         let exchange = publisher.spec().name();
         let checked = event.and_then(|event| {
             envelope::check_headers(headers.keys())?;
@@ -179,6 +184,7 @@ impl Publish {
         let (key, encoded) = checked
             .map_err(|error| target(exchange, "").describe(error, started, Outcome::NotSent))?;
         let connection = publisher.connection();
+        connection.propagated().add(&context, &mut headers);
         let head = EventHead {
             kind: encoded.event_type,
             content_type: Some(publisher.spec().codec.content_type().to_owned()),
@@ -189,7 +195,7 @@ impl Publish {
             priority,
             time_to_live,
             headers,
-            trace: Context::current().trace().clone(),
+            trace: context.trace().clone(),
         };
         let message = Arc::new(Outgoing {
             exchange: connection.namespace().scope(exchange),

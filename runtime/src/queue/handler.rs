@@ -16,6 +16,7 @@ use crate::clock;
 use crate::context::{Context, Invocation};
 use crate::error::Error;
 use crate::escape::{Escaped, escaped};
+use crate::extensions::Extensions;
 use crate::handler_guard::{HandlerEnd, guard};
 use crate::link::{Channel, Connection, Delivery, Namespace};
 use crate::policy::backoff::Backoff;
@@ -110,7 +111,7 @@ impl JobHandler {
         let deadline = deadlines.map(|(_, deadline, _)| deadline);
         let nested_deadline = deadlines.map(|(_, _, nested)| nested);
         let info = head.into_info(message, attempt);
-        let context = Context::new(Invocation {
+        let context = Context::of(Invocation {
             span: HandlerSpan::process(&self.spec.name, &info),
             service: Some(self.spec.name.clone().into()),
             method: None,
@@ -118,6 +119,7 @@ impl JobHandler {
             nested_deadline,
             started,
             message: info,
+            extensions: Extensions::default(),
         });
         let job = RawJob {
             body: message.body.clone(),

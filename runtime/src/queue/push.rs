@@ -81,7 +81,8 @@ impl Push {
     }
 
     /// The time limit of this push, from the wait for a connection to the confirm. Default: that of
-    /// its producer, which is 10 s unless set.
+    /// its producer, which is 10 s unless set. Inside a handler or a [`Context`](crate::Context) with a
+    /// deadline, it ends with that at the latest.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = limit;
         self
@@ -124,12 +125,17 @@ impl Push {
             delay,
             priority,
             message_id,
-            headers,
+            mut headers,
             timeout,
         } = self;
+        let context = Context::current();
+        let timeout = context
+            .time_left()
+            .map_or(timeout, |left| left.min(timeout));
         let queue = publisher.queue();
         queue.on_missing.as_ref().map_err(Clone::clone)?;
         envelope::check_headers(headers.keys())?;
+        queue.propagated.add(&context, &mut headers);
         let delay = delay.filter(|delay| !delay.is_zero());
         if delay.is_some_and(|delay| delay > LONGEST_DELAY) {
             return Err(Error::invalid(format!(
@@ -153,7 +159,7 @@ impl Push {
             priority,
             delay,
             headers,
-            trace: Context::current().trace().clone(),
+            trace: context.trace().clone(),
         };
         let span = span::publish(
             &queue.spec.name,

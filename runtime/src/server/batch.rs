@@ -16,6 +16,7 @@ use super::reply::{AckMode, ReplyRoute, ReplySender};
 use super::sent_replies::ReplyOrigin;
 use crate::clock;
 use crate::context::Invocation;
+use crate::extensions::Extensions;
 use crate::link::{Channel, Flush};
 use crate::service::Reply;
 use crate::span::HandlerSpan;
@@ -24,6 +25,7 @@ use crate::wire::codec::Codec;
 use crate::wire::envelope::{ReplyForm, ReplyStatus};
 use crate::wire::message::MessageInfo;
 use crate::wire::status::{Code, Status};
+use crate::wire::value::Table;
 use crate::worker::{INLINE_BUDGET, Settlement};
 
 /// The size at which a batch of replies is sent, in bytes.
@@ -172,6 +174,7 @@ impl Dispatcher {
                     started: Some(now),
                     span: HandlerSpan::request(self.service_name(), method.name(), &message),
                     message,
+                    extensions: Extensions::default(),
                 };
                 let body = request.body.slice_ref(call.arguments);
                 let execution = self.executor.prepare(method, codec, body, facts);
@@ -179,8 +182,22 @@ impl Dispatcher {
             }
         };
         let reply = self.replies.fit(Some(call.method), reply, REPLY_OVERHEAD);
-        let Reply { status, body } = reply;
-        Some(BatchedReply { id, status, body })
+        Some(batched(id, reply))
+    }
+}
+
+/// A reply as a part of a batch. Headers that a batch cannot carry are left out, with a warning.
+fn batched(id: u64, reply: Reply) -> BatchedReply {
+    let (status, body, mut headers) = reply.into_parts();
+    if batch::size_of_headers(&headers, &Table::new()).is_none() {
+        tracing::warn!("the headers of a reply cannot be put into a batch, left out");
+        headers.clear();
+    }
+    BatchedReply {
+        id,
+        status,
+        body,
+        headers,
     }
 }
 
@@ -212,14 +229,20 @@ impl ReplySender {
         };
         let is_too_large = body.len() > self.max_body();
         let mut batch = ReplyBatch::new(self, channel, route, origin);
-        for BatchedReply { id, status, body } in replies {
+        for BatchedReply {
+            id,
+            status,
+            body,
+            headers,
+        } in replies
+        {
             let reply = if is_too_large {
-                self.fit(origin.method, Reply { status, body }, REPLY_OVERHEAD)
+                let reply = Reply::new(status, body).with_headers(headers);
+                self.fit(origin.method, reply, REPLY_OVERHEAD)
             } else {
                 failed.clone()
             };
-            let Reply { status, body } = reply;
-            batch.push(Some(BatchedReply { id, status, body }));
+            batch.push(Some(batched(id, reply)));
         }
         batch.finish(AckMode::None(Flush::Inline));
     }
@@ -267,7 +290,9 @@ impl<'a> ReplyBatch<'a> {
     fn push(&mut self, reply: Option<BatchedReply>) {
         let Some(reply) = reply else { return };
         let (_, text) = reply.status.parts();
-        let size = reply.body.len() + text.map_or(0, |text| text.len()) + REPLY_OVERHEAD;
+        let headers = batch::size_of_headers(&reply.headers, &Table::new()).unwrap_or_default();
+        let text = text.map_or(0, |text| text.len());
+        let size = reply.body.len() + text + headers + REPLY_OVERHEAD;
         if self.size + size > MAX_BATCH_SIZE.min(self.sender.max_body()) {
             // Flushed with the next message, so that the client gets both at once and makes its next
             // calls at once.
@@ -298,10 +323,7 @@ impl<'a> ReplyBatch<'a> {
         };
         self.replies.clear();
         self.size = 0;
-        let reply = Reply {
-            status: ReplyStatus::Success,
-            body,
-        };
+        let reply = Reply::new(ReplyStatus::Success, body);
         let route = self.route.clone();
         self.settlement = self
             .sender

@@ -16,6 +16,7 @@ use crate::context::Invocation;
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::Error;
 use crate::escape::{Escaped, escaped};
+use crate::extensions::Extensions;
 use crate::handler_guard::guard;
 use crate::link::{AckRange, Channel, Connection, Delivery, Flush};
 use crate::service::{Reply, Service};
@@ -330,6 +331,7 @@ impl Dispatcher {
             started: Some(received_at),
             span: HandlerSpan::request(self.service_name(), method.name(), &message),
             message,
+            extensions: Extensions::default(),
         };
         let step = PreparedStep::Execute(self.executor.prepare(method, codec, body, facts));
         Some(Prepared { step, answer })

@@ -14,7 +14,8 @@ use crate::link::{Channel, Connection};
 use crate::service::{Reply, Request, Service};
 use crate::stats::Counters;
 use crate::wire::codec::Codec;
-use crate::wire::status::{Code, Status};
+use crate::wire::status::Code;
+use crate::wire::value::Table;
 use crate::worker::Settlement;
 use bytes::Bytes;
 
@@ -67,7 +68,7 @@ impl Executor {
         let deadline = facts.deadline;
         let request = Request::new(method, codec, body);
         let service = &self.service;
-        let context = Context::new(facts);
+        let context = Context::of(facts);
         Execution {
             method: method.name(),
             deadline,
@@ -98,7 +99,12 @@ impl Executor {
     /// The reply of a handler that has ended.
     pub(super) fn reply_of(&self, context: &Context, end: HandlerEnd<Reply>) -> Reply {
         let method = context.method();
-        match end {
+        // Layers see a panic or a missed deadline as a reply, and may have added headers to it.
+        let (end, headers) = match end {
+            HandlerEnd::Returned(reply) => reply.into_end(),
+            end => (end, Table::new()),
+        };
+        let reply = match end {
             HandlerEnd::Returned(reply) => {
                 if let Some(status) = reply.status()
                     && status.code() == Code::InvalidArgument
@@ -113,20 +119,20 @@ impl Executor {
                         "a request was refused"
                     );
                 }
-                context.ended(reply.outcome());
+                context.ended(reply.outcome_name());
                 reply
             }
             HandlerEnd::TimedOut => {
                 context.stopped();
-                let text = format!("`{method}` was stopped at its deadline");
-                Reply::failed(Status::new(Code::DeadlineExceeded, text))
+                Reply::timed_out(method)
             }
             HandlerEnd::Panicked(text) => {
                 self.counters.panics.add();
                 context.panicked(&text);
                 Reply::panicked(method, self.tells_panics.then_some(&text))
             }
-        }
+        };
+        reply.with_headers(headers)
     }
 }
 

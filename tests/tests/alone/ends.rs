@@ -1,7 +1,7 @@
 //! Orderly ends of connections and programs, which log nothing above INFO, whichever crate logs.
 
 use crate::threads::no_threads;
-use lepus::{Connection, Io};
+use lepus::{Connection, amqp::Io};
 use lepus_broker::Broker;
 use lepus_tests::env::turn;
 use lepus_tests::log::Log;

@@ -1,6 +1,6 @@
 //! No thread is left behind, however a connection ends.
 
-use lepus::{Connection, Io};
+use lepus::{Connection, amqp::Io};
 use lepus_tests::gate::Gate;
 use lepus_tests::probe::{ProbeClient, Subject, serve};
 use lepus_tests::proxy::{Cut, Mode, Proxy};

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::clock;
 use crate::context::{Context, Invocation};
+use crate::extensions::Extensions;
 use crate::queue::RawJob;
 use crate::span::HandlerSpan;
 use crate::wire::envelope::EventHead;
@@ -134,7 +135,7 @@ impl From<Incoming> for RawEvent {
     fn from(message: Incoming) -> Self {
         let head = EventHead::from_properties(message.properties);
         Self {
-            context: Context::new(Invocation {
+            context: Context::of(Invocation {
                 service: None,
                 method: None,
                 deadline: None,
@@ -154,6 +155,7 @@ impl From<Incoming> for RawEvent {
                     redelivered: message.redelivered,
                     attempt: 1,
                 },
+                extensions: Extensions::default(),
             }),
             body: message.body,
         }

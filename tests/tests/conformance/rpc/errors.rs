@@ -1,7 +1,9 @@
 //! What a call that fails says, and what a handler knows of its call.
 
 use futures_util::future::join_all;
-use lepus::{Call, CallError, Code, Codec, Connection, Context, Never, Outcome, Server, Status};
+use lepus::{
+    Call, CallError, Code, Codec, Connection, Context, Outcome, Server, Status, rpc::Never,
+};
 use lepus_tests::eventually::eventually;
 use lepus_tests::frames::{blocked, unblocked};
 use lepus_tests::peer::{Caller, headers};
@@ -202,7 +204,7 @@ async fn blocked_by_the_broker(env: Env) {
     fixture.subject.gate.entered(1).await;
     let mut state = fixture.calling.state();
     proxy.inject(&blocked("low on memory"));
-    let is_blocked = |state: &lepus::ConnectionState| matches!(state, lepus::ConnectionState::Blocked { reason, .. } if reason == "low on memory");
+    let is_blocked = |state: &lepus::amqp::ConnectionState| matches!(state, lepus::amqp::ConnectionState::Blocked { reason, .. } if reason == "low on memory");
     state.wait_for(is_blocked).await.unwrap();
 
     for error in [
@@ -227,7 +229,7 @@ async fn blocked_by_the_broker(env: Env) {
     proxy.inject(&unblocked());
     assert_eq!(waiting.await.unwrap().unwrap(), "at last");
     state
-        .wait_for(lepus::ConnectionState::is_connected)
+        .wait_for(lepus::amqp::ConnectionState::is_connected)
         .await
         .unwrap();
     fixture.is_well(&env).await;
@@ -273,7 +275,7 @@ async fn closed(env: Env) {
     fixture.calling.close().await;
     assert!(matches!(
         *fixture.calling.state().borrow(),
-        lepus::ConnectionState::Closed
+        lepus::amqp::ConnectionState::Closed
     ));
 }
 

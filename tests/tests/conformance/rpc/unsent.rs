@@ -1,6 +1,6 @@
 //! Calls and pushes that could not be sent: their errors tell why, and end at once if waiting is in vain.
 
-use lepus::{Code, Connection, ConnectionState, Error, Outcome, WorkQueue};
+use lepus::{Code, Connection, Error, Outcome, WorkQueue, amqp::ConnectionState};
 use lepus_broker::{Accept, Broker, Cut, Target};
 use lepus_tests::eventually::eventually;
 use lepus_tests::probe::{ProbeClient, Subject, serve};
