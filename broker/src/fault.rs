@@ -90,6 +90,12 @@ impl Faults {
         self.each(target, |id| Operator::DenyWrites(id, denied))
     }
 
+    /// Refuses all queues that are declared from now on, as for a user without the configure permission
+    /// (403 ACCESS_REFUSED, which closes the channel). `false` grants the permission again.
+    pub fn deny_queues(&self, target: impl Into<Target>, denied: bool) -> usize {
+        self.each(target, |id| Operator::DenyQueues(id, denied))
+    }
+
     /// Blocks publishers as a memory alarm does: clients with the capability get
     /// `connection.blocked` now, and a client that publishes is no longer read from.
     pub fn block(&self, target: impl Into<Target>, reason: &str) -> usize {

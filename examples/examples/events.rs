@@ -2,7 +2,7 @@
 //!
 //! `cargo run --example events` starts a broker of its own, unless `AMQP_URL` names one.
 
-use lepus::{GroupEvent, Topic};
+use lepus::{Topic, events::GroupEvent};
 use lepus_examples::{ExampleBroker, logs};
 use serde::{Deserialize, Serialize};
 

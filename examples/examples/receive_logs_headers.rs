@@ -3,7 +3,7 @@
 //!
 //! Its counterpart is `emit_log_headers`, or any program that publishes to the exchange.
 
-use lepus::{Event, Headers, Match, Value};
+use lepus::{Event, Headers, amqp::Value, events::Match};
 use lepus_examples::{ExampleError, logs, pair, pairs, required_arguments, shared_uri, usage};
 
 const USAGE: &str = "all|any [name=value]...";

@@ -5,7 +5,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use lepus::{Context, Failure, Retry, RetryPolicy, TaskPool, TaskProducer, WorkQueue};
+use lepus::{
+    Context, RetryPolicy, WorkQueue,
+    jobs::{Failure, Retry, TaskPool, TaskProducer},
+};
 use lepus_examples::{ExampleBroker, ExampleError, logs};
 
 /// The tasks of the thumbnail service.

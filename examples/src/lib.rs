@@ -16,6 +16,35 @@ pub use fibonacci::{Fibonacci, FibonacciClient, FibonacciServer, Iterative, TooL
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
 
+/// The snippets of the book, compiled and run as doctests: a type for each chapter with snippets.
+#[cfg(doctest)]
+pub mod book {
+    #[doc = include_str!("../../book/src/start.md")]
+    pub struct Start;
+    #[doc = include_str!("../../book/src/rpc.md")]
+    pub struct Rpc;
+    #[doc = include_str!("../../book/src/jobs.md")]
+    pub struct Jobs;
+    #[doc = include_str!("../../book/src/events.md")]
+    pub struct Events;
+    #[doc = include_str!("../../book/src/errors.md")]
+    pub struct Errors;
+    #[doc = include_str!("../../book/src/context.md")]
+    pub struct Context;
+    #[doc = include_str!("../../book/src/testing.md")]
+    pub struct Testing;
+    #[doc = include_str!("../../book/src/observability.md")]
+    pub struct Observability;
+    #[doc = include_str!("../../book/src/contracts.md")]
+    pub struct Contracts;
+    #[doc = include_str!("../../book/src/operating.md")]
+    pub struct Operating;
+    #[doc = include_str!("../../book/src/performance.md")]
+    pub struct Performance;
+    #[doc = include_str!("../../book/src/migrating.md")]
+    pub struct Migrating;
+}
+
 /// The address of the broker: `AMQP_URL`, or a broker on this machine.
 pub fn shared_uri() -> String {
     env::var("AMQP_URL").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672".to_owned())
@@ -23,8 +52,8 @@ pub fn shared_uri() -> String {
 
 /// Logs to stderr: warnings of the library, or the events that `RUST_LOG` selects.
 pub fn logs() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| "warn,lapin=off".into());
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -33,6 +33,7 @@ pub fn reply_head() {
         correlation_id: Some(b"4711".to_vec()),
         content_type: Some("application/msgpack".into()),
         server: Some("bench".into()),
+        headers: Table::new(),
     };
     let properties = black_box(head.into_properties());
     black_box(ReplyHead::from_properties(properties));

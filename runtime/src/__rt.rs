@@ -7,6 +7,7 @@ pub use crate::client::{Call, Client, ClientBuilder};
 pub use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use crate::error::Error;
 pub use crate::link::Connection;
+pub use crate::middleware::{DynService, Layer, Layered};
 pub use crate::policy::verdict::{IntoVerdict, Verdict};
 pub use crate::queue::{DeadLetters, Push, TaskProducer, WorkQueue};
 use crate::returns::{MethodError, Received};

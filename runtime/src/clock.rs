@@ -12,9 +12,22 @@ use tokio::time::Instant;
 /// this far ahead on every platform, and do not overflow when they round it.
 const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
+/// The shortest and the longest time that a handler has left after the deadline of its nested calls.
+const MIN_RESERVE: Duration = Duration::from_millis(5);
+const MAX_RESERVE: Duration = Duration::from_millis(250);
+
 /// The instant `limit` after `from`, at most 30 years after it.
 pub(crate) fn deadline(from: Instant, limit: Duration) -> Instant {
     from.checked_add(limit.min(FAR)).unwrap_or(from)
+}
+
+/// The deadline of calls that a handler makes: a little before its own, so that it can answer after such a call
+/// timed out. The difference is 5 % of the time that is left when the handler starts, at least 5 ms and at most
+/// 250 ms, but never more than half of the time left.
+pub(crate) fn nested_deadline(start: Instant, deadline: Instant) -> Instant {
+    let left = deadline.saturating_duration_since(start);
+    let reserve = (left / 20).clamp(MIN_RESERVE, MAX_RESERVE).min(left / 2);
+    deadline.checked_sub(reserve).unwrap_or(deadline)
 }
 
 /// A duration times a factor, which is clamped to the range from 0 to 1.
@@ -80,6 +93,27 @@ mod tests {
         assert_eq!(deadline(now, Duration::MAX), now + FAR);
         let far = deadline(now, Duration::MAX);
         assert!(deadline(far, Duration::MAX) >= far);
+    }
+
+    #[tokio::test]
+    async fn nested_calls_end_before_their_handler() {
+        let millis = Duration::from_millis;
+        let now = Instant::now();
+        for (left, reserve) in [
+            (Duration::ZERO, Duration::ZERO),
+            (millis(4), millis(2)),
+            (millis(10), millis(5)),
+            (millis(60), millis(5)),
+            (millis(200), millis(10)),
+            (millis(4_000), millis(200)),
+            (millis(60_000), millis(250)),
+            (FAR, millis(250)),
+        ] {
+            let nested = nested_deadline(now, now + left);
+            assert_eq!(nested, now + left - reserve, "{left:?}");
+        }
+        // The deadline may have passed before the handler starts.
+        assert_eq!(nested_deadline(now + millis(1), now), now);
     }
 
     #[test]

@@ -1,15 +1,23 @@
-//! The context of a running handler: facts of its message, and the deadline and the trace that nested
-//! calls inherit.
+//! The context of a running handler, or of other code of the user: facts of its message, and the deadline,
+//! the trace and the headers that calls, jobs and events inherit.
 
 use std::borrow::Cow;
+use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
+use std::task::{self, Poll};
 use std::time::Duration;
 
 use tokio::task::futures::TaskLocalFuture;
 use tokio::time::Instant;
+use tracing::Span;
+use tracing::field::DebugValue;
 
+use crate::clock;
+use crate::escape::{Escaped, escaped};
+use crate::extensions::Extensions;
 use crate::handler_guard::{HandlerFuture, defer_panic};
-use crate::wire::message::MessageInfo;
+use crate::span::HandlerSpan;
+use crate::wire::message::{MessageInfo, TRACE_HEADERS};
 use crate::wire::value::{Table, Value};
 
 tokio::task_local! {
@@ -21,9 +29,45 @@ static NOWHERE: LazyLock<Context> = LazyLock::new(Context::default);
 
 /// The request or job that a handler works on: its deadline, headers, caller and delivery facts.
 ///
-/// Calls made while it is current inherit the remaining deadline and the trace by themselves. It
-/// is task-local: for work moved to another task, take [`Context::current`] along and enter it
+/// Calls, jobs and events that are sent while it is current inherit the trace and the headers that the
+/// connection [propagates](crate::amqp::ConnectionBuilder::propagate). Calls inherit the deadline, too, in a
+/// handler less a reserve in which it can still answer ([`Call::timeout`](crate::Call::timeout)). The
+/// context is task-local: for work moved to another task, take [`Context::current`] along and enter it
 /// there with [`Context::scope`].
+///
+/// # Contexts of your own
+///
+/// Code that runs outside of handlers makes a context itself: a gateway, around each of its requests, or a
+/// unit test of a handler that reads headers or extensions.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use lepus::Context;
+///
+/// /// A handler's helper that reads a header and an extension.
+/// fn greeting() -> String {
+///     let context = Context::current();
+///     let tenant = context.header("x-tenant").and_then(|it| it.as_str()).unwrap_or("nobody");
+///     let user = context.get::<User>().map_or("somebody", |user| &user.name);
+///     format!("{user} of {tenant}")
+/// }
+///
+/// struct User {
+///     name: String,
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let context = Context::new()
+///     .with_timeout(Duration::from_secs(2))
+///     .with_header("x-tenant", "meadow")
+///     .with(User { name: "Hare".to_owned() });
+/// assert_eq!(context.scope(async { greeting() }).await, "Hare of meadow");
+/// # }
+/// ```
+///
+/// # Inside a handler
 ///
 /// ```
 /// use lepus::Context;
@@ -60,22 +104,146 @@ pub struct Context {
     invocation: Arc<Invocation>,
 }
 
+/// The future of a handler, which is polled in the span of its context.
+pub(crate) struct InSpan<T>(HandlerFuture<T>);
+
+impl<T> Future for InSpan<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<T> {
+        // Taken out, because the handler may set another context while it is polled.
+        let span = CURRENT.try_with(|context| context.invocation.span.enabled());
+        let span = span.ok().flatten();
+        let _entered = span.as_ref().map(Span::enter);
+        self.0.as_mut().poll(cx)
+    }
+}
+
 /// One run of a handler.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Invocation {
     /// `None` for an event of a broadcast subscription, which is named by its exchange.
     pub(crate) service: Option<Cow<'static, str>>,
     /// `None` if it is named by the type of the message.
     pub(crate) method: Option<Cow<'static, str>>,
     pub(crate) deadline: Option<Instant>,
+    /// The deadline of calls that the handler makes ([`nested_deadline`](crate::clock::nested_deadline)).
+    /// It is computed once, because calls share a message only if they have the same deadline.
+    pub(crate) nested_deadline: Option<Instant>,
+    /// When the message was received, if the clock was read then.
+    pub(crate) started: Option<Instant>,
+    pub(crate) span: HandlerSpan,
     pub(crate) message: MessageInfo,
+    /// Values of layers and of the user.
+    pub(crate) extensions: Extensions,
+}
+
+/// The names of the headers that messages take over from the current context.
+#[derive(Clone, Debug)]
+pub(crate) struct PropagatedHeaders(Arc<[String]>);
+
+impl PropagatedHeaders {
+    pub(crate) fn new(names: Vec<String>) -> Self {
+        Self(names.into())
+    }
+
+    /// Adds the headers of a context to those of a message, which it does not replace.
+    pub(crate) fn add(&self, context: &Context, headers: &mut Table) {
+        for name in &*self.0 {
+            if let Some(value) = context.header(name)
+                && !headers.contains_key(name)
+            {
+                headers.insert(name.clone(), value.clone());
+            }
+        }
+    }
 }
 
 impl Context {
-    pub(crate) fn new(invocation: Invocation) -> Self {
+    /// The context of a handler.
+    pub(crate) fn of(invocation: Invocation) -> Self {
         Self {
             invocation: Arc::new(invocation),
         }
+    }
+
+    /// An empty context, as outside of handlers. It is made current by [`scope`](Self::scope).
+    ///
+    /// To change the context of the handler that runs, begin with [`Context::current`] instead.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the deadline of what is sent while this context is current. A deadline that is set already is only
+    /// brought forward. The code itself is not stopped at the deadline.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Instant) -> Self {
+        let invocation = self.edit();
+        for limit in [&mut invocation.deadline, &mut invocation.nested_deadline] {
+            *limit = Some(limit.map_or(deadline, |set| set.min(deadline)));
+        }
+        self
+    }
+
+    /// Sets the deadline to this long from now, as [`with_deadline`](Self::with_deadline) does.
+    #[must_use]
+    pub fn with_timeout(self, limit: Duration) -> Self {
+        self.with_deadline(clock::deadline(Instant::now(), limit))
+    }
+
+    /// Sets a header, in place of one of the same name. It is what [`header`](Self::header) returns; it is
+    /// sent along with calls, jobs and events only if the connection
+    /// [propagates](crate::amqp::ConnectionBuilder::propagate) it.
+    ///
+    /// The headers `traceparent`, `tracestate` and `baggage` become part of the [trace](Self::trace), which
+    /// is always sent along.
+    #[must_use]
+    pub fn with_header(mut self, name: &str, value: impl Into<Value>) -> Self {
+        let message = &mut self.edit().message;
+        let table = if TRACE_HEADERS.contains(&name) {
+            &mut message.trace
+        } else {
+            &mut message.headers
+        };
+        table.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Sets several headers, as [`with_header`](Self::with_header) does.
+    #[must_use]
+    pub fn with_headers(self, headers: Table) -> Self {
+        headers.into_iter().fold(self, |context, (name, value)| {
+            context.with_header(&name, value)
+        })
+    }
+
+    /// Replaces the trace by these headers: `traceparent`, `tracestate`, `baggage`. Others are not part of a
+    /// trace, and are left out.
+    #[must_use]
+    pub fn with_trace(mut self, mut trace: Table) -> Self {
+        trace.retain(|name, _| TRACE_HEADERS.contains(&name.as_str()));
+        self.edit().message.trace = trace;
+        self
+    }
+
+    /// Adds a value of any type, which [`get`](Self::get) returns, in place of an earlier one of the same type.
+    /// It stays in this process: nothing of it is sent.
+    #[must_use]
+    pub fn with<T: Send + Sync + 'static>(mut self, value: T) -> Self {
+        self.edit().extensions.insert(value);
+        self
+    }
+
+    /// The value of this type that a layer, or [`with`](Self::with), has put into the context.
+    #[must_use]
+    pub fn get<T: Send + Sync + 'static>(&self) -> Option<&T> {
+        self.invocation.extensions.get()
+    }
+
+    /// The facts, to change them. Other handles of this context keep theirs.
+    fn edit(&mut self) -> &mut Invocation {
+        Arc::make_mut(&mut self.invocation)
     }
 
     /// The message that the handler was given.
@@ -90,7 +258,8 @@ impl Context {
         CURRENT.try_with(Clone::clone).unwrap_or_else(nowhere)
     }
 
-    /// Runs a future with this context current, for instance in a task of its own.
+    /// Runs a future with this context current, for instance in a task of its own. Tasks that the future spawns
+    /// do not have it.
     pub async fn scope<F: Future>(self, future: F) -> F::Output {
         CURRENT.scope(self, future).await
     }
@@ -100,9 +269,66 @@ impl Context {
     pub(crate) fn handler<T: Send + 'static>(
         self,
         make: impl FnOnce() -> HandlerFuture<T>,
-    ) -> TaskLocalFuture<Self, HandlerFuture<T>> {
-        let made = CURRENT.sync_scope(self.clone(), || defer_panic(make));
-        CURRENT.scope(self, made)
+    ) -> TaskLocalFuture<Self, InSpan<T>> {
+        let span = self.span().clone();
+        let made = span.in_scope(|| CURRENT.sync_scope(self.clone(), || defer_panic(make)));
+        CURRENT.scope(self, InSpan(made))
+    }
+
+    /// The span of the handler.
+    pub(crate) fn span(&self) -> &Span {
+        self.invocation.span.span()
+    }
+
+    /// Records the outcome of the handler in its span, and logs its end at DEBUG.
+    pub(crate) fn ended(&self, outcome: &str) {
+        let span = self.span();
+        span.record("outcome", outcome);
+        tracing::debug!(
+            parent: span,
+            service = %Escaped(self.service()),
+            method = %Escaped(self.method()),
+            message_id = escaped(self.message_id()),
+            attempt = self.attempt(),
+            outcome,
+            elapsed = self.elapsed(),
+            "handler ended"
+        );
+    }
+
+    /// Logs at WARN that the handler was stopped at its deadline.
+    pub(crate) fn stopped(&self) {
+        tracing::warn!(
+            parent: self.span(),
+            service = %Escaped(self.service()),
+            method = %Escaped(self.method()),
+            message_id = escaped(self.message_id()),
+            attempt = self.attempt(),
+            elapsed = self.elapsed(),
+            "a handler was stopped at its deadline"
+        );
+        self.ended("deadline_exceeded");
+    }
+
+    /// Logs at WARN that the handler panicked.
+    pub(crate) fn panicked(&self, text: &str) {
+        tracing::warn!(
+            parent: self.span(),
+            service = %Escaped(self.service()),
+            method = %Escaped(self.method()),
+            message_id = escaped(self.message_id()),
+            attempt = self.attempt(),
+            elapsed = self.elapsed(),
+            panic = %Escaped(text),
+            "a handler panicked"
+        );
+        self.ended("panicked");
+    }
+
+    /// The time since the message was received, as a field of a log event.
+    fn elapsed(&self) -> Option<DebugValue<Duration>> {
+        let started = self.invocation.started;
+        started.map(|started| tracing::field::debug(started.elapsed()))
     }
 
     /// The service that was called; empty outside of handlers.
@@ -122,10 +348,15 @@ impl Context {
             .unwrap_or_default()
     }
 
-    /// When the caller stops waiting; the handler is stopped then. `None`: never.
+    /// The time at which the caller stops waiting; the handler is stopped then. `None`: never.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.invocation.deadline
+    }
+
+    /// The deadline of calls that the handler makes, which is a little before its own.
+    pub(crate) fn nested_deadline(&self) -> Option<Instant> {
+        self.invocation.nested_deadline
     }
 
     /// The time left until the deadline; zero once it has passed.
@@ -192,12 +423,59 @@ mod tests {
             deadline,
             ..Invocation::default()
         };
-        let left = Context::new(invocation).scope(async {
+        let left = Context::of(invocation).scope(async {
             tokio::time::advance(Duration::from_secs(1)).await;
             assert_eq!(Context::current().service(), "calculator");
             Context::current().time_left()
         });
         assert_eq!(left.await, Some(Duration::from_secs(1)));
         assert_eq!(Context::current().deadline(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_is_only_brought_forward() {
+        let (near, far) = (Duration::from_secs(1), Duration::from_secs(9));
+        let left = |context: Context| context.time_left();
+        assert_eq!(left(Context::new().with_timeout(far)), Some(far));
+        let context = Context::new().with_timeout(near).with_timeout(far);
+        assert_eq!(left(context), Some(near));
+        let context = Context::new().with_timeout(far).with_timeout(near);
+        assert_eq!(left(context), Some(near));
+    }
+
+    #[test]
+    fn a_changed_context_leaves_the_others_alone() {
+        let first = Context::new().with_header("tenant", "hare").with(7_u8);
+        let second = first
+            .clone()
+            .with_header("tenant", "fox")
+            .with(8_u8)
+            .with("text");
+        assert_eq!(first.header("tenant"), Some(&Value::from("hare")));
+        assert_eq!(second.header("tenant"), Some(&Value::from("fox")));
+        assert_eq!(
+            (first.get::<u8>(), second.get::<u8>()),
+            (Some(&7), Some(&8))
+        );
+        assert_eq!(
+            (first.get::<&str>(), second.get::<&str>()),
+            (None, Some(&"text"))
+        );
+    }
+
+    #[test]
+    fn headers_of_a_trace_are_no_headers_of_the_message() {
+        let headers = |pairs: &[(&str, &str)]| -> Table {
+            let pairs = pairs.iter();
+            pairs
+                .map(|(name, value)| ((*name).to_owned(), (*value).into()))
+                .collect()
+        };
+        let context =
+            Context::new().with_headers(headers(&[("traceparent", "00-1"), ("tenant", "hare")]));
+        assert_eq!(context.headers(), &headers(&[("tenant", "hare")]));
+        assert_eq!(context.trace(), &headers(&[("traceparent", "00-1")]));
+        let context = context.with_trace(headers(&[("baggage", "x"), ("other", "y")]));
+        assert_eq!(context.trace(), &headers(&[("baggage", "x")]));
     }
 }

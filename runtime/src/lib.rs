@@ -57,8 +57,8 @@
 //! an [`Error`] that tells why ([`is_timeout`](Error::is_timeout), …) and whether the request may have run
 //! ([`may_have_executed`](Error::may_have_executed)). Inside a handler, [`Context::current`] has the
 //! deadline, the caller's headers, and whether the request was delivered before; calls that are made there
-//! inherit the rest of the deadline. For unit tests, `CalculatorClient::local` is the same client for an
-//! implementation in this process, without a broker.
+//! inherit the deadline, and end a little before it. For unit tests, `CalculatorClient::local` is the same
+//! client for an implementation in this process, without a broker.
 //!
 //! # Jobs
 //!
@@ -101,24 +101,23 @@
 //! # }
 //! ```
 //!
-//! A subscription has one of three modes: broadcast, as here; [shared](Subscribe::shared) by a group, which
-//! settles and retries events as jobs; or [singleton](Subscribe::singleton), a group of which one member at a
+//! A subscription has one of three modes: broadcast, as here; [shared](events::Subscribe::shared) by a group, which
+//! settles and retries events as jobs; or [singleton](events::Subscribe::singleton), a group of which one member at a
 //! time receives.
 //!
 //! # Overview
 //!
-//! | | |
-//! |---|---|
-//! | connection | [`Connection`], [`ConnectionBuilder`], [`ConnectionState`], [`Stats`] |
-//! | services | [`macro@service`], [`Server`], [`ServiceOptions`], [`QueueOptions`]; [`Client`], [`ClientBuilder`], [`Call`], [`PendingReply`] |
-//! | jobs | [`WorkQueue`], [`Producer`], [`WorkerPool`], [`Job`], [`DeadLetters`], [`Getter`]; [`macro@tasks`], [`Tasks`], [`TaskProducer`], [`TaskPool`] |
-//! | events | [`EventExchange`] by its four names, [`EventPublisher`], [`Subscribe`], [`Subscription`], [`GroupSubscription`], [`Event`], [`Missed`] |
-//! | in a handler | [`Context`], [`Job`], [`Event`] |
-//! | results of a handler | its own error; [`Failure`], [`retry`], [`retry_after`], [`reject`] |
-//! | errors | [`CallError`], [`Error`], [`Outcome`]; [`Status`] and [`Code`] in replies; [`MethodError`] |
-//! | stopping | [`Running`], [`Until`], [`shutdown_signal`] |
-//! | services without the macros | [`Service`], [`Request`], [`Reply`] |
-//! | values | [`Codec`], [`Table`], [`Value`], [`Name`], [`RetryPolicy`] |
+//! The names that nearly every program uses are at the root. All others are in four modules:
+//!
+//! | | at the root | in the module |
+//! |---|---|---|
+//! | [`rpc`] | [`macro@service`], [`Server`], [`Call`], [`CallError`], [`Status`], [`Code`] | clients and their builder, options of services, services without the macro |
+//! | [`jobs`] | [`macro@tasks`], [`WorkQueue`], [`Job`], [`RetryPolicy`], [`retry`](fn@retry), [`retry_after`], [`reject`] | producers, pools, getters, dead letters |
+//! | [`events`] | [`Fanout`], [`Direct`], [`Topic`], [`Headers`], [`Event`] | publishers, subscriptions, bindings, keys |
+//! | [`amqp`] | [`Connection`] | its builder and state, header values, options of queues |
+//!
+//! And for all of them: [`Context`] in handlers, [`Error`] and [`Outcome`], [`Codec`], [`Running`] and [`Until`],
+//! [`shutdown_signal`].
 //!
 //! # Features
 //!
@@ -141,7 +140,7 @@
 //! exchanges, are protocol 1, and change only with its number. The following are not part of the API, and
 //! change without notice: the hidden module `__rt`, which generated code uses; the feature `__bench`; names
 //! in generated code that begin with `__`; the texts of errors, statuses and logs; the constructors and
-//! setters of [`ServiceDescriptor`] and [`MethodDescriptor`], which generated code uses.
+//! setters of [`ServiceDescriptor`](rpc::ServiceDescriptor) and [`MethodDescriptor`](rpc::MethodDescriptor), which generated code uses.
 
 // Names the feature beside each item that needs one, on docs.rs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -157,9 +156,10 @@ mod context;
 mod descriptor;
 mod error;
 mod escape;
+mod extensions;
 mod handler_guard;
 mod link;
-
+pub mod middleware;
 mod policy;
 mod publish;
 mod pubsub;
@@ -169,6 +169,7 @@ mod returns;
 mod server;
 mod service;
 mod shutdown;
+mod span;
 mod stats;
 mod sync;
 mod wire;
@@ -201,33 +202,23 @@ mod worker;
 pub use async_trait::async_trait;
 pub use lepus_macros::{service, tasks};
 
-pub use client::{Call, Client, ClientBuilder, DEFAULT_TIMEOUT, PendingReply};
+pub mod amqp;
+pub mod events;
+pub mod jobs;
+pub mod rpc;
+
+#[doc(no_inline)]
+pub use amqp::Connection;
 pub use context::Context;
-pub use descriptor::{MethodDescriptor, ServiceDescriptor};
-pub use error::{CallError, Error, Never, Outcome};
-pub use link::{Connection, ConnectionBuilder, ConnectionState, Io, QueueCounts};
-pub use policy::retry::RetryPolicy;
-pub use policy::verdict::{Failure, IntoVerdict, JobError, Retry, reject, retry, retry_after};
-pub use pubsub::{
-    Bindings, Broadcast, ByHeaders, ByKey, ByPattern, Direct, Event, EventExchange, EventPublisher,
-    Fanout, Gap, Group, GroupEvent, GroupSubscription, Headers, IntoBinding, KeyError, Kind, Match,
-    Missed, Mode, Overflow, Pattern, Publish, RoutingKey, Selective, Subscribe, Subscription,
-    ToAll, Topic, Undecodable, UnknownTypes,
-};
-pub use queue::{
-    Cancellation, DeadLetter, DeadLetters, Getter, Job, PolledJob, Producer, Push, TaskPool,
-    TaskProducer, WorkQueue, WorkerPool,
-};
-pub use returns::MethodError;
-pub use server::Server;
-pub use service::{BoxFuture, Reply, Request, Service, ServiceOptions, Tasks};
+pub use error::{Error, Outcome};
+#[doc(no_inline)]
+pub use events::{Direct, Event, Fanout, Headers, Topic};
+#[doc(no_inline)]
+pub use jobs::{Job, RetryPolicy, WorkQueue, reject, retry, retry_after};
+#[doc(no_inline)]
+pub use rpc::{Call, CallError, Code, Server, Status};
 pub use shutdown::{second_signal, shutdown_signal};
-pub use stats::Stats;
-pub use wire::codec::{Codec, CodecError};
-pub use wire::name::{Name, NameError};
-pub use wire::status::{Code, Status, UnknownCode};
-pub use wire::topology::{QueueKind, QueueOptions};
-pub use wire::value::{Table, Value};
+pub use wire::codec::Codec;
 pub use worker::{Running, Until};
 
 /// The size in bytes of the future that a function returns, for tests that keep it small.

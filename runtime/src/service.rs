@@ -7,23 +7,28 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::context::Context;
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
+use crate::error::Error;
+use crate::handler_guard::HandlerEnd;
 use crate::policy::verdict::Verdict;
 use crate::returns::{EncodedError, MethodError};
 use crate::wire::codec::{self, Codec, CodecError};
-use crate::wire::envelope::ReplyStatus;
+use crate::wire::envelope::{self, ReplyStatus};
 use crate::wire::status::{Code, Status};
 use crate::wire::topology::QueueOptions;
+use crate::wire::value::{Table, Value};
 
 /// A boxed future.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 
 /// A service that replies to requests. `#[lepus::service]` generates one around an implementation.
 ///
-/// To observe every request, wrap a service and serve the wrapper.
+/// To observe every request, or to answer some of them, put layers around a service
+/// ([`middleware`](crate::middleware)): a layer wraps a service in another one.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a service",
-    label = "no `lepus::Service`",
+    label = "no `lepus::rpc::Service`",
     note = "put an implementation into the server that `#[lepus::service]` generates: `CalculatorServer::new(implementation)`"
 )]
 pub trait Service: Send + Sync + 'static {
@@ -40,6 +45,9 @@ pub trait Service: Send + Sync + 'static {
         ServiceOptions::new()
     }
 }
+
+/// A service of any type, as layers wrap it.
+pub type DynService = std::sync::Arc<dyn Service>;
 
 impl<S: Service + ?Sized> Service for std::sync::Arc<S> {
     fn descriptor(&self) -> &'static ServiceDescriptor {
@@ -71,7 +79,7 @@ impl<S: Service + ?Sized> Service for std::sync::Arc<S> {
 /// #         n
 /// #     }
 /// # }
-/// use lepus::{QueueKind, QueueOptions};
+/// use lepus::amqp::{QueueKind, QueueOptions};
 ///
 /// let calculator = CalculatorServer::new(CalculatorService)
 ///     .concurrency(4)
@@ -127,10 +135,10 @@ impl Default for ServiceOptions {
 }
 
 /// A set of tasks that runs jobs. `#[lepus::tasks]` generates one around an implementation, for a
-/// [`TaskPool`](crate::TaskPool); it is not meant to be implemented by hand.
+/// [`TaskPool`](crate::jobs::TaskPool); it is not meant to be implemented by hand.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a set of tasks",
-    label = "no `lepus::Tasks`",
+    label = "no `lepus::jobs::Tasks`",
     note = "put an implementation into the worker that `#[lepus::tasks]` generates: `ImagesWorker::new(implementation)`"
 )]
 pub trait Tasks: Send + Sync + 'static {
@@ -148,6 +156,8 @@ pub struct Request {
     method: &'static MethodDescriptor,
     codec: Codec,
     body: Bytes,
+    /// Set within layers alone.
+    context: Option<Context>,
 }
 
 impl Request {
@@ -156,7 +166,54 @@ impl Request {
             method,
             codec,
             body,
+            context: None,
         }
+    }
+
+    pub(crate) fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    /// The method that is called.
+    #[must_use]
+    pub fn descriptor(&self) -> &'static MethodDescriptor {
+        self.method
+    }
+
+    /// The encoded arguments.
+    #[must_use]
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// The context of the request: its headers, deadline, trace and extensions. In a layer of a server, it is
+    /// the context in which the handler is going to run. In a layer of a client, it is what is going to be sent:
+    /// its headers are those of the call and the propagated ones.
+    #[must_use]
+    pub fn context(&self) -> Context {
+        self.context.clone().unwrap_or_else(Context::current)
+    }
+
+    /// Replaces the context, mostly by one made of [`context`](Self::context). It takes effect for the layers
+    /// further inside and for the handler, or for what is sent.
+    #[must_use]
+    pub fn with_context(mut self, context: Context) -> Self {
+        self.context = Some(context);
+        self
+    }
+
+    /// Sets a header, as [`Context::with_header`] does. In a layer of a client, it is sent.
+    #[must_use]
+    pub fn with_header(self, name: &str, value: impl Into<Value>) -> Self {
+        let context = self.context().with_header(name, value);
+        self.with_context(context)
+    }
+
+    /// Adds an extension, as [`Context::with`] does. A handler reads it with `Context::current().get()`.
+    #[must_use]
+    pub fn with<T: Send + Sync + 'static>(self, extension: T) -> Self {
+        let context = self.context().with(extension);
+        self.with_context(context)
     }
 
     /// The number of the method in its trait ([`MethodDescriptor::id`]).
@@ -219,7 +276,7 @@ impl Request {
     pub fn value<T: Serialize>(&self, value: &T) -> Reply {
         let status = ReplyStatus::Success;
         let body = self.codec.encode(value);
-        self.reply(body.map(|body| Reply { status, body }))
+        self.reply(body.map(|body| Reply::new(status, body)))
     }
 
     /// The reply that carries a value or the method's own error. A [`Status`] is sent as it is.
@@ -229,7 +286,7 @@ impl Request {
             Ok(value) => self.value(value),
             Err(error) => {
                 let encoded = error.encode(self.codec);
-                self.reply(encoded.map(|EncodedError { status, body }| Reply { status, body }))
+                self.reply(encoded.map(|EncodedError { status, body }| Reply::new(status, body)))
             }
         }
     }
@@ -273,16 +330,172 @@ impl fmt::Debug for Request {
 pub struct Reply {
     pub(crate) status: ReplyStatus,
     pub(crate) body: Bytes,
+    /// Boxed, because most replies have none.
+    extra: Option<Box<ReplyExtra>>,
 }
 
+/// The parts of a reply that few replies have.
+#[derive(Clone, Debug, Default)]
+struct ReplyExtra {
+    headers: Table,
+    failure: Option<ReplyFailure>,
+    /// The codec of the body, if it may differ from the request's.
+    codec: Option<Codec>,
+}
+
+/// The end of a request that is not an answer of its handler.
+#[derive(Clone, Debug)]
+enum ReplyFailure {
+    TimedOut,
+    Panicked(String),
+    Call(Error),
+}
+
+/// The outcome of a request, as a layer sees it.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum ReplyOutcome<'a> {
+    /// The handler returned a value.
+    Value,
+    /// The handler returned the method's own error.
+    OwnError,
+    /// A status of the handler, of a layer or, for a client, of the server.
+    Status(&'a Status),
+    /// In a server: the handler was stopped at its deadline.
+    TimedOut,
+    /// In a server: the handler panicked, with this text. Its caller gets an `internal` status.
+    Panicked(&'a str),
+    /// In a client: the call failed without a reply, for instance because the connection was lost.
+    Failed(&'a Error),
+}
+
+static NO_HEADERS: Table = Table::new();
+
 impl Reply {
+    pub(crate) fn new(status: ReplyStatus, body: Bytes) -> Self {
+        Self {
+            status,
+            body,
+            extra: None,
+        }
+    }
+
+    /// A reply with these headers, which are not checked.
+    pub(crate) fn with_headers(mut self, headers: Table) -> Self {
+        if !headers.is_empty() {
+            self.extra.get_or_insert_default().headers = headers;
+        }
+        self
+    }
+
+    pub(crate) fn with_codec(mut self, codec: Codec) -> Self {
+        self.extra.get_or_insert_default().codec = Some(codec);
+        self
+    }
+
+    /// The status, the body and the headers.
+    pub(crate) fn into_parts(self) -> (ReplyStatus, Bytes, Table) {
+        let headers = self.extra.map(|extra| extra.headers);
+        (self.status, self.body, headers.unwrap_or_default())
+    }
+
+    pub(crate) fn codec(&self) -> Option<Codec> {
+        self.extra.as_ref()?.codec
+    }
+
+    /// The error of a call, if there was no reply.
+    pub(crate) fn call_error(&self) -> Option<&Error> {
+        match self.failure()? {
+            ReplyFailure::Call(error) => Some(error),
+            ReplyFailure::TimedOut | ReplyFailure::Panicked(_) => None,
+        }
+    }
+
+    /// The reply of a request that ended so, for the layers around it.
+    pub(crate) fn of_end(method: &str, end: HandlerEnd<Self>) -> Self {
+        let (mut reply, failure) = match end {
+            HandlerEnd::Returned(reply) => return reply,
+            HandlerEnd::TimedOut => (Self::timed_out(method), ReplyFailure::TimedOut),
+            HandlerEnd::Panicked(text) => {
+                (Self::panicked(method, None), ReplyFailure::Panicked(text))
+            }
+        };
+        reply.extra.get_or_insert_default().failure = Some(failure);
+        reply
+    }
+
+    /// The end that layers have passed on as a reply, and the headers that they have added to it.
+    pub(crate) fn into_end(mut self) -> (HandlerEnd<Self>, Table) {
+        let Some(extra) = &mut self.extra else {
+            return (HandlerEnd::Returned(self), Table::new());
+        };
+        let end = match extra.failure.take() {
+            Some(ReplyFailure::TimedOut) => HandlerEnd::TimedOut,
+            Some(ReplyFailure::Panicked(text)) => HandlerEnd::Panicked(text),
+            failure @ (Some(ReplyFailure::Call(_)) | None) => {
+                extra.failure = failure;
+                return (HandlerEnd::Returned(self), Table::new());
+            }
+        };
+        (end, std::mem::take(&mut extra.headers))
+    }
+
+    fn failure(&self) -> Option<&ReplyFailure> {
+        self.extra.as_ref()?.failure.as_ref()
+    }
+
+    /// The outcome of the request.
+    #[must_use]
+    pub fn outcome(&self) -> ReplyOutcome<'_> {
+        match (self.failure(), &self.status) {
+            (Some(ReplyFailure::TimedOut), _) => ReplyOutcome::TimedOut,
+            (Some(ReplyFailure::Panicked(text)), _) => ReplyOutcome::Panicked(text),
+            (Some(ReplyFailure::Call(error)), _) => ReplyOutcome::Failed(error),
+            (None, ReplyStatus::Success) => ReplyOutcome::Value,
+            (None, ReplyStatus::Application) => ReplyOutcome::OwnError,
+            (None, ReplyStatus::Failed(status)) => ReplyOutcome::Status(status),
+        }
+    }
+
+    /// The encoded value, or the encoded error of the method; empty for a reply of another outcome.
+    #[must_use]
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// The headers that layers of the server have added.
+    #[must_use]
+    pub fn headers(&self) -> &Table {
+        self.extra
+            .as_ref()
+            .map_or(&NO_HEADERS, |extra| &extra.headers)
+    }
+
+    /// Adds a header, in place of one of the same name. Layers of the client read it; a client without
+    /// layers ignores it.
+    ///
+    /// A [reserved](Table#reserved-names-of-headers) name makes the reply an `internal` status that names it.
+    #[must_use]
+    pub fn with_header(mut self, name: &str, value: impl Into<Value>) -> Self {
+        let name = name.to_owned();
+        if let Err(error) = envelope::check_headers([&name]) {
+            return Self::failed(Status::new(Code::Internal, error.to_string()));
+        }
+        let extra = self.extra.get_or_insert_default();
+        extra.headers.insert(name, value.into());
+        self
+    }
+
+    /// The reply of a handler that was stopped at its deadline.
+    pub(crate) fn timed_out(method: &str) -> Self {
+        let text = format!("`{method}` was stopped at its deadline");
+        Self::failed(Status::new(Code::DeadlineExceeded, text))
+    }
+
     /// A reply that carries a status and nothing else.
     #[must_use]
     pub fn failed(status: Status) -> Self {
-        Self {
-            status: ReplyStatus::Failed(status),
-            body: Bytes::new(),
-        }
+        Self::new(ReplyStatus::Failed(status), Bytes::new())
     }
 
     /// The reply of a handler that panicked. `text` is the panic's text, if the caller may see it.
@@ -294,6 +507,19 @@ impl Reply {
         Self::failed(Status::new(Code::Internal, text))
     }
 
+    /// The outcome as a field of spans and log events: `ok`, `error` for the method's own error, the code of
+    /// the status, or `panicked`.
+    pub(crate) fn outcome_name(&self) -> &'static str {
+        match self.outcome() {
+            ReplyOutcome::Value => "ok",
+            ReplyOutcome::OwnError => "error",
+            ReplyOutcome::Status(status) => status.code().as_str(),
+            ReplyOutcome::Failed(error) => error.grpc_code().as_str(),
+            ReplyOutcome::TimedOut => Code::DeadlineExceeded.as_str(),
+            ReplyOutcome::Panicked(_) => "panicked",
+        }
+    }
+
     /// The status, if the reply carries one.
     #[must_use]
     pub fn status(&self) -> Option<&Status> {
@@ -301,6 +527,28 @@ impl Reply {
             ReplyStatus::Failed(status) => Some(status),
             ReplyStatus::Success | ReplyStatus::Application => None,
         }
+    }
+}
+
+/// The outcome of a call that got no reply: a layer of a client fails the call with this error. In a layer of a
+/// server, the caller gets the status of the error, or else `deadline_exceeded` for a timeout and `unavailable`
+/// for any other error.
+impl From<Error> for Reply {
+    fn from(error: Error) -> Self {
+        let status = match error.status() {
+            Some(status) => status.clone(),
+            None if error.is_timeout() => Status::new(Code::DeadlineExceeded, "timed out"),
+            None => Status::new(Code::Unavailable, "not available"),
+        };
+        let mut reply = Self::failed(status);
+        reply.extra.get_or_insert_default().failure = Some(ReplyFailure::Call(error));
+        reply
+    }
+}
+
+impl From<Status> for Reply {
+    fn from(status: Status) -> Self {
+        Self::failed(status)
     }
 }
 

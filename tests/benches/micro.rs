@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use criterion::{BatchSize, Criterion, Throughput};
-use lepus::{__bench as inner, Codec, Pattern};
+use lepus::{__bench as inner, Codec, events::Pattern};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]

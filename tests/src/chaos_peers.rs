@@ -2,8 +2,8 @@
 //! own; a witness hears what they do.
 
 use lepus::{
-    Connection, Context, Event, Job, JobError, RetryPolicy, Running, Server, Topic, WorkQueue,
-    reject,
+    Connection, Context, Event, Job, RetryPolicy, Running, Server, Topic, WorkQueue,
+    jobs::JobError, reject,
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;

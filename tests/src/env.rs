@@ -96,12 +96,12 @@ impl Env {
     }
 
     /// A connection to be configured.
-    pub fn builder(&self) -> lepus::ConnectionBuilder {
+    pub fn builder(&self) -> lepus::amqp::ConnectionBuilder {
         self.builder_at(&self.uri)
     }
 
     /// The same by another way, such as a proxy.
-    pub fn builder_at(&self, uri: &str) -> lepus::ConnectionBuilder {
+    pub fn builder_at(&self, uri: &str) -> lepus::amqp::ConnectionBuilder {
         lepus::Connection::builder(uri).namespace(&self.prefix)
     }
 

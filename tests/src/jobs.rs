@@ -5,7 +5,7 @@ use crate::process::Program;
 use crate::raw::Raw;
 use lapin::BasicProperties;
 use lapin::types::AMQPValue;
-use lepus::{Connection, Job, QueueKind, RetryPolicy, WorkQueue};
+use lepus::{Connection, Job, RetryPolicy, WorkQueue, amqp::QueueKind};
 use std::future::{Ready, ready};
 use std::path::Path;
 use std::sync::Arc;

@@ -91,7 +91,7 @@ pub struct Facts {
 impl Facts {
     pub fn current() -> Facts {
         let context = Context::current();
-        let texts = |table: &lepus::Table| {
+        let texts = |table: &lepus::amqp::Table| {
             let texts = table.iter();
             texts
                 .map(|(name, value)| (name.clone(), value.to_string()))

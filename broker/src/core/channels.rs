@@ -34,6 +34,7 @@ impl Core {
                 block: Block::default(),
                 confirms: ConfirmFault::default(),
                 writes_denied: false,
+                queues_denied: false,
             },
         );
     }

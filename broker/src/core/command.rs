@@ -67,6 +67,8 @@ pub(crate) enum Operator {
     NackNext(ConnectionId, u32),
     /// Denies or grants the permission to publish.
     DenyWrites(ConnectionId, bool),
+    /// Denies or grants the permission to declare queues.
+    DenyQueues(ConnectionId, bool),
     Block(ConnectionId, String),
     Unblock(ConnectionId),
 }

@@ -31,6 +31,8 @@ pub(crate) struct Connection {
     pub(crate) confirms: ConfirmFault,
     /// Whether all publishes of the client are refused (403).
     pub(crate) writes_denied: bool,
+    /// Whether all declarations of queues by the client are refused (403).
+    pub(crate) queues_denied: bool,
 }
 
 /// The state of a client that must not publish.

@@ -57,6 +57,11 @@ impl Core {
                     connection.writes_denied = denied;
                 }
             }
+            Operator::DenyQueues(id, denied) => {
+                if let Some(connection) = self.connections.get_mut(&id) {
+                    connection.queues_denied = denied;
+                }
+            }
             Operator::Block(id, reason) => {
                 if let Some(connection) = self.connections.get_mut(&id) {
                     connection.block.fault = Some(reason.clone());

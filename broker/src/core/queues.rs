@@ -31,6 +31,7 @@ impl Core {
             return self.declare_reply_queue(id, number, &declare);
         }
         let name = stripped(&declare.queue);
+        self.check_configure(id, &name)?;
         let queue = if declare.passive {
             self.find_queue(id, &name)?
         } else {
@@ -58,6 +59,17 @@ impl Core {
         }
         self.arm(queue_id);
         Ok(())
+    }
+
+    fn check_configure(&self, id: ConnectionId, queue: &str) -> Result<(), Exception> {
+        let denied = self.connections.get(&id).filter(|it| it.queues_denied);
+        let Some(connection) = denied else {
+            return Ok(());
+        };
+        let (user, vhost) = (&connection.client.user, &connection.client.vhost);
+        Err(access_refused(format!(
+            "configure access to queue '{queue}' in vhost '{vhost}' refused for user '{user}'"
+        )))
     }
 
     fn create_queue(

@@ -95,6 +95,7 @@ impl Options {
         let krate = &contract.options.krate;
         let vis = &contract.original.vis;
         let options = quote!(#krate::__rt::ServiceOptions);
+        let layer = format_ident!("__LepusLayer");
         Self {
             field: quote!(options: #options,),
             default: quote!(options: #options::new(),),
@@ -119,6 +120,19 @@ impl Options {
                 #[must_use]
                 #vis fn passive(self) -> Self {
                     Self { options: self.options.passive(), ..self }
+                }
+
+                /// Puts a layer around the service: it sees each request and its outcome, and may change
+                /// or answer it. Further layers are added to the result, around this one.
+                #[must_use]
+                #vis fn layer<#layer>(self, layer: #layer) -> #krate::__rt::Layered
+                where
+                    Self: #krate::__rt::Service,
+                    #layer: #krate::__rt::Layer<#krate::__rt::DynService>,
+                    <#layer as #krate::__rt::Layer<#krate::__rt::DynService>>::Service:
+                        #krate::__rt::Service,
+                {
+                    #krate::__rt::Layered::new(self).layer(layer)
                 }
             },
             getter: quote! {

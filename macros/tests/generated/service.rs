@@ -1,10 +1,11 @@
 //! Tests of the code that `#[service]` generates.
 
 use crate::stub::{
-    CallError, Client, Codec, Connection, QueueOptions, Reply, Request, Service, ServiceOptions,
-    run,
+    CallError, Client, Codec, Connection, Layer, QueueOptions, Reply, Request, Service,
+    ServiceOptions, run,
 };
 use serde::{Deserialize, Serialize};
+use std::cell::Cell;
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DivideByZero;
@@ -216,6 +217,27 @@ fn a_server_holds_the_options_of_its_service() {
     };
     assert_eq!(server.options(), expected);
     assert_eq!(server.clone().options(), expected);
+}
+
+/// A layer that leaves services as they are, and counts them.
+struct Counting<'a>(&'a Cell<u32>);
+
+impl<S> Layer<S> for Counting<'_> {
+    type Service = S;
+
+    fn layer(&self, inner: S) -> S {
+        self.0.set(self.0.get() + 1);
+        inner
+    }
+}
+
+#[test]
+fn a_layer_is_put_around_the_server() {
+    let count = Cell::new(0);
+    let server = PocketCalculatorServer::new(Pocket).concurrency(4);
+    let layered = server.layer(Counting(&count)).layer(Counting(&count));
+    assert_eq!(count.get(), 2);
+    assert_eq!(layered.service().options().concurrency, 4);
 }
 
 mod statuses {

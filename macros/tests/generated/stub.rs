@@ -13,10 +13,10 @@ use std::task::{Context, Poll, Waker};
 /// The items that generated code names.
 pub mod __rt {
     pub use super::{
-        BoxFuture, Call, CallOf, Client, ClientBuilder, Codec, Connection, DeadLetters, Error,
-        IntoReply, IntoVerdict, MethodDescriptor, OwnError, PlainReturn, Push, QueueOptions, Reply,
-        Request, ReturnType, Service, ServiceDescriptor, ServiceOptions, TaskProducer, Tasks,
-        Verdict, WorkQueue,
+        BoxFuture, Call, CallOf, Client, ClientBuilder, Codec, Connection, DeadLetters, DynService,
+        Error, IntoReply, IntoVerdict, Layer, Layered, MethodDescriptor, OwnError, PlainReturn,
+        Push, QueueOptions, Reply, Request, ReturnType, Service, ServiceDescriptor, ServiceOptions,
+        TaskProducer, Tasks, Verdict, WorkQueue,
     };
     pub use async_trait::async_trait;
     pub use serde;
@@ -168,6 +168,44 @@ pub trait Service: Send + Sync + 'static {
     fn descriptor(&self) -> &'static ServiceDescriptor;
     fn call(&self, request: Request) -> BoxFuture<Reply>;
     fn options(&self) -> ServiceOptions;
+}
+
+pub type DynService = Arc<dyn Service>;
+
+impl Service for DynService {
+    fn descriptor(&self) -> &'static ServiceDescriptor {
+        (**self).descriptor()
+    }
+    fn call(&self, request: Request) -> BoxFuture<Reply> {
+        (**self).call(request)
+    }
+    fn options(&self) -> ServiceOptions {
+        (**self).options()
+    }
+}
+
+/// Stands in for the trait of `tower-layer`.
+pub trait Layer<S> {
+    type Service;
+    fn layer(&self, inner: S) -> Self::Service;
+}
+
+/// A service with layers.
+pub struct Layered(DynService);
+
+impl Layered {
+    pub fn new(service: impl Service) -> Self {
+        Self(Arc::new(service))
+    }
+    pub fn layer<L: Layer<DynService>>(self, layer: L) -> Self
+    where
+        L::Service: Service,
+    {
+        Self(Arc::new(layer.layer(self.0)))
+    }
+    pub fn service(self) -> DynService {
+        self.0
+    }
 }
 
 /// The options of a queue, which are only passed through.

@@ -58,13 +58,7 @@ impl BrokerBackend {
             let queue = match timeout_at(request.deadline, self.current.wait()).await {
                 Ok(Ok(queue)) => queue,
                 Ok(Err(error)) => return Err(request.not_sent(error)),
-                Err(_) => {
-                    let kind = self
-                        .current
-                        .blocked()
-                        .map_or(ErrorKind::Timeout, ErrorKind::Blocked);
-                    return Err(request.failed(kind, Outcome::NotSent));
-                }
+                Err(_) => return Err(self.waited_in_vain(request)),
             };
             if request.time_left().is_zero() {
                 return Err(request.failed(ErrorKind::Timeout, Outcome::NotSent));
@@ -80,6 +74,17 @@ impl BrokerBackend {
                 None => {}
             }
             tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// The error of a request that could not be sent before its deadline: blocked, with the broker's reason,
+    /// if that is the cause; otherwise with the reason why there is no connection as its source.
+    fn waited_in_vain(&self, request: &CallRequest) -> Error {
+        match self.current.blocked() {
+            Some(reason) => request.failed(ErrorKind::Blocked(reason), Outcome::NotSent),
+            None => request
+                .failed(ErrorKind::Timeout, Outcome::NotSent)
+                .caused_by_trouble(self.connection.publishing().trouble()),
         }
     }
 
@@ -107,7 +112,7 @@ impl BrokerBackend {
             let queue = match timeout_at(request.deadline, self.current.wait()).await {
                 Ok(Ok(queue)) => queue,
                 Ok(Err(error)) => return Err(request.not_sent(error)),
-                Err(_) => return Err(request.failed(ErrorKind::Timeout, Outcome::NotSent)),
+                Err(_) => return Err(self.waited_in_vain(request)),
             };
             if request.time_left().is_zero() {
                 return Err(request.failed(ErrorKind::Timeout, Outcome::NotSent));

@@ -5,12 +5,14 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tower_layer::Layer;
+
 use super::broker::BrokerBackend;
 use super::coalesce::Coalescer;
 use super::handle::{Backend, Client};
 use crate::descriptor::ServiceDescriptor;
 use crate::link::Connection;
-use crate::service::Service;
+use crate::service::{DynService, Service};
 use crate::wire::batch;
 use crate::wire::codec::Codec;
 
@@ -45,8 +47,12 @@ pub struct ClientBuilder<C = Client> {
     max_in_flight: usize,
     /// The most calls of a batch; with 0 or 1, calls are not batched.
     max_batch: usize,
+    /// Puts the layers around the client.
+    layers: Option<Layers>,
     client: PhantomData<fn() -> C>,
 }
+
+type Layers = Box<dyn FnOnce(DynService) -> DynService + Send>;
 
 /// The service that the client calls.
 enum ClientTarget {
@@ -98,7 +104,7 @@ impl<C: From<Client>> ClientBuilder<C> {
     /// #         n
     /// #     }
     /// # }
-    /// use lepus::{ClientBuilder, Codec};
+    /// use lepus::{Codec, rpc::ClientBuilder};
     ///
     /// let service = CalculatorServer::new(CalculatorService);
     /// let calculator: CalculatorClient = ClientBuilder::local(service).codec(Codec::Json).build();
@@ -115,12 +121,13 @@ impl<C: From<Client>> ClientBuilder<C> {
             codec: None,
             max_in_flight: MAX_IN_FLIGHT,
             max_batch: 0,
+            layers: None,
             client: PhantomData,
         }
     }
 
     /// Sets the timeout of calls for which neither the method nor the call itself sets one. Default
-    /// [`DEFAULT_TIMEOUT`](crate::DEFAULT_TIMEOUT), 10 s.
+    /// [`DEFAULT_TIMEOUT`](crate::rpc::DEFAULT_TIMEOUT), 10 s.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
         self
@@ -151,15 +158,70 @@ impl<C: From<Client>> ClientBuilder<C> {
     /// larger portions, and more calls are redelivered if a server dies.
     ///
     /// Headers and the trace of a call travel with it in the batch. A call is sent in a message of its own if
-    /// it has more than 16 KiB of arguments and headers, if its method is `oneway` or `at_most_once` or has
-    /// a queue of its own, and until a reply has told that the service's servers accept batches. Lepus's
-    /// servers do; the calls until then ask with the header `rpc-accept`. If a server of an earlier version
-    /// refuses a batch, its calls are sent one by one, and so are all others for a minute. Calls of different
-    /// priority, codec or time left are not put into the same batch.
+    /// it has more than 16 KiB of arguments and headers or a header on which RabbitMQ acts (`CC`, `BCC`), if
+    /// its method is `oneway` or `at_most_once` or has a queue of its own, and until a reply has told that
+    /// the service's servers accept batches. Lepus's servers do; the calls until then ask with the header
+    /// `rpc-accept`. If a server of an earlier version refuses a batch, its calls are sent one by one, and so
+    /// are all others for a minute. Calls of different priority, codec or time left are not put into the
+    /// same batch.
     ///
     /// No effect on a local client.
     pub fn coalesce(mut self, calls: usize) -> Self {
         self.max_batch = calls;
+        self
+    }
+
+    /// Puts a layer around the calls of this client ([`middleware`](crate::middleware)). It is put around the
+    /// layers that were added before, so that the last one sees a call first; of a tuple of layers,
+    /// the first one does.
+    ///
+    /// A layer sees a call as a [`Request`](crate::rpc::Request) with its headers and its deadline, and the outcome
+    /// as a [`Reply`](crate::rpc::Reply). An idempotent call that is sent again is one call. A layer may change the
+    /// headers, or answer the call itself, as a mock or a cache does. If the layers take longer than the
+    /// call's deadline, the call fails with [`is_timeout`](crate::Error::is_timeout).
+    ///
+    /// [`Call::send`](crate::Call::send) does not wait until the request is sent if there are layers.
+    ///
+    /// ```
+    /// # #[lepus::service]
+    /// # trait Calculator {
+    /// #     async fn fib(&self, n: u64) -> u64;
+    /// # }
+    /// # struct CalculatorService;
+    /// # impl Calculator for CalculatorService {
+    /// #     async fn fib(&self, n: u64) -> u64 {
+    /// #         n
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), lepus::CallError> {
+    /// use lepus::rpc::ClientBuilder;
+    /// use lepus::middleware::{Next, from_fn};
+    ///
+    /// let token = from_fn(async |request: lepus::rpc::Request, next: Next| {
+    ///     next.run(request.with_header("authorization", "Bearer carrot")).await
+    /// });
+    /// # let calculator = CalculatorServer::new(CalculatorService);
+    /// # let builder = ClientBuilder::<CalculatorClient>::local(calculator);
+    /// // `CalculatorClient::builder(&connection)`, or `ClientBuilder::local(service)`.
+    /// let calculator = builder.layer(token).build();
+    /// assert_eq!(calculator.fib(30).await?, 30);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn layer<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<DynService> + Send + 'static,
+        L::Service: Service,
+    {
+        let inner = self.layers.take();
+        self.layers = Some(Box::new(move |service| {
+            let service = match inner {
+                Some(layers) => layers(service),
+                None => service,
+            };
+            Arc::new(layer.layer(service))
+        }));
         self
     }
 
@@ -187,7 +249,10 @@ impl<C: From<Client>> ClientBuilder<C> {
         let service = (descriptor, queue.into());
         let client =
             Client::with_options(backend, service, codec, self.timeout, self.max_in_flight);
-        C::from(client)
+        C::from(match self.layers {
+            Some(layers) => client.with_layers(layers),
+            None => client,
+        })
     }
 }
 

@@ -12,10 +12,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::handle::Client;
-use super::transport::{CallOptions, EncodedReply, InFlightCall, Sending};
+use super::request::CallRequest;
+use super::transport::{CallOptions, EncodedReply, InFlightCall, LayeredCall, Sending};
 use crate::descriptor::MethodDescriptor;
-use crate::error::{CallError, Error, ErrorKind, Never};
-use crate::service::Reply;
+use crate::error::{CallError, Error, ErrorKind, Never, Outcome};
+use crate::wire::codec::CodecError;
 use crate::wire::envelope::{self, ReplyStatus};
 use crate::wire::value::{Table, Value};
 
@@ -80,7 +81,7 @@ use crate::wire::value::{Table, Value};
 /// # Cancel safety
 ///
 /// Dropping the future at any moment gives the call up: it no longer counts towards
-/// [`max_in_flight`](crate::ClientBuilder::max_in_flight). A request that was already sent may still be executed.
+/// [`max_in_flight`](crate::rpc::ClientBuilder::max_in_flight). A request that was already sent may still be executed.
 #[must_use = "a call is made when it is awaited or sent"]
 pub struct Call<T, E = Never> {
     options: CallOptions,
@@ -122,8 +123,11 @@ impl<T, E> Call<T, E> {
 
     /// Sets the longest time that the call may take, from its start to the reply. The time left is sent
     /// with the request: when it is over, the broker drops a request that still waits in the queue, and
-    /// the server stops its handler. Inside a handler, the call is also bounded by the time left of the
-    /// request that the handler answers. The maximum is 2³² ms (49 days), the longest `expiration` that
+    /// the server stops its handler.
+    ///
+    /// Inside a handler, the call ends before the handler's own deadline at the latest, so that the handler
+    /// can answer after the call timed out. The reserve is 5 % of the time that was left when the handler
+    /// started, at least 5 ms and at most 250 ms, and never more than half of it. The maximum is 2³² ms (49 days), the longest `expiration` that
     /// RabbitMQ takes.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.options.timeout = Some(limit);
@@ -166,10 +170,18 @@ impl<T: DeserializeOwned + 'static, E: DeserializeOwned + 'static> Call<T, E> {
     /// # Cancel safety
     /// Dropping this future gives the call up, as dropping the call does.
     pub async fn send(self) -> Result<PendingReply<T, E>, CallError<E>> {
-        let call = Sending::start(self.options).done().await?.detach();
-        Ok(PendingReply {
-            reply: Box::pin(receive(call)),
-        })
+        let layers = self.options.client.inner.layers.clone();
+        let reply: CallFuture<T, E> = match layers {
+            Some(layers) => {
+                let call = LayeredCall::start(self.options, &layers)?.detach();
+                Box::pin(receive_layered(call))
+            }
+            None => {
+                let call = Sending::start(self.options).done().await?.detach();
+                Box::pin(receive(call))
+            }
+        };
+        Ok(PendingReply { reply })
     }
 }
 
@@ -178,7 +190,12 @@ impl<T: DeserializeOwned + 'static, E: DeserializeOwned + 'static> IntoFuture fo
     type IntoFuture = CallFuture<T, E>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(send_and_receive(self.options))
+        match self.options.client.inner.layers.clone() {
+            None => Box::pin(send_and_receive(self.options)),
+            Some(layers) => Box::pin(async move {
+                receive_layered(LayeredCall::start(self.options, &layers)?).await
+            }),
+        }
     }
 }
 
@@ -197,23 +214,38 @@ fn receive<T: DeserializeOwned, E: DeserializeOwned>(
 ) -> impl Future<Output = CallResult<T, E>> + Send {
     async move {
         let reply = call.response().await?;
-        decode(&call, reply)
+        decode(call.request(), reply)
     }
 }
 
+async fn receive_layered<T: DeserializeOwned, E: DeserializeOwned>(
+    mut call: LayeredCall,
+) -> CallResult<T, E> {
+    let reply = call.response().await?;
+    decode(call.request(), reply)
+}
+
 fn decode<T: DeserializeOwned, E: DeserializeOwned>(
-    call: &InFlightCall,
+    request: &CallRequest,
     reply: EncodedReply,
 ) -> CallResult<T, E> {
     let EncodedReply { codec, reply } = reply;
-    let Reply { status, body } = reply;
+    let (status, body, _) = reply.into_parts();
+    let failed = |kind| request.failed(kind, Outcome::Answered);
+    let undecodable = |error: CodecError| failed(ErrorKind::Decode).caused_by(error);
     match status {
-        ReplyStatus::Success => codec.decode(&body).map_err(|error| call.undecodable(error)),
+        ReplyStatus::Success => codec
+            .decode(&body)
+            .inspect(|_| request.ended("ok"))
+            .map_err(undecodable),
         ReplyStatus::Application => match codec.decode(&body) {
-            Ok(error) => return Err(CallError::Service(error)),
-            Err(error) => Err(call.undecodable(error)),
+            Ok(error) => {
+                request.ended("error");
+                return Err(CallError::Service(error));
+            }
+            Err(error) => Err(undecodable(error)),
         },
-        ReplyStatus::Failed(status) => Err(call.failed_by_server(ErrorKind::Status(status))),
+        ReplyStatus::Failed(status) => Err(failed(ErrorKind::Status(status))),
     }
     .map_err(CallError::Rpc)
 }

@@ -8,14 +8,14 @@ use tokio::sync::Semaphore;
 
 use super::broker::BrokerBackend;
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
-use crate::service::Service;
+use crate::service::{DynService, Service};
 use crate::wire::codec::Codec;
 
 /// The timeout of a call, unless it is set on the call, its method or its client.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The untyped part of a generated client: the queue that its calls go to, and their defaults. Cheap to
-/// clone; all clones share one limit of [calls in flight](crate::ClientBuilder::max_in_flight).
+/// clone; all clones share one limit of [calls in flight](crate::rpc::ClientBuilder::max_in_flight).
 ///
 /// A program mostly uses the generated client. This one calls a service whose methods are known at run time
 /// only, by [`call`](Self::call). A generated client is made from it by `CalculatorClient::from(client)`.
@@ -27,7 +27,7 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 ///     async fn fib(&self, n: u64) -> u64;
 /// }
 ///
-/// use lepus::{Client, Never};
+/// use lepus::rpc::{Client, Never};
 ///
 /// let client = Client::new(&connection, CalculatorClient::DESCRIPTOR);
 /// if let Some(fib) = client.descriptor().methods().iter().find(|it| it.name() == "fib") {
@@ -51,12 +51,18 @@ pub(super) struct Inner {
     pub(super) codec: Codec,
     pub(super) timeout: Option<Duration>,
     pub(super) in_flight: Semaphore,
+    /// The layers, around a client without layers.
+    pub(super) layers: Option<DynService>,
 }
 
+#[derive(Clone)]
 pub(super) enum Backend {
     Broker(Arc<BrokerBackend>),
     Local(Arc<dyn Service>),
 }
+
+/// A client as the innermost service of its layers.
+pub(super) struct ClientService(pub(super) Client);
 
 /// A permit for one call in flight, which is given back when it is dropped.
 ///
@@ -89,6 +95,32 @@ impl Client {
             codec,
             timeout,
             in_flight: Semaphore::new(permits),
+            layers: None,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// A client whose calls pass these layers. They are put around this client.
+    pub(super) fn with_layers(self, layers: impl FnOnce(DynService) -> DynService) -> Self {
+        let Inner {
+            backend,
+            descriptor,
+            queue,
+            codec,
+            timeout,
+            ..
+        } = &*self.inner;
+        let inner = Inner {
+            backend: backend.clone(),
+            descriptor,
+            queue: Arc::clone(queue),
+            codec: *codec,
+            timeout: *timeout,
+            // Calls are counted by the client inside.
+            in_flight: Semaphore::new(0),
+            layers: Some(layers(Arc::new(ClientService(self.clone())))),
         };
         Self {
             inner: Arc::new(inner),

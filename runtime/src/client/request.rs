@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
+use tracing::Span;
 
 use super::correlation::{CorrelationId, ReplyAddress};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
@@ -29,6 +30,8 @@ pub(super) struct CallRequest {
     pub(super) priority: Option<u8>,
     pub(super) headers: Table,
     pub(super) trace: Table,
+    /// [`Span::none`] if the end of the call is reported elsewhere.
+    pub(super) span: Span,
 }
 
 impl CallRequest {
@@ -43,13 +46,32 @@ impl CallRequest {
     }
 
     pub(super) fn failed(&self, kind: ErrorKind, outcome: Outcome) -> Error {
-        self.target()
-            .describe(Error::new(kind), self.started, outcome)
+        let error = Error::new(kind);
+        self.ended(error.grpc_code().as_str());
+        self.target().describe(error, self.started, outcome)
     }
 
     pub(super) fn not_sent(&self, error: Error) -> Error {
+        self.ended(error.grpc_code().as_str());
         self.target()
             .describe(error, self.started, Outcome::NotSent)
+    }
+
+    /// Records the outcome of the call in its span, and logs its end.
+    pub(super) fn ended(&self, outcome: &'static str) {
+        if self.span.is_none() {
+            return;
+        }
+        self.span.record("outcome", outcome);
+        tracing::debug!(
+            parent: &self.span,
+            service = self.service.name(),
+            method = self.method.name(),
+            message_id = self.message_id.as_deref(),
+            outcome,
+            elapsed = ?self.started.elapsed(),
+            "call ended"
+        );
     }
 
     pub(super) fn time_left(&self) -> Duration {

@@ -5,23 +5,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::time::{Instant, timeout_at};
+use tracing::Span;
 
 use super::broker::BrokerBackend;
-use super::handle::{Backend, Client, DEFAULT_TIMEOUT, InFlightPermit};
+use super::handle::{Backend, Client, ClientService, DEFAULT_TIMEOUT, InFlightPermit};
 use super::reply_queue::{CallCompletion, PendingCall, ReceivedReply};
 use super::request::CallRequest;
 use crate::clock;
 use crate::context::{Context, Invocation};
-use crate::descriptor::MethodDescriptor;
+use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{Error, ErrorKind, Outcome};
-use crate::escape::Escaped;
+use crate::extensions::Extensions;
 use crate::handler_guard::{AbortOnDropTask, HandlerEnd, guard};
 use crate::policy::refusal;
 use crate::publish::PublishFailure;
-use crate::service::{BoxFuture, Reply, Request, Service};
-use crate::wire::codec::{Codec, CodecError};
-use crate::wire::envelope::ReplyStatus;
+use crate::service::{BoxFuture, DynService, Reply, Request, Service};
+use crate::span::{self, HandlerSpan};
+use crate::wire::codec::Codec;
+use crate::wire::envelope::{ReplyStatus, check_headers};
 use crate::wire::message::MessageInfo;
 use crate::wire::value::Table;
 
@@ -82,10 +85,14 @@ pub(super) struct EncodedReply {
 impl Sending {
     /// Starts a call, and sends its request if nothing has to be waited for.
     pub(super) fn start(options: CallOptions) -> Self {
-        let (client, request) = match start(options) {
-            Ok(started) => started,
-            Err(error) => return Self::Done(Err(error)),
-        };
+        match start(options) {
+            Ok((client, request)) => Self::of(client, request),
+            Err(error) => Self::Done(Err(error)),
+        }
+    }
+
+    /// Sends the request of a call that was started.
+    fn of(client: Client, request: CallRequest) -> Self {
         let client = match client.try_permit() {
             Ok(permit) => return send(request, permit),
             Err(client) => client,
@@ -119,9 +126,12 @@ fn start(options: CallOptions) -> Result<(Client, CallRequest), Error> {
         body,
         timeout,
         priority,
-        headers,
+        mut headers,
     } = options;
     let context = Context::current();
+    if let Backend::Broker(backend) = &client.inner.backend {
+        backend.connection.propagated().add(&context, &mut headers);
+    }
     let timeout = timeout
         .or(method.timeout())
         .or(client.inner.timeout)
@@ -133,9 +143,9 @@ fn start(options: CallOptions) -> Result<(Client, CallRequest), Error> {
         method,
         queue: client.queue_of(method),
         started,
-        // A call inside a handler ends with the request that the handler answers.
+        // A call inside a handler ends before the request that the handler answers.
         deadline: context
-            .deadline()
+            .nested_deadline()
             .map_or(deadline, |outer| outer.min(deadline)),
         codec: client.inner.codec,
         body: Bytes::new(),
@@ -143,6 +153,7 @@ fn start(options: CallOptions) -> Result<(Client, CallRequest), Error> {
         priority,
         headers,
         trace: context.trace().clone(),
+        span: span::call(client.inner.descriptor.name(), method.name()),
     };
     Error::check_runtime().map_err(|error| request.not_sent(error))?;
     request.body = body.map_err(|error| request.not_sent(error))?;
@@ -184,7 +195,11 @@ fn send_to_broker(
         return Sending::Done(Err(request.failed(ErrorKind::Timeout, Outcome::NotSent)));
     }
     if method.is_oneway() || method.is_idempotent() {
-        request.message_id = Some(backend.next_message_id());
+        let message_id = backend.next_message_id();
+        request
+            .span
+            .record("messaging.message.id", message_id.as_str());
+        request.message_id = Some(message_id);
     }
     let request = Arc::new(request);
     let in_flight = |request, transport| InFlightCall {
@@ -221,14 +236,8 @@ impl InFlightCall {
         self
     }
 
-    /// The error of a call whose reply does not decode.
-    pub(super) fn undecodable(&self, error: CodecError) -> Error {
-        self.failed_by_server(ErrorKind::Decode).caused_by(error)
-    }
-
-    /// The error of a call that the server answered.
-    pub(super) fn failed_by_server(&self, kind: ErrorKind) -> Error {
-        self.request.failed(kind, Outcome::Answered)
+    pub(super) fn request(&self) -> &CallRequest {
+        &self.request
     }
 
     /// Waits for the reply. Called once.
@@ -296,6 +305,116 @@ impl InFlightCall {
                 request.failed(kind, Outcome::SentNoReply).caused_by(error)
             })?;
         }
+    }
+}
+
+/// A call that passes the layers of its client.
+pub(super) struct LayeredCall {
+    request: CallRequest,
+    reply: BoxFuture<Reply>,
+}
+
+/// The priority of a layered call, in the extensions of its context.
+struct Priority(u8);
+
+impl LayeredCall {
+    /// Starts a call. Nothing is sent until [`response`](Self::response) is awaited.
+    pub(super) fn start(options: CallOptions, layers: &DynService) -> Result<Self, Error> {
+        let (_, request) = start(options)?;
+        let mut extensions = Extensions::default();
+        if let Some(priority) = request.priority {
+            extensions.insert(Priority(priority));
+        }
+        let context = Context::of(Invocation {
+            service: Some(request.service.name().into()),
+            method: Some(request.method.name().into()),
+            deadline: Some(request.deadline),
+            nested_deadline: Some(request.deadline),
+            started: Some(request.started),
+            span: HandlerSpan::default(),
+            message: MessageInfo {
+                headers: request.headers.clone(),
+                trace: request.trace.clone(),
+                attempt: 1,
+                ..MessageInfo::default()
+            },
+            extensions,
+        });
+        let layered = Request::new(request.method, request.codec, request.body.clone());
+        let reply = layers.call(layered.with_context(context));
+        Ok(Self { request, reply })
+    }
+
+    pub(super) fn request(&self) -> &CallRequest {
+        &self.request
+    }
+
+    /// Runs the layers, up to the deadline.
+    pub(super) async fn response(&mut self) -> Result<EncodedReply, Error> {
+        let request = &self.request;
+        let reply = timeout_at(request.deadline, &mut self.reply).await;
+        let reply = reply.map_err(|_| request.failed(ErrorKind::Timeout, Outcome::SentNoReply))?;
+        match reply.call_error() {
+            Some(error) => Err(error.clone()),
+            None => Ok(EncodedReply {
+                codec: reply.codec().unwrap_or(request.codec),
+                reply,
+            }),
+        }
+    }
+
+    /// Runs the layers in a task, while nobody awaits them.
+    pub(super) fn detach(self) -> Self {
+        let Self { request, reply } = self;
+        let context = Context::current();
+        let mut task = AbortOnDropTask::spawn(guard(None, context.scope(reply)));
+        let method = request.method.name();
+        let reply = Box::pin(async move { Reply::of_end(method, task.join().await) });
+        Self { request, reply }
+    }
+}
+
+impl Service for ClientService {
+    fn descriptor(&self) -> &'static ServiceDescriptor {
+        self.0.inner.descriptor
+    }
+
+    /// Sends the request, and waits for the reply.
+    fn call(&self, request: Request) -> BoxFuture<Reply> {
+        let client = self.0.clone();
+        let (context, method) = (request.context(), request.descriptor());
+        let started = Instant::now();
+        let request = CallRequest {
+            service: client.inner.descriptor,
+            method,
+            queue: client.queue_of(method),
+            started,
+            deadline: context
+                .deadline()
+                .unwrap_or_else(|| clock::deadline(started, DEFAULT_TIMEOUT)),
+            codec: request.codec(),
+            body: request.body().clone(),
+            message_id: None,
+            priority: context.get::<Priority>().map(|priority| priority.0),
+            headers: context.headers().clone(),
+            trace: context.trace().clone(),
+            // The layered call has the span, and reports the end.
+            span: Span::none(),
+        };
+        Box::pin(async move {
+            let sent = match check_headers(request.headers.keys()) {
+                Ok(()) => Sending::of(client, request).done().await,
+                Err(error) => Err(request.not_sent(error)),
+            };
+            let reply = match sent {
+                Ok(mut call) => call.response().await,
+                Err(error) => Err(error),
+            };
+            match reply {
+                Ok(EncodedReply { codec, reply }) => reply.with_codec(codec),
+                Err(error) => error.into(),
+            }
+        })
     }
 }
 
@@ -391,10 +510,7 @@ impl EncodedReply {
     fn unit() -> Self {
         Self {
             codec: Codec::Json,
-            reply: Reply {
-                status: ReplyStatus::Success,
-                body: Bytes::from_static(b"null"),
-            },
+            reply: Reply::new(ReplyStatus::Success, Bytes::from_static(b"null")),
         }
     }
 }
@@ -403,31 +519,46 @@ fn call_locally(
     service: Arc<dyn Service>,
     request: &CallRequest,
 ) -> impl Future<Output = HandlerEnd<Reply>> + Send + 'static {
-    let context = Context::new(Invocation {
-        service: Some(request.service.name().into()),
-        method: Some(request.method.name().into()),
+    let message = MessageInfo {
+        headers: request.headers.clone(),
+        trace: request.trace.clone(),
+        attempt: 1,
+        ..MessageInfo::default()
+    };
+    let (service_name, method) = (request.service.name(), request.method.name());
+    let span = request
+        .span
+        .in_scope(|| HandlerSpan::request(service_name, method, &message));
+    let context = Context::of(Invocation {
+        service: Some(service_name.into()),
+        method: Some(method.into()),
         deadline: Some(request.deadline),
-        message: MessageInfo {
-            headers: request.headers.clone(),
-            trace: request.trace.clone(),
-            attempt: 1,
-            ..MessageInfo::default()
-        },
+        nested_deadline: Some(clock::nested_deadline(request.started, request.deadline)),
+        started: Some(request.started),
+        span,
+        message,
+        extensions: Extensions::default(),
     });
     let deadline = request.deadline;
     let request = Request::new(request.method, request.codec, request.body.clone());
+    let ended = context.clone();
     let handler = context.handler(|| service.call(request));
-    guard(Some(deadline), handler)
+    guard(Some(deadline), handler).inspect(move |end| match end {
+        HandlerEnd::Returned(reply) => ended.ended(reply.outcome_name()),
+        HandlerEnd::TimedOut => ended.stopped(),
+        HandlerEnd::Panicked(text) => ended.panicked(text),
+    })
 }
 
 fn local_response(request: &CallRequest, end: HandlerEnd<Reply>) -> Result<EncodedReply, Error> {
+    let (end, headers) = match end {
+        HandlerEnd::Returned(reply) => reply.into_end(),
+        end => (end, Table::new()),
+    };
     let reply = match end {
         HandlerEnd::Returned(reply) => reply,
-        HandlerEnd::Panicked(text) => {
-            let (service, method) = (request.service.name(), request.method.name());
-            let panic = Escaped(&text);
-            tracing::error!(service, method, %panic, "a handler panicked");
-            Reply::panicked(method, None)
+        HandlerEnd::Panicked(_) => {
+            Reply::panicked(request.method.name(), None).with_headers(headers)
         }
         HandlerEnd::TimedOut => {
             return Err(request.failed(ErrorKind::Timeout, Outcome::SentNoReply));

@@ -3,6 +3,7 @@
 
 mod call;
 mod construct;
+mod convert;
 mod display;
 mod kind;
 mod questions;
@@ -131,6 +132,14 @@ impl Error {
             inner.elapsed = Some(elapsed);
             inner.outcome = Some(outcome);
         })
+    }
+
+    /// Adds the reason why there is no connection, if it is known, as the source.
+    pub(crate) fn caused_by_trouble(self, trouble: Option<Self>) -> Self {
+        match trouble {
+            Some(trouble) => self.caused_by(trouble),
+            None => self,
+        }
     }
 
     /// Adds the address of the broker, which must not contain credentials: errors are logged and shown.

@@ -163,7 +163,8 @@ impl Error {
         }
     }
 
-    /// The code of the status that the server replied with, if it did.
+    /// The code of the status that the server replied with, if it did. [`grpc_code`](Self::grpc_code) gives
+    /// every other error a code as well.
     #[must_use]
     pub fn code(&self) -> Option<Code> {
         self.status().map(Status::code)

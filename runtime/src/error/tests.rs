@@ -298,3 +298,39 @@ fn display_does_not_repeat_the_source() {
         Some("expected a map")
     );
 }
+
+#[test]
+fn each_kind_has_an_equivalent_code() {
+    for (kind, questions) in kinds() {
+        let error = at(kind, Outcome::SentNoReply);
+        let expected = match questions.as_slice() {
+            ["timeout", ..] if error.is_connect() => Code::Unavailable,
+            ["timeout", ..] => Code::DeadlineExceeded,
+            [
+                "closed" | "disconnected" | "unconfirmed" | "unroutable" | "blocked" | "connect",
+                ..,
+            ] => Code::Unavailable,
+            ["rejected" | "too_large"] => Code::ResourceExhausted,
+            ["invalid"] => Code::InvalidArgument,
+            _ => Code::Internal,
+        };
+        assert_eq!(error.grpc_code(), expected, "{error:?}");
+        let public = error.public_message();
+        for internal in ["calculator", "alarm", "ACCESS_REFUSED", "durable", "queue"] {
+            assert!(!public.contains(internal), "{public}");
+        }
+        let call = CallError::<String>::from(error.clone());
+        assert_eq!(
+            (call.grpc_code(), call.public_message()),
+            (expected, public)
+        );
+    }
+    let own = CallError::Service("broken\n".to_owned());
+    assert_eq!(own.grpc_code(), Code::Unknown);
+    assert_eq!(own.public_message(), "broken\\n");
+    let forced = ErrorKind::Broker {
+        code: 320,
+        text: "CONNECTION_FORCED".into(),
+    };
+    assert_eq!(Error::new(forced).grpc_code(), Code::Unavailable);
+}

@@ -8,8 +8,10 @@ use super::connection::Connection;
 use super::io_thread::IoThread;
 use super::settings::{BrokerAddress, Io, Settings, TlsSettings};
 use crate::clock;
+use crate::context::PropagatedHeaders;
 use crate::error::Error;
 use crate::policy::retry::RetryPolicy;
+use crate::wire::envelope::check_headers;
 use crate::wire::name::Name;
 
 /// The shortest pause between two attempts to connect, so that they cannot become a busy loop.
@@ -32,6 +34,7 @@ pub struct ConnectionBuilder {
     namespace: Option<String>,
     retry_at_start: bool,
     io: Io,
+    propagated: Vec<String>,
 }
 
 /// A URI, whose `Debug` does not show it: it may contain a password.
@@ -92,6 +95,7 @@ impl ConnectionBuilder {
             namespace: None,
             retry_at_start: false,
             io: Io::default(),
+            propagated: Vec::new(),
         }
     }
 
@@ -103,7 +107,7 @@ impl ConnectionBuilder {
     }
 
     /// Sets the name that the management UI shows and that messages carry as `app_id` (a handler sees it
-    /// as [`Context::caller`](crate::Context::caller)): 1 to 255 bytes without control characters.
+    /// as [`Context::app_id`](crate::Context::app_id)): 1 to 255 bytes without control characters.
     /// Without one the UI shows the program's name and messages have no `app_id`, which makes each a
     /// few percent cheaper for the broker.
     ///
@@ -175,6 +179,37 @@ impl ConnectionBuilder {
         self
     }
 
+    /// Names headers that flow on by themselves: calls, jobs and events that are sent over this connection
+    /// inside a handler, or in the scope of a [`Context`](crate::Context), get those of its headers that have
+    /// these names. A header that is set on the call, job or event itself wins. `traceparent`, `tracestate`
+    /// and `baggage` always flow on, and need not be named. If this is called several times, the names are
+    /// added up.
+    ///
+    /// ```no_run
+    /// # async fn example(calculator: lepus::rpc::Client) -> Result<(), lepus::Error> {
+    /// use lepus::{Connection, Context};
+    ///
+    /// let connection = Connection::builder("amqp://localhost")
+    ///     .propagate(["x-request-id", "x-tenant"])
+    ///     .open()
+    ///     .await?;
+    /// let context = Context::new().with_header("x-request-id", "7f3a");
+    /// context.scope(async {
+    ///     // What is sent here over `connection` has the header `x-request-id`.
+    /// })
+    /// .await;
+    /// # let _ = connection;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// A [reserved](crate::Table#reserved-names-of-headers) name, and one that is not 1 to 255 bytes long, is
+    /// refused by [`open`](Self::open).
+    pub fn propagate<N: Into<String>>(mut self, headers: impl IntoIterator<Item = N>) -> Self {
+        self.propagated.extend(headers.into_iter().map(Into::into));
+        self
+    }
+
     /// Sets the runtime on which the sockets are read and written. Default: [`Io::Own`].
     pub fn io(mut self, io: Io) -> Self {
         self.io = io;
@@ -228,6 +263,10 @@ impl ConnectionBuilder {
                 _ => return Err(Error::invalid("the heartbeat is not 1 to 65535 seconds")),
             },
         };
+        check_headers(&self.propagated)?;
+        for name in &self.propagated {
+            Name::parse(name.as_str())?;
+        }
         let lists = self.uris.iter().map(|Uri(list)| &**list);
         let addresses = BrokerAddress::parse_all(lists, heartbeat)?;
         let (first, longest) = self.backoff;
@@ -254,6 +293,7 @@ impl ConnectionBuilder {
             max_message: self.max_message,
             tls: self.tls,
             namespace,
+            propagated: PropagatedHeaders::new(self.propagated),
         })
     }
 }

@@ -15,6 +15,7 @@ use super::session::Session;
 use super::settings::Settings;
 use super::state::{ConnectionState, Role, StateTracker};
 use super::supervise::{Dialer, Link};
+use crate::context::PropagatedHeaders;
 use crate::error::Error;
 use crate::policy::retry::RetryPolicy;
 use crate::stats::{Counters, Stats};
@@ -54,7 +55,7 @@ use crate::sync::lock;
 /// [`state`](Self::state) shows the progress.
 ///
 /// By default the sockets are read and written on a thread of the connection's own, so that a handler
-/// that blocks its thread does not delay heartbeats ([`Io`](crate::Io)). Handlers and other code of the
+/// that blocks its thread does not delay heartbeats ([`Io`](crate::amqp::Io)). Handlers and other code of the
 /// user run on the tokio runtime on which the connection was opened, and when that runtime ends, the
 /// connection is closed. The connection may be used from other tokio runtimes. Using it from a thread
 /// without one is an error ([`is_invalid`](Error::is_invalid)).
@@ -166,7 +167,7 @@ impl Connection {
     }
 
     /// Deletes the queues and exchanges that this connection has declared in its
-    /// [`namespace`](crate::ConnectionBuilder::namespace), with their messages, so that a test leaves nothing
+    /// [`namespace`](crate::amqp::ConnectionBuilder::namespace), with their messages, so that a test leaves nothing
     /// behind. Stop its servers, workers and subscriptions first: they declare again what they need.
     ///
     /// AMQP has no list of queues. What other connections or earlier runs have declared in the same namespace
@@ -253,6 +254,11 @@ impl Connection {
     pub(crate) fn given_name(&self) -> Option<&str> {
         let settings = &self.inner.dialer.settings;
         settings.is_named.then_some(&*settings.name)
+    }
+
+    /// The headers that messages take over from the current context.
+    pub(crate) fn propagated(&self) -> &PropagatedHeaders {
+        &self.inner.dialer.settings.propagated
     }
 
     /// The user name of all addresses; `None` if they have different ones.

@@ -16,7 +16,7 @@ use super::lapin_runtime::LapinRuntime;
 use super::sasl::{Mask, Responses};
 use super::settings::{BrokerAddress, Settings, TlsSettings};
 use super::socket::channels::Channels;
-use super::socket::{Pipe, Socket, Transport, Tune, WriteMux};
+use super::socket::{Pipe, PipeEnd, Socket, Transport, Tune, WriteMux};
 use crate::error::{ConnectFault, Error, ErrorKind};
 use crate::sync::lock;
 
@@ -37,6 +37,7 @@ pub(super) struct DialedConnection {
     pub(super) connection: lapin::Connection,
     pub(super) mux: WriteMux,
     pub(super) channels: Channels,
+    pub(super) lapin_end: PipeEnd,
     /// The error that the I/O task ends with.
     pub(super) io_error: oneshot::Receiver<io::Error>,
 }
@@ -145,6 +146,7 @@ async fn open_connection(
     uri.query.channel_max = Some(LAPINS_CHANNEL_MAX);
     uri.query.frame_max = Some(LAPINS_FRAME_MAX);
     let close_on_drop = CloseOnDrop(Some(mux.clone()));
+    let lapin_end = pipe.end();
     let pipe = Mutex::new(Some(pipe));
     let open = async move |_: AMQPUri,
                            _: async_rs::Runtime<LapinRuntime>|
@@ -162,6 +164,7 @@ async fn open_connection(
         connection,
         mux,
         channels,
+        lapin_end,
         io_error,
     })
 }

@@ -16,7 +16,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::dial::DialedConnection;
 use super::socket::channels::{ChannelHandle, Channels};
-use super::socket::{WriteMux, WriteOffset};
+use super::socket::{PipeEnd, WriteMux, WriteOffset};
 use crate::error::{Error, ErrorKind};
 use crate::link::frame::decode::BrokerVersion;
 use crate::stats::Counters;
@@ -38,6 +38,7 @@ pub(crate) struct Session {
     connection: lapin::Connection,
     mux: WriteMux,
     channels: Channels,
+    lapin_end: PipeEnd,
     broker: Option<BrokerVersion>,
     down: watch::Sender<Option<Error>>,
     blocked: watch::Sender<Option<String>>,
@@ -56,6 +57,7 @@ impl Session {
             connection,
             mux,
             channels,
+            lapin_end,
             io_error,
         } = dialed;
         // lapin gives each event to one listener only, so there must be no other.
@@ -66,6 +68,7 @@ impl Session {
             broker: mux.broker(),
             mux,
             channels,
+            lapin_end,
             down: watch::Sender::new(None),
             blocked: watch::Sender::new(None),
             counters,
@@ -190,8 +193,8 @@ impl Session {
         &self.counters
     }
 
-    /// Closes the connection with `connection.close`, and closes the socket when the broker has replied
-    /// or after two seconds.
+    /// Closes the connection with `connection.close`, and closes the socket when the broker has replied and lapin
+    /// has ended, or after two seconds.
     ///
     /// If the connection is blocked, only the socket is closed: the broker does not read from it, and
     /// lapin does not write to it.
@@ -200,7 +203,12 @@ impl Session {
         self.set_down(Error::new(ErrorKind::Closed));
         if !self.is_blocked() {
             let text = lapin::types::ShortString::try_new("bye").unwrap_or_default();
-            let closing = self.connection.close(200, text);
+            let closing = async {
+                if self.connection.close(200, text).await.is_ok() {
+                    // lapin has to end before its runtime and its stream do, or it logs errors.
+                    self.lapin_end.wait().await;
+                }
+            };
             // The socket is closed below in any case.
             let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
         }

@@ -7,6 +7,7 @@ use lapin::uri::AMQPUri;
 
 use super::frame::DEFAULT_FRAME_MAX;
 use super::uri::{self, UriError};
+use crate::context::PropagatedHeaders;
 use crate::error::Error;
 use crate::policy::retry::RetryPolicy;
 use crate::wire::name::Name;
@@ -169,6 +170,7 @@ pub(super) struct Settings {
     pub(super) max_message: usize,
     pub(super) tls: TlsSettings,
     pub(super) namespace: Option<Name>,
+    pub(super) propagated: PropagatedHeaders,
 }
 
 impl Settings {

@@ -107,7 +107,8 @@ impl Dialer {
 /// The status of a link.
 #[derive(Clone, Debug)]
 enum LinkStatus {
-    Down,
+    /// With the reason of the loss, or of the last attempt that failed; `None` before the first attempt ended.
+    Down(Option<Error>),
     Up(Arc<Session>),
     Closed,
 }
@@ -128,7 +129,9 @@ impl Link {
     ) -> Self {
         dialer.first.get_or_init(|| role);
         let preopened = dialer.take_preopened();
-        let first = preopened.clone().map_or(LinkStatus::Down, LinkStatus::Up);
+        let first = preopened
+            .clone()
+            .map_or(LinkStatus::Down(None), LinkStatus::Up);
         let (sender, status) = watch::channel(first);
         let (io, backoff) = (dialer.io.clone(), Backoff::new(&dialer.settings.backoff));
         let supervisor = Supervisor {
@@ -170,6 +173,16 @@ impl Link {
         match &*self.status.borrow() {
             LinkStatus::Up(session) if session.is_up() => Some(Arc::clone(session)),
             _ => None,
+        }
+    }
+
+    /// The reason why no session is up: that of its loss, or of the last attempt to connect. `None` if one is
+    /// up, or if the first attempt has not ended.
+    pub(crate) fn trouble(&self) -> Option<Error> {
+        match &*self.status.borrow() {
+            LinkStatus::Down(reason) => reason.clone(),
+            LinkStatus::Up(session) => session.down_reason(),
+            LinkStatus::Closed => None,
         }
     }
 
@@ -254,6 +267,8 @@ impl Supervisor {
         } else {
             tracing::debug!(%role, %error, failures, ?pause, "connecting to the broker failed, trying again");
         }
+        self.status
+            .send_replace(LinkStatus::Down(Some(error.clone())));
         self.tracker.reconnecting(role, error);
         pause
     }
@@ -273,7 +288,8 @@ impl Supervisor {
             }
             reason = report_blocks(session, role, &self.tracker) => reason,
         };
-        self.status.send_replace(LinkStatus::Down);
+        self.status
+            .send_replace(LinkStatus::Down(Some(reason.clone())));
         tracing::warn!(%role, error = %reason, source = source(&reason), "connection to the broker lost");
         self.tracker.reconnecting(role, reason);
         if self.backoff.reset_if_stable(connected_at.elapsed()) {

@@ -23,7 +23,7 @@ pub enum Retry {
 /// The error of a job's handler, which decides whether the job is tried again.
 ///
 /// ```
-/// use lepus::{Failure, Retry};
+/// use lepus::jobs::{Failure, Retry};
 ///
 /// #[derive(Debug, thiserror::Error)]
 /// enum ResizeError {
@@ -50,9 +50,9 @@ pub enum Retry {
 /// [`retry`], [`retry_after`] and [`reject`] wrap any other error.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say whether a failed job is worth another attempt",
-    label = "no `lepus::Failure`",
-    note = "for a type of your own, write `impl lepus::Failure for {Self} {{}}`",
-    note = "for one of another crate, return `Result<(), lepus::JobError>` and wrap what fails: `.map_err(lepus::retry)?`"
+    label = "no `lepus::jobs::Failure`",
+    note = "for a type of your own, write `impl lepus::jobs::Failure for {Self} {{}}`",
+    note = "for one of another crate, return `Result<(), lepus::jobs::JobError>` and wrap what fails: `.map_err(lepus::retry)?`"
 )]
 pub trait Failure: fmt::Display {
     /// Whether to try again. Default: after the policy's backoff.
@@ -196,6 +196,15 @@ impl Verdict {
         }
     }
 
+    /// The outcome as a field of spans and log events.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match &self.0 {
+            Judgement::Done => "ok",
+            Judgement::Failed { .. } => "error",
+            Judgement::Requeue => "requeued",
+        }
+    }
+
     /// A job for which further attempts are useless.
     pub(crate) fn reject(error: impl fmt::Display) -> Self {
         Self(Judgement::Failed {
@@ -223,7 +232,7 @@ impl Verdict {
 #[diagnostic::on_unimplemented(
     message = "a handler of jobs or events cannot return `{Self}`",
     label = "its result is `{Self}`",
-    note = "return `()`, or `Result<(), E>` with an error that implements `lepus::Failure`: nobody receives a value"
+    note = "return `()`, or `Result<(), E>` with an error that implements `lepus::jobs::Failure`: nobody receives a value"
 )]
 pub trait IntoVerdict: sealed::HandlerResult {
     /// The verdict for this result.

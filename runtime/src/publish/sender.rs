@@ -149,16 +149,16 @@ impl ConfirmSender {
     }
 
     /// The error of a message that could not be sent before its deadline: blocked, with the broker's
-    /// reason, if that is the cause.
+    /// reason, if that is the cause; otherwise with the reason why there is no connection as its source.
     pub(super) async fn timeout_error(&self) -> Error {
         let session = self.link.session();
         let session = tokio::time::timeout(Duration::ZERO, session).await;
         let session = session.ok().and_then(Result::ok);
         let reason = session.and_then(|session| session.blocked().borrow().clone());
-        reason.map_or_else(
-            || Error::new(ErrorKind::Timeout),
-            |text| Error::new(ErrorKind::Blocked(text)),
-        )
+        match reason {
+            Some(text) => Error::new(ErrorKind::Blocked(text)),
+            None => Error::new(ErrorKind::Timeout).caused_by_trouble(self.link.trouble()),
+        }
     }
 
     /// The channel, if it is open and messages can be sent on it now.

@@ -16,6 +16,7 @@ use crate::clock;
 use crate::context::Context;
 use crate::error::{Error, Outcome};
 use crate::publish::Target;
+use crate::span;
 use crate::wire::envelope::{self, EventHead};
 use crate::wire::message::Outgoing;
 use crate::wire::value::{Table, Value};
@@ -111,7 +112,8 @@ impl Publish {
         self
     }
 
-    /// Limits the time that this publish may take.
+    /// Limits the time that this publish may take. Inside a handler or a [`Context`](crate::Context) with a deadline,
+    /// it ends with that at the latest.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.options.timeout = limit;
         self
@@ -144,22 +146,36 @@ impl Publish {
             message,
             options,
         } = self.prepare(started)?;
-        let key = message.routing_key.clone();
+        let (exchange, key) = (publisher.spec().name(), message.routing_key.clone());
+        let span = span::publish(exchange, &key, message.properties.message_id.as_deref());
         let sent = publisher.publish(message, options, started);
-        sent.await
-            .map_err(|failure| failure.into_error(&target(publisher.spec().name(), &key)))
+        match sent.await {
+            Ok(()) => {
+                span::published(&span, "ok");
+                Ok(())
+            }
+            Err(failure) => {
+                let error = failure.into_error(&target(exchange, &key));
+                span::published(&span, error.grpc_code().as_str());
+                Err(error)
+            }
+        }
     }
 
     fn prepare(self, started: Instant) -> Result<PreparedEvent, Error> {
         let Self {
             publisher,
-            options,
+            mut options,
             event,
-            headers,
+            mut headers,
             priority,
             time_to_live,
             message_id,
         } = self;
+        let context = Context::current();
+        if let Some(left) = context.time_left() {
+            options.timeout = options.timeout.min(left);
+        }
         let exchange = publisher.spec().name();
         let checked = event.and_then(|event| {
             envelope::check_headers(headers.keys())?;
@@ -168,6 +184,7 @@ impl Publish {
         let (key, encoded) = checked
             .map_err(|error| target(exchange, "").describe(error, started, Outcome::NotSent))?;
         let connection = publisher.connection();
+        connection.propagated().add(&context, &mut headers);
         let head = EventHead {
             kind: encoded.event_type,
             content_type: Some(publisher.spec().codec.content_type().to_owned()),
@@ -178,7 +195,7 @@ impl Publish {
             priority,
             time_to_live,
             headers,
-            trace: Context::current().trace().clone(),
+            trace: context.trace().clone(),
         };
         let message = Arc::new(Outgoing {
             exchange: connection.namespace().scope(exchange),

@@ -16,6 +16,7 @@ use crate::clock;
 use crate::context::{Context, Invocation};
 use crate::error::Error;
 use crate::escape::{Escaped, escaped};
+use crate::extensions::Extensions;
 use crate::handler_guard::{HandlerEnd, guard};
 use crate::link::{Channel, Connection, Delivery, Namespace};
 use crate::policy::backoff::Backoff;
@@ -26,6 +27,7 @@ use crate::policy::verdict::{Judgement, Retry, Verdict};
 use crate::publish::{Publisher, TIMEOUT, Target};
 use crate::random;
 use crate::service::BoxFuture;
+use crate::span::HandlerSpan;
 use crate::stats::Counters;
 use crate::wire::envelope::{self, DeathRecord, JobHead, SourceRoute};
 use crate::wire::message::{Incoming, Outgoing, Properties};
@@ -100,26 +102,46 @@ impl JobHandler {
     ) -> impl Future<Output = Verdict> + Send + use<'_> {
         let limit = self.runner.time_limit(head.task.as_deref());
         let limit = limit.or(self.timeout);
-        let deadline = limit.map(|limit| clock::deadline(Instant::now(), limit));
-        let context = Context::new(Invocation {
+        let deadlines = limit.map(|limit| {
+            let now = Instant::now();
+            let deadline = clock::deadline(now, limit);
+            (now, deadline, clock::nested_deadline(now, deadline))
+        });
+        let started = deadlines.map(|(started, _, _)| started);
+        let deadline = deadlines.map(|(_, deadline, _)| deadline);
+        let nested_deadline = deadlines.map(|(_, _, nested)| nested);
+        let info = head.into_info(message, attempt);
+        let context = Context::of(Invocation {
+            span: HandlerSpan::process(&self.spec.name, &info),
             service: Some(self.spec.name.clone().into()),
             method: None,
             deadline,
-            message: head.into_info(message, attempt),
+            nested_deadline,
+            started,
+            message: info,
+            extensions: Extensions::default(),
         });
         let job = RawJob {
             body: message.body.clone(),
             context: context.clone(),
             cancellation: Cancellation::new(channel, self.stop.subscribe()),
         };
+        let ended = context.clone();
         let running = context.handler(|| self.runner.run(job));
         // `map` instead of an `async` block, which would store `running` twice.
-        guard(deadline, running).map(move |ended| {
-            let error = match ended {
-                HandlerEnd::Returned(verdict) => return verdict,
-                HandlerEnd::TimedOut => format!("stopped after {:?}", limit.unwrap_or_default()),
+        guard(deadline, running).map(move |end| {
+            let error = match end {
+                HandlerEnd::Returned(verdict) => {
+                    ended.ended(verdict.outcome());
+                    return verdict;
+                }
+                HandlerEnd::TimedOut => {
+                    ended.stopped();
+                    format!("stopped after {:?}", limit.unwrap_or_default())
+                }
                 HandlerEnd::Panicked(text) => {
                     self.counters.panics.add();
+                    ended.panicked(&text);
                     format!("panicked: {text}")
                 }
             };

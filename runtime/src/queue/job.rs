@@ -15,7 +15,7 @@ use crate::wire::message::{MessageInfo, message_accessors};
 /// A job that a handler works on.
 ///
 /// ```
-/// use lepus::{Job, JobError, reject, retry_after};
+/// use lepus::{Job, reject, retry_after, jobs::JobError};
 /// use std::time::Duration;
 ///
 /// async fn send(job: Job<String>) -> Result<(), JobError> {

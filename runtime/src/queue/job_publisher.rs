@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::QueueSpec;
+use crate::context::PropagatedHeaders;
 use crate::error::Error;
 use crate::link::{Connection, Namespace};
 use crate::publish::{MAX_UNCONFIRMED, OnMissing, Publisher, TIMEOUT, Target};
@@ -24,6 +25,7 @@ pub(super) struct QueueContext {
     namespace: Namespace,
     /// The name of this program (AMQP's `app_id`).
     pub(super) app_id: Option<String>,
+    pub(super) propagated: PropagatedHeaders,
     pub(super) target: Target,
     /// The reaction to a missing queue, or an error if the queue's options are invalid.
     pub(super) on_missing: Result<OnMissing, Error>,
@@ -41,6 +43,7 @@ impl QueueContext {
             },
             on_missing: topology.map(|topology| spec.on_missing(topology)),
             app_id: connection.given_name().map(str::to_owned),
+            propagated: connection.propagated().clone(),
             namespace,
             spec,
         }

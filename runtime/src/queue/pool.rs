@@ -25,7 +25,7 @@ use crate::worker::{Running, Until};
 /// # Handlers
 ///
 /// A handler is a closure or a function that takes a [`Job`] and returns a future of `()` or of
-/// `Result<(), E>`, where `E` is a [`Failure`](crate::Failure). It is called once for each job, and its
+/// `Result<(), E>`, where `E` is a [`Failure`](crate::jobs::Failure). It is called once for each job, and its
 /// futures run at the same time, up to [`concurrency`](Self::concurrency). A handler that needs a state
 /// of the program clones it for each job:
 ///

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
+use tracing::Span;
 
 use super::job_publisher::JobPublisher;
 use crate::clock;
@@ -14,6 +15,7 @@ use crate::context::Context;
 use crate::error::{Error, ErrorKind};
 use crate::publish::{OnMissing, PublishFailure};
 use crate::random;
+use crate::span;
 use crate::wire::envelope::{self, NewJob};
 use crate::wire::message::Outgoing;
 use crate::wire::topology::LONGEST_DELAY;
@@ -79,7 +81,8 @@ impl Push {
     }
 
     /// The time limit of this push, from the wait for a connection to the confirm. Default: that of
-    /// its producer, which is 10 s unless set.
+    /// its producer, which is 10 s unless set. Inside a handler or a [`Context`](crate::Context) with a
+    /// deadline, it ends with that at the latest.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = limit;
         self
@@ -122,12 +125,17 @@ impl Push {
             delay,
             priority,
             message_id,
-            headers,
+            mut headers,
             timeout,
         } = self;
+        let context = Context::current();
+        let timeout = context
+            .time_left()
+            .map_or(timeout, |left| left.min(timeout));
         let queue = publisher.queue();
         queue.on_missing.as_ref().map_err(Clone::clone)?;
         envelope::check_headers(headers.keys())?;
+        queue.propagated.add(&context, &mut headers);
         let delay = delay.filter(|delay| !delay.is_zero());
         if delay.is_some_and(|delay| delay > LONGEST_DELAY) {
             return Err(Error::invalid(format!(
@@ -151,8 +159,13 @@ impl Push {
             priority,
             delay,
             headers,
-            trace: Context::current().trace().clone(),
+            trace: context.trace().clone(),
         };
+        let span = span::publish(
+            &queue.spec.name,
+            &routing_key,
+            Some(job.message_id.as_str()),
+        );
         let message = Arc::new(Outgoing {
             exchange: String::new(),
             routing_key,
@@ -165,6 +178,7 @@ impl Push {
             message,
             delay_queue_missing,
             timeout,
+            span,
         })
     }
 }
@@ -176,6 +190,7 @@ pub(super) struct EncodedJob {
     /// The reaction to a missing delay queue, for a job with a delay.
     delay_queue_missing: Option<OnMissing>,
     timeout: Duration,
+    span: Span,
 }
 
 impl EncodedJob {
@@ -183,7 +198,9 @@ impl EncodedJob {
         let (message, timeout) = (Arc::clone(&self.message), self.timeout);
         let publisher = self.publisher.publisher();
         let published = publisher.publish_or_declare(message, timeout, self.on_missing()?);
-        published.await.map_err(|failure| self.error(failure))
+        published.await.map_err(|failure| self.error(failure))?;
+        span::published(&self.span, "ok");
+        Ok(())
     }
 
     /// Pushes after a first attempt that failed.
@@ -191,7 +208,9 @@ impl EncodedJob {
         let (message, timeout) = (Arc::clone(&self.message), self.timeout);
         let (publisher, on_missing) = (self.publisher.publisher(), self.on_missing()?);
         let published = publisher.redeclare_and_retry(failure, message, timeout, on_missing);
-        published.await.map_err(|failure| self.error(failure))
+        published.await.map_err(|failure| self.error(failure))?;
+        span::published(&self.span, "ok");
+        Ok(())
     }
 
     pub(super) fn message(&self) -> Arc<Outgoing> {
@@ -221,7 +240,9 @@ impl EncodedJob {
         if self.delay_queue_missing.is_some() {
             target.queue = self.message.routing_key.as_str().into();
         }
-        failure.into_error(&target)
+        let error = failure.into_error(&target);
+        span::published(&self.span, error.grpc_code().as_str());
+        error
     }
 }
 

@@ -129,7 +129,7 @@ impl fmt::Debug for TaskProducer {
 /// }
 ///
 /// ImagesProducer::new(&connection).resize(7, 640).await?;
-/// lepus::TaskPool::new(&connection, ImagesWorker::new(Disk))
+/// lepus::jobs::TaskPool::new(&connection, ImagesWorker::new(Disk))
 ///     .concurrency(4)
 ///     .run(lepus::shutdown_signal())
 ///     .await

@@ -14,14 +14,18 @@ use super::dispatch::{Dispatcher, ReceivedRequest};
 use super::execution::RunOn;
 use super::reply::{AckMode, ReplyRoute, ReplySender};
 use super::sent_replies::ReplyOrigin;
+use crate::clock;
 use crate::context::Invocation;
+use crate::extensions::Extensions;
 use crate::link::{Channel, Flush};
 use crate::service::Reply;
+use crate::span::HandlerSpan;
 use crate::wire::batch::{self, BatchedCall, BatchedReply};
 use crate::wire::codec::Codec;
 use crate::wire::envelope::{ReplyForm, ReplyStatus};
 use crate::wire::message::MessageInfo;
 use crate::wire::status::{Code, Status};
+use crate::wire::value::Table;
 use crate::worker::{INLINE_BUDGET, Settlement};
 
 /// The size at which a batch of replies is sent, in bytes.
@@ -62,7 +66,7 @@ impl Dispatcher {
                 replies.finish(ack)
             }
             Err(status) => {
-                let reply = self.refuse(status);
+                let reply = self.refuse(status, request.head.method.as_deref(), None);
                 self.replies.send(channel, route, reply, ack, origin)
             }
         };
@@ -140,30 +144,37 @@ impl Dispatcher {
         let deadline = request
             .received_at
             .checked_add(Duration::from_millis(call.time_left));
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        let now = Instant::now();
+        if deadline.is_some_and(|deadline| deadline <= now) {
             self.expired(Some(call.method));
             return None;
         }
         let reply = match self.method(Some(call.method)) {
-            Err(status) => self.refuse(status),
+            Err(status) => self.refuse(status, Some(call.method), call.message_id),
             Ok(method) if method.is_oneway() || method.is_at_most_once() => {
                 let text = format!("`{}` does not share a message", method.name());
-                self.refuse(Status::new(Code::InvalidArgument, text))
+                let status = Status::new(Code::InvalidArgument, text);
+                self.refuse(status, Some(call.method), call.message_id)
             }
             Ok(method) => {
+                let message = MessageInfo {
+                    headers: call.headers.into_owned(),
+                    trace: call.trace.into_owned(),
+                    app_id: request.head.caller.clone(),
+                    message_id: call.message_id.map(str::to_owned),
+                    redelivered: request.redelivered,
+                    attempt: 1,
+                    ..MessageInfo::default()
+                };
                 let facts = Invocation {
                     service: Some(self.service_name().into()),
                     method: Some(method.name().into()),
                     deadline,
-                    message: MessageInfo {
-                        headers: call.headers.into_owned(),
-                        trace: call.trace.into_owned(),
-                        app_id: request.head.caller.clone(),
-                        message_id: call.message_id.map(str::to_owned),
-                        redelivered: request.redelivered,
-                        attempt: 1,
-                        ..MessageInfo::default()
-                    },
+                    nested_deadline: deadline.map(|end| clock::nested_deadline(now, end)),
+                    started: Some(now),
+                    span: HandlerSpan::request(self.service_name(), method.name(), &message),
+                    message,
+                    extensions: Extensions::default(),
                 };
                 let body = request.body.slice_ref(call.arguments);
                 let execution = self.executor.prepare(method, codec, body, facts);
@@ -171,8 +182,22 @@ impl Dispatcher {
             }
         };
         let reply = self.replies.fit(Some(call.method), reply, REPLY_OVERHEAD);
-        let Reply { status, body } = reply;
-        Some(BatchedReply { id, status, body })
+        Some(batched(id, reply))
+    }
+}
+
+/// A reply as a part of a batch. Headers that a batch cannot carry are left out, with a warning.
+fn batched(id: u64, reply: Reply) -> BatchedReply {
+    let (status, body, mut headers) = reply.into_parts();
+    if batch::size_of_headers(&headers, &Table::new()).is_none() {
+        tracing::warn!("the headers of a reply cannot be put into a batch, left out");
+        headers.clear();
+    }
+    BatchedReply {
+        id,
+        status,
+        body,
+        headers,
     }
 }
 
@@ -204,14 +229,20 @@ impl ReplySender {
         };
         let is_too_large = body.len() > self.max_body();
         let mut batch = ReplyBatch::new(self, channel, route, origin);
-        for BatchedReply { id, status, body } in replies {
+        for BatchedReply {
+            id,
+            status,
+            body,
+            headers,
+        } in replies
+        {
             let reply = if is_too_large {
-                self.fit(origin.method, Reply { status, body }, REPLY_OVERHEAD)
+                let reply = Reply::new(status, body).with_headers(headers);
+                self.fit(origin.method, reply, REPLY_OVERHEAD)
             } else {
                 failed.clone()
             };
-            let Reply { status, body } = reply;
-            batch.push(Some(BatchedReply { id, status, body }));
+            batch.push(Some(batched(id, reply)));
         }
         batch.finish(AckMode::None(Flush::Inline));
     }
@@ -259,7 +290,9 @@ impl<'a> ReplyBatch<'a> {
     fn push(&mut self, reply: Option<BatchedReply>) {
         let Some(reply) = reply else { return };
         let (_, text) = reply.status.parts();
-        let size = reply.body.len() + text.map_or(0, |text| text.len()) + REPLY_OVERHEAD;
+        let headers = batch::size_of_headers(&reply.headers, &Table::new()).unwrap_or_default();
+        let text = text.map_or(0, |text| text.len());
+        let size = reply.body.len() + text + headers + REPLY_OVERHEAD;
         if self.size + size > MAX_BATCH_SIZE.min(self.sender.max_body()) {
             // Flushed with the next message, so that the client gets both at once and makes its next
             // calls at once.
@@ -290,10 +323,7 @@ impl<'a> ReplyBatch<'a> {
         };
         self.replies.clear();
         self.size = 0;
-        let reply = Reply {
-            status: ReplyStatus::Success,
-            body,
-        };
+        let reply = Reply::new(ReplyStatus::Success, body);
         let route = self.route.clone();
         self.settlement = self
             .sender

@@ -11,13 +11,16 @@ use super::execution::{AbortUnlessChannelClosed, Execution, Executor};
 use super::method_table::MethodTable;
 use super::reply::{AckMode, ReplyRoute, ReplySender};
 use super::sent_replies::{ReplyOrigin, SentReply};
+use crate::clock;
 use crate::context::Invocation;
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::Error;
 use crate::escape::{Escaped, escaped};
+use crate::extensions::Extensions;
 use crate::handler_guard::guard;
 use crate::link::{AckRange, Channel, Connection, Delivery, Flush};
 use crate::service::{Reply, Service};
+use crate::span::HandlerSpan;
 use crate::stats::Counters;
 use crate::wire::codec::Codec;
 use crate::wire::envelope::{CALLS_TYPE, RequestHead, is_protocol_type};
@@ -162,10 +165,21 @@ impl Dispatcher {
     }
 
     /// The reply to a request that is refused with this status.
-    pub(super) fn refuse(&self, status: Status) -> Reply {
+    pub(super) fn refuse(
+        &self,
+        status: Status,
+        method: Option<&str>,
+        message_id: Option<&str>,
+    ) -> Reply {
         self.counters.malformed.add();
         let service = self.service_name();
-        tracing::warn!(service, status = %Escaped(&status), "a request was refused");
+        tracing::warn!(
+            service,
+            method = escaped(method),
+            message_id = escaped(message_id),
+            status = %Escaped(&status),
+            "a request was refused"
+        );
         Reply::failed(status)
     }
 
@@ -245,9 +259,9 @@ impl Dispatcher {
             mut head,
             body,
             size,
+            received_at,
             deadline,
             redelivered,
-            ..
         } = request;
         let resolved = self.resolve(&head, size);
         let is_oneway = resolved
@@ -273,7 +287,11 @@ impl Dispatcher {
         };
         let (method, codec) = match resolved {
             Err(status) => {
-                let step = PreparedStep::Reply(self.refuse(status));
+                let step = PreparedStep::Reply(self.refuse(
+                    status,
+                    head.method.as_deref(),
+                    head.message_id.as_deref(),
+                ));
                 return Some(Prepared { step, answer });
             }
             // It may have run: the acknowledgement of its first delivery can have been lost.
@@ -296,19 +314,24 @@ impl Dispatcher {
             answer.is_acked = true;
             channel.ack(tag, AckRange::One);
         }
+        let message = MessageInfo {
+            headers: head.headers,
+            trace: head.trace,
+            app_id: head.caller,
+            message_id: head.message_id,
+            redelivered,
+            attempt: 1,
+            ..MessageInfo::default()
+        };
         let facts = Invocation {
             service: Some(self.service_name().into()),
             method: Some(method.name().into()),
             deadline,
-            message: MessageInfo {
-                headers: head.headers,
-                trace: head.trace,
-                app_id: head.caller,
-                message_id: head.message_id,
-                redelivered,
-                attempt: 1,
-                ..MessageInfo::default()
-            },
+            nested_deadline: deadline.map(|end| clock::nested_deadline(received_at, end)),
+            started: Some(received_at),
+            span: HandlerSpan::request(self.service_name(), method.name(), &message),
+            message,
+            extensions: Extensions::default(),
         };
         let step = PreparedStep::Execute(self.executor.prepare(method, codec, body, facts));
         Some(Prepared { step, answer })
@@ -398,12 +421,13 @@ impl Handler for Dispatcher {
             PreparedStep::Execute(Execution {
                 method,
                 deadline,
+                context,
                 handler,
             }) => {
                 let _permit = self.permits.acquire().await;
                 let end = guard(deadline, handler).await;
                 self.replies
-                    .fit(Some(method), self.executor.reply_of(method, end), 0)
+                    .fit(Some(method), self.executor.reply_of(&context, end), 0)
             }
         };
         self.answer(&channel, tag, reply, answer)
@@ -433,13 +457,14 @@ impl Dispatcher {
             let Execution {
                 method,
                 deadline,
+                context,
                 handler,
             } = execution;
             let _permit = self.permits.acquire().await;
             let end = guard(deadline, handler).await;
             let reply = self
                 .replies
-                .fit(Some(method), self.executor.reply_of(method, end), 0);
+                .fit(Some(method), self.executor.reply_of(&context, end), 0);
             self.answer(&reply_channel, tag, reply, answer)
         });
         AbortUnlessChannelClosed::join(task, channel).await

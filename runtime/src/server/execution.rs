@@ -6,15 +6,16 @@ use tokio::task::futures::TaskLocalFuture;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
-use crate::context::{Context, Invocation};
+use crate::context::{Context, InSpan, Invocation};
 use crate::descriptor::MethodDescriptor;
-use crate::escape::Escaped;
-use crate::handler_guard::{AbortOnDropTask, HandlerEnd, HandlerFuture, guard};
+use crate::escape::{Escaped, escaped};
+use crate::handler_guard::{AbortOnDropTask, HandlerEnd, guard};
 use crate::link::{Channel, Connection};
 use crate::service::{Reply, Request, Service};
 use crate::stats::Counters;
 use crate::wire::codec::Codec;
-use crate::wire::status::{Code, Status};
+use crate::wire::status::Code;
+use crate::wire::value::Table;
 use crate::worker::Settlement;
 use bytes::Bytes;
 
@@ -22,7 +23,8 @@ use bytes::Bytes;
 pub(super) struct Execution {
     pub(super) method: &'static str,
     pub(super) deadline: Option<Instant>,
-    pub(super) handler: TaskLocalFuture<Context, HandlerFuture<Reply>>,
+    pub(super) context: Context,
+    pub(super) handler: TaskLocalFuture<Context, InSpan<Reply>>,
 }
 
 /// The task that a handler runs on.
@@ -66,19 +68,22 @@ impl Executor {
         let deadline = facts.deadline;
         let request = Request::new(method, codec, body);
         let service = &self.service;
+        let context = Context::of(facts);
         Execution {
             method: method.name(),
             deadline,
-            handler: Context::new(facts).handler(|| service.call(request)),
+            context: context.clone(),
+            handler: context.handler(|| service.call(request)),
         }
     }
 
     /// Runs a handler to its end or its deadline.
     pub(super) async fn execute(&self, execution: Execution, run_on: RunOn) -> Reply {
         let Execution {
-            method,
             deadline,
+            context,
             handler,
+            ..
         } = execution;
         let end = match run_on {
             RunOn::Inline => guard(deadline, handler).await,
@@ -88,34 +93,46 @@ impl Executor {
                     .await
             }
         };
-        self.reply_of(method, end)
+        self.reply_of(&context, end)
     }
 
     /// The reply of a handler that has ended.
-    pub(super) fn reply_of(&self, method: &str, end: HandlerEnd<Reply>) -> Reply {
-        match end {
+    pub(super) fn reply_of(&self, context: &Context, end: HandlerEnd<Reply>) -> Reply {
+        let method = context.method();
+        // Layers see a panic or a missed deadline as a reply, and may have added headers to it.
+        let (end, headers) = match end {
+            HandlerEnd::Returned(reply) => reply.into_end(),
+            end => (end, Table::new()),
+        };
+        let reply = match end {
             HandlerEnd::Returned(reply) => {
-                let status = reply.status();
-                if status.is_some_and(|status| status.code() == Code::InvalidArgument) {
+                if let Some(status) = reply.status()
+                    && status.code() == Code::InvalidArgument
+                {
                     self.counters.malformed.add();
-                    let service = self.service.descriptor().name();
-                    let status = status.map(|status| tracing::field::display(Escaped(status)));
-                    tracing::warn!(service, method, status, "a request was refused");
+                    tracing::warn!(
+                        parent: context.span(),
+                        service = context.service(),
+                        method,
+                        message_id = escaped(context.message_id()),
+                        status = %Escaped(status),
+                        "a request was refused"
+                    );
                 }
+                context.ended(reply.outcome_name());
                 reply
             }
             HandlerEnd::TimedOut => {
-                let text = format!("`{method}` was stopped at its deadline");
-                Reply::failed(Status::new(Code::DeadlineExceeded, text))
+                context.stopped();
+                Reply::timed_out(method)
             }
             HandlerEnd::Panicked(text) => {
                 self.counters.panics.add();
-                let service = self.service.descriptor().name();
-                let panic = Escaped(&text);
-                tracing::error!(service, method, %panic, "a handler panicked");
+                context.panicked(&text);
                 Reply::panicked(method, self.tells_panics.then_some(&text))
             }
-        }
+        };
+        reply.with_headers(headers)
     }
 }
 

@@ -69,7 +69,7 @@ impl Server {
     }
 
     /// Adds a service, which has a channel of its own. Its options are set on the service itself
-    /// ([`ServiceOptions`](crate::ServiceOptions)).
+    /// ([`ServiceOptions`](crate::rpc::ServiceOptions)).
     pub fn serve(mut self, service: impl Service) -> Self {
         self.services.push(Arc::new(service));
         self

@@ -209,13 +209,14 @@ impl ReplySender {
         let Some(reply_to) = route.reply_to else {
             return Settlement::Ack;
         };
-        let Reply { status, body } = reply;
+        let (status, body, headers) = reply.into_parts();
         let head = ReplyHead {
             status,
             form: route.form,
             correlation_id: route.correlation_id,
             content_type: route.content_type,
             server: self.app_id.clone(),
+            headers,
         };
         let message = Outgoing {
             exchange: String::new(),

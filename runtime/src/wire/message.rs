@@ -4,6 +4,9 @@ use bytes::Bytes;
 
 use crate::wire::value::{Table, Value};
 
+/// The headers of W3C Trace Context and Baggage. What a handler sends passes them on.
+pub(crate) const TRACE_HEADERS: [&str; 3] = ["traceparent", "tracestate", "baggage"];
+
 /// AMQP's basic properties, as far as Lepus reads or writes them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Properties {

@@ -9,7 +9,7 @@ pub(crate) const SHORT_STRING_MAX: usize = 255;
 /// UTF-8 without control characters.
 ///
 /// ```
-/// use lepus::{Name, NameError};
+/// use lepus::amqp::{Name, NameError};
 ///
 /// let name: Name = "task_queue".parse()?;
 /// assert!(name == "task_queue" && Name::try_from("").is_err());

@@ -80,6 +80,38 @@ impl Code {
             .find(|(code, _)| *code == self)
             .map_or("unknown", |(_, name)| name)
     }
+
+    /// The HTTP status code that corresponds to this one, by the mapping of `google.rpc.Code`: for instance
+    /// 404 for [`NotFound`](Self::NotFound) and 504 for [`DeadlineExceeded`](Self::DeadlineExceeded).
+    ///
+    /// ```
+    /// use lepus::{CallError, Code, Error, Outcome};
+    ///
+    /// // The response of an HTTP gateway to a call that failed.
+    /// fn response(error: &CallError) -> (u16, String) {
+    ///     (error.grpc_code().http(), error.public_message())
+    /// }
+    ///
+    /// let timeout = Error::timeout(Outcome::SentNoReply).into();
+    /// assert_eq!(response(&timeout), (504, "the deadline passed".to_owned()));
+    /// assert_eq!(Code::Unavailable.http(), 503);
+    /// ```
+    #[must_use]
+    pub fn http(self) -> u16 {
+        match self {
+            Self::InvalidArgument | Self::FailedPrecondition | Self::OutOfRange => 400,
+            Self::Unauthenticated => 401,
+            Self::PermissionDenied => 403,
+            Self::NotFound => 404,
+            Self::AlreadyExists | Self::Aborted => 409,
+            Self::ResourceExhausted => 429,
+            Self::Cancelled => 499,
+            Self::Unknown | Self::Internal | Self::DataLoss => 500,
+            Self::Unimplemented => 501,
+            Self::Unavailable => 503,
+            Self::DeadlineExceeded => 504,
+        }
+    }
 }
 
 impl fmt::Display for Code {

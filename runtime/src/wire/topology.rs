@@ -41,7 +41,7 @@ pub enum QueueKind {
 /// ```
 /// use std::time::Duration;
 ///
-/// use lepus::{QueueKind, QueueOptions};
+/// use lepus::amqp::{QueueKind, QueueOptions};
 ///
 /// let options = QueueOptions::new()
 ///     .kind(QueueKind::Quorum)

@@ -2,6 +2,8 @@
 //! its subscriber. Each waits for its turn.
 
 mod churn;
+mod ends;
 mod logs;
 mod logs_of_lapin;
+mod spans;
 mod threads;

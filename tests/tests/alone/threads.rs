@@ -1,6 +1,6 @@
 //! No thread is left behind, however a connection ends.
 
-use lepus::{Connection, Io};
+use lepus::{Connection, amqp::Io};
 use lepus_tests::gate::Gate;
 use lepus_tests::probe::{ProbeClient, Subject, serve};
 use lepus_tests::proxy::{Cut, Mode, Proxy};
@@ -53,7 +53,7 @@ fn sockets() -> usize {
 }
 
 /// Waits until no connection has a thread: at the start of a test, for those of the test before.
-async fn no_threads() {
+pub(crate) async fn no_threads() {
     only_threads("no thread of a connection", &[]).await;
 }
 

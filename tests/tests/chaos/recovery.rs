@@ -119,7 +119,7 @@ async fn lepus_gets_past_a_silent_handshake(env: Env) {
     producer.push(&0).await.unwrap();
     raw.next(&stored).await;
     let pool = queue("worked").worker(&working);
-    let nothing = |_| async { Ok::<(), lepus::JobError>(()) };
+    let nothing = |_| async { Ok::<(), lepus::jobs::JobError>(()) };
     let running = pool.start(nothing).await.unwrap();
     let push = async || -> Told {
         let pushing = tokio::spawn(async move { producer.push(&1).await });

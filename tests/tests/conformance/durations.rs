@@ -2,7 +2,8 @@
 //! for ever by overflow, and none turns one duration into quite another in silence.
 
 use lepus::{
-    ClientBuilder, Connection, Context, Error, Job, RetryPolicy, Server, TaskPool, Topic, WorkQueue,
+    Connection, Context, Error, Job, RetryPolicy, Server, Topic, WorkQueue, jobs::TaskPool,
+    rpc::ClientBuilder,
 };
 use lepus_tests::probe::{ProbeClient, ProbeServer, Subject};
 use lepus_tests::raw::Raw;

@@ -1,5 +1,5 @@
-//! The README and ARCHITECTURE.md say what is there. (The snippets of the README are compiled and
-//! run as doctests of the examples' crate.)
+//! The README, the book and ARCHITECTURE.md say what is there. (Their snippets are compiled and run
+//! as doctests of the examples' crate.)
 
 use lepus_tests::process::{Program, Signal, example};
 use lepus_tests::source::workspace;
@@ -29,7 +29,8 @@ fn every_link_leads_somewhere() {
     for page in [
         "README.md",
         "ARCHITECTURE.md",
-        "docs/performance.md",
+        "CONTRIBUTING.md",
+        "docs/internals/performance.md",
         "docs/protocol.md",
     ] {
         let text = read(page);
@@ -47,12 +48,12 @@ fn every_link_leads_somewhere() {
 
 #[test]
 fn every_tutorial_has_its_examples_and_their_lines() {
-    let readme = read("README.md");
+    let page = read("book/src/start.md");
     let shared: String = entries("examples/src")
         .iter()
         .map(|name| read(&format!("examples/src/{name}")))
         .collect();
-    let rows = readme.lines().filter(|line| line.starts_with("| "));
+    let rows = page.lines().filter(|line| line.starts_with("| "));
     let rows: Vec<Vec<&str>> = rows
         .map(|line| line.trim_matches('|').split('|').collect())
         .filter(|cells: &Vec<&str>| cells.len() == 3 && cells[1].contains('`'))
@@ -74,10 +75,10 @@ fn every_tutorial_has_its_examples_and_their_lines() {
     }
 }
 
-/// What the README shows of two terminals: command to output.
+/// The two terminals of the book: command to output.
 fn terminals() -> BTreeMap<String, Vec<String>> {
-    let readme = read("README.md");
-    let section = readme
+    let page = read("book/src/start.md");
+    let section = page
         .split("\n## ")
         .find(|section| section.starts_with("Two terminals"));
     let section = section.expect("a section of two terminals");
@@ -109,6 +110,35 @@ async fn two_terminals_show_what_is_printed() {
     for program in [server, broker] {
         program.signal(Signal::TERM);
         program.succeeded().await;
+    }
+}
+
+#[tokio::test]
+async fn the_readme_shows_what_the_main_example_prints() {
+    let readme = read("README.md");
+    let (_, shown) = readme
+        .split_once("$ cargo run --example fib\n")
+        .expect("the command");
+    let shown = shown.split("```").next().expect("the end of the block");
+    let program = Program::spawn(example("fib").env_remove("AMQP_URL"));
+    let mut printed = program.succeeded().await;
+    let mut shown: Vec<_> = shown.lines().map(str::to_owned).collect();
+    // Four calls run at once, so their lines have no order.
+    printed.sort();
+    shown.sort();
+    assert_eq!(shown, printed);
+}
+
+#[test]
+fn every_chapter_is_compiled() {
+    let harness = read("examples/src/lib.rs");
+    for name in entries("book/src") {
+        if name.ends_with(".md") && read(&format!("book/src/{name}")).contains("```rust") {
+            assert!(
+                harness.contains(&format!("book/src/{name}")),
+                "examples/src/lib.rs does not include {name}"
+            );
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! A worker before a large backlog: its memory is bounded by its prefetch. Row 57 of the table in
 //! docs/reliability.md. The worker is a process of its own, so that nothing else is measured.
 
-use lepus::QueueKind;
+use lepus::amqp::QueueKind;
 use lepus_tests::env::{On, run_within};
 use lepus_tests::jobs::{JobFixture, WorkerProcesses};
 use lepus_tests::process::{Program, Signal};

@@ -1,7 +1,7 @@
 //! A cluster of three nodes under load, whose queue's leader is killed again and again: on demand,
 //! by `tests/cluster`. `LEPUS_CLUSTER_ROUNDS` says how often.
 
-use lepus::{Call, Connection, Producer, Server, WorkQueue};
+use lepus::{Call, Connection, Server, WorkQueue, jobs::Producer};
 use lepus_tests::cluster::Cluster;
 use lepus_tests::deadline;
 use lepus_tests::eventually::within;
@@ -218,7 +218,7 @@ async fn kill_leaders(rounds: u32) {
         let books = Arc::clone(&books);
         move |job: lepus::Job<u64>| {
             *lock(&books.done).entry(job.into_payload()).or_default() += 1;
-            async { Ok::<(), lepus::JobError>(()) }
+            async { Ok::<(), lepus::jobs::JobError>(()) }
         }
     };
     let pool = queue.worker(&working).concurrency(8);

@@ -2,7 +2,7 @@
 //!
 //! `LEPUS_KILL_JOBS` is the number of jobs, `LEPUS_KILL_SEED` what the faults are drawn from.
 
-use lepus::{Producer, QueueKind, WorkQueue};
+use lepus::{WorkQueue, amqp::QueueKind, jobs::Producer};
 use lepus_tests::eventually::within as eventually_within;
 use lepus_tests::jobs::{JobFixture, WorkerProcesses, queue};
 use lepus_tests::process::{Program, Signal};

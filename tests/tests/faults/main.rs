@@ -6,5 +6,6 @@ mod kill;
 mod link;
 mod neighbours;
 mod node;
+mod permissions;
 mod process;
 mod replies;

@@ -2,7 +2,7 @@
 //! reads, contracts of two versions, names that do not resolve. The numbers in the names are rows
 //! of the table in docs/reliability.md.
 
-use lepus::{Code, EventExchange, Fanout, Server};
+use lepus::{Code, Fanout, Server, events::EventExchange};
 use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, serve_concurrently};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};

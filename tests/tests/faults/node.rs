@@ -3,7 +3,11 @@
 //!
 //! A node takes seconds to start, so those that can share one do, one after the other.
 
-use lepus::{Connection, ConnectionBuilder, ConnectionState, Outcome, Producer, WorkQueue};
+use lepus::{
+    Connection, Outcome, WorkQueue,
+    amqp::{ConnectionBuilder, ConnectionState},
+    jobs::Producer,
+};
 use lepus_tests::deadline;
 use lepus_tests::error::everything;
 use lepus_tests::eventually::within;

@@ -244,7 +244,7 @@ mod raw {
         let names: Vec<_> = service
             .methods()
             .iter()
-            .map(lepus::MethodDescriptor::name)
+            .map(lepus::rpc::MethodDescriptor::name)
             .collect();
         assert_eq!(names, ["type", "loop"]);
         assert_eq!(service.methods()[0].argument_names(), ["in", "match"]);

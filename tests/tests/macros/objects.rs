@@ -1,6 +1,6 @@
 //! Traits that are used as `dyn Trait`: kept in a registry, served, and mocked.
 
-use lepus::{CallError, Client, Connection, Server};
+use lepus::{CallError, Connection, Server, rpc::Client};
 use lepus_broker::Broker;
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 
 async fn subscribe(connection: lepus::Connection) -> Result<(), lepus::Error> {
     let logs = lepus::Direct::<String>::new("logs");
-    let errors = lepus::Match::all().header("severity", "error");
+    let errors = lepus::events::Match::all().header("severity", "error");
     logs.subscribe(&connection).bind(errors).stream().await.map(drop)
 }
 

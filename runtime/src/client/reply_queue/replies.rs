@@ -38,10 +38,7 @@ impl ReplyQueue {
             }
             (Some(CorrelationId::Call(id)), _) => {
                 let reply = ReceivedReply {
-                    reply: Reply {
-                        status: head.status,
-                        body: message.body,
-                    },
+                    reply: Reply::new(head.status, message.body).with_headers(head.headers),
                     form: head.form,
                     content_type: head.content_type,
                     size: message.size as usize,
@@ -57,10 +54,16 @@ impl ReplyQueue {
     fn batch_reply_received(&self, batch: u64, head: &ReplyHead, body: &Bytes) {
         match batch::decode_replies(body) {
             Ok(replies) => {
-                for BatchedReply { id, status, body } in replies {
+                for reply in replies {
+                    let BatchedReply {
+                        id,
+                        status,
+                        body,
+                        headers,
+                    } = reply;
                     let size = body.len();
                     let reply = CallCompletion::Reply(ReceivedReply {
-                        reply: Reply { status, body },
+                        reply: Reply::new(status, body).with_headers(headers),
                         form: head.form,
                         content_type: head.content_type.clone(),
                         size,

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
+use super::current::ReplyQueueStatus;
 use super::in_flight::InFlightCalls;
 use super::queue::ReplyQueue;
 use crate::error::{Error, ErrorKind};
@@ -23,6 +24,9 @@ use crate::random::{self, Secret};
 use crate::stats::Counters;
 use crate::wire::name::Name;
 use crate::wire::topology::{Queue, Topology};
+
+/// AMQP's ACCESS_REFUSED.
+const ACCESS_REFUSED: u16 = 403;
 
 /// The pause before another attempt to open the channel for requests.
 const CHANNEL_RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -48,7 +52,7 @@ impl ReplyQueueTask {
     }
 
     /// Runs until the connection is closed.
-    pub(super) async fn run(mut self, queues: watch::Sender<Option<Arc<ReplyQueue>>>) {
+    pub(super) async fn run(mut self, status: watch::Sender<ReplyQueueStatus>) {
         loop {
             let Ok(session) = self.link.session().await else {
                 return;
@@ -58,18 +62,25 @@ impl ReplyQueueTask {
                     self.backoff.reset();
                     let _guard = FailPendingOnDrop {
                         queue: Arc::clone(&queue),
-                        queues: &queues,
+                        status: &status,
                     };
                     tracing::debug!(queue = queue.name, "consuming the reply queue");
-                    queues.send_replace(Some(Arc::clone(&queue)));
+                    status.send_replace(ReplyQueueStatus::Current(Arc::clone(&queue)));
                     let reason = serve(&queue, consumer).await;
-                    queues.send_replace(None);
+                    status.send_replace(ReplyQueueStatus::Absent);
                     queue.in_flight.fail_all(&reason);
                 }
                 Err(error) if error.is_closed() => return,
                 // The session has ended, and the next one is waited for above.
-                Err(error) if error.is_disconnected() => {}
+                Err(error) if error.is_disconnected() => {
+                    status.send_replace(ReplyQueueStatus::Absent);
+                }
                 Err(error) => {
+                    // Calls end with this error at once. It needs an operator, and none of their deadlines is
+                    // worth waiting for.
+                    if error.amqp_code() == Some(ACCESS_REFUSED) {
+                        status.send_replace(ReplyQueueStatus::Refused(error.clone()));
+                    }
                     tracing::warn!(%error, "cannot set up the reply queue, trying again");
                     tokio::time::sleep(self.backoff.next(random::fraction())).await;
                 }
@@ -148,12 +159,12 @@ impl ChannelHandler for RequestChannelHandler {
 /// while calls may wait on another runtime.
 struct FailPendingOnDrop<'a> {
     queue: Arc<ReplyQueue>,
-    queues: &'a watch::Sender<Option<Arc<ReplyQueue>>>,
+    status: &'a watch::Sender<ReplyQueueStatus>,
 }
 
 impl Drop for FailPendingOnDrop<'_> {
     fn drop(&mut self) {
-        self.queues.send_replace(None);
+        self.status.send_replace(ReplyQueueStatus::Absent);
         self.queue
             .in_flight
             .fail_all(&Error::new(ErrorKind::Closed));

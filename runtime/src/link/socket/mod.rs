@@ -35,7 +35,8 @@
 //! - **Back-pressure.** Above the high-water mark of the buffer, publishers wait before they append more.
 //! - **Close.** The first to notice closes the buffer: the I/O task at the end of the stream, lapin by
 //!   dropping its pipe, or the session when it is closed. The I/O task then ends, lapin reads the end
-//!   of its stream, and the session marks all channels as lost.
+//!   of its stream, and the session marks all channels as lost. In an orderly close, lapin ends first,
+//!   after it has read `connection.close-ok`, because it logs an end of its stream before that as an error.
 
 pub(super) mod channels;
 mod demux;
@@ -51,7 +52,7 @@ mod tune;
 
 pub(super) use mux::WriteMux;
 pub(crate) use mux::{BurstDetector, Flush, WriteOffset};
-pub(super) use pipe::Pipe;
+pub(super) use pipe::{Pipe, PipeEnd};
 pub(super) use task::Socket;
 pub(super) use transport::Transport;
 pub(super) use tune::Tune;

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, BytesMut};
 use futures_io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 
 use super::mux::WriteMux;
 
@@ -16,11 +17,28 @@ use super::mux::WriteMux;
 /// only a broker that floods it gets here.
 pub(super) const MAX_UNREAD: usize = 1024 * 1024;
 
+/// The frame `connection.close-ok`: its type, channel 0, the size of its payload, its class and its method.
+const CLOSE_OK: [u8; 11] = [1, 0, 0, 0, 0, 0, 4, 0, 10, 0, 51];
+
 /// The stream that lapin reads and writes. Dropping it closes the connection.
 #[derive(Debug)]
 pub(in crate::link) struct Pipe {
     mux: WriteMux,
     inbound: Arc<InboundBuffer>,
+    /// Dropped with the pipe, which a [`PipeEnd`] notices.
+    end: watch::Sender<()>,
+}
+
+/// The end of lapin: its thread drops the pipe when it ends.
+#[derive(Clone, Debug)]
+pub(in crate::link) struct PipeEnd(watch::Receiver<()>);
+
+impl PipeEnd {
+    /// Completes when the pipe is dropped.
+    pub(in crate::link) async fn wait(&self) {
+        // The sender sends nothing, so that this is its drop.
+        let _ = self.0.clone().changed().await;
+    }
 }
 
 /// The bytes that the I/O task has received for lapin and lapin has not read.
@@ -31,6 +49,8 @@ pub(super) struct InboundBuffer(Mutex<PipeState>);
 struct PipeState {
     bytes: BytesMut,
     is_ended: bool,
+    /// Whether `connection.close-ok` was among the bytes.
+    has_close_ok: bool,
     reader: Option<Waker>,
 }
 
@@ -39,7 +59,7 @@ impl InboundBuffer {
         lock(&self.0)
     }
 
-    /// Adds bytes for lapin to read.
+    /// Adds a frame for lapin to read.
     ///
     /// # Errors
     /// More than [`MAX_UNREAD`] bytes would wait for lapin.
@@ -50,10 +70,16 @@ impl InboundBuffer {
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         state.bytes.extend_from_slice(bytes);
+        state.has_close_ok |= bytes.starts_with(&CLOSE_OK);
         let reader = state.reader.take();
         drop(state);
         reader.into_iter().for_each(Waker::wake);
         Ok(())
+    }
+
+    /// Whether the broker has answered lapin's `connection.close`. lapin ends by itself then.
+    pub(super) fn has_close_ok(&self) -> bool {
+        self.state().has_close_ok
     }
 
     #[cfg(test)]
@@ -73,7 +99,12 @@ impl InboundBuffer {
 
 impl Pipe {
     pub(super) fn new(mux: WriteMux, inbound: Arc<InboundBuffer>) -> Self {
-        Self { mux, inbound }
+        let end = watch::Sender::new(());
+        Self { mux, inbound, end }
+    }
+
+    pub(in crate::link) fn end(&self) -> PipeEnd {
+        PipeEnd(self.end.subscribe())
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::demux::Demux;
 use super::mux::WriteMux;
-use super::pipe::{InboundBuffer, Pipe};
+use super::pipe::{InboundBuffer, Pipe, PipeEnd};
 use super::transport::{Transport, TransportReader, TransportWriter};
 use super::tune::{self, Tune};
 use crate::link::sasl::Responses;
@@ -29,6 +29,9 @@ const SYNTHETIC_HEARTBEAT: Duration = Duration::from_millis(200);
 /// After a failed write, how long to wait for the frame in which the broker may give its reason
 /// (`connection.close`).
 const CLOSE_REASON_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// After `connection.close-ok`, how long lapin may take to end.
+const LAPIN_END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection's socket, with its I/O task running.
 #[derive(Debug)]
@@ -54,21 +57,23 @@ impl Socket {
         let channels = Channels::new(mux.clone());
         let inbound = Arc::<InboundBuffer>::default();
         let (sender, error) = oneshot::channel();
+        let pipe = Pipe::new(mux.clone(), Arc::clone(&inbound));
         let task = IoTask {
             reader,
             writer,
             demux: Demux::new(mux.clone(), channels.clone(), Arc::clone(&inbound)),
             end: EndGuard {
                 mux: mux.clone(),
-                inbound: Arc::clone(&inbound),
+                inbound,
                 error: Some(sender),
             },
+            lapin_end: pipe.end(),
             last_lapin_frame: Instant::now(),
             buffer: vec![0; READ_BUFFER].into(),
         };
         io.spawn(task.run());
         Self {
-            pipe: Pipe::new(mux.clone(), inbound),
+            pipe,
             mux,
             channels,
             error,
@@ -81,6 +86,7 @@ struct IoTask {
     writer: Arc<TransportWriter>,
     demux: Demux,
     end: EndGuard,
+    lapin_end: PipeEnd,
     /// When lapin was last passed a frame.
     last_lapin_frame: Instant,
     buffer: Box<[u8]>,
@@ -118,6 +124,12 @@ impl IoTask {
             Err(error) => error,
         };
         self.end.report(error);
+        // After `connection.close-ok`, lapin ends by itself. If its stream ended before that, it would log the
+        // orderly end as errors.
+        if self.end.inbound.has_close_ok() {
+            self.end.mux.close();
+            let _ = tokio::time::timeout(LAPIN_END_TIMEOUT, self.lapin_end.wait()).await;
+        }
     }
 
     /// Reads and writes until the stream ends or the connection is closed.

@@ -13,7 +13,7 @@ const X_MATCH: &str = "x-match";
 /// [all](Match::all) or [at least one](Match::any) must hold.
 ///
 /// ```
-/// use lepus::Match;
+/// use lepus::events::Match;
 ///
 /// let reports = Match::all().header("format", "pdf").header("type", "report");
 /// let signed = Match::any().present("signature").present("seal");

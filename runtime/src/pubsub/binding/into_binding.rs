@@ -2,9 +2,9 @@
 
 use crate::error::Error;
 
-/// A value that can be made into a binding of type `B`: a [`RoutingKey`](crate::RoutingKey), a
-/// [`Pattern`](crate::Pattern), a [`Match`](crate::Match) or `()`, which is the
-/// [binding](crate::Kind::Binding) of the exchange's type.
+/// A value that can be made into a binding of type `B`: a [`RoutingKey`](crate::events::RoutingKey), a
+/// [`Pattern`](crate::events::Pattern), a [`Match`](crate::events::Match) or `()`, which is the
+/// [binding](crate::events::Kind::Binding) of the exchange's type.
 ///
 /// It is implemented for all types with a [`TryInto<B>`] whose error is an [`Error`] or becomes one, so
 /// for text and for a type of your own that converts to a routing key.

@@ -11,13 +11,13 @@ use crate::wire::name::text_type;
 /// for exactly one word, `#` for any number of words, including none.
 ///
 /// ```
-/// use lepus::Pattern;
+/// use lepus::events::Pattern;
 ///
 /// let pattern = Pattern::parse("kern.*")?;
 /// assert!(pattern.matches("kern.critical") && !pattern.matches("kern"));
 /// let mistake = Pattern::parse("kern.crit*").unwrap_err();
 /// assert_eq!(mistake.to_string(), "`crit*` in `kern.crit*`: `*` and `#` are whole words or none");
-/// # Ok::<(), lepus::KeyError>(())
+/// # Ok::<(), lepus::events::KeyError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Pattern(Arc<str>);

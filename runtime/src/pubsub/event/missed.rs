@@ -15,11 +15,11 @@ use crate::wire::value::{Table, Value};
 /// continues after it.
 ///
 /// A stream has these reports among its items. A handler's subscription gives them to
-/// [`on_missed`](crate::Subscribe::on_missed).
+/// [`on_missed`](crate::events::Subscribe::on_missed).
 ///
 /// ```no_run
 /// # async fn example(connection: lepus::Connection) -> Result<(), lepus::Error> {
-/// use lepus::{Missed, Topic};
+/// use lepus::{Topic, events::Missed};
 ///
 /// let logs = Topic::<String>::new("logs");
 /// let mut lines = logs.subscribe(&connection).bind("#").stream().await?;

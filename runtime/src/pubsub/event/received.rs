@@ -6,7 +6,9 @@ use bytes::Bytes;
 
 use crate::clock;
 use crate::context::{Context, Invocation};
+use crate::extensions::Extensions;
 use crate::queue::RawJob;
+use crate::span::HandlerSpan;
 use crate::wire::envelope::EventHead;
 use crate::wire::message::{Incoming, MessageInfo};
 use crate::wire::value::{Table, Value};
@@ -133,10 +135,13 @@ impl From<Incoming> for RawEvent {
     fn from(message: Incoming) -> Self {
         let head = EventHead::from_properties(message.properties);
         Self {
-            context: Context::new(Invocation {
+            context: Context::of(Invocation {
                 service: None,
                 method: None,
                 deadline: None,
+                nested_deadline: None,
+                started: None,
+                span: HandlerSpan::default(),
                 message: MessageInfo {
                     exchange: message.exchange,
                     routing_key: message.routing_key,
@@ -150,6 +155,7 @@ impl From<Incoming> for RawEvent {
                     redelivered: message.redelivered,
                     attempt: 1,
                 },
+                extensions: Extensions::default(),
             }),
             body: message.body,
         }

@@ -35,7 +35,7 @@ impl Default for Broadcast {
 #[non_exhaustive]
 pub enum Overflow {
     /// The oldest event in the buffer is dropped, and the reader is told the number of those
-    /// ([`Missed::Lagged`](crate::Missed::Lagged)). The broker never has to keep events.
+    /// ([`Missed::Lagged`](crate::events::Missed::Lagged)). The broker never has to keep events.
     #[default]
     DropOldest,
     /// The broker keeps the further events in the subscription's queue, and so in its memory, up

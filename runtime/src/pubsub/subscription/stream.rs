@@ -21,7 +21,7 @@ use crate::worker::Running;
 /// The trait is sealed: other crates cannot implement it.
 pub trait Mode: sealed::Read {
     /// An event as the stream of this mode has it: [`Event`](crate::Event) in broadcast mode,
-    /// [`GroupEvent`](crate::GroupEvent) in a group.
+    /// [`GroupEvent`](crate::events::GroupEvent) in a group.
     type Event<T>;
 }
 
@@ -54,7 +54,7 @@ pub(super) mod sealed {
 ///
 /// ```no_run
 /// # async fn example(connection: lepus::Connection) -> Result<(), lepus::Error> {
-/// use lepus::{Missed, Topic};
+/// use lepus::{Topic, events::Missed};
 /// # type LogLine = String;
 ///
 /// let logs = Topic::<LogLine>::new("topic_logs");
@@ -72,9 +72,9 @@ pub(super) mod sealed {
 ///
 /// While the connection is down, a broadcast subscription has no queue, and events published in the
 /// meantime are missed: a [`Missed::Gap`] reports it once the subscription is set up again. If the
-/// reader is slower than the events, its [buffer](crate::Subscribe::buffer) fills, and
-/// [`Overflow`](crate::Overflow) selects whether events are dropped or kept by the broker. A
-/// subscription that misses nothing is [`shared`](crate::Subscribe::shared).
+/// reader is slower than the events, its [buffer](crate::events::Subscribe::buffer) fills, and
+/// [`Overflow`](crate::events::Overflow) selects whether events are dropped or kept by the broker. A
+/// subscription that misses nothing is [`shared`](crate::events::Subscribe::shared).
 ///
 /// Dropping it unsubscribes.
 #[must_use = "dropping a subscription ends it"]
@@ -86,7 +86,7 @@ pub struct Subscription<K: Kind, T, M: Mode = Broadcast> {
 }
 
 /// A member of a group as a stream of the events that the broker gives to this member, each of which
-/// must be settled ([`GroupEvent`](crate::GroupEvent)).
+/// must be settled ([`GroupEvent`](crate::events::GroupEvent)).
 ///
 /// Nothing is lost while the connection is down: the queue of the group keeps events, and unsettled
 /// ones are delivered again, to this member or to another one. So no gap is reported, unless the
@@ -156,7 +156,7 @@ impl<K: Kind, T, M: Mode> Subscription<K, T, M> {
 
     /// Unsubscribes, and returns when the broker has confirmed it. In broadcast mode, events in the
     /// buffer are dropped. A member of a group takes no further events, gives those in the buffer back
-    /// to the queue, and waits within the [grace](crate::Subscribe::grace) period for the others to be
+    /// to the queue, and waits within the [grace](crate::events::Subscribe::grace) period for the others to be
     /// settled.
     ///
     /// # Errors

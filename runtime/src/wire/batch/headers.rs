@@ -23,6 +23,10 @@ const VALUE_OVERHEAD: usize = 9;
 /// The type of MessagePack's timestamps among its extension types.
 const TIMESTAMP: i8 = -1;
 
+/// Headers that RabbitMQ itself acts on: it routes a message by the keys in them as well. It does not see
+/// those of a call in a batch.
+const READ_BY_BROKER: [&str; 2] = ["CC", "BCC"];
+
 /// Headers and the trace of a call, written as one map. An entry of the trace replaces a header of the same
 /// name, as in a message of its own.
 pub(super) struct HeaderMap<'a> {
@@ -50,6 +54,9 @@ impl<'a> HeaderMap<'a> {
         }
         self.entries()
             .try_fold(VALUE_OVERHEAD, |sum, (name, value)| {
+                if READ_BY_BROKER.contains(&&**name) {
+                    return None;
+                }
                 Some(sum + entry_size(name, value, MAX_NESTING)?)
             })
     }

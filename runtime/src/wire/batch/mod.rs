@@ -6,12 +6,11 @@ mod headers;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::marker::PhantomData;
 
 use bytes::Bytes;
 use serde::de::{DeserializeSeed, SeqAccess, Visitor};
 use serde::ser::SerializeTuple;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserializer, Serialize, Serializer};
 
 use crate::wire::codec::{Codec, CodecError};
 use crate::wire::envelope::{ReplyStatus, split_headers};
@@ -40,15 +39,80 @@ pub(crate) struct BatchedReply {
     pub(crate) id: u64,
     pub(crate) status: ReplyStatus,
     pub(crate) body: Bytes,
+    pub(crate) headers: Table,
 }
 
-#[derive(Serialize, Deserialize)]
-struct WireReply<'a>(
-    u64,
-    #[serde(borrow)] Option<&'a str>,
-    Option<Cow<'a, str>>,
-    #[serde(borrow)] ByteString<'a>,
-);
+/// A reply as it is written: an array of four. An array of five if the reply has headers: they are the fifth.
+struct WireReply<'a>(&'a BatchedReply);
+
+impl Serialize for WireReply<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let BatchedReply {
+            id,
+            status,
+            body,
+            headers,
+        } = self.0;
+        let (status, message) = status.parts();
+        let headers = HeaderMap {
+            headers,
+            trace: &Table::new(),
+        };
+        let has_headers = !headers.is_empty();
+        let mut reply = serializer.serialize_tuple(if has_headers { 5 } else { 4 })?;
+        reply.serialize_element(id)?;
+        reply.serialize_element(&status)?;
+        reply.serialize_element(&message)?;
+        reply.serialize_element(&ByteString(body))?;
+        if has_headers {
+            reply.serialize_element(&headers)?;
+        }
+        reply.end()
+    }
+}
+
+/// A decoded reply, whose body is a part of the message.
+struct ReceivedBatchedReply<'a> {
+    id: u64,
+    status: ReplyStatus,
+    body: &'a [u8],
+    headers: Table,
+}
+
+/// Decodes a reply: an array of four or five.
+#[derive(Clone, Copy)]
+struct ReplySeed<'b>(&'b HeaderBudget);
+
+impl<'de> DeserializeSeed<'de> for ReplySeed<'_> {
+    type Value = ReceivedBatchedReply<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ReplySeed<'_> {
+    type Value = ReceivedBatchedReply<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a reply, an array of four or five")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut reply: A) -> Result<Self::Value, A::Error> {
+        let missing = |count| serde::de::Error::invalid_length(count, &self);
+        let id = reply.next_element()?.ok_or_else(|| missing(0))?;
+        let status: Option<&str> = reply.next_element()?.ok_or_else(|| missing(1))?;
+        let message: Option<Cow<'_, str>> = reply.next_element()?.ok_or_else(|| missing(2))?;
+        let ByteString(body) = reply.next_element()?.ok_or_else(|| missing(3))?;
+        let headers = reply.next_element_seed(TableSeed(self.0))?;
+        Ok(ReceivedBatchedReply {
+            id,
+            status: ReplyStatus::from_parts(status, message.as_deref()),
+            body,
+            headers: headers.unwrap_or_default(),
+        })
+    }
+}
 
 /// The most bytes that the headers and the trace of a call take in a batch. `None` if a batch cannot carry
 /// them: a name is longer than AMQP allows, or they are nested too deeply.
@@ -139,10 +203,7 @@ pub(crate) fn decode_calls(body: &[u8]) -> Result<Vec<BatchedCall<'_>>, CodecErr
 
 /// Encodes the body of a message that carries replies.
 pub(crate) fn encode_replies(replies: &[BatchedReply]) -> Result<Bytes, CodecError> {
-    let replies = replies.iter().map(|reply| {
-        let (status, message) = reply.status.parts();
-        WireReply(reply.id, status, message, ByteString(&reply.body))
-    });
+    let replies = replies.iter().map(WireReply);
     Codec::MsgPack.encode(&replies.collect::<Vec<_>>())
 }
 
@@ -151,20 +212,20 @@ pub(crate) fn encode_replies(replies: &[BatchedReply]) -> Result<Bytes, CodecErr
 /// # Errors
 /// It is not a batch, or has more than [`MAX_BATCH`] replies.
 pub(crate) fn decode_replies(body: &Bytes) -> Result<Vec<BatchedReply>, CodecError> {
+    let budget = HeaderBudget::new();
     let replies = BoundedList {
         name: "replies",
-        entry: PhantomData::<WireReply<'_>>,
+        entry: ReplySeed(&budget),
     };
     let replies = Codec::MsgPack.decode_seed(replies, body)?;
     Ok(replies
         .into_iter()
-        .map(
-            |WireReply(id, status, message, ByteString(value))| BatchedReply {
-                id,
-                status: ReplyStatus::from_parts(status, message.as_deref()),
-                body: body.slice_ref(value),
-            },
-        )
+        .map(|reply| BatchedReply {
+            id: reply.id,
+            status: reply.status,
+            body: body.slice_ref(reply.body),
+            headers: reply.headers,
+        })
         .collect())
 }
 
@@ -354,6 +415,11 @@ mod tests {
         let long = table([(&"a".repeat(256), 1.into())]);
         assert_eq!(size(&long), None);
         assert_eq!(size(&table([("a", long.into())])), None);
+        // RabbitMQ acts on these, so they stay headers of a message.
+        for name in ["CC", "BCC"] {
+            let copies = Value::List(vec!["copies".into()]);
+            assert_eq!(size(&table([(name, copies)])), None);
+        }
         let deepest = call(table([("a", nested(64))]), table([]));
         assert!(decode_calls(&encode_calls([deepest].into_iter()).unwrap()).is_ok());
     }
@@ -364,6 +430,7 @@ mod tests {
             id,
             status,
             body: Bytes::from_static(body),
+            headers: table([]),
         };
         let status = Status::new(Code::Internal, "broken");
         let replies = [
@@ -372,6 +439,15 @@ mod tests {
             reply(u64::MAX, ReplyStatus::Failed(status), b""),
         ];
         let body = encode_replies(&replies).unwrap();
+        assert_eq!(decode_replies(&body).unwrap(), replies);
+        let headers = table([("x-cache", "hit".into())]);
+        let replies = [BatchedReply {
+            headers,
+            ..reply(2, ReplyStatus::Success, b"\x2a")
+        }];
+        let body = encode_replies(&replies).unwrap();
+        let expected = b"\x91\x95\x02\xc0\xc0\xc4\x01\x2a\x81\xa7x-cache\xa3hit";
+        assert_eq!(&body[..], expected);
         assert_eq!(decode_replies(&body).unwrap(), replies);
     }
 

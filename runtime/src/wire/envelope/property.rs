@@ -4,10 +4,9 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::clock;
+use crate::wire::message::TRACE_HEADERS;
 use crate::wire::value::{Table, Value};
 
-/// The headers of W3C Trace Context and Baggage. Calls made inside a handler pass them on.
-const TRACE: [&str; 3] = ["traceparent", "tracestate", "baggage"];
 /// The longest per-message TTL (`expiration`) that RabbitMQ takes, in milliseconds.
 const EXPIRATION_MAX: u32 = u32::MAX;
 /// The longest text in a header, in bytes. Properties have to fit into one frame (AMQP 0-9-1, 4.2.6), and
@@ -49,7 +48,7 @@ pub(super) fn truncated(text: &str) -> Cow<'_, str> {
 
 /// Moves the trace headers into a table of their own.
 pub(super) fn take_trace(headers: &mut Table) -> Table {
-    TRACE
+    TRACE_HEADERS
         .iter()
         .filter_map(|name| headers.remove_entry(*name))
         .collect()

@@ -81,11 +81,13 @@ pub(crate) struct ReplyHead {
     pub(crate) correlation_id: Option<Vec<u8>>,
     pub(crate) content_type: Option<String>,
     pub(crate) server: Option<String>,
+    /// Those that layers of the server have added.
+    pub(crate) headers: Table,
 }
 
 impl ReplyHead {
     pub(crate) fn into_properties(self) -> Properties {
-        let mut headers = Table::new();
+        let mut headers = self.headers;
         let (status, message) = self.status.parts();
         if let Some(status) = status {
             headers.insert(STATUS.into(), status.into());
@@ -109,7 +111,8 @@ impl ReplyHead {
     }
 
     pub(crate) fn from_properties(properties: Properties) -> Self {
-        let text = |name| properties.headers.get(name).and_then(Value::as_str);
+        let mut headers = properties.headers;
+        let (status, message) = (headers.remove(STATUS), headers.remove(MESSAGE));
         let form = match properties.kind.as_deref() {
             Some(REPLIES_TYPE) => ReplyForm::Batch,
             Some(tokens) if lists(tokens, CALLS_TYPE) => ReplyForm::AcceptsBatches,
@@ -117,11 +120,15 @@ impl ReplyHead {
             _ => ReplyForm::Single,
         };
         Self {
-            status: ReplyStatus::from_parts(text(STATUS), text(MESSAGE)),
+            status: ReplyStatus::from_parts(
+                status.as_ref().and_then(Value::as_str),
+                message.as_ref().and_then(Value::as_str),
+            ),
             form,
             correlation_id: properties.correlation_id,
             content_type: non_empty(properties.content_type),
             server: properties.app_id,
+            headers,
         }
     }
 }
@@ -145,6 +152,7 @@ mod tests {
             correlation_id: Some(b"42".to_vec()),
             content_type: None,
             server: None,
+            headers: Table::from([("x-cache".to_owned(), Value::from("hit"))]),
         };
         let properties = head.clone().into_properties();
         assert_eq!(

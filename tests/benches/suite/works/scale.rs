@@ -3,8 +3,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use lepus::{
-    BoxFuture, Client, Codec, MethodDescriptor, Never, Reply, Request, Server, Service,
-    ServiceDescriptor, ServiceOptions,
+    Codec, Server,
+    rpc::{
+        BoxFuture, Client, MethodDescriptor, Never, Reply, Request, Service, ServiceDescriptor,
+        ServiceOptions,
+    },
 };
 
 use lepus_tests::naive;

@@ -1,7 +1,7 @@
 //! Addresses of brokers: how they are written, what their errors say and never say, and the limits
 //! that are negotiated. The lifetime of a connection is in `mod.rs`.
 
-use lepus::{Connection, ConnectionBuilder, Error};
+use lepus::{Connection, Error, amqp::ConnectionBuilder};
 use lepus_broker::Broker;
 use lepus_tests::error::everything;
 use lepus_tests::proxy::{Mode, Proxy};

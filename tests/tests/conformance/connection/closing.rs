@@ -1,7 +1,7 @@
 //! How a connection ends.
 
 use super::LONG;
-use lepus::ConnectionState;
+use lepus::amqp::ConnectionState;
 use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, serve};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};

@@ -1,7 +1,7 @@
 //! A connection that is lost and built again, and what becomes of its calls and servers.
 
 use super::{LONG, SHORT, SOON, UnservedClient};
-use lepus::{ConnectionState, Outcome};
+use lepus::{Outcome, amqp::ConnectionState};
 use lepus_tests::probe::{
     ProbeClient, RpcFixture, Subject, is_settled, serve_concurrently, transport_error,
 };

@@ -1,7 +1,7 @@
 //! How a connection is made, and how it is refused.
 
 use super::{LONG, SHORT, SOON, with};
-use lepus::ConnectionState;
+use lepus::amqp::ConnectionState;
 use lepus_tests::error::everything;
 use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, serve};
 use lepus_tests::proxy::{Mode, Proxy};

@@ -1,7 +1,7 @@
 //! Threads and runtimes: calls from a thread without tokio, a connection whose runtime has ended,
 //! and the last clone of a connection dropped in the wrong places.
 
-use lepus::{Client, Connection, ConnectionState, Error, Job, Server, Topic, WorkQueue};
+use lepus::{Connection, Error, Job, Server, Topic, WorkQueue, amqp::ConnectionState, rpc::Client};
 use lepus_tests::probe::{Probe, ProbeClient, ProbeServer, Subject, serve};
 use lepus_tests::{Env, conformance, eventually};
 use std::future::{Future, IntoFuture};

@@ -1,6 +1,6 @@
 //! Lepus on one side, Python on the other: every pattern, both directions, on each broker.
 
-use lepus::{Server, TaskPool, Topic};
+use lepus::{Server, Topic, jobs::TaskPool};
 use lepus_tests::process::{Program, Signal, example, python, python_is_available};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance};

@@ -4,7 +4,7 @@
 use lapin::BasicProperties;
 use lapin::options::BasicRejectOptions;
 use lapin::types::{AMQPValue, DecimalValue};
-use lepus::{Codec, Job, QueueKind, WorkQueue, reject};
+use lepus::{Codec, Job, WorkQueue, amqp::QueueKind, reject};
 use lepus_tests::jobs::{
     JobFixture, KINDS, WorkerProcesses, header, next, policy, queue, recorder,
 };
@@ -212,7 +212,7 @@ async fn what_was_listed_is_replayed_at_once(env: Env) {
             assert_eq!(listed, most.min(LETTERS), "{name}");
         }
         // What is left goes back as well.
-        let odd = |letter: &lepus::DeadLetter<usize>| letter.payload().unwrap() % 2 == 1;
+        let odd = |letter: &lepus::jobs::DeadLetter<usize>| letter.payload().unwrap() % 2 == 1;
         let replayed = letters.replay_where(odd).await.unwrap();
         assert_eq!(replayed as usize, LETTERS / 2, "{name}");
         let replayed = letters.replay().await.unwrap();
@@ -280,7 +280,7 @@ async fn a_copy_keeps_what_its_message_came_with(env: Env) {
         let letters = queue.dead_letters(&fixture.connection);
         let letter = letters.list(1).await.unwrap().pop().unwrap();
         let price = letter.headers().get("price");
-        assert_eq!(price, Some(&lepus::Value::Float(12.95)));
+        assert_eq!(price, Some(&lepus::amqp::Value::Float(12.95)));
         let letter = fixture.raw.next(&format!("{full}.dead")).await;
         assert_eq!(header(&letter.properties, "error"), "busy");
         same(&letter.properties);
@@ -305,7 +305,7 @@ async fn one_some_or_all_are_replayed(env: Env) {
     dead(&fixture, &queue, 6).await;
     assert!(letters.replay_one("job-3").await.unwrap());
     dead(&fixture, &queue, 5).await;
-    let even = |letter: &lepus::DeadLetter<u32>| letter.payload().unwrap().is_multiple_of(2);
+    let even = |letter: &lepus::jobs::DeadLetter<u32>| letter.payload().unwrap().is_multiple_of(2);
     assert_eq!(letters.replay_where(even).await.unwrap(), 3);
     dead(&fixture, &queue, 2).await;
     assert_eq!(letters.replay().await.unwrap(), 2);

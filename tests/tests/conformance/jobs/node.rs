@@ -1,7 +1,7 @@
 //! Work queues on a RabbitMQ of their own: what waits for another attempt outlives the broker, and
 //! what a full queue refuses is offered again.
 
-use lepus::{Connection, Job, QueueKind, retry_after};
+use lepus::{Connection, Job, amqp::QueueKind, retry_after};
 use lepus_tests::deadline;
 use lepus_tests::eventually::within;
 use lepus_tests::jobs::{KINDS, meet_a_full_queue, queue};

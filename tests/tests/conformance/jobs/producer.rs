@@ -2,7 +2,11 @@
 
 use futures_util::future::join_all;
 use lapin::types::AMQPValue;
-use lepus::{Codec, Connection, Job, Outcome, Producer, Table, Value, WorkQueue};
+use lepus::{
+    Codec, Connection, Job, Outcome, WorkQueue,
+    amqp::{Table, Value},
+    jobs::Producer,
+};
 use lepus_tests::deadline::TEST_LIMIT;
 use lepus_tests::frames::CHANNEL_OPEN;
 use lepus_tests::jobs::{JobFixture, KINDS, next, queue, recorder};

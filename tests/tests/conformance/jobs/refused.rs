@@ -3,7 +3,7 @@
 
 use futures_util::future::join_all;
 use lapin::types::AMQPValue;
-use lepus::{Connection, Job, Outcome, QueueKind, Topic, WorkQueue};
+use lepus::{Connection, Job, Outcome, Topic, WorkQueue, amqp::QueueKind};
 use lepus_broker::{Broker, Target};
 use lepus_tests::jobs::{JobFixture, KINDS, next, policy, queue};
 use lepus_tests::log::Log;
@@ -591,8 +591,9 @@ async fn a_stop_under_an_alarm_is_bounded_by_its_grace(node: &Node) {
     // One reply has the node block the connection that it is published on.
     subject.gate.open(1);
     let mut state = serving.state();
-    let blocked =
-        |state: &lepus::ConnectionState| matches!(state, lepus::ConnectionState::Blocked { .. });
+    let blocked = |state: &lepus::amqp::ConnectionState| {
+        matches!(state, lepus::amqp::ConnectionState::Blocked { .. })
+    };
     state.wait_for(blocked).await.expect("a state");
     gate.close();
     let stopping = async { tokio::join!(server.stop(), pool.stop()) };

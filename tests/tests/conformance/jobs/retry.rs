@@ -3,7 +3,11 @@
 
 use lapin::BasicProperties;
 use lapin::types::AMQPValue;
-use lepus::{Codec, Failure, Job, JobError, Retry, WorkQueue, reject, retry, retry_after};
+use lepus::{
+    Codec, Job, WorkQueue,
+    jobs::{Failure, JobError, Retry},
+    reject, retry, retry_after,
+};
 use lepus_tests::jobs::{JobFixture, KINDS, header, meet_a_full_queue, next, policy, queue};
 use lepus_tests::proxy::Cut;
 use lepus_tests::raw::{durable, table};

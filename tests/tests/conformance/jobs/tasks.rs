@@ -1,7 +1,10 @@
 //! `#[lepus::tasks]`: jobs that are methods of a trait.
 
 use lapin::BasicProperties;
-use lepus::{Codec, Context, Failure, Retry, TaskPool, TaskProducer, WorkQueue};
+use lepus::{
+    Codec, Context, WorkQueue,
+    jobs::{Failure, Retry, TaskPool, TaskProducer},
+};
 use lepus_tests::jobs::{JobFixture, header, next, policy};
 use lepus_tests::{Env, conformance, eventually};
 use std::fmt;

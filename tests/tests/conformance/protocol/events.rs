@@ -3,7 +3,7 @@
 use super::fixture::WireFixture;
 use super::golden::Message;
 use lapin::ExchangeKind;
-use lepus::{Codec, Event, JobError, RetryPolicy, Topic, retry};
+use lepus::{Codec, Event, RetryPolicy, Topic, jobs::JobError, retry};
 use lepus_tests::{Env, conformance};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;

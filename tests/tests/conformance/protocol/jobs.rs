@@ -2,7 +2,7 @@
 
 use super::fixture::WireFixture;
 use super::golden::Message;
-use lepus::{Job, JobError, RetryPolicy, WorkQueue, reject, retry};
+use lepus::{Job, RetryPolicy, WorkQueue, jobs::JobError, reject, retry};
 use lepus_tests::{Env, conformance};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;

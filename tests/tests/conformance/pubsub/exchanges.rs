@@ -2,8 +2,9 @@
 
 use super::{event, passing, within};
 use lepus::{
-    ByPattern, Codec, Connection, Direct, Fanout, Headers, Kind, Match, Pattern, RoutingKey,
-    Subscription, Table, Topic, Value,
+    Codec, Connection, Direct, Fanout, Headers, Topic,
+    amqp::{Table, Value},
+    events::{ByPattern, Kind, Match, Pattern, RoutingKey, Subscription},
 };
 use lepus_tests::proxy::Way;
 use lepus_tests::raw::Raw;

@@ -4,8 +4,9 @@ use super::{clear, within};
 use lapin::BasicProperties;
 use lapin::types::AMQPValue;
 use lepus::{
-    Codec, Connection, Event, GroupEvent, GroupSubscription, Kind, Missed, RetryPolicy, Topic,
-    Value,
+    Codec, Connection, Event, RetryPolicy, Topic,
+    amqp::Value,
+    events::{GroupEvent, GroupSubscription, Kind, Missed},
 };
 use lepus_tests::raw::{Raw, table};
 use lepus_tests::{Env, conformance, eventually};

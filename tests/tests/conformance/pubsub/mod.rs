@@ -6,7 +6,10 @@ mod groups;
 mod subscriptions;
 mod types;
 
-use lepus::{Event, EventExchange, Kind, Missed, Subscription};
+use lepus::{
+    Event,
+    events::{EventExchange, Kind, Missed, Subscription},
+};
 use lepus_tests::Env;
 use lepus_tests::raw::Raw;
 use serde::de::DeserializeOwned;

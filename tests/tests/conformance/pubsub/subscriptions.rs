@@ -2,7 +2,8 @@
 
 use super::{clear, event, item, passing, within};
 use lepus::{
-    ByPattern, Codec, Event, Fanout, GroupSubscription, Missed, Mode, Overflow, Subscription, Topic,
+    Codec, Event, Fanout, Topic,
+    events::{ByPattern, GroupSubscription, Missed, Mode, Overflow, Subscription},
 };
 use lepus_tests::proxy::Cut;
 use lepus_tests::raw::Raw;
@@ -521,7 +522,7 @@ async fn an_exchange_that_was_deleted_is_bound_to_again(env: Env) {
 /// Publishes until an event is received.
 async fn receive_again<M: Mode>(
     events: &mut Subscription<ByPattern, u32, M>,
-    publish: impl Fn() -> lepus::Publish,
+    publish: impl Fn() -> lepus::events::Publish,
 ) {
     let receiving = async {
         loop {

@@ -1,7 +1,10 @@
 //! Several types of events on one exchange.
 
 use super::{event, item, passing};
-use lepus::{ByPattern, Codec, Missed, Topic, UnknownTypes};
+use lepus::{
+    Codec, Topic,
+    events::{ByPattern, Missed, UnknownTypes},
+};
 use lepus_tests::{Env, conformance, eventually};
 use serde::{Deserialize, Serialize};
 use std::fmt::Debug;

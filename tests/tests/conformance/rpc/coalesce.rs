@@ -167,9 +167,9 @@ async fn headers_and_traces_travel_along(env: Env) {
     let fixture = unattended(&env, 64).await;
     let probe = &fixture.probe;
     let table = || {
-        let list = lepus::Value::List(vec![1.into(), lepus::Value::Null]);
-        let nested = lepus::Table::from([("list".to_owned(), list)]);
-        lepus::Table::from([
+        let list = lepus::amqp::Value::List(vec![1.into(), lepus::amqp::Value::Null]);
+        let nested = lepus::amqp::Table::from([("list".to_owned(), list)]);
+        lepus::amqp::Table::from([
             ("tenant".to_owned(), "hare".into()),
             ("size".to_owned(), u64::MAX.into()),
             ("nested".to_owned(), nested.into()),

@@ -2,7 +2,7 @@
 
 use super::LONG;
 use super::shapes::{Shaper, ShapesClient, call_every_shape};
-use lepus::{Client, Code};
+use lepus::{Code, rpc::Client};
 use lepus_tests::probe::{DivideByZero, ProbeClient, ProbeServer, Subject};
 use std::sync::Arc;
 use std::time::Duration;

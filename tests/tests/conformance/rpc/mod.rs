@@ -4,9 +4,11 @@ mod bad_input;
 mod calls;
 mod coalesce;
 mod errors;
+mod layers;
 mod local;
 mod queues;
 mod shapes;
+mod unsent;
 mod workers;
 
 use std::time::Duration;

@@ -1,7 +1,10 @@
 //! The queues of services.
 
 use futures_util::future::join_all;
-use lepus::{QueueKind, QueueOptions, Server};
+use lepus::{
+    Server,
+    amqp::{QueueKind, QueueOptions},
+};
 use lepus_tests::peer::Caller;
 use lepus_tests::probe::{ProbeClient, ProbeServer, Subject, is_settled, serve_concurrently};
 use lepus_tests::raw::Raw;

@@ -1,7 +1,7 @@
 //! Brokers that are away, and many clients that come back at once.
 
 use super::{LONG, SECOND, SHORT, SOON, until_lost};
-use lepus::{ConnectionState, Outcome};
+use lepus::{Outcome, amqp::ConnectionState};
 use lepus_tests::env::{On, run_within};
 use lepus_tests::eventually::within;
 use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, serve_concurrently};

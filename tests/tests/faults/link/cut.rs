@@ -1,7 +1,7 @@
 //! Links that are cut.
 
 use super::{LONG, until_lost};
-use lepus::{Code, Connection, ConnectionState, Outcome, WorkQueue};
+use lepus::{Code, Connection, Outcome, WorkQueue, amqp::ConnectionState};
 use lepus_broker::Target;
 use lepus_tests::eventually::within;
 use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, is_settled, serve, serve_concurrently};

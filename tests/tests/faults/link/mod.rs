@@ -5,7 +5,7 @@ mod away;
 mod cut;
 mod stalled;
 
-use lepus::{Connection, ConnectionState};
+use lepus::{Connection, amqp::ConnectionState};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_millis(10);

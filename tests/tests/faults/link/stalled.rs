@@ -37,7 +37,7 @@ async fn is_found(
     env: &Env,
     proxy: &Proxy,
     fixture: &RpcFixture,
-    calls: Vec<lepus::PendingReply<u32>>,
+    calls: Vec<lepus::rpc::PendingReply<u32>>,
     stalled: Instant,
 ) {
     until_lost(&fixture.calling).await;

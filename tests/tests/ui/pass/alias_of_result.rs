@@ -1,6 +1,6 @@
 //! Aliases of a `Result`, with names that end in `Result`.
 
-use lepus::{Call, Never, Status};
+use lepus::{Call, Status, rpc::Never};
 
 type ShopResult<T> = Result<T, String>;
 type Answer = Status;

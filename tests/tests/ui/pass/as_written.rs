@@ -34,7 +34,7 @@ impl Calculator for Pocket {
     async fn note(&self, _line: String) {}
 }
 
-fn is_a_service<S: lepus::Service>(_: &S) {}
+fn is_a_service<S: lepus::rpc::Service>(_: &S) {}
 
 fn main() {
     is_a_service(&CalculatorServer::new(Pocket));

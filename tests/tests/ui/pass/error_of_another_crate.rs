@@ -1,6 +1,6 @@
 //! What the help says about an error of another crate.
 
-use lepus::{Connection, Failure, Job, JobError, WorkQueue};
+use lepus::{Connection, Job, WorkQueue, jobs::{Failure, JobError}};
 
 fn parse(text: &str) -> Result<u64, std::num::ParseIntError> {
     text.parse()

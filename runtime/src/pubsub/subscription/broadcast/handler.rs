@@ -8,6 +8,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 use super::super::buffer::EventBuffer;
 use super::super::mode::{Broadcast, Overflow};
@@ -17,6 +18,7 @@ use crate::escape::Escaped;
 use crate::link::{Channel, Connection, ConsumeMode, Delivery};
 use crate::policy::verdict::IntoVerdict;
 use crate::pubsub::event::{Decoded, Event, EventDecoder, Missed, RawEvent};
+use crate::span::HandlerSpan;
 use crate::stats::Counters;
 use crate::worker::{Handler, Settlement};
 
@@ -157,18 +159,26 @@ where
         let key = Escaped(event.key().to_owned());
         let exchange = Escaped(event.exchange().to_owned());
         let context = event.context.clone();
+        let span = HandlerSpan::process(context.service(), context.message());
+        let span = span.span().clone();
         let work = context.scope(async { (self.handler)(event).await });
+        let work = work.instrument(span.clone());
         match AssertUnwindSafe(work).catch_unwind().await {
             Ok(returned) => {
-                if let Some(error) = returned.into_verdict().error() {
+                let verdict = returned.into_verdict();
+                let outcome = verdict.outcome();
+                span.record("outcome", outcome);
+                tracing::debug!(parent: &span, %exchange, %key, outcome, "event handler ended");
+                if let Some(error) = verdict.error() {
                     let error = Escaped(error);
-                    tracing::warn!(%exchange, %key, %error, "event handler failed");
+                    tracing::warn!(parent: &span, %exchange, %key, %error, "event handler failed");
                 }
             }
             Err(panic) => {
                 self.counters.panics.add();
                 let text = Escaped(crate::handler_guard::panic_text(&*panic));
-                tracing::error!(%exchange, %key, %text, "event handler panicked");
+                span.record("outcome", "panicked");
+                tracing::warn!(parent: &span, %exchange, %key, %text, "event handler panicked");
             }
         }
         Settlement::Ack

@@ -71,7 +71,7 @@ impl<K: Kind, T> Subscribe<K, T, Broadcast> {
     ///
     /// The queue is a quorum queue unless it is [`classic`](Subscribe::classic). In a classic queue,
     /// events outlive a restart of the broker only if they are published
-    /// [persistent](crate::EventPublisher::persistent).
+    /// [persistent](crate::events::EventPublisher::persistent).
     pub fn shared(self, group: &str) -> Subscribe<K, T, Group> {
         self.group(group, ActiveMembers::All)
     }
@@ -136,7 +136,7 @@ impl<K: Kind, T> Subscribe<K, T, Broadcast> {
     /// Subscribes, and handles every event. When it returns, matching events are received.
     ///
     /// Up to [`concurrency`](Self::concurrency) events are handled at once. The handler returns `()`
-    /// or `Result<(), E>` where `E` is a [`Failure`](crate::Failure). No event is tried again, since
+    /// or `Result<(), E>` where `E` is a [`Failure`](crate::jobs::Failure). No event is tried again, since
     /// the queue of a broadcast subscription does not outlive it: a failure (an `Err` or a panic) is
     /// logged. Calls that a handler makes inherit the event's trace.
     ///

@@ -18,7 +18,7 @@ use crate::pubsub::spec::ExchangeSpec;
 use crate::wire::topology::Topology;
 use crate::worker::{Handler, OnLoss, Running, Source};
 
-/// A builder of subscriptions. `M` is the mode, [`Broadcast`] or [`Group`](crate::Group).
+/// A builder of subscriptions. `M` is the mode, [`Broadcast`] or [`Group`](crate::events::Group).
 ///
 /// [`stream`](Subscribe::stream) returns the events as a stream. [`run`](Subscribe::run) handles them
 /// until a shutdown, and [`start`](Subscribe::start) does so until it is told to stop.
@@ -101,8 +101,8 @@ pub(super) enum Unbound {
 }
 
 impl<K: Selective, T, M> Subscribe<K, T, M> {
-    /// Adds a binding: a [`RoutingKey`](crate::RoutingKey) for a direct exchange, a
-    /// [`Pattern`](crate::Pattern) for a topic exchange, a [`Match`](crate::Match) for a headers
+    /// Adds a binding: a [`RoutingKey`](crate::events::RoutingKey) for a direct exchange, a
+    /// [`Pattern`](crate::events::Pattern) for a topic exchange, a [`Match`](crate::events::Match) for a headers
     /// exchange. An event that several bindings match is received once.
     ///
     /// An invalid binding is an [`is_invalid`](Error::is_invalid) error when the subscription starts.
@@ -131,7 +131,7 @@ impl<K: Selective, T, M> Subscribe<K, T, M> {
 
 impl<K: Kind, T, M> Subscribe<K, T, M> {
     /// Sets the treatment of events of unknown types, on an exchange with
-    /// [types](crate::EventExchange::event_type). Default: they are skipped and counted.
+    /// [types](crate::events::EventExchange::event_type). Default: they are skipped and counted.
     pub fn unknown_types(mut self, unknown_types: UnknownTypes) -> Self {
         self.unknown_types = unknown_types;
         self

@@ -85,7 +85,7 @@ impl<K: Kind, T> Subscribe<K, T, Group> {
 
 impl<K: Kind, T> Subscribe<K, T, Group> {
     /// Joins the group, and returns its events as a stream. When it returns, the group's queue is
-    /// bound, and events may arrive. Each event must be settled ([`GroupEvent`](crate::GroupEvent)).
+    /// bound, and events may arrive. Each event must be settled ([`GroupEvent`](crate::events::GroupEvent)).
     ///
     /// # Errors
     /// As [`Subscribe::stream`]; also if the group's queue exists with other properties.
@@ -116,7 +116,7 @@ impl<K: Kind, T> Subscribe<K, T, Group> {
     /// the group's queue is bound, and events may arrive.
     ///
     /// Up to [`concurrency`](Self::concurrency) events are handled at once. The handler returns `()`
-    /// or `Result<(), E>` where `E` is a [`Failure`](crate::Failure). A failed event is tried again by
+    /// or `Result<(), E>` where `E` is a [`Failure`](crate::jobs::Failure). A failed event is tried again by
     /// the [retry policy](Self::retry), and dead-lettered in the end. A panic counts as a failure. An
     /// event that does not decode is dead-lettered at once. Jobs of a [`WorkQueue`] are handled in the
     /// same way.

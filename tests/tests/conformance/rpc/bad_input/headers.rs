@@ -24,7 +24,7 @@ async fn reserved_headers_are_not_sent(env: Env) {
         "x-death",
         "x-delivery-count",
     ] {
-        let table = || lepus::Table::from([(name.to_owned(), lepus::Value::from(7))]);
+        let table = || lepus::amqp::Table::from([(name.to_owned(), lepus::amqp::Value::from(7))]);
         let calls = [
             probe.facts().header(name, 7).await.map(drop),
             probe
@@ -59,9 +59,9 @@ async fn reserved_headers_are_not_sent(env: Env) {
 
 async fn several_headers_go_along(env: Env) {
     let fixture = RpcFixture::start(&env).await;
-    let table = lepus::Table::from([
-        ("tenant".to_owned(), lepus::Value::from("fox")),
-        ("size".to_owned(), lepus::Value::from(u64::MAX)),
+    let table = lepus::amqp::Table::from([
+        ("tenant".to_owned(), lepus::amqp::Value::from("fox")),
+        ("size".to_owned(), lepus::amqp::Value::from(u64::MAX)),
     ]);
     let call = fixture
         .probe

@@ -1,0 +1,170 @@
+//! A limit of the requests in a time.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::from_fn::{Middleware, Next, layers};
+use crate::clock;
+use crate::service::{BoxFuture, Reply, Request};
+use crate::sync::lock;
+use crate::wire::status::{Code, Status};
+
+/// A layer that lets at most so many requests through in a time. Others wait for their turn; those whose turn
+/// comes after their deadline, and with [`reject`](Self::reject) all others, are answered `resource_exhausted`
+/// immediately.
+///
+/// After a pause, as many requests as in the whole time may pass at once; then the turns are evenly spaced. Clones,
+/// and all services or clients that one layer is put around, share the limit.
+///
+/// ```
+/// # #[lepus::service]
+/// # trait Calculator {
+/// #     async fn fib(&self, n: u64) -> u64;
+/// # }
+/// # struct CalculatorService;
+/// # impl Calculator for CalculatorService {
+/// #     async fn fib(&self, n: u64) -> u64 {
+/// #         n
+/// #     }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lepus::CallError> {
+/// use std::time::Duration;
+///
+/// use lepus::middleware::RateLimit;
+/// use lepus::{Code, rpc::Client};
+///
+/// let limit = RateLimit::new(2, Duration::from_secs(3600)).reject();
+/// let service = CalculatorServer::new(CalculatorService).layer(limit);
+/// let calculator = CalculatorClient::from(Client::local(service));
+/// calculator.fib(1).await?;
+/// calculator.fib(2).await?;
+/// let third = calculator.fib(3).await;
+/// assert!(third.is_err_and(|error| error.code() == Some(Code::ResourceExhausted)));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct RateLimit {
+    turns: Arc<Turns>,
+    rejects: bool,
+}
+
+/// The generic cell rate algorithm (GCRA): one instant is all of its state.
+#[derive(Debug)]
+struct Turns {
+    /// The time between two turns.
+    interval: Duration,
+    /// The time in which the limit holds.
+    period: Duration,
+    /// The instant at which no turn is used any more.
+    idle_at: Mutex<Instant>,
+}
+
+impl RateLimit {
+    /// At most `requests` in the time `per`; 0 requests count as 1.
+    #[must_use]
+    pub fn new(requests: u32, per: Duration) -> Self {
+        let turns = Turns {
+            interval: per / requests.max(1),
+            period: per,
+            idle_at: Mutex::new(Instant::now()),
+        };
+        Self {
+            turns: Arc::new(turns),
+            rejects: false,
+        }
+    }
+
+    /// Lets no request wait.
+    #[must_use]
+    pub fn reject(self) -> Self {
+        Self {
+            rejects: true,
+            ..self
+        }
+    }
+}
+
+impl Turns {
+    /// Takes the next turn, and returns its time. `None` if that is later than `latest`; no turn is taken then.
+    fn take(&self, now: Instant, latest: Option<Instant>) -> Option<Instant> {
+        let mut idle_at = lock(&self.idle_at);
+        let next_idle_at = clock::deadline((*idle_at).max(now), self.interval);
+        let turn = next_idle_at.checked_sub(self.period);
+        let turn = turn.map_or(now, |turn| turn.max(now));
+        if latest.is_some_and(|latest| turn > latest) {
+            return None;
+        }
+        *idle_at = next_idle_at;
+        Some(turn)
+    }
+}
+
+layers!(RateLimit);
+
+impl Middleware for RateLimit {
+    fn handle(&self, request: Request, next: Next) -> BoxFuture<Reply> {
+        let now = Instant::now();
+        let latest = if self.rejects {
+            Some(now)
+        } else {
+            request.context().deadline()
+        };
+        let turn = self.turns.take(now, latest);
+        Box::pin(async move {
+            match turn {
+                Some(turn) => {
+                    if turn > now {
+                        sleep_until(turn).await;
+                    }
+                    next.run(request).await
+                }
+                None => {
+                    let service = next.descriptor().name();
+                    let text = format!("the limit of requests to `{service}` is reached");
+                    Status::new(Code::ResourceExhausted, text).into()
+                }
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn turns(limit: &RateLimit, now: Instant, count: u32) -> Vec<Duration> {
+        let turns = (0..count).filter_map(|_| limit.turns.take(now, None));
+        turns.map(|turn| turn - now).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_passes_and_then_turns_are_spaced() {
+        let limit = RateLimit::new(4, SECOND);
+        let (none, quarter) = (Duration::ZERO, SECOND / 4);
+        let now = Instant::now();
+        let expected = [none, none, none, none, quarter, quarter * 2];
+        assert_eq!(turns(&limit, now, 6), expected);
+        // A clone shares the limit, and half a second later, two turns were given out ahead.
+        let later = now + SECOND / 2;
+        assert_eq!(turns(&limit.clone(), later, 2), [quarter, quarter * 2]);
+        // After a long pause, no more than four pass at once.
+        let later = now + SECOND * 60;
+        assert_eq!(turns(&limit, later, 5), [none, none, none, none, quarter]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_that_comes_too_late_is_not_taken() {
+        let limit = RateLimit::new(1, SECOND);
+        let now = Instant::now();
+        assert_eq!(limit.turns.take(now, Some(now)), Some(now));
+        assert_eq!(limit.turns.take(now, Some(now)), None);
+        let latest = Some(now + SECOND);
+        assert_eq!(limit.turns.take(now, latest), latest);
+    }
+}

@@ -1,0 +1,13 @@
+//! Services: servers, clients, calls, and the errors and statuses that they end with.
+//!
+//! `#[lepus::service]` generates a server and a client from a trait. [`Server`] serves it, and
+//! [`ClientBuilder`] sets the options of its client. [`Service`], [`Request`] and [`Reply`] are for services
+//! without the macro.
+
+pub use crate::client::{Call, Client, ClientBuilder, DEFAULT_TIMEOUT, PendingReply};
+pub use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
+pub use crate::error::{CallError, Never};
+pub use crate::returns::MethodError;
+pub use crate::server::Server;
+pub use crate::service::{BoxFuture, Reply, ReplyOutcome, Request, Service, ServiceOptions};
+pub use crate::wire::status::{Code, Status, UnknownCode};

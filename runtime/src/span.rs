@@ -1,0 +1,113 @@
+//! Spans (`tracing`) of requests, jobs and events on both sides, and the events of the log at their ends.
+//!
+//! Fields have OpenTelemetry's names where it defines one. A value is read and formatted only if its span or event
+//! is enabled.
+
+use std::fmt;
+
+use tracing::Span;
+use tracing::field::Empty;
+
+use crate::escape::{Escaped, escaped};
+use crate::wire::message::MessageInfo;
+
+/// The span of a handler. The default is a disabled one.
+#[derive(Clone, Debug)]
+pub(crate) struct HandlerSpan(Span);
+
+impl Default for HandlerSpan {
+    fn default() -> Self {
+        Self(Span::none())
+    }
+}
+
+impl HandlerSpan {
+    /// The span of a request at the server, `request`.
+    pub(crate) fn request(service: &str, method: &str, message: &MessageInfo) -> Self {
+        Self(tracing::info_span!(
+            "request",
+            otel.name = %Pair(service, "/", method),
+            otel.kind = "server",
+            rpc.system.name = "lepus",
+            rpc.method = %Pair(service, "/", method),
+            messaging.message.id = escaped(message.message_id.as_deref()),
+            caller = escaped(message.app_id.as_deref()),
+            attempt = message.attempt,
+            outcome = Empty,
+        ))
+    }
+
+    /// The span of a job or an event at its handler, `process`. `source` is the queue, or the exchange of a
+    /// broadcast subscription, whose queue has a random name.
+    pub(crate) fn process(source: &str, message: &MessageInfo) -> Self {
+        Self(tracing::info_span!(
+            "process",
+            otel.name = %Pair("process", " ", source),
+            otel.kind = "consumer",
+            messaging.system = "rabbitmq",
+            messaging.operation.name = "process",
+            "messaging.operation.type" = "process",
+            messaging.destination.name = %Escaped(source),
+            messaging.rabbitmq.destination.routing_key = %Escaped(&message.routing_key),
+            messaging.message.id = escaped(message.message_id.as_deref()),
+            "type" = escaped(message.kind.as_deref()),
+            caller = escaped(message.app_id.as_deref()),
+            attempt = message.attempt,
+            outcome = Empty,
+        ))
+    }
+
+    /// The span, if it is enabled.
+    pub(crate) fn enabled(&self) -> Option<Span> {
+        (!self.0.is_disabled()).then(|| self.0.clone())
+    }
+
+    pub(crate) fn span(&self) -> &Span {
+        &self.0
+    }
+}
+
+/// The span of a call at the client, `call`.
+pub(crate) fn call(service: &str, method: &str) -> Span {
+    tracing::info_span!(
+        "call",
+        otel.name = %Pair(service, "/", method),
+        otel.kind = "client",
+        rpc.system.name = "lepus",
+        rpc.method = %Pair(service, "/", method),
+        messaging.message.id = Empty,
+        outcome = Empty,
+    )
+}
+
+/// The span of a push of a job or a publish of an event, `publish`.
+pub(crate) fn publish(destination: &str, key: &str, message_id: Option<&str>) -> Span {
+    tracing::info_span!(
+        "publish",
+        otel.name = %Pair("publish", " ", destination),
+        otel.kind = "producer",
+        messaging.system = "rabbitmq",
+        messaging.operation.name = "publish",
+        "messaging.operation.type" = "send",
+        messaging.destination.name = %Escaped(destination),
+        messaging.rabbitmq.destination.routing_key = %Escaped(key),
+        messaging.message.id = escaped(message_id),
+        outcome = Empty,
+    )
+}
+
+/// Records the outcome of a publish in its span, and logs its end.
+pub(crate) fn published(span: &Span, outcome: &'static str) {
+    span.record("outcome", outcome);
+    tracing::debug!(parent: span, outcome, "message published");
+}
+
+/// Two texts with a separator between them.
+struct Pair<'a>(&'a str, &'a str, &'a str);
+
+impl fmt::Display for Pair<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(first, separator, second) = *self;
+        write!(f, "{}{separator}{}", Escaped(first), Escaped(second))
+    }
+}
