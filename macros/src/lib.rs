@@ -120,6 +120,38 @@ use proc_macro::TokenStream;
 /// method that exists several times, each under its own `#[cfg]`, counts once. No method can be
 /// called `new`, `builder`, `local` or `clone`, which the client has itself; with
 /// `#[rpc(name = "new")]`, a method of another name has that name on the wire.
+///
+/// A `Vec<u8>` is encoded as a list of numbers, as serde does: MessagePack takes two bytes for each number above
+/// 127, and JSON up to four. `bytes::Bytes` (with its feature `serde`) and `serde_bytes::ByteBuf` are encoded as
+/// bytes by MessagePack. Each decodes what another one has encoded.
+///
+/// # Changing a contract
+///
+/// Clients and servers of different versions run side by side while a new version is deployed:
+///
+/// | change | old server, new client | new server, old client |
+/// |---|---|---|
+/// | a method is added | the call fails as `unimplemented`: deploy the servers first | works |
+/// | an argument `Option<…>` is added | the server ignores it: deploy the servers first | works, it is `None` |
+/// | another argument is added | the server ignores it | the call fails as `invalid_argument` |
+/// | a field is added to a value | works if the field is optional for the client (`Option`, `#[serde(default)]`) | works |
+/// | a variant is added to an enum in the arguments | the call fails as `invalid_argument`: deploy the servers first | works |
+/// | a variant is added to an enum in a value or an error | works | the call fails as `is_decode`: deploy the clients first |
+///
+/// An enum that will grow can have a variant for all others from the start, so that old peers read new variants
+/// as that one. It has no content, and its attribute is `#[serde(other)]`. The content of unknown variants is
+/// skipped only if the enum has a tag (`#[serde(tag = "…")]`); without one, a new variant must have none:
+///
+/// ```ignore
+/// #[derive(Serialize, Deserialize)]
+/// #[serde(tag = "kind")]
+/// enum Shape {
+///     Circle { radius: f64 },
+///     Square { side: f64 },
+///     #[serde(other)]
+///     Unknown,
+/// }
+/// ```
 #[proc_macro_attribute]
 pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {
     expand::compile(names::Kind::Service, arguments.into(), item.into()).into()
@@ -176,6 +208,10 @@ pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// As with [`macro@service`], except that a task has no reply. It returns nothing, or
 /// `Result<(), E>`, whose error decides whether there is another attempt. No task can be called
 /// `new`, `with_producer`, `push_all` or `clone`, which the producer has itself.
+///
+/// A worker retries a task that its trait does not have with backoff, because a worker of a later version may
+/// have it; so workers and producers can be deployed in any order. A task whose arguments do not decode is
+/// dead-lettered at once.
 #[proc_macro_attribute]
 pub fn tasks(arguments: TokenStream, item: TokenStream) -> TokenStream {
     expand::compile(names::Kind::Tasks, arguments.into(), item.into()).into()

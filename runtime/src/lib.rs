@@ -217,7 +217,7 @@ pub use events::{Direct, Event, Fanout, Headers, Topic};
 pub use jobs::{Job, RetryPolicy, WorkQueue, reject, retry, retry_after};
 #[doc(no_inline)]
 pub use rpc::{Call, CallError, Code, Server, Status};
-pub use shutdown::shutdown_signal;
+pub use shutdown::{second_signal, shutdown_signal};
 pub use wire::codec::Codec;
 pub use worker::{Running, Until};
 

@@ -253,7 +253,9 @@ impl Request {
                 Some(name) => error.at(format_args!("argument `{name}`")),
                 None => error,
             };
-            let text = format!("the arguments of `{method}` do not decode: {error}");
+            let bytes = self.body.len();
+            let text =
+                format!("the arguments of `{method}` do not decode: {error} ({bytes} bytes)");
             Status::new(Code::InvalidArgument, text)
         })
     }
@@ -309,7 +311,7 @@ impl Request {
     #[doc(hidden)]
     #[must_use]
     pub fn unknown_task(&self) -> Verdict {
-        Verdict::reject(format!("no task `{}`", self.method.name()))
+        Verdict::unknown_task(format_args!("no task `{}`", self.method.name()))
     }
 }
 

@@ -1,4 +1,5 @@
-//! Shutdown signals (SIGTERM, SIGINT): the first one requests a drain, the second one an immediate stop.
+//! Shutdown signals (SIGTERM, SIGINT): the first one requests a drain, the second one an immediate stop, and
+//! the third one ends the process.
 
 use std::sync::{OnceLock, mpsc};
 use std::time::Duration;
@@ -8,19 +9,45 @@ use tokio::sync::watch;
 /// The default of the longest time that a drain may take.
 pub(crate) const GRACE: Duration = Duration::from_secs(30);
 
+/// The number of the signal that ends the process.
+const END_AT: u32 = 3;
+
 static SIGNALS: OnceLock<watch::Sender<u32>> = OnceLock::new();
 
 /// Completes at SIGTERM or Ctrl-C (SIGINT). Pass it to a `run` method, which then drains.
 ///
 /// From this call on, even before the future is awaited, these signals no longer end the process. A second
-/// signal stops a drain at once; unfinished deliveries go back to their queues.
+/// signal stops a drain at once; unfinished deliveries go back to their queues. [`second_signal`] tells the
+/// rest of the program of it. A third signal ends the process where it is, with the exit code that a shell
+/// shows for a process that the signal ended: 143 for SIGTERM, 130 for SIGINT.
 pub fn shutdown_signal() -> impl Future<Output = ()> + Send + 'static {
     let signals = signals();
     at_least(1, signals)
 }
 
-/// Completes at the second signal, if [`shutdown_signal`] was called.
-pub(crate) async fn second_signal() {
+/// Completes at the second SIGTERM or Ctrl-C (SIGINT), for a program that has other work to finish than that of
+/// Lepus, which stops at this signal by itself.
+///
+/// Signals are counted from the first call of this function or of [`shutdown_signal`], and no longer end the
+/// process from then on, except the third one.
+///
+/// ```no_run
+/// # async fn finish_uploads() {}
+/// # async fn example() {
+/// lepus::shutdown_signal().await;
+/// tokio::select! {
+///     () = finish_uploads() => {}
+///     () = lepus::second_signal() => println!("the uploads are not finished"),
+/// }
+/// # }
+/// ```
+pub fn second_signal() -> impl Future<Output = ()> + Send + 'static {
+    let signals = signals();
+    at_least(2, signals)
+}
+
+/// Completes at the second signal, if the program has Lepus receive signals.
+pub(crate) async fn stop_at_once() {
     match SIGNALS.get() {
         Some(signals) => at_least(2, signals).await,
         None => std::future::pending().await,
@@ -74,8 +101,12 @@ fn count_signals(
         // The thread that asked waits for this.
         let _ = listening.send(());
         loop {
-            signals.next().await?;
+            let exit_code = signals.next().await?;
             counter.send_modify(|count| *count += 1);
+            if *counter.borrow() >= END_AT {
+                tracing::warn!("third signal, ending the process");
+                std::process::exit(exit_code);
+            }
         }
     })
 }
@@ -97,12 +128,15 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> std::io::Result<()> {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-        Ok(())
+    /// Waits for a signal, and returns the exit code that a shell shows for a process that it ended.
+    async fn next(&mut self) -> std::io::Result<i32> {
+        const SIGTERM: i32 = 15;
+        const SIGINT: i32 = 2;
+        let signal = tokio::select! {
+            _ = self.terminate.recv() => SIGTERM,
+            _ = self.interrupt.recv() => SIGINT,
+        };
+        Ok(128 + signal)
     }
 }
 
@@ -115,7 +149,9 @@ impl Signals {
         Ok(Self)
     }
 
-    async fn next(&mut self) -> std::io::Result<()> {
-        tokio::signal::ctrl_c().await
+    /// Waits for Ctrl-C, and returns the exit code of a process that it ended.
+    async fn next(&mut self) -> std::io::Result<i32> {
+        tokio::signal::ctrl_c().await?;
+        Ok(130)
     }
 }

@@ -4,11 +4,14 @@ use crate::ast::{Method, without_groups};
 use crate::ctxt::Ctxt;
 use quote::ToTokens;
 use syn::visit::{self, Visit};
-use syn::{Lifetime, ReturnType, Type, TypeImplTrait, TypePath, TypeReference};
+use syn::{Lifetime, Pat, PatType, ReturnType, Type, TypeImplTrait, TypePath, TypeReference};
 
 pub(super) fn check(ctxt: &Ctxt, method: &Method<'_>) {
     for input in &method.original.sig.inputs {
         if let syn::FnArg::Typed(input) = input {
+            if not_context(ctxt, input) {
+                continue;
+            }
             sized(ctxt, &input.ty);
             SentTypes { ctxt }.visit_type(&input.ty);
         }
@@ -17,6 +20,42 @@ pub(super) fn check(ctxt: &Ctxt, method: &Method<'_>) {
         sized(ctxt, output);
         SentTypes { ctxt }.visit_type(output);
     }
+}
+
+// Other frameworks pass the facts of a request as an argument. Here every argument is sent by the client. A
+// `Context` of another crate can be an argument, if it has another path or the argument another name.
+//
+// Returns whether the argument was reported.
+fn not_context(ctxt: &Ctxt, input: &PatType) -> bool {
+    let ty = without_groups(&input.ty);
+    let owned = match ty {
+        Type::Reference(reference) => without_groups(&reference.elem),
+        ty => ty,
+    };
+    let Type::Path(TypePath { qself: None, path }) = owned else {
+        return false;
+    };
+    let words: Vec<_> = path
+        .segments
+        .iter()
+        .map(|word| word.ident.to_string())
+        .collect();
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    let is_named_so = matches!(
+        &*input.pat,
+        Pat::Ident(name) if ["ctx", "_ctx", "context", "_context", "cx", "_cx"].contains(&&*name.ident.to_string())
+    );
+    let is_context = match *words.as_slice() {
+        ["lepus", "Context"] => true,
+        ["Context"] => is_named_so,
+        _ => false,
+    };
+    if is_context {
+        let message = "the context of a request is no argument, because the client does not send it: \
+                       remove it and call `lepus::Context::current()` in the method";
+        ctxt.error_on(input, message);
+    }
+    is_context
 }
 
 // An argument or a result is a value of known size.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::channel::delete_declared;
 use super::io_thread::IoThread;
 use super::namespace::Namespace;
 use super::session::Session;
@@ -163,6 +164,35 @@ impl Connection {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.inner.counters.read()
+    }
+
+    /// Deletes the queues and exchanges that this connection has declared in its
+    /// [`namespace`](crate::amqp::ConnectionBuilder::namespace), with their messages, so that a test leaves nothing
+    /// behind. Stop its servers, workers and subscriptions first: they declare again what they need.
+    ///
+    /// AMQP has no list of queues. What other connections or earlier runs have declared in the same namespace
+    /// stays, unless this connection has declared it as well. Without a namespace this does nothing.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), lepus::Error> {
+    /// # let uri = "amqp://127.0.0.1";
+    /// let connection = lepus::Connection::builder(uri).namespace("test-7").open().await?;
+    /// lepus::WorkQueue::<String>::new("mails").declare(&connection).await?;
+    /// connection.delete_namespace().await?; // `test-7.mails` and `test-7.mails.dead`
+    /// connection.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The connection was lost or closed, or the broker refuses. What is not deleted yet is deleted by the next
+    /// call.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, a part may be deleted.
+    pub async fn delete_namespace(&self) -> Result<(), Error> {
+        let session = self.consuming().session().await?;
+        delete_declared(&session, self.namespace()).await
     }
 
     /// Closes the connection. Calls and pushes in progress fail with

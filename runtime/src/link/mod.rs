@@ -27,10 +27,10 @@ mod supervise;
 mod uri;
 
 pub use builder::ConnectionBuilder;
+pub use channel::QueueCounts;
 pub(crate) use channel::{
     AckRange, Channel, ConfirmChannel, Confirmation, ConsumeMode, Consumer, ConsumerEnd,
-    DeliveryCallback, GetChannel, IdleCheck, QueueCounts, bind, count, declare, delete, purge,
-    unbind,
+    DeliveryCallback, GetChannel, IdleCheck, bind, count, declare, delete, purge, unbind,
 };
 pub use connection::Connection;
 pub(crate) use namespace::Namespace;

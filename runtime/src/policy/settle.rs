@@ -6,6 +6,10 @@ use std::time::Duration;
 use crate::policy::retry::RetryPolicy;
 use crate::policy::verdict::{Judgement, Retry, Verdict};
 
+/// The least number of attempts at a job whose task its worker does not have. With the default backoff they
+/// take eight minutes, in which a rolling deployment gets far enough for a worker that has the task.
+const UNKNOWN_TASK_ATTEMPTS: u32 = 10;
+
 /// The decision on a job.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Decision {
@@ -48,10 +52,14 @@ impl Reason {
 
 /// The decision after the handler has returned.
 pub(crate) fn after(verdict: Verdict, attempt: u32, policy: &RetryPolicy, random: f64) -> Decision {
-    let (error, retry) = match verdict.0 {
+    let (error, retry, attempts) = match verdict.0 {
         Judgement::Done => return Decision::Ack,
         Judgement::Requeue => return Decision::Requeue,
-        Judgement::Failed { error, retry } => (error, retry),
+        Judgement::Failed { error, retry } => (error, retry, policy.max_attempts()),
+        Judgement::UnknownTask { error } => {
+            let attempts = policy.max_attempts().max(UNKNOWN_TASK_ATTEMPTS);
+            (error, Retry::Backoff, attempts)
+        }
     };
     if retry == Retry::Never {
         return Decision::DeadLetter {
@@ -59,7 +67,7 @@ pub(crate) fn after(verdict: Verdict, attempt: u32, policy: &RetryPolicy, random
             error,
         };
     }
-    if attempt >= policy.max_attempts() {
+    if attempt >= attempts {
         return Decision::DeadLetter {
             reason: Reason::Attempts,
             error,
@@ -175,6 +183,26 @@ mod tests {
             error: error(),
         };
         assert_eq!(after(failed(Retry::Never), 1, &policy(), 0.0), rejected);
+    }
+
+    #[test]
+    fn a_job_with_an_unknown_task_is_retried_whatever_the_policy() {
+        let unknown = || Verdict::unknown_task("no task `rotate`");
+        for policy in [policy(), RetryPolicy::never()] {
+            assert!(matches!(
+                after(unknown(), UNKNOWN_TASK_ATTEMPTS - 1, &policy, 0.0),
+                Decision::Retry { attempt: UNKNOWN_TASK_ATTEMPTS, delay, .. } if delay > SECOND
+            ));
+            let last = after(unknown(), UNKNOWN_TASK_ATTEMPTS, &policy, 0.0);
+            let attempts = Decision::DeadLetter {
+                reason: Reason::Attempts,
+                error: "no task `rotate`".into(),
+            };
+            assert_eq!(last, attempts);
+        }
+        let patient = policy().attempts(50);
+        let late = after(unknown(), 49, &patient, 0.0);
+        assert!(matches!(late, Decision::Retry { attempt: 50, .. }));
     }
 
     #[test]

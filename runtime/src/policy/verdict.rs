@@ -43,6 +43,10 @@ pub enum Retry {
 /// }
 /// ```
 ///
+/// The text of the error is logged, and stored with the dead letter. It is that of `Display` in its alternate
+/// form (`{:#}`), in which errors of `anyhow` and `eyre` name their causes, followed by the texts of
+/// [`caused_by`](Self::caused_by) and its sources: `no thumbnail: cannot read 7.png: permission denied`.
+///
 /// [`retry`], [`retry_after`] and [`reject`] wrap any other error.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say whether a failed job is worth another attempt",
@@ -55,6 +59,32 @@ pub trait Failure: fmt::Display {
     fn retry(&self) -> Retry {
         Retry::Backoff
     }
+
+    /// The cause of the error. Default: none. An error that has one returns
+    /// [`source`](std::error::Error::source): `fn caused_by(&self) -> … { std::error::Error::source(self) }`.
+    fn caused_by(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        None
+    }
+}
+
+/// The most causes of an error that are told, in case its sources form a circle.
+const MAX_CAUSES: usize = 16;
+
+/// The text of an error and of its causes. A cause that the text before it ends with, as many errors do with
+/// their source, is not told twice.
+fn with_causes(
+    error: &impl fmt::Display,
+    cause: Option<&(dyn std::error::Error + 'static)>,
+) -> String {
+    let mut text = format!("{error:#}");
+    let causes = std::iter::successors(cause, |cause| cause.source());
+    for cause in causes.take(MAX_CAUSES) {
+        let cause = cause.to_string();
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// Any error with a decision about another attempt, made by [`retry`], [`retry_after`] or [`reject`].
@@ -64,29 +94,32 @@ pub struct JobError {
     retry: Retry,
 }
 
-/// Makes an error after which the job is tried again with the policy's backoff.
-pub fn retry(error: impl fmt::Display) -> JobError {
-    JobError {
-        text: error.to_string(),
-        retry: Retry::Backoff,
+impl JobError {
+    fn new(error: impl Into<Box<dyn std::error::Error + Send + Sync>>, retry: Retry) -> Self {
+        let error = error.into();
+        let text = with_causes(&error, error.source());
+        Self { text, retry }
     }
+}
+
+/// Makes an error after which the job is tried again with the policy's backoff. `error` is a text, or an error
+/// whose causes are kept as well.
+pub fn retry(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> JobError {
+    JobError::new(error, Retry::Backoff)
 }
 
 /// Makes an error after which the job is tried again after this delay. The delay is rounded up to the next
 /// step of the delay queues. The maximum is 2³²−1 ms (49 days), RabbitMQ's longest TTL.
-pub fn retry_after(delay: Duration, error: impl fmt::Display) -> JobError {
-    JobError {
-        text: error.to_string(),
-        retry: Retry::After(delay),
-    }
+pub fn retry_after(
+    delay: Duration,
+    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> JobError {
+    JobError::new(error, Retry::After(delay))
 }
 
-/// Makes an error after which the job goes to the dead-letter queue.
-pub fn reject(error: impl fmt::Display) -> JobError {
-    JobError {
-        text: error.to_string(),
-        retry: Retry::Never,
-    }
+/// Makes an error after which the job goes to the dead-letter queue, with the error and its causes.
+pub fn reject(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> JobError {
+    JobError::new(error, Retry::Never)
 }
 
 impl fmt::Display for JobError {
@@ -106,10 +139,30 @@ impl Failure for JobError {
 impl Failure for Infallible {}
 impl Failure for String {}
 impl Failure for &str {}
-impl Failure for std::io::Error {}
-impl Failure for Error {}
-impl Failure for Box<dyn std::error::Error + Send + Sync> {}
-impl<E: fmt::Display> Failure for CallError<E> {}
+
+impl Failure for std::io::Error {
+    fn caused_by(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(self)
+    }
+}
+
+impl Failure for Error {
+    fn caused_by(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(self)
+    }
+}
+
+impl Failure for Box<dyn std::error::Error + Send + Sync> {
+    fn caused_by(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source()
+    }
+}
+
+impl<E: fmt::Display> Failure for CallError<E> {
+    fn caused_by(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.rpc().and_then(std::error::Error::source)
+    }
+}
 
 /// The result of a job's handler, as the runtime and generated code pass it on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,6 +175,11 @@ pub(crate) enum Judgement {
         error: String,
         retry: Retry,
     },
+    /// The worker does not have the task that the job names, so it was not run. Another worker of the queue, of
+    /// a later version, may have it.
+    UnknownTask {
+        error: String,
+    },
     /// The job was not run and goes back to its queue.
     Requeue,
 }
@@ -133,7 +191,7 @@ impl Verdict {
     /// The error, if the handler failed.
     pub(crate) fn error(&self) -> Option<&str> {
         match &self.0 {
-            Judgement::Failed { error, .. } => Some(error),
+            Judgement::Failed { error, .. } | Judgement::UnknownTask { error } => Some(error),
             Judgement::Done | Judgement::Requeue => None,
         }
     }
@@ -152,6 +210,13 @@ impl Verdict {
         Self(Judgement::Failed {
             error: error.to_string(),
             retry: Retry::Never,
+        })
+    }
+
+    /// A job whose task this worker does not have.
+    pub(crate) fn unknown_task(error: impl fmt::Display) -> Self {
+        Self(Judgement::UnknownTask {
+            error: error.to_string(),
         })
     }
 
@@ -196,10 +261,68 @@ impl<E: Failure> IntoVerdict for Result<(), E> {
             Err(error) => {
                 let retry = error.retry();
                 Verdict(Judgement::Failed {
-                    error: error.to_string(),
+                    error: with_causes(&error, error.caused_by()),
                     retry,
                 })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An error with a text and a cause.
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Caused {
+        text: &'static str,
+        source: Option<Box<Caused>>,
+    }
+
+    fn chain(texts: &[&'static str]) -> Option<Box<Caused>> {
+        let (text, causes) = texts.split_first()?;
+        let source = chain(causes);
+        Some(Box::new(Caused { text, source }))
+    }
+
+    fn text_of(texts: &[&'static str]) -> String {
+        reject(*chain(texts).unwrap()).to_string()
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes() {
+        assert_eq!(reject("no image").to_string(), "no image");
+        assert_eq!(reject(String::from("no image")).to_string(), "no image");
+        let text = text_of(&["no thumbnail", "cannot read 7.png", "no permission"]);
+        assert_eq!(text, "no thumbnail: cannot read 7.png: no permission");
+        let text = text_of(&["cannot read: no permission", "no permission", "mode 0"]);
+        assert_eq!(text, "cannot read: no permission: mode 0");
+        let many = ["a", "b"].repeat(100);
+        assert_eq!(text_of(&many).len(), 3 * MAX_CAUSES + 1);
+    }
+
+    #[test]
+    fn an_error_in_alternate_form_is_told_in_it() {
+        struct Report;
+
+        impl fmt::Display for Report {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(if f.alternate() {
+                    "outer: inner"
+                } else {
+                    "outer"
+                })
+            }
+        }
+
+        impl Failure for Report {}
+
+        let verdict = Err::<(), _>(Report).into_verdict();
+        assert_eq!(verdict.error(), Some("outer: inner"));
+        let source = std::io::Error::other(*chain(&["outer", "inner"]).unwrap());
+        let verdict = Err::<(), _>(source).into_verdict();
+        assert_eq!(verdict.error(), Some("outer: inner"));
     }
 }

@@ -477,7 +477,7 @@ impl Handler for JobHandler {
             match verdict.0 {
                 Judgement::Done => unacked.finished(true),
                 Judgement::Failed { .. } => unacked.finished(false),
-                Judgement::Requeue => {}
+                Judgement::Requeue | Judgement::UnknownTask { .. } => {}
             }
             let decision = settle::after(verdict, attempt, &self.spec.retry, random::fraction());
             if matches!(decision, Decision::Ack) {

@@ -32,7 +32,7 @@ pub(crate) use job::{RawJob, payload_codec};
 pub(crate) use spec::QueueSpec;
 
 use crate::error::Error;
-use crate::link::Connection;
+use crate::link::{self, Connection, QueueCounts};
 use crate::policy::retry::RetryPolicy;
 use crate::publish::Publisher;
 use crate::wire::codec::Codec;
@@ -181,6 +181,60 @@ impl<T> WorkQueue<T> {
     pub async fn declare(&self, connection: &Connection) -> Result<(), Error> {
         let publisher = Publisher::without_size_limit(connection);
         publisher.declare(self.spec.topology()?).await
+    }
+
+    /// The number of jobs that are ready in the queue, and of its consumers. Jobs that wait for their next
+    /// attempt or for their delay are not counted, and neither are those that a worker has.
+    ///
+    /// ```no_run
+    /// # async fn example(connection: lepus::Connection) -> Result<(), lepus::Error> {
+    /// let queue = lepus::WorkQueue::<String>::new("mails");
+    /// let counts = queue.count(&connection).await?;
+    /// println!("{} mails wait for {} workers", counts.messages, counts.consumers);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The queue does not exist ([`amqp_code`](Error::amqp_code) 404), the connection was lost or closed, or
+    /// the broker refuses.
+    pub async fn count(&self, connection: &Connection) -> Result<QueueCounts, Error> {
+        let session = connection.consuming().session().await?;
+        link::count(&session, &self.spec.main()?, connection.namespace()).await
+    }
+
+    /// Removes the jobs that are ready in the queue for good, and returns their number. Those that wait for
+    /// their next attempt or for their delay stay, and so do those that a worker has.
+    ///
+    /// # Errors
+    /// As [`count`](Self::count).
+    pub async fn purge(&self, connection: &Connection) -> Result<u32, Error> {
+        let session = connection.consuming().session().await?;
+        link::purge(&session, &self.spec.main()?, connection.namespace()).await
+    }
+
+    /// Deletes the queue with all queues that Lepus declares for it: its delay queues and its dead-letter
+    /// queue. Their jobs are lost. Queues that do not exist are no error.
+    ///
+    /// The workers of the queue and its producers declare it again when they next need it, so stop them
+    /// first. A dead-letter queue that other work queues use as well is deleted all the same.
+    ///
+    /// # Errors
+    /// [`is_invalid`](Error::is_invalid) for a [`passive`](Self::passive) queue, which belongs to another
+    /// program. The connection was lost or closed, or the broker refuses; some of the queues may be deleted
+    /// then.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, some of the queues may be deleted.
+    pub async fn delete(&self, connection: &Connection) -> Result<(), Error> {
+        if self.spec.passive {
+            return Err(Error::invalid(format!(
+                "queue `{}` is passive, so that Lepus has declared nothing that it could delete",
+                self.spec.name
+            )));
+        }
+        let session = connection.consuming().session().await?;
+        link::delete(&session, &self.spec.all_names()?, connection.namespace()).await
     }
 
     /// A producer, which pushes jobs.

@@ -264,7 +264,8 @@ where
 fn decode<T: DeserializeOwned>(own: Codec, job: &RawJob) -> Result<T, String> {
     let content_type = job.context.message().content_type.as_deref();
     let codec = payload_codec(own, content_type)?;
-    codec
-        .decode(&job.body)
-        .map_err(|error| format!("the payload does not decode: {error}"))
+    codec.decode(&job.body).map_err(|error| {
+        let bytes = job.body.len();
+        format!("the payload does not decode: {error} ({bytes} bytes)")
+    })
 }

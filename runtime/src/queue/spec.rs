@@ -10,7 +10,9 @@ use crate::wire::codec::Codec;
 use crate::wire::envelope;
 use crate::wire::message::Incoming;
 use crate::wire::name::{Name, SHORT_STRING_MAX};
-use crate::wire::topology::{DELAY_SUFFIX, Queue, QueueKind, Topology, delay_queue};
+use crate::wire::topology::{
+    DELAY_SUFFIX, Queue, QueueKind, Topology, delay_queue, delay_queue_names,
+};
 
 /// The number of times that a quorum queue delivers a job without a settlement before it
 /// dead-letters the job by itself. A retry is a new message with a count of its own, so that this
@@ -131,6 +133,15 @@ impl QueueSpec {
         let target = Name::parse(&self.name)?;
         let queue = delay_queue(&target, delay, |name| self.queue(name, kind))?;
         Ok(self.passive_if_set(queue))
+    }
+
+    /// The names of all queues that Lepus declares for this one, its own included: what it forwards to, after
+    /// what forwards to it.
+    pub(crate) fn all_names(&self) -> Result<Vec<Name>, Error> {
+        let main = Name::parse(&self.name)?;
+        let mut names = delay_queue_names(&main)?;
+        names.extend([main, self.dead_name()?]);
+        Ok(names)
     }
 
     /// Checks that the options do not contradict each other, and that all names fit into AMQP's 255

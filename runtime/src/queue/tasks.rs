@@ -185,8 +185,14 @@ impl TaskPool {
         self
     }
 
-    /// Starts the pool. When it returns, tasks are consumed. A task that the trait does not have
-    /// goes to the dead-letter queue, and so does one whose arguments do not decode.
+    /// Starts the pool. When it returns, tasks are consumed. A task whose arguments do not decode goes
+    /// to the dead-letter queue.
+    ///
+    /// A task that the trait does not have is retried with the policy's backoff, because a worker of a
+    /// later version may have it. It gets as many attempts as the retry policy allows, but at least ten,
+    /// which take about eight minutes with the default backoff; then it goes to the dead-letter queue.
+    /// These attempts count: if the worker that has the task fails when none are left, the job is not
+    /// tried again.
     ///
     /// # Errors
     /// As [`WorkerPool::start`](super::WorkerPool::start).
@@ -275,14 +281,23 @@ impl TaskRouter {
         }
     }
 
-    fn request(&self, job: &RawJob) -> Result<Request, String> {
+    /// # Errors
+    /// The verdict on a job that cannot be run here.
+    fn request(&self, job: &RawJob) -> Result<Request, Verdict> {
         let info = job.context.message();
         let name = info.kind.as_deref();
         let method = self.methods.find(name).ok_or_else(|| {
-            let (name, names) = (name.unwrap_or_default(), self.methods.names());
-            format!("no task `{name}`; this worker has {names}")
+            let (named, names) = (name.unwrap_or_default(), self.methods.names());
+            let error = format!("no task `{named}`; this worker has {names}");
+            if named.is_empty() {
+                // No worker can ever run a job that names no task.
+                Verdict::reject(error)
+            } else {
+                Verdict::unknown_task(error)
+            }
         })?;
-        let codec = payload_codec(self.codec, info.content_type.as_deref())?;
+        let codec = payload_codec(self.codec, info.content_type.as_deref());
+        let codec = codec.map_err(Verdict::reject)?;
         Ok(Request::new(method, codec, job.body.clone()))
     }
 }
@@ -291,7 +306,7 @@ impl JobRunner for TaskRouter {
     fn run(&self, job: RawJob) -> BoxFuture<Verdict> {
         let request = match self.request(&job) {
             Ok(request) => request,
-            Err(reason) => return Box::pin(std::future::ready(Verdict::reject(reason))),
+            Err(verdict) => return Box::pin(std::future::ready(verdict)),
         };
         self.tasks.run(request)
     }

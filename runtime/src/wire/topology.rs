@@ -280,14 +280,25 @@ pub(crate) fn delay_queue(
     make: impl FnOnce(Name) -> Queue,
 ) -> Result<Queue, NameError> {
     let step = step(delay);
-    let name = Name::parse(format!("{target}.retry.{}", step.as_millis()))?;
-    let queue = make(name)
+    let queue = make(delay_name(target, step)?)
         .message_ttl(step)
         .dead_letter("", target.as_str());
     Ok(match queue.kind {
         QueueKind::Classic => queue,
         QueueKind::Quorum => queue.at_least_once(),
     })
+}
+
+/// The names of all delay queues that a target can have.
+pub(crate) fn delay_queue_names(target: &Name) -> Result<Vec<Name>, NameError> {
+    let millis = Duration::from_millis(1);
+    let next = |last: &Duration| (*last < LONGEST_DELAY).then(|| step(*last + millis));
+    let steps = std::iter::successors(Some(step(millis)), next);
+    steps.map(|step| delay_name(target, step)).collect()
+}
+
+fn delay_name(target: &Name, step: Duration) -> Result<Name, NameError> {
+    Name::parse(format!("{target}.retry.{}", step.as_millis()))
 }
 
 fn step(delay: Duration) -> Duration {

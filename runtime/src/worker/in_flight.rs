@@ -23,7 +23,7 @@ use crate::escape::Escaped;
 use crate::handler_guard::panic_text;
 use crate::link::{AckRange, Channel, Consumer, ConsumerEnd, Delivery, Flush};
 use crate::policy::acks::{Ack, Acks};
-use crate::shutdown::second_signal;
+use crate::shutdown::stop_at_once;
 use crate::stats::Counters;
 
 /// After this many replies the write buffer is flushed even if more handlers could be polled: each of
@@ -272,7 +272,7 @@ impl<'a, H: Handler> InFlight<'a, H> {
         let limit = async {
             tokio::select! {
                 () = tokio::time::sleep_until(end) => "the grace period is over, requeueing unfinished deliveries",
-                () = second_signal() => "second signal, stopping at once and requeueing unfinished deliveries",
+                () = stop_at_once() => "second signal, stopping at once and requeueing unfinished deliveries",
             }
         };
         tokio::pin!(limit);

@@ -8,7 +8,7 @@ use amq_protocol::protocol::{AMQPClass, exchange, queue};
 use super::Channel;
 use crate::error::{Error, ErrorKind};
 use crate::link::convert::{short, table};
-use crate::link::namespace::Namespace;
+use crate::link::namespace::{Namespace, ScopedEntity};
 use crate::link::session::Session;
 use crate::link::socket::channels::unexpected_reply;
 use crate::wire::name::Name;
@@ -18,9 +18,12 @@ use crate::wire::topology::{
 
 /// The message and consumer counts of a queue (`queue.declare-ok`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct QueueCounts {
-    pub(crate) messages: u32,
-    pub(crate) consumers: u32,
+#[non_exhaustive]
+pub struct QueueCounts {
+    /// The messages that are ready for delivery. Those that consumers have and did not settle yet do not count.
+    pub messages: u32,
+    /// The consumers of the queue, of all programs.
+    pub consumers: u32,
 }
 
 /// Declares exchanges, queues and bindings, in this order.
@@ -123,21 +126,53 @@ pub(crate) async fn purge(
     }
 }
 
-/// Deletes a queue and its messages (`queue.delete`).
+/// Deletes queues and their messages (`queue.delete`). Those that do not exist are no error.
 pub(crate) async fn delete(
     session: &Arc<Session>,
-    queue: &Queue,
+    queues: &[Name],
     namespace: &Namespace,
 ) -> Result<(), Error> {
     let channel = Channel::open(session).await?;
-    let name = short(namespace.scope(queue.name.as_str()))?;
-    let delete = queue::AMQPMethod::Delete(queue::Delete {
-        queue: name,
-        if_unused: false,
-        if_empty: false,
-        nowait: false,
-    });
-    channel.call(AMQPClass::Queue(delete)).await.map(drop)
+    for queue in queues {
+        let delete = queue::AMQPMethod::Delete(queue::Delete {
+            queue: short(namespace.scope(queue.as_str()))?,
+            if_unused: false,
+            if_empty: false,
+            nowait: false,
+        });
+        channel.call(AMQPClass::Queue(delete)).await?;
+    }
+    Ok(())
+}
+
+/// Deletes the queues and exchanges that were declared in the namespace (`queue.delete`, `exchange.delete`).
+pub(in crate::link) async fn delete_declared(
+    session: &Arc<Session>,
+    namespace: &Namespace,
+) -> Result<(), Error> {
+    let channel = Channel::open(session).await?;
+    for entity in namespace.recorded() {
+        let delete = match &entity {
+            ScopedEntity::Queue(name) => {
+                AMQPClass::Queue(queue::AMQPMethod::Delete(queue::Delete {
+                    queue: short(name.clone())?,
+                    if_unused: false,
+                    if_empty: false,
+                    nowait: false,
+                }))
+            }
+            ScopedEntity::Exchange(name) => {
+                AMQPClass::Exchange(exchange::AMQPMethod::Delete(exchange::Delete {
+                    exchange: short(name.clone())?,
+                    if_unused: false,
+                    nowait: false,
+                }))
+            }
+        };
+        channel.call(delete).await?;
+        namespace.forget(&entity);
+    }
+    Ok(())
 }
 
 /// Adds one binding (`queue.bind`, `exchange.bind`).
@@ -191,7 +226,13 @@ async fn declare_exchange(
         nowait: false,
         arguments: table(namespace.arguments(&exchange.arguments))?,
     });
-    channel.call(AMQPClass::Exchange(declare)).await.map(drop)
+    channel.call(AMQPClass::Exchange(declare)).await?;
+    if !exchange.passive {
+        namespace.record(ScopedEntity::Exchange(
+            namespace.scope(exchange.name.as_str()),
+        ));
+    }
+    Ok(())
 }
 
 async fn declare_queue(
@@ -208,13 +249,19 @@ async fn declare_queue(
         nowait: false,
         arguments: table(namespace.arguments(&queue.arguments))?,
     });
-    match channel.call(AMQPClass::Queue(declare)).await? {
-        AMQPClass::Queue(queue::AMQPMethod::DeclareOk(declared)) => Ok(QueueCounts {
-            messages: declared.message_count,
-            consumers: declared.consumer_count,
-        }),
-        _ => Err(unexpected_reply()),
+    let AMQPClass::Queue(queue::AMQPMethod::DeclareOk(declared)) =
+        channel.call(AMQPClass::Queue(declare)).await?
+    else {
+        return Err(unexpected_reply());
+    };
+    // The broker deletes an exclusive queue with its connection.
+    if !queue.passive && !queue.exclusive {
+        namespace.record(ScopedEntity::Queue(namespace.scope(queue.name.as_str())));
     }
+    Ok(QueueCounts {
+        messages: declared.message_count,
+        consumers: declared.consumer_count,
+    })
 }
 
 async fn bind_on(channel: &Channel, binding: &Binding, namespace: &Namespace) -> Result<(), Error> {

@@ -11,7 +11,9 @@ mod queue_check;
 pub(crate) use confirms::{ConfirmChannel, Confirmation};
 pub(crate) use consumer::{ConsumeMode, Consumer, DeliveryCallback};
 pub(crate) use consumer_end::ConsumerEnd;
-pub(crate) use declare::{QueueCounts, bind, count, declare, delete, purge, unbind};
+pub use declare::QueueCounts;
+pub(in crate::link) use declare::delete_declared;
+pub(crate) use declare::{bind, count, declare, delete, purge, unbind};
 pub(crate) use get::GetChannel;
 pub(crate) use queue_check::IdleCheck;
 

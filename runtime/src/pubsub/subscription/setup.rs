@@ -162,7 +162,8 @@ async fn prepare<K: Kind>(
                 if own.exclusive && session.is_up() {
                     // Nobody will consume from the queue, so that `auto_delete` does not delete
                     // it before the connection ends.
-                    let _ = link::delete(&session, &own, &namespace).await;
+                    let _ =
+                        link::delete(&session, std::slice::from_ref(own.name()), &namespace).await;
                 }
                 attempts -= 1;
                 if !is_declared_here || error.amqp_code() != Some(404) || attempts == 0 {

@@ -336,6 +336,77 @@ mod tests {
         );
     }
 
+    #[derive(Serialize, Deserialize, Debug, PartialEq)]
+    enum Plain {
+        Circle(f64),
+        #[serde(other)]
+        Unknown,
+    }
+
+    #[derive(Serialize, Deserialize, Debug, PartialEq)]
+    #[serde(tag = "kind")]
+    enum Tagged {
+        Circle {
+            radius: f64,
+        },
+        #[serde(other)]
+        Unknown,
+    }
+
+    #[test]
+    fn a_new_variant_is_read_as_the_one_for_all_others() {
+        #[derive(Serialize)]
+        enum NewPlain {
+            Square(f64),
+            Point,
+        }
+
+        #[derive(Serialize)]
+        #[serde(tag = "kind")]
+        enum NewTagged {
+            Square { side: f64 },
+            Point,
+        }
+
+        for codec in [Codec::MsgPack, Codec::Json] {
+            let plain = |value: &NewPlain| codec.decode::<Plain>(&codec.encode(value).unwrap());
+            assert_eq!(plain(&NewPlain::Point).unwrap(), Plain::Unknown);
+            assert!(plain(&NewPlain::Square(1.0)).is_err(), "{codec}");
+            let tagged = |value: &NewTagged| codec.decode::<Tagged>(&codec.encode(value).unwrap());
+            for value in [NewTagged::Point, NewTagged::Square { side: 1.0 }] {
+                assert_eq!(tagged(&value).unwrap(), Tagged::Unknown);
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_decode_as_a_list_of_numbers() {
+        /// Encoded as bytes, as `bytes::Bytes` is.
+        struct Blob<'a>(&'a [u8]);
+
+        impl Serialize for Blob<'_> {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_bytes(self.0)
+            }
+        }
+
+        let list = vec![0_u8, 127, 255];
+        let bytes = Blob(&list);
+        for codec in [Codec::MsgPack, Codec::Json] {
+            for encoded in [codec.encode(&list).unwrap(), codec.encode(&bytes).unwrap()] {
+                assert_eq!(codec.decode::<Vec<u8>>(&encoded).unwrap(), list);
+            }
+        }
+        assert_eq!(
+            &Codec::MsgPack.encode(&list).unwrap()[..],
+            b"\x93\x00\x7f\xcc\xff"
+        );
+        assert_eq!(
+            &Codec::MsgPack.encode(&bytes).unwrap()[..],
+            b"\xc4\x03\x00\x7f\xff"
+        );
+    }
+
     #[test]
     fn text_is_written_as_by_display() {
         assert_eq!(&Codec::Text.encode(&30u64).unwrap()[..], b"30");

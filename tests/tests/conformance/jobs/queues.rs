@@ -28,6 +28,8 @@ conformance!(
     a_deleted_queue_comes_back,
     a_consumer_that_the_broker_forgot_comes_back,
     a_dropped_pool_gives_back_what_it_has,
+    a_queue_is_counted_purged_and_deleted,
+    a_namespace_is_deleted_with_what_was_declared_in_it,
 );
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -492,4 +494,73 @@ async fn a_dropped_pool_gives_back_what_it_has(env: Env) {
     fixture.raw.until_messages(&fixture.full("jobs"), 1).await;
     assert_eq!(fixture.raw.count(&fixture.full("jobs")).await.consumers, 0);
     fixture.delete_queues(&["jobs"]).await;
+}
+
+async fn a_queue_is_counted_purged_and_deleted(env: Env) {
+    let fixture = JobFixture::open(env).await;
+    let connection = &fixture.connection;
+    for kind in KINDS {
+        let queue = queue::<String>(&format!("{kind:?}"), kind);
+        let missing = queue.count(connection).await.unwrap_err();
+        assert_eq!(missing.amqp_code(), Some(404), "{missing}");
+        let producer = queue.producer(connection);
+        for _ in 0..3 {
+            producer.push(&"now".to_owned()).await.unwrap();
+        }
+        let later = producer.push(&"later".to_owned());
+        later.delay(Duration::from_secs(3000)).await.unwrap();
+        eventually("three jobs", || async {
+            let counts = queue.count(connection).await.unwrap();
+            (counts.messages, counts.consumers) == (3, 0)
+        })
+        .await;
+        assert_eq!(queue.purge(connection).await.unwrap(), 3);
+        assert_eq!(queue.count(connection).await.unwrap().messages, 0);
+        let running = queue.worker(connection).start(async |_: Job<String>| {});
+        let running = running.await.unwrap();
+        assert_eq!(queue.count(connection).await.unwrap().consumers, 1);
+        running.stop().await.unwrap();
+
+        let refused = queue.clone().passive().delete(connection).await;
+        assert!(refused.unwrap_err().is_invalid());
+        queue.delete(connection).await.unwrap();
+        for name in ["", ".dead", ".retry.3000000"] {
+            let name = format!("{}{name}", queue.name());
+            let gone = WorkQueue::<String>::new(&name).count(connection).await;
+            assert_eq!(gone.unwrap_err().amqp_code(), Some(404), "{name}");
+        }
+        // Nothing is left to delete, and the next push declares it again.
+        queue.delete(connection).await.unwrap();
+        producer.push(&"again".to_owned()).await.unwrap();
+        queue.delete(connection).await.unwrap();
+    }
+    fixture.delete_queues(&[]).await;
+}
+
+async fn a_namespace_is_deleted_with_what_was_declared_in_it(env: Env) {
+    let fixture = JobFixture::open(env).await;
+    let connection = &fixture.connection;
+    let jobs = WorkQueue::<String>::new("jobs").producer(connection);
+    let later = jobs.push(&"later".to_owned());
+    later.delay(Duration::from_secs(3000)).await.unwrap();
+    let logs = lepus::Fanout::<String>::new("logs");
+    let archive = logs.subscribe(connection).shared("archive");
+    let running = archive
+        .start(async |_: lepus::Event<String>| {})
+        .await
+        .unwrap();
+    running.stop().await.unwrap();
+    // A queue of another program, which is only counted here.
+    let foreign = fixture.full("foreign");
+    fixture.raw.declare(&foreign).await;
+    let used = WorkQueue::<String>::new("foreign");
+    used.count(connection).await.unwrap();
+    connection.delete_namespace().await.unwrap();
+    for name in ["jobs", "jobs.dead", "jobs.retry.3000000", "archive"] {
+        assert!(!fixture.raw.exists(&fixture.full(name)).await, "{name}");
+    }
+    assert!(fixture.raw.exists(&foreign).await);
+    fixture.raw.delete(&foreign).await;
+    connection.delete_namespace().await.unwrap();
+    fixture.delete_queues(&[]).await;
 }

@@ -2,10 +2,11 @@
 
 use lepus::{Job, WorkQueue};
 use lepus_tests::jobs::{JobFixture, KINDS, WorkerProcesses, next};
-use lepus_tests::process::Signal;
+use lepus_tests::process::{Program, Signal};
 use lepus_tests::{Env, conformance, eventually};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::process::Command;
 use tokio::sync::{Semaphore, mpsc};
 
 conformance!(
@@ -18,6 +19,22 @@ conformance!(
 );
 
 const WORKER: &str = env!("CARGO_BIN_EXE_jobs_worker");
+
+/// No broker is needed for this.
+#[tokio::test]
+async fn signals_reach_a_program_that_drains_something_else() {
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
+        let mut program = Program::spawn(&mut Command::new(env!("CARGO_BIN_EXE_signal_peer")));
+        assert_eq!(program.line().await, "ready");
+        for line in ["first", "second"] {
+            program.signal(signal);
+            assert_eq!(program.line().await, line);
+        }
+        program.signal(signal);
+        let ended = program.ended().await;
+        assert_eq!(ended.status.code(), Some(code), "{}", ended.printed);
+    }
+}
 
 async fn push(fixture: &JobFixture, processes: &WorkerProcesses, jobs: &[&str]) {
     let producer = processes.queue().producer(&fixture.connection);

@@ -16,6 +16,7 @@ conformance!(
     a_task_that_fails_is_tried_again_or_not,
     what_no_worker_understands_is_buried_with_the_reason,
     tasks_are_added_without_breaking_old_workers,
+    a_rolling_deployment_loses_no_task,
     a_task_may_take_its_own_time,
     dead_letters_are_typed_by_their_task,
     the_queue_may_have_other_properties,
@@ -213,7 +214,7 @@ async fn what_no_worker_understands_is_buried_with_the_reason(env: Env) {
     let fixture = JobFixture::open(env).await;
     let (shop, mut told) = Shop::open();
     let pool = TaskPool::new(&fixture.connection, ImagesWorker::new(shop));
-    let running = pool.start().await.unwrap();
+    let running = pool.retry(policy(1, 1)).start().await.unwrap();
     let images = fixture.full("images");
     let task = |name: &str| BasicProperties::default().with_type(name.into());
     for (properties, body, words) in [
@@ -267,7 +268,7 @@ async fn tasks_are_added_without_breaking_old_workers(env: Env) {
     let fixture = JobFixture::open(env).await;
     let (shop, mut told) = Shop::open();
     let old = TaskPool::new(&fixture.connection, ImagesWorker::new(shop));
-    let old = old.start().await.unwrap();
+    let old = old.retry(policy(1, 1)).start().await.unwrap();
     let producer = later::ImagesProducer::new(&fixture.connection);
     producer.rotate(7, 90).await.unwrap();
     producer.sweep().await.unwrap();
@@ -292,6 +293,55 @@ async fn tasks_are_added_without_breaking_old_workers(env: Env) {
     }
     new.stop().await.unwrap();
     fixture.delete_queues(&["images"]).await;
+}
+
+/// Old and new workers side by side: producers of each version push tasks that the other one's workers do not
+/// have.
+async fn a_rolling_deployment_loses_no_task(env: Env) {
+    const EACH: u64 = 10;
+    let fixture = JobFixture::open(env).await;
+    let retries = policy(1000, 1).backoff(Duration::from_millis(1), Duration::from_millis(20));
+    let (shop, mut told) = Shop::open();
+    let (other, mut other_told) = Shop::open();
+    let old = TaskPool::new(&fixture.connection, ImagesWorker::new(shop));
+    let old = old.retry(retries.clone()).start().await.unwrap();
+    let producer = later::ImagesProducer::new(&fixture.connection);
+    // There are old workers alone when the first new producer pushes.
+    producer.rotate(0, 90).await.unwrap();
+    eventually("a retry at the old worker", || async {
+        fixture.connection.stats().retried > 0
+    })
+    .await;
+    let new = TaskPool::new(&fixture.connection, later::ImagesWorker::new(other));
+    let new = new.retry(retries).start().await.unwrap();
+    let old_producer = ImagesProducer::new(&fixture.connection);
+    for id in 1..EACH {
+        producer.rotate(id, 90).await.unwrap();
+        old_producer.resize(id, 640).await.unwrap();
+    }
+    let (mut rotated, mut resized) = (Vec::new(), Vec::new());
+    for _ in 0..EACH {
+        rotated.push(id_of(&next(&mut other_told).await, "rotate"));
+    }
+    for _ in 1..EACH {
+        resized.push(id_of(&next(&mut told).await, "resize"));
+    }
+    rotated.sort_unstable();
+    resized.sort_unstable();
+    assert_eq!(rotated, (0..EACH).collect::<Vec<_>>());
+    assert_eq!(resized, (1..EACH).collect::<Vec<_>>());
+    let letters = queue().dead_letters(&fixture.connection);
+    assert_eq!(letters.count().await.unwrap(), 0);
+    old.stop().await.unwrap();
+    new.stop().await.unwrap();
+    fixture.delete_queues(&["images"]).await;
+}
+
+/// The id in a line of a shop about this task.
+fn id_of(line: &str, task: &str) -> u64 {
+    let mut words = line.split(' ');
+    assert_eq!(words.next(), Some(task), "{line}");
+    words.next().unwrap().parse().unwrap()
 }
 
 async fn dead_letters_are_typed_by_their_task(env: Env) {

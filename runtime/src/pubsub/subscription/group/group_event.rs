@@ -75,18 +75,22 @@ impl<T> GroupEvent<T> {
 
     /// Reports a failure: the event is tried again after the retry policy's backoff, while attempts
     /// are left.
-    pub fn retry(self, error: impl fmt::Display) -> Event<T> {
+    pub fn retry(self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Event<T> {
         self.settle(Err(verdict::retry(error)))
     }
 
     /// Reports a failure: the event is tried again after this delay, while attempts are left. More
     /// than 2³²−1 ms (49 days) counts as that.
-    pub fn retry_after(self, delay: Duration, error: impl fmt::Display) -> Event<T> {
+    pub fn retry_after(
+        self,
+        delay: Duration,
+        error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Event<T> {
         self.settle(Err(verdict::retry_after(delay, error)))
     }
 
     /// Reports a permanent failure: the event goes to the dead-letter queue.
-    pub fn reject(self, error: impl fmt::Display) -> Event<T> {
+    pub fn reject(self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Event<T> {
         self.settle(Err(verdict::reject(error)))
     }
 
