@@ -21,7 +21,7 @@ use crate::extensions::Extensions;
 use crate::handler_guard::{AbortOnDropTask, HandlerEnd, guard};
 use crate::policy::refusal;
 use crate::publish::PublishFailure;
-use crate::service::{BoxFuture, DynService, Reply, Request, Service};
+use crate::service::{BoxFuture, DynService, Reply, ReplyOutcome, Request, Service};
 use crate::span::{self, HandlerSpan};
 use crate::wire::codec::Codec;
 use crate::wire::envelope::{ReplyStatus, check_headers};
@@ -355,7 +355,12 @@ impl LayeredCall {
         let reply = timeout_at(request.deadline, &mut self.reply).await;
         let reply = reply.map_err(|_| request.failed(ErrorKind::Timeout, Outcome::SentNoReply))?;
         match reply.call_error() {
-            Some(error) => Err(error.clone()),
+            Some(error) => {
+                // The failed request has logged its end.
+                let outcome = error.grpc_code().as_str();
+                request.span.record("outcome", outcome);
+                Err(error.clone())
+            }
             None => Ok(EncodedReply {
                 codec: reply.codec().unwrap_or(request.codec),
                 reply,
@@ -544,7 +549,12 @@ fn call_locally(
     let ended = context.clone();
     let handler = context.handler(|| service.call(request));
     guard(Some(deadline), handler).inspect(move |end| match end {
-        HandlerEnd::Returned(reply) => ended.ended(reply.outcome_name()),
+        // Layers pass on a panic and a missed deadline as a reply.
+        HandlerEnd::Returned(reply) => match reply.outcome() {
+            ReplyOutcome::TimedOut => ended.stopped(),
+            ReplyOutcome::Panicked(text) => ended.panicked(text),
+            _ => ended.ended(reply.outcome_name()),
+        },
         HandlerEnd::TimedOut => ended.stopped(),
         HandlerEnd::Panicked(text) => ended.panicked(text),
     })

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Error;
 use super::site::Outcome;
+use crate::escape::Escaped;
 use crate::wire::status::{Code, Status};
 
 /// The error of a method that has no error of its own. It has no values.
@@ -193,6 +194,27 @@ impl<E> CallError<E> {
     #[must_use]
     pub fn amqp_code(&self) -> Option<u16> {
         self.rpc().and_then(Error::amqp_code)
+    }
+}
+
+impl<E> CallError<E> {
+    /// The equivalent gRPC status code: that of the failure of the call ([`Error::grpc_code`]), and `unknown`
+    /// for the method's own error, as gRPC has it for an error of an application.
+    #[must_use]
+    pub fn grpc_code(&self) -> Code {
+        self.rpc().map_or(Code::Unknown, Error::grpc_code)
+    }
+}
+
+impl<E: fmt::Display> CallError<E> {
+    /// A text that may be shown to a client outside of the system: that of the method's own error, otherwise
+    /// [`Error::public_message`].
+    #[must_use]
+    pub fn public_message(&self) -> String {
+        match self {
+            Self::Service(error) => Escaped(error).to_string(),
+            Self::Rpc(error) => error.public_message(),
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 
 mod call;
 mod construct;
-mod convert;
 mod display;
+mod gateway;
 mod kind;
 mod questions;
 mod site;

@@ -4,21 +4,11 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::queue::ReplyQueue;
+use super::queue::{ReplyQueue, ReplyQueueStatus};
 use super::task::ReplyQueueTask;
 use crate::error::{Error, ErrorKind};
 use crate::link::Connection;
 use crate::random;
-
-/// The status of the reply queue of a connection.
-#[derive(Clone, Debug)]
-pub(super) enum ReplyQueueStatus {
-    /// There is none yet, or it was lost. There will be another one.
-    Absent,
-    /// The broker refuses to let this user declare or consume one. It is attempted again.
-    Refused(Error),
-    Current(Arc<ReplyQueue>),
-}
 
 /// The part that all clients of a connection share: the current reply queue.
 #[derive(Debug)]

@@ -34,6 +34,16 @@ pub(in crate::client) struct ReplyQueue {
     pub(super) counters: Arc<Counters>,
 }
 
+/// The status of the reply queue of a connection.
+#[derive(Clone, Debug)]
+pub(super) enum ReplyQueueStatus {
+    /// There is none yet, or it was lost. There will be another one.
+    Absent,
+    /// The broker refuses to let this user declare or consume one. It is attempted again.
+    Refused(Error),
+    Current(Arc<ReplyQueue>),
+}
+
 /// A registered call. Dropping it removes the call from the table of calls in flight.
 #[derive(Debug)]
 pub(in crate::client) struct PendingCall {

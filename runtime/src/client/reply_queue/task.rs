@@ -11,9 +11,8 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use super::current::ReplyQueueStatus;
 use super::in_flight::InFlightCalls;
-use super::queue::ReplyQueue;
+use super::queue::{ReplyQueue, ReplyQueueStatus};
 use crate::error::{Error, ErrorKind};
 use crate::link::{
     self, BurstDetector, Channel, ChannelEvent, ChannelHandler, Connection, ConsumeMode, Consumer,

@@ -1,10 +1,8 @@
-//! Conversion of errors for other protocols: the equivalent gRPC code, and a text for clients that must not see
+//! Errors at a gateway to another protocol: the equivalent gRPC code, and a text for clients that must not see
 //! internals.
 
-use std::fmt;
-
+use super::Error;
 use super::kind::ErrorKind;
-use super::{CallError, Error};
 use crate::escape::Escaped;
 use crate::wire::status::Code;
 
@@ -81,27 +79,6 @@ impl Error {
                 format!("the message has {size} bytes, the limit is {limit}")
             }
             _ => generic_text(self.grpc_code()).to_owned(),
-        }
-    }
-}
-
-impl<E> CallError<E> {
-    /// The equivalent gRPC status code: that of the failure of the call ([`Error::grpc_code`]), and `unknown`
-    /// for the method's own error, as gRPC has it for an error of an application.
-    #[must_use]
-    pub fn grpc_code(&self) -> Code {
-        self.rpc().map_or(Code::Unknown, Error::grpc_code)
-    }
-}
-
-impl<E: fmt::Display> CallError<E> {
-    /// A text that may be shown to a client outside of the system: that of the method's own error, otherwise
-    /// [`Error::public_message`].
-    #[must_use]
-    pub fn public_message(&self) -> String {
-        match self {
-            Self::Service(error) => Escaped(error).to_string(),
-            Self::Rpc(error) => error.public_message(),
         }
     }
 }
