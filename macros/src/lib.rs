@@ -93,7 +93,7 @@ use proc_macro::TokenStream;
 /// #[lepus::async_trait]
 /// impl Calculator for CalculatorService {
 ///     async fn fib(&self, n: u64) -> u64 {
-///         …
+///         fib(n)
 ///     }
 /// }
 /// ```

@@ -356,9 +356,7 @@ impl LayeredCall {
         let reply = reply.map_err(|_| request.failed(ErrorKind::Timeout, Outcome::SentNoReply))?;
         match reply.call_error() {
             Some(error) => {
-                // The failed request has logged its end.
-                let outcome = error.grpc_code().as_str();
-                request.span.record("outcome", outcome);
+                request.ended(error.grpc_code().as_str());
                 Err(error.clone())
             }
             None => Ok(EncodedReply {

@@ -203,7 +203,7 @@ impl ConnectionBuilder {
     /// # }
     /// ```
     ///
-    /// A [reserved](crate::Table#reserved-names-of-headers) name, and one that is not 1 to 255 bytes long, is
+    /// A [reserved](crate::amqp::Table#reserved-names-of-headers) name, and one that is not 1 to 255 bytes long, is
     /// refused by [`open`](Self::open).
     pub fn propagate<N: Into<String>>(mut self, headers: impl IntoIterator<Item = N>) -> Self {
         self.propagated.extend(headers.into_iter().map(Into::into));

@@ -201,6 +201,7 @@ impl Verdict {
         match &self.0 {
             Judgement::Done => "ok",
             Judgement::Failed { .. } => "error",
+            Judgement::UnknownTask { .. } => "unknown_task",
             Judgement::Requeue => "requeued",
         }
     }

@@ -684,7 +684,7 @@ async fn a_status_travels_as_it_is(env: Env) {
         .await;
     let (code, text) = reply.failure();
     assert_eq!(
-        (&*code, &*text),
+        (code, text),
         ("permission_denied", "the wrong key: häse")
     );
     assert!(reply.body.is_empty());
