@@ -683,10 +683,7 @@ async fn a_status_travels_as_it_is(env: Env) {
         .ask(&env.name("vault"), request, b"{\"key\":1}")
         .await;
     let (code, text) = reply.failure();
-    assert_eq!(
-        (code, text),
-        ("permission_denied", "the wrong key: häse")
-    );
+    assert_eq!((code, text), ("permission_denied", "the wrong key: häse"));
     assert!(reply.body.is_empty());
 
     // Without a broker, nothing shortens the text.
