@@ -10,6 +10,7 @@ use crate::policy::retry::RetryPolicy;
 use crate::policy::settle;
 use crate::policy::verdict::IntoVerdict;
 use crate::wire::envelope::{ReplyForm, ReplyHead, ReplyStatus, RequestHead};
+use crate::wire::value::Table;
 
 /// Encodes and decodes the head of a request.
 pub fn request_head() {

@@ -1,7 +1,7 @@
 //! Lepus, as its users write it.
 
 use bytes::Bytes;
-use lepus::{Connection, Server, amqp::Io, rpc::Client};
+use lepus::{Connection, Server, amqp::Io};
 
 use crate::load::Operation;
 use crate::task::{Contender, Task};
