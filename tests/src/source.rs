@@ -558,7 +558,7 @@ mod tests {
     #[test]
     fn crates_are_the_roots_of_paths() {
         let text = "
-            use a::{b::C, d}; use e; use f as g; extern crate h; use {i::J, ::k::L};
+            use a::{b::C, d}; use e; use f as g; extern crate h; use {i::J, k::L};
             #[m::main] fn n(o: p::Q) -> R { let s = t; u::<V>(w); x::y!() }
             /// z::Z
             #[cfg(test)] mod tests { use aa::B; }
