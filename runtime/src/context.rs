@@ -16,7 +16,7 @@ use crate::clock;
 use crate::escape::{Escaped, escaped};
 use crate::extensions::Extensions;
 use crate::handler_guard::{HandlerFuture, defer_panic};
-use crate::span::HandlerSpan;
+use crate::span::{HandlerSpan, record_outcome};
 use crate::wire::message::{MessageInfo, TRACE_HEADERS};
 use crate::wire::value::{Table, Value};
 
@@ -283,7 +283,7 @@ impl Context {
     /// Records the outcome of the handler in its span, and logs its end at DEBUG.
     pub(crate) fn ended(&self, outcome: &str) {
         let span = self.span();
-        span.record("outcome", outcome);
+        record_outcome(span, outcome);
         tracing::debug!(
             parent: span,
             service = %Escaped(self.service()),

@@ -96,9 +96,16 @@ pub(crate) fn publish(destination: &str, key: &str, message_id: Option<&str>) ->
     )
 }
 
+/// Records the outcome in a span. `Span::record` does work of its own even if the span is disabled.
+pub(crate) fn record_outcome(span: &Span, outcome: &str) {
+    if !span.is_disabled() {
+        span.record("outcome", outcome);
+    }
+}
+
 /// Records the outcome of a publish in its span, and logs its end.
 pub(crate) fn published(span: &Span, outcome: &'static str) {
-    span.record("outcome", outcome);
+    record_outcome(span, outcome);
     tracing::debug!(parent: span, outcome, "message published");
 }
 

@@ -11,6 +11,7 @@ use super::correlation::{CorrelationId, ReplyAddress};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::publish::Target;
+use crate::span::record_outcome;
 use crate::wire::codec::Codec;
 use crate::wire::envelope::RequestHead;
 use crate::wire::message::Outgoing;
@@ -62,7 +63,7 @@ impl CallRequest {
         if self.span.is_none() {
             return;
         }
-        self.span.record("outcome", outcome);
+        record_outcome(&self.span, outcome);
         tracing::debug!(
             parent: &self.span,
             service = self.service.name(),

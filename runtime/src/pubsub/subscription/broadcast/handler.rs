@@ -18,7 +18,7 @@ use crate::escape::Escaped;
 use crate::link::{Channel, Connection, ConsumeMode, Delivery};
 use crate::policy::verdict::IntoVerdict;
 use crate::pubsub::event::{Decoded, Event, EventDecoder, Missed, RawEvent};
-use crate::span::HandlerSpan;
+use crate::span::{HandlerSpan, record_outcome};
 use crate::stats::Counters;
 use crate::worker::{Handler, Settlement};
 
@@ -167,7 +167,7 @@ where
             Ok(returned) => {
                 let verdict = returned.into_verdict();
                 let outcome = verdict.outcome();
-                span.record("outcome", outcome);
+                record_outcome(&span, outcome);
                 tracing::debug!(parent: &span, %exchange, %key, outcome, "event handler ended");
                 if let Some(error) = verdict.error() {
                     let error = Escaped(error);
@@ -177,7 +177,7 @@ where
             Err(panic) => {
                 self.counters.panics.add();
                 let text = Escaped(crate::handler_guard::panic_text(&*panic));
-                span.record("outcome", "panicked");
+                record_outcome(&span, "panicked");
                 tracing::warn!(parent: &span, %exchange, %key, %text, "event handler panicked");
             }
         }
