@@ -126,16 +126,64 @@ pub(crate) struct Invocation {
     pub(crate) service: Option<Cow<'static, str>>,
     /// `None` if it is named by the type of the message.
     pub(crate) method: Option<Cow<'static, str>>,
-    pub(crate) deadline: Option<Instant>,
-    /// The deadline of calls that the handler makes ([`nested_deadline`](crate::clock::nested_deadline)).
-    /// It is computed once, because calls share a message only if they have the same deadline.
-    pub(crate) nested_deadline: Option<Instant>,
-    /// When the message was received, if the clock was read then.
-    pub(crate) started: Option<Instant>,
+    pub(crate) times: Times,
     pub(crate) span: HandlerSpan,
     pub(crate) message: MessageInfo,
     /// Values of layers and of the user.
     pub(crate) extensions: Extensions,
+}
+
+/// The instants of one run of a handler.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Times {
+    /// When the message was received, if the clock was read then.
+    started: Option<Instant>,
+    deadline: Option<Instant>,
+    /// The deadline of calls that the handler makes ([`clock::nested_deadline`]). It is computed once,
+    /// because calls share a message only if they have the same deadline.
+    nested_deadline: Option<Instant>,
+}
+
+impl Times {
+    pub(crate) fn new(started: Instant, deadline: Option<Instant>) -> Self {
+        Self {
+            started: Some(started),
+            deadline,
+            nested_deadline: deadline.map(|end| clock::nested_deadline(started, end)),
+        }
+    }
+
+    /// The times of code that leaves no reserve: calls that it makes have the same deadline.
+    pub(crate) fn without_reserve(started: Instant, deadline: Instant) -> Self {
+        Self {
+            started: Some(started),
+            deadline: Some(deadline),
+            nested_deadline: Some(deadline),
+        }
+    }
+}
+
+impl Invocation {
+    /// The run of a method's handler, with the span of its request.
+    pub(crate) fn request(
+        service: &'static str,
+        method: &'static str,
+        times: Times,
+        message: MessageInfo,
+    ) -> Self {
+        Self {
+            service: Some(service.into()),
+            method: Some(method.into()),
+            times,
+            span: HandlerSpan::request(service, method, &message),
+            message,
+            extensions: Extensions::default(),
+        }
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.times.deadline
+    }
 }
 
 /// The names of the headers that messages take over from the current context.
@@ -159,6 +207,20 @@ impl PropagatedHeaders {
     }
 }
 
+/// Logs an event about a handler, in its span and with the facts that all such events have.
+macro_rules! log_handler {
+    ($level:ident, $context:expr, $($fields:tt)+) => {
+        tracing::$level!(
+            parent: $context.span(),
+            service = %Escaped($context.service()),
+            method = %Escaped($context.method()),
+            message_id = escaped($context.message_id()),
+            attempt = $context.attempt(),
+            $($fields)+
+        )
+    };
+}
+
 impl Context {
     /// The context of a handler.
     pub(crate) fn of(invocation: Invocation) -> Self {
@@ -179,8 +241,8 @@ impl Context {
     /// brought forward. The code itself is not stopped at the deadline.
     #[must_use]
     pub fn with_deadline(mut self, deadline: Instant) -> Self {
-        let invocation = self.edit();
-        for limit in [&mut invocation.deadline, &mut invocation.nested_deadline] {
+        let times = &mut self.edit().times;
+        for limit in [&mut times.deadline, &mut times.nested_deadline] {
             *limit = Some(limit.map_or(deadline, |set| set.min(deadline)));
         }
         self
@@ -282,14 +344,10 @@ impl Context {
 
     /// Records the outcome of the handler in its span, and logs its end at DEBUG.
     pub(crate) fn ended(&self, outcome: &str) {
-        let span = self.span();
-        record_outcome(span, outcome);
-        tracing::debug!(
-            parent: span,
-            service = %Escaped(self.service()),
-            method = %Escaped(self.method()),
-            message_id = escaped(self.message_id()),
-            attempt = self.attempt(),
+        record_outcome(self.span(), outcome);
+        log_handler!(
+            debug,
+            self,
             outcome,
             elapsed = self.elapsed(),
             "handler ended"
@@ -298,36 +356,21 @@ impl Context {
 
     /// Logs at WARN that the handler was stopped at its deadline.
     pub(crate) fn stopped(&self) {
-        tracing::warn!(
-            parent: self.span(),
-            service = %Escaped(self.service()),
-            method = %Escaped(self.method()),
-            message_id = escaped(self.message_id()),
-            attempt = self.attempt(),
-            elapsed = self.elapsed(),
-            "a handler was stopped at its deadline"
-        );
+        let elapsed = self.elapsed();
+        log_handler!(warn, self, elapsed, "a handler was stopped at its deadline");
         self.ended("deadline_exceeded");
     }
 
     /// Logs at WARN that the handler panicked.
     pub(crate) fn panicked(&self, text: &str) {
-        tracing::warn!(
-            parent: self.span(),
-            service = %Escaped(self.service()),
-            method = %Escaped(self.method()),
-            message_id = escaped(self.message_id()),
-            attempt = self.attempt(),
-            elapsed = self.elapsed(),
-            panic = %Escaped(text),
-            "a handler panicked"
-        );
+        let (elapsed, panic) = (self.elapsed(), Escaped(text));
+        log_handler!(warn, self, elapsed, %panic, "a handler panicked");
         self.ended("panicked");
     }
 
     /// The time since the message was received, as a field of a log event.
     fn elapsed(&self) -> Option<DebugValue<Duration>> {
-        let started = self.invocation.started;
+        let started = self.invocation.times.started;
         started.map(|started| tracing::field::debug(started.elapsed()))
     }
 
@@ -351,19 +394,18 @@ impl Context {
     /// The time at which the caller stops waiting; the handler is stopped then. `None`: never.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.invocation.deadline
+        self.invocation.deadline()
     }
 
     /// The deadline of calls that the handler makes, which is a little before its own.
     pub(crate) fn nested_deadline(&self) -> Option<Instant> {
-        self.invocation.nested_deadline
+        self.invocation.times.nested_deadline
     }
 
     /// The time left until the deadline; zero once it has passed.
     #[must_use]
     pub fn time_left(&self) -> Option<Duration> {
-        self.invocation
-            .deadline
+        self.deadline()
             .map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
@@ -417,10 +459,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_is_current_inside_its_scope_only() {
-        let deadline = Some(Instant::now() + Duration::from_secs(2));
+        let now = Instant::now();
         let invocation = Invocation {
             service: Some("calculator".into()),
-            deadline,
+            times: Times::new(now, Some(now + Duration::from_secs(2))),
             ..Invocation::default()
         };
         let left = Context::of(invocation).scope(async {

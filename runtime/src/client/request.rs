@@ -14,7 +14,7 @@ use crate::publish::Target;
 use crate::span::record_outcome;
 use crate::wire::codec::Codec;
 use crate::wire::envelope::RequestHead;
-use crate::wire::message::Outgoing;
+use crate::wire::message::{MessageInfo, Outgoing};
 use crate::wire::value::Table;
 
 /// A call that was started: the content of its message, and what its errors name.
@@ -73,6 +73,16 @@ impl CallRequest {
             elapsed = ?self.started.elapsed(),
             "call ended"
         );
+    }
+
+    /// The facts of its message as a handler in this process reads them.
+    pub(super) fn info(&self) -> MessageInfo {
+        MessageInfo {
+            headers: self.headers.clone(),
+            trace: self.trace.clone(),
+            attempt: 1,
+            ..MessageInfo::default()
+        }
     }
 
     pub(super) fn time_left(&self) -> Duration {

@@ -14,7 +14,7 @@ use super::handle::{Backend, Client, ClientService, DEFAULT_TIMEOUT, InFlightPer
 use super::reply_queue::{CallCompletion, PendingCall, ReceivedReply};
 use super::request::CallRequest;
 use crate::clock;
-use crate::context::{Context, Invocation};
+use crate::context::{Context, Invocation, Times};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::extensions::Extensions;
@@ -25,7 +25,6 @@ use crate::service::{BoxFuture, DynService, Reply, ReplyOutcome, Request, Servic
 use crate::span::{self, HandlerSpan};
 use crate::wire::codec::Codec;
 use crate::wire::envelope::{ReplyStatus, check_headers};
-use crate::wire::message::MessageInfo;
 use crate::wire::value::Table;
 
 /// The longest timeout of a call: the longest `expiration` that RabbitMQ takes.
@@ -328,16 +327,9 @@ impl LayeredCall {
         let context = Context::of(Invocation {
             service: Some(request.service.name().into()),
             method: Some(request.method.name().into()),
-            deadline: Some(request.deadline),
-            nested_deadline: Some(request.deadline),
-            started: Some(request.started),
+            times: Times::without_reserve(request.started, request.deadline),
             span: HandlerSpan::default(),
-            message: MessageInfo {
-                headers: request.headers.clone(),
-                trace: request.trace.clone(),
-                attempt: 1,
-                ..MessageInfo::default()
-            },
+            message: request.info(),
             extensions,
         });
         let layered = Request::new(request.method, request.codec, request.body.clone());
@@ -522,27 +514,17 @@ fn call_locally(
     service: Arc<dyn Service>,
     request: &CallRequest,
 ) -> impl Future<Output = HandlerEnd<Reply>> + Send + 'static {
-    let message = MessageInfo {
-        headers: request.headers.clone(),
-        trace: request.trace.clone(),
-        attempt: 1,
-        ..MessageInfo::default()
-    };
-    let (service_name, method) = (request.service.name(), request.method.name());
-    let span = request
-        .span
-        .in_scope(|| HandlerSpan::request(service_name, method, &message));
-    let context = Context::of(Invocation {
-        service: Some(service_name.into()),
-        method: Some(method.into()),
-        deadline: Some(request.deadline),
-        nested_deadline: Some(clock::nested_deadline(request.started, request.deadline)),
-        started: Some(request.started),
-        span,
-        message,
-        extensions: Extensions::default(),
-    });
     let deadline = request.deadline;
+    let times = Times::new(request.started, Some(deadline));
+    let (service_name, method) = (request.service.name(), request.method.name());
+    let context = request.span.in_scope(|| {
+        Context::of(Invocation::request(
+            service_name,
+            method,
+            times,
+            request.info(),
+        ))
+    });
     let request = Request::new(request.method, request.codec, request.body.clone());
     let ended = context.clone();
     let handler = context.handler(|| service.call(request));

@@ -13,7 +13,7 @@ use super::QueueSpec;
 use super::ack_timeout::UnackedJobs;
 use super::job::{Cancellation, RawJob, StopSignal};
 use crate::clock;
-use crate::context::{Context, Invocation};
+use crate::context::{Context, Invocation, Times};
 use crate::error::Error;
 use crate::escape::{Escaped, escaped};
 use crate::extensions::Extensions;
@@ -102,22 +102,16 @@ impl JobHandler {
     ) -> impl Future<Output = Verdict> + Send + use<'_> {
         let limit = self.runner.time_limit(head.task.as_deref());
         let limit = limit.or(self.timeout);
-        let deadlines = limit.map(|limit| {
+        let times = limit.map_or_else(Times::default, |limit| {
             let now = Instant::now();
-            let deadline = clock::deadline(now, limit);
-            (now, deadline, clock::nested_deadline(now, deadline))
+            Times::new(now, Some(clock::deadline(now, limit)))
         });
-        let started = deadlines.map(|(started, _, _)| started);
-        let deadline = deadlines.map(|(_, deadline, _)| deadline);
-        let nested_deadline = deadlines.map(|(_, _, nested)| nested);
         let info = head.into_info(message, attempt);
         let context = Context::of(Invocation {
             span: HandlerSpan::process(&self.spec.name, &info),
             service: Some(self.spec.name.clone().into()),
             method: None,
-            deadline,
-            nested_deadline,
-            started,
+            times,
             message: info,
             extensions: Extensions::default(),
         });
@@ -129,7 +123,7 @@ impl JobHandler {
         let ended = context.clone();
         let running = context.handler(|| self.runner.run(job));
         // `map` instead of an `async` block, which would store `running` twice.
-        guard(deadline, running).map(move |end| {
+        guard(ended.deadline(), running).map(move |end| {
             let error = match end {
                 HandlerEnd::Returned(verdict) => {
                     ended.ended(verdict.outcome());

@@ -14,12 +14,9 @@ use super::dispatch::{Dispatcher, ReceivedRequest};
 use super::execution::RunOn;
 use super::reply::{AckMode, ReplyRoute, ReplySender};
 use super::sent_replies::ReplyOrigin;
-use crate::clock;
-use crate::context::Invocation;
-use crate::extensions::Extensions;
+use crate::context::{Invocation, Times};
 use crate::link::{Channel, Flush};
 use crate::service::Reply;
-use crate::span::HandlerSpan;
 use crate::wire::batch::{self, BatchedCall, BatchedReply};
 use crate::wire::codec::Codec;
 use crate::wire::envelope::{ReplyForm, ReplyStatus};
@@ -166,16 +163,8 @@ impl Dispatcher {
                     attempt: 1,
                     ..MessageInfo::default()
                 };
-                let facts = Invocation {
-                    service: Some(self.service_name().into()),
-                    method: Some(method.name().into()),
-                    deadline,
-                    nested_deadline: deadline.map(|end| clock::nested_deadline(now, end)),
-                    started: Some(now),
-                    span: HandlerSpan::request(self.service_name(), method.name(), &message),
-                    message,
-                    extensions: Extensions::default(),
-                };
+                let (service, times) = (self.service_name(), Times::new(now, deadline));
+                let facts = Invocation::request(service, method.name(), times, message);
                 let body = request.body.slice_ref(call.arguments);
                 let execution = self.executor.prepare(method, codec, body, facts);
                 self.executor.execute(execution, run_on).await

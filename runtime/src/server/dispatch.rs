@@ -11,16 +11,13 @@ use super::execution::{AbortUnlessChannelClosed, Execution, Executor};
 use super::method_table::MethodTable;
 use super::reply::{AckMode, ReplyRoute, ReplySender};
 use super::sent_replies::{ReplyOrigin, SentReply};
-use crate::clock;
-use crate::context::Invocation;
+use crate::context::{Invocation, Times};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::Error;
 use crate::escape::{Escaped, escaped};
-use crate::extensions::Extensions;
 use crate::handler_guard::guard;
 use crate::link::{AckRange, Channel, Connection, Delivery, Flush};
 use crate::service::{Reply, Service};
-use crate::span::HandlerSpan;
 use crate::stats::Counters;
 use crate::wire::codec::Codec;
 use crate::wire::envelope::{CALLS_TYPE, RequestHead, is_protocol_type};
@@ -323,16 +320,8 @@ impl Dispatcher {
             attempt: 1,
             ..MessageInfo::default()
         };
-        let facts = Invocation {
-            service: Some(self.service_name().into()),
-            method: Some(method.name().into()),
-            deadline,
-            nested_deadline: deadline.map(|end| clock::nested_deadline(received_at, end)),
-            started: Some(received_at),
-            span: HandlerSpan::request(self.service_name(), method.name(), &message),
-            message,
-            extensions: Extensions::default(),
-        };
+        let (service, times) = (self.service_name(), Times::new(received_at, deadline));
+        let facts = Invocation::request(service, method.name(), times, message);
         let step = PreparedStep::Execute(self.executor.prepare(method, codec, body, facts));
         Some(Prepared { step, answer })
     }

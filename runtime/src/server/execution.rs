@@ -65,7 +65,7 @@ impl Executor {
         body: Bytes,
         facts: Invocation,
     ) -> Execution {
-        let deadline = facts.deadline;
+        let deadline = facts.deadline();
         let request = Request::new(method, codec, body);
         let service = &self.service;
         let context = Context::of(facts);

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use crate::clock;
-use crate::context::{Context, Invocation};
+use crate::context::{Context, Invocation, Times};
 use crate::extensions::Extensions;
 use crate::queue::RawJob;
 use crate::span::HandlerSpan;
@@ -138,9 +138,7 @@ impl From<Incoming> for RawEvent {
             context: Context::of(Invocation {
                 service: None,
                 method: None,
-                deadline: None,
-                nested_deadline: None,
-                started: None,
+                times: Times::default(),
                 span: HandlerSpan::default(),
                 message: MessageInfo {
                     exchange: message.exchange,
