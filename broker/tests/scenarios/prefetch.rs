@@ -148,20 +148,28 @@ pub(crate) async fn gotten_messages_count_when_it_is_set(site: Site) {
 }
 
 /// What is rejected makes room as well, for the queue it goes back to as for the others.
+///
+/// RabbitMQ's channel tells the queue of the message and the limiter of the room, and the limiter
+/// tells the queue: by two ways, so that the room may come first and the next message with it.
+/// Either is delivered, one at a time.
 pub(crate) async fn what_is_given_back_makes_room(site: Site) {
     let mut peer = site.peer().await;
-    let queues = filled(&site, &mut peer, "queue", 1, 3).await;
+    let queues = filled(&site, &mut peer, "queue", 1, 2).await;
     peer.open(2).await;
     global(&mut peer, 2, 1).await;
     peer.consume(2, &queues[0], "a", false).await;
     let (text, tag) = delivery(&mut peer, 2).await;
     assert_eq!(text, "a 0");
     peer.send(2, reject(tag, true)).await;
-    let (text, tag) = delivery(&mut peer, 2).await;
-    assert_eq!(text, "a 0");
-    peer.send(2, reject(tag, false)).await;
-    assert_eq!(delivery(&mut peer, 2).await.0, "a 1");
-    assert!(peer.settle(2, &queues[0]).await.is_empty());
+    let mut rest = Vec::new();
+    for _ in 0..2 {
+        let (text, tag) = delivery(&mut peer, 2).await;
+        assert!(peer.settle(2, &queues[0]).await.is_empty());
+        peer.send(2, reject(tag, false)).await;
+        rest.push(text);
+    }
+    rest.sort();
+    assert_eq!(rest, ["a 0", "a 1"]);
 }
 
 /// A classic queue that gets back more than its length lets go of the oldest before it delivers
