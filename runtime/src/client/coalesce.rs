@@ -146,10 +146,11 @@ async fn send_batches(
         }
         was_single.store(calls.len() == 1, Ordering::Relaxed);
         let mut batches: Vec<Batch> = Vec::new();
+        let now = Instant::now();
         for call in calls.drain(..) {
             // From the latest to the earliest, because the earlier ones are mostly full.
             let mut latest_first = batches.iter_mut().rev();
-            match latest_first.find(|batch| batch.accepts(&call, max_calls)) {
+            match latest_first.find(|batch| batch.accepts(&call, max_calls, now)) {
                 Some(batch) => batch.push(call),
                 None => batches.push(Batch::of(call)),
             }
@@ -184,7 +185,7 @@ impl Batch {
         }
     }
 
-    fn accepts(&self, call: &QueuedCall, max_calls: usize) -> bool {
+    fn accepts(&self, call: &QueuedCall, max_calls: usize, now: Instant) -> bool {
         let Some(first) = self.calls.first() else {
             return false;
         };
@@ -196,7 +197,7 @@ impl Batch {
             && Arc::ptr_eq(&first.queue, &call.queue)
             && ours.codec == other.codec
             && ours.priority == other.priority
-            && spread * MAX_DEADLINE_SPREAD <= earliest.saturating_duration_since(Instant::now())
+            && spread * MAX_DEADLINE_SPREAD <= earliest.saturating_duration_since(now)
     }
 
     fn push(&mut self, call: QueuedCall) {
@@ -215,7 +216,7 @@ impl Batch {
         // Calls past their deadline end by themselves, as not sent.
         self.calls.retain(|call| call.request.deadline > now);
         let batch = queue.assign_message(&mut self.calls, |call| call.id)?;
-        let message = self.message(&queue, batch, app_id);
+        let message = self.message(&queue, batch, app_id, now);
         let error = match message.and_then(|message| queue.publish_deferred(&message, batch)) {
             Ok(written) => return Some(written),
             Err(error) => error,
@@ -232,6 +233,7 @@ impl Batch {
         queue: &ReplyQueue,
         batch: u64,
         app_id: Option<&str>,
+        now: Instant,
     ) -> Result<Outgoing, Error> {
         let first = match self.calls.as_slice() {
             [] => return Err(Error::new(ErrorKind::Closed)),
@@ -246,7 +248,7 @@ impl Batch {
             .map(|QueuedCall { id, request, .. }| batch::BatchedCall {
                 id: *id,
                 method: request.method.name(),
-                time_left: milliseconds(request.time_left()).into(),
+                time_left: milliseconds(request.deadline.saturating_duration_since(now)).into(),
                 message_id: request.message_id.as_deref(),
                 arguments: &request.body,
                 headers: Cow::Borrowed(&request.headers),
@@ -254,9 +256,7 @@ impl Batch {
             });
         let body = batch::encode_calls(calls)
             .map_err(|error| Error::new(ErrorKind::Encode).caused_by(error))?;
-        let time_left = self
-            .earliest_deadline
-            .saturating_duration_since(Instant::now());
+        let time_left = self.earliest_deadline.saturating_duration_since(now);
         let head = RequestHead {
             method: Some(CALLS_TYPE.to_owned()),
             reply_to: Some(queue.name().to_owned()),

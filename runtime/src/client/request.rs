@@ -31,7 +31,7 @@ pub(super) struct CallRequest {
     pub(super) priority: Option<u8>,
     pub(super) headers: Table,
     pub(super) trace: Table,
-    /// [`Span::none`] if the end of the call is reported elsewhere.
+    /// [`Span::none`] if the end of the call is reported elsewhere, or to nobody.
     pub(super) span: Span,
 }
 

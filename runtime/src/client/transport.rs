@@ -195,9 +195,7 @@ fn send_to_broker(
     }
     if method.is_oneway() || method.is_idempotent() {
         let message_id = backend.next_message_id();
-        request
-            .span
-            .record("messaging.message.id", message_id.as_str());
+        span::record_message_id(&request.span, &message_id);
         request.message_id = Some(message_id);
     }
     let request = Arc::new(request);

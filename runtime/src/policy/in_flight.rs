@@ -1,6 +1,7 @@
 //! Table of the calls in flight, by number. Pure bookkeeping: no clock, no task, no lock.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// The calls in flight on a reply queue.
 ///
@@ -8,14 +9,40 @@ use std::collections::HashMap;
 #[derive(Debug)]
 pub(crate) struct InFlightTable<C> {
     next_id: u64,
-    calls: HashMap<u64, C>,
+    calls: HashMap<u64, C, BuildHasherDefault<IdHasher>>,
+}
+
+/// The hash of an id. It need not withstand chosen keys, as the standard one does at a multiple of the cost: ids are
+/// counted here, and peers can only look one up.
+#[derive(Debug, Default)]
+struct IdHasher(u64);
+
+impl IdHasher {
+    /// An odd number near 2⁶⁴ ÷ φ, which spreads consecutive ids over the whole range.
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+}
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        self.0 = (self.0 ^ id).wrapping_mul(Self::FACTOR);
+    }
 }
 
 impl<C> Default for InFlightTable<C> {
     fn default() -> Self {
         Self {
             next_id: 1,
-            calls: HashMap::new(),
+            calls: HashMap::default(),
         }
     }
 }
@@ -43,6 +70,12 @@ impl<C> InFlightTable<C> {
 
     /// Removes a call. `None` if there is none of this id, or no longer.
     pub(crate) fn remove(&mut self, id: u64) -> Option<C> {
+        self.calls.remove(&id)
+    }
+
+    /// Removes a call if `condition` holds for it. `None` if it does not, or there is none of this id.
+    pub(crate) fn remove_if(&mut self, id: u64, condition: impl Fn(&C) -> bool) -> Option<C> {
+        self.calls.get(&id).filter(|call| condition(call))?;
         self.calls.remove(&id)
     }
 

@@ -110,7 +110,11 @@ impl InFlightCalls {
     }
 
     fn take(&self, id: u64) -> Option<CallEntry> {
-        let entry = self.table().as_mut()?.remove(id);
+        self.take_if(id, |_| true)
+    }
+
+    fn take_if(&self, id: u64, condition: impl Fn(&CallEntry) -> bool) -> Option<CallEntry> {
+        let entry = self.table().as_mut()?.remove_if(id, condition);
         if entry.is_some() {
             self.counters.pending_calls.remove();
         }
@@ -165,7 +169,11 @@ impl InFlightCalls {
 
     /// Completes a call. `false` if it is not registered, or no longer.
     pub(super) fn complete(&self, id: u64, completion: CallCompletion) -> bool {
-        match self.take(id) {
+        Self::complete_entry(self.take(id), completion)
+    }
+
+    fn complete_entry(entry: Option<CallEntry>, completion: CallCompletion) -> bool {
+        match entry {
             Some(entry) => {
                 // The receiver may be gone: its call was dropped at this moment.
                 drop(entry.completion.send(completion));
@@ -183,7 +191,8 @@ impl InFlightCalls {
         id: u64,
         completion: CallCompletion,
     ) -> bool {
-        self.message_of(id) == Some(CallMessage::Batch(batch)) && self.complete(id, completion)
+        let is_in_batch = |entry: &CallEntry| entry.message == CallMessage::Batch(batch);
+        Self::complete_entry(self.take_if(id, is_in_batch), completion)
     }
 
     /// Completes all calls of a batch in the same way.

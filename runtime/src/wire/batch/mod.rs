@@ -9,7 +9,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use serde::de::{DeserializeSeed, SeqAccess, Visitor};
-use serde::ser::SerializeTuple;
+use serde::ser::SerializeTupleStruct;
 use serde::{Deserializer, Serialize, Serializer};
 
 use crate::wire::codec::{Codec, CodecError};
@@ -59,13 +59,14 @@ impl Serialize for WireReply<'_> {
             trace: &Table::new(),
         };
         let has_headers = !headers.is_empty();
-        let mut reply = serializer.serialize_tuple(if has_headers { 5 } else { 4 })?;
-        reply.serialize_element(id)?;
-        reply.serialize_element(&status)?;
-        reply.serialize_element(&message)?;
-        reply.serialize_element(&ByteString(body))?;
+        let length = if has_headers { 5 } else { 4 };
+        let mut reply = serializer.serialize_tuple_struct("reply", length)?;
+        reply.serialize_field(id)?;
+        reply.serialize_field(&status)?;
+        reply.serialize_field(&message)?;
+        reply.serialize_field(&ByteString(body))?;
         if has_headers {
-            reply.serialize_element(&headers)?;
+            reply.serialize_field(&headers)?;
         }
         reply.end()
     }
@@ -128,14 +129,15 @@ impl Serialize for BatchedCall<'_> {
             trace: &self.trace,
         };
         let has_headers = !headers.is_empty();
-        let mut call = serializer.serialize_tuple(if has_headers { 6 } else { 5 })?;
-        call.serialize_element(&self.id)?;
-        call.serialize_element(self.method)?;
-        call.serialize_element(&self.time_left)?;
-        call.serialize_element(&self.message_id)?;
-        call.serialize_element(&ByteString(self.arguments))?;
+        let length = if has_headers { 6 } else { 5 };
+        let mut call = serializer.serialize_tuple_struct("call", length)?;
+        call.serialize_field(&self.id)?;
+        call.serialize_field(self.method)?;
+        call.serialize_field(&self.time_left)?;
+        call.serialize_field(&self.message_id)?;
+        call.serialize_field(&ByteString(self.arguments))?;
         if has_headers {
-            call.serialize_element(&headers)?;
+            call.serialize_field(&headers)?;
         }
         call.end()
     }
