@@ -22,7 +22,6 @@ use crate::wire::codec::Codec;
 use crate::wire::envelope::{ReplyForm, ReplyStatus};
 use crate::wire::message::MessageInfo;
 use crate::wire::status::{Code, Status};
-use crate::wire::value::Table;
 use crate::worker::{INLINE_BUDGET, Settlement};
 
 /// The size at which a batch of replies is sent, in bytes.
@@ -177,17 +176,18 @@ impl Dispatcher {
 
 /// A reply as a part of a batch. Headers that a batch cannot carry are left out, with a warning.
 fn batched(id: u64, reply: Reply) -> BatchedReply {
-    let (status, body, mut headers) = reply.into_parts();
-    if batch::size_of_headers(&headers, &Table::new()).is_none() {
-        tracing::warn!("the headers of a reply cannot be put into a batch, left out");
-        headers.clear();
-    }
-    BatchedReply {
+    let (status, body, headers) = reply.into_parts();
+    let mut reply = BatchedReply {
         id,
         status,
         body,
         headers,
+    };
+    if reply.size_of_headers().is_none() {
+        tracing::warn!("the headers of a reply cannot be put into a batch, left out");
+        reply.headers.clear();
     }
+    reply
 }
 
 fn decode_calls(body: &Bytes) -> Result<Vec<BatchedCall<'_>>, Status> {
@@ -279,7 +279,7 @@ impl<'a> ReplyBatch<'a> {
     fn push(&mut self, reply: Option<BatchedReply>) {
         let Some(reply) = reply else { return };
         let (_, text) = reply.status.parts();
-        let headers = batch::size_of_headers(&reply.headers, &Table::new()).unwrap_or_default();
+        let headers = reply.size_of_headers().unwrap_or_default();
         let text = text.map_or(0, |text| text.len());
         let size = reply.body.len() + text + headers + REPLY_OVERHEAD;
         if self.size + size > MAX_BATCH_SIZE.min(self.sender.max_body()) {
