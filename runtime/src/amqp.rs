@@ -3,6 +3,5 @@
 pub use crate::link::{Connection, ConnectionBuilder, ConnectionState, Io, QueueCounts};
 pub use crate::stats::Stats;
 pub use crate::wire::codec::CodecError;
-pub use crate::wire::name::{Name, NameError};
 pub use crate::wire::topology::{QueueKind, QueueOptions};
 pub use crate::wire::value::{Table, Value};

@@ -150,7 +150,10 @@ pub trait Tasks: Send + Sync + 'static {
     fn run(&self, request: Request) -> BoxFuture<Verdict>;
 }
 
-/// A request: its method, and its encoded arguments.
+/// A request: its method, its encoded arguments, and its context.
+///
+/// It is the part of a request that layers and handlers work with. The message that it came in, with the address
+/// of the reply, stays with the server.
 #[derive(Clone)]
 pub struct Request {
     method: &'static MethodDescriptor,
@@ -326,6 +329,9 @@ impl fmt::Debug for Request {
 }
 
 /// An encoded reply: a value, the method's own error, or a status.
+///
+/// It is the part of a reply that layers work with, on both sides. A server makes a message of it; a client gets it
+/// from one whose size and encoding it has checked.
 #[derive(Clone)]
 pub struct Reply {
     pub(crate) status: ReplyStatus,

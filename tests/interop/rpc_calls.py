@@ -3,7 +3,7 @@
     rpc_calls.py QUEUE json|msgpack CALLS
 
 CALLS is JSON: a list of `[METHOD, ARGUMENTS]` or `[METHOD, ARGUMENTS, HEADERS]`. Prints a line for each, in
-their order: `value JSON`, or `error CODE MESSAGE`.
+their order: `value JSON`, or `error CODE MESSAGE`, with ` retry-after=MS` and ` details=HEX` of a status that has them.
 """
 
 import json
@@ -41,11 +41,12 @@ def call(channel, queue, content_type, calls):
             continue
         if reply.type != wire.REPLIES:
             return [f"refused {reply.headers}"]
-        for call_id, status, message, value in msgpack.unpackb(body):
+        for call_id, status, message, value, *headers in msgpack.unpackb(body):
             if status is None:
                 outcomes[call_id] = f"value {json.dumps(wire.decode(content_type, value))}"
             else:
-                outcomes[call_id] = f"error {status} {message or ''}"
+                hints = wire.hints(headers[0] if headers else {})
+                outcomes[call_id] = f"error {status} {message or ''}{hints}"
         if len(outcomes) == len(calls):
             break
     return [outcomes.get(call_id, "no reply") for call_id in range(len(calls))]

@@ -3,7 +3,8 @@
     rpc_client.py QUEUE json|msgpack METHOD ARGUMENTS [TIMEOUT]
 
 ARGUMENTS is JSON: a map by name, or an array by position. Prints `value JSON`,
-`error CODE MESSAGE`, or, for the method's own error, `error application MESSAGE JSON`.
+`error CODE MESSAGE`, or, for the method's own error, `error application MESSAGE JSON`. After the message of a
+status are the parts that are for programs, if it has them: `retry-after=MS`, `details=HEX`.
 """
 
 import json
@@ -41,7 +42,7 @@ def call(channel, queue, content_type, method, arguments, timeout):
         error = f"error {status} {headers.get('rpc-message', '')}"
         if status == "application":
             error += f" {json.dumps(wire.decode(written, body))}"
-        return error
+        return error + wire.hints(headers)
 
 
 queue, codec, method, arguments = sys.argv[1:5]

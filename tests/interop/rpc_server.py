@@ -1,4 +1,4 @@
-"""Serves `fib`, `divide` and `tenant` to Lepus clients, in the codec of each request, also several calls in one
+"""Serves `fib`, `divide`, `tenant` and `busy` to Lepus clients, in the codec of each request, also several calls in one
 message. Prints of each such message how many calls it has, and how many of them have headers.
 
     rpc_server.py QUEUE
@@ -15,6 +15,12 @@ class DivideByZero(Exception):
     pass
 
 
+class Busy(Exception):
+    """A status with the parts that are for programs: when to try again, and details."""
+
+    headers = {"rpc-retry-after": 1500, "rpc-details": b"\x82\x00\xff"}
+
+
 def fib(n):
     a, b = 0, 1
     for _ in range(n):
@@ -28,24 +34,30 @@ def divide(dividend, divisor):
     return dividend // divisor
 
 
-METHODS = {"fib": fib, "divide": divide}
+def busy():
+    raise Busy
+
+
+METHODS = {"fib": fib, "divide": divide, "busy": busy}
 
 
 def answer(method_name, content_type, body, headers):
-    """The status, the message and the body of a reply."""
+    """The status, the message, the body and the further headers of a reply."""
     try:
         if method_name == "tenant":
-            return None, None, wire.encode(content_type, headers.get("tenant"))
+            return None, None, wire.encode(content_type, headers.get("tenant")), {}
         method = METHODS.get(method_name)
         if method is None:
-            return "unimplemented", f"no method {method_name}", None
+            return "unimplemented", f"no method {method_name}", None, {}
         arguments = wire.decode(content_type, body)
         value = method(**arguments) if isinstance(arguments, dict) else method(*arguments)
     except DivideByZero:
-        return "application", "DivideByZero", wire.encode(content_type, "DivideByZero")
+        return "application", "DivideByZero", wire.encode(content_type, "DivideByZero"), {}
+    except Busy:
+        return "resource_exhausted", "busy", None, Busy.headers
     except Exception as error:
-        return "invalid_argument", str(error), None
-    return None, None, wire.encode(content_type, value)
+        return "invalid_argument", str(error), None, {}
+    return None, None, wire.encode(content_type, value), {}
 
 
 def answer_calls(content_type, body):
@@ -54,8 +66,9 @@ def answer_calls(content_type, body):
     replies = []
     for call_id, method, _, _, arguments, *rest in calls:
         headers = rest[0] if rest else {}
-        status, message, reply = answer(method, content_type, arguments, headers)
-        replies.append([call_id, status, message, reply or b""])
+        status, message, reply, further = answer(method, content_type, arguments, headers)
+        # The fifth element is left out if there are no further headers.
+        replies.append([call_id, status, message, reply or b"", *([further] if further else [])])
     with_headers = sum(len(call) == 6 for call in calls)
     print(f" [x] {len(calls)} calls, {with_headers} with headers", flush=True)
     return msgpack.packb(replies)
@@ -70,9 +83,9 @@ def on_request(channel, delivery, request, body):
         reply = answer_calls(request.content_type, body)
         properties.type = wire.REPLIES
     else:
-        status, message, reply = answer(request.type, request.content_type, body, headers)
+        status, message, reply, further = answer(request.type, request.content_type, body, headers)
         if status:
-            properties.headers = {"rpc-status": status, "rpc-message": message}
+            properties.headers = {"rpc-status": status, "rpc-message": message, **further}
         if wire.asks_for_calls(headers):
             properties.type = wire.CALLS
     if request.reply_to:

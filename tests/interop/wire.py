@@ -39,3 +39,13 @@ def asks_for_calls(headers):
     """Whether a request asks if several calls in one message are accepted."""
     tokens = headers.get("rpc-accept", "").split(",")
     return CALLS in [token.strip() for token in tokens]
+
+
+def hints(headers):
+    """The parts of a status that are for programs, as text; empty if it has none."""
+    text = ""
+    if "rpc-retry-after" in headers:
+        text += f" retry-after={headers['rpc-retry-after']}"
+    if "rpc-details" in headers:
+        text += f" details={bytes(headers['rpc-details']).hex()}"
+    return text

@@ -12,10 +12,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::handle::Client;
-use super::request::CallRequest;
-use super::transport::{CallOptions, EncodedReply, InFlightCall, LayeredCall, Sending};
+use super::request::{CallOptions, CallRequest};
+use super::transport::{InFlightCall, LayeredCall, Sending};
 use crate::descriptor::MethodDescriptor;
 use crate::error::{CallError, Error, ErrorKind, Never, Outcome};
+use crate::service::Reply;
 use crate::wire::codec::CodecError;
 use crate::wire::envelope::{self, ReplyStatus};
 use crate::wire::value::{Table, Value};
@@ -84,6 +85,7 @@ use crate::wire::value::{Table, Value};
 /// [`max_in_flight`](crate::rpc::ClientBuilder::max_in_flight). A request that was already sent may still be executed.
 #[must_use = "a call is made when it is awaited or sent"]
 pub struct Call<T, E = Never> {
+    client: Client,
     options: CallOptions,
     returns: PhantomData<fn() -> (T, E)>,
 }
@@ -107,15 +109,20 @@ impl Client {
 
 impl<T, E> Call<T, E> {
     fn new(client: Client, method: &'static MethodDescriptor, body: Result<Bytes, Error>) -> Self {
+        let (body, error) = match body {
+            Ok(body) => (body, None),
+            Err(error) => (Bytes::new(), Some(error)),
+        };
         let options = CallOptions {
-            client,
             method,
             body,
+            error,
             timeout: None,
             priority: None,
             headers: Table::new(),
         };
         Self {
+            client,
             options,
             returns: PhantomData,
         }
@@ -153,7 +160,7 @@ impl<T, E> Call<T, E> {
     /// same name is replaced.
     pub fn headers(mut self, headers: Table) -> Self {
         if let Err(error) = envelope::check_headers(headers.keys()) {
-            self.options.body = self.options.body.and(Err(error));
+            self.options.error.get_or_insert(error);
         }
         self.options.headers.extend(headers);
         self
@@ -170,14 +177,17 @@ impl<T: DeserializeOwned + 'static, E: DeserializeOwned + 'static> Call<T, E> {
     /// # Cancel safety
     /// Dropping this future gives the call up, as dropping the call does.
     pub async fn send(self) -> Result<PendingReply<T, E>, CallError<E>> {
-        let layers = self.options.client.inner.layers.clone();
+        let layers = self.client.inner.layers.clone();
         let reply: CallFuture<T, E> = match layers {
             Some(layers) => {
-                let call = LayeredCall::start(self.options, &layers)?.detach();
+                let call = LayeredCall::start(&self.client, self.options, &layers)?.detach();
                 Box::pin(receive_layered(call))
             }
             None => {
-                let call = Sending::start(self.options).done().await?.detach();
+                let call = Sending::start(self.client, self.options)
+                    .done()
+                    .await?
+                    .detach();
                 Box::pin(receive(call))
             }
         };
@@ -190,19 +200,20 @@ impl<T: DeserializeOwned + 'static, E: DeserializeOwned + 'static> IntoFuture fo
     type IntoFuture = CallFuture<T, E>;
 
     fn into_future(self) -> Self::IntoFuture {
-        match self.options.client.inner.layers.clone() {
-            None => Box::pin(send_and_receive(self.options)),
+        match self.client.inner.layers.clone() {
+            None => Box::pin(send_and_receive(self.client, self.options)),
             Some(layers) => Box::pin(async move {
-                receive_layered(LayeredCall::start(self.options, &layers)?).await
+                receive_layered(LayeredCall::start(&self.client, self.options, &layers)?).await
             }),
         }
     }
 }
 
 async fn send_and_receive<T: DeserializeOwned, E: DeserializeOwned>(
+    client: Client,
     options: CallOptions,
 ) -> CallResult<T, E> {
-    receive(Sending::start(options).done().await?).await
+    receive(Sending::start(client, options).done().await?).await
 }
 
 #[expect(
@@ -227,9 +238,9 @@ async fn receive_layered<T: DeserializeOwned, E: DeserializeOwned>(
 
 fn decode<T: DeserializeOwned, E: DeserializeOwned>(
     request: &CallRequest,
-    reply: EncodedReply,
+    reply: Reply,
 ) -> CallResult<T, E> {
-    let EncodedReply { codec, reply } = reply;
+    let codec = reply.codec().unwrap_or(request.codec);
     let (status, body, _) = reply.into_parts();
     let failed = |kind| request.failed(kind, Outcome::Answered);
     let undecodable = |error: CodecError| failed(ErrorKind::Decode).caused_by(error);
@@ -253,7 +264,7 @@ fn decode<T: DeserializeOwned, E: DeserializeOwned>(
 impl<T, E> fmt::Debug for Call<T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call")
-            .field("service", &self.options.client.inner.descriptor.name())
+            .field("service", &self.client.inner.descriptor.name())
             .field("method", &self.options.method.name())
             .finish_non_exhaustive()
     }
@@ -292,7 +303,8 @@ mod tests {
     /// Thousands of calls may wait at once, each with its future on the heap.
     #[test]
     fn the_futures_of_a_call_stay_small() {
-        let whole = size_of_future(send_and_receive::<u64, Never>);
+        let whole =
+            size_of_future(|(client, options)| send_and_receive::<u64, Never>(client, options));
         let receive = size_of_future(receive::<u64, Never>);
         assert!(whole <= 416 && receive <= 256, "{whole}, {receive}");
     }

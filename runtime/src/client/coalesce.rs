@@ -74,13 +74,13 @@ impl Coalescer {
         request: &Arc<CallRequest>,
     ) -> Option<PendingCall> {
         let may_share = self.is_accepted.load(Ordering::Relaxed)
-            && request.method.own_queue().is_none()
-            && !request.method.is_at_most_once();
+            && request.method().own_queue().is_none()
+            && !request.method().is_at_most_once();
         if !may_share {
             return None;
         }
-        let headers = batch::size_of_headers(&request.headers, &request.trace)?;
-        let size = request.body.len() + headers;
+        let headers = batch::size_of_headers(&request.options.headers, &request.trace)?;
+        let size = request.options.body.len() + headers;
         if size > MAX_CALL_BYTES {
             return None;
         }
@@ -196,7 +196,7 @@ impl Batch {
             && self.size + call.size <= MAX_BATCH_BYTES
             && Arc::ptr_eq(&first.queue, &call.queue)
             && ours.codec == other.codec
-            && ours.priority == other.priority
+            && ours.options.priority == other.options.priority
             && spread * MAX_DEADLINE_SPREAD <= earliest.saturating_duration_since(now)
     }
 
@@ -247,11 +247,11 @@ impl Batch {
             .iter()
             .map(|QueuedCall { id, request, .. }| batch::BatchedCall {
                 id: *id,
-                method: request.method.name(),
+                method: request.method().name(),
                 time_left: milliseconds(request.deadline.saturating_duration_since(now)).into(),
                 message_id: request.message_id.as_deref(),
-                arguments: &request.body,
-                headers: Cow::Borrowed(&request.headers),
+                arguments: &request.options.body,
+                headers: Cow::Borrowed(&request.options.headers),
                 trace: Cow::Borrowed(&request.trace),
             });
         let body = batch::encode_calls(calls)
@@ -263,7 +263,7 @@ impl Batch {
             correlation_id: Some(queue.batch_correlation_id(batch)),
             content_type: Some(first.codec.content_type().to_owned()),
             time_left: Some(time_left),
-            priority: first.priority,
+            priority: first.options.priority,
             caller: app_id.map(str::to_owned),
             ..RequestHead::default()
         };

@@ -1,4 +1,4 @@
-//! Requests: a call with its deadline, and the message (`basic.publish`) it is sent as.
+//! Requests: a call from its options to its end, and the message (`basic.publish`) it is sent as.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,28 +17,45 @@ use crate::wire::envelope::RequestHead;
 use crate::wire::message::{MessageInfo, Outgoing};
 use crate::wire::value::Table;
 
-/// A call that was started: the content of its message, and what its errors name.
-pub(super) struct CallRequest {
-    pub(super) service: &'static ServiceDescriptor,
+/// A call as its user has made it: the arguments and the options. Once it is started, it is a part of its
+/// [`CallRequest`].
+pub(super) struct CallOptions {
     pub(super) method: &'static MethodDescriptor,
+    /// The encoded arguments; empty if there is an error.
+    pub(super) body: Bytes,
+    /// The first error of the arguments and the options, which the call fails with.
+    pub(super) error: Option<Error>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) priority: Option<u8>,
+    /// Those of the user; from the start of the call on, with those that are propagated.
+    pub(super) headers: Table,
+}
+
+/// A call that was started: the caller's side of a request. It is kept until the call ends, because its
+/// errors name it, its reply is decoded by it, and it may be sent again. Each sending makes a message of it
+/// (an [`Outgoing`]), whose expiration is the time that is left then.
+pub(super) struct CallRequest {
+    pub(super) options: CallOptions,
+    pub(super) service: &'static ServiceDescriptor,
     /// The queue that the request is published to, by its name on the broker.
     pub(super) queue: Arc<str>,
     pub(super) started: Instant,
     pub(super) deadline: Instant,
     pub(super) codec: Codec,
-    pub(super) body: Bytes,
     pub(super) message_id: Option<String>,
-    pub(super) priority: Option<u8>,
-    pub(super) headers: Table,
     pub(super) trace: Table,
     /// [`Span::none`] if the end of the call is reported elsewhere, or to nobody.
     pub(super) span: Span,
 }
 
 impl CallRequest {
+    pub(super) fn method(&self) -> &'static MethodDescriptor {
+        self.options.method
+    }
+
     /// The names of this call in its errors.
     pub(super) fn target(&self) -> Target {
-        let (service, method) = (self.service.name().into(), self.method.name().into());
+        let (service, method) = (self.service.name().into(), self.method().name().into());
         Target {
             service,
             method,
@@ -67,7 +84,7 @@ impl CallRequest {
         tracing::debug!(
             parent: &self.span,
             service = self.service.name(),
-            method = self.method.name(),
+            method = self.method().name(),
             message_id = self.message_id.as_deref(),
             outcome,
             elapsed = ?self.started.elapsed(),
@@ -78,7 +95,7 @@ impl CallRequest {
     /// The facts of its message as a handler in this process reads them.
     pub(super) fn info(&self) -> MessageInfo {
         MessageInfo {
-            headers: self.headers.clone(),
+            headers: self.options.headers.clone(),
             trace: self.trace.clone(),
             attempt: 1,
             ..MessageInfo::default()
@@ -100,21 +117,21 @@ impl CallRequest {
         asks_for_batches: bool,
     ) -> Outgoing {
         let head = RequestHead {
-            method: Some(self.method.name().to_owned()),
+            method: Some(self.method().name().to_owned()),
             reply_to: reply.map(|address| address.reply_to.to_owned()),
             correlation_id: reply
                 .map(|address| CorrelationId::Call(address.id).encode(address.secret)),
             message_id: self.message_id.clone(),
             content_type: Some(self.codec.content_type().to_owned()),
             time_left: Some(self.time_left()),
-            priority: self.priority,
+            priority: self.options.priority,
             caller: app_id.map(str::to_owned),
             asks_for_batches,
-            headers: self.headers.clone(),
+            headers: self.options.headers.clone(),
             trace: self.trace.clone(),
             persistent: false,
         };
-        self.message_with(head, self.body.clone())
+        self.message_with(head, self.options.body.clone())
     }
 
     /// A message with this head and body to the queue of this request.

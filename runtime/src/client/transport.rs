@@ -1,10 +1,10 @@
 //! The transport of a call: it is sent through the broker or to an implementation in this process, and
 //! its response is awaited. An idempotent call whose connection is lost is sent again.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::time::{Instant, timeout_at};
 use tracing::Span;
@@ -12,10 +12,10 @@ use tracing::Span;
 use super::broker::BrokerBackend;
 use super::handle::{Backend, Client, ClientService, DEFAULT_TIMEOUT, InFlightPermit};
 use super::reply_queue::{CallCompletion, PendingCall, ReceivedReply};
-use super::request::CallRequest;
+use super::request::{CallOptions, CallRequest};
 use crate::clock;
 use crate::context::{Context, Invocation, Times};
-use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
+use crate::descriptor::ServiceDescriptor;
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::extensions::Extensions;
 use crate::handler_guard::{AbortOnDropTask, HandlerEnd, guard};
@@ -23,23 +23,11 @@ use crate::policy::refusal;
 use crate::publish::PublishFailure;
 use crate::service::{BoxFuture, DynService, Reply, ReplyOutcome, Request, Service};
 use crate::span::{self, HandlerSpan};
-use crate::wire::codec::Codec;
 use crate::wire::envelope::{ReplyStatus, check_headers};
 use crate::wire::value::Table;
 
 /// The longest timeout of a call: the longest `expiration` that RabbitMQ takes.
 const MAX_TIMEOUT: Duration = Duration::from_millis(u32::MAX as u64);
-
-/// A call that was not started, with its options.
-pub(super) struct CallOptions {
-    pub(super) client: Client,
-    pub(super) method: &'static MethodDescriptor,
-    /// The encoded arguments, or the error that the call fails with.
-    pub(super) body: Result<Bytes, Error>,
-    pub(super) timeout: Option<Duration>,
-    pub(super) priority: Option<u8>,
-    pub(super) headers: Table,
-}
 
 /// A call that was sent, or queued for a batch, and whose response is awaited.
 pub(super) struct InFlightCall {
@@ -75,17 +63,11 @@ enum LocalCall {
     Spawned(AbortOnDropTask<Reply>),
 }
 
-/// A reply whose body is not decoded yet.
-pub(super) struct EncodedReply {
-    pub(super) codec: Codec,
-    pub(super) reply: Reply,
-}
-
 impl Sending {
     /// Starts a call, and sends its request if nothing has to be waited for.
-    pub(super) fn start(options: CallOptions) -> Self {
-        match start(options) {
-            Ok((client, request)) => Self::of(client, request),
+    pub(super) fn start(client: Client, options: CallOptions) -> Self {
+        match start(&client, options) {
+            Ok(request) => Self::of(client, request),
             Err(error) => Self::Done(Err(error)),
         }
     }
@@ -117,29 +99,24 @@ impl Sending {
 ///
 /// # Errors
 /// The arguments could not be encoded, or this thread is not in a runtime. Nothing was sent.
-fn start(options: CallOptions) -> Result<(Client, CallRequest), Error> {
+fn start(client: &Client, mut options: CallOptions) -> Result<CallRequest, Error> {
     let started = Instant::now();
-    let CallOptions {
-        client,
-        method,
-        body,
-        timeout,
-        priority,
-        mut headers,
-    } = options;
     let context = Context::current();
     if let Backend::Broker(backend) = &client.inner.backend {
-        backend.connection.propagated().add(&context, &mut headers);
+        let propagated = backend.connection.propagated();
+        propagated.add(&context, &mut options.headers);
     }
-    let timeout = timeout
+    let method = options.method;
+    let timeout = options
+        .timeout
         .or(method.timeout())
         .or(client.inner.timeout)
         .unwrap_or(DEFAULT_TIMEOUT)
         .min(MAX_TIMEOUT);
     let deadline = clock::deadline(started, timeout);
     let mut request = CallRequest {
+        options,
         service: client.inner.descriptor,
-        method,
         queue: client.queue_of(method),
         started,
         // A call inside a handler ends before the request that the handler answers.
@@ -147,23 +124,22 @@ fn start(options: CallOptions) -> Result<(Client, CallRequest), Error> {
             .nested_deadline()
             .map_or(deadline, |outer| outer.min(deadline)),
         codec: client.inner.codec,
-        body: Bytes::new(),
         message_id: None,
-        priority,
-        headers,
         trace: context.trace().clone(),
         span: span::call(client.inner.descriptor.name(), method.name()),
     };
     Error::check_runtime().map_err(|error| request.not_sent(error))?;
-    request.body = body.map_err(|error| request.not_sent(error))?;
-    Ok((client, request))
+    match request.options.error.take() {
+        Some(error) => Err(request.not_sent(error)),
+        None => Ok(request),
+    }
 }
 
 fn send(request: CallRequest, permit: InFlightPermit) -> Sending {
     match &permit.client.inner.backend {
         Backend::Local(service) => {
             let call = call_locally(Arc::clone(service), &request);
-            let transport = if request.method.is_oneway() {
+            let transport = if request.method().is_oneway() {
                 tokio::spawn(call);
                 CallTransport::LocalOneWay
             } else {
@@ -184,8 +160,8 @@ fn send_to_broker(
     mut request: CallRequest,
     permit: InFlightPermit,
 ) -> Sending {
-    let method = request.method;
-    let (size, limit) = (request.body.len(), backend.connection.max_message());
+    let method = request.method();
+    let (size, limit) = (request.options.body.len(), backend.connection.max_message());
     if size > limit {
         let error = Error::new(ErrorKind::TooLarge { size, limit });
         return Sending::Done(Err(request.not_sent(error)));
@@ -240,7 +216,7 @@ impl InFlightCall {
     /// Waits for the reply. Called once.
     ///
     /// The rare branches are boxed, because thousands of these futures may wait at once.
-    pub(super) async fn response(&mut self) -> Result<EncodedReply, Error> {
+    pub(super) async fn response(&mut self) -> Result<Reply, Error> {
         let request = &self.request;
         // The call may have been sent inside a runtime and be awaited outside of it.
         Error::check_runtime().map_err(|error| {
@@ -260,9 +236,9 @@ impl InFlightCall {
             CallTransport::OneWay(confirmed) => {
                 let confirmed = confirmed.await;
                 confirmed.map_err(|failure| failure.into_error(&request.target()))?;
-                return Ok(EncodedReply::unit());
+                return Ok(unit(request));
             }
-            CallTransport::LocalOneWay => return Ok(EncodedReply::unit()),
+            CallTransport::LocalOneWay => return Ok(unit(request)),
         };
         // Whether an earlier request of this call may have been executed.
         let mut may_have_run = false;
@@ -278,16 +254,13 @@ impl InFlightCall {
                     return Err(request.failed(ErrorKind::Timeout, outcome));
                 }
             };
-            let is_isolated = match next_step(backend, request, completion, may_have_run)? {
-                NextStep::Return(reply) => return Ok(reply),
-                NextStep::Send => false,
-                NextStep::SendAgain { is_isolated } => {
-                    may_have_run = true;
-                    is_isolated
-                }
+            let resend = match next_step(backend, request, completion, may_have_run)? {
+                ControlFlow::Break(reply) => return Ok(reply),
+                ControlFlow::Continue(resend) => resend,
             };
+            may_have_run |= resend.may_have_run;
             let sending = async {
-                if is_isolated {
+                if resend.is_isolated {
                     backend.send_isolated(request).await
                 } else {
                     backend.send(request).await
@@ -316,21 +289,26 @@ struct Priority(u8);
 
 impl LayeredCall {
     /// Starts a call. Nothing is sent until [`response`](Self::response) is awaited.
-    pub(super) fn start(options: CallOptions, layers: &DynService) -> Result<Self, Error> {
-        let (_, request) = start(options)?;
+    pub(super) fn start(
+        client: &Client,
+        options: CallOptions,
+        layers: &DynService,
+    ) -> Result<Self, Error> {
+        let request = start(client, options)?;
         let mut extensions = Extensions::default();
-        if let Some(priority) = request.priority {
+        if let Some(priority) = request.options.priority {
             extensions.insert(Priority(priority));
         }
         let context = Context::of(Invocation {
             service: Some(request.service.name().into()),
-            method: Some(request.method.name().into()),
+            method: Some(request.method().name().into()),
             times: Times::without_reserve(request.started, request.deadline),
             span: HandlerSpan::default(),
             message: request.info(),
             extensions,
         });
-        let layered = Request::new(request.method, request.codec, request.body.clone());
+        let body = request.options.body.clone();
+        let layered = Request::new(request.method(), request.codec, body);
         let reply = layers.call(layered.with_context(context));
         Ok(Self { request, reply })
     }
@@ -340,7 +318,7 @@ impl LayeredCall {
     }
 
     /// Runs the layers, up to the deadline.
-    pub(super) async fn response(&mut self) -> Result<EncodedReply, Error> {
+    pub(super) async fn response(&mut self) -> Result<Reply, Error> {
         let request = &self.request;
         let reply = timeout_at(request.deadline, &mut self.reply).await;
         let reply = reply.map_err(|_| request.failed(ErrorKind::Timeout, Outcome::SentNoReply))?;
@@ -349,10 +327,7 @@ impl LayeredCall {
                 request.ended(error.grpc_code().as_str());
                 Err(error.clone())
             }
-            None => Ok(EncodedReply {
-                codec: reply.codec().unwrap_or(request.codec),
-                reply,
-            }),
+            None => Ok(reply),
         }
     }
 
@@ -361,7 +336,7 @@ impl LayeredCall {
         let Self { request, reply } = self;
         let context = Context::current();
         let mut task = AbortOnDropTask::spawn(guard(None, context.scope(reply)));
-        let method = request.method.name();
+        let method = request.method().name();
         let reply = Box::pin(async move { Reply::of_end(method, task.join().await) });
         Self { request, reply }
     }
@@ -377,25 +352,30 @@ impl Service for ClientService {
         let client = self.0.clone();
         let (context, method) = (request.context(), request.descriptor());
         let started = Instant::now();
-        let request = CallRequest {
-            service: client.inner.descriptor,
+        let options = CallOptions {
             method,
+            body: request.body().clone(),
+            error: None,
+            timeout: None,
+            priority: context.get::<Priority>().map(|priority| priority.0),
+            headers: context.headers().clone(),
+        };
+        let request = CallRequest {
+            options,
+            service: client.inner.descriptor,
             queue: client.queue_of(method),
             started,
             deadline: context
                 .deadline()
                 .unwrap_or_else(|| clock::deadline(started, DEFAULT_TIMEOUT)),
             codec: request.codec(),
-            body: request.body().clone(),
             message_id: None,
-            priority: context.get::<Priority>().map(|priority| priority.0),
-            headers: context.headers().clone(),
             trace: context.trace().clone(),
             // The layered call has the span, and reports the end.
             span: Span::none(),
         };
         Box::pin(async move {
-            let sent = match check_headers(request.headers.keys()) {
+            let sent = match check_headers(request.options.headers.keys()) {
                 Ok(()) => Sending::of(client, request).done().await,
                 Err(error) => Err(request.not_sent(error)),
             };
@@ -403,32 +383,28 @@ impl Service for ClientService {
                 Ok(mut call) => call.response().await,
                 Err(error) => Err(error),
             };
-            match reply {
-                Ok(EncodedReply { codec, reply }) => reply.with_codec(codec),
-                Err(error) => error.into(),
-            }
+            reply.unwrap_or_else(Reply::from)
         })
     }
 }
 
-/// The next step of a call after the completion of a request.
-enum NextStep {
-    Return(EncodedReply),
-    /// The request was not executed, and is sent in a message of its own.
-    Send,
-    /// The request may have been executed, and is sent again. If `is_isolated`, without other requests on
-    /// its channel, since the broker may have closed the previous channel over this one.
-    SendAgain {
-        is_isolated: bool,
-    },
+/// Another request of a call whose last one was completed without a reply.
+struct Resend {
+    /// Whether the last one may have been executed.
+    may_have_run: bool,
+    /// Whether no other request may be on its channel, since the broker may have closed the previous channel
+    /// over this one.
+    is_isolated: bool,
 }
 
+/// Decides whether a call ends with a reply, fails, or is sent again. `may_have_run` tells whether a request
+/// before the last one may have been executed.
 fn next_step(
     backend: &BrokerBackend,
     request: &CallRequest,
     completion: CallCompletion,
     may_have_run: bool,
-) -> Result<NextStep, Error> {
+) -> Result<ControlFlow<Reply, Resend>, Error> {
     let unless_run = |outcome| {
         if may_have_run {
             Outcome::SentNoReply
@@ -436,53 +412,60 @@ fn next_step(
             outcome
         }
     };
-    match completion {
+    let resend = match completion {
+        CallCompletion::Reply(reply) => {
+            return check_reply(backend, request, reply).map(ControlFlow::Break);
+        }
         CallCompletion::Returned => {
             // The queue may have been deleted after it took an earlier request.
-            Err(request.failed(ErrorKind::Unroutable, unless_run(Outcome::Unroutable)))
-        }
-        CallCompletion::Reply(reply) => {
-            if let Some(coalescer) = &backend.coalescer {
-                coalescer.reply_received(reply.form);
-            }
-            let limit = backend.connection.max_message();
-            check_reply(request, reply, limit).map(NextStep::Return)
+            return Err(request.failed(ErrorKind::Unroutable, unless_run(Outcome::Unroutable)));
         }
         CallCompletion::SendAlone { batch_refused } => {
             if let Some(coalescer) = backend.coalescer.as_ref().filter(|_| batch_refused) {
                 coalescer.batch_refused();
             }
-            Ok(NextStep::Send)
+            Resend {
+                may_have_run: false,
+                is_isolated: false,
+            }
         }
         CallCompletion::Refused(reason) => {
-            let error = refusal::sender_error(&reason, request.body.len());
+            let error = refusal::sender_error(&reason, request.options.body.len());
             let failed = request.failed(error.kind().clone(), unless_run(Outcome::Rejected));
-            Err(failed.caused_by(error))
+            return Err(failed.caused_by(error));
         }
-        CallCompletion::Lost(reason) if request.method.is_idempotent() && !reason.is_closed() => {
+        CallCompletion::Lost(reason) if request.method().is_idempotent() && !reason.is_closed() => {
             tracing::debug!(call = ?request.target(), error = %reason, "sending an idempotent call again");
             let is_isolated = reason.amqp_code().is_some();
-            Ok(NextStep::SendAgain { is_isolated })
+            Resend {
+                may_have_run: true,
+                is_isolated,
+            }
         }
         CallCompletion::Lost(reason) => {
             let failed = request.failed(reason.kind().clone(), Outcome::SentNoReply);
-            Err(failed.caused_by(reason))
+            return Err(failed.caused_by(reason));
         }
-    }
+    };
+    Ok(ControlFlow::Continue(resend))
 }
 
 /// Checks the size of a reply and finds its codec.
 fn check_reply(
+    backend: &BrokerBackend,
     request: &CallRequest,
     received: ReceivedReply,
-    limit: usize,
-) -> Result<EncodedReply, Error> {
+) -> Result<Reply, Error> {
     let ReceivedReply {
         reply,
+        form,
         content_type,
         size,
-        ..
     } = received;
+    if let Some(coalescer) = &backend.coalescer {
+        coalescer.reply_received(form);
+    }
+    let limit = backend.connection.max_message();
     if size > limit {
         let kind = ErrorKind::TooLarge { size, limit };
         return Err(request.failed(kind, Outcome::Answered));
@@ -495,17 +478,16 @@ fn check_reply(
             .failed(ErrorKind::Decode, Outcome::Answered)
             .caused_by(text)
     })?;
-    Ok(EncodedReply { codec, reply })
+    if codec == request.codec {
+        Ok(reply)
+    } else {
+        Ok(reply.with_codec(codec))
+    }
 }
 
-impl EncodedReply {
-    /// The reply `()`, for a request that gets none.
-    fn unit() -> Self {
-        Self {
-            codec: Codec::Json,
-            reply: Reply::new(ReplyStatus::Success, Bytes::from_static(b"null")),
-        }
-    }
+/// The reply `()` to a request that gets none.
+fn unit(request: &CallRequest) -> Reply {
+    Reply::new(ReplyStatus::Success, request.codec.unit())
 }
 
 fn call_locally(
@@ -514,7 +496,7 @@ fn call_locally(
 ) -> impl Future<Output = HandlerEnd<Reply>> + Send + 'static {
     let deadline = request.deadline;
     let times = Times::new(request.started, Some(deadline));
-    let (service_name, method) = (request.service.name(), request.method.name());
+    let (service_name, method) = (request.service.name(), request.method().name());
     let context = request.span.in_scope(|| {
         Context::of(Invocation::request(
             service_name,
@@ -523,7 +505,8 @@ fn call_locally(
             request.info(),
         ))
     });
-    let request = Request::new(request.method, request.codec, request.body.clone());
+    let body = request.options.body.clone();
+    let request = Request::new(request.method(), request.codec, body);
     let ended = context.clone();
     let handler = context.handler(|| service.call(request));
     guard(Some(deadline), handler).inspect(move |end| match end {
@@ -538,20 +521,16 @@ fn call_locally(
     })
 }
 
-fn local_response(request: &CallRequest, end: HandlerEnd<Reply>) -> Result<EncodedReply, Error> {
+fn local_response(request: &CallRequest, end: HandlerEnd<Reply>) -> Result<Reply, Error> {
     let (end, headers) = match end {
         HandlerEnd::Returned(reply) => reply.into_end(),
         end => (end, Table::new()),
     };
-    let reply = match end {
-        HandlerEnd::Returned(reply) => reply,
+    match end {
+        HandlerEnd::Returned(reply) => Ok(reply),
         HandlerEnd::Panicked(_) => {
-            Reply::panicked(request.method.name(), None).with_headers(headers)
+            Ok(Reply::panicked(request.method().name(), None).with_headers(headers))
         }
-        HandlerEnd::TimedOut => {
-            return Err(request.failed(ErrorKind::Timeout, Outcome::SentNoReply));
-        }
-    };
-    let codec = request.codec;
-    Ok(EncodedReply { codec, reply })
+        HandlerEnd::TimedOut => Err(request.failed(ErrorKind::Timeout, Outcome::SentNoReply)),
+    }
 }

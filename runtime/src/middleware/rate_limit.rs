@@ -13,7 +13,8 @@ use crate::wire::status::{Code, Status};
 
 /// A layer that lets at most so many requests through in a time. Others wait for their turn; those whose turn
 /// comes after their deadline, and with [`reject`](Self::reject) all others, are answered `resource_exhausted`
-/// immediately.
+/// immediately, with the time until the next free turn as
+/// [`Status::retry_after`](crate::Status::retry_after).
 ///
 /// After a pause, as many requests as in the whole time may pass at once; then the turns are evenly spaced. Clones,
 /// and all services or clients that one layer is put around, share the limit.
@@ -41,8 +42,9 @@ use crate::wire::status::{Code, Status};
 /// let calculator = CalculatorClient::from(Client::local(service));
 /// calculator.fib(1).await?;
 /// calculator.fib(2).await?;
-/// let third = calculator.fib(3).await;
-/// assert!(third.is_err_and(|error| error.code() == Some(Code::ResourceExhausted)));
+/// let error = calculator.fib(3).await.unwrap_err();
+/// assert_eq!(error.code(), Some(Code::ResourceExhausted));
+/// assert!(error.status().and_then(|status| status.retry_after()).is_some());
 /// # Ok(())
 /// # }
 /// ```
@@ -89,17 +91,20 @@ impl RateLimit {
 }
 
 impl Turns {
-    /// Takes the next turn, and returns its time. `None` if that is later than `latest`; no turn is taken then.
-    fn take(&self, now: Instant, latest: Option<Instant>) -> Option<Instant> {
+    /// Takes the next turn, and returns its time.
+    ///
+    /// # Errors
+    /// The turn is later than `latest`. No turn is taken then; the error is the time until this one.
+    fn take(&self, now: Instant, latest: Option<Instant>) -> Result<Instant, Duration> {
         let mut idle_at = lock(&self.idle_at);
         let next_idle_at = clock::deadline((*idle_at).max(now), self.interval);
         let turn = next_idle_at.checked_sub(self.period);
         let turn = turn.map_or(now, |turn| turn.max(now));
         if latest.is_some_and(|latest| turn > latest) {
-            return None;
+            return Err(turn - now);
         }
         *idle_at = next_idle_at;
-        Some(turn)
+        Ok(turn)
     }
 }
 
@@ -116,16 +121,17 @@ impl Middleware for RateLimit {
         let turn = self.turns.take(now, latest);
         Box::pin(async move {
             match turn {
-                Some(turn) => {
+                Ok(turn) => {
                     if turn > now {
                         sleep_until(turn).await;
                     }
                     next.run(request).await
                 }
-                None => {
+                Err(delay) => {
                     let service = next.descriptor().name();
                     let text = format!("the limit of requests to `{service}` is reached");
-                    Status::new(Code::ResourceExhausted, text).into()
+                    let status = Status::new(Code::ResourceExhausted, text);
+                    status.with_retry_after(delay).into()
                 }
             }
         })
@@ -139,7 +145,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn turns(limit: &RateLimit, now: Instant, count: u32) -> Vec<Duration> {
-        let turns = (0..count).filter_map(|_| limit.turns.take(now, None));
+        let turns = (0..count).filter_map(|_| limit.turns.take(now, None).ok());
         turns.map(|turn| turn - now).collect()
     }
 
@@ -162,9 +168,11 @@ mod tests {
     async fn a_turn_that_comes_too_late_is_not_taken() {
         let limit = RateLimit::new(1, SECOND);
         let now = Instant::now();
-        assert_eq!(limit.turns.take(now, Some(now)), Some(now));
-        assert_eq!(limit.turns.take(now, Some(now)), None);
-        let latest = Some(now + SECOND);
-        assert_eq!(limit.turns.take(now, latest), latest);
+        assert_eq!(limit.turns.take(now, Some(now)), Ok(now));
+        assert_eq!(limit.turns.take(now, Some(now)), Err(SECOND));
+        let half = now + SECOND / 2;
+        assert_eq!(limit.turns.take(half, Some(half)), Err(SECOND / 2));
+        let latest = now + SECOND;
+        assert_eq!(limit.turns.take(now, Some(latest)), Ok(latest));
     }
 }

@@ -22,7 +22,6 @@ use crate::wire::codec::Codec;
 use crate::wire::envelope::{ReplyForm, ReplyStatus};
 use crate::wire::message::MessageInfo;
 use crate::wire::status::{Code, Status};
-use crate::wire::value::Table;
 use crate::worker::{INLINE_BUDGET, Settlement};
 
 /// The size at which a batch of replies is sent, in bytes.
@@ -46,25 +45,22 @@ impl Dispatcher {
             let codec = self.codec(request.head.content_type.as_deref())?;
             Ok((codec, decode_calls(&request.body)?))
         });
-        let route = self.replies.route(&mut request.head);
-        let is_acked = self
+        let origin = ReplyOrigin::single(None, request.size);
+        let mut route = self
             .replies
-            .ack_redelivered(channel, tag, &route, request.redelivered);
+            .route(&mut request.head, request.redelivered, origin);
+        let is_acked = self.replies.ack_redelivered(channel, tag, &mut route);
         let ack = AckMode::last(tag, is_acked);
-        let origin = ReplyOrigin {
-            is_acknowledged: is_acked,
-            ..ReplyOrigin::single(None, request.size)
-        };
         let settlement = match calls {
             Ok((codec, calls)) => {
-                let mut replies = ReplyBatch::new(&self.replies, channel, route, origin);
+                let mut replies = ReplyBatch::new(&self.replies, channel, route);
                 self.execute_calls(calls, codec, &request, &mut replies)
                     .await;
                 replies.finish(ack)
             }
             Err(status) => {
                 let reply = self.refuse(status, request.head.method.as_deref(), None);
-                self.replies.send(channel, route, reply, ack, origin)
+                self.replies.send(channel, route, reply, ack)
             }
         };
         match settlement {
@@ -177,17 +173,18 @@ impl Dispatcher {
 
 /// A reply as a part of a batch. Headers that a batch cannot carry are left out, with a warning.
 fn batched(id: u64, reply: Reply) -> BatchedReply {
-    let (status, body, mut headers) = reply.into_parts();
-    if batch::size_of_headers(&headers, &Table::new()).is_none() {
-        tracing::warn!("the headers of a reply cannot be put into a batch, left out");
-        headers.clear();
-    }
-    BatchedReply {
+    let (status, body, headers) = reply.into_parts();
+    let mut reply = BatchedReply {
         id,
         status,
         body,
         headers,
+    };
+    if reply.size_of_headers().is_none() {
+        tracing::warn!("the headers of a reply cannot be put into a batch, left out");
+        reply.headers.clear();
     }
+    reply
 }
 
 fn decode_calls(body: &Bytes) -> Result<Vec<BatchedCall<'_>>, Status> {
@@ -206,8 +203,8 @@ impl ReplySender {
         route: ReplyRoute,
         body: &Bytes,
         failed: &Reply,
-        origin: ReplyOrigin,
     ) {
+        let method = route.origin.method;
         let replies = match batch::decode_replies(body) {
             Ok(replies) => replies,
             Err(error) => {
@@ -217,7 +214,7 @@ impl ReplySender {
             }
         };
         let is_too_large = body.len() > self.max_body();
-        let mut batch = ReplyBatch::new(self, channel, route, origin);
+        let mut batch = ReplyBatch::new(self, channel, route);
         for BatchedReply {
             id,
             status,
@@ -227,7 +224,7 @@ impl ReplySender {
         {
             let reply = if is_too_large {
                 let reply = Reply::new(status, body).with_headers(headers);
-                self.fit(origin.method, reply, REPLY_OVERHEAD)
+                self.fit(method, reply, REPLY_OVERHEAD)
             } else {
                 failed.clone()
             };
@@ -241,37 +238,32 @@ impl ReplySender {
 struct ReplyBatch<'a> {
     sender: &'a ReplySender,
     channel: &'a Arc<Channel>,
+    /// The route of the next message.
     route: ReplyRoute,
     replies: Vec<BatchedReply>,
     size: usize,
-    /// The origin of the next message.
-    origin: ReplyOrigin,
     /// The settlement of the last message. All are written in order to one channel, so it holds for the
     /// earlier ones.
     settlement: Settlement,
 }
 
 impl<'a> ReplyBatch<'a> {
-    fn new(
-        sender: &'a ReplySender,
-        channel: &'a Arc<Channel>,
-        route: ReplyRoute,
-        origin: ReplyOrigin,
-    ) -> Self {
+    fn new(sender: &'a ReplySender, channel: &'a Arc<Channel>, route: ReplyRoute) -> Self {
+        let origin = ReplyOrigin {
+            is_last: false,
+            is_batch: true,
+            ..route.origin
+        };
         Self {
             sender,
             channel,
             route: ReplyRoute {
                 form: ReplyForm::Batch,
+                origin,
                 ..route
             },
             replies: Vec::new(),
             size: 0,
-            origin: ReplyOrigin {
-                is_last: false,
-                is_batch: true,
-                ..origin
-            },
             settlement: Settlement::Ack,
         }
     }
@@ -279,7 +271,7 @@ impl<'a> ReplyBatch<'a> {
     fn push(&mut self, reply: Option<BatchedReply>) {
         let Some(reply) = reply else { return };
         let (_, text) = reply.status.parts();
-        let headers = batch::size_of_headers(&reply.headers, &Table::new()).unwrap_or_default();
+        let headers = reply.size_of_headers().unwrap_or_default();
         let text = text.map_or(0, |text| text.len());
         let size = reply.body.len() + text + headers + REPLY_OVERHEAD;
         if self.size + size > MAX_BATCH_SIZE.min(self.sender.max_body()) {
@@ -293,7 +285,7 @@ impl<'a> ReplyBatch<'a> {
 
     /// Sends the replies that are left.
     fn finish(mut self, ack: AckMode) -> Settlement {
-        self.origin.is_last = true;
+        self.route.origin.is_last = true;
         self.flush(ack);
         self.settlement
     }
@@ -314,9 +306,7 @@ impl<'a> ReplyBatch<'a> {
         self.size = 0;
         let reply = Reply::new(ReplyStatus::Success, body);
         let route = self.route.clone();
-        self.settlement = self
-            .sender
-            .send(self.channel, route, reply, ack, self.origin);
-        self.origin.part += 1;
+        self.settlement = self.sender.send(self.channel, route, reply, ack);
+        self.route.origin.part += 1;
     }
 }

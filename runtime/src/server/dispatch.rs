@@ -1,4 +1,4 @@
-//! Dispatch of requests (`basic.deliver`): each is parsed, prepared, executed and answered.
+//! Dispatch of requests (`basic.deliver`): each is accepted, executed and answered.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::execution::{AbortUnlessChannelClosed, Execution, Executor};
 use super::method_table::MethodTable;
 use super::reply::{AckMode, ReplyRoute, ReplySender};
-use super::sent_replies::{ReplyOrigin, SentReply};
+use super::sent_replies::ReplyOrigin;
 use crate::context::{Invocation, Times};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::Error;
@@ -49,7 +49,9 @@ pub(super) struct Dispatcher {
     tasks: Handle,
 }
 
-/// A request as it was received.
+/// A request as it was received: the message, with the times and facts that its delivery adds. It ends when
+/// the handler begins, which gets the user's part of it as a [`Request`](crate::service::Request) in its
+/// context. A [`ReplyRoute`] is all that is kept of it for the reply.
 pub(super) struct ReceivedRequest {
     pub(super) head: RequestHead,
     pub(super) body: Bytes,
@@ -60,35 +62,13 @@ pub(super) struct ReceivedRequest {
     pub(super) redelivered: bool,
 }
 
-/// A request that was parsed.
-enum Parsed {
-    /// It gets no reply, and is not run: it is expired, or its reply queue is not allowed.
-    Dropped,
-    /// It was run before, and these are its replies.
-    AnsweredBefore(Vec<SentReply>),
+/// The step after a request was accepted.
+enum Accepted {
+    /// No handler is to run: the request is answered, or gets no reply.
+    Done(Settlement),
     Batch(Box<ReceivedRequest>),
-    Single(Prepared),
-}
-
-/// A request that is prepared: the parts of it that are needed after its handler has ended, and the
-/// handler, or the reply if no handler is to run.
-struct Prepared {
-    step: PreparedStep,
-    answer: AnswerState,
-}
-
-enum PreparedStep {
-    Reply(Reply),
-    Execute(Execution),
-}
-
-/// The state that is needed to answer a request.
-struct AnswerState {
-    route: ReplyRoute,
-    redelivered: bool,
-    /// Whether the request is acknowledged already.
-    is_acked: bool,
-    origin: ReplyOrigin,
+    /// The handler of a request with one call.
+    Execute(Execution, ReplyRoute),
 }
 
 impl Dispatcher {
@@ -180,7 +160,8 @@ impl Dispatcher {
         Reply::failed(status)
     }
 
-    fn parse(&self, channel: &Arc<Channel>, delivery: Delivery) -> Parsed {
+    /// Parses a request, and answers it if no handler is to run.
+    fn accept(&self, channel: &Arc<Channel>, delivery: Delivery) -> Accepted {
         let Delivery { tag, message } = delivery;
         let received_at = Instant::now();
         let head = RequestHead::from_properties(message.properties);
@@ -188,11 +169,15 @@ impl Dispatcher {
         if message.redelivered
             && let Some(replies) = self.replies.earlier_replies(&head, size)
         {
-            return Parsed::AnsweredBefore(replies);
+            channel.ack_all([(tag, AckRange::One)], Flush::Deferred);
+            for reply in replies {
+                self.replies.resend(channel, reply);
+            }
+            return Accepted::Done(Settlement::Settled);
         }
         if head.time_left.is_some_and(|left| left.is_zero()) {
             self.expired(head.method.as_deref());
-            return Parsed::Dropped;
+            return Accepted::Done(Settlement::Ack);
         }
         let request = ReceivedRequest {
             size,
@@ -203,18 +188,23 @@ impl Dispatcher {
             head,
         };
         match request.head.method.as_deref() {
-            Some(CALLS_TYPE) => Parsed::Batch(Box::new(request)),
-            Some(kind) if is_protocol_type(kind) => self.refuse_type(channel, request),
-            _ => self
-                .prepare(channel, tag, request)
-                .map_or(Parsed::Dropped, Parsed::Single),
+            Some(CALLS_TYPE) => Accepted::Batch(Box::new(request)),
+            Some(kind) if is_protocol_type(kind) => {
+                Accepted::Done(self.refuse_type(channel, tag, request))
+            }
+            _ => self.prepare(channel, tag, request),
         }
     }
 
     /// Answers a message of a type that another version of the protocol defines. The reply tells what this
     /// server accepts, so that the peer can send its calls in another form. A message that expects no reply
     /// is dropped: its sender does without an answer.
-    fn refuse_type(&self, channel: &Arc<Channel>, request: ReceivedRequest) -> Parsed {
+    fn refuse_type(
+        &self,
+        channel: &Arc<Channel>,
+        tag: u64,
+        request: ReceivedRequest,
+    ) -> Settlement {
         let ReceivedRequest {
             mut head,
             size,
@@ -227,31 +217,22 @@ impl Dispatcher {
         let is_answered = head.reply_to.is_some() && head.correlation_id.is_some();
         tracing::debug!(service, %kind, is_answered, "message of an unknown type, refused");
         if !is_answered || !self.replies.may_reply(channel, &head) {
-            return Parsed::Dropped;
+            return Settlement::Ack;
         }
         let text = format!("messages of type `{kind}` are not supported; {CALLS_TYPE} is");
         head.asks_for_batches = true;
-        Parsed::Single(Prepared {
-            step: PreparedStep::Reply(Reply::failed(Status::new(Code::Unimplemented, text))),
-            answer: AnswerState {
-                route: self.replies.route(&mut head),
-                redelivered,
-                is_acked: false,
-                origin: ReplyOrigin::single(None, size),
-            },
-        })
+        let reply = Reply::failed(Status::new(Code::Unimplemented, text));
+        let origin = ReplyOrigin::single(None, size);
+        let route = self.replies.route(&mut head, redelivered, origin);
+        self.answer(channel, tag, reply, route)
     }
 
-    /// Prepares a request with one call. `None` if its reply queue is not allowed.
+    /// Prepares the handler of a request with one call, or answers it if none is to run. It gets no reply if
+    /// its reply queue is not allowed.
     ///
     /// All parts of the request that are not needed when the handler has ended are dropped here, which
     /// keeps the future of a request small.
-    fn prepare(
-        &self,
-        channel: &Arc<Channel>,
-        tag: u64,
-        request: ReceivedRequest,
-    ) -> Option<Prepared> {
+    fn prepare(&self, channel: &Arc<Channel>, tag: u64, request: ReceivedRequest) -> Accepted {
         let ReceivedRequest {
             mut head,
             body,
@@ -268,28 +249,20 @@ impl Dispatcher {
             self.check_reply_address(&head);
         }
         let may_reply = self.replies.may_reply(channel, &head);
-        let mut route = self.replies.route(&mut head);
+        let method = resolved.as_ref().ok().map(|(method, _)| method.name());
+        let origin = ReplyOrigin::single(method, size);
+        let mut route = self.replies.route(&mut head, redelivered, origin);
         if !may_reply {
             if !is_oneway {
-                return None;
+                return Accepted::Done(Settlement::Ack);
             }
             route.reply_to = None;
         }
-        let method = resolved.as_ref().ok().map(|(method, _)| method.name());
-        let mut answer = AnswerState {
-            route,
-            redelivered,
-            is_acked: false,
-            origin: ReplyOrigin::single(method, size),
-        };
         let (method, codec) = match resolved {
             Err(status) => {
-                let step = PreparedStep::Reply(self.refuse(
-                    status,
-                    head.method.as_deref(),
-                    head.message_id.as_deref(),
-                ));
-                return Some(Prepared { step, answer });
+                let (method, message_id) = (head.method.as_deref(), head.message_id.as_deref());
+                let reply = self.refuse(status, method, message_id);
+                return Accepted::Done(self.answer(channel, tag, reply, route));
             }
             // It may have run: the acknowledgement of its first delivery can have been lost.
             Ok((method, _)) if method.is_at_most_once() && redelivered => {
@@ -301,14 +274,13 @@ impl Dispatcher {
                 );
                 let text = "delivered before, and perhaps executed: this method runs at most once";
                 let reply = Reply::failed(Status::new(Code::Aborted, text));
-                let step = PreparedStep::Reply(reply);
-                return Some(Prepared { step, answer });
+                return Accepted::Done(self.answer(channel, tag, reply, route));
             }
             Ok(resolved) => resolved,
         };
         if method.is_at_most_once() {
             // Before it runs, so that it is lost rather than run twice if this process dies.
-            answer.is_acked = true;
+            route.origin.is_acknowledged = true;
             channel.ack(tag, AckRange::One);
         }
         let message = MessageInfo {
@@ -322,8 +294,7 @@ impl Dispatcher {
         };
         let (service, times) = (self.service_name(), Times::new(received_at, deadline));
         let facts = Invocation::request(service, method.name(), times, message);
-        let step = PreparedStep::Execute(self.executor.prepare(method, codec, body, facts));
-        Some(Prepared { step, answer })
+        Accepted::Execute(self.executor.prepare(method, codec, body, facts), route)
     }
 
     /// The method and the codec of a request, or the status that it is refused with.
@@ -359,22 +330,12 @@ impl Dispatcher {
         channel: &Arc<Channel>,
         tag: u64,
         reply: Reply,
-        answer: AnswerState,
+        mut route: ReplyRoute,
     ) -> Settlement {
-        let AnswerState {
-            route,
-            redelivered,
-            mut is_acked,
-            origin,
-        } = answer;
-        let is_due = redelivered && !is_acked;
-        is_acked |= self.replies.ack_redelivered(channel, tag, &route, is_due);
-        let origin = ReplyOrigin {
-            is_acknowledged: is_acked,
-            ..origin
-        };
+        let is_acked = self.replies.ack_redelivered(channel, tag, &mut route);
+        let reply = self.replies.fit(route.origin.method, reply, 0);
         let ack = AckMode::last(tag, is_acked);
-        let settlement = self.replies.send(channel, route, reply, ack, origin);
+        let settlement = self.replies.send(channel, route, reply, ack);
         if is_acked {
             Settlement::Settled
         } else {
@@ -388,38 +349,27 @@ impl Handler for Dispatcher {
     /// request.
     async fn handle(self: Arc<Self>, channel: Arc<Channel>, delivery: Delivery) -> Settlement {
         let tag = delivery.tag;
-        let Prepared { step, answer } = match self.parse(&channel, delivery) {
-            Parsed::Dropped => return Settlement::Ack,
-            Parsed::AnsweredBefore(replies) => {
-                channel.ack_all([(tag, AckRange::One)], Flush::Deferred);
-                for reply in replies {
-                    self.replies.resend(&channel, reply);
-                }
-                return Settlement::Settled;
-            }
-            Parsed::Batch(request) => {
+        let (execution, route) = match self.accept(&channel, delivery) {
+            Accepted::Done(settlement) => return settlement,
+            Accepted::Batch(request) => {
                 return Box::pin(self.answer_batch(&channel, tag, *request)).await;
             }
-            Parsed::Single(prepared) => prepared,
+            Accepted::Execute(execution, route) => (execution, route),
         };
-        let reply = match step {
-            PreparedStep::Reply(reply) => reply,
-            PreparedStep::Execute(execution) if answer.is_acked => {
-                return Box::pin(self.answer_acked(channel, tag, execution, answer)).await;
-            }
-            PreparedStep::Execute(Execution {
-                method,
-                deadline,
-                context,
-                handler,
-            }) => {
-                let _permit = self.permits.acquire().await;
-                let end = guard(deadline, handler).await;
-                self.replies
-                    .fit(Some(method), self.executor.reply_of(&context, end), 0)
-            }
+        if route.origin.is_acknowledged {
+            return Box::pin(self.answer_acked(channel, tag, execution, route)).await;
+        }
+        let Execution {
+            deadline,
+            context,
+            handler,
+        } = execution;
+        let reply = {
+            let _permit = self.permits.acquire().await;
+            let end = guard(deadline, handler).await;
+            self.executor.reply_of(&context, end)
         };
-        self.answer(&channel, tag, reply, answer)
+        self.answer(&channel, tag, reply, route)
     }
 
     fn started(&self, channel: &Arc<Channel>) {
@@ -439,22 +389,19 @@ impl Dispatcher {
         channel: Arc<Channel>,
         tag: u64,
         execution: Execution,
-        answer: AnswerState,
+        route: ReplyRoute,
     ) -> Settlement {
         let (tasks, reply_channel) = (self.tasks.clone(), Arc::clone(&channel));
         let task = tasks.spawn(async move {
             let Execution {
-                method,
                 deadline,
                 context,
                 handler,
             } = execution;
             let _permit = self.permits.acquire().await;
             let end = guard(deadline, handler).await;
-            let reply = self
-                .replies
-                .fit(Some(method), self.executor.reply_of(&context, end), 0);
-            self.answer(&reply_channel, tag, reply, answer)
+            let reply = self.executor.reply_of(&context, end);
+            self.answer(&reply_channel, tag, reply, route)
         });
         AbortUnlessChannelClosed::join(task, channel).await
     }

@@ -21,7 +21,6 @@ use bytes::Bytes;
 
 /// A handler that is about to run.
 pub(super) struct Execution {
-    pub(super) method: &'static str,
     pub(super) deadline: Option<Instant>,
     pub(super) context: Context,
     pub(super) handler: TaskLocalFuture<Context, InSpan<Reply>>,
@@ -70,7 +69,6 @@ impl Executor {
         let service = &self.service;
         let context = Context::of(facts);
         Execution {
-            method: method.name(),
             deadline,
             context: context.clone(),
             handler: context.handler(|| service.call(request)),
@@ -83,7 +81,6 @@ impl Executor {
             deadline,
             context,
             handler,
-            ..
         } = execution;
         let end = match run_on {
             RunOn::Inline => guard(deadline, handler).await,

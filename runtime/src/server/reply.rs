@@ -47,7 +47,8 @@ struct SenderState {
     refusal: String,
 }
 
-/// The properties of a reply that come from its request.
+/// The part of a request that is kept for its reply: where that goes, its properties that come from the
+/// request, and the facts by which it is remembered.
 #[derive(Clone)]
 pub(super) struct ReplyRoute {
     pub(super) reply_to: Option<String>,
@@ -55,6 +56,9 @@ pub(super) struct ReplyRoute {
     /// `None` if the request has a content type, because the reply has the same.
     pub(super) content_type: Option<String>,
     pub(super) form: ReplyForm,
+    /// Whether the request was delivered before.
+    pub(super) redelivered: bool,
+    pub(super) origin: ReplyOrigin,
 }
 
 /// The acknowledgement of a request together with its reply.
@@ -143,8 +147,15 @@ impl ReplySender {
     }
 
     /// Takes the properties of the reply from a request.
-    pub(super) fn route(&self, head: &mut RequestHead) -> ReplyRoute {
+    pub(super) fn route(
+        &self,
+        head: &mut RequestHead,
+        redelivered: bool,
+        origin: ReplyOrigin,
+    ) -> ReplyRoute {
         ReplyRoute {
+            redelivered,
+            origin,
             reply_to: head.reply_to.take(),
             correlation_id: head.correlation_id.take(),
             content_type: match &head.content_type {
@@ -159,8 +170,8 @@ impl ReplySender {
         }
     }
 
-    /// Acknowledges a redelivered request, in the same write as the reply that follows. Returns whether it
-    /// did.
+    /// Acknowledges a redelivered request, in the same write as the reply that follows, unless it is
+    /// acknowledged already. Returns whether the request is acknowledged.
     ///
     /// The broker may have closed the channel over this reply the first time, or, RabbitMQ before 4.0 and
     /// a direct reply to an unknown address, the connection. Without the acknowledgement, the request
@@ -169,14 +180,14 @@ impl ReplySender {
         &self,
         channel: &Channel,
         tag: u64,
-        route: &ReplyRoute,
-        redelivered: bool,
+        route: &mut ReplyRoute,
     ) -> bool {
-        let is_acked = redelivered && route.reply_to.is_some();
-        if is_acked {
+        let is_acked = &mut route.origin.is_acknowledged;
+        if route.redelivered && !*is_acked && route.reply_to.is_some() {
             channel.ack_all([(tag, AckRange::One)], Flush::Deferred);
+            *is_acked = true;
         }
-        is_acked
+        *is_acked
     }
 
     /// The reply, or, if it is too large to be sent, a status that tells so. `overhead` is added to its
@@ -204,7 +215,6 @@ impl ReplySender {
         route: ReplyRoute,
         reply: Reply,
         ack: AckMode,
-        origin: ReplyOrigin,
     ) -> Settlement {
         let Some(reply_to) = route.reply_to else {
             return Settlement::Ack;
@@ -226,7 +236,7 @@ impl ReplySender {
             properties: head.into_properties(),
             body,
         };
-        self.publish(channel, SentReply::new(origin, message), ack)
+        self.publish(channel, SentReply::new(route.origin, message), ack)
     }
 
     /// Publishes a reply, and remembers it for as long as the broker may refuse it.
@@ -382,11 +392,13 @@ impl ReplySender {
             correlation_id: head.correlation_id,
             content_type: head.content_type,
             form: head.form,
+            redelivered: true,
+            origin,
         };
         if head.form == ReplyForm::Batch {
-            self.resend_batch(channel, route, &body, &failed, origin);
+            self.resend_batch(channel, route, &body, &failed);
         } else {
-            self.send(channel, route, failed, AckMode::None(Flush::Inline), origin);
+            self.send(channel, route, failed, AckMode::None(Flush::Inline));
         }
     }
 }

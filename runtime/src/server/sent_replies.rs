@@ -93,7 +93,8 @@ impl ReplyOrigin {
     }
 }
 
-/// A reply that was sent, or whose channel was closed before it could be.
+/// A reply that was sent, or whose channel was closed before it could be: the message, and the origin by which
+/// it is found again when its request is redelivered.
 #[derive(Clone, Debug)]
 pub(super) struct SentReply {
     pub(super) origin: ReplyOrigin,

@@ -8,22 +8,17 @@ pub(crate) const SHORT_STRING_MAX: usize = 255;
 /// The name of a queue, an exchange, a method, or any other AMQP short string: 1 to 255 bytes of
 /// UTF-8 without control characters.
 ///
-/// ```
-/// use lepus::amqp::{Name, NameError};
-///
-/// let name: Name = "task_queue".parse()?;
-/// assert!(name == "task_queue" && Name::try_from("").is_err());
-/// # Ok::<(), NameError>(())
-/// ```
+/// Functions for users take texts, and parse them into this type; the error of a text that is no name is
+/// [`is_invalid`](crate::Error::is_invalid).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Name(Arc<str>);
+pub(crate) struct Name(Arc<str>);
 
 impl Name {
     /// Parses a name.
     ///
     /// # Errors
     /// [`NameError`] when it is empty, longer than 255 bytes, or holds a control character.
-    pub fn parse(name: impl AsRef<str>) -> Result<Self, NameError> {
+    pub(crate) fn parse(name: impl AsRef<str>) -> Result<Self, NameError> {
         let name = name.as_ref();
         if name.is_empty() {
             return Err(NameError::Empty);
@@ -38,8 +33,7 @@ impl Name {
     }
 
     /// The name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
@@ -129,8 +123,7 @@ text_type!(Name, NameError);
 
 /// The error of parsing a [`Name`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum NameError {
+pub(crate) enum NameError {
     /// The name is empty.
     #[error("a name cannot be empty")]
     Empty,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::escape::Escaped;
 
@@ -145,6 +146,10 @@ impl FromStr for Code {
 /// 1024 bytes. A status with the code `invalid_argument` or `unimplemented` tells that nothing was done
 /// ([`may_have_executed`](crate::Error::may_have_executed) is false).
 ///
+/// Besides the message for people, it may have two parts for programs:
+/// [`retry_after`](Self::with_retry_after), the time until another attempt makes sense, and
+/// [`details`](Self::with_details), bytes whose meaning the service and its callers have agreed on.
+///
 /// ```
 /// use lepus::{Code, Status};
 ///
@@ -171,16 +176,74 @@ impl FromStr for Code {
 #[error("{code}: {}", Escaped(.message))]
 pub struct Status {
     code: Code,
-    message: String,
+    message: Box<str>,
+    /// Boxed, because few statuses have it, and each reply has room for a status.
+    extra: Option<Box<StatusExtra>>,
 }
+
+/// The parts of a status that few statuses have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct StatusExtra {
+    retry_after: Option<Duration>,
+    details: Box<[u8]>,
+}
+
+/// The most bytes of details. Together with a message of the greatest length, and with the other properties
+/// of a reply, they fit into the smallest frame that AMQP allows, 4096 bytes.
+pub(crate) const MAX_DETAILS: usize = 2048;
 
 impl Status {
     /// A status with its message.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
+        let message: String = message.into();
         Self {
             code,
             message: message.into(),
+            extra: None,
         }
+    }
+
+    /// Sets the time after which the caller may try again, counted from the reply. It is a hint: nothing
+    /// waits or retries because of it. It is sent in whole milliseconds, rounded up, and at most 2³² of them
+    /// (49 days).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use lepus::{Code, Status};
+    ///
+    /// let status = Status::new(Code::Unavailable, "the store restarts")
+    ///     .with_retry_after(Duration::from_secs(2))
+    ///     .with_details(b"store-7");
+    /// assert_eq!(status.retry_after(), Some(Duration::from_secs(2)));
+    /// assert_eq!(status.details(), b"store-7");
+    /// ```
+    #[must_use]
+    pub fn with_retry_after(mut self, delay: Duration) -> Self {
+        self.extra.get_or_insert_default().retry_after = Some(delay);
+        self
+    }
+
+    /// Sets the details: bytes for programs, in any encoding that the service and its callers have agreed on.
+    ///
+    /// There may be 2048 bytes. Longer details are left out, and a warning is logged, because the reply has
+    /// to fit into one frame; an error that needs more room is better the method's own.
+    #[must_use]
+    pub fn with_details(mut self, details: impl AsRef<[u8]>) -> Self {
+        let details = details.as_ref();
+        let size = details.len();
+        if size > MAX_DETAILS {
+            let code = self.code.as_str();
+            tracing::warn!(
+                code,
+                size,
+                limit = MAX_DETAILS,
+                "the details of a status are too long, left out"
+            );
+        } else {
+            self.extra.get_or_insert_default().details = details.into();
+        }
+        self
     }
 
     /// The code.
@@ -193,6 +256,22 @@ impl Status {
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
+    }
+
+    /// The time after which the caller may try again, if the server knows it. The
+    /// [`RateLimit`](crate::middleware::RateLimit) sets it.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.extra.as_ref()?.retry_after
+    }
+
+    /// The details; empty if there are none.
+    #[must_use]
+    pub fn details(&self) -> &[u8] {
+        match &self.extra {
+            Some(extra) => &extra.details,
+            None => &[],
+        }
     }
 }
 
@@ -207,5 +286,23 @@ mod tests {
             assert_eq!(name.parse(), Ok(code));
         }
         assert_eq!("OK".parse::<Code>(), Err(UnknownCode));
+    }
+
+    #[test]
+    fn details_that_are_too_long_are_left_out() {
+        let status = Status::new(Code::Aborted, "conflict");
+        assert_eq!((status.retry_after(), status.details()), (None, &[][..]));
+        let most = status.with_details(vec![7; MAX_DETAILS]);
+        assert_eq!(most.details(), [7; MAX_DETAILS]);
+        let status = Status::new(Code::Aborted, "conflict").with_retry_after(Duration::ZERO);
+        let status = status.with_details(vec![7; MAX_DETAILS + 1]);
+        assert_eq!(status.details(), b"");
+        assert_eq!(status.retry_after(), Some(Duration::ZERO));
+    }
+
+    /// Each reply has room for a status, and futures hold replies.
+    #[test]
+    fn a_status_stays_small() {
+        assert!(size_of::<Status>() <= 32);
     }
 }

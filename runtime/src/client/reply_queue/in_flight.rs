@@ -31,7 +31,8 @@ pub(in crate::client) enum CallCompletion {
     },
 }
 
-/// A reply, as it was received.
+/// A reply as it was received: the message, whose size and encoding are checked by the call that it is for. The
+/// I/O task, which makes it, does not know the request.
 #[derive(Debug)]
 pub(in crate::client) struct ReceivedReply {
     pub(in crate::client) reply: Reply,

@@ -42,20 +42,36 @@ pub(crate) struct BatchedReply {
     pub(crate) headers: Table,
 }
 
-/// A reply as it is written: an array of four. An array of five if the reply has headers: they are the fifth.
+impl BatchedReply {
+    /// Its headers, with those of its status.
+    fn all_headers(&self) -> Cow<'_, Table> {
+        if !self.status.has_headers() {
+            return Cow::Borrowed(&self.headers);
+        }
+        let mut headers = self.headers.clone();
+        self.status.add_headers(&mut headers);
+        Cow::Owned(headers)
+    }
+
+    /// The most bytes that its headers take. `None` if a batch cannot carry them, as with
+    /// [`size_of_headers`]; those of its status it can.
+    pub(crate) fn size_of_headers(&self) -> Option<usize> {
+        size_of_headers(&self.all_headers(), &Table::new())
+    }
+}
+
+/// A reply as it is written: an array of four. An array of five if the reply or its status has headers: they
+/// are the fifth.
 struct WireReply<'a>(&'a BatchedReply);
 
 impl Serialize for WireReply<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let BatchedReply {
-            id,
-            status,
-            body,
-            headers,
+            id, status, body, ..
         } = self.0;
         let (status, message) = status.parts();
         let headers = HeaderMap {
-            headers,
+            headers: &self.0.all_headers(),
             trace: &Table::new(),
         };
         let has_headers = !headers.is_empty();
@@ -106,11 +122,12 @@ impl<'de> Visitor<'de> for ReplySeed<'_> {
         let message: Option<Cow<'_, str>> = reply.next_element()?.ok_or_else(|| missing(2))?;
         let ByteString(body) = reply.next_element()?.ok_or_else(|| missing(3))?;
         let headers = reply.next_element_seed(TableSeed(self.0))?;
+        let mut headers = headers.unwrap_or_default();
         Ok(ReceivedBatchedReply {
             id,
-            status: ReplyStatus::from_parts(status, message.as_deref()),
+            status: ReplyStatus::from_parts(status, message.as_deref(), &mut headers),
             body,
-            headers: headers.unwrap_or_default(),
+            headers,
         })
     }
 }
@@ -237,6 +254,7 @@ mod tests {
     use crate::wire::status::{Code, Status};
     use crate::wire::value::Value;
     use proptest::prelude::*;
+    use std::time::Duration;
 
     fn table<const N: usize>(entries: [(&str, Value); N]) -> Table {
         entries.map(|(name, value)| (name.to_owned(), value)).into()
@@ -451,6 +469,42 @@ mod tests {
         let expected = b"\x91\x95\x02\xc0\xc0\xc4\x01\x2a\x81\xa7x-cache\xa3hit";
         assert_eq!(&body[..], expected);
         assert_eq!(decode_replies(&body).unwrap(), replies);
+    }
+
+    #[test]
+    fn the_parts_of_a_status_for_programs_are_headers_of_its_reply() {
+        let status = Status::new(Code::ResourceExhausted, "busy")
+            .with_retry_after(Duration::from_millis(7))
+            .with_details(b"\xff");
+        let reply = |headers| BatchedReply {
+            id: 2,
+            status: ReplyStatus::Failed(status.clone()),
+            body: Bytes::new(),
+            headers,
+        };
+        let body = encode_replies(&[reply(table([]))]).unwrap();
+        let expected = b"\x91\x95\x02\xb2resource_exhausted\xa4busy\xc4\x00\
+            \x82\xabrpc-details\xc4\x01\xff\xafrpc-retry-after\x07";
+        assert_eq!(&body[..], expected);
+        assert_eq!(decode_replies(&body).unwrap(), [reply(table([]))]);
+        let replies = [reply(table([("x-cache", "hit".into())]))];
+        let body = encode_replies(&replies).unwrap();
+        assert_eq!(decode_replies(&body).unwrap(), replies);
+        let without = encode_replies(&[BatchedReply {
+            id: 2,
+            status: ReplyStatus::Failed(Status::new(Code::ResourceExhausted, "busy")),
+            body: Bytes::new(),
+            headers: table([]),
+        }]);
+        let size = body.len() - without.unwrap().len();
+        assert!(size <= replies[0].size_of_headers().unwrap());
+        // Of another writer, without sense: the reply is read without them.
+        let body = b"\x91\x95\x02\xb2resource_exhausted\xa4busy\xc4\x00\
+            \x82\xabrpc-details\xc0\xafrpc-retry-after\xff";
+        let read = decode_replies(&Bytes::from_static(body)).unwrap();
+        let nothing = Status::new(Code::ResourceExhausted, "busy");
+        assert_eq!(read[0].status, ReplyStatus::Failed(nothing));
+        assert!(read[0].headers.is_empty());
     }
 
     #[test]

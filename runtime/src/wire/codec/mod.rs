@@ -125,6 +125,15 @@ impl Codec {
         }
     }
 
+    /// The encoded value `()`.
+    pub(crate) fn unit(self) -> Bytes {
+        Bytes::from_static(match self {
+            Self::MsgPack => b"\xc0",
+            Self::Json => b"null",
+            Self::Text | Self::Bytes => b"",
+        })
+    }
+
     /// Encodes a value.
     ///
     /// # Errors

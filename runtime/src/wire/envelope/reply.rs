@@ -1,17 +1,22 @@
 //! Head of a reply.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
-use super::property::{non_empty, truncated};
+use super::property::{milliseconds, non_empty, truncated};
 use super::request::{CALLS_TYPE, is_protocol_type, lists};
 use crate::wire::message::Properties;
-use crate::wire::status::{Code, Status};
+use crate::wire::status::{Code, MAX_DETAILS, Status};
 use crate::wire::value::{Table, Value};
 
 /// Header of a reply that is not a success: a status code, or [`APPLICATION`].
 pub(super) const STATUS: &str = "rpc-status";
 /// Header of a reply with a status code: a text for people.
 pub(super) const MESSAGE: &str = "rpc-message";
+/// Header of a reply with a status code: the time after which the caller may try again, in milliseconds.
+pub(super) const RETRY_AFTER: &str = "rpc-retry-after";
+/// Header of a reply with a status code: bytes for programs, at most [`MAX_DETAILS`].
+pub(super) const DETAILS: &str = "rpc-details";
 /// The status of a reply whose body is the method's own error.
 const APPLICATION: &str = "application";
 /// `type` of a reply whose body is a batch of replies.
@@ -41,21 +46,70 @@ impl ReplyStatus {
         }
     }
 
-    /// Reads the two headers. A status that is not known becomes [`Code::Unknown`], with its name in the
-    /// message.
-    pub(crate) fn from_parts(name: Option<&str>, message: Option<&str>) -> Self {
-        match name {
-            None | Some("ok") => Self::Success,
-            Some(APPLICATION) => Self::Application,
-            Some(code) => {
-                let message = message.unwrap_or_default();
-                Self::Failed(match code.parse::<Code>() {
-                    Ok(code) => Status::new(code, message),
-                    Err(_) => Status::new(Code::Unknown, format!("{code}: {message}")),
-                })
-            }
+    /// Whether the status has one of the headers [`RETRY_AFTER`] and [`DETAILS`].
+    pub(crate) fn has_headers(&self) -> bool {
+        match self {
+            Self::Success | Self::Application => false,
+            Self::Failed(status) => status.retry_after().is_some() || !status.details().is_empty(),
         }
     }
+
+    /// Adds the headers [`RETRY_AFTER`] and [`DETAILS`] of a status that has them.
+    pub(crate) fn add_headers(&self, headers: &mut Table) {
+        let Self::Failed(status) = self else { return };
+        if let Some(delay) = status.retry_after() {
+            let delay = i64::from(milliseconds(delay));
+            headers.insert(RETRY_AFTER.into(), delay.into());
+        }
+        if !status.details().is_empty() {
+            headers.insert(DETAILS.into(), status.details().to_vec().into());
+        }
+    }
+
+    /// Reads the headers [`STATUS`] and [`MESSAGE`], and takes [`RETRY_AFTER`] and [`DETAILS`] out of the
+    /// others. A status that is not known becomes [`Code::Unknown`], with its name in the message.
+    pub(crate) fn from_parts(
+        name: Option<&str>,
+        message: Option<&str>,
+        headers: &mut Table,
+    ) -> Self {
+        let (retry_after, details) = (headers.remove(RETRY_AFTER), headers.remove(DETAILS));
+        let code = match name {
+            None | Some("ok") => return Self::Success,
+            Some(APPLICATION) => return Self::Application,
+            Some(code) => code,
+        };
+        let message = message.unwrap_or_default();
+        let mut status = match code.parse::<Code>() {
+            Ok(code) => Status::new(code, message),
+            Err(_) => Status::new(Code::Unknown, format!("{code}: {message}")),
+        };
+        if let Some(delay) = retry_after.as_ref().and_then(delay_of) {
+            status = status.with_retry_after(delay);
+        }
+        if let Some(details) = details.as_ref().and_then(details_of) {
+            status = status.with_details(details);
+        }
+        Self::Failed(status)
+    }
+}
+
+/// The time in a header [`RETRY_AFTER`], at most the longest that Lepus writes. `None` for a value that is no
+/// time: it is ignored, since the call has ended without it.
+fn delay_of(value: &Value) -> Option<Duration> {
+    let millis = u64::try_from(value.as_int()?).ok()?;
+    Some(Duration::from_millis(millis.min(u32::MAX.into())))
+}
+
+/// The bytes in a header [`DETAILS`]; also of a text, because some AMQP clients can write no other. `None` for
+/// another value, and for one that is longer than [`MAX_DETAILS`]: it is ignored.
+fn details_of(value: &Value) -> Option<&[u8]> {
+    let details = match value {
+        Value::Bytes(bytes) => bytes,
+        Value::Text(text) => text.as_bytes(),
+        _ => return None,
+    };
+    (details.len() <= MAX_DETAILS).then_some(details)
 }
 
 /// The form of a reply's body, and whether the server accepts batches.
@@ -95,6 +149,7 @@ impl ReplyHead {
         if let Some(message) = message {
             headers.insert(MESSAGE.into(), message.as_ref().into());
         }
+        self.status.add_headers(&mut headers);
         let kind = match self.form {
             ReplyForm::Single | ReplyForm::Unknown => None,
             ReplyForm::AcceptsBatches => Some(CALLS_TYPE),
@@ -123,6 +178,7 @@ impl ReplyHead {
             status: ReplyStatus::from_parts(
                 status.as_ref().and_then(Value::as_str),
                 message.as_ref().and_then(Value::as_str),
+                &mut headers,
             ),
             form,
             correlation_id: properties.correlation_id,
@@ -144,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn statuses_travel_as_two_headers() {
+    fn statuses_travel_as_headers() {
         let status = Status::new(Code::Unimplemented, "no method `fob`");
         let head = ReplyHead {
             form: ReplyForm::AcceptsBatches,
@@ -164,6 +220,74 @@ mod tests {
             Value::from("no method `fob`")
         );
         assert_eq!(ReplyHead::from_properties(properties), head);
+    }
+
+    #[test]
+    fn the_parts_of_a_status_for_programs_travel_as_headers() {
+        let status = Status::new(Code::ResourceExhausted, "busy")
+            .with_retry_after(Duration::from_micros(1_400_001))
+            .with_details(b"\xff\x00");
+        let head = ReplyHead {
+            status: ReplyStatus::Failed(status.clone()),
+            form: ReplyForm::Single,
+            correlation_id: None,
+            content_type: None,
+            server: None,
+            headers: Table::from([("x-cache".to_owned(), Value::from("hit"))]),
+        };
+        let properties = head.clone().into_properties();
+        assert_eq!(properties.headers["rpc-retry-after"], Value::Int(1401));
+        let details = Value::Bytes(b"\xff\x00".to_vec());
+        assert_eq!(properties.headers["rpc-details"], details);
+        let status = status.with_retry_after(Duration::from_millis(1401));
+        let expected = ReplyHead {
+            status: ReplyStatus::Failed(status),
+            ..head
+        };
+        assert_eq!(ReplyHead::from_properties(properties), expected);
+    }
+
+    #[test]
+    fn parts_of_a_status_that_make_no_sense_are_ignored() {
+        let read = |name: Option<&str>, retry_after: Value, details: Value| {
+            let mut headers = Table::from([
+                ("rpc-retry-after".to_owned(), retry_after),
+                ("rpc-details".to_owned(), details),
+            ]);
+            let status = ReplyStatus::from_parts(name, Some("busy"), &mut headers);
+            assert!(headers.is_empty(), "they are no headers of a layer");
+            status
+        };
+        let nothing = Status::new(Code::Unavailable, "busy");
+        for retry_after in [
+            Value::Int(-1),
+            Value::Int(i64::MIN),
+            "1500".into(),
+            Value::Float(1.5),
+            Value::Null,
+            Value::Timestamp(7),
+        ] {
+            for details in [
+                Value::Null,
+                Value::Int(7),
+                vec![0; MAX_DETAILS + 1].into(),
+                "a".repeat(MAX_DETAILS + 1).into(),
+                Table::new().into(),
+            ] {
+                let status = read(Some("unavailable"), retry_after.clone(), details);
+                assert_eq!(status, ReplyStatus::Failed(nothing.clone()));
+            }
+        }
+        // A text is bytes as well, and a longer time is the longest one.
+        let status = read(Some("unavailable"), Value::Int(i64::MAX), "store-7".into());
+        let longest = Duration::from_millis(u32::MAX.into());
+        let expected = nothing.with_retry_after(longest).with_details("store-7");
+        assert_eq!(status, ReplyStatus::Failed(expected));
+        // Beside no status, and beside the method's own error, they have no meaning.
+        let status = read(None, Value::Int(7), "store-7".into());
+        assert_eq!(status, ReplyStatus::Success);
+        let status = read(Some("application"), Value::Int(7), "store-7".into());
+        assert_eq!(status, ReplyStatus::Application);
     }
 
     #[test]

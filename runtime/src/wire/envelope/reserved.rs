@@ -2,7 +2,7 @@
 
 use super::job::{BROKER_HEADERS, JOB_HEADERS, SOURCE_HEADERS, SOURCE_USER};
 use super::property::take_trace;
-use super::reply::{MESSAGE, STATUS};
+use super::reply::{DETAILS, MESSAGE, RETRY_AFTER, STATUS};
 use super::request::ACCEPT;
 use crate::error::Error;
 use crate::wire::message::Properties;
@@ -12,7 +12,7 @@ use crate::wire::value::Table;
 /// on none: it would be misread, or overwritten.
 fn is_reserved(header: &str) -> bool {
     let ours = JOB_HEADERS.iter().chain(&SOURCE_HEADERS);
-    let ours = ours.chain(&[STATUS, MESSAGE, ACCEPT]);
+    let ours = ours.chain(&[STATUS, MESSAGE, RETRY_AFTER, DETAILS, ACCEPT]);
     ours.chain(&BROKER_HEADERS).any(|name| *name == header)
 }
 
@@ -57,7 +57,14 @@ mod tests {
 
     #[test]
     fn reserved_headers_are_named() {
-        for name in ["error", "rpc-accept", "source-user-id", "x-death"] {
+        for name in [
+            "error",
+            "rpc-accept",
+            "rpc-details",
+            "rpc-retry-after",
+            "source-user-id",
+            "x-death",
+        ] {
             let error = check_headers([&name.to_owned()]).unwrap_err();
             assert!(
                 error.is_invalid() && error.to_string().contains(name),

@@ -1,10 +1,11 @@
 //! Lepus on one side, Python on the other: every pattern, both directions, on each broker.
 
-use lepus::{Server, Topic, jobs::TaskPool};
+use lepus::{Code, Server, Status, Topic, jobs::TaskPool};
 use lepus_tests::process::{Program, Signal, example, python, python_is_available};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 conformance!(
@@ -28,6 +29,7 @@ trait Calculator {
     async fn divide(&self, dividend: i64, divisor: i64) -> Result<i64, DivideByZero>;
     /// The header of this name.
     async fn tenant(&self) -> Option<String>;
+    async fn busy(&self) -> Result<u64, Status>;
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -48,6 +50,17 @@ impl Calculator for Pocket {
         let context = lepus::Context::current();
         context.header("tenant").map(ToString::to_string)
     }
+
+    async fn busy(&self) -> Result<u64, Status> {
+        Err(busy())
+    }
+}
+
+/// A status with all its parts. The Python server sends the same one.
+fn busy() -> Status {
+    Status::new(Code::ResourceExhausted, "busy")
+        .with_retry_after(Duration::from_millis(1500))
+        .with_details(b"\x82\x00\xff")
 }
 
 #[lepus::tasks(name = "images")]
@@ -88,6 +101,9 @@ async fn stop(program: Program) {
     program.ended().await;
 }
 
+/// The status of `busy()`, as the Python clients print it.
+const BUSY: &str = "error resource_exhausted busy retry-after=1500 details=8200ff";
+
 async fn python_calls_lepus(env: Env) {
     if !python_is_available(env.test) {
         return;
@@ -122,6 +138,8 @@ async fn python_calls_lepus(env: Env) {
             printed[0].starts_with("error invalid_argument"),
             "{printed:?}"
         );
+        let printed = run(&env, "rpc_client.py", &[&queue, codec, "busy", "{}"]).await;
+        assert_eq!(printed, [BUSY], "{codec}");
     }
     server.stop().await.expect("a drained server");
     Raw::open(&env.uri).await.delete(&queue).await;
@@ -142,6 +160,8 @@ async fn lepus_calls_python(env: Env) {
         // caller is told that the reply does not decode, not left in the dark.
         let error = calculator.divide(1, 0).await.expect_err("an error");
         assert!(error.is_decode(), "{error:?}");
+        let error = calculator.busy().await.expect_err("a status");
+        assert_eq!(error.status(), Some(&busy()));
     }
     stop(server).await;
     Raw::open(&env.uri).await.delete(&queue).await;
@@ -160,17 +180,19 @@ async fn python_sends_several_calls_at_once(env: Env) {
         ["tenant", {}, {"tenant": "hare", "traceparent": "00-1-2-01", "nested": {"list": [1, null]}}],
         ["tenant", {}],
         ["sqrt", {}, {"tenant": 7}],
-        ["tenant", {}, {}]
+        ["tenant", {}, {}],
+        ["busy", {}]
     ]"#;
     for codec in ["json", "msgpack"] {
         let printed = run(&env, "rpc_calls.py", &[&queue, codec, calls]).await;
-        let [fib, with, without, unknown, empty] = &printed[..] else {
+        let [fib, with, without, unknown, empty, refused] = &printed[..] else {
             panic!("{printed:?}");
         };
         assert_eq!(fib, "value 832040", "{codec}");
         assert_eq!(with, "value \"hare\"", "{codec}");
         assert_eq!((&without[..], &empty[..]), ("value null", "value null"));
         assert!(unknown.starts_with("error unimplemented"), "{unknown}");
+        assert_eq!(refused, BUSY, "{codec}");
     }
     server.stop().await.expect("a drained server");
     Raw::open(&env.uri).await.delete(&queue).await;
@@ -185,16 +207,18 @@ async fn lepus_sends_several_calls_at_once(env: Env) {
     let connection = env.connect().await;
     let calculator = CalculatorClient::builder(&connection).coalesce(64).build();
     assert_eq!(calculator.fib(30).await.expect("a number"), 832_040);
-    let (fib, with, without) = tokio::join!(
+    let (fib, with, without, refused) = tokio::join!(
         calculator.fib(10),
         calculator.tenant().header("tenant", "hare"),
         calculator.tenant(),
+        calculator.busy(),
     );
     assert_eq!(fib.expect("a number"), 55);
     assert_eq!(with.expect("a tenant").as_deref(), Some("hare"));
     assert_eq!(without.expect("no tenant"), None);
+    assert_eq!(refused.expect_err("a status").status(), Some(&busy()));
     let line = server.line_with("calls").await;
-    assert_eq!(line, " [x] 3 calls, 1 with headers");
+    assert_eq!(line, " [x] 4 calls, 1 with headers");
     stop(server).await;
     Raw::open(&env.uri).await.delete(&queue).await;
 }

@@ -214,11 +214,16 @@ fn typed(value: &AMQPValue) -> String {
     match value {
         AMQPValue::LongLongInt(number) => format!("l {number}"),
         AMQPValue::Timestamp(seconds) => format!("T {seconds}"),
+        AMQPValue::ByteArray(bytes) => {
+            let bytes = bytes.as_slice().iter();
+            let digits: Vec<_> = bytes.map(|byte| format!("{byte:02x}")).collect();
+            format!("x {}", digits.join(" "))
+        }
         other => format!("{other:?}"),
     }
 }
 
-/// `S text`, `l number`, `t true`, `T seconds` as AMQP carries it.
+/// `S text`, `l number`, `t true`, `T seconds`, `x bytes` as AMQP carries it.
 pub fn untyped(text: &str) -> AMQPValue {
     let (kind, value) = text.split_once(' ').unwrap_or((text, ""));
     match kind {
@@ -226,6 +231,7 @@ pub fn untyped(text: &str) -> AMQPValue {
         "l" => AMQPValue::LongLongInt(value.parse().expect("a number")),
         "t" => AMQPValue::Boolean(value == "true"),
         "T" => AMQPValue::Timestamp(value.parse().expect("a time")),
+        "x" => AMQPValue::ByteArray(hex(value).into()),
         _ => panic!("no such type: {text}"),
     }
 }

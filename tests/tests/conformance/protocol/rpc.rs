@@ -3,7 +3,7 @@
 use super::golden::Message;
 use super::{connection, send};
 use lapin::options::QueueDeclareOptions;
-use lepus::{CallError, Code, Codec, Connection, Running, Server};
+use lepus::{CallError, Code, Codec, Connection, Running, Server, Status};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance};
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,7 @@ trait Calculator {
     #[rpc(oneway)]
     async fn note(&self, line: String);
     async fn panic(&self, text: String);
+    async fn busy(&self) -> Result<i64, Status>;
 }
 
 struct Pocket;
@@ -41,6 +42,21 @@ impl Calculator for Pocket {
         // Without the hook, which would print it all.
         std::panic::resume_unwind(Box::new(text));
     }
+
+    async fn busy(&self) -> Result<i64, Status> {
+        Err(Status::new(Code::ResourceExhausted, "busy")
+            .with_retry_after(Duration::from_millis(1500))
+            .with_details([0x82, 0x00, 0xff]))
+    }
+}
+
+fn assert_is_busy(error: &CallError<DivideError>) {
+    let status = error.rpc().and_then(lepus::Error::status);
+    let status = status.expect("a status");
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert_eq!(status.message(), "busy");
+    assert_eq!(status.retry_after(), Some(Duration::from_millis(1500)));
+    assert_eq!(status.details(), [0x82, 0x00, 0xff]);
 }
 
 /// The tutorial's server, as a contract.
@@ -112,8 +128,8 @@ impl Served {
         send(&self.raw, back.as_str(), &reply, properties).await;
     }
 
-    /// Takes several calls, which have to be the golden ones, and answers them with the golden replies.
-    async fn serve_calls(&self, calls: &str) {
+    /// Takes several calls, which have to be the golden ones, and answers them with golden replies.
+    async fn serve_calls(&self, calls: &str, replies: &str) {
         let taken = self.raw.next(&self.queue).await;
         let mut seen = Message::seen(&taken.delivery, &self.namespace);
         let golden = Message::golden(calls);
@@ -124,7 +140,7 @@ impl Served {
             seen.body[at + 1..=at + 2].copy_from_slice(&golden.body[at + 1..=at + 2]);
         }
         golden.assert_is(&seen);
-        let replies = Message::golden("rpc.replies");
+        let replies = Message::golden(replies);
         let to = taken.delivery.properties;
         let id = to.correlation_id().clone().expect("an id");
         let properties = replies.properties().with_correlation_id(id);
@@ -166,6 +182,11 @@ async fn a_typed_error_and_a_status_are_read(env: Env) {
     let error = pending.await.expect_err("a status");
     assert_eq!(error.code(), Some(Code::Unimplemented));
     assert_eq!(error.status().expect("a status").message(), "peer");
+    let pending = calculator.divide(1, 0).send().await.expect("it is sent");
+    served
+        .serve("rpc.request.json", Some("rpc.reply.details"))
+        .await;
+    assert_is_busy(&pending.await.expect_err("a status"));
     served.end().await;
 }
 
@@ -252,6 +273,11 @@ async fn a_golden_request_gets_the_golden_reply(env: Env) {
         Message::golden(reply).assert_is(&seen);
         assert_eq!(seen.fields["correlation-id"], "0123456ABab7");
     }
+    let mut request = Message::golden("rpc.request");
+    request.fields.insert("type".into(), "busy".into());
+    request.body = b"\x80".to_vec();
+    let seen = asking.ask(&request).await;
+    Message::golden("rpc.reply.details").assert_is(&seen);
     let mut request = Message::golden("rpc.request.json");
     request.fields.insert("type".into(), "multiply".into());
     let seen = asking.ask(&request).await;
@@ -297,7 +323,7 @@ async fn calls_are_the_golden_message_and_read_the_golden_replies(env: Env) {
         calculator.divide(84, 2).send(),
         calculator.divide(1, 0).send()
     );
-    served.serve_calls("rpc.calls").await;
+    served.serve_calls("rpc.calls", "rpc.replies").await;
     assert_eq!(quotient.expect("sent").await.expect("a quotient"), 42);
     assert!(matches!(
         error.expect("sent").await,
@@ -325,9 +351,11 @@ async fn calls_are_the_golden_message_and_read_the_golden_replies(env: Env) {
         with_headers.header("traceparent", TRACE).send(),
         calculator.divide(1, 0).send()
     );
-    served.serve_calls("rpc.calls.headers").await;
+    served
+        .serve_calls("rpc.calls.headers", "rpc.replies.details")
+        .await;
     assert_eq!(quotient.expect("sent").await.expect("a quotient"), 42);
-    assert!(error.expect("sent").await.is_err());
+    assert_is_busy(&error.expect("sent").await.expect_err("a status"));
     served.end().await;
 }
 
@@ -337,6 +365,15 @@ async fn the_golden_calls_get_the_golden_replies(env: Env) {
         let seen = asking.ask(&Message::golden(calls)).await;
         Message::golden("rpc.replies").assert_is(&seen);
     }
+    let mut calls = Message::golden("rpc.calls");
+    // The second of the calls.
+    let divide = b"\xa6divide\xcd\x27\x10\xc0\xc4\x14";
+    let at = calls.body.windows(divide.len());
+    let at = at.rposition(|bytes| bytes == divide);
+    calls.body.truncate(at.expect("a second call"));
+    calls.body.extend(b"\xa4busy\xcd\x27\x10\xc0\xc4\x01\x80");
+    let seen = asking.ask(&calls).await;
+    Message::golden("rpc.replies.details").assert_is(&seen);
     asking.end().await;
 }
 

@@ -635,6 +635,10 @@ impl Vault for Guarded {
         match key {
             7 => Ok(42),
             0 => Err(Status::new(Code::InvalidArgument, "no key")),
+            // The details are too long for the second of them.
+            1 | 2 => Err(Status::new(Code::PermissionDenied, "the wrong key: häse")
+                .with_retry_after(Duration::from_millis(250))
+                .with_details(vec![0xff; 2047 + key as usize])),
             _ => Err(Status::new(Code::PermissionDenied, "the wrong key: häse")),
         }
     }
@@ -660,7 +664,14 @@ async fn is_guarded(vault: &VaultClient, longest: &str) {
     assert_eq!(call.await.unwrap(), 42);
     is_refused(vault.open(0).await, Code::InvalidArgument, "no key");
     let denied = (Code::PermissionDenied, "the wrong key: häse");
-    is_refused(vault.open(1).await, denied.0, denied.1);
+    for (key, details) in [(1, 2048), (2, 0), (3, 0)] {
+        let error = vault.open(key).await.unwrap_err();
+        let status = error.status().unwrap();
+        let delay = (key < 3).then_some(Duration::from_millis(250));
+        assert_eq!(status.retry_after(), delay);
+        assert_eq!(status.details(), vec![0xff; details]);
+        is_refused::<u32>(Err(error), denied.0, denied.1);
+    }
     let call: Call<()> = vault.close();
     is_refused(call.await, Code::FailedPrecondition, longest);
 }
@@ -673,7 +684,7 @@ async fn a_status_travels_as_it_is(env: Env) {
     let cut = format!("{}…", "x".repeat(1021));
     is_guarded(&VaultClient::new(&calling), &cut).await;
 
-    // As two headers, without a body.
+    // As headers, without a body.
     let caller = Caller::open(&env).await;
     let request = caller
         .addressed("7")
@@ -708,7 +719,13 @@ async fn a_status_travels_in_a_shared_message(env: Env) {
         match key {
             7 => assert_eq!(result.unwrap(), 42),
             0 => is_refused(result, Code::InvalidArgument, "no key"),
-            _ => is_refused(result, Code::PermissionDenied, "the wrong key: häse"),
+            _ => {
+                let status = result.as_ref().unwrap_err().status().unwrap();
+                let (has_delay, has_details) = (key < 3, key == 1);
+                assert_eq!(status.retry_after().is_some(), has_delay);
+                assert_eq!(!status.details().is_empty(), has_details);
+                is_refused(result, Code::PermissionDenied, "the wrong key: häse");
+            }
         }
     }
     server.stop().await.unwrap();

@@ -499,7 +499,11 @@ async fn a_limit_is_shared_by_the_services_and_clones_it_is_used_for() {
     let mut codes = Vec::new();
     for client in clients.iter().cycle().take(4) {
         let reply = client.echo("x".into()).await;
-        codes.push(reply.err().and_then(|error| error.code()));
+        let status = reply.as_ref().err().and_then(|error| error.status());
+        // The next of two turns in a long time comes after at most half of it.
+        let delay = status.map(|status| status.retry_after().expect("a time"));
+        assert!(delay.is_none_or(|delay| !delay.is_zero() && delay <= LONG / 2));
+        codes.push(status.map(lepus::Status::code));
     }
     let exhausted = Some(Code::ResourceExhausted);
     assert_eq!(codes, [None, None, exhausted, exhausted]);

@@ -20,6 +20,7 @@ conformance!(
     an_answer_to_another_call_cannot_be_made_up,
     a_reply_that_does_not_decode_fails_its_call_alone,
     a_status_nobody_knows_is_unknown,
+    hints_of_a_status_that_make_no_sense_are_ignored,
 );
 
 async fn a_reply_too_large_is_told_to_its_caller(env: Env) {
@@ -263,6 +264,66 @@ async fn a_status_nobody_knows_is_unknown(env: Env) {
         ("rpc-status", AMQPValue::LongInt(5)),
         ("x-other", AMQPValue::Void),
     ]);
+    hand.reply(&queue, id(&mine).with_headers(odd), b"\x04")
+        .await;
+    assert_eq!(call.await.unwrap(), 4);
+}
+
+async fn hints_of_a_status_that_make_no_sense_are_ignored(env: Env) {
+    let calling = env.connect().await;
+    let mut hand = Hand::serve(&env).await;
+    let probe = ProbeClient::new(&calling).clone();
+    let bytes = |size| AMQPValue::ByteArray(vec![7; size].into());
+    let hints = [
+        (AMQPValue::LongLongInt(-1), bytes(2049), None, 0),
+        (AMQPValue::Double(1.5), AMQPValue::Void, None, 0),
+        (
+            AMQPValue::LongString("soon".into()),
+            AMQPValue::LongInt(7),
+            None,
+            0,
+        ),
+        (AMQPValue::Void, bytes(2048), None, 2048),
+        // A text is bytes as well.
+        (
+            AMQPValue::ShortInt(7),
+            AMQPValue::LongString("store-7".into()),
+            Some(Duration::from_millis(7)),
+            7,
+        ),
+        (
+            AMQPValue::LongLongInt(i64::MAX),
+            bytes(0),
+            Some(Duration::from_millis(u32::MAX.into())),
+            0,
+        ),
+    ];
+    for (retry_after, details, delay, size) in hints {
+        let call = probe.hold(1).timeout(LONG).send().await.unwrap();
+        let (queue, mine) = hand.next().await;
+        let status = table(&[
+            ("rpc-status", AMQPValue::LongString("unavailable".into())),
+            ("rpc-message", AMQPValue::LongString("busy".into())),
+            ("rpc-retry-after", retry_after),
+            ("rpc-details", details),
+        ]);
+        hand.reply(&queue, id(&mine).with_headers(status), b"")
+            .await;
+        let error = call.await.unwrap_err();
+        let status = error.status().unwrap();
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::Unavailable, "busy")
+        );
+        assert_eq!(
+            (status.retry_after(), status.details().len()),
+            (delay, size)
+        );
+    }
+    // Beside a value they have no meaning.
+    let call = probe.hold(4).send().await.unwrap();
+    let (queue, mine) = hand.next().await;
+    let odd = table(&[("rpc-details", bytes(3)), ("rpc-retry-after", bytes(3))]);
     hand.reply(&queue, id(&mine).with_headers(odd), b"\x04")
         .await;
     assert_eq!(call.await.unwrap(), 4);
