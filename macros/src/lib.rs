@@ -73,9 +73,9 @@ use proc_macro::TokenStream;
 /// |---|---|---|
 /// | `name = "…"` | the method's name, without `r#` | the method's name on the wire |
 /// | `timeout = "2s"` | the client's | the time limit of a call: `"250ms"`, `"2s"`, `"5m"`, `"1h"`; at most 4294967295 ms, RabbitMQ's limit for an expiration |
-/// | `idempotent` | no | the method may run twice: a call is sent again if its connection is lost |
+/// | `idempotent` | no | the method may run twice: a request is run again elsewhere if its server dies, and a call is sent again if its connection is lost. A redelivered request of another method is not run again; its caller gets `aborted` at once |
 /// | `oneway` | no | no reply: the call ends when the broker has the request; the method returns nothing |
-/// | `at_most_once` | no | the request is acknowledged before the method runs, not after; a request that is delivered again nevertheless is answered `aborted` and not run |
+/// | `at_most_once` | no | the request is acknowledged before the method runs, not after: nothing of it is left if the server dies, and its caller times out |
 /// | `queue = "…"` | the service's | a separate queue for this method |
 /// | `default` | no | receives the requests that name no method; at most one method of the trait |
 /// | `params = "bare"` | `"named"` | the only argument is sent by itself, not in a map of arguments |

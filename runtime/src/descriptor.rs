@@ -213,7 +213,8 @@ impl MethodDescriptor {
         self
     }
 
-    /// Marks a method that may run twice: a call whose connection is lost is sent again.
+    /// Marks a method that may run twice: a redelivered request is run again, and a call whose connection is lost
+    /// is sent again. A redelivered request of another method is answered with `aborted` and not run.
     #[doc(hidden)]
     #[must_use]
     pub const fn idempotent(mut self) -> Self {
@@ -290,7 +291,7 @@ impl MethodDescriptor {
         self.queue
     }
 
-    /// Whether a call whose connection is lost is sent again.
+    /// Whether a redelivered request is run again, and a call whose connection is lost is sent again.
     #[must_use]
     pub const fn is_idempotent(&self) -> bool {
         self.idempotent

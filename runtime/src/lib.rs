@@ -131,8 +131,9 @@
 //!   tests: a broker in memory that speaks the same protocol.
 //! - tokio, with a multi-thread or a current-thread runtime. Connections are served on threads of their own,
 //!   so handlers that block do not delay heartbeats.
-//! - Delivery is at least once: a job, or a request whose server died, can be handled twice. Messages are
-//!   acknowledged after they are handled, unless a method is `at_most_once`.
+//! - Delivery of jobs is at least once: a job can be handled twice. A request runs twice only if its method is marked
+//!   `idempotent`; otherwise a request whose server died is answered with `aborted`. Messages are acknowledged after
+//!   they are handled, unless a method is `at_most_once`.
 //!
 //! # Stability
 //!

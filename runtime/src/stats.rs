@@ -21,6 +21,9 @@ pub struct Stats {
     pub returned_replies: u64,
     /// Counter: requests that were past their deadline when they were delivered, and were not run.
     pub expired_requests: u64,
+    /// Counter: redelivered requests that may have been executed and were not run again, because their methods are not
+    /// idempotent.
+    pub not_run_again: u64,
     /// Counter: deliveries that were refused: an unknown method or content type, or arguments or a payload that
     /// do not decode.
     pub malformed: u64,
@@ -54,7 +57,7 @@ macro_rules! counters {
 
 counters! {
     pending_calls, running, unsettled, channels, dropped_replies, returned_replies,
-    expired_requests, malformed, skipped_events, lagged_events, panics, retried, dead_lettered,
+    expired_requests, not_run_again, malformed, skipped_events, lagged_events, panics, retried, dead_lettered,
 }
 
 #[derive(Debug, Default)]

@@ -149,6 +149,9 @@ impl Dispatcher {
                 let status = Status::new(Code::InvalidArgument, text);
                 self.refuse(status, Some(call.method), call.message_id)
             }
+            Ok(method) if request.redelivered && !method.is_idempotent() => {
+                self.not_run_again(method, call.message_id)
+            }
             Ok(method) => {
                 let message = MessageInfo {
                     headers: call.headers.into_owned(),

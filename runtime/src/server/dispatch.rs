@@ -160,6 +160,44 @@ impl Dispatcher {
         Reply::failed(status)
     }
 
+    /// The reply to a redelivered request of a method that is not idempotent: it may have run, and does not run
+    /// twice.
+    ///
+    /// The broker marks a request as redelivered if it was delivered before, to a server that died, lost its
+    /// channel or gave the request back. It does not tell whether a handler had begun; a server that is shut down
+    /// in order gives back no request that has not ([`Handler::HANDLES_RECEIVED`]).
+    pub(super) fn not_run_again(
+        &self,
+        method: &'static MethodDescriptor,
+        message_id: Option<&str>,
+    ) -> Reply {
+        self.counters.not_run_again.add();
+        let (service, name) = (self.service_name(), method.name());
+        let message_id = escaped(message_id);
+        if method.is_oneway() {
+            tracing::warn!(
+                service,
+                method = name,
+                message_id,
+                "a redelivered one-way request may have been executed and is not run again: its method is not idempotent"
+            );
+        } else {
+            tracing::debug!(
+                service,
+                method = name,
+                message_id,
+                "a redelivered request is not run again"
+            );
+        }
+        let rule = if method.is_at_most_once() {
+            "runs at most once"
+        } else {
+            "is not idempotent"
+        };
+        let text = format!("delivered before, and perhaps executed: `{name}` {rule}");
+        Reply::failed(Status::new(Code::Aborted, text))
+    }
+
     /// Parses a request, and answers it if no handler is to run.
     fn accept(&self, channel: &Arc<Channel>, delivery: Delivery) -> Accepted {
         let Delivery { tag, message } = delivery;
@@ -264,16 +302,8 @@ impl Dispatcher {
                 let reply = self.refuse(status, method, message_id);
                 return Accepted::Done(self.answer(channel, tag, reply, route));
             }
-            // It may have run: the acknowledgement of its first delivery can have been lost.
-            Ok((method, _)) if method.is_at_most_once() && redelivered => {
-                let (service, method) = (self.service_name(), method.name());
-                tracing::debug!(
-                    service,
-                    method,
-                    "a redelivered at_most_once request is not run"
-                );
-                let text = "delivered before, and perhaps executed: this method runs at most once";
-                let reply = Reply::failed(Status::new(Code::Aborted, text));
+            Ok((method, _)) if redelivered && !method.is_idempotent() => {
+                let reply = self.not_run_again(method, head.message_id.as_deref());
                 return Accepted::Done(self.answer(channel, tag, reply, route));
             }
             Ok(resolved) => resolved,
@@ -345,6 +375,9 @@ impl Dispatcher {
 }
 
 impl Handler for Dispatcher {
+    /// A request that is given back comes again as redelivered, and is not run then unless it is idempotent.
+    const HANDLES_RECEIVED: bool = true;
+
     /// Large values are dropped before an await: there is one of these futures on the heap for each
     /// request.
     async fn handle(self: Arc<Self>, channel: Arc<Channel>, delivery: Delivery) -> Settlement {

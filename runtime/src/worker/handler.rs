@@ -25,6 +25,11 @@ pub(crate) trait Handler: Send + Sync + 'static {
     /// before its first await is done in the order of the deliveries.
     const IN_ORDER: bool = false;
 
+    /// Whether deliveries that were received, and whose handlers have not begun, are still handled when the consumer
+    /// ends in order. Otherwise they are given back (`basic.nack` with `requeue`), and come again, marked as
+    /// redelivered.
+    const HANDLES_RECEIVED: bool = false;
+
     /// Handles one delivery. What is published on `channel`, from which the delivery came, is written
     /// before the settlement. Calling this must not panic; the future may.
     fn handle(

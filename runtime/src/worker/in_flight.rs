@@ -53,6 +53,8 @@ pub(super) enum StopReason {
 /// The deliveries that handlers work on, of the current channel and of earlier ones.
 pub(super) struct InFlight<'a, H> {
     handlers: JoinSet<Completed>,
+    /// Deliveries of the current channel that wait for a handler.
+    waiting: VecDeque<Delivery>,
     /// Deliveries of the current channel that wait to be acknowledged.
     acks: Acks,
     /// The number of inline handlers that have ended and whose replies may not be flushed yet.
@@ -76,6 +78,7 @@ impl<'a, H: Handler> InFlight<'a, H> {
     ) -> Self {
         Self {
             handlers: JoinSet::new(),
+            waiting: VecDeque::new(),
             acks: Acks::default(),
             unsent_replies: 0,
             flush_on_io_task: false,
@@ -97,7 +100,7 @@ impl<'a, H: Handler> InFlight<'a, H> {
     ) -> StopReason {
         self.acks = Acks::default();
         self.handler.started(channel);
-        let concurrency = usize::from(self.source.concurrency.max(1));
+        let concurrency = self.concurrency();
         // Acknowledgements are held back while there is other work, so that one frame can cover many,
         // but for half the prefetch at most: the broker sends no more when all of it is unsettled.
         let max_held_back = concurrency.div_ceil(2);
@@ -105,7 +108,7 @@ impl<'a, H: Handler> InFlight<'a, H> {
         // consumer is noticed. They exceed the concurrency only if the broker has seen an
         // acknowledgement before its handler was removed from `handlers`. They are unsettled, so the
         // prefetch bounds them.
-        let mut waiting: VecDeque<Delivery> = VecDeque::new();
+        self.waiting.clear();
         let stopping = shutdown_requested(shutdown);
         let handler = Arc::clone(&self.handler);
         let overseeing = handler.oversee();
@@ -117,28 +120,21 @@ impl<'a, H: Handler> InFlight<'a, H> {
             if self.unsent_replies >= max_held_back.min(MAX_UNSENT_REPLIES) {
                 self.flush_replies(channel);
             }
-            if self.handlers.len() < concurrency
-                && let Some(delivery) = waiting.pop_front()
-            {
-                // The broker redelivers it if the channel was closed while it waited.
-                if channel.is_open() {
-                    self.start(Arc::clone(channel), delivery);
-                }
-            }
+            self.start_next(channel);
             tokio::select! {
                 biased;
                 () = &mut stopping => break StopReason::Shutdown,
                 Some(completed) = self.handlers.join_next(), if !self.handlers.is_empty() => {
                     self.settle(Some(channel), completed);
                 }
-                delivery = consumer.next(), if waiting.len() < concurrency => match delivery {
-                    Ok(delivery) => waiting.push_back(delivery),
+                delivery = consumer.next(), if self.waiting.len() < concurrency => match delivery {
+                    Ok(delivery) => self.waiting.push_back(delivery),
                     Err(ended) => break StopReason::ConsumerEnded(ended),
                 },
-                reason = channel.down(), if waiting.len() >= concurrency => {
+                reason = channel.down(), if self.waiting.len() >= concurrency => {
                     break StopReason::ConsumerEnded(ConsumerEnd::Lost(reason));
                 }
-                () = std::future::ready(()), if !waiting.is_empty() && self.handlers.len() < concurrency => {}
+                () = std::future::ready(()), if !self.waiting.is_empty() && self.handlers.len() < concurrency => {}
                 // The select is biased, so that nothing else is ready here: the held back frames are
                 // written now.
                 () = std::future::ready(()), if self.unsent_replies + self.acks.waiting() > 0 => {
@@ -148,11 +144,49 @@ impl<'a, H: Handler> InFlight<'a, H> {
             }
         };
         self.flush_acks(channel);
-        for delivery in waiting {
-            channel.requeue(delivery.tag);
-            self.acks.gone(delivery.tag);
+        match &reason {
+            // The drain handles them.
+            StopReason::Shutdown if H::HANDLES_RECEIVED => {}
+            // Their channel may still be open. All begin at once, because the next consumer has deliveries of its own.
+            StopReason::ConsumerEnded(_) if H::HANDLES_RECEIVED => {
+                while let Some(delivery) = self.waiting.pop_front() {
+                    self.start_if_open(channel, delivery);
+                }
+            }
+            StopReason::Shutdown | StopReason::ConsumerEnded(_) => {
+                for delivery in std::mem::take(&mut self.waiting) {
+                    self.give_back(channel, &delivery);
+                }
+            }
         }
         reason
+    }
+
+    fn concurrency(&self) -> usize {
+        usize::from(self.source.concurrency.max(1))
+    }
+
+    /// Starts the handler of the delivery that has waited the longest, if another one may run.
+    fn start_next(&mut self, channel: &Arc<Channel>) {
+        if self.handlers.len() < self.concurrency()
+            && let Some(delivery) = self.waiting.pop_front()
+        {
+            self.start_if_open(channel, delivery);
+        }
+    }
+
+    /// Starts the handler of a delivery, unless the channel was closed while it waited: the broker delivers it again
+    /// then.
+    fn start_if_open(&mut self, channel: &Arc<Channel>, delivery: Delivery) {
+        if channel.is_open() {
+            self.start(Arc::clone(channel), delivery);
+        }
+    }
+
+    /// Gives a delivery back that no handler has begun with.
+    fn give_back(&mut self, channel: &Channel, delivery: &Delivery) {
+        channel.requeue(delivery.tag);
+        self.acks.gone(delivery.tag);
     }
 
     fn start(&mut self, channel: Arc<Channel>, delivery: Delivery) {
@@ -263,7 +297,8 @@ impl<'a, H: Handler> InFlight<'a, H> {
         }
     }
 
-    /// Cancels the consumer (`basic.cancel`), waits for the handlers, and closes the channel.
+    /// Cancels the consumer (`basic.cancel`), waits for the handlers, and closes the channel. Deliveries that came
+    /// before `basic.cancel-ok` are handled or given back ([`Handler::HANDLES_RECEIVED`]).
     ///
     /// The grace period bounds it, and a second signal ends it. After that neither the broker, which may
     /// not answer, nor a handler that blocks its thread holds it up for longer than [`CLOSE_TIMEOUT`].
@@ -309,7 +344,7 @@ impl<'a, H: Handler> InFlight<'a, H> {
     async fn finish_handlers(
         &mut self,
         channel: Option<&Arc<Channel>>,
-        mut cancelling: Option<JoinHandle<()>>,
+        mut cancelling: Option<JoinHandle<Vec<Delivery>>>,
         mut limit: Pin<&mut impl Future<Output = &'static str>>,
     ) -> DrainEnd {
         let blocked = connection_blocked(channel.cloned());
@@ -326,7 +361,13 @@ impl<'a, H: Handler> InFlight<'a, H> {
                 is_told = true;
                 self.handler.drain();
             }
-            if self.handlers.is_empty() && is_cancelled {
+            if let Some(channel) = channel {
+                while !self.waiting.is_empty() && self.handlers.len() < self.concurrency() {
+                    self.start_next(channel);
+                }
+                self.flush_acks(channel);
+            }
+            if self.handlers.is_empty() && self.waiting.is_empty() && is_cancelled {
                 return if is_blocked {
                     DrainEnd::Blocked
                 } else {
@@ -335,12 +376,17 @@ impl<'a, H: Handler> InFlight<'a, H> {
             }
             tokio::select! {
                 biased;
-                () = join(&mut cancelling), if cancelling.is_some() => cancelling = None,
+                received = join(&mut cancelling), if cancelling.is_some() => {
+                    cancelling = None;
+                    for delivery in received {
+                        match channel {
+                            Some(channel) if !H::HANDLES_RECEIVED => self.give_back(channel, &delivery),
+                            _ => self.waiting.push_back(delivery),
+                        }
+                    }
+                }
                 Some(completed) = self.handlers.join_next(), if !self.handlers.is_empty() => {
                     self.settle(channel, completed);
-                    if let Some(channel) = channel {
-                        self.flush_acks(channel);
-                    }
                 }
                 () = &mut blocked, if !is_blocked => is_blocked = true,
                 () = &mut cancel_ok_timeout, if !is_told => {
@@ -385,10 +431,12 @@ pub(super) async fn shutdown_requested(shutdown: &mut watch::Receiver<bool>) {
     let _ = shutdown.wait_for(|requested| *requested).await;
 }
 
-async fn join(task: &mut Option<JoinHandle<()>>) {
-    if let Some(task) = task {
+/// The deliveries that came before the consumer was cancelled.
+async fn join(task: &mut Option<JoinHandle<Vec<Delivery>>>) -> Vec<Delivery> {
+    match task {
         // The task does not panic, and it is aborted only with its runtime.
-        let _ = task.await;
+        Some(task) => task.await.unwrap_or_default(),
+        None => Vec::new(),
     }
 }
 

@@ -79,11 +79,11 @@ pub async fn call(
                 failed(reply.map(drop), id, &book)
             }
             302 if refusals.are_oversize => {
-                begin(GROWING, Runs::OncePerLoss);
+                begin(GROWING, Runs::AtMostOnce);
                 failed(chaos.grows(id).timeout(limit).await.map(drop), id, &book)
             }
             0..135 | 301.. => {
-                begin("plain", Runs::OncePerLoss);
+                begin("plain", Runs::AtMostOnce);
                 let reply = chaos.plain(id, text.clone()).timeout(limit).await;
                 answered(reply, id, &text, &book)
             }
@@ -98,7 +98,7 @@ pub async fn call(
                 answered(reply, id, &text, &book)
             }
             240..258 => {
-                begin("failing", Runs::OncePerLoss);
+                begin("failing", Runs::AtMostOnce);
                 match chaos.fails(id).timeout(limit).await {
                     Err(CallError::Service(text)) => mine(text == id.to_string(), id, &book),
                     Err(CallError::Rpc(error)) => known(&error),
@@ -106,12 +106,12 @@ pub async fn call(
                 }
             }
             258..267 => {
-                begin("panicking", Runs::OncePerLoss);
+                begin("panicking", Runs::AtMostOnce);
                 failed(chaos.panics(id).timeout(limit).await, id, &book)
             }
             267..273 => {
                 let limit = limit.min(Duration::from_millis(400));
-                begin("hanging", Runs::OncePerLoss);
+                begin("hanging", Runs::AtMostOnce);
                 failed(chaos.hangs(id).timeout(limit).await, id, &book)
             }
             273..285 => {
@@ -145,7 +145,7 @@ pub async fn call_together(
             async move {
                 let end = match kind {
                     0..60 => {
-                        book.call(id, "together", Runs::OncePerLoss, limit);
+                        book.call(id, "together", Runs::AtMostOnce, limit);
                         let reply = chaos.plain(id, text.clone()).timeout(limit).await;
                         answered(reply, id, &text, book)
                     }
@@ -155,7 +155,7 @@ pub async fn call_together(
                         answered(reply, id, &text, book)
                     }
                     90..95 => {
-                        book.call(id, "together, panicking", Runs::OncePerLoss, limit);
+                        book.call(id, "together, panicking", Runs::AtMostOnce, limit);
                         failed(chaos.panics(id).timeout(limit).await, id, book)
                     }
                     _ => {

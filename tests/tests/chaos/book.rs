@@ -29,7 +29,6 @@ pub enum End {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Runs {
     Any,
-    OncePerLoss,
     AtMostOnce,
     Never,
 }
@@ -461,12 +460,10 @@ fn judge_call(id: u64, call: &Call, runs: &[Run], found: &mut Vec<String>) {
         }
         _ => {}
     }
-    let first_runs = runs.iter().filter(|run| !run.redelivered).count();
     let fault = match call.runs {
         Runs::Any => None,
         Runs::Never => (times > 0).then_some("should never run"),
         Runs::AtMostOnce => (times > 1).then_some("runs at most once"),
-        Runs::OncePerLoss => (first_runs > 1).then_some("runs again only when redelivered"),
     };
     if let Some(fault) = fault {
         found.push(format!("8: {kind} call {id} {fault}: {runs:?}"));
@@ -592,7 +589,7 @@ mod tests {
     #[test]
     fn a_good_run_is_good() {
         let book = Book::default();
-        book.call(1, "plain", Runs::OncePerLoss, SECOND);
+        book.call(1, "idempotent", Runs::Any, SECOND);
         book.call_run(1, false);
         book.call_run(1, true);
         book.call_ended(1, End::Done);
@@ -643,7 +640,7 @@ mod tests {
         ];
         for (number, story) in stories {
             let book = Book::default();
-            book.call(1, "plain", Runs::OncePerLoss, SECOND);
+            book.call(1, "plain", Runs::AtMostOnce, SECOND);
             story(&book);
             assert_eq!(numbers(&book), [number]);
         }

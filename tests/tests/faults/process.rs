@@ -2,7 +2,7 @@
 //! stopped and go on, runtimes that end. The numbers in the names are rows of the table in
 //! docs/reliability.md.
 
-use lepus::{Connection, Context, Server};
+use lepus::{Code, Connection, Context, Server};
 use lepus_tests::env::{self, On};
 use lepus_tests::eventually::within;
 use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, is_settled, serve, serve_concurrently};
@@ -10,13 +10,15 @@ use lepus_tests::process::{Program, Signal};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tokio::process::Command;
 
 conformance!(
     row_40_handlers_that_block_every_thread_cost_no_heartbeat,
     row_54_callers_of_a_killed_process_are_answered_by_another,
+    row_54_a_call_that_is_not_idempotent_is_not_run_again,
+    a_rolling_deploy_loses_no_call_and_runs_none_twice,
     row_55_a_process_that_was_stopped_answers_nothing_twice,
     row_63_calls_end_with_the_runtime_of_their_connection,
     row_63_a_server_leaves_with_its_runtime,
@@ -127,7 +129,7 @@ async fn row_54_callers_of_a_killed_process_are_answered_by_another(env: Env) {
     let mut calls = tokio::task::JoinSet::new();
     for id in 0..20 {
         let probe = probe.clone();
-        calls.spawn(async move { (id, probe.hold(id).timeout(LONG).await) });
+        calls.spawn(async move { (id, probe.hold_idempotent(id).timeout(LONG).await) });
     }
     killed.line_with("run").await;
     let mut other = server(&env, hold);
@@ -151,13 +153,92 @@ async fn row_54_callers_of_a_killed_process_are_answered_by_another(env: Env) {
     assert!(again.len() <= 1, "{again:?}\n{}", ended.printed);
 }
 
+async fn row_54_a_call_that_is_not_idempotent_is_not_run_again(env: Env) {
+    let queue = env.name("probe");
+    let calling = env.connect().await;
+    let probe = ProbeClient::new(&calling);
+    let mut killed = server(&env, LONG);
+    killed.line_with("ready").await;
+    let begun = probe.hold(1).timeout(LONG).send().await.unwrap();
+    killed.line_with("run 1").await;
+    let queued = probe.hold(2).timeout(LONG).send().await.unwrap();
+    let mut other = server(&env, Duration::ZERO);
+    other.line_with("ready").await;
+    killed.signal(Signal::KILL);
+    let error = begun.await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::Aborted), "{error}");
+    assert!(error.may_have_executed(), "{error}");
+    assert_eq!(queued.await.unwrap(), 2);
+    killed.ended().await;
+    is_settled(&env, &queue).await;
+    other.signal(Signal::TERM);
+    let printed = other.ended().await.printed;
+    assert!(!printed.contains("run 1"), "{printed}");
+}
+
+/// Servers are replaced one after the other under load: each is asked to end when the next one serves.
+async fn a_rolling_deploy_loses_no_call_and_runs_none_twice(env: Env) {
+    const CALLERS: u32 = 8;
+    const DEPLOYS: usize = 4;
+    let queue = env.name("probe");
+    let calling = env.connect().await;
+    let probe = ProbeClient::new(&calling);
+    let hold = Duration::from_millis(5);
+    let mut serving = server(&env, hold);
+    serving.line_with("ready").await;
+    let over = Arc::new(AtomicBool::new(false));
+    let mut callers = tokio::task::JoinSet::new();
+    for caller in 0..CALLERS {
+        let (probe, over) = (probe.clone(), Arc::clone(&over));
+        callers.spawn(async move {
+            let mut calls = 0;
+            while !over.load(Ordering::SeqCst) {
+                let id = caller + CALLERS * calls;
+                assert_eq!(probe.hold(id).timeout(LONG).await.unwrap(), id);
+                calls += 1;
+            }
+            calls
+        });
+    }
+    let mut printed = String::new();
+    for _ in 0..DEPLOYS {
+        for _ in 0..10 {
+            serving.line_with("run").await;
+        }
+        let mut next = server(&env, hold);
+        next.line_with("ready").await;
+        serving.signal(Signal::TERM);
+        let ended = std::mem::replace(&mut serving, next).ended().await;
+        assert!(ended.status.success(), "{}", ended.printed);
+        printed += &ended.printed;
+    }
+    over.store(true, Ordering::SeqCst);
+    let mut calls = 0;
+    while let Some(caller) = callers.join_next().await {
+        calls += caller.unwrap();
+    }
+    is_settled(&env, &queue).await;
+    serving.signal(Signal::TERM);
+    printed += &serving.ended().await.printed;
+    let mut runs: Vec<&str> = printed
+        .lines()
+        .filter(|line| line.starts_with("run "))
+        .collect();
+    let count = runs.len();
+    runs.sort_unstable();
+    runs.dedup();
+    assert_eq!((count, runs.len()), (calls as usize, calls as usize));
+    assert!(runs.iter().all(|run| run.ends_with(" false")));
+}
+
 async fn row_55_a_process_that_was_stopped_answers_nothing_twice(env: Env) {
     let queue = env.name("probe");
     let calling = env.connect().await;
     let probe = ProbeClient::new(&calling);
     let mut frozen = server(&env, SECOND);
     frozen.line_with("ready").await;
-    let call = probe.hold(7).timeout(LONG).send().await.unwrap();
+    let call = probe.hold_idempotent(7).timeout(LONG);
+    let call = call.send().await.unwrap();
     frozen.line_with("run 7 false").await;
     // In the middle of the handler, and longer than the broker waits for a heartbeat.
     frozen.signal(Signal::STOP);
@@ -251,10 +332,8 @@ async fn row_63_a_server_leaves_with_its_runtime(env: Env) {
     let server = serve_concurrently(&serving, &subject, 2).start();
     let server = server.await.unwrap();
     let probe = ProbeClient::new(&calling);
-    let calls = [
-        probe.hold(1).timeout(LONG).send().await.unwrap(),
-        probe.hold(2).timeout(LONG).send().await.unwrap(),
-    ];
+    let hold = |id| probe.hold_idempotent(id).timeout(LONG).send();
+    let calls = [hold(1).await.unwrap(), hold(2).await.unwrap()];
     subject.gate.entered(2).await;
     other.shutdown_background();
     subject.gate.left(2).await;

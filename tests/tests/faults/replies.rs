@@ -25,10 +25,13 @@ const FAIR: Duration = Duration::from_secs(1);
 #[lepus::service(name = "archive")]
 trait Archive {
     /// So many bytes.
+    #[rpc(idempotent)]
     async fn fetch(&self, id: u32, bytes: usize) -> String;
     /// Waits at the gate.
+    #[rpc(idempotent)]
     async fn hold(&self, id: u32) -> u32;
     /// Waits at the gate, then so many bytes.
+    #[rpc(idempotent)]
     async fn hold_large(&self, id: u32, bytes: usize) -> String;
     /// Acknowledged before it runs, and waits at the gate.
     #[rpc(at_most_once)]

@@ -141,8 +141,10 @@ impl Consumer {
         is_open
     }
 
-    /// Cancels the consumer, waits for the reply and requeues the deliveries that were prefetched.
-    pub(crate) async fn cancel(mut self) {
+    /// Cancels the consumer and waits for the reply. The result are the deliveries that were received and not taken
+    /// by [`next`](Self::next); the caller settles them.
+    #[must_use]
+    pub(crate) async fn cancel(mut self) -> Vec<Delivery> {
         let cancel = convert::short(self.consumer_tag.as_str()).map(|consumer_tag| {
             AMQPClass::Basic(basic::AMQPMethod::Cancel(basic::Cancel {
                 consumer_tag,
@@ -155,16 +157,20 @@ impl Consumer {
         };
         if let Err(error) = cancelled {
             tracing::debug!(%error, "consumer not cancelled: its channel is closed");
-            return;
+            return Vec::new();
         }
         // The broker sends no delivery after `basic.cancel-ok`, so the buffer is complete now.
         self.deliveries.close();
         self.end.get_or_insert(ConsumerEnd::Cancelled);
+        let mut received = Vec::new();
         while let Ok(item) = self.deliveries.try_recv() {
-            if let Ok(delivery) = item {
-                self.channel.requeue(delivery.tag);
+            if let Ok(delivery) = item
+                && self.track_if_open(&delivery)
+            {
+                received.push(*delivery);
             }
         }
+        received
     }
 }
 

@@ -117,7 +117,7 @@ async fn a_requeue_and_a_reject_cover_one_delivery() {
     channel.reject(tags[1]);
     round_trip(&channel).await;
     assert_eq!((fixture.unsettled(), fixture.queue()), (1, (0, 1)));
-    consumer.cancel().await;
+    assert!(consumer.cancel().await.is_empty());
     channel.requeue(tags[0]);
     round_trip(&channel).await;
     assert_eq!((fixture.unsettled(), fixture.queue()), (0, (1, 0)));
@@ -152,10 +152,15 @@ async fn with_a_larger_prefetch_a_reply_leaves_the_acknowledgement_to_its_caller
 }
 
 #[tokio::test]
-async fn a_cancel_requeues_the_deliveries_that_were_prefetched() {
+async fn a_cancel_gives_the_deliveries_that_were_not_taken() {
     let fixture = ChannelFixture::with_messages(4).await;
     let (channel, consumer, tags) = fixture.consume(4, 1).await;
-    consumer.cancel().await;
+    let received = consumer.cancel().await;
+    assert_eq!((fixture.unsettled(), fixture.queue()), (4, (0, 4)));
+    assert_eq!(received.len(), 3);
+    for delivery in received {
+        channel.requeue(delivery.tag);
+    }
     round_trip(&channel).await;
     assert_eq!((fixture.unsettled(), fixture.queue()), (1, (3, 1)));
     channel.ack(tags[0], AckRange::One);

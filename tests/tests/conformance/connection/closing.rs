@@ -52,7 +52,8 @@ async fn pending_calls_end(env: Env) {
 
 async fn servers_end(env: Env) {
     let fixture = RpcFixture::start(&env).await;
-    let call = fixture.probe.hold(1).timeout(LONG).send().await.unwrap();
+    let call = fixture.probe.hold_idempotent(1).timeout(LONG);
+    let call = call.send().await.unwrap();
     fixture.subject.gate.entered(1).await;
     let serving = tokio::spawn(fixture.server.until(std::future::pending()));
     fixture.serving.close().await;

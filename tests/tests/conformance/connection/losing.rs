@@ -1,7 +1,7 @@
 //! A connection that is lost and built again, and what becomes of its calls and servers.
 
 use super::{LONG, SHORT, SOON, UnservedClient};
-use lepus::{Outcome, amqp::ConnectionState};
+use lepus::{Code, Outcome, amqp::ConnectionState};
 use lepus_tests::probe::{
     ProbeClient, RpcFixture, Subject, is_settled, serve_concurrently, transport_error,
 };
@@ -20,7 +20,8 @@ conformance!(
     an_idempotent_call_is_sent_again,
     a_call_waits_for_the_connection,
     a_call_that_cannot_wait_so_long_was_not_sent,
-    a_server_resumes_and_the_call_is_answered_once,
+    a_server_resumes_and_an_idempotent_call_is_answered_once,
+    a_call_of_a_lost_server_is_aborted_and_the_next_is_answered,
     a_reply_that_was_lost_with_its_server_comes_again,
     replies_that_stall_time_out,
     both_ends_are_cut_again_and_again,
@@ -221,9 +222,10 @@ async fn a_call_that_cannot_wait_so_long_was_not_sent(env: Env) {
     assert_eq!(fixture.subject.ids(), [0; 0]);
 }
 
-async fn a_server_resumes_and_the_call_is_answered_once(env: Env) {
+async fn a_server_resumes_and_an_idempotent_call_is_answered_once(env: Env) {
     let (proxy, fixture) = RpcFixture::served_by_proxy(&env).await;
-    let first = fixture.probe.hold(1).timeout(LONG).send().await.unwrap();
+    let first = fixture.probe.hold_idempotent(1).timeout(LONG);
+    let first = first.send().await.unwrap();
     fixture.subject.gate.entered(1).await;
     let queued = fixture.probe.hold(2).timeout(LONG).send().await.unwrap();
     proxy.cut(Cut::Rst);
@@ -250,6 +252,33 @@ async fn a_server_resumes_and_the_call_is_answered_once(env: Env) {
     );
 }
 
+/// The call may have run when its server lost the connection. It is not run again, and its caller is told at once.
+async fn a_call_of_a_lost_server_is_aborted_and_the_next_is_answered(env: Env) {
+    let (proxy, fixture) = RpcFixture::served_by_proxy(&env).await;
+    let first = fixture.probe.hold(1).timeout(LONG).send().await.unwrap();
+    fixture.subject.gate.entered(1).await;
+    let queued = fixture.probe.hold(2).timeout(LONG).send().await.unwrap();
+    proxy.cut(Cut::Rst);
+    fixture.subject.gate.left(1).await;
+    let error = first.await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::Aborted), "{error}");
+    assert!(error.may_have_executed(), "{error}");
+    assert!(
+        error.to_string().contains("`hold` is not idempotent"),
+        "{error}"
+    );
+    fixture.subject.gate.open_for_good();
+    assert_eq!(queued.await.unwrap(), 2);
+    let runs: Vec<_> = fixture.subject.runs();
+    let runs: Vec<_> = runs
+        .iter()
+        .map(|run| (run.id, run.facts.redelivered))
+        .collect();
+    assert_eq!(runs, [(1, false), (2, false)]);
+    assert_eq!(fixture.serving.stats().not_run_again, 1);
+    fixture.is_well(&env).await;
+}
+
 /// The reply is on its way, the acknowledgement is not: the request runs again, and the second
 /// reply finds nobody.
 async fn a_reply_that_was_lost_with_its_server_comes_again(env: Env) {
@@ -257,7 +286,7 @@ async fn a_reply_that_was_lost_with_its_server_comes_again(env: Env) {
     fixture.is_well(&env).await;
     let call = fixture
         .probe
-        .hold(0x7eadbeef)
+        .hold_idempotent(0x7eadbeef)
         .timeout(LONG)
         .send()
         .await
@@ -373,7 +402,6 @@ async fn channels_and_deliveries_are_counted(env: Env) {
     assert_eq!(channels(), (0, 0), "none before it is needed");
     let RpcFixture {
         server,
-        subject,
         probe,
         queue,
         ..
@@ -398,9 +426,11 @@ async fn channels_and_deliveries_are_counted(env: Env) {
         proxy.cut(how);
         let error = call.await.unwrap_err();
         assert!(error.is_disconnected(), "{error}");
-        // It comes again, to the next session.
-        subject.gate.entered(2 * round).await;
-        subject.gate.open(1);
+        // It comes again, to the next session, and is not run again.
+        eventually("an answer without a run", || async {
+            serving.stats().not_run_again == round
+        })
+        .await;
         eventually("calls as before", || async {
             probe.echo("hi".into()).timeout(LONG).await
         })

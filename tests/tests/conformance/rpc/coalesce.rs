@@ -31,6 +31,7 @@ conformance!(one_thread together:
     large_replies_are_spread,
     what_is_not_alike_does_not_share,
     a_server_that_goes_gives_all_of_them_back,
+    calls_of_a_batch_that_comes_again_are_not_run_again,
     one_at_a_time_replies_leave_with_their_acknowledgement,
 );
 
@@ -296,7 +297,8 @@ async fn what_is_not_alike_does_not_share(env: Env) {
 async fn a_server_that_goes_gives_all_of_them_back(env: Env) {
     let (proxy, fixture) = RpcFixture::served_by_proxy(&env).await;
     let probe = together(&fixture, 64).await;
-    let calls = tokio::spawn(join_all((1..=3).map(|n| probe.hold(n).into_future())));
+    let calls = (1..=3).map(|n| probe.hold_idempotent(n).into_future());
+    let calls = tokio::spawn(join_all(calls));
     fixture.subject.gate.entered(1).await;
     fixture.subject.gate.open(1);
     fixture.subject.gate.entered(2).await;
@@ -311,6 +313,27 @@ async fn a_server_that_goes_gives_all_of_them_back(env: Env) {
     let first: Vec<_> = runs.iter().filter(|run| run.id == 1).collect();
     assert_eq!(first.len(), 2);
     assert!(!first[0].facts.redelivered && first[1].facts.redelivered);
+}
+
+async fn calls_of_a_batch_that_comes_again_are_not_run_again(env: Env) {
+    let (proxy, fixture) = RpcFixture::served_by_proxy(&env).await;
+    let probe = together(&fixture, 64).await;
+    let both = join_all([
+        probe.hold(1).into_future(),
+        probe.hold_idempotent(2).into_future(),
+    ]);
+    let calls = tokio::spawn(both);
+    fixture.subject.gate.entered(1).await;
+    proxy.cut(Cut::Rst);
+    fixture.subject.gate.left(1).await;
+    fixture.subject.gate.open_for_good();
+    let answers = calls.await.unwrap();
+    let error = answers[0].as_ref().unwrap_err();
+    assert_eq!(error.code(), Some(Code::Aborted), "{error}");
+    assert!(error.may_have_executed(), "{error}");
+    assert_eq!(*answers[1].as_ref().unwrap(), 2);
+    is_settled(&env, &fixture.queue).await;
+    assert_eq!(fixture.subject.ids(), [1, 2]);
 }
 
 async fn one_at_a_time_replies_leave_with_their_acknowledgement(env: Env) {

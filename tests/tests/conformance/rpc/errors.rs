@@ -567,7 +567,8 @@ async fn a_handler_knows_its_call(env: Env) {
 
 async fn a_redelivered_request_says_so(env: Env) {
     let fixture = RpcFixture::start(&env).await;
-    let call = fixture.probe.hold(1).timeout(LONG).send().await.unwrap();
+    let call = fixture.probe.hold_idempotent(1).timeout(LONG);
+    let call = call.send().await.unwrap();
     fixture.subject.gate.entered(1).await;
     drop(fixture.server);
     fixture.subject.gate.left(1).await;

@@ -154,7 +154,7 @@ async fn what_outlasts_the_grace_goes_back(env: Env) {
         .await
         .unwrap();
     let call = ProbeClient::new(&calling)
-        .hold(1)
+        .hold_idempotent(1)
         .timeout(LONG)
         .send()
         .await
@@ -180,7 +180,8 @@ async fn what_outlasts_the_grace_goes_back(env: Env) {
 
 async fn a_dropped_server_gives_back_what_it_has(env: Env) {
     let fixture = RpcFixture::start(&env).await;
-    let call = fixture.probe.hold(1).timeout(LONG).send().await.unwrap();
+    let call = fixture.probe.hold_idempotent(1).timeout(LONG);
+    let call = call.send().await.unwrap();
     fixture.subject.gate.entered(1).await;
     drop(fixture.server);
     fixture.subject.gate.left(1).await;

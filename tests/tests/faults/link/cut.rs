@@ -106,7 +106,8 @@ async fn row_04_what_a_cut_server_had_runs_elsewhere_and_the_rest_once(env: Env)
     let mut calls = JoinSet::new();
     for id in 0..20 {
         let probe = probe.clone();
-        calls.spawn(async move { probe.hold(id).timeout(LONG).await.map(|got| (id, got)) });
+        let call = probe.hold_idempotent(id).timeout(LONG);
+        calls.spawn(async move { call.await.map(|got| (id, got)) });
     }
     first.gate.entered(IN_HAND.into()).await;
     let _second = serve_concurrently(&staying, &second, IN_HAND)
