@@ -159,6 +159,7 @@ pub struct MethodDescriptor {
     at_most_once: bool,
     default: bool,
     bare: bool,
+    strict: bool,
 }
 
 impl MethodDescriptor {
@@ -178,6 +179,7 @@ impl MethodDescriptor {
             at_most_once: false,
             default: false,
             bare: false,
+            strict: false,
         }
     }
 
@@ -254,6 +256,14 @@ impl MethodDescriptor {
         self
     }
 
+    /// Marks a method that refuses arguments that it does not have, instead of ignoring them.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn strict(mut self) -> Self {
+        self.strict = true;
+        self
+    }
+
     /// The method's number in the trait, by which generated code dispatches.
     #[must_use]
     pub const fn id(&self) -> usize {
@@ -312,5 +322,11 @@ impl MethodDescriptor {
     #[must_use]
     pub const fn is_bare(&self) -> bool {
         self.bare
+    }
+
+    /// Whether a request with arguments that the method does not have is refused, instead of run without them.
+    #[must_use]
+    pub const fn is_strict(&self) -> bool {
+        self.strict
     }
 }

@@ -1,5 +1,5 @@
-"""Serves `fib`, `divide` and `tenant` to Lepus clients, in the codec of each request, also several calls in one
-message. Prints of each such message how many calls it has, and how many of them have headers.
+"""Serves `fib`, `divide`, `reversed` and `tenant` to Lepus clients, in the codec of each request, also several
+calls in one message. Prints of each such message how many calls it has, and how many of them have headers.
 
     rpc_server.py QUEUE
 """
@@ -28,7 +28,12 @@ def divide(dividend, divisor):
     return dividend // divisor
 
 
-METHODS = {"fib": fib, "divide": divide}
+def reversed(data):
+    """Bytes in MessagePack, a list in JSON."""
+    return data[::-1]
+
+
+METHODS = {"fib": fib, "divide": divide, "reversed": reversed}
 
 
 def answer(method_name, content_type, body, headers):
