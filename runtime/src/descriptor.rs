@@ -138,6 +138,16 @@ impl ServiceDescriptor {
         self.methods
     }
 
+    /// The method with the name of one that may be described by another version of the contract.
+    pub(crate) fn method_like(
+        &self,
+        other: &MethodDescriptor,
+    ) -> Option<&'static MethodDescriptor> {
+        let is_it = |method: &&MethodDescriptor| method.name == other.name;
+        let same_place = self.methods.get(other.id).filter(is_it);
+        same_place.or_else(|| self.methods.iter().find(is_it))
+    }
+
     /// The method for requests without a `type`, if there is one.
     #[must_use]
     pub fn default_target(&self) -> Option<&'static MethodDescriptor> {

@@ -25,6 +25,7 @@ use crate::service::{BoxFuture, DynService, Reply, ReplyOutcome, Request, Servic
 use crate::span::{self, HandlerSpan};
 use crate::wire::codec::Codec;
 use crate::wire::envelope::{ReplyStatus, check_headers};
+use crate::wire::status::{Code, Status};
 use crate::wire::value::Table;
 
 /// The longest timeout of a call: the longest `expiration` that RabbitMQ takes.
@@ -525,9 +526,18 @@ fn call_locally(
             request.info(),
         ))
     });
-    let request = Request::new(request.method, request.codec, request.body.clone());
+    // The client may be of another version of the contract, where the method has another number.
+    let own = service.descriptor().method_like(request.method);
+    let request = own.map(|own| Request::new(own, request.codec, request.body.clone()));
     let ended = context.clone();
-    let handler = context.handler(|| service.call(request));
+    let handler = context.handler(|| match request {
+        Some(request) => service.call(request),
+        None => {
+            let text = format!("`{service_name}` has no method for `{method}`");
+            let status = Status::new(Code::Unimplemented, text);
+            Box::pin(std::future::ready(Reply::failed(status)))
+        }
+    });
     guard(Some(deadline), handler).inspect(move |end| match end {
         // Layers pass on a panic and a missed deadline as a reply.
         HandlerEnd::Returned(reply) => match reply.outcome() {

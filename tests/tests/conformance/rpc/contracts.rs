@@ -27,10 +27,11 @@ mod old {
     }
 }
 
-/// The version of the clients: each method has optional arguments more.
+/// The version of the clients: a method more, and optional arguments more of each, in another order.
 mod new {
     #[lepus::service]
     pub(super) trait Finder {
+        async fn every(&self) -> String;
         async fn find(
             &self,
             text: String,
@@ -113,6 +114,8 @@ async fn other_methods_ignore_them(env: Env) {
         let guess = client.guess(Some(vec![1, 2]), "hare".into()).await;
         assert_eq!(guess.unwrap(), "hare");
         assert_eq!(client.any(Some(1)).await.unwrap(), "any");
+        let error = client.every().await.unwrap_err();
+        assert_eq!(error.code(), Some(Code::Unimplemented), "{error}");
     }
     server.stop().await.unwrap();
 }
