@@ -1,8 +1,8 @@
 //! The tasks of the work queue, and their implementation.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
-use std::{env, fmt};
+use std::env;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lepus::WorkQueue;
 use lepus::jobs::{Failure, Retry};
@@ -19,21 +19,14 @@ pub trait Images {
 }
 
 /// Error of [`Images::resize`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResizeError {
-    /// There is no such image: no attempt can help, the job becomes a dead letter.
+    /// No attempt can help: the job becomes a dead letter.
+    #[error("there is no such image")]
     NoImage,
-    /// The store does not answer: another attempt is made after a while.
+    /// Another attempt is made after a while.
+    #[error("the store is busy")]
     Busy,
-}
-
-impl fmt::Display for ResizeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NoImage => "there is no such image",
-            Self::Busy => "the store is busy",
-        })
-    }
 }
 
 impl Failure for ResizeError {
@@ -65,7 +58,7 @@ impl Store {
         self.widths().get(&id).copied()
     }
 
-    fn widths(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, u32>> {
+    fn widths(&self) -> MutexGuard<'_, BTreeMap<u64, u32>> {
         self.widths.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -14,11 +14,13 @@ pub trait Greeter {
 }
 
 /// Error of [`Greeter::greet`], which the caller receives as this type.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum GreetError {
     /// There is nobody to greet.
+    #[error("there is nobody to greet")]
     NoName,
     /// An error of a later version.
+    #[error("an error that this version does not know")]
     #[serde(other)]
     Other,
 }

@@ -15,7 +15,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for name in env::args().skip(1) {
         match greeter.greet(name).await {
             Ok(greeting) => println!("{greeting}"),
-            Err(CallError::Service(error)) => println!("not greeted: {error:?}"),
+            Err(CallError::Service(error)) => println!("not greeted: {error}"),
             Err(CallError::Rpc(error)) => return Err(error.into()),
         }
     }
