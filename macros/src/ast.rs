@@ -168,6 +168,16 @@ impl<'a> Argument<'a> {
     pub(crate) fn ty(&self) -> &'a Type {
         &self.original.ty
     }
+
+    /// Whether it is sent as bytes.
+    pub(crate) fn is_octets(&self) -> bool {
+        is_octets(self.ty())
+    }
+
+    /// Whether its type is written as `Option<…>`. Aliases are not recognised.
+    pub(crate) fn is_option(&self) -> bool {
+        option_of(self.ty()).is_some()
+    }
 }
 
 impl<'a> Returns<'a> {
@@ -214,6 +224,39 @@ pub(crate) fn without_groups(mut ty: &Type) -> &Type {
             ty => return ty,
         };
     }
+}
+
+/// The type arguments of a path's last segment, if that is `name`.
+fn arguments_of<'a>(ty: &'a Type, name: &str) -> Option<(&'a syn::Path, Vec<&'a Type>)> {
+    let Type::Path(syn::TypePath { qself: None, path }) = without_groups(ty) else {
+        return None;
+    };
+    let last = path.segments.last().filter(|last| last.ident == name)?;
+    Some((path, type_arguments(&last.arguments)))
+}
+
+/// The `T` of a type that is written as `Option<T>`.
+fn option_of(ty: &Type) -> Option<&Type> {
+    let (_, arguments) = arguments_of(ty, "Option")?;
+    arguments.first().copied()
+}
+
+/// Whether a type is written as `Vec<u8>` or `Option<Vec<u8>>`. Aliases are not recognised, and neither is a
+/// `Vec` of another crate.
+pub(crate) fn is_octets(ty: &Type) -> bool {
+    let Some((path, arguments)) = arguments_of(option_of(ty).unwrap_or(ty), "Vec") else {
+        return false;
+    };
+    let words: Vec<_> = path
+        .segments
+        .iter()
+        .map(|word| word.ident.to_string())
+        .collect();
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    let is_byte =
+        |ty: &Type| matches!(without_groups(ty), Type::Path(path) if path.path.is_ident("u8"));
+    matches!(*words, ["Vec"] | ["std" | "alloc", "vec", "Vec"])
+        && matches!(*arguments, [ty] if is_byte(ty))
 }
 
 /// Whether `attribute` is `#[async_trait]`, by any path.

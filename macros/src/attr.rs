@@ -35,6 +35,7 @@ pub(crate) struct MethodOptions {
     pub(crate) default: Option<Span>,
     /// The span of `params = "bare"`.
     pub(crate) bare: Option<Span>,
+    pub(crate) strict: Option<Span>,
 }
 
 /// The encoding of values.
@@ -165,6 +166,7 @@ impl MethodOptions {
             "oneway" => self.oneway = argument.flag(ctxt),
             "at_most_once" => self.at_most_once = argument.flag(ctxt),
             "default" => self.default = argument.flag(ctxt),
+            "strict" => self.strict = argument.flag(ctxt),
             _ => {
                 let params = argument.word(ctxt, &["bare", "named"]);
                 self.bare = params

@@ -79,6 +79,7 @@ use proc_macro::TokenStream;
 /// | `queue = "…"` | the service's | a separate queue for this method |
 /// | `default` | no | receives the requests that name no method; at most one method of the trait |
 /// | `params = "bare"` | `"named"` | the only argument is sent by itself, not in a map of arguments |
+/// | `strict` | no | a request with arguments that the method does not have is answered `invalid_argument`, with their names; else they are ignored and logged |
 ///
 /// The codecs `text` and `bytes` encode a single value: each method has bare params or no arguments.
 ///
@@ -121,9 +122,12 @@ use proc_macro::TokenStream;
 /// called `new`, `builder`, `local` or `clone`, which the client has itself; with
 /// `#[rpc(name = "new")]`, a method of another name has that name on the wire.
 ///
-/// A `Vec<u8>` is encoded as a list of numbers, as serde does: MessagePack takes two bytes for each number above
-/// 127, and JSON up to four. `bytes::Bytes` (with its feature `serde`) and `serde_bytes::ByteBuf` are encoded as
-/// bytes by MessagePack. Each decodes what another one has encoded.
+/// An argument of the type `Vec<u8>` or `Option<Vec<u8>>` is encoded as bytes by MessagePack, and so is a value that
+/// a method returns, also in a `Result`. The type has to be written so: in an alias, or inside another type such
+/// as the field of a struct, a `Vec<u8>` is a list of numbers, as serde has it, with two bytes for each number
+/// above 127. There, take `bytes::Bytes` (with its feature `serde`), `serde_bytes::ByteBuf` or
+/// `#[serde(with = "serde_bytes")]`. JSON has no bytes: each is a number, of up to four bytes. All forms are
+/// accepted, so that a type can be changed at any time.
 ///
 /// # Changing a contract
 ///
@@ -132,8 +136,8 @@ use proc_macro::TokenStream;
 /// | change | old server, new client | new server, old client |
 /// |---|---|---|
 /// | a method is added | the call fails as `unimplemented`: deploy the servers first | works |
-/// | an argument `Option<…>` is added | the server ignores it: deploy the servers first | works, it is `None` |
-/// | another argument is added | the server ignores it | the call fails as `invalid_argument` |
+/// | an argument `Option<…>` is added | the server ignores it and logs that, or refuses it if its method is `strict`: deploy the servers first | works, it is `None` |
+/// | another argument is added | as above | the call fails as `invalid_argument` |
 /// | a field is added to a value | works if the field is optional for the client (`Option`, `#[serde(default)]`) | works |
 /// | a variant is added to an enum in the arguments | the call fails as `invalid_argument`: deploy the servers first | works |
 /// | a variant is added to an enum in a value or an error | works | the call fails as `is_decode`: deploy the clients first |
@@ -202,6 +206,7 @@ pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// | `name = "…"` | the method's name, without `r#` | the task's name on the wire |
 /// | `timeout = "5m"` | the worker's | the time limit of one run |
 /// | `params = "bare"` | `"named"` | the only argument is sent by itself, not in a map of arguments |
+/// | `strict` | no | a job with arguments that the task does not have is left to a worker of a later version; else they are ignored and logged |
 ///
 /// # Methods
 ///
@@ -210,7 +215,7 @@ pub fn service(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// `new`, `with_producer`, `push_all` or `clone`, which the producer has itself.
 ///
 /// A worker retries a task that its trait does not have with backoff, because a worker of a later version may
-/// have it; so workers and producers can be deployed in any order. A task whose arguments do not decode is
+/// have it, and so it does with a `strict` task that does not have all arguments of the job; so workers and producers can be deployed in any order. A task whose arguments do not decode is
 /// dead-lettered at once.
 #[proc_macro_attribute]
 pub fn tasks(arguments: TokenStream, item: TokenStream) -> TokenStream {

@@ -90,8 +90,9 @@ impl Kind {
                 "queue",
                 "default",
                 "params",
+                "strict",
             ],
-            Self::Tasks => &["name", "timeout", "params"],
+            Self::Tasks => &["name", "timeout", "params", "strict"],
         }
     }
 

@@ -294,7 +294,7 @@ fn arguments_of_a_method() {
     assert_eq!(
         rpc("magic"),
         "unknown argument `magic`, expected one of `name`, `timeout`, `idempotent`, `oneway`, \
-         `at_most_once`, `queue`, `default`, `params`"
+         `at_most_once`, `queue`, `default`, `params`, `strict`"
     );
     assert!(rpc("codec = \"json\"").ends_with("write `#[service(codec)]` above it"));
     assert_eq!(
@@ -324,6 +324,18 @@ fn arguments_of_a_method() {
     assert_eq!(
         rpc("idempotent, at_most_once"),
         "an idempotent method may run twice: remove `at_most_once` or `idempotent`"
+    );
+    assert_eq!(
+        rpc("strict = true"),
+        "`strict` takes no value: write it alone"
+    );
+    assert_eq!(
+        rpc("strict, oneway"),
+        "a oneway call has no reply that could refuse an argument: remove `strict` or `oneway`"
+    );
+    assert_eq!(
+        task("#[task(strict, params = \"bare\")] async fn f(&self, n: u8);"),
+        "a bare argument has no others beside it: remove `strict` or `params = \"bare\"`"
     );
     assert_eq!(
         method("#[rpc = \"x\"] async fn f(&self);"),

@@ -14,6 +14,7 @@ use crate::returns::{MethodError, Received};
 pub use crate::returns::{OwnError, PlainReturn, ReturnType};
 pub use crate::service::{BoxFuture, Reply, Request, Service, ServiceOptions, Tasks};
 pub use crate::wire::codec::Codec;
+pub use crate::wire::codec::octets::{self, AsOctets};
 pub use crate::wire::topology::QueueOptions;
 
 /// The call of a method whose return type may be an alias of a `Result`.

@@ -138,6 +138,16 @@ impl ServiceDescriptor {
         self.methods
     }
 
+    /// The method with the name of one that may be described by another version of the contract.
+    pub(crate) fn method_like(
+        &self,
+        other: &MethodDescriptor,
+    ) -> Option<&'static MethodDescriptor> {
+        let is_it = |method: &&MethodDescriptor| method.name == other.name;
+        let same_place = self.methods.get(other.id).filter(is_it);
+        same_place.or_else(|| self.methods.iter().find(is_it))
+    }
+
     /// The method for requests without a `type`, if there is one.
     #[must_use]
     pub fn default_target(&self) -> Option<&'static MethodDescriptor> {
@@ -159,6 +169,7 @@ pub struct MethodDescriptor {
     at_most_once: bool,
     default: bool,
     bare: bool,
+    strict: bool,
 }
 
 impl MethodDescriptor {
@@ -178,6 +189,7 @@ impl MethodDescriptor {
             at_most_once: false,
             default: false,
             bare: false,
+            strict: false,
         }
     }
 
@@ -255,6 +267,14 @@ impl MethodDescriptor {
         self
     }
 
+    /// Marks a method that refuses arguments that it does not have, instead of ignoring them.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn strict(mut self) -> Self {
+        self.strict = true;
+        self
+    }
+
     /// The method's number in the trait, by which generated code dispatches.
     #[must_use]
     pub const fn id(&self) -> usize {
@@ -313,5 +333,11 @@ impl MethodDescriptor {
     #[must_use]
     pub const fn is_bare(&self) -> bool {
         self.bare
+    }
+
+    /// Whether a request with arguments that the method does not have is refused, instead of run without them.
+    #[must_use]
+    pub const fn is_strict(&self) -> bool {
+        self.strict
     }
 }

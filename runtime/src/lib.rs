@@ -151,6 +151,7 @@
 pub mod __bench;
 #[doc(hidden)]
 pub mod __rt;
+mod arguments;
 mod client;
 mod clock;
 mod context;

@@ -250,17 +250,20 @@ impl Request {
     }
 
     fn arguments<A: DeserializeOwned>(&self) -> Result<A, Status> {
-        self.codec.decode(&self.body).map_err(|error| {
-            let method = self.method.name();
-            let error = match self.failed_argument::<A>() {
-                Some(name) => error.at(format_args!("argument `{name}`")),
-                None => error,
-            };
-            let bytes = self.body.len();
-            let text =
-                format!("the arguments of `{method}` do not decode: {error} ({bytes} bytes)");
-            Status::new(Code::InvalidArgument, text)
-        })
+        let decoded = self.codec.decode(&self.body);
+        decoded.map_err(|error| self.undecodable::<A>(error))
+    }
+
+    /// The status for arguments that do not decode.
+    pub(crate) fn undecodable<A: DeserializeOwned>(&self, error: CodecError) -> Status {
+        let method = self.method.name();
+        let error = match self.failed_argument::<A>() {
+            Some(name) => error.at(format_args!("argument `{name}`")),
+            None => error,
+        };
+        let bytes = self.body.len();
+        let text = format!("the arguments of `{method}` do not decode: {error} ({bytes} bytes)");
+        Status::new(Code::InvalidArgument, text)
     }
 
     /// The argument that does not decode, if it is a single one.

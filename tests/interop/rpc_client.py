@@ -5,6 +5,7 @@
 ARGUMENTS is JSON: a map by name, or an array by position. Prints `value JSON`,
 `error CODE MESSAGE`, or, for the method's own error, `error application MESSAGE JSON`. After the message of a
 status are the parts that are for programs, if it has them: `retry-after=MS`, `details=HEX`.
+Bytes are printed as a list.
 """
 
 import json
@@ -38,7 +39,7 @@ def call(channel, queue, content_type, method, arguments, timeout):
         headers = reply.headers or {}
         status = headers.get("rpc-status")
         if status is None:
-            return f"value {json.dumps(wire.decode(written, body))}"
+            return f"value {json.dumps(wire.decode(written, body), default=list)}"
         error = f"error {status} {headers.get('rpc-message', '')}"
         if status == "application":
             error += f" {json.dumps(wire.decode(written, body))}"

@@ -1,5 +1,5 @@
-"""Serves `fib`, `divide`, `tenant` and `busy` to Lepus clients, in the codec of each request, also several calls in one
-message. Prints of each such message how many calls it has, and how many of them have headers.
+"""Serves `fib`, `divide`, `reversed`, `tenant` and `busy` to Lepus clients, in the codec of each request, also several
+calls in one message. Prints of each such message how many calls it has, and how many of them have headers.
 
     rpc_server.py QUEUE
 """
@@ -38,7 +38,12 @@ def busy():
     raise Busy
 
 
-METHODS = {"fib": fib, "divide": divide, "busy": busy}
+def reversed(data):
+    """Bytes in MessagePack, a list in JSON."""
+    return data[::-1]
+
+
+METHODS = {"fib": fib, "divide": divide, "reversed": reversed, "busy": busy}
 
 
 def answer(method_name, content_type, body, headers):

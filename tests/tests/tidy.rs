@@ -41,7 +41,7 @@ const FLOORS: &[&[&str]] = &[
         "policy/mod",
     ],
     &["link", "returns"],
-    &["service", "middleware"],
+    &["service", "arguments", "middleware"],
     &["shutdown", "publish", "worker"],
     &["client", "server", "queue", "pubsub"],
     &["amqp", "rpc", "jobs", "events", "__rt", "__bench", "lib"],

@@ -17,6 +17,8 @@ pub(super) fn check(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>) {
     oneway_returns_nothing(ctxt, method);
     repeatable_or_not(ctxt, method);
     bare_takes_one(ctxt, method);
+    strict_has_names(ctxt, method);
+    strict_has_a_reply(ctxt, method);
     unstructured_codec(ctxt, contract, method);
 }
 
@@ -206,6 +208,26 @@ fn bare_takes_one(ctxt: &Ctxt, method: &Method<'_>) {
             );
             ctxt.error_at(bare, message);
         }
+    }
+}
+
+// A bare argument has no map around it that could have further ones.
+fn strict_has_names(ctxt: &Ctxt, method: &Method<'_>) {
+    if let (Some(strict), Some(_)) = (method.options.strict, method.options.bare) {
+        ctxt.error_at(
+            strict,
+            "a bare argument has no others beside it: remove `strict` or `params = \"bare\"`",
+        );
+    }
+}
+
+// The caller of a oneway method does not wait for a refusal.
+fn strict_has_a_reply(ctxt: &Ctxt, method: &Method<'_>) {
+    if let (Some(strict), Some(_)) = (method.options.strict, method.options.oneway) {
+        ctxt.error_at(
+            strict,
+            "a oneway call has no reply that could refuse an argument: remove `strict` or `oneway`",
+        );
     }
 }
 

@@ -1,11 +1,11 @@
 //! The arguments of a method as a struct for serde, declared inside the function that uses it so that
 //! its name is not visible elsewhere.
 
-use crate::ast::{Argument, Method, without_groups};
+use crate::ast::{Argument, Method};
 use crate::names::wire_name;
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
-use syn::{Path, PathArguments, Type};
+use syn::Path;
 
 /// The direction in which the arguments are sent.
 #[derive(Clone, Copy)]
@@ -39,9 +39,9 @@ pub(super) fn declaration(krate: &Path, method: &Method<'_>, direction: Directio
     let span = Span::call_site().located_at(method.ident().span());
     let derived = Ident::new(derived, span);
     let derive = quote_spanned!(span=> #[derive(__lepus_serde::#derived)]);
-    // An alias, because serde takes the path as a string, which cannot contain `$crate`.
+    let aliases = aliases(krate, method.arguments.iter().any(|it| it.is_octets()));
     quote! {
-        use #krate::__rt::serde as __lepus_serde;
+        #aliases
         #derive
         #[serde(crate = "__lepus_serde", rename = "arguments")]
         #expecting
@@ -49,6 +49,22 @@ pub(super) fn declaration(krate: &Path, method: &Method<'_>, direction: Directio
             #(#fields,)*
         }
     }
+}
+
+/// Names for serde's attributes, which take a path as a string, which cannot contain `$crate`.
+pub(super) fn aliases(krate: &Path, has_octets: bool) -> TokenStream {
+    let octets = has_octets.then(|| quote!(use #krate::__rt::octets as __lepus_octets;));
+    quote! {
+        use #krate::__rt::serde as __lepus_serde;
+        #octets
+    }
+}
+
+/// The attribute of an argument that is sent as bytes.
+pub(super) fn as_octets(argument: &Argument<'_>) -> Option<TokenStream> {
+    argument
+        .is_octets()
+        .then(|| quote!(#[serde(with = "__lepus_octets")]))
 }
 
 /// The fields for serde.
@@ -62,13 +78,16 @@ pub(super) fn fields(
         .enumerate()
         .map(move |(at, argument)| {
             let (name, ty) = (argument.name, argument.ty());
-            // serde reads a missing `Option` as `None` in a map, but not at the end of an array.
-            let may_be_missing = method.arguments.iter().skip(at).all(is_option);
+            let as_octets = as_octets(argument);
+            // serde reads a missing `Option` as `None` in a map, but neither at the end of an array, nor if
+            // a function decodes it.
+            let may_be_missing = (as_octets.is_some() && argument.is_option())
+                || method.arguments.iter().skip(at).all(Argument::is_option);
             let default = match direction {
                 Direction::In if may_be_missing => Some(quote!(#[serde(default)])),
                 Direction::In | Direction::Out => None,
             };
-            quote!(#default #name: #ty)
+            quote!(#default #as_octets #name: #ty)
         })
 }
 
@@ -87,15 +106,4 @@ fn expected(method: &Method<'_>) -> String {
         names.join(", "),
         method.name()
     )
-}
-
-/// Whether an argument's type is written as `Option<…>`. Aliases are not recognised.
-fn is_option(argument: &Argument<'_>) -> bool {
-    let Type::Path(path) = without_groups(argument.ty()) else {
-        return false;
-    };
-    let last = path.path.segments.last();
-    last.is_some_and(|last| {
-        last.ident == "Option" && matches!(last.arguments, PathArguments::AngleBracketed(_))
-    })
 }

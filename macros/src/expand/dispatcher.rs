@@ -2,7 +2,7 @@
 
 use super::arguments::{self, Direction};
 use super::{descriptor, dispatcher_ident, item_attributes, link, returns};
-use crate::ast::{Contract, Method, Returns};
+use crate::ast::{Contract, Method, Returns, is_octets};
 use crate::names::Kind;
 use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{ToTokens as _, format_ident, quote, quote_spanned};
@@ -202,6 +202,11 @@ fn arm(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
     let (arguments, refused, value) = (local("arguments"), local("refused"), local("value"));
 
     let (declaration, ty, passed) = match method.bare_argument() {
+        Some(argument) if argument.is_octets() => {
+            let ty = argument.ty();
+            let ty = quote!(#krate::__rt::AsOctets<#ty>);
+            (None, ty, quote!(#arguments.0))
+        }
         Some(argument) => (None, argument.ty().to_token_stream(), quote!(#arguments)),
         None => {
             let names = method.arguments.iter().map(|argument| argument.name);
@@ -214,21 +219,31 @@ fn arm(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
         .bare_argument()
         .map_or(ident.span(), |argument| argument.ty().span());
     let at_type = Span::call_site().located_at(at_type);
-    let decode = match contract.kind {
-        Kind::Service => quote_spanned!(at_type=> decode),
-        Kind::Tasks => quote_spanned!(at_type=> decode_task),
+    let decode = match (contract.kind, method.options.bare) {
+        (Kind::Service, Some(_)) => quote_spanned!(at_type=> decode::<#ty>),
+        (Kind::Service, None) => quote_spanned!(at_type=> decode_named::<#ty>),
+        (Kind::Tasks, Some(_)) => quote_spanned!(at_type=> decode_task::<#ty>),
+        (Kind::Tasks, None) => quote_spanned!(at_type=> decode_named_task::<#ty>),
     };
-    // The body is ignored if the method has no arguments.
     let (declaration, decoded) = if method.arguments.is_empty() {
-        (None, None)
+        let check = match contract.kind {
+            Kind::Service => quote!(no_arguments),
+            Kind::Tasks => quote!(no_arguments_of_task),
+        };
+        let decoded = quote! {
+            if let ::core::result::Result::Err(#refused) = #request.#check() {
+                return #refused;
+            }
+        };
+        (None, decoded)
     } else {
         let decoded = quote! {
-            let #arguments = match #request.#decode::<#ty>() {
+            let #arguments = match #request.#decode() {
                 ::core::result::Result::Ok(#arguments) => #arguments,
                 ::core::result::Result::Err(#refused) => return #refused,
             };
         };
-        (declaration, Some(decoded))
+        (declaration, decoded)
     };
     let span = match &method.returns {
         Returns::Nothing => ident.span(),
@@ -243,6 +258,15 @@ fn arm(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
         (Kind::Tasks, _) => {
             let into_verdict = quote_spanned!(span=> into_verdict(#value_there));
             quote!(#krate::__rt::IntoVerdict::#into_verdict)
+        }
+        (Kind::Service, Returns::Result { ok, .. }) if is_octets(ok) => quote! {
+            match &#value_there {
+                ::core::result::Result::Ok(#value) => #request.value(&#krate::__rt::AsOctets(#value)),
+                ::core::result::Result::Err(_) => #request.result(&#value_there),
+            }
+        },
+        (Kind::Service, Returns::Value(ty)) if is_octets(ty) => {
+            quote!(#request.value(&#krate::__rt::AsOctets(&#value_there)))
         }
         (Kind::Service, Returns::Result { .. }) => {
             let result = quote_spanned!(span=> result(&#value_there));

@@ -157,7 +157,12 @@ fn method(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
             let name = argument.name;
             // With the type's span, so that rustc points there if it cannot be encoded.
             let span = Span::call_site().located_at(argument.ty().span());
-            (None, quote_spanned!(span=> &#name))
+            let value = quote_spanned!(span=> &#name);
+            if argument.is_octets() {
+                (None, quote!(&#krate::__rt::AsOctets(#value)))
+            } else {
+                (None, value)
+            }
         }
         // The codec cannot encode an empty map.
         None if method.arguments.is_empty() && contract.options.unstructured_codec().is_some() => {

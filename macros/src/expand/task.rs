@@ -120,8 +120,8 @@ impl Variant<'_> {
         let cfgs = method.cfgs();
         let wire = method.name();
         let content = if let Some(argument) = method.bare_argument() {
-            let ty = argument.ty();
-            Some(quote!((#ty)))
+            let (as_octets, ty) = (arguments::as_octets(argument), argument.ty());
+            Some(quote!((#as_octets #ty)))
         } else if method.arguments.is_empty() {
             None
         } else {
@@ -157,12 +157,14 @@ fn deserialize(contract: &Contract<'_>, variants: &[Variant<'_>]) -> TokenStream
     let mirrors = variants.iter().map(|variant| variant.mirror());
     let span = proc_macro2::Span::call_site().located_at(contract.original.ident.span());
     let derive = quote_spanned!(span=> #[derive(__lepus_serde::Deserialize)]);
-    // An alias, because serde takes the path as a string, which cannot contain `$crate`. It has to stay
-    // inside the block, and the enum outside: so serde derives for a copy of the enum.
+    let has_octets =
+        |variant: &Variant<'_>| variant.method.arguments.iter().any(|it| it.is_octets());
+    // The aliases have to stay inside the block, and the enum outside: so serde derives for a copy of the enum.
+    let aliases = arguments::aliases(krate, variants.iter().any(has_octets));
     quote! {
         #attributes
         const _: () = {
-            use #krate::__rt::serde as __lepus_serde;
+            #aliases
 
             #derive
             #[serde(crate = "__lepus_serde", remote = #shown)]

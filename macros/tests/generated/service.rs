@@ -457,3 +457,145 @@ mod codecs {
         );
     }
 }
+
+mod octets {
+    use crate::stub::{Call, Connection, Reply, Request, Service, run};
+    use serde::Deserialize;
+
+    type Bytes = Vec<u8>;
+
+    #[lepus_macros::service(crate = crate::stub)]
+    pub trait Store {
+        async fn put(&self, id: u8, bytes: Vec<u8>, mark: Option<std::vec::Vec<u8>>, more: u8);
+        #[rpc(params = "bare")]
+        async fn get(&self, id: Vec<u8>) -> Vec<u8>;
+        async fn find(&self) -> Result<Option<Vec<u8>>, u8>;
+        async fn others(&self, lists: Vec<Vec<u8>>, bytes: Bytes) -> Bytes;
+    }
+
+    struct Shelf;
+
+    impl Store for Shelf {
+        async fn put(&self, id: u8, bytes: Vec<u8>, mark: Option<Vec<u8>>, more: u8) {
+            assert_eq!((id, more), (1, 2));
+            assert_eq!((bytes, mark), (vec![0, 255], None));
+        }
+        async fn get(&self, id: Vec<u8>) -> Vec<u8> {
+            id
+        }
+        async fn find(&self) -> Result<Option<Vec<u8>>, u8> {
+            Ok(Some(vec![7]))
+        }
+        async fn others(&self, lists: Vec<Vec<u8>>, bytes: Bytes) -> Bytes {
+            assert_eq!(lists, [[1]]);
+            bytes
+        }
+    }
+
+    #[test]
+    fn bytes_are_sent_as_bytes_where_they_are_written_so() {
+        let connection = Connection::default();
+        let client = StoreClient::new(&connection);
+        let _: [Call<()>; 2] = [
+            client.put(1, vec![0, 255], None, 2),
+            client.put(1, vec![], Some(vec![1]), 2),
+        ];
+        let _: [Call<Vec<u8>>; 2] = [client.get(vec![16]), client.others(vec![vec![1]], vec![2])];
+        let sent = connection.sent.lock().unwrap();
+        let bodies: Vec<_> = sent.iter().map(|(_, body)| body.as_str()).collect();
+        assert_eq!(
+            bodies,
+            [
+                r#"{"id":1,"bytes":"00ff","mark":null,"more":2}"#,
+                r#"{"id":1,"bytes":"","mark":"01","more":2}"#,
+                "\"10\"",
+                r#"{"lists":[[1]],"bytes":[2]}"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn bytes_are_received_and_returned_as_bytes() {
+        let server = StoreServer::new(Shelf);
+        let call = |method, body: &str| {
+            let body = body.to_owned();
+            run(server.call(Request { method, body }))
+        };
+        let value = |text: &str| Reply::Value(text.to_owned());
+        let put = r#"{"id":1,"bytes":"00ff","mark":null,"more":2}"#;
+        assert_eq!(call(0, put), value("null"));
+        assert_eq!(
+            call(0, r#"{"id":1,"bytes":"00ff","more":2}"#),
+            value("null")
+        );
+        assert_eq!(
+            call(0, r#"{"id":1,"mark":null,"more":2}"#),
+            Reply::Undecodable
+        );
+        assert_eq!(call(1, "\"10\""), value("\"10\""));
+        assert_eq!(call(2, ""), value("\"07\""));
+        assert_eq!(call(3, r#"{"lists":[[1]],"bytes":[2]}"#), value("[2]"));
+    }
+
+    #[lepus_macros::tasks(crate = crate::stub)]
+    pub trait Prints {
+        async fn print(&self, page: Vec<u8>, copies: Option<u8>);
+        #[task(params = "bare")]
+        async fn scan(&self, page: Option<Vec<u8>>);
+    }
+
+    #[test]
+    fn dead_letters_have_bytes_too() {
+        let read = |body| serde_json::from_str::<PrintsTask>(body).unwrap();
+        match read(r#"{"print":{"page":"0a"}}"#) {
+            PrintsTask::Print { page, copies: None } => assert_eq!(page, [10]),
+            other => panic!("{other:?}"),
+        }
+        match read(r#"{"scan":"0b"}"#) {
+            PrintsTask::Scan(Some(page)) => assert_eq!(page, [11]),
+            other => panic!("{other:?}"),
+        }
+        assert!(PrintsTask::deserialize(serde_json::json!({"print": {}})).is_err());
+    }
+}
+
+mod strict {
+    use crate::stub::{Reply, Request, Service, run};
+
+    #[lepus_macros::service(crate = crate::stub)]
+    pub trait Finder {
+        #[rpc(strict)]
+        async fn find(&self, text: String) -> u8;
+        #[rpc(strict)]
+        async fn all(&self) -> u8;
+        async fn some(&self) -> u8;
+    }
+
+    struct Index;
+
+    impl Finder for Index {
+        async fn find(&self, _: String) -> u8 {
+            1
+        }
+        async fn all(&self) -> u8 {
+            2
+        }
+        async fn some(&self) -> u8 {
+            3
+        }
+    }
+
+    #[test]
+    fn the_descriptor_tells_and_the_runtime_is_asked() {
+        let strict = FinderClient::DESCRIPTOR.methods.iter().map(|it| it.strict);
+        assert_eq!(strict.collect::<Vec<_>>(), [true, true, false]);
+        let server = FinderServer::new(Index);
+        let call = |method, body: &str| {
+            let body = body.to_owned();
+            run(server.call(Request { method, body }))
+        };
+        assert_eq!(call(1, "{}"), Reply::Value("2".to_owned()));
+        assert_eq!(call(1, "too many"), Reply::Undecodable);
+        assert_eq!(call(2, "too many"), Reply::Undecodable);
+    }
+}

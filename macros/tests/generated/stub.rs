@@ -13,10 +13,10 @@ use std::task::{Context, Poll, Waker};
 /// The items that generated code names.
 pub mod __rt {
     pub use super::{
-        BoxFuture, Call, CallOf, Client, ClientBuilder, Codec, Connection, DeadLetters, DynService,
-        Error, IntoReply, IntoVerdict, Layer, Layered, MethodDescriptor, OwnError, PlainReturn,
-        Push, QueueOptions, Reply, Request, ReturnType, Service, ServiceDescriptor, ServiceOptions,
-        TaskProducer, Tasks, Verdict, WorkQueue,
+        AsOctets, BoxFuture, Call, CallOf, Client, ClientBuilder, Codec, Connection, DeadLetters,
+        DynService, Error, IntoReply, IntoVerdict, Layer, Layered, MethodDescriptor, OwnError,
+        PlainReturn, Push, QueueOptions, Reply, Request, ReturnType, Service, ServiceDescriptor,
+        ServiceOptions, TaskProducer, Tasks, Verdict, WorkQueue, octets,
     };
     pub use async_trait::async_trait;
     pub use serde;
@@ -108,6 +108,7 @@ pub struct MethodDescriptor {
     pub queue: Option<&'static str>,
     pub default: bool,
     pub bare: bool,
+    pub strict: bool,
 }
 
 impl MethodDescriptor {
@@ -124,6 +125,7 @@ impl MethodDescriptor {
             queue: None,
             default: false,
             bare: false,
+            strict: false,
         }
     }
     pub const fn arguments(mut self, arguments: &'static [&'static str]) -> Self {
@@ -160,6 +162,10 @@ impl MethodDescriptor {
     }
     pub const fn bare(mut self) -> Self {
         self.bare = true;
+        self
+    }
+    pub const fn strict(mut self) -> Self {
+        self.strict = true;
         self
     }
 }
@@ -280,6 +286,22 @@ impl Request {
     pub fn decode_task<A: DeserializeOwned>(&self) -> Result<A, Verdict> {
         serde_json::from_str(&self.body).map_err(|_| Verdict::Undecodable)
     }
+    pub fn decode_named<A: DeserializeOwned>(&self) -> Result<A, Reply> {
+        self.decode()
+    }
+    pub fn decode_named_task<A: DeserializeOwned>(&self) -> Result<A, Verdict> {
+        self.decode_task()
+    }
+    /// Refuses the text that stands for arguments that are too many.
+    pub fn no_arguments(&self) -> Result<(), Reply> {
+        match &*self.body {
+            "too many" => Err(Reply::Undecodable),
+            _ => Ok(()),
+        }
+    }
+    pub fn no_arguments_of_task(&self) -> Result<(), Verdict> {
+        self.no_arguments().map_err(|_| Verdict::Undecodable)
+    }
     pub fn value<T: Serialize>(&self, value: &T) -> Reply {
         Reply::Value(serde_json::to_string(value).unwrap())
     }
@@ -294,6 +316,58 @@ impl Request {
     }
     pub fn unknown_task(&self) -> Verdict {
         Verdict::Unknown
+    }
+}
+
+/// Sent as hexadecimal digits here, by which they are told from a list of numbers.
+pub mod octets {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub trait Octets: Sized {
+        fn to_text(&self) -> Option<String>;
+        fn of_text(text: Option<String>) -> Self;
+    }
+
+    impl Octets for Vec<u8> {
+        fn to_text(&self) -> Option<String> {
+            Some(self.iter().map(|byte| format!("{byte:02x}")).collect())
+        }
+        fn of_text(text: Option<String>) -> Self {
+            let text = text.unwrap();
+            let byte = |at| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+            (0..text.len()).step_by(2).map(byte).collect()
+        }
+    }
+
+    impl Octets for Option<Vec<u8>> {
+        fn to_text(&self) -> Option<String> {
+            self.as_ref().and_then(Octets::to_text)
+        }
+        fn of_text(text: Option<String>) -> Self {
+            text.map(|text| Octets::of_text(Some(text)))
+        }
+    }
+
+    pub fn serialize<T: Octets, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+        value.to_text().serialize(to)
+    }
+
+    pub fn deserialize<'de, T: Octets, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+        Option::<String>::deserialize(from).map(T::of_text)
+    }
+}
+
+pub struct AsOctets<T>(pub T);
+
+impl<T: octets::Octets> Serialize for AsOctets<&T> {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        octets::serialize(self.0, to)
+    }
+}
+
+impl<'de, T: octets::Octets> serde::Deserialize<'de> for AsOctets<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        octets::deserialize(from).map(AsOctets)
     }
 }
 

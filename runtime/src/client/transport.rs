@@ -24,6 +24,7 @@ use crate::publish::PublishFailure;
 use crate::service::{BoxFuture, DynService, Reply, ReplyOutcome, Request, Service};
 use crate::span::{self, HandlerSpan};
 use crate::wire::envelope::{ReplyStatus, check_headers};
+use crate::wire::status::{Code, Status};
 use crate::wire::value::Table;
 
 /// The longest timeout of a call: the longest `expiration` that RabbitMQ takes.
@@ -505,10 +506,19 @@ fn call_locally(
             request.info(),
         ))
     });
+    // The client may be of another version of the contract, where the method has another number.
+    let own = service.descriptor().method_like(request.method());
     let body = request.options.body.clone();
-    let request = Request::new(request.method(), request.codec, body);
+    let request = own.map(|own| Request::new(own, request.codec, body));
     let ended = context.clone();
-    let handler = context.handler(|| service.call(request));
+    let handler = context.handler(|| match request {
+        Some(request) => service.call(request),
+        None => {
+            let text = format!("`{service_name}` has no method for `{method}`");
+            let status = Status::new(Code::Unimplemented, text);
+            Box::pin(std::future::ready(Reply::failed(status)))
+        }
+    });
     guard(Some(deadline), handler).inspect(move |end| match end {
         // Layers pass on a panic and a missed deadline as a reply.
         HandlerEnd::Returned(reply) => match reply.outcome() {

@@ -137,3 +137,60 @@ async fn what_happens_is_logged_and_credentials_are_not() {
         loud.collect::<Vec<_>>().join("\n")
     );
 }
+
+/// Two versions of a contract.
+mod versions {
+    pub(super) mod old {
+        #[lepus::service(name = "hedge")]
+        pub trait Hedge {
+            async fn hide(&self, from: String);
+            async fn seek(&self);
+        }
+    }
+
+    pub(super) mod new {
+        #[lepus::service(name = "hedge")]
+        pub trait Hedge {
+            async fn hide(&self, from: String, dry_run: bool, until: Option<u64>);
+            async fn seek(&self, dry_run: bool);
+        }
+    }
+}
+
+struct Hedge;
+
+impl versions::old::Hedge for Hedge {
+    async fn hide(&self, _: String) {}
+    async fn seek(&self) {}
+}
+
+#[tokio::test]
+async fn an_argument_that_is_ignored_is_logged_once() {
+    let _turn = turn().await;
+    let log = Log::capture("lepus=warn");
+    log.take();
+    let service = versions::old::HedgeServer::new(Hedge);
+    let hedge = versions::new::HedgeClient::from(lepus::rpc::Client::local(service));
+    for _ in 0..3 {
+        hedge
+            .hide("my private fox".into(), true, None)
+            .await
+            .unwrap();
+        hedge.seek(false).await.unwrap();
+    }
+    let log = log.take();
+    Log::capture("off");
+    let ignored: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("ignored"))
+        .collect();
+    assert_eq!(ignored.len(), 3, "{log}");
+    for (line, fields) in ignored.iter().zip([
+        r#"service=hedge method="hide" argument=dry_run"#,
+        r#"service=hedge method="hide" argument=until"#,
+        r#"service=hedge method="seek" argument=dry_run"#,
+    ]) {
+        assert!(line.contains(" WARN ") && line.contains(fields), "{line}");
+    }
+    assert!(!log.contains("private"), "{log}");
+}

@@ -2,9 +2,11 @@
 
 mod argument;
 mod json_view;
+pub mod octets;
 mod raw;
 mod refuse;
 mod strict;
+mod unknown;
 pub(crate) mod variant;
 
 use std::fmt;
@@ -17,6 +19,7 @@ use serde::{Deserializer, Serialize};
 pub(crate) use argument::failed_argument;
 pub(crate) use json_view::undecoded;
 use strict::{Checked, Floats};
+pub(crate) use unknown::{decode_arguments, is_plainly_empty, unknown_arguments};
 pub(crate) use variant::VariantError;
 
 use crate::escape::Escaped;

@@ -30,6 +30,7 @@ trait Calculator {
     /// The header of this name.
     async fn tenant(&self) -> Option<String>;
     async fn busy(&self) -> Result<u64, Status>;
+    async fn reversed(&self, data: Vec<u8>) -> Vec<u8>;
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -53,6 +54,11 @@ impl Calculator for Pocket {
 
     async fn busy(&self) -> Result<u64, Status> {
         Err(busy())
+    }
+
+    async fn reversed(&self, mut data: Vec<u8>) -> Vec<u8> {
+        data.reverse();
+        data
     }
 }
 
@@ -117,6 +123,8 @@ async fn python_calls_lepus(env: Env) {
             ("fib", r#"{"n": 30}"#, "value 832040"),
             ("fib", "[10]", "value 55"),
             ("divide", r#"{"dividend": 7, "divisor": 2}"#, "value 3"),
+            // Sent as a list. MessagePack returns bytes, which the script prints as a list.
+            ("reversed", r#"{"data": [1, 2, 255]}"#, "value [255, 2, 1]"),
         ] {
             let printed = run(&env, "rpc_client.py", &[&queue, codec, method, arguments]).await;
             assert_eq!(printed, [outcome], "{codec} {method}");
@@ -156,6 +164,8 @@ async fn lepus_calls_python(env: Env) {
         let calculator = CalculatorClient::builder(&connection).codec(codec).build();
         assert_eq!(calculator.fib(30).await.expect("a number"), 832_040);
         assert_eq!(calculator.divide(7, 2).await.expect("a number"), 3);
+        let reversed = calculator.reversed(vec![1, 2, 255]).await;
+        assert_eq!(reversed.expect("bytes"), [255, 2, 1]);
         // The peer sends its error's name, where this side expects `DivideByZero`, a unit: the
         // caller is told that the reply does not decode, not left in the dark.
         let error = calculator.divide(1, 0).await.expect_err("an error");

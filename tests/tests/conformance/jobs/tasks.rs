@@ -17,6 +17,8 @@ conformance!(
     what_no_worker_understands_is_buried_with_the_reason,
     tasks_are_added_without_breaking_old_workers,
     a_rolling_deployment_loses_no_task,
+    a_strict_task_waits_for_a_worker_that_has_its_arguments,
+    bytes_of_a_task_travel_as_bytes,
     a_task_may_take_its_own_time,
     dead_letters_are_typed_by_their_task,
     the_queue_may_have_other_properties,
@@ -334,6 +336,106 @@ async fn a_rolling_deployment_loses_no_task(env: Env) {
     assert_eq!(letters.count().await.unwrap(), 0);
     old.stop().await.unwrap();
     new.stop().await.unwrap();
+    fixture.delete_queues(&["images"]).await;
+}
+
+/// A contract whose tasks get an optional argument more.
+mod versions {
+    pub(super) mod old {
+        #[lepus::tasks(name = "images", codec = "json")]
+        pub trait Scaler {
+            #[task(strict)]
+            async fn scale(&self, id: u64);
+            async fn trim(&self, id: u64);
+        }
+    }
+
+    pub(super) mod new {
+        #[lepus::tasks(name = "images", codec = "json")]
+        pub trait Scaler {
+            #[task(strict)]
+            async fn scale(&self, id: u64, dry_run: Option<bool>);
+            async fn trim(&self, id: u64, dry_run: Option<bool>);
+        }
+    }
+}
+
+impl versions::old::Scaler for Shop {
+    async fn scale(&self, id: u64) {
+        self.tell(&format!("{id}, old"));
+    }
+
+    async fn trim(&self, id: u64) {
+        self.tell(&format!("{id}, old"));
+    }
+}
+
+impl versions::new::Scaler for Shop {
+    async fn scale(&self, id: u64, dry_run: Option<bool>) {
+        self.tell(&format!("{id} {dry_run:?}, new"));
+    }
+
+    async fn trim(&self, id: u64, dry_run: Option<bool>) {
+        self.tell(&format!("{id} {dry_run:?}, new"));
+    }
+}
+
+async fn a_strict_task_waits_for_a_worker_that_has_its_arguments(env: Env) {
+    use versions::{new, old};
+    let fixture = JobFixture::open(env).await;
+    let (shop, mut told) = Shop::open();
+    let workers = TaskPool::new(&fixture.connection, old::ScalerWorker::new(shop));
+    let retries = policy(1000, 1).backoff(Duration::from_millis(1), Duration::from_millis(20));
+    let workers = workers.retry(retries.clone()).start().await.unwrap();
+    let producer = new::ScalerProducer::new(&fixture.connection);
+    producer.trim(1, Some(true)).await.unwrap();
+    assert_eq!(next(&mut told).await, "trim 1, old #1", "ignored");
+    producer.scale(2, Some(true)).await.unwrap();
+    eventually("a retry at the old worker", || async {
+        fixture.connection.stats().retried > 0
+    })
+    .await;
+    workers.stop().await.unwrap();
+    assert!(told.try_recv().is_err(), "the old worker did not run it");
+    let (shop, mut told) = Shop::open();
+    let workers = TaskPool::new(&fixture.connection, new::ScalerWorker::new(shop));
+    let workers = workers.retry(retries).start().await.unwrap();
+    let line = next(&mut told).await;
+    assert!(line.starts_with("scale 2 Some(true), new #"), "{line}");
+    workers.stop().await.unwrap();
+    fixture.delete_queues(&["images"]).await;
+}
+
+#[lepus::tasks(name = "images")]
+trait Prints {
+    async fn print(&self, page: Vec<u8>) -> Result<(), ResizeError>;
+}
+
+impl Prints for Shop {
+    async fn print(&self, page: Vec<u8>) -> Result<(), ResizeError> {
+        self.tell(&format!("{page:?}"));
+        Err(ResizeError::NoImage)
+    }
+}
+
+async fn bytes_of_a_task_travel_as_bytes(env: Env) {
+    let fixture = JobFixture::open(env).await;
+    let producer = PrintsProducer::new(&fixture.connection);
+    producer.print(vec![0, 255]).await.unwrap();
+    let (shop, mut told) = Shop::open();
+    let pool = TaskPool::new(&fixture.connection, PrintsWorker::new(shop));
+    let running = pool.start().await.unwrap();
+    assert_eq!(next(&mut told).await, "print [0, 255] #1");
+    dead(&fixture, 1).await;
+    running.stop().await.unwrap();
+    let letters = PrintsWorker::dead_letters(&fixture.connection);
+    let letter = letters.list(1).await.unwrap().pop().unwrap();
+    match letter.payload() {
+        Ok(PrintsTask::Print { page }) => assert_eq!(*page, [0, 255]),
+        other => panic!("{other:?}"),
+    }
+    let letter = fixture.raw.next(&fixture.full("images.dead")).await;
+    assert_eq!(letter.data, b"\x81\xa4page\xc4\x02\x00\xff");
     fixture.delete_queues(&["images"]).await;
 }
 

@@ -34,6 +34,15 @@ struct Optional {
     n: Option<u64>,
 }
 
+/// Bytes as the code that `#[lepus::service]` generates encodes them.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Bytes(#[serde(with = "lepus::__rt::octets")] Vec<u8>);
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Blob {
+    b: Vec<u8>,
+}
+
 /// The rows that are still to be checked: what to (MessagePack, JSON).
 type Rows = BTreeMap<String, (Vec<u8>, String)>;
 
@@ -81,7 +90,8 @@ fn values_are_written_and_read_as_the_page_says() {
     check(rows, "a 32-bit float", 1.5f32);
     check(rows, "a text", "häse".to_owned());
     check(rows, "a list", vec![1u8, 2, 3]);
-    check(rows, "bytes, which are a list", vec![0u8, 255]);
+    check(rows, "bytes", Bytes(vec![0, 255]));
+    check(rows, "bytes inside a struct", Blob { b: vec![0, 255] });
     check(rows, "a tuple", (1u8, "a".to_owned()));
     check(rows, "no value (None)", None::<u64>);
     check(rows, "some value, which is the value", Some(5u64));
@@ -123,11 +133,12 @@ fn other_forms_are_read_as_the_page_says() {
                 read(codec, &bytes, Point { x: 1, y: -1 });
             }
             "an optional field left out" => read(codec, &bytes, Optional { n: None }),
-            "bytes as bin" => read(codec, &bytes, vec![0u8, 255]),
+            "bytes as a list" => read(codec, &bytes, Bytes(vec![0, 255])),
+            "bytes inside a struct, as bin" => read(codec, &bytes, Blob { b: vec![0, 255] }),
             _ => panic!("nobody checks `{what}`"),
         }
     }
-    assert_eq!(seen.len(), 7, "{seen:?}");
+    assert_eq!(seen.len(), 8, "{seen:?}");
 }
 
 #[track_caller]

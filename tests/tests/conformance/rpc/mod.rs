@@ -3,6 +3,7 @@
 mod bad_input;
 mod calls;
 mod coalesce;
+mod contracts;
 mod errors;
 mod layers;
 mod local;

@@ -1,0 +1,7 @@
+#[lepus::service]
+trait Service {
+    #[rpc(oneway, strict)]
+    async fn note(&self, line: String);
+}
+
+fn main() {}
