@@ -6,8 +6,10 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tracing::Span;
 
 use super::execution::{AbortUnlessChannelClosed, Execution, Executor};
+use super::method_meters::MethodMeters;
 use super::method_table::MethodTable;
 use super::reply::{AckMode, ReplyRoute, ReplySender};
 use super::sent_replies::{ReplyOrigin, SentReply};
@@ -17,12 +19,16 @@ use crate::error::Error;
 use crate::escape::{Escaped, escaped};
 use crate::handler_guard::guard;
 use crate::link::{AckRange, Channel, Connection, Delivery, Flush};
+use crate::meter::{Arrived, Meter, OTHER};
+use crate::observe::Hooks;
 use crate::service::{Reply, Service};
-use crate::stats::Counters;
+use crate::span::{HandlerSpan, record_outcome};
+use crate::stats::{Counters, HandlerKind, HandlerOutcome};
 use crate::wire::codec::Codec;
-use crate::wire::envelope::{CALLS_TYPE, RequestHead, is_protocol_type};
-use crate::wire::message::MessageInfo;
+use crate::wire::envelope::{CALLS_TYPE, RequestHead, is_protocol_type, sent_at};
+use crate::wire::message::{MessageInfo, SentAt};
 use crate::wire::status::{Code, Status};
+use crate::wire::value::Table;
 use crate::worker::{Handler, Settlement};
 
 /// The options of a server that hold for all of its services.
@@ -37,6 +43,7 @@ pub(super) struct ServerOptions {
 pub(super) struct Dispatcher {
     descriptor: &'static ServiceDescriptor,
     methods: MethodTable,
+    meters: MethodMeters,
     pub(super) executor: Executor,
     pub(super) replies: ReplySender,
     max_message: usize,
@@ -46,6 +53,7 @@ pub(super) struct Dispatcher {
     /// Whether there is more than one permit.
     pub(super) is_concurrent: bool,
     counters: Arc<Counters>,
+    hooks: Hooks,
     tasks: Handle,
 }
 
@@ -58,6 +66,15 @@ pub(super) struct ReceivedRequest {
     pub(super) received_at: Instant,
     pub(super) deadline: Option<Instant>,
     pub(super) redelivered: bool,
+    /// The time at which it was sent, if it tells.
+    pub(super) sent_at: Option<SentAt>,
+}
+
+impl ReceivedRequest {
+    /// Its arrival, for the meter of its method.
+    pub(super) fn arrived(&self) -> Arrived {
+        Arrived::new(self.received_at, self.redelivered, self.sent_at)
+    }
 }
 
 /// A request that was parsed.
@@ -109,10 +126,17 @@ impl Dispatcher {
             executor: Executor::new(connection, service, tells_panics),
             descriptor,
             methods: MethodTable::new(descriptor, default_method),
+            meters: MethodMeters::new(
+                connection.meters(),
+                HandlerKind::Request,
+                descriptor.name(),
+                descriptor,
+            ),
             max_message: connection.max_message(),
             permits: Semaphore::new(concurrency.max(1).into()),
             is_concurrent: concurrency > 1,
             counters: connection.counters(),
+            hooks: connection.hooks().clone(),
             tasks: connection.tasks().clone(),
         }
     }
@@ -139,6 +163,11 @@ impl Dispatcher {
         })
     }
 
+    /// The meter of a method, if the service has it, or the one for other methods.
+    pub(super) fn meter(&self, method: Option<&MethodDescriptor>) -> &Arc<Meter> {
+        self.meters.of(method)
+    }
+
     pub(super) fn codec(&self, content_type: Option<&str>) -> Result<Codec, Status> {
         let default = self.descriptor.default_codec();
         default.for_content_type(content_type).map_err(|unknown| {
@@ -153,6 +182,8 @@ impl Dispatcher {
     /// Notes that a request is past its deadline.
     pub(super) fn expired(&self, method: Option<&str>) {
         self.counters.expired_requests.add();
+        let meter = self.meter(self.methods.find(method));
+        meter.counters.expired.add();
         let (service, method) = (self.service_name(), escaped(method));
         tracing::debug!(
             service,
@@ -167,10 +198,27 @@ impl Dispatcher {
         status: Status,
         method: Option<&str>,
         message_id: Option<&str>,
+        trace: &Table,
+        arrived: Arrived,
     ) -> Reply {
         self.counters.malformed.add();
         let service = self.service_name();
+        let found = self.methods.find(method);
+        // Peers choose the names of unknown methods: a span has no such name.
+        let name = found.map_or(OTHER, MethodDescriptor::name);
+        let message = MessageInfo {
+            message_id: message_id.map(str::to_owned),
+            redelivered: arrived.redelivered,
+            attempt: 1,
+            ..MessageInfo::default()
+        };
+        let span = HandlerSpan::request(service, name, &message);
+        let span = span.span();
+        self.hooks.extract(span, trace);
+        record_outcome(span, status.code().as_str());
+        self.not_run(found, status.code(), arrived, span);
         tracing::warn!(
+            parent: span,
             service,
             method = escaped(method),
             message_id = escaped(message_id),
@@ -180,9 +228,22 @@ impl Dispatcher {
         Reply::failed(status)
     }
 
+    /// Counts a request that is answered with a status and not run.
+    fn not_run(
+        &self,
+        method: Option<&MethodDescriptor>,
+        code: Code,
+        arrived: Arrived,
+        span: &Span,
+    ) {
+        let metered = self.meter(method).start(arrived);
+        metered.ended(HandlerOutcome::Status(code), span);
+    }
+
     fn parse(&self, channel: &Arc<Channel>, delivery: Delivery) -> Parsed {
         let Delivery { tag, message } = delivery;
         let received_at = Instant::now();
+        let sent_at = sent_at(&message.properties);
         let head = RequestHead::from_properties(message.properties);
         let size = message.size as usize;
         if message.redelivered
@@ -200,6 +261,7 @@ impl Dispatcher {
             received_at,
             deadline: head.time_left.map(|left| received_at + left),
             redelivered: message.redelivered,
+            sent_at,
             head,
         };
         match request.head.method.as_deref() {
@@ -252,6 +314,7 @@ impl Dispatcher {
         tag: u64,
         request: ReceivedRequest,
     ) -> Option<Prepared> {
+        let arrived = request.arrived();
         let ReceivedRequest {
             mut head,
             body,
@@ -259,6 +322,7 @@ impl Dispatcher {
             received_at,
             deadline,
             redelivered,
+            ..
         } = request;
         let resolved = self.resolve(&head, size);
         let is_oneway = resolved
@@ -288,17 +352,20 @@ impl Dispatcher {
                     status,
                     head.method.as_deref(),
                     head.message_id.as_deref(),
+                    &head.trace,
+                    arrived,
                 ));
                 return Some(Prepared { step, answer });
             }
             // It may have run: the acknowledgement of its first delivery can have been lost.
-            Ok((method, _)) if method.is_at_most_once() && redelivered => {
-                let (service, method) = (self.service_name(), method.name());
+            Ok((descriptor, _)) if descriptor.is_at_most_once() && redelivered => {
+                let (service, method) = (self.service_name(), descriptor.name());
                 tracing::debug!(
                     service,
                     method,
                     "a redelivered at_most_once request is not run"
                 );
+                self.not_run(Some(descriptor), Code::Aborted, arrived, &Span::none());
                 let text = "delivered before, and perhaps executed: this method runs at most once";
                 let reply = Reply::failed(Status::new(Code::Aborted, text));
                 let step = PreparedStep::Reply(reply);
@@ -322,7 +389,9 @@ impl Dispatcher {
         };
         let (service, times) = (self.service_name(), Times::new(received_at, deadline));
         let facts = Invocation::request(service, method.name(), times, message);
-        let step = PreparedStep::Execute(self.executor.prepare(method, codec, body, facts));
+        let metered = self.meter(Some(method)).start(arrived);
+        let execution = self.executor.prepare(method, codec, body, facts, metered);
+        let step = PreparedStep::Execute(execution);
         Some(Prepared { step, answer })
     }
 
@@ -411,12 +480,13 @@ impl Handler for Dispatcher {
                 method,
                 deadline,
                 context,
+                metered,
                 handler,
             }) => {
                 let _permit = self.permits.acquire().await;
                 let end = guard(deadline, handler).await;
-                self.replies
-                    .fit(Some(method), self.executor.reply_of(&context, end), 0)
+                let reply = self.executor.reply_of(&context, metered, end);
+                self.replies.fit(Some(method), reply, 0)
             }
         };
         self.answer(&channel, tag, reply, answer)
@@ -447,13 +517,13 @@ impl Dispatcher {
                 method,
                 deadline,
                 context,
+                metered,
                 handler,
             } = execution;
             let _permit = self.permits.acquire().await;
             let end = guard(deadline, handler).await;
-            let reply = self
-                .replies
-                .fit(Some(method), self.executor.reply_of(&context, end), 0);
+            let reply = self.executor.reply_of(&context, metered, end);
+            let reply = self.replies.fit(Some(method), reply, 0);
             self.answer(&reply_channel, tag, reply, answer)
         });
         AbortUnlessChannelClosed::join(task, channel).await
