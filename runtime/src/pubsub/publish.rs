@@ -150,10 +150,11 @@ impl Publish {
             options,
             span,
         } = self.prepare(started)?;
-        let (exchange, key) = (publisher.spec().name(), message.routing_key.clone());
-        let sent = publisher.publish(message, options, started);
+        let exchange = publisher.spec().name();
+        let sent = publisher.publish(Arc::clone(&message), options, started);
         let sent = sent.await;
-        let sent = sent.map_err(|failure| failure.into_error(&target(exchange, &key)));
+        let sent =
+            sent.map_err(|failure| failure.into_error(&target(exchange, &message.routing_key)));
         let outcome = match &sent {
             Ok(()) => HandlerOutcome::Ok,
             Err(error) => HandlerOutcome::Status(error.grpc_code()),
@@ -195,7 +196,8 @@ impl Publish {
         let connection = publisher.connection();
         connection.propagated().add(&context, &mut headers);
         let message_id = message_id.unwrap_or_else(|| publisher.message_id());
-        let span = span::publish(exchange, key.as_str(), Some(&message_id));
+        let full_name = connection.namespace().scope(exchange);
+        let span = span::publish(exchange, &full_name, key.as_str(), Some(&message_id));
         let mut trace = context.trace().clone();
         connection.hooks().inject(&span, &mut trace);
         let head = EventHead {
@@ -211,7 +213,7 @@ impl Publish {
             trace,
         };
         let message = Arc::new(Outgoing {
-            exchange: connection.namespace().scope(exchange),
+            exchange: full_name,
             routing_key: key.as_str().to_owned(),
             mandatory: options.mandatory,
             properties: head.into_properties(),

@@ -139,7 +139,7 @@ impl JobHandler {
     fn run(
         &self,
         channel: &Arc<Channel>,
-        message: &Incoming,
+        (message, tag): (&Incoming, u64),
         head: JobHead,
         attempt: u32,
     ) -> impl Future<Output = Verdict> + Send + use<'_> {
@@ -152,7 +152,7 @@ impl JobHandler {
         let arrived = Arrived::new(now, message.redelivered, head.sent_at);
         let metered = self.meters.of(method).start(arrived);
         let info = head.into_info(message, attempt);
-        let span = HandlerSpan::process(&self.spec.name, &info);
+        let span = HandlerSpan::process(&self.spec.name, &info, tag);
         self.hooks.extract(span.span(), &info.trace);
         let context = Context::of(Invocation {
             span,
@@ -526,7 +526,7 @@ impl Handler for JobHandler {
             // Tracked until this future ends: an acknowledgement timeout while the result is
             // published counts as well.
             let unacked = self.unacked.track(&channel, &delivery.message);
-            let running = self.run(&channel, &delivery.message, head, attempt);
+            let running = self.run(&channel, (&delivery.message, delivery.tag), head, attempt);
             let verdict = running.await;
             match verdict.0 {
                 Judgement::Done => unacked.finished(true),

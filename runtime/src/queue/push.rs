@@ -153,7 +153,7 @@ impl Push {
             }
         };
         let message_id = message_id.unwrap_or_else(random::identity);
-        let span = span::publish(&queue.spec.name, &routing_key, Some(&message_id));
+        let span = span::publish(&queue.spec.name, "", &routing_key, Some(&message_id));
         let mut trace = context.trace().clone();
         queue.hooks.inject(&span, &mut trace);
         let job = NewJob {

@@ -157,6 +157,7 @@ where
 {
     async fn handle(self: Arc<Self>, _: Arc<Channel>, delivery: Delivery) -> Settlement {
         let (now, redelivered) = (Instant::now(), delivery.message.redelivered);
+        let tag = delivery.tag;
         let sent_at = sent_at(&delivery.message.properties);
         let event = match self.decoder.decode(delivery.message.into()) {
             Decoded::Event(event) => event,
@@ -169,7 +170,7 @@ where
         let key = Escaped(event.key().to_owned());
         let exchange = Escaped(event.exchange().to_owned());
         let context = event.context.clone();
-        let span = HandlerSpan::process(context.service(), context.message());
+        let span = HandlerSpan::process(context.service(), context.message(), tag);
         let span = span.span().clone();
         self.hooks.extract(&span, context.trace());
         let metered = self.meter.start(Arrived::new(now, redelivered, sent_at));
