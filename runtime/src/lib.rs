@@ -117,7 +117,8 @@
 //! | [`amqp`] | [`Connection`] | its builder and state, header values, options of queues |
 //!
 //! And for all of them: [`Context`] in handlers, [`Error`] and [`Outcome`], [`Codec`], [`Running`] and [`Until`],
-//! [`shutdown_signal`].
+//! [`shutdown_signal`]. Layers are in [`middleware`], hooks for telemetry in [`observe`]; the crate `lepus-otel` has those
+//! for OpenTelemetry and Prometheus.
 //!
 //! # Features
 //!

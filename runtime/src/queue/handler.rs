@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::QueueSpec;
 use super::ack_timeout::UnackedJobs;
 use super::job::{Cancellation, RawJob, StopSignal};
+use super::job_meters::JobMeters;
 use crate::clock;
 use crate::context::{Context, Invocation, Times};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
@@ -20,7 +21,7 @@ use crate::escape::{Escaped, escaped};
 use crate::extensions::Extensions;
 use crate::handler_guard::{HandlerEnd, guard};
 use crate::link::{Channel, Connection, Delivery, Namespace};
-use crate::meter::{Arrived, Meter};
+use crate::meter::Arrived;
 use crate::observe::Hooks;
 use crate::policy::backoff::Backoff;
 use crate::policy::refusal;
@@ -29,7 +30,6 @@ use crate::policy::settle::{self, Arrival, Decision, Reason};
 use crate::policy::verdict::{Judgement, Retry, Verdict};
 use crate::publish::{Publisher, TIMEOUT, Target};
 use crate::random;
-use crate::server::MethodMeters;
 use crate::service::BoxFuture;
 use crate::span::HandlerSpan;
 use crate::stats::{Counters, HandlerKind, HandlerOutcome};
@@ -69,31 +69,6 @@ pub(crate) trait JobRunner: Send + Sync + 'static {
     }
 }
 
-/// The meters of a queue.
-enum JobMeters {
-    /// One for all jobs.
-    Queue(Arc<Meter>),
-    /// One for each task.
-    Tasks(MethodMeters),
-}
-
-impl JobMeters {
-    fn new(connection: &Connection, queue: &str, runner: &dyn JobRunner) -> Self {
-        let (meters, kind) = (connection.meters(), runner.kind());
-        match runner.tasks() {
-            None => Self::Queue(meters.of(kind, queue, "")),
-            Some(tasks) => Self::Tasks(MethodMeters::new(meters, kind, queue, tasks)),
-        }
-    }
-
-    fn of(&self, method: Option<&MethodDescriptor>) -> &Arc<Meter> {
-        match self {
-            Self::Queue(meter) => meter,
-            Self::Tasks(meters) => meters.of(method),
-        }
-    }
-}
-
 /// Handles the deliveries of one queue of jobs.
 pub(crate) struct JobHandler {
     spec: QueueSpec,
@@ -119,7 +94,7 @@ impl JobHandler {
         timeout: Option<Duration>,
     ) -> Self {
         Self {
-            meters: JobMeters::new(connection, &spec.name, &*runner),
+            meters: JobMeters::new(connection, &spec.name, runner.kind(), runner.tasks()),
             hooks: connection.hooks().clone(),
             spec,
             runner,

@@ -19,16 +19,14 @@ use crate::error::Error;
 use crate::escape::{Escaped, escaped};
 use crate::handler_guard::guard;
 use crate::link::{AckRange, Channel, Connection, Delivery, Flush};
-use crate::meter::{Arrived, Meter, OTHER};
+use crate::meter::{Arrived, Meter};
 use crate::observe::Hooks;
 use crate::service::{Reply, Service};
-use crate::span::{HandlerSpan, record_outcome};
-use crate::stats::{Counters, HandlerKind, HandlerOutcome};
+use crate::stats::{Counters, HandlerKind};
 use crate::wire::codec::Codec;
 use crate::wire::envelope::{CALLS_TYPE, RequestHead, is_protocol_type, sent_at};
 use crate::wire::message::{MessageInfo, SentAt};
 use crate::wire::status::{Code, Status};
-use crate::wire::value::Table;
 use crate::worker::{Handler, Settlement};
 
 /// The options of a server that hold for all of its services.
@@ -42,7 +40,7 @@ pub(super) struct ServerOptions {
 /// Handles the requests of one queue.
 pub(super) struct Dispatcher {
     descriptor: &'static ServiceDescriptor,
-    methods: MethodTable,
+    pub(super) methods: MethodTable,
     meters: MethodMeters,
     pub(super) executor: Executor,
     pub(super) replies: ReplySender,
@@ -52,8 +50,8 @@ pub(super) struct Dispatcher {
     pub(super) permits: Semaphore,
     /// Whether there is more than one permit.
     pub(super) is_concurrent: bool,
-    counters: Arc<Counters>,
-    hooks: Hooks,
+    pub(super) counters: Arc<Counters>,
+    pub(super) hooks: Hooks,
     tasks: Handle,
 }
 
@@ -177,67 +175,6 @@ impl Dispatcher {
             );
             Status::new(Code::InvalidArgument, text)
         })
-    }
-
-    /// Notes that a request is past its deadline.
-    pub(super) fn expired(&self, method: Option<&str>) {
-        self.counters.expired_requests.add();
-        let meter = self.meter(self.methods.find(method));
-        meter.counters.expired.add();
-        let (service, method) = (self.service_name(), escaped(method));
-        tracing::debug!(
-            service,
-            method,
-            "a request had expired when it came, dropped"
-        );
-    }
-
-    /// The reply to a request that is refused with this status.
-    pub(super) fn refuse(
-        &self,
-        status: Status,
-        method: Option<&str>,
-        message_id: Option<&str>,
-        trace: &Table,
-        arrived: Arrived,
-    ) -> Reply {
-        self.counters.malformed.add();
-        let service = self.service_name();
-        let found = self.methods.find(method);
-        // Peers choose the names of unknown methods: a span has no such name.
-        let name = found.map_or(OTHER, MethodDescriptor::name);
-        let message = MessageInfo {
-            message_id: message_id.map(str::to_owned),
-            redelivered: arrived.redelivered,
-            attempt: 1,
-            ..MessageInfo::default()
-        };
-        let span = HandlerSpan::request(service, name, &message);
-        let span = span.span();
-        self.hooks.extract(span, trace);
-        record_outcome(span, status.code().as_str());
-        self.not_run(found, status.code(), arrived, span);
-        tracing::warn!(
-            parent: span,
-            service,
-            method = escaped(method),
-            message_id = escaped(message_id),
-            status = %Escaped(&status),
-            "a request was refused"
-        );
-        Reply::failed(status)
-    }
-
-    /// Counts a request that is answered with a status and not run.
-    fn not_run(
-        &self,
-        method: Option<&MethodDescriptor>,
-        code: Code,
-        arrived: Arrived,
-        span: &Span,
-    ) {
-        let metered = self.meter(method).start(arrived);
-        metered.ended(HandlerOutcome::Status(code), span);
     }
 
     fn parse(&self, channel: &Arc<Channel>, delivery: Delivery) -> Parsed {
