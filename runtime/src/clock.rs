@@ -56,6 +56,12 @@ pub(crate) fn unix_seconds() -> Option<u64> {
     since.ok().map(|since| since.as_secs())
 }
 
+/// The wall clock in milliseconds since the Unix epoch.
+pub(crate) fn unix_millis() -> Option<u64> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    u64::try_from(since.ok()?.as_millis()).ok()
+}
+
 /// A timestamp of a message as a time; `None` if it is too far ahead for one.
 pub(crate) fn from_unix_seconds(seconds: u64) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))

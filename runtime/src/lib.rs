@@ -117,7 +117,8 @@
 //! | [`amqp`] | [`Connection`] | its builder and state, header values, options of queues |
 //!
 //! And for all of them: [`Context`] in handlers, [`Error`] and [`Outcome`], [`Codec`], [`Running`] and [`Until`],
-//! [`shutdown_signal`].
+//! [`shutdown_signal`]. Layers are in [`middleware`], hooks for telemetry in [`observe`]; the crate `lepus-otel` has those
+//! for OpenTelemetry and Prometheus.
 //!
 //! # Features
 //!
@@ -161,7 +162,9 @@ mod escape;
 mod extensions;
 mod handler_guard;
 mod link;
+mod meter;
 pub mod middleware;
+pub mod observe;
 mod policy;
 mod publish;
 mod pubsub;

@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::handler_guard::HandlerEnd;
 use crate::policy::verdict::Verdict;
 use crate::returns::{EncodedError, MethodError};
+use crate::stats::HandlerOutcome;
 use crate::wire::codec::{self, Codec, CodecError};
 use crate::wire::envelope::{self, ReplyStatus};
 use crate::wire::status::{Code, Status};
@@ -526,6 +527,18 @@ impl Reply {
             ReplyOutcome::Failed(error) => error.grpc_code().as_str(),
             ReplyOutcome::TimedOut => Code::DeadlineExceeded.as_str(),
             ReplyOutcome::Panicked(_) => "panicked",
+        }
+    }
+
+    /// The outcome as it is counted.
+    pub(crate) fn handler_outcome(&self) -> HandlerOutcome {
+        match self.outcome() {
+            ReplyOutcome::Value => HandlerOutcome::Ok,
+            ReplyOutcome::OwnError => HandlerOutcome::OwnError,
+            ReplyOutcome::Status(status) => HandlerOutcome::Status(status.code()),
+            ReplyOutcome::Failed(error) => HandlerOutcome::Status(error.grpc_code()),
+            ReplyOutcome::TimedOut => HandlerOutcome::Stopped,
+            ReplyOutcome::Panicked(_) => HandlerOutcome::Panicked,
         }
     }
 

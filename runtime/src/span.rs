@@ -52,7 +52,13 @@ impl HandlerSpan {
 
     /// The span of a job or an event at its handler, `process`. `source` is the queue, or the exchange of a
     /// broadcast subscription, whose queue has a random name.
-    pub(crate) fn process(source: &str, message: &MessageInfo) -> Self {
+    pub(crate) fn process(source: &str, message: &MessageInfo, delivery_tag: u64) -> Self {
+        // Through the default exchange, the routing key is the name of the queue.
+        let (exchange, key) = match message.exchange.as_str() {
+            "" => ("", ""),
+            exchange => (exchange, message.routing_key.as_str()),
+        };
+        let queue = if source == exchange { "" } else { source };
         Self(span!(
             "process",
             otel.name = %Pair("process", " ", source),
@@ -60,8 +66,9 @@ impl HandlerSpan {
             messaging.system = "rabbitmq",
             messaging.operation.name = "process",
             "messaging.operation.type" = "process",
-            messaging.destination.name = %Escaped(source),
+            messaging.destination.name = %Destination([exchange, key, queue]),
             messaging.rabbitmq.destination.routing_key = %Escaped(&message.routing_key),
+            messaging.rabbitmq.message.delivery_tag = delivery_tag,
             messaging.message.id = escaped(message.message_id.as_deref()),
             "type" = escaped(message.kind.as_deref()),
             caller = escaped(message.app_id.as_deref()),
@@ -93,16 +100,21 @@ pub(crate) fn call(service: &str, method: &str) -> Span {
     )
 }
 
-/// The span of a push of a job or a publish of an event, `publish`.
-pub(crate) fn publish(destination: &str, key: &str, message_id: Option<&str>) -> Span {
+/// The span of a push of a job or a publish of an event, `publish`. `target` is the work queue or the exchange; of a
+/// job, `exchange` is empty.
+pub(crate) fn publish(target: &str, exchange: &str, key: &str, message_id: Option<&str>) -> Span {
+    let destination = match exchange {
+        "" => Destination(["", "", target]),
+        exchange => Destination([exchange, key, ""]),
+    };
     span!(
         "publish",
-        otel.name = %Pair("publish", " ", destination),
+        otel.name = %Pair("publish", " ", target),
         otel.kind = "producer",
         messaging.system = "rabbitmq",
         messaging.operation.name = "publish",
         "messaging.operation.type" = "send",
-        messaging.destination.name = %Escaped(destination),
+        messaging.destination.name = %destination,
         messaging.rabbitmq.destination.routing_key = %Escaped(key),
         messaging.message.id = escaped(message_id),
         outcome = Empty,
@@ -129,6 +141,27 @@ pub(crate) fn published(span: &Span, outcome: &'static str) {
     tracing::debug!(parent: span, outcome, "message published");
 }
 
+/// A destination as the semantic conventions name it for RabbitMQ: exchange, routing key and queue, separated by `:`.
+/// Parts that are empty are left out, and a part that is the same as the one before it.
+struct Destination<'a>([&'a str; 3]);
+
+impl fmt::Display for Destination<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut before = "";
+        for part in self.0.into_iter().filter(|part| !part.is_empty()) {
+            if part == before {
+                continue;
+            }
+            if !before.is_empty() {
+                f.write_str(":")?;
+            }
+            write!(f, "{}", Escaped(part))?;
+            before = part;
+        }
+        Ok(())
+    }
+}
+
 /// Two texts with a separator between them.
 struct Pair<'a>(&'a str, &'a str, &'a str);
 
@@ -136,5 +169,19 @@ impl fmt::Display for Pair<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(first, separator, second) = *self;
         write!(f, "{}{separator}{}", Escaped(first), Escaped(second))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_has_the_parts_that_there_are() {
+        let name = |parts| Destination(parts).to_string();
+        assert_eq!(name(["", "", "resize"]), "resize");
+        assert_eq!(name(["logs", "kern.info", ""]), "logs:kern.info");
+        assert_eq!(name(["logs", "kern.info", "audit"]), "logs:kern.info:audit");
+        assert_eq!(name(["logs", "audit", "audit"]), "logs:audit");
     }
 }

@@ -26,7 +26,15 @@ const FLOORS: &[&[&str]] = &[
         "handler_guard",
         "stats",
     ],
-    &["error", "wire/message", "span", "context", "policy/verdict"],
+    &[
+        "error",
+        "wire/message",
+        "observe",
+        "meter",
+        "span",
+        "context",
+        "policy/verdict",
+    ],
     &[
         "wire/codec",
         "descriptor",
@@ -54,13 +62,19 @@ const SPLIT: &[&str] = &["wire", "policy"];
 const LINK: &str = "link";
 
 /// The members of the workspace, by their folders.
-const MEMBERS: &[&str] = &["macros", "runtime", "broker", "examples", "tests"];
+const MEMBERS: &[&str] = &["macros", "runtime", "broker", "otel", "examples", "tests"];
 
 /// Dependencies that no source file of their crate names: the crate's folder, the dependency, and the
 /// reason to have it.
-const UNNAMED: &[(&str, &str, &str)] = &[];
+const UNNAMED: &[(&str, &str, &str)] = &[
+    ("examples", "lepus-otel", "snippets of the book"),
+    ("examples", "opentelemetry", "snippets of the book"),
+    ("examples", "opentelemetry-stdout", "snippets of the book"),
+    ("examples", "opentelemetry_sdk", "snippets of the book"),
+    ("examples", "tracing-opentelemetry", "snippets of the book"),
+];
 
-const LIBRARIES: &[&str] = &["macros", "runtime", "broker"];
+const LIBRARIES: &[&str] = &["macros", "runtime", "broker", "otel"];
 
 /// Words with which no doc comment begins: a sentence that begins so describes something without
 /// naming it.

@@ -102,7 +102,11 @@ impl BrokerBackend {
             .is_some_and(|coalescer| coalescer.should_ask());
         let app_id = self.connection.given_name();
         let message = request.message(app_id, Some(call.address()), asks_for_batches);
-        Some(queue.publish(&message, call.id).map(|()| call))
+        let published = queue.publish(&message, call.id);
+        Some(published.map(|()| {
+            request.sent(1);
+            call
+        }))
     }
 
     /// Publishes a request with a confirm and without other requests on its channel. If the broker closes
@@ -125,7 +129,10 @@ impl BrokerBackend {
             let message = Arc::new(request.message(app_id, Some(call.address()), false));
             let published = self.publisher.publish(message, request.time_left()).await;
             return published
-                .map(|()| call)
+                .map(|()| {
+                    request.sent(1);
+                    call
+                })
                 .map_err(|failure| failure.into_error(&request.target()));
         }
     }

@@ -17,6 +17,7 @@ use super::transport::{InFlightCall, LayeredCall, Sending};
 use crate::descriptor::MethodDescriptor;
 use crate::error::{CallError, Error, ErrorKind, Never, Outcome};
 use crate::service::Reply;
+use crate::stats::HandlerOutcome;
 use crate::wire::codec::CodecError;
 use crate::wire::envelope::{self, ReplyStatus};
 use crate::wire::value::{Table, Value};
@@ -247,11 +248,11 @@ fn decode<T: DeserializeOwned, E: DeserializeOwned>(
     match status {
         ReplyStatus::Success => codec
             .decode(&body)
-            .inspect(|_| request.ended("ok"))
+            .inspect(|_| request.ended(HandlerOutcome::Ok))
             .map_err(undecodable),
         ReplyStatus::Application => match codec.decode(&body) {
             Ok(error) => {
-                request.ended("error");
+                request.ended(HandlerOutcome::OwnError);
                 return Err(CallError::Service(error));
             }
             Err(error) => Err(undecodable(error)),

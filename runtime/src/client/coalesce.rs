@@ -218,7 +218,12 @@ impl Batch {
         let batch = queue.assign_message(&mut self.calls, |call| call.id)?;
         let message = self.message(&queue, batch, app_id, now);
         let error = match message.and_then(|message| queue.publish_deferred(&message, batch)) {
-            Ok(written) => return Some(written),
+            Ok(written) => {
+                if let Some(first) = self.calls.first() {
+                    first.request.sent(self.calls.len());
+                }
+                return Some(written);
+            }
             Err(error) => error,
         };
         tracing::debug!(%error, "a batch cannot be sent, sending its calls one by one");

@@ -1,6 +1,7 @@
 //! Requests: a call from its options to its end, and the message (`basic.publish`) it is sent as.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,8 +11,10 @@ use tracing::Span;
 use super::correlation::{CorrelationId, ReplyAddress};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{Error, ErrorKind, Outcome};
+use crate::observe::{Called, Observe};
 use crate::publish::Target;
 use crate::span::record_outcome;
+use crate::stats::HandlerOutcome;
 use crate::wire::codec::Codec;
 use crate::wire::envelope::RequestHead;
 use crate::wire::message::{MessageInfo, Outgoing};
@@ -46,6 +49,10 @@ pub(super) struct CallRequest {
     pub(super) trace: Table,
     /// [`Span::none`] if the end of the call is reported elsewhere, or to nobody.
     pub(super) span: Span,
+    /// `None` as well if the end of the call is reported elsewhere.
+    pub(super) observe: Option<Arc<dyn Observe>>,
+    /// Whether the observer was told of the end.
+    pub(super) is_ended: AtomicBool,
 }
 
 impl CallRequest {
@@ -65,21 +72,26 @@ impl CallRequest {
 
     pub(super) fn failed(&self, kind: ErrorKind, outcome: Outcome) -> Error {
         let error = Error::new(kind);
-        self.ended(error.grpc_code().as_str());
+        self.ended(HandlerOutcome::Status(error.grpc_code()));
         self.target().describe(error, self.started, outcome)
     }
 
     pub(super) fn not_sent(&self, error: Error) -> Error {
-        self.ended(error.grpc_code().as_str());
+        self.ended(HandlerOutcome::Status(error.grpc_code()));
         self.target()
             .describe(error, self.started, Outcome::NotSent)
     }
 
-    /// Records the outcome of the call in its span, and logs its end.
-    pub(super) fn ended(&self, outcome: &'static str) {
+    /// Records the outcome of the call in its span, tells the observer, and logs its end.
+    pub(super) fn ended(&self, outcome: HandlerOutcome) {
+        self.observed(outcome);
         if self.span.is_none() {
             return;
         }
+        let outcome = match outcome {
+            HandlerOutcome::OwnError => "error",
+            other => other.as_str(),
+        };
         record_outcome(&self.span, outcome);
         tracing::debug!(
             parent: &self.span,
@@ -90,6 +102,31 @@ impl CallRequest {
             elapsed = ?self.started.elapsed(),
             "call ended"
         );
+    }
+
+    /// Tells the observer of the end of the call, once.
+    fn observed(&self, outcome: HandlerOutcome) {
+        let Some(observe) = &self.observe else {
+            return;
+        };
+        if self.is_ended.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        observe.call(&Called {
+            service: self.service.name(),
+            method: self.method().name(),
+            queue: &self.queue,
+            outcome,
+            duration: self.started.elapsed(),
+            span: &self.span,
+        });
+    }
+
+    /// Tells the observer that a message with this and other calls was sent.
+    pub(super) fn sent(&self, calls: usize) {
+        if let Some(observe) = &self.observe {
+            observe.calls_sent(self.service.name(), calls);
+        }
     }
 
     /// The facts of its message as a handler in this process reads them.
@@ -143,5 +180,12 @@ impl CallRequest {
             properties: head.into_properties(),
             body,
         }
+    }
+}
+
+impl Drop for CallRequest {
+    /// A call that was not ended was given up by its caller.
+    fn drop(&mut self) {
+        self.observed(HandlerOutcome::Cancelled);
     }
 }

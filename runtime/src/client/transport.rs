@@ -3,6 +3,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -23,6 +24,7 @@ use crate::policy::refusal;
 use crate::publish::PublishFailure;
 use crate::service::{BoxFuture, DynService, Reply, ReplyOutcome, Request, Service};
 use crate::span::{self, HandlerSpan};
+use crate::stats::HandlerOutcome;
 use crate::wire::envelope::{ReplyStatus, check_headers};
 use crate::wire::status::{Code, Status};
 use crate::wire::value::Table;
@@ -128,7 +130,14 @@ fn start(client: &Client, mut options: CallOptions) -> Result<CallRequest, Error
         message_id: None,
         trace: context.trace().clone(),
         span: span::call(client.inner.descriptor.name(), method.name()),
+        observe: None,
+        is_ended: AtomicBool::new(false),
     };
+    if let Backend::Broker(backend) = &client.inner.backend {
+        let hooks = backend.connection.hooks();
+        hooks.inject(&request.span, &mut request.trace);
+        request.observe.clone_from(&hooks.observe);
+    }
     Error::check_runtime().map_err(|error| request.not_sent(error))?;
     match request.options.error.take() {
         Some(error) => Err(request.not_sent(error)),
@@ -188,6 +197,7 @@ fn send_to_broker(
             let (now, time_left) = (Instant::now(), request.time_left());
             let published = backend.publisher.send(message, now, time_left).await;
             let receipt = published.map_err(|failure| failure.into_error(&request.target()))?;
+            request.sent(1);
             let confirmed = Box::pin(receipt.wait());
             Ok(in_flight(request, CallTransport::OneWay(confirmed)))
         }));
@@ -325,7 +335,7 @@ impl LayeredCall {
         let reply = reply.map_err(|_| request.failed(ErrorKind::Timeout, Outcome::SentNoReply))?;
         match reply.call_error() {
             Some(error) => {
-                request.ended(error.grpc_code().as_str());
+                request.ended(HandlerOutcome::Status(error.grpc_code()));
                 Err(error.clone())
             }
             None => Ok(reply),
@@ -374,6 +384,8 @@ impl Service for ClientService {
             trace: context.trace().clone(),
             // The layered call has the span, and reports the end.
             span: Span::none(),
+            observe: None,
+            is_ended: AtomicBool::new(false),
         };
         Box::pin(async move {
             let sent = match check_headers(request.options.headers.keys()) {

@@ -1,5 +1,6 @@
 //! Builder of a [`Connection`]: its settings, checked before anything is connected.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -10,6 +11,7 @@ use super::settings::{BrokerAddress, Io, Settings, TlsSettings};
 use crate::clock;
 use crate::context::PropagatedHeaders;
 use crate::error::Error;
+use crate::observe::{Hooks, Observe, Propagate};
 use crate::policy::retry::RetryPolicy;
 use crate::wire::envelope::check_headers;
 use crate::wire::name::Name;
@@ -35,6 +37,7 @@ pub struct ConnectionBuilder {
     retry_at_start: bool,
     io: Io,
     propagated: Vec<String>,
+    hooks: Hooks,
 }
 
 /// A URI, whose `Debug` does not show it: it may contain a password.
@@ -96,6 +99,7 @@ impl ConnectionBuilder {
             retry_at_start: false,
             io: Io::default(),
             propagated: Vec::new(),
+            hooks: Hooks::default(),
         }
     }
 
@@ -210,6 +214,21 @@ impl ConnectionBuilder {
         self
     }
 
+    /// Sets the hook that carries traces over the messages of this connection. Default: none; trace headers pass
+    /// unchanged from a message to those that its handler sends. `lepus-otel` has one for OpenTelemetry.
+    pub fn propagate_traces(mut self, propagate: impl Propagate) -> Self {
+        self.hooks.propagate = Some(Arc::new(propagate));
+        self
+    }
+
+    /// Sets the hook that is told of calls, requests, jobs, events and the state of this connection, to make
+    /// metrics of it. Default: none. [`observe`](crate::observe) has an example, and `lepus-otel` has hooks for
+    /// OpenTelemetry and for Prometheus.
+    pub fn observe(mut self, observe: impl Observe) -> Self {
+        self.hooks.observe = Some(Arc::new(observe));
+        self
+    }
+
     /// Sets the runtime on which the sockets are read and written. Default: [`Io::Own`].
     pub fn io(mut self, io: Io) -> Self {
         self.io = io;
@@ -294,6 +313,7 @@ impl ConnectionBuilder {
             tls: self.tls,
             namespace,
             propagated: PropagatedHeaders::new(self.propagated),
+            hooks: self.hooks,
         })
     }
 }

@@ -17,8 +17,10 @@ use super::state::{ConnectionState, Role, StateTracker};
 use super::supervise::{Dialer, Link};
 use crate::context::PropagatedHeaders;
 use crate::error::Error;
+use crate::meter::Meters;
+use crate::observe::Hooks;
 use crate::policy::retry::RetryPolicy;
-use crate::stats::{Counters, Stats};
+use crate::stats::{Counters, MethodStats, Stats};
 use crate::sync::lock;
 
 /// A connection to RabbitMQ. Cheap to clone; dropping the last clone closes it.
@@ -110,6 +112,7 @@ struct Inner {
     tasks: Handle,
     shared: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
     counters: Arc<Counters>,
+    meters: Meters,
     io: Option<IoThread>,
 }
 
@@ -120,6 +123,7 @@ impl Connection {
         let io = own.as_ref().map_or(&tasks, IoThread::handle).clone();
         let namespace = Namespace::new(settings.namespace.clone());
         let counters = Arc::<Counters>::default();
+        let meters = Meters::new(settings.hooks.observe.clone());
         let dialer = Arc::new(Dialer::new(settings, io, Arc::clone(&counters)));
         let (tracker, closing) = (Arc::new(StateTracker::new()), watch::Sender::new(false));
         let guard = RuntimeGuard {
@@ -139,6 +143,7 @@ impl Connection {
                 tasks,
                 shared: Mutex::new(HashMap::new()),
                 counters,
+                meters,
                 io: own,
             }),
         }
@@ -164,6 +169,47 @@ impl Connection {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.inner.counters.read()
+    }
+
+    /// A snapshot of the figures of each method that this connection serves: methods of services, tasks, and
+    /// the jobs and events of each queue or exchange whose handlers run here. They are in the order in which
+    /// their servers, pools and subscriptions were first started, and stay when those are stopped.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = lepus_broker::Broker::start().await?;
+    /// # let connection = lepus::Connection::open(&broker.uri()).await?;
+    /// #[lepus::service]
+    /// trait Calculator {
+    ///     async fn fib(&self, n: u64) -> u64;
+    /// }
+    /// # struct CalculatorService;
+    /// # impl Calculator for CalculatorService {
+    /// #     async fn fib(&self, n: u64) -> u64 {
+    /// #         n
+    /// #     }
+    /// # }
+    ///
+    /// let calculator = CalculatorServer::new(CalculatorService);
+    /// let server = lepus::Server::new(&connection).serve(calculator).start().await?;
+    /// CalculatorClient::new(&connection).fib(30).await?;
+    ///
+    /// for method in connection.stats_by_method() {
+    ///     let (service, name) = (&method.service, &method.method);
+    ///     let failed = method.panics + method.stopped;
+    ///     let mean = method.duration.mean().unwrap_or_default();
+    ///     println!("{service}/{name}: {} requests, {failed} failed, {mean:?} each", method.requests);
+    ///     assert_eq!((method.requests, failed), (1, 0));
+    /// }
+    /// # server.stop().await?;
+    /// # connection.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn stats_by_method(&self) -> Vec<MethodStats> {
+        self.inner.meters.read()
     }
 
     /// Deletes the queues and exchanges that this connection has declared in its
@@ -279,6 +325,15 @@ impl Connection {
     /// The backoff between attempts to set up a consumer or a channel.
     pub(crate) fn backoff(&self) -> &RetryPolicy {
         &self.inner.dialer.settings.backoff
+    }
+
+    /// The meters of the methods that this connection serves.
+    pub(crate) fn meters(&self) -> &Meters {
+        &self.inner.meters
+    }
+
+    pub(crate) fn hooks(&self) -> &Hooks {
+        &self.inner.dialer.settings.hooks
     }
 
     pub(crate) fn counters(&self) -> Arc<Counters> {

@@ -42,7 +42,7 @@ pub(super) struct DialedConnection {
     pub(super) io_error: oneshot::Receiver<io::Error>,
 }
 
-/// Tries the addresses in turn and returns the first connection.
+/// Tries the addresses in turn and returns the first connection, with its host and port.
 ///
 /// # Errors
 /// The reason why no address could be connected to; with several addresses, the reason for each.
@@ -50,13 +50,14 @@ pub(super) async fn dial(
     settings: &Settings,
     name: &str,
     io: &Handle,
-) -> Result<DialedConnection, Error> {
+) -> Result<(DialedConnection, (String, u16)), Error> {
     let mut failures = Vec::new();
     for address in &settings.addresses {
         match dial_one(address, settings, name, io).await {
             Ok(dialed) => {
                 tracing::debug!(%address, "connected");
-                return Ok(dialed);
+                let authority = &address.0.authority;
+                return Ok((dialed, (authority.host.clone(), authority.port)));
             }
             Err(error) => {
                 tracing::debug!(%address, %error, "connecting failed");

@@ -35,6 +35,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Session {
     generation: u64,
+    /// Host and port of the broker.
+    peer: (String, u16),
     connection: lapin::Connection,
     mux: WriteMux,
     channels: Channels,
@@ -48,7 +50,7 @@ pub(crate) struct Session {
 
 impl Session {
     pub(super) fn start(
-        dialed: DialedConnection,
+        (dialed, peer): (DialedConnection, (String, u16)),
         generation: u64,
         io: &runtime::Handle,
         counters: Arc<Counters>,
@@ -64,6 +66,7 @@ impl Session {
         let events = connection.events_listener();
         let session = Arc::new(Self {
             generation,
+            peer,
             connection,
             broker: mux.broker(),
             mux,
@@ -87,6 +90,11 @@ impl Session {
     pub(super) fn heartbeat(&self) -> Duration {
         let seconds = self.mux.negotiated().map_or(0, |tune| tune.heartbeat);
         Duration::from_secs(seconds.into())
+    }
+
+    /// Host and port of the broker, as they are in its URI.
+    pub(super) fn peer(&self) -> (&str, u16) {
+        (&self.peer.0, self.peer.1)
     }
 
     pub(crate) fn generation(&self) -> u64 {

@@ -9,6 +9,7 @@ use super::frame::DEFAULT_FRAME_MAX;
 use super::uri::{self, UriError};
 use crate::context::PropagatedHeaders;
 use crate::error::Error;
+use crate::observe::Hooks;
 use crate::policy::retry::RetryPolicy;
 use crate::wire::name::Name;
 
@@ -171,6 +172,7 @@ pub(super) struct Settings {
     pub(super) tls: TlsSettings,
     pub(super) namespace: Option<Name>,
     pub(super) propagated: PropagatedHeaders,
+    pub(super) hooks: Hooks,
 }
 
 impl Settings {

@@ -19,12 +19,18 @@ pub(super) enum Role {
     Consuming,
 }
 
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Role {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
             Self::Publishing => "publishing",
             Self::Consuming => "consuming",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -21,6 +21,7 @@ use super::state::{Role, StateTracker};
 use crate::clock;
 use crate::error::{ConnectFault, Error, ErrorKind};
 use crate::escape::Escaped;
+use crate::observe::{ConnectionFact, Hooks};
 use crate::policy::backoff::Backoff;
 use crate::policy::retry::RetryPolicy;
 use crate::random;
@@ -141,6 +142,7 @@ impl Link {
             closing,
             status: sender,
             backoff,
+            was_connected: false,
             lost_at: Instant::now(),
         };
         io.spawn(supervisor.run(preopened));
@@ -205,6 +207,8 @@ struct Supervisor {
     status: watch::Sender<LinkStatus>,
     /// Failed attempts, and losses of sessions, since the last stable session.
     backoff: Backoff,
+    /// Whether there was a session before.
+    was_connected: bool,
     /// When the last stable session was lost; before the first one, when the supervisor was started.
     lost_at: Instant,
 }
@@ -278,24 +282,41 @@ impl Supervisor {
         let role = self.role;
         let connected_at = Instant::now();
         tracing::info!(%role, generation = session.generation(), "connected to the broker");
+        let (host, port) = session.peer();
+        let is_again = std::mem::replace(&mut self.was_connected, true);
+        self.hooks().connection(&ConnectionFact::Connected {
+            role: role.as_str(),
+            is_again,
+            host,
+            port,
+        });
         self.tracker.connected(role);
         self.status
             .send_replace(LinkStatus::Up(Arc::clone(session)));
+        let hooks = self.hooks().clone();
         let reason = tokio::select! {
             () = is_closing(&mut self.closing) => {
                 session.close().await;
                 return None;
             }
-            reason = report_blocks(session, role, &self.tracker) => reason,
+            reason = report_blocks(session, role, &self.tracker, &hooks) => reason,
         };
         self.status
             .send_replace(LinkStatus::Down(Some(reason.clone())));
         tracing::warn!(%role, error = %reason, source = source(&reason), "connection to the broker lost");
+        hooks.connection(&ConnectionFact::Lost {
+            role: role.as_str(),
+            error: &reason,
+        });
         self.tracker.reconnecting(role, reason);
         if self.backoff.reset_if_stable(connected_at.elapsed()) {
             self.lost_at = Instant::now();
         }
         Some(())
+    }
+
+    fn hooks(&self) -> &Hooks {
+        &self.dialer.settings.hooks
     }
 
     async fn pause(&mut self, pause: Duration) -> Option<()> {
@@ -349,7 +370,12 @@ async fn is_closing(closing: &mut watch::Receiver<bool>) {
 
 /// Reports `connection.blocked` and `connection.unblocked` to the tracker until the session is down, and
 /// returns the reason of that.
-async fn report_blocks(session: &Session, role: Role, tracker: &StateTracker) -> Error {
+async fn report_blocks(
+    session: &Session,
+    role: Role,
+    tracker: &StateTracker,
+    hooks: &Hooks,
+) -> Error {
     let mut blocked = session.blocked();
     loop {
         tokio::select! {
@@ -358,7 +384,12 @@ async fn report_blocks(session: &Session, role: Role, tracker: &StateTracker) ->
                 if changed.is_err() {
                     return session.down().await;
                 }
-                match blocked.borrow_and_update().clone() {
+                let reason = blocked.borrow_and_update().clone();
+                hooks.connection(&ConnectionFact::Blocked {
+                    role: role.as_str(),
+                    is_blocked: reason.is_some(),
+                });
+                match reason {
                     Some(reason) => {
                         let text = Escaped(&reason);
                         tracing::warn!(%role, reason = %text, "connection blocked by the broker: publishes wait");

@@ -5,7 +5,8 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::{CallError, Error};
-use crate::wire::status::Status;
+use crate::stats::HandlerOutcome;
+use crate::wire::status::{Code, Status};
 
 /// Whether and when a failed job is tried again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -193,6 +194,17 @@ impl Verdict {
         match &self.0 {
             Judgement::Failed { error, .. } | Judgement::UnknownTask { error } => Some(error),
             Judgement::Done | Judgement::Requeue => None,
+        }
+    }
+
+    /// The outcome as it is counted.
+    pub(crate) fn handler_outcome(&self) -> HandlerOutcome {
+        match &self.0 {
+            Judgement::Done => HandlerOutcome::Ok,
+            Judgement::Failed { .. } => HandlerOutcome::OwnError,
+            Judgement::UnknownTask { .. } => HandlerOutcome::Status(Code::Unimplemented),
+            // The reader of a stream is gone.
+            Judgement::Requeue => HandlerOutcome::Cancelled,
         }
     }
 

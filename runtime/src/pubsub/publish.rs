@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::Span;
 
 use super::binding::RoutingKey;
 use super::event::EncodedEvent;
@@ -15,8 +16,10 @@ use super::options::PublishOptions;
 use crate::clock;
 use crate::context::Context;
 use crate::error::{Error, Outcome};
+use crate::observe::Published;
 use crate::publish::Target;
 use crate::span;
+use crate::stats::{HandlerKind, HandlerOutcome};
 use crate::wire::envelope::{self, EventHead};
 use crate::wire::message::Outgoing;
 use crate::wire::value::{Table, Value};
@@ -145,21 +148,28 @@ impl Publish {
             publisher,
             message,
             options,
+            span,
         } = self.prepare(started)?;
-        let (exchange, key) = (publisher.spec().name(), message.routing_key.clone());
-        let span = span::publish(exchange, &key, message.properties.message_id.as_deref());
-        let sent = publisher.publish(message, options, started);
-        match sent.await {
-            Ok(()) => {
-                span::published(&span, "ok");
-                Ok(())
-            }
-            Err(failure) => {
-                let error = failure.into_error(&target(exchange, &key));
-                span::published(&span, error.grpc_code().as_str());
-                Err(error)
-            }
+        let exchange = publisher.spec().name();
+        let sent = publisher.publish(Arc::clone(&message), options, started);
+        let sent = sent.await;
+        let sent =
+            sent.map_err(|failure| failure.into_error(&target(exchange, &message.routing_key)));
+        let outcome = match &sent {
+            Ok(()) => HandlerOutcome::Ok,
+            Err(error) => HandlerOutcome::Status(error.grpc_code()),
+        };
+        span::published(&span, outcome.as_str());
+        if let Some(observe) = &publisher.connection().hooks().observe {
+            observe.published(&Published {
+                kind: HandlerKind::Event,
+                destination: exchange,
+                outcome,
+                duration: started.elapsed(),
+                span: &span,
+            });
         }
+        sent
     }
 
     fn prepare(self, started: Instant) -> Result<PreparedEvent, Error> {
@@ -185,20 +195,25 @@ impl Publish {
             .map_err(|error| target(exchange, "").describe(error, started, Outcome::NotSent))?;
         let connection = publisher.connection();
         connection.propagated().add(&context, &mut headers);
+        let message_id = message_id.unwrap_or_else(|| publisher.message_id());
+        let full_name = connection.namespace().scope(exchange);
+        let span = span::publish(exchange, &full_name, key.as_str(), Some(&message_id));
+        let mut trace = context.trace().clone();
+        connection.hooks().inject(&span, &mut trace);
         let head = EventHead {
             kind: encoded.event_type,
             content_type: Some(publisher.spec().codec.content_type().to_owned()),
-            message_id: Some(message_id.unwrap_or_else(|| publisher.message_id())),
+            message_id: Some(message_id),
             published_at: clock::unix_seconds(),
             publisher: connection.given_name().map(str::to_owned),
             persistent: options.persistent,
             priority,
             time_to_live,
             headers,
-            trace: context.trace().clone(),
+            trace,
         };
         let message = Arc::new(Outgoing {
-            exchange: connection.namespace().scope(exchange),
+            exchange: full_name,
             routing_key: key.as_str().to_owned(),
             mandatory: options.mandatory,
             properties: head.into_properties(),
@@ -208,6 +223,7 @@ impl Publish {
             publisher,
             message,
             options,
+            span,
         })
     }
 }
@@ -217,6 +233,7 @@ struct PreparedEvent {
     publisher: Arc<ExchangePublisher>,
     message: Arc<Outgoing>,
     options: PublishOptions,
+    span: Span,
 }
 
 /// The name of an event in errors.

@@ -12,13 +12,17 @@ use tokio::time::Instant;
 use super::QueueSpec;
 use super::ack_timeout::UnackedJobs;
 use super::job::{Cancellation, RawJob, StopSignal};
+use super::job_meters::JobMeters;
 use crate::clock;
 use crate::context::{Context, Invocation, Times};
+use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::Error;
 use crate::escape::{Escaped, escaped};
 use crate::extensions::Extensions;
 use crate::handler_guard::{HandlerEnd, guard};
 use crate::link::{Channel, Connection, Delivery, Namespace};
+use crate::meter::Arrived;
+use crate::observe::Hooks;
 use crate::policy::backoff::Backoff;
 use crate::policy::refusal;
 use crate::policy::retry::RetryPolicy;
@@ -28,7 +32,7 @@ use crate::publish::{Publisher, TIMEOUT, Target};
 use crate::random;
 use crate::service::BoxFuture;
 use crate::span::HandlerSpan;
-use crate::stats::Counters;
+use crate::stats::{Counters, HandlerKind, HandlerOutcome};
 use crate::wire::envelope::{self, DeathRecord, JobHead, SourceRoute};
 use crate::wire::message::{Incoming, Outgoing, Properties};
 use crate::wire::topology::{Queue, QueueKind, Topology};
@@ -49,8 +53,18 @@ pub(crate) trait JobRunner: Send + Sync + 'static {
     /// Runs a job. One that cannot be decoded is rejected.
     fn run(&self, job: RawJob) -> BoxFuture<Verdict>;
 
-    /// The time limit of this task, if it has one of its own.
-    fn time_limit(&self, _task: Option<&str>) -> Option<Duration> {
+    /// Jobs or events.
+    fn kind(&self) -> HandlerKind {
+        HandlerKind::Job
+    }
+
+    /// The tasks that it runs, if its jobs are tasks.
+    fn tasks(&self) -> Option<&'static ServiceDescriptor> {
+        None
+    }
+
+    /// The method of a task. `None` if it has none, or if jobs are not tasks.
+    fn method(&self, _task: Option<&str>) -> Option<&'static MethodDescriptor> {
         None
     }
 }
@@ -66,6 +80,8 @@ pub(crate) struct JobHandler {
     /// The user of the connection: the only `user_id` that the broker accepts in a message.
     user: Option<String>,
     counters: Arc<Counters>,
+    meters: JobMeters,
+    hooks: Hooks,
     stop: watch::Sender<StopSignal>,
     unacked: UnackedJobs,
 }
@@ -78,6 +94,8 @@ impl JobHandler {
         timeout: Option<Duration>,
     ) -> Self {
         Self {
+            meters: JobMeters::new(connection, &spec.name, runner.kind(), runner.tasks()),
+            hooks: connection.hooks().clone(),
             spec,
             runner,
             timeout,
@@ -96,19 +114,23 @@ impl JobHandler {
     fn run(
         &self,
         channel: &Arc<Channel>,
-        message: &Incoming,
+        (message, tag): (&Incoming, u64),
         head: JobHead,
         attempt: u32,
     ) -> impl Future<Output = Verdict> + Send + use<'_> {
-        let limit = self.runner.time_limit(head.task.as_deref());
-        let limit = limit.or(self.timeout);
+        let method = self.runner.method(head.task.as_deref());
+        let limit = method.and_then(MethodDescriptor::timeout).or(self.timeout);
+        let now = Instant::now();
         let times = limit.map_or_else(Times::default, |limit| {
-            let now = Instant::now();
             Times::new(now, Some(clock::deadline(now, limit)))
         });
+        let arrived = Arrived::new(now, message.redelivered, head.sent_at);
+        let metered = self.meters.of(method).start(arrived);
         let info = head.into_info(message, attempt);
+        let span = HandlerSpan::process(&self.spec.name, &info, tag);
+        self.hooks.extract(span.span(), &info.trace);
         let context = Context::of(Invocation {
-            span: HandlerSpan::process(&self.spec.name, &info),
+            span,
             service: Some(self.spec.name.clone().into()),
             method: None,
             times,
@@ -127,15 +149,18 @@ impl JobHandler {
             let error = match end {
                 HandlerEnd::Returned(verdict) => {
                     ended.ended(verdict.outcome());
+                    metered.ended(verdict.handler_outcome(), ended.span());
                     return verdict;
                 }
                 HandlerEnd::TimedOut => {
                     ended.stopped();
+                    metered.ended(HandlerOutcome::Stopped, ended.span());
                     format!("stopped after {:?}", limit.unwrap_or_default())
                 }
                 HandlerEnd::Panicked(text) => {
                     self.counters.panics.add();
                     ended.panicked(&text);
+                    metered.ended(HandlerOutcome::Panicked, ended.span());
                     format!("panicked: {text}")
                 }
             };
@@ -230,7 +255,7 @@ impl JobHandler {
                 "broker refuses a job for a retry and as a dead letter: it is rejected, and the \
                  broker moves it to the dead-letter queue without its error"
             );
-            self.counters.dead_lettered.add();
+            self.moved(message, true);
             return Settlement::Reject;
         }
         let pause = self.backoff.jittered(MANY_FAILURES, random::fraction());
@@ -271,7 +296,7 @@ impl JobHandler {
         let queue = self.spec.name.as_str();
         let properties = || message.properties.clone();
         let (exchange, routing_key) = (&message.exchange, &message.routing_key);
-        let (destination, properties, counter) = match decision {
+        let (destination, properties, is_dead) = match decision {
             Decision::Ack => return Ok(Settlement::Ack),
             Decision::Requeue => return Ok(Settlement::Requeue),
             Decision::Retry {
@@ -297,7 +322,7 @@ impl JobHandler {
                     properties.expiration = Some(envelope::expiration(delay));
                     self.spec.delayed(delay)?
                 };
-                (destination, properties, &self.counters.retried)
+                (destination, properties, false)
             }
             Decision::DeadLetter { reason, error } => {
                 tracing::warn!(
@@ -310,20 +335,30 @@ impl JobHandler {
                 let record = self.death_record(reason, error, attempt);
                 let mut properties = record.write(properties());
                 SourceRoute::record(exchange, routing_key, &mut properties);
-                let counter = &self.counters.dead_lettered;
-                (self.spec.dead()?, properties, counter)
+                (self.spec.dead()?, properties, true)
             }
         };
         let copied = self.publish_copy(channel, destination, properties, &message.body);
         Ok(match copied.await? {
             Copied::Confirmed => {
-                counter.add();
+                self.moved(message, is_dead);
                 Settlement::Ack
             }
             // The original cannot be settled any more: the broker delivers it again.
             Copied::OriginalLost => Settlement::Settled,
             Copied::Stopping => Settlement::Requeue,
         })
+    }
+
+    /// Counts a job that was moved to another queue.
+    fn moved(&self, message: &Incoming, is_dead: bool) {
+        if is_dead {
+            self.counters.dead_lettered.add();
+        } else {
+            self.counters.retried.add();
+        }
+        let method = self.runner.method(message.properties.kind.as_deref());
+        self.meters.of(method).moved(is_dead);
     }
 
     fn death_record(&self, reason: Reason, error: String, attempts: u32) -> DeathRecord {
@@ -466,7 +501,7 @@ impl Handler for JobHandler {
             // Tracked until this future ends: an acknowledgement timeout while the result is
             // published counts as well.
             let unacked = self.unacked.track(&channel, &delivery.message);
-            let running = self.run(&channel, &delivery.message, head, attempt);
+            let running = self.run(&channel, (&delivery.message, delivery.tag), head, attempt);
             let verdict = running.await;
             match verdict.0 {
                 Judgement::Done => unacked.finished(true),

@@ -8,6 +8,7 @@ use super::QueueSpec;
 use crate::context::PropagatedHeaders;
 use crate::error::Error;
 use crate::link::{Connection, Namespace};
+use crate::observe::Hooks;
 use crate::publish::{MAX_UNCONFIRMED, OnMissing, Publisher, TIMEOUT, Target};
 
 /// Publishes encoded jobs to one queue.
@@ -26,6 +27,7 @@ pub(super) struct QueueContext {
     /// The name of this program (AMQP's `app_id`).
     pub(super) app_id: Option<String>,
     pub(super) propagated: PropagatedHeaders,
+    pub(super) hooks: Hooks,
     pub(super) target: Target,
     /// The reaction to a missing queue, or an error if the queue's options are invalid.
     pub(super) on_missing: Result<OnMissing, Error>,
@@ -44,6 +46,7 @@ impl QueueContext {
             on_missing: topology.map(|topology| spec.on_missing(topology)),
             app_id: connection.given_name().map(str::to_owned),
             propagated: connection.propagated().clone(),
+            hooks: connection.hooks().clone(),
             namespace,
             spec,
         }

@@ -6,6 +6,7 @@ mod dead_letters;
 mod get;
 mod handler;
 mod job;
+mod job_meters;
 mod job_publisher;
 mod polled_queue;
 mod pool;

@@ -7,15 +7,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
+use tokio::time::Instant;
 use tracing::Span;
 
 use super::job_publisher::JobPublisher;
 use crate::clock;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind};
+use crate::observe::Published;
 use crate::publish::{OnMissing, PublishFailure};
 use crate::random;
 use crate::span;
+use crate::stats::{HandlerKind, HandlerOutcome};
 use crate::wire::envelope::{self, NewJob};
 use crate::wire::message::Outgoing;
 use crate::wire::topology::LONGEST_DELAY;
@@ -149,9 +152,13 @@ impl Push {
                 (name, Some(on_missing))
             }
         };
+        let message_id = message_id.unwrap_or_else(random::identity);
+        let span = span::publish(&queue.spec.name, "", &routing_key, Some(&message_id));
+        let mut trace = context.trace().clone();
+        queue.hooks.inject(&span, &mut trace);
         let job = NewJob {
             task,
-            message_id: message_id.unwrap_or_else(random::identity),
+            message_id,
             content_type: queue.spec.codec().content_type(),
             pushed_at: clock::unix_seconds(),
             producer: queue.app_id.clone(),
@@ -159,13 +166,8 @@ impl Push {
             priority,
             delay,
             headers,
-            trace: context.trace().clone(),
+            trace,
         };
-        let span = span::publish(
-            &queue.spec.name,
-            &routing_key,
-            Some(job.message_id.as_str()),
-        );
         let message = Arc::new(Outgoing {
             exchange: String::new(),
             routing_key,
@@ -178,6 +180,7 @@ impl Push {
             message,
             delay_queue_missing,
             timeout,
+            started: Instant::now(),
             span,
         })
     }
@@ -190,6 +193,7 @@ pub(super) struct EncodedJob {
     /// The reaction to a missing delay queue, for a job with a delay.
     delay_queue_missing: Option<OnMissing>,
     timeout: Duration,
+    started: Instant,
     span: Span,
 }
 
@@ -199,7 +203,7 @@ impl EncodedJob {
         let publisher = self.publisher.publisher();
         let published = publisher.publish_or_declare(message, timeout, self.on_missing()?);
         published.await.map_err(|failure| self.error(failure))?;
-        span::published(&self.span, "ok");
+        self.ended(HandlerOutcome::Ok);
         Ok(())
     }
 
@@ -209,7 +213,7 @@ impl EncodedJob {
         let (publisher, on_missing) = (self.publisher.publisher(), self.on_missing()?);
         let published = publisher.redeclare_and_retry(failure, message, timeout, on_missing);
         published.await.map_err(|failure| self.error(failure))?;
-        span::published(&self.span, "ok");
+        self.ended(HandlerOutcome::Ok);
         Ok(())
     }
 
@@ -241,8 +245,23 @@ impl EncodedJob {
             target.queue = self.message.routing_key.as_str().into();
         }
         let error = failure.into_error(&target);
-        span::published(&self.span, error.grpc_code().as_str());
+        self.ended(HandlerOutcome::Status(error.grpc_code()));
         error
+    }
+
+    /// Reports the end of the push.
+    pub(super) fn ended(&self, outcome: HandlerOutcome) {
+        span::published(&self.span, outcome.as_str());
+        let queue = self.publisher.queue();
+        if let Some(observe) = &queue.hooks.observe {
+            observe.published(&Published {
+                kind: HandlerKind::Job,
+                destination: &queue.spec.name,
+                outcome,
+                duration: self.started.elapsed(),
+                span: &self.span,
+            });
+        }
     }
 }
 

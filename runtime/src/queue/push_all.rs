@@ -10,6 +10,7 @@ use super::job_publisher::JobPublisher;
 use super::push::{EncodedJob, Push};
 use crate::error::Error;
 use crate::publish::{MAX_UNCONFIRMED, PublishFailure, StartedPublish};
+use crate::stats::HandlerOutcome;
 
 /// A push that runs by itself, and its index among the results.
 type WaitingPush = Pin<Box<dyn Future<Output = (usize, Result<(), Error>)> + Send>>;
@@ -75,8 +76,9 @@ impl<'a> PushAll<'a> {
     /// all have ended.
     async fn finish_one(&mut self) -> bool {
         if let Some((index, job, started)) = self.sent.pop_front() {
-            if let Err(failure) = started.wait().await {
-                self.failed(index, job, failure);
+            match started.wait().await {
+                Ok(()) => job.ended(HandlerOutcome::Ok),
+                Err(failure) => self.failed(index, job, failure),
             }
         } else if let Some((index, result)) = self.waiting.next().await {
             self.finish(index, result);

@@ -311,7 +311,11 @@ impl JobRunner for TaskRouter {
         self.tasks.run(request)
     }
 
-    fn time_limit(&self, task: Option<&str>) -> Option<Duration> {
-        self.methods.find(task)?.timeout()
+    fn tasks(&self) -> Option<&'static ServiceDescriptor> {
+        Some(self.tasks.descriptor())
+    }
+
+    fn method(&self, task: Option<&str>) -> Option<&'static MethodDescriptor> {
+        self.methods.find(task)
     }
 }

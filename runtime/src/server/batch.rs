@@ -16,6 +16,7 @@ use super::reply::{AckMode, ReplyRoute, ReplySender};
 use super::sent_replies::ReplyOrigin;
 use crate::context::{Invocation, Times};
 use crate::link::{Channel, Flush};
+use crate::meter::Arrived;
 use crate::service::Reply;
 use crate::wire::batch::{self, BatchedCall, BatchedReply};
 use crate::wire::codec::Codec;
@@ -59,7 +60,10 @@ impl Dispatcher {
                 replies.finish(ack)
             }
             Err(status) => {
-                let reply = self.refuse(status, request.head.method.as_deref(), None);
+                let arrived = request.arrived();
+                let method = request.head.method.as_deref();
+                let trace = &request.head.trace;
+                let reply = self.refuse(status, method, None, trace, arrived);
                 self.replies.send(channel, route, reply, ack)
             }
         };
@@ -142,15 +146,23 @@ impl Dispatcher {
             self.expired(Some(call.method));
             return None;
         }
+        let arrived = Arrived {
+            at: now,
+            ..request.arrived()
+        };
         let reply = match self.method(Some(call.method)) {
-            Err(status) => self.refuse(status, Some(call.method), call.message_id),
+            Err(status) => {
+                let (method, id) = (Some(call.method), call.message_id);
+                self.refuse(status, method, id, &call.trace, arrived)
+            }
             Ok(method) if method.is_oneway() || method.is_at_most_once() => {
                 let text = format!("`{}` does not share a message", method.name());
                 let status = Status::new(Code::InvalidArgument, text);
-                self.refuse(status, Some(call.method), call.message_id)
+                let (method, id) = (Some(call.method), call.message_id);
+                self.refuse(status, method, id, &call.trace, arrived)
             }
             Ok(method) if request.redelivered && !method.is_idempotent() => {
-                self.not_run_again(method, call.message_id)
+                self.not_run_again(method, call.message_id, arrived)
             }
             Ok(method) => {
                 let message = MessageInfo {
@@ -165,7 +177,8 @@ impl Dispatcher {
                 let (service, times) = (self.service_name(), Times::new(now, deadline));
                 let facts = Invocation::request(service, method.name(), times, message);
                 let body = request.body.slice_ref(call.arguments);
-                let execution = self.executor.prepare(method, codec, body, facts);
+                let metered = self.meter(Some(method)).start(arrived);
+                let execution = self.executor.prepare(method, codec, body, facts, metered);
                 self.executor.execute(execution, run_on).await
             }
         };

@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::execution::{AbortUnlessChannelClosed, Execution, Executor};
+use super::method_meters::MethodMeters;
 use super::method_table::MethodTable;
 use super::reply::{AckMode, ReplyRoute, ReplySender};
 use super::sent_replies::ReplyOrigin;
@@ -17,11 +18,13 @@ use crate::error::Error;
 use crate::escape::{Escaped, escaped};
 use crate::handler_guard::guard;
 use crate::link::{AckRange, Channel, Connection, Delivery, Flush};
+use crate::meter::{Arrived, Meter};
+use crate::observe::Hooks;
 use crate::service::{Reply, Service};
-use crate::stats::Counters;
+use crate::stats::{Counters, HandlerKind};
 use crate::wire::codec::Codec;
-use crate::wire::envelope::{CALLS_TYPE, RequestHead, is_protocol_type};
-use crate::wire::message::MessageInfo;
+use crate::wire::envelope::{CALLS_TYPE, RequestHead, is_protocol_type, sent_at};
+use crate::wire::message::{MessageInfo, SentAt};
 use crate::wire::status::{Code, Status};
 use crate::worker::{Handler, Settlement};
 
@@ -36,7 +39,8 @@ pub(super) struct ServerOptions {
 /// Handles the requests of one queue.
 pub(super) struct Dispatcher {
     descriptor: &'static ServiceDescriptor,
-    methods: MethodTable,
+    pub(super) methods: MethodTable,
+    meters: MethodMeters,
     pub(super) executor: Executor,
     pub(super) replies: ReplySender,
     max_message: usize,
@@ -45,7 +49,8 @@ pub(super) struct Dispatcher {
     pub(super) permits: Semaphore,
     /// Whether there is more than one permit.
     pub(super) is_concurrent: bool,
-    counters: Arc<Counters>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) hooks: Hooks,
     tasks: Handle,
 }
 
@@ -60,6 +65,15 @@ pub(super) struct ReceivedRequest {
     pub(super) received_at: Instant,
     pub(super) deadline: Option<Instant>,
     pub(super) redelivered: bool,
+    /// The time at which it was sent, if it tells.
+    pub(super) sent_at: Option<SentAt>,
+}
+
+impl ReceivedRequest {
+    /// Its arrival, for the meter of its method.
+    pub(super) fn arrived(&self) -> Arrived {
+        Arrived::new(self.received_at, self.redelivered, self.sent_at)
+    }
 }
 
 /// The step after a request was accepted.
@@ -89,10 +103,17 @@ impl Dispatcher {
             executor: Executor::new(connection, service, tells_panics),
             descriptor,
             methods: MethodTable::new(descriptor, default_method),
+            meters: MethodMeters::new(
+                connection.meters(),
+                HandlerKind::Request,
+                descriptor.name(),
+                descriptor,
+            ),
             max_message: connection.max_message(),
             permits: Semaphore::new(concurrency.max(1).into()),
             is_concurrent: concurrency > 1,
             counters: connection.counters(),
+            hooks: connection.hooks().clone(),
             tasks: connection.tasks().clone(),
         }
     }
@@ -119,6 +140,11 @@ impl Dispatcher {
         })
     }
 
+    /// The meter of a method, if the service has it, or the one for other methods.
+    pub(super) fn meter(&self, method: Option<&MethodDescriptor>) -> &Arc<Meter> {
+        self.meters.of(method)
+    }
+
     pub(super) fn codec(&self, content_type: Option<&str>) -> Result<Codec, Status> {
         let default = self.descriptor.default_codec();
         default.for_content_type(content_type).map_err(|unknown| {
@@ -130,78 +156,11 @@ impl Dispatcher {
         })
     }
 
-    /// Notes that a request is past its deadline.
-    pub(super) fn expired(&self, method: Option<&str>) {
-        self.counters.expired_requests.add();
-        let (service, method) = (self.service_name(), escaped(method));
-        tracing::debug!(
-            service,
-            method,
-            "a request had expired when it came, dropped"
-        );
-    }
-
-    /// The reply to a request that is refused with this status.
-    pub(super) fn refuse(
-        &self,
-        status: Status,
-        method: Option<&str>,
-        message_id: Option<&str>,
-    ) -> Reply {
-        self.counters.malformed.add();
-        let service = self.service_name();
-        tracing::warn!(
-            service,
-            method = escaped(method),
-            message_id = escaped(message_id),
-            status = %Escaped(&status),
-            "a request was refused"
-        );
-        Reply::failed(status)
-    }
-
-    /// The reply to a redelivered request of a method that is not idempotent: it may have run, and does not run
-    /// twice.
-    ///
-    /// The broker marks a request as redelivered if it was delivered before, to a server that died, lost its
-    /// channel or gave the request back. It does not tell whether a handler had begun; a server that is shut down
-    /// in order gives back no request that has not ([`Handler::HANDLES_RECEIVED`]).
-    pub(super) fn not_run_again(
-        &self,
-        method: &'static MethodDescriptor,
-        message_id: Option<&str>,
-    ) -> Reply {
-        self.counters.not_run_again.add();
-        let (service, name) = (self.service_name(), method.name());
-        let message_id = escaped(message_id);
-        if method.is_oneway() {
-            tracing::warn!(
-                service,
-                method = name,
-                message_id,
-                "a redelivered one-way request may have been executed and is not run again: its method is not idempotent"
-            );
-        } else {
-            tracing::debug!(
-                service,
-                method = name,
-                message_id,
-                "a redelivered request is not run again"
-            );
-        }
-        let rule = if method.is_at_most_once() {
-            "runs at most once"
-        } else {
-            "is not idempotent"
-        };
-        let text = format!("delivered before, and perhaps executed: `{name}` {rule}");
-        Reply::failed(Status::new(Code::Aborted, text))
-    }
-
     /// Parses a request, and answers it if no handler is to run.
     fn accept(&self, channel: &Arc<Channel>, delivery: Delivery) -> Accepted {
         let Delivery { tag, message } = delivery;
         let received_at = Instant::now();
+        let sent_at = sent_at(&message.properties);
         let head = RequestHead::from_properties(message.properties);
         let size = message.size as usize;
         if message.redelivered
@@ -223,6 +182,7 @@ impl Dispatcher {
             received_at,
             deadline: head.time_left.map(|left| received_at + left),
             redelivered: message.redelivered,
+            sent_at,
             head,
         };
         match request.head.method.as_deref() {
@@ -271,6 +231,7 @@ impl Dispatcher {
     /// All parts of the request that are not needed when the handler has ended are dropped here, which
     /// keeps the future of a request small.
     fn prepare(&self, channel: &Arc<Channel>, tag: u64, request: ReceivedRequest) -> Accepted {
+        let arrived = request.arrived();
         let ReceivedRequest {
             mut head,
             body,
@@ -278,6 +239,7 @@ impl Dispatcher {
             received_at,
             deadline,
             redelivered,
+            ..
         } = request;
         let resolved = self.resolve(&head, size);
         let is_oneway = resolved
@@ -299,11 +261,11 @@ impl Dispatcher {
         let (method, codec) = match resolved {
             Err(status) => {
                 let (method, message_id) = (head.method.as_deref(), head.message_id.as_deref());
-                let reply = self.refuse(status, method, message_id);
+                let reply = self.refuse(status, method, message_id, &head.trace, arrived);
                 return Accepted::Done(self.answer(channel, tag, reply, route));
             }
             Ok((method, _)) if redelivered && !method.is_idempotent() => {
-                let reply = self.not_run_again(method, head.message_id.as_deref());
+                let reply = self.not_run_again(method, head.message_id.as_deref(), arrived);
                 return Accepted::Done(self.answer(channel, tag, reply, route));
             }
             Ok(resolved) => resolved,
@@ -324,7 +286,9 @@ impl Dispatcher {
         };
         let (service, times) = (self.service_name(), Times::new(received_at, deadline));
         let facts = Invocation::request(service, method.name(), times, message);
-        Accepted::Execute(self.executor.prepare(method, codec, body, facts), route)
+        let metered = self.meter(Some(method)).start(arrived);
+        let execution = self.executor.prepare(method, codec, body, facts, metered);
+        Accepted::Execute(execution, route)
     }
 
     /// The method and the codec of a request, or the status that it is refused with.
@@ -395,12 +359,13 @@ impl Handler for Dispatcher {
         let Execution {
             deadline,
             context,
+            metered,
             handler,
         } = execution;
         let reply = {
             let _permit = self.permits.acquire().await;
             let end = guard(deadline, handler).await;
-            self.executor.reply_of(&context, end)
+            self.executor.reply_of(&context, metered, end)
         };
         self.answer(&channel, tag, reply, route)
     }
@@ -429,11 +394,12 @@ impl Dispatcher {
             let Execution {
                 deadline,
                 context,
+                metered,
                 handler,
             } = execution;
             let _permit = self.permits.acquire().await;
             let end = guard(deadline, handler).await;
-            let reply = self.executor.reply_of(&context, end);
+            let reply = self.executor.reply_of(&context, metered, end);
             self.answer(&reply_channel, tag, reply, route)
         });
         AbortUnlessChannelClosed::join(task, channel).await

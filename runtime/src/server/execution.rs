@@ -11,8 +11,10 @@ use crate::descriptor::MethodDescriptor;
 use crate::escape::{Escaped, escaped};
 use crate::handler_guard::{AbortOnDropTask, HandlerEnd, guard};
 use crate::link::{Channel, Connection};
+use crate::meter::Metered;
+use crate::observe::Hooks;
 use crate::service::{Reply, Request, Service};
-use crate::stats::Counters;
+use crate::stats::{Counters, HandlerOutcome};
 use crate::wire::codec::Codec;
 use crate::wire::status::Code;
 use crate::wire::value::Table;
@@ -23,6 +25,7 @@ use bytes::Bytes;
 pub(super) struct Execution {
     pub(super) deadline: Option<Instant>,
     pub(super) context: Context,
+    pub(super) metered: Metered,
     pub(super) handler: TaskLocalFuture<Context, InSpan<Reply>>,
 }
 
@@ -39,6 +42,7 @@ pub(super) enum RunOn {
 pub(super) struct Executor {
     service: Arc<dyn Service>,
     counters: Arc<Counters>,
+    hooks: Hooks,
     /// Whether the reply of a handler that panicked contains the panic's text.
     tells_panics: bool,
 }
@@ -52,6 +56,7 @@ impl Executor {
         Self {
             service,
             counters: connection.counters(),
+            hooks: connection.hooks().clone(),
             tells_panics,
         }
     }
@@ -63,7 +68,9 @@ impl Executor {
         codec: Codec,
         body: Bytes,
         facts: Invocation,
+        metered: Metered,
     ) -> Execution {
+        self.hooks.extract(facts.span.span(), &facts.message.trace);
         let deadline = facts.deadline();
         let request = Request::new(method, codec, body);
         let service = &self.service;
@@ -71,6 +78,7 @@ impl Executor {
         Execution {
             deadline,
             context: context.clone(),
+            metered,
             handler: context.handler(|| service.call(request)),
         }
     }
@@ -80,6 +88,7 @@ impl Executor {
         let Execution {
             deadline,
             context,
+            metered,
             handler,
         } = execution;
         let end = match run_on {
@@ -90,11 +99,16 @@ impl Executor {
                     .await
             }
         };
-        self.reply_of(&context, end)
+        self.reply_of(&context, metered, end)
     }
 
     /// The reply of a handler that has ended.
-    pub(super) fn reply_of(&self, context: &Context, end: HandlerEnd<Reply>) -> Reply {
+    pub(super) fn reply_of(
+        &self,
+        context: &Context,
+        metered: Metered,
+        end: HandlerEnd<Reply>,
+    ) -> Reply {
         let method = context.method();
         // Layers see a panic or a missed deadline as a reply, and may have added headers to it.
         let (end, headers) = match end {
@@ -117,15 +131,18 @@ impl Executor {
                     );
                 }
                 context.ended(reply.outcome_name());
+                metered.ended(reply.handler_outcome(), context.span());
                 reply
             }
             HandlerEnd::TimedOut => {
                 context.stopped();
+                metered.ended(HandlerOutcome::Stopped, context.span());
                 Reply::timed_out(method)
             }
             HandlerEnd::Panicked(text) => {
                 self.counters.panics.add();
                 context.panicked(&text);
+                metered.ended(HandlerOutcome::Panicked, context.span());
                 Reply::panicked(method, self.tells_panics.then_some(&text))
             }
         };

@@ -4,7 +4,9 @@ mod batch;
 mod dispatch;
 mod execution;
 mod limits;
+mod method_meters;
 mod method_table;
+mod refused;
 mod reply;
 mod sent_replies;
 
@@ -22,6 +24,7 @@ use crate::wire::topology::{Queue, QueueKind, Topology};
 use crate::worker::Running;
 use crate::worker::{OnLoss, Source, Worker};
 use dispatch::{Dispatcher, ServerOptions};
+pub(crate) use method_meters::MethodMeters;
 pub(crate) use method_table::MethodTable;
 
 /// A server: consumes requests from the queues of its services, and replies to them.

@@ -1,5 +1,7 @@
 //! Messages: exchange, routing key, properties (AMQP's `basic` class) and body.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::wire::value::{Table, Value};
@@ -90,6 +92,26 @@ pub(crate) struct MessageInfo {
     pub(crate) redelivered: bool,
     /// 1 for the first attempt.
     pub(crate) attempt: u32,
+}
+
+/// The time at which a message was sent, as it tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SentAt {
+    /// Milliseconds since the Unix epoch.
+    Millis(u64),
+    /// Seconds since the Unix epoch.
+    Seconds(u64),
+}
+
+impl SentAt {
+    /// The time until `now`, in milliseconds since the Unix epoch; zero if that is earlier, because clocks
+    /// differ. If the message tells seconds, both times are rounded down to them, which is right on average.
+    pub(crate) fn elapsed(self, now: u64) -> Duration {
+        match self {
+            Self::Millis(sent) => Duration::from_millis(now.saturating_sub(sent)),
+            Self::Seconds(sent) => Duration::from_secs((now / 1000).saturating_sub(sent)),
+        }
+    }
 }
 
 /// Implements accessors of a received message, so that they have the same names and docs on all types.
@@ -205,4 +227,19 @@ pub(crate) struct Incoming {
     /// `u32::MAX` if it does not fit.
     pub(crate) size: u32,
     pub(crate) body: Bytes,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_never_waited_for_less_than_no_time() {
+        let elapsed = |sent: SentAt| sent.elapsed(12_345).as_millis();
+        assert_eq!(elapsed(SentAt::Millis(12_300)), 45);
+        assert_eq!(elapsed(SentAt::Millis(12_400)), 0);
+        assert_eq!(elapsed(SentAt::Seconds(10)), 2000);
+        assert_eq!(elapsed(SentAt::Seconds(12)), 0);
+        assert_eq!(elapsed(SentAt::Seconds(13)), 0);
+    }
 }

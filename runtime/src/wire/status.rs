@@ -73,6 +73,11 @@ const CODES: [(Code, &str); 16] = [
 ];
 
 impl Code {
+    /// All codes, in the order of their discriminants.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        CODES.into_iter().map(|(code, _)| code)
+    }
+
     /// The name on the wire, such as `invalid_argument`.
     #[must_use]
     pub fn as_str(self) -> &'static str {

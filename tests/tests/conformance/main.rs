@@ -10,4 +10,5 @@ mod jobs;
 mod protocol;
 mod pubsub;
 mod rpc;
+mod stats;
 mod wire;

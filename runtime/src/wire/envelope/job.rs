@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::property::{count_of, expiration, non_empty, take_trace, truncated};
-use crate::wire::message::{Incoming, MessageInfo, Properties};
+use super::property::{count_of, expiration, non_empty, sent_at, take_trace, truncated};
+use crate::wire::message::{Incoming, MessageInfo, Properties, SentAt};
 use crate::wire::value::{Table, Value};
 
 /// Header of a job: the number of the attempt, from 1.
@@ -106,11 +106,15 @@ pub(crate) struct JobHead {
     pub(crate) trace: Table,
     /// The exchange and key that an event was first published with, on a copy for a later attempt.
     pub(crate) route: Option<SourceRoute>,
+    /// The time at which it was sent, if it came to its queue straight from its sender: for its first attempt,
+    /// and without a delay.
+    pub(crate) sent_at: Option<SentAt>,
 }
 
 impl JobHead {
     pub(crate) fn read(properties: &Properties) -> Self {
         let mut headers = properties.headers.clone();
+        let is_first = !headers.contains_key(ATTEMPT) && !headers.contains_key(DEATH);
         let attempt = headers.remove(ATTEMPT);
         let count = headers.remove(DELIVERY_COUNT);
         for name in BROKER_HEADERS
@@ -131,6 +135,7 @@ impl JobHead {
             trace: take_trace(&mut headers),
             headers,
             route,
+            sent_at: sent_at(properties).filter(|_| is_first),
         }
     }
 
@@ -292,6 +297,19 @@ mod tests {
         assert_eq!(JobHead::read(&event("", true, false)).unsettled, 7);
         let copy = JobHead::read(&event("", false, true));
         assert_eq!((copy.attempt, copy.unsettled), (7, 0));
+    }
+
+    #[test]
+    fn the_time_in_the_queue_is_known_for_the_first_attempt_without_a_delay() {
+        let mut properties = Properties {
+            timestamp: Some(7),
+            ..Properties::default()
+        };
+        assert_eq!(JobHead::read(&properties).sent_at, Some(SentAt::Seconds(7)));
+        let second = retried(properties.clone(), 2, "busy");
+        assert_eq!(JobHead::read(&second).sent_at, None);
+        properties.headers.insert(DEATH.into(), Value::List(vec![]));
+        assert_eq!(JobHead::read(&properties).sent_at, None);
     }
 
     #[test]

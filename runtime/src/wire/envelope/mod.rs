@@ -15,7 +15,7 @@ mod reserved;
 pub(crate) use dead_letter::DeathRecord;
 pub(crate) use event::EventHead;
 pub(crate) use job::{JobHead, NewJob, SourceRoute, remove_untrusted_headers, retried};
-pub(crate) use property::{expiration, milliseconds};
+pub(crate) use property::{expiration, milliseconds, sent_at};
 pub(crate) use reply::{ReplyForm, ReplyHead, ReplyStatus};
 pub(crate) use request::{CALLS_TYPE, RequestHead, is_protocol_type};
 pub(crate) use reserved::{check_headers, replace_user_id, split_headers};

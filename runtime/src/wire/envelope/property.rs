@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::clock;
-use crate::wire::message::TRACE_HEADERS;
+use crate::wire::message::{Properties, SentAt, TRACE_HEADERS};
 use crate::wire::value::{Table, Value};
 
 /// The longest per-message TTL (`expiration`) that RabbitMQ takes, in milliseconds.
@@ -22,6 +22,24 @@ pub(crate) fn expiration(time_left: Duration) -> String {
 /// A duration in milliseconds, rounded up, and capped at the longest that RabbitMQ takes.
 pub(crate) fn milliseconds(time_left: Duration) -> u32 {
     u32::try_from(clock::whole_millis(time_left)).unwrap_or(EXPIRATION_MAX)
+}
+
+/// Header that RabbitMQ's interceptor for timestamps sets, and that a sender may set: milliseconds since the Unix
+/// epoch. The property `timestamp` has seconds.
+const TIMESTAMP_IN_MS: &str = "timestamp_in_ms";
+
+/// The time at which a message was sent, if it tells.
+pub(crate) fn sent_at(properties: &Properties) -> Option<SentAt> {
+    let millis = properties.headers.get(TIMESTAMP_IN_MS);
+    let millis = millis.and_then(Value::as_int);
+    match millis.and_then(|millis| u64::try_from(millis).ok()) {
+        Some(millis) => Some(SentAt::Millis(millis)),
+        // Some clients write an unset timestamp as zero.
+        None => properties
+            .timestamp
+            .filter(|seconds| *seconds > 0)
+            .map(SentAt::Seconds),
+    }
 }
 
 pub(super) fn parse_expiration(expiration: &str) -> Option<Duration> {
@@ -70,6 +88,21 @@ mod tests {
         };
         assert!(text.len() <= TEXT_MAX && text.ends_with("ü…"), "{text}");
         assert_eq!(truncated("short"), "short");
+    }
+
+    #[test]
+    fn the_time_of_sending_is_read_in_milliseconds_where_it_is_told_so() {
+        let sent = |header: Option<i64>, timestamp| {
+            let headers = header.map(|millis| (TIMESTAMP_IN_MS.to_owned(), Value::Int(millis)));
+            sent_at(&Properties {
+                headers: headers.into_iter().collect(),
+                timestamp,
+                ..Properties::default()
+            })
+        };
+        assert_eq!(sent(Some(1500), Some(2)), Some(SentAt::Millis(1500)));
+        assert_eq!(sent(Some(-1), Some(2)), Some(SentAt::Seconds(2)));
+        assert_eq!((sent(None, Some(0)), sent(None, None)), (None, None));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::super::buffer::EventBuffer;
@@ -16,10 +17,13 @@ use super::super::setup::MissedSink;
 use super::super::stream::{Mode, sealed};
 use crate::escape::Escaped;
 use crate::link::{Channel, Connection, ConsumeMode, Delivery};
+use crate::meter::{Arrived, Meter};
+use crate::observe::Hooks;
 use crate::policy::verdict::IntoVerdict;
 use crate::pubsub::event::{Decoded, Event, EventDecoder, Missed, RawEvent};
 use crate::span::{HandlerSpan, record_outcome};
-use crate::stats::Counters;
+use crate::stats::{Counters, HandlerKind, HandlerOutcome};
+use crate::wire::envelope::sent_at;
 use crate::worker::{Handler, Settlement};
 
 /// An event that waits for the reader of a stream.
@@ -121,6 +125,8 @@ pub(in super::super) struct BroadcastHandler<T, H> {
     handler: H,
     on_missed: MissedSink,
     counters: Arc<Counters>,
+    meter: Arc<Meter>,
+    hooks: Hooks,
     payload: PhantomData<fn(T)>,
 }
 
@@ -129,13 +135,15 @@ impl<T, H> BroadcastHandler<T, H> {
         decoder: EventDecoder<T>,
         handler: H,
         on_missed: MissedSink,
-        connection: &Connection,
+        (connection, exchange): (&Connection, &str),
     ) -> Self {
         Self {
             decoder,
             handler,
             on_missed,
             counters: connection.counters(),
+            meter: connection.meters().of(HandlerKind::Event, exchange, ""),
+            hooks: connection.hooks().clone(),
             payload: PhantomData,
         }
     }
@@ -148,6 +156,9 @@ where
     F: Future<Output: IntoVerdict> + Send + 'static,
 {
     async fn handle(self: Arc<Self>, _: Arc<Channel>, delivery: Delivery) -> Settlement {
+        let (now, redelivered) = (Instant::now(), delivery.message.redelivered);
+        let tag = delivery.tag;
+        let sent_at = sent_at(&delivery.message.properties);
         let event = match self.decoder.decode(delivery.message.into()) {
             Decoded::Event(event) => event,
             Decoded::Missed(missed) => {
@@ -159,8 +170,10 @@ where
         let key = Escaped(event.key().to_owned());
         let exchange = Escaped(event.exchange().to_owned());
         let context = event.context.clone();
-        let span = HandlerSpan::process(context.service(), context.message());
+        let span = HandlerSpan::process(context.service(), context.message(), tag);
         let span = span.span().clone();
+        self.hooks.extract(&span, context.trace());
+        let metered = self.meter.start(Arrived::new(now, redelivered, sent_at));
         let work = context.scope(async { (self.handler)(event).await });
         let work = work.instrument(span.clone());
         match AssertUnwindSafe(work).catch_unwind().await {
@@ -168,6 +181,7 @@ where
                 let verdict = returned.into_verdict();
                 let outcome = verdict.outcome();
                 record_outcome(&span, outcome);
+                metered.ended(verdict.handler_outcome(), &span);
                 tracing::debug!(parent: &span, %exchange, %key, outcome, "event handler ended");
                 if let Some(error) = verdict.error() {
                     let error = Escaped(error);
@@ -178,6 +192,7 @@ where
                 self.counters.panics.add();
                 let text = Escaped(crate::handler_guard::panic_text(&*panic));
                 record_outcome(&span, "panicked");
+                metered.ended(HandlerOutcome::Panicked, &span);
                 tracing::warn!(parent: &span, %exchange, %key, %text, "event handler panicked");
             }
         }

@@ -19,6 +19,7 @@ use crate::policy::verdict::{IntoVerdict, Verdict};
 use crate::pubsub::event::{Decoded, Event, EventDecoder, Missed};
 use crate::queue::{Cancellation, JobHandler, JobRunner, QueueSpec, RawJob};
 use crate::service::BoxFuture;
+use crate::stats::HandlerKind;
 use crate::worker::{Handler, Settlement};
 
 /// An event that waits for the reader of a stream, and the sender of the reader's verdict.
@@ -76,6 +77,10 @@ impl<T> BufferWork<T> {
 }
 
 impl<T: DeserializeOwned + Send + 'static> JobRunner for BufferWork<T> {
+    fn kind(&self) -> HandlerKind {
+        HandlerKind::Event
+    }
+
     fn run(&self, job: RawJob) -> BoxFuture<Verdict> {
         let cancelled = job.cancellation.clone();
         let content = match self.decoder.decode(job.into()) {
@@ -168,6 +173,10 @@ where
     H: Fn(Event<T>) -> F + Send + Sync + 'static,
     F: Future<Output: IntoVerdict> + Send + 'static,
 {
+    fn kind(&self) -> HandlerKind {
+        HandlerKind::Event
+    }
+
     fn run(&self, job: RawJob) -> BoxFuture<Verdict> {
         let verdict = match self.decoder.decode(job.into()) {
             Decoded::Event(event) => {

@@ -155,7 +155,8 @@ impl<K: Kind, T> Subscribe<K, T, Broadcast> {
             let (prefetch, on_missed) = (self.concurrency, self.missed_sink());
             let mode = ConsumeMode::ManualAck { prefetch };
             let sink = Arc::clone(&on_missed);
-            let handler = BroadcastHandler::new(self.decoder(), handler, sink, &self.connection);
+            let source = (&self.connection, self.exchange.name());
+            let handler = BroadcastHandler::new(self.decoder(), handler, sink, source);
             let queue = self.queue();
             let running = self.consume(queue, mode, OnLoss::Finish, on_missed, handler);
             running.await

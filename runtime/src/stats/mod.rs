@@ -1,4 +1,11 @@
-//! Counters and gauges of a connection.
+//! Counters and gauges of a connection, and those of each method that it serves.
+
+mod histogram;
+mod method;
+
+pub use histogram::DurationHistogram;
+pub(crate) use method::MethodCounters;
+pub use method::{HandlerKind, HandlerOutcome, MethodStats};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -66,6 +73,14 @@ pub(crate) struct Counter(AtomicU64);
 impl Counter {
     pub(crate) fn add(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_all(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 
     pub(crate) fn remove(&self) {

@@ -1,0 +1,243 @@
+//! Hooks for telemetry: traces that travel with messages, and the facts that metrics are made of.
+//!
+//! The core has spans of `tracing` and nothing of a telemetry system. A system is attached by two hooks, which
+//! [`ConnectionBuilder::propagate_traces`](crate::amqp::ConnectionBuilder::propagate_traces) and
+//! [`ConnectionBuilder::observe`](crate::amqp::ConnectionBuilder::observe) take. The crate `lepus-otel` has both, for
+//! OpenTelemetry and for Prometheus.
+//!
+//! ```
+//! use std::sync::atomic::{AtomicU64, Ordering};
+//!
+//! use lepus::observe::{Handled, Observe};
+//!
+//! /// Counts requests that did not get an answer of their handler.
+//! #[derive(Default)]
+//! struct Failures(AtomicU64);
+//!
+//! impl Observe for Failures {
+//!     fn served(&self, request: &Handled<'_>) {
+//!         if request.outcome.is_failure() {
+//!             self.0.fetch_add(1, Ordering::Relaxed);
+//!         }
+//!     }
+//! }
+//!
+//! let builder = lepus::Connection::builder("amqp://localhost").observe(Failures::default());
+//! # let _ = builder;
+//! ```
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::Span;
+
+use crate::error::Error;
+pub use crate::stats::{HandlerKind, HandlerOutcome};
+use crate::wire::value::Table;
+
+/// Carries traces over messages: the trace of a span into the headers of a message, and from there to the span of
+/// its handler.
+///
+/// Without this hook, the trace headers of a request, job or event (`traceparent`, `tracestate`, `baggage`) pass
+/// unchanged to the messages that its handler sends.
+///
+/// The methods are called on the tasks of calls and handlers. They must not block.
+pub trait Propagate: Send + Sync + 'static {
+    /// Writes the trace of a span into the trace headers of the message that the span sends. They contain those of
+    /// the current [`Context`](crate::Context). A span that is disabled should leave them as they are.
+    fn inject(&self, span: &Span, trace: &mut Table);
+
+    /// Makes the trace in these headers of a message the parent of the span of its handler. The span was just made,
+    /// and was not entered yet.
+    fn extract(&self, span: &Span, trace: &Table);
+}
+
+/// Is told what a connection does. Each method has a default that does nothing.
+///
+/// The methods are called on the tasks of calls, handlers and connections. They must not block, and what they do is
+/// a part of the time of each call.
+pub trait Observe: Send + Sync + 'static {
+    /// A call has ended, with or without a reply. A call that a client's layers answer counts as well; a call of an
+    /// implementation in this process ([`Client::local`](crate::rpc::Client::local)) does not.
+    fn call(&self, _call: &Called<'_>) {}
+
+    /// A message with this many calls was sent to a service: more than one if they
+    /// [share a message](crate::rpc::ClientBuilder::coalesce).
+    fn calls_sent(&self, _service: &str, _calls: usize) {}
+
+    /// A request, job or event is about to be handled. [`served`](Self::served) or [`job`](Self::job) follows once
+    /// for each, in any case.
+    fn starting(&self, _starting: &Starting<'_>) {}
+
+    /// A request has ended, or was refused.
+    fn served(&self, _request: &Handled<'_>) {}
+
+    /// The handler of a job or an event has ended.
+    fn job(&self, _job: &Handled<'_>) {}
+
+    /// A job or an event was published for another attempt, or as a dead letter.
+    fn moved(&self, _job: &Moved<'_>) {}
+
+    /// A push of a job or a publish of an event has ended. Retries and dead letters do not count.
+    fn published(&self, _message: &Published<'_>) {}
+
+    /// The state of an AMQP connection has changed.
+    fn connection(&self, _fact: &ConnectionFact<'_>) {}
+}
+
+/// A call that has ended.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Called<'a> {
+    /// The name of the service.
+    pub service: &'a str,
+    /// The name of the method.
+    pub method: &'a str,
+    /// The queue that the request was sent to, by its name on the broker.
+    pub queue: &'a str,
+    /// The outcome. [`Status`](HandlerOutcome::Status) has the code of the error, for errors without a status the
+    /// [equivalent one](Error::grpc_code). [`Cancelled`](HandlerOutcome::Cancelled): the call was dropped.
+    pub outcome: HandlerOutcome,
+    /// The time from the start of the call to its end.
+    pub duration: Duration,
+    /// The call's span.
+    pub span: &'a Span,
+}
+
+/// A request, job or event that is about to be handled.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Starting<'a> {
+    /// Requests, jobs or events.
+    pub kind: HandlerKind,
+    /// The name of the service, queue or exchange, as in
+    /// [`MethodStats::service`](crate::amqp::MethodStats::service).
+    pub service: &'a str,
+    /// The name of the method or task, as in [`MethodStats::method`](crate::amqp::MethodStats::method).
+    pub method: &'a str,
+    /// Whether the broker had delivered it before.
+    pub redelivered: bool,
+    /// The time from the sending of the message to its delivery, if that is
+    /// [known](crate::amqp::MethodStats::queue_wait).
+    pub queue_wait: Option<Duration>,
+}
+
+/// A request, job or event whose handler has ended.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Handled<'a> {
+    /// Requests, jobs or events.
+    pub kind: HandlerKind,
+    /// The name of the service, queue or exchange, as in
+    /// [`MethodStats::service`](crate::amqp::MethodStats::service).
+    pub service: &'a str,
+    /// The name of the method or task, as in [`MethodStats::method`](crate::amqp::MethodStats::method).
+    pub method: &'a str,
+    /// The outcome.
+    pub outcome: HandlerOutcome,
+    /// The time from the delivery to the end.
+    pub duration: Duration,
+    /// The handler's span; a disabled one if no handler was run, or if it was dropped.
+    pub span: &'a Span,
+}
+
+/// A job or an event of a group that was published to another queue.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Moved<'a> {
+    /// Jobs or events.
+    pub kind: HandlerKind,
+    /// The name of the queue, without the namespace.
+    pub queue: &'a str,
+    /// Whether it is a dead letter; otherwise it is tried again.
+    pub is_dead: bool,
+}
+
+/// A job or an event that was published.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Published<'a> {
+    /// Jobs or events.
+    pub kind: HandlerKind,
+    /// The name of the work queue or the exchange, without the namespace.
+    pub destination: &'a str,
+    /// The outcome. [`Status`](HandlerOutcome::Status) has the [equivalent code](Error::grpc_code) of the error.
+    pub outcome: HandlerOutcome,
+    /// The time from the start of the publish to its end.
+    pub duration: Duration,
+    /// The publish's span.
+    pub span: &'a Span,
+}
+
+/// A change of the state of one of the two AMQP connections of a [`Connection`](crate::Connection).
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum ConnectionFact<'a> {
+    /// It was connected.
+    #[non_exhaustive]
+    Connected {
+        /// `publishing` or `consuming`.
+        role: &'a str,
+        /// Whether it was connected before.
+        is_again: bool,
+        /// The host of the broker, as it is in the URI.
+        host: &'a str,
+        /// The port of the broker.
+        port: u16,
+    },
+    /// It was lost.
+    #[non_exhaustive]
+    Lost {
+        /// `publishing` or `consuming`.
+        role: &'a str,
+        /// The reason.
+        error: &'a Error,
+    },
+    /// The broker takes no messages, or takes them again (`connection.blocked`, `connection.unblocked`).
+    #[non_exhaustive]
+    Blocked {
+        /// `publishing` or `consuming`.
+        role: &'a str,
+        /// Whether it is blocked.
+        is_blocked: bool,
+    },
+}
+
+/// The hooks of a connection, which its users share.
+#[derive(Clone, Default)]
+pub(crate) struct Hooks {
+    pub(crate) propagate: Option<Arc<dyn Propagate>>,
+    pub(crate) observe: Option<Arc<dyn Observe>>,
+}
+
+impl Hooks {
+    /// Writes the trace of a span into the headers of its message.
+    pub(crate) fn inject(&self, span: &Span, trace: &mut Table) {
+        if let Some(propagate) = &self.propagate {
+            propagate.inject(span, trace);
+        }
+    }
+
+    /// Makes the trace of a message the parent of the span of its handler.
+    pub(crate) fn extract(&self, span: &Span, trace: &Table) {
+        if let Some(propagate) = &self.propagate {
+            propagate.extract(span, trace);
+        }
+    }
+
+    pub(crate) fn connection(&self, fact: &ConnectionFact<'_>) {
+        if let Some(observe) = &self.observe {
+            observe.connection(fact);
+        }
+    }
+}
+
+impl fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hooks")
+            .field("propagate", &self.propagate.is_some())
+            .field("observe", &self.observe.is_some())
+            .finish()
+    }
+}
