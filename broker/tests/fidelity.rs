@@ -1,4 +1,4 @@
-//! What other clients rely on, and where the standard alone would have it otherwise: as RabbitMQ
+//! Behaviour that other clients rely on where the standard alone would have it otherwise: as RabbitMQ
 //! does it. `tests/tests/conformance/broker/` holds both brokers against the same and more.
 #![allow(
     clippy::unwrap_used,

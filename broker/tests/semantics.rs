@@ -1,4 +1,4 @@
-//! What queues and exchanges do with messages, scenario by scenario.
+//! The semantics of queues and exchanges, scenario by scenario.
 //!
 //! `AMQP_URL` runs the same against RabbitMQ, which is the yardstick.
 #![allow(

@@ -1,4 +1,4 @@
-//! What the pieces of a call cost by themselves, without a broker:
+//! The costs of the pieces of a call by themselves, without a broker:
 //! `cargo bench -p lepus-tests --features bench --bench micro`.
 
 use std::hint::black_box;

@@ -29,7 +29,7 @@ pub enum Sight {
     CallRun {
         id: u64,
         redelivered: bool,
-        /// How long after its deadline it began.
+        /// The time from its deadline to its begin.
         late: Duration,
     },
     JobRun {
@@ -113,7 +113,7 @@ pub trait Chaos {
     async fn grows(&self, id: u64) -> String;
 }
 
-/// How many handlers are at work, and never more than may be.
+/// Counts the handlers at work, of which there are never more than may be.
 struct Places {
     at_work: AtomicU32,
     most: u16,

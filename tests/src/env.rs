@@ -40,7 +40,7 @@ pub struct Env {
     /// The name of the test.
     pub test: &'static str,
     prefix: String,
-    /// What the test has named, to be deleted when it has ended.
+    /// The queues that the test has named, to be deleted when it has ended.
     named: Arc<std::sync::Mutex<Vec<String>>>,
     embedded: Option<Broker>,
 }
@@ -52,7 +52,7 @@ pub enum On {
     RabbitMq,
 }
 
-/// What one broker has and the other has not.
+/// A feature that one broker has and the other has not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Feature {
     /// Faults on demand, through [`Env::embedded`].

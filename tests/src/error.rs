@@ -1,4 +1,4 @@
-//! What an error shows, for tests of what it must not show.
+//! All texts of an error, for tests of the texts that it must not show.
 
 use std::error::Error as _;
 

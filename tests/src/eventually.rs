@@ -6,7 +6,7 @@ use std::future::Future;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long [`eventually`] polls.
+/// The time for which [`eventually`] polls.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -86,9 +86,9 @@ pub fn on_this_thread<V: Verdict>(what: &str, mut probe: impl FnMut() -> V) -> V
     }
 }
 
-/// What a probe may answer.
+/// The answer of a probe.
 pub trait Verdict {
-    /// What is handed on once the condition holds.
+    /// The value that is handed on once the condition holds.
     type Value;
     /// The value, or what was seen instead.
     fn verdict(self) -> Result<Self::Value, String>;

@@ -43,12 +43,12 @@ impl Gate {
         std::mem::forget(waiting);
     }
 
-    /// How many have come to it, passed or not.
+    /// The number of handlers that have come to it, passed or not.
     pub fn count(&self) -> usize {
         self.shared.come.load(Ordering::SeqCst)
     }
 
-    /// How many were dropped while they waited.
+    /// The number of handlers that were dropped while they waited.
     pub fn dropped(&self) -> usize {
         self.shared.gone.load(Ordering::SeqCst)
     }

@@ -1,4 +1,4 @@
-//! What the suites stand on: brokers to test against, faults to put between, and
+//! The ground of the suites: brokers to test against, faults to put between, and
 //! peers to talk to.
 //!
 //! A conformance test is an `async fn(Env)`; [`conformance!`] runs it on the

@@ -22,7 +22,7 @@ pub struct Node {
     tls: Option<u16>,
 }
 
-/// How a node is to be.
+/// The settings of a node.
 #[derive(Debug, Clone, Default)]
 pub struct Setup {
     config: String,

@@ -73,7 +73,7 @@ impl Caller {
         Reply::of(&self.raw.next(&self.replies).await)
     }
 
-    /// How many replies wait.
+    /// The number of replies that wait.
     pub async fn waiting(&self) -> u32 {
         self.raw.count(&self.replies).await.messages
     }

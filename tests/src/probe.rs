@@ -25,7 +25,7 @@ pub async fn transport_error<T: fmt::Debug, E: fmt::Debug>(
 /// The service under test. What every implementation of it does alike stands here.
 #[lepus::service(name = "probe")]
 pub trait Probe {
-    /// What was sent.
+    /// The value that was sent.
     async fn echo(&self, text: String) -> String {
         text
     }
@@ -54,7 +54,7 @@ pub trait Probe {
     async fn large(&self, bytes: usize) -> String {
         "x".repeat(bytes)
     }
-    /// What the handler knows.
+    /// The facts that the handler knows.
     async fn facts(&self) -> Facts {
         Facts::current()
     }

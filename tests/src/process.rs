@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// How long a line or an exit is waited for.
+/// The longest wait for a line or an exit.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running child.
@@ -26,7 +26,7 @@ pub struct Program {
     errors: JoinHandle<()>,
 }
 
-/// What a child that ended has left.
+/// The status and the output of a child that has ended.
 #[derive(Debug)]
 pub struct Ended {
     pub status: ExitStatus,

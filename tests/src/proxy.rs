@@ -27,7 +27,7 @@ pub struct Proxy {
     acceptor: JoinHandle<()>,
 }
 
-/// What becomes of a new connection.
+/// The treatment of a new connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Forward,
@@ -48,7 +48,7 @@ pub enum Way {
     Down,
 }
 
-/// How a connection is cut.
+/// The way in which a connection is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
     /// In order, as a process that ends.
@@ -100,7 +100,7 @@ impl Proxy {
         &self.uri
     }
 
-    /// What becomes of connections from now on; those there are stay as they are.
+    /// Sets the treatment of connections from now on; those there are stay as they are.
     pub async fn set(&self, mode: Mode) {
         self.shared
             .control
@@ -225,7 +225,7 @@ impl Tap {
         lock(&self.record).clone()
     }
 
-    /// How many bytes passed together in one direction, each time.
+    /// The numbers of bytes that passed together in one direction, each time.
     pub fn sizes(&self, way: Way) -> Vec<usize> {
         let record = lock(&self.record);
         let mine = record.iter().filter(|chunk| chunk.way == way);

@@ -16,7 +16,7 @@ pub struct Raw {
     pub channel: Channel,
 }
 
-/// What a passive declare says of a queue.
+/// The counts that a passive declare tells of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
     /// Ready, that is, not those delivered and unacknowledged.
@@ -150,7 +150,7 @@ impl Raw {
             .unwrap_or_else(|error| panic!("{queue}: {error}"))
     }
 
-    /// How a queue stands; panics when there is none.
+    /// The counts of a queue; panics when there is none.
     pub async fn count(&self, queue: &str) -> Counts {
         self.try_count(queue)
             .await

@@ -1,4 +1,4 @@
-//! What ran and what did not, for the last lines of `tests/run`.
+//! The tests that ran and those that did not, for the last lines of `tests/run`.
 //!
 //! Tests are many processes, so each appends whole lines to the file that
 //! `LEPUS_REPORT` names; without one there is nobody to tell.

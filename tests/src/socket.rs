@@ -14,7 +14,7 @@ use tokio::time::timeout;
 /// The payload sizes of a whole handshake are at most this: what both sides take before they
 /// have agreed on more.
 pub const FRAME_MIN: u32 = 4096;
-/// How long a broker may be silent.
+/// The longest silence of a broker.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const METHOD: u8 = 1;
@@ -29,7 +29,7 @@ pub struct Socket {
     uri: AMQPUri,
 }
 
-/// What a broker answers.
+/// The answer of a broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// A method: its class and number, its fields.

@@ -428,7 +428,7 @@ fn parent(module: &[String]) -> Vec<String> {
     module[..module.len().saturating_sub(1)].to_vec()
 }
 
-/// What follows `::`, if that comes next.
+/// The text after `::`, if that comes next.
 fn separator(code: &[TokenTree]) -> Option<&[TokenTree]> {
     match code {
         [a, b, rest @ ..] if is_punct(a, ':') && is_punct(b, ':') => Some(rest),

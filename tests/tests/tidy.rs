@@ -105,9 +105,9 @@ fn a_type_name_is_defined_once() {
 
 #[test]
 fn a_doc_comment_begins_with_a_name() {
-    for library in LIBRARIES {
-        let sources = Source::all(&workspace().join(library).join("src"));
-        clean(vague(library, &sources));
+    for member in MEMBERS {
+        let sources = Source::all(&workspace().join(member));
+        clean(vague(member, &sources));
     }
 }
 
@@ -248,10 +248,10 @@ fn twice_defined(sources: &[Source]) -> Vec<String> {
         .collect()
 }
 
-fn vague(library: &str, sources: &[Source]) -> Vec<String> {
+fn vague(member: &str, sources: &[Source]) -> Vec<String> {
     let mut complaints = Vec::new();
     for source in sources {
-        let path = format!("{library}/src/{}", source.path);
+        let path = format!("{member}/{}", source.path);
         for (line, text) in source.docs() {
             let word = text.split(|c: char| !c.is_alphabetic()).next();
             if word.is_some_and(|word| VAGUE.contains(&word)) {
@@ -487,7 +487,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(workspace().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// What is in the repository, or would be with the next commit.
+/// The files that are in the repository, or would be with the next commit.
 fn project_files() -> Vec<String> {
     let listed = Command::new("git")
         .args(["ls-files", "--cached", "--others", "--exclude-standard"])

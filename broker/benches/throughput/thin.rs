@@ -20,7 +20,7 @@ pub(crate) struct Thin {
     start: usize,
 }
 
-/// What came in that matters here.
+/// A frame that came in and matters here.
 enum Incoming {
     Delivery(u64),
     Confirm(u64),

@@ -194,7 +194,7 @@ impl Peer {
         assert_eq!(answer, "queue.declare-ok 0");
     }
 
-    /// How many messages are ready. RabbitMQ may answer before it has done what it was told
+    /// The number of messages that are ready. RabbitMQ may answer before it has done what it was told
     /// without an answer, such as to publish.
     pub(crate) async fn count(&mut self, channel: u16, queue: &str) -> u32 {
         let answer = self

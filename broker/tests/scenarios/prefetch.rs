@@ -120,7 +120,7 @@ pub(crate) async fn a_shared_prefetch_ends(site: Site) {
     }
 }
 
-/// What was got counts while a shared prefetch is set anew, and is never taken off; what is got
+/// A message that was got counts while a shared prefetch is set anew, and is never taken off; one that is got
 /// afterwards does not count.
 pub(crate) async fn gotten_messages_count_when_it_is_set(site: Site) {
     let mut peer = site.peer().await;
@@ -147,7 +147,7 @@ pub(crate) async fn gotten_messages_count_when_it_is_set(site: Site) {
     assert!(peer.settle(2, &queues[0]).await.is_empty());
 }
 
-/// What is rejected makes room as well, for the queue it goes back to as for the others.
+/// A rejected delivery makes room as well, for the queue it goes back to as for the others.
 ///
 /// RabbitMQ's channel tells the queue of the message and the limiter of the room, and the limiter
 /// tells the queue: by two ways, so that the room may come first and the next message with it.

@@ -106,7 +106,7 @@ pub(crate) async fn a_copy_reaches_a_direct_reply_address(site: Site) {
     assert_eq!(peer.bodies(1, &queue).await, ["copied"]);
 }
 
-/// What is no text among the keys is passed over.
+/// Keys that are no texts are passed over.
 pub(crate) async fn keys_that_are_no_texts_are_passed_over(site: Site) {
     let mut peer = site.peer().await;
     let (one, two) = (site.name("one"), site.name("two"));

@@ -250,7 +250,7 @@ pub(crate) async fn an_uncommitted_settlement_makes_no_room(site: Site) {
     assert!(peer.settle(1, &queue).await.is_empty());
 }
 
-/// What is settled and not committed is no longer the channel's to give back.
+/// Deliveries that are settled and not committed are no longer the channel's to give back.
 pub(crate) async fn recovering_leaves_out_what_is_settled(site: Site) {
     let mut peer = transactional(&site).await;
     let queue = site.name("queue");

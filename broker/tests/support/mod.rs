@@ -1,4 +1,4 @@
-//! What the tests share: a broker to talk to, names of their own, and patience.
+//! The fixture of the tests: a broker to talk to, names of their own, and patience.
 #![allow(
     dead_code,
     clippy::unwrap_used,

@@ -20,7 +20,7 @@ pub(crate) struct Raw {
     buffer: Vec<u8>,
 }
 
-/// What a client asks for in its handshake.
+/// The settings that a client asks for in its handshake.
 #[derive(Clone, Debug)]
 pub(crate) struct Wish {
     pub(crate) mechanism: &'static str,

@@ -48,7 +48,7 @@ impl Child {
         }
     }
 
-    /// What it says next.
+    /// Its next line.
     pub async fn line(&mut self, limit: Duration) -> Result<String, String> {
         match tokio::time::timeout(limit, self.lines.next_line()).await {
             Ok(Ok(Some(line))) => Ok(line),

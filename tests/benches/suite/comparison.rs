@@ -1,4 +1,4 @@
-//! What is compared with what: the first entry of a comparison is what the others are measured by.
+//! Comparisons: the first entry of each is the one that the others are measured by.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use crate::contenders;
 use crate::options::{Group, Options};
 use crate::task::{Case, Contender, Work};
 
-/// Where the messages go through.
+/// The broker that the messages go through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     RabbitMq,
@@ -96,7 +96,7 @@ impl Comparison {
     }
 }
 
-/// What the comparisons name and this machine or this version does not have.
+/// The parts of comparisons that this machine or this version does not have.
 pub fn left_out(comparisons: &[Comparison]) -> Vec<String> {
     if !comparisons.iter().any(|all| all.group == Group::Rpc) {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! What a broker says of itself when one connects.
+//! The product and the version that a broker tells when one connects.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

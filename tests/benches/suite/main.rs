@@ -1,4 +1,4 @@
-//! What Lepus costs, side by side with others, in one run: `tests/bench` starts it.
+//! The cost of Lepus, side by side with others, in one run: `tests/bench` starts it.
 //!
 //! Comparisons are lists of entries, and the entries of a comparison alternate, so that a machine
 //! whose speed drifts does so for all of them: what counts is the ratio to the first entry. Each

@@ -22,7 +22,7 @@ pub enum Figure {
     /// Peak memory, by process.
     ClientBytes,
     ServerBytes,
-    /// What one more operation in flight takes of the client.
+    /// The memory of the client that one more operation in flight takes.
     BytesInFlight,
 }
 

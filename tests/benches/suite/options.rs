@@ -1,4 +1,4 @@
-//! What the command line asks for.
+//! The options of the command line.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 pub const USAGE: &str = "usage: tests/bench [rpc|jobs|pubsub|broker|local|flat|all]... \
 [--rounds N] [--seconds S] [--only TEXT] [--full] [--beside PROGRAM]";
 
-/// What is compared.
+/// The comparisons to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
     Rpc,
@@ -43,11 +43,11 @@ impl Group {
 pub struct Options {
     pub groups: Vec<Group>,
     pub rounds: usize,
-    /// How long each entry is measured in each round.
+    /// The time for which each entry is measured in each round.
     pub time: Duration,
     /// Every case instead of those that tell the most.
     pub full: bool,
-    /// What the title of a comparison must have in it.
+    /// A text that the title of a comparison must contain.
     pub only: String,
     /// Another build of this program, to compare this one with.
     pub beside: Option<PathBuf>,

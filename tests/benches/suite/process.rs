@@ -1,4 +1,4 @@
-//! What the kernel knows of a process: CPU time, memory, and who listens on a port.
+//! Facts of a process from the kernel: CPU time, memory, and the process that listens on a port.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Where entries are measured: the brokers, a name of its own for each run, and no traces left.
+//! The surroundings of a measurement: the brokers, a name of its own for each run, and no traces left.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -20,7 +20,7 @@ use crate::works::{has_server, service_name};
 /// For what is not measured: processes that start, backlogs that are filled.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What an interrupted run leaves behind.
+/// Deletes the queues that an interrupted run has left behind.
 static LEFT: Mutex<Option<(String, Vec<String>)>> = Mutex::new(None);
 
 /// RabbitMQ as the entries see it.

@@ -1,10 +1,10 @@
-//! What one process is to do: its argument, as JSON.
+//! The task of one process: its argument, as JSON.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Who competes.
+/// The contender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Contender {
     Naive,
@@ -39,7 +39,7 @@ impl Contender {
     }
 }
 
-/// What is measured.
+/// The kind of work that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Work {
     /// A call and its reply.
@@ -74,7 +74,7 @@ pub enum Role {
     Client,
 }
 
-/// How much of it.
+/// The amount of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Case {
     /// Operations at once.
@@ -106,7 +106,7 @@ pub struct Task {
     pub contender: Contender,
     pub case: Case,
     pub time: Duration,
-    /// Where the broker is, or for a client without one, its server.
+    /// The address of the broker, or for a client without one, of its server.
     pub address: String,
     /// Before the name of every queue and exchange.
     pub namespace: String,

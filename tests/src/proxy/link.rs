@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
 
-/// How many bytes back a trap may begin.
+/// The number of bytes back at which a trap may begin.
 const MEMORY: usize = 4096;
 
 /// The handle by which the proxy reaches a connection.

@@ -46,7 +46,7 @@ pub(super) fn set(way: Way, needle: &[u8]) -> (Spring, Trap) {
 }
 
 impl Spring {
-    /// How much of `new`, which follows `before` on one connection, passes before
+    /// The number of bytes of `new`, which follows `before` on one connection, that pass before
     /// the trap springs. `None`: it does not.
     pub(super) fn at(&self, way: Way, before: &[u8], new: &[u8]) -> Option<usize> {
         if way != self.way {

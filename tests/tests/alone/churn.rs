@@ -33,7 +33,7 @@ async fn rabbitmq() {
     run_within(LIMIT, On::RabbitMq, "churn::rabbitmq", churn).await;
 }
 
-/// What the process has.
+/// The resources that the process has.
 #[derive(Debug)]
 struct Held {
     descriptors: usize,

@@ -1,4 +1,4 @@
-//! What the library writes to the log, and what it never shows.
+//! The log of the library: its lines, and the texts that it never shows.
 
 use lepus::{Code, Connection, Status};
 use lepus_broker::Broker;

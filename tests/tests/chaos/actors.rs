@@ -1,4 +1,4 @@
-//! Who calls and who pushes; each writes down what it sees.
+//! The actors that call and push; each writes down what it sees.
 
 use crate::book::{Book, Channel, End, Fate, Home, Runs};
 use crate::dice::Dice;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How many handlers each server and each pool runs.
+/// The number of handlers that each server and each pool runs.
 pub const CONCURRENCY: [u16; 2] = [1, 4];
 
 /// Nobody serves it.
@@ -207,7 +207,7 @@ fn known(error: &lepus::Error) -> End {
     }
 }
 
-/// What is wrong with a job on purpose.
+/// The fault that a job has on purpose.
 #[derive(Clone, Copy)]
 enum Flaw {
     None,

@@ -1,4 +1,4 @@
-//! What happened to every call and every job, and the judge who reads it.
+//! The history of every call and every job, and the judge who reads it.
 //!
 //! The numbers are the invariants of docs/reliability.md.
 
@@ -14,7 +14,7 @@ const SLACK: Duration = Duration::from_secs(4);
 /// A request that is in time when it comes may begin this much later.
 const LATE: Duration = Duration::from_millis(200);
 
-/// What its caller was told.
+/// The end that its caller was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum End {
     /// It was done.
@@ -25,7 +25,7 @@ pub enum End {
     Unknown,
 }
 
-/// How often a call may run.
+/// The number of times that a call may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Runs {
     Any,
@@ -42,7 +42,7 @@ pub struct Call {
     ended: Option<(End, Duration)>,
 }
 
-/// What a job is to come to.
+/// The end that a job is to come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// Its handler succeeds, at once or later.
@@ -68,7 +68,7 @@ pub enum Home {
     },
 }
 
-/// What else may close the channel that a job is published on. Lepus publishes again what such a
+/// Other messages that may close the channel of a job. Lepus publishes again what such a
 /// channel had no confirm for, and the broker may have had it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Channel {
@@ -85,7 +85,7 @@ pub enum Channel {
 struct Deletion {
     began: Instant,
     ended: Instant,
-    /// What was in it, if it was one that is worked on.
+    /// The number of its messages, if it was one that is worked on.
     messages: Option<u64>,
 }
 
@@ -121,7 +121,7 @@ struct Pages {
     faults: BTreeMap<&'static str, u32>,
     /// Jobs confirmed and not done, as far as that is known.
     backlog: i64,
-    /// How often a process lost all that it had in hand, and the jobs delivered to one again.
+    /// The number of times that a process lost all that it had in hand, and the jobs delivered to one again.
     lost_there: u64,
     redelivered_there: u64,
     /// Seen to be wrong at once.
@@ -259,7 +259,7 @@ impl Book {
         self.pages().lost_there += 1;
     }
 
-    /// What a process saw. Those that were frozen may begin anything late.
+    /// Notes a sight of a process. Those that were frozen may begin anything late.
     pub fn process_told(&self, mut sight: Sight, was_frozen: bool) {
         match &mut sight {
             Sight::JobRun {
@@ -271,7 +271,7 @@ impl Book {
         self.hears(sight);
     }
 
-    /// How often a process lost what it had in hand, and the jobs delivered to one again.
+    /// The number of times that a process lost what it had in hand, and the jobs delivered to one again.
     pub fn processes(&self) -> (u64, u64) {
         let pages = self.pages();
         (pages.lost_there, pages.redelivered_there)
@@ -298,12 +298,12 @@ impl Book {
             .push((began, Instant::now()));
     }
 
-    /// How often handlers of jobs have run.
+    /// The number of runs of handlers of jobs.
     pub fn runs(&self) -> usize {
         self.pages().job_runs.values().map(Vec::len).sum()
     }
 
-    /// How often the calls of a kind ran beyond twice each.
+    /// The number of runs of the calls of a kind beyond two of each.
     pub fn runs_beyond_two(&self, kind: &str) -> u64 {
         let pages = self.pages();
         let calls = pages.calls.iter().filter(|(_, call)| call.kind == kind);
@@ -354,7 +354,7 @@ impl Book {
         found
     }
 
-    /// How often handlers ran again, calls and jobs.
+    /// The numbers of runs beyond the first, of calls and of jobs.
     pub fn duplicates(&self) -> (u64, u64) {
         let pages = self.pages();
         let calls = pages.call_runs.values().map(|runs| runs.len() as u64 - 1);
@@ -388,7 +388,7 @@ impl Witness for Book {
 }
 
 impl Pages {
-    /// How often a job may have been published again although the broker had it.
+    /// The number of times that a job may have been published again although the broker had it.
     fn times_published_again(&self, job: &JobEntry) -> usize {
         match job.channel {
             Channel::Own => 0,

@@ -1,4 +1,4 @@
-//! What is random in a run comes from one number, so that a run can be had again.
+//! Dice: all that is random in a run comes from one number, so that a run can be had again.
 
 use std::time::Duration;
 

@@ -491,7 +491,7 @@ async fn rest(
     }
 }
 
-/// What lies in the queues that nobody works on: dead letters, and jobs that were kept.
+/// The messages in the queues that nobody works on: dead letters, and jobs that were kept.
 async fn read_the_rest(world: &World, queues: &Queues, raw: &Raw, env: &Env, book: &Book) {
     let mut letters = Vec::new();
     for queue in [

@@ -1,4 +1,4 @@
-//! What goes wrong, drawn from the dice; and the end of it.
+//! The faults, drawn from the dice; and the end of them.
 
 use crate::book::Book;
 use crate::dice::Dice;

@@ -10,12 +10,12 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How many there are at a time.
+/// The number of processes at a time.
 pub const PROCESSES: usize = 2;
 /// Handlers of each kind in each.
 pub const CONCURRENCY: u16 = 4;
 
-/// What is to become of them.
+/// The order that they are given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     Torment,

@@ -21,7 +21,7 @@ conformance!(recovery:
 );
 
 const SECOND: Duration = Duration::from_secs(1);
-/// How long a push may take.
+/// The longest time that a push may take.
 const LIMIT: Duration = SECOND;
 /// After the last fault all is well again by then: the longest backoff, and a busy machine.
 const WELL: Duration = Duration::from_secs(6);
@@ -53,7 +53,7 @@ async fn two_proxies(env: &Env) -> [Proxy; 2] {
     [Proxy::start(&env.uri).await, Proxy::start(&env.uri).await]
 }
 
-/// What the broker says of a push, once it does.
+/// The broker's answer to a push, once there is one.
 struct Told(BoxFuture<'static, End>);
 
 /// A producer waits for its confirm and a worker for jobs, when their link is lost; whoever takes

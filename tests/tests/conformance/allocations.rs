@@ -1,7 +1,7 @@
-//! What a call allocates, client and server each in a process of its own, against a budget: time
+//! The allocations of a call, client and server each in a process of its own, against a budget: time
 //! cannot be tested on a busy machine, this can.
 //!
-//! Where a budget is exceeded for a reason, raise it to what is printed and a tenth more. Where much
+//! If a budget is exceeded for a reason, raise it to what is printed and a tenth more. If much
 //! of it is left, lower it.
 
 use lepus_broker::Broker;

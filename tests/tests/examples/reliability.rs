@@ -8,7 +8,7 @@ fn read(path: &str) -> Option<String> {
     fs::read_to_string(workspace().join(path)).ok()
 }
 
-/// What is between backticks and looks like `module::test`: the path of the module, and the test.
+/// The texts between backticks that look like `module::test`: the path of the module, and the test.
 fn named(text: &str) -> BTreeSet<(String, String)> {
     let is_name = |name: &str| {
         let mut letters = name.chars();

@@ -39,7 +39,7 @@ const BACKLOG: usize = 100_000;
 const BODY: usize = 1024;
 /// By a prefetch that is too large.
 const HELD: u16 = 20_000;
-/// What an allocator may add without a job more in hand.
+/// The bytes that an allocator may add without a job more in hand.
 const NOTHING: u64 = 6 * 1024 * 1024;
 
 async fn row_57_memory_is_bounded_by_the_prefetch(env: Env) {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 const SECOND: Duration = Duration::from_secs(1);
-/// What a call or a push may take.
+/// The longest time that a call or a push may take.
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// To come back on a busy machine.
 const LONG: Duration = Duration::from_secs(120);
@@ -44,7 +44,7 @@ impl Single for Doubling {
     }
 }
 
-/// How what goes on all the time comes through a fault.
+/// The course of a fault, while calls and pushes go on all the time.
 #[derive(Debug, Default)]
 struct Recovery(Mutex<Course>);
 
@@ -91,14 +91,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no panic under a lock")
 }
 
-/// What was pushed, done and called.
+/// The numbers of jobs that were pushed and done, and of calls.
 #[derive(Debug, Default)]
 struct Books {
     over: AtomicBool,
     next: AtomicU64,
     confirmed: Mutex<BTreeSet<u64>>,
     unknown: Mutex<BTreeSet<u64>>,
-    /// What pushes were told instead of a confirm.
+    /// The errors that pushes were told instead of a confirm.
     refusals: Mutex<BTreeMap<String, u32>>,
     done: Mutex<BTreeMap<u64, u32>>,
     calls: Mutex<BTreeMap<String, u32>>,

@@ -79,7 +79,7 @@ impl Book {
         self.done.values().map(|times| times - 1).sum()
     }
 
-    /// What was in hand at each fault may be done again, and nothing else.
+    /// The most jobs that are done again: those in hand at each fault, and nothing else.
     fn bound(&self) -> u32 {
         let cut = self.worker_cuts * WORKERS as u32;
         u32::from(PREFETCH) * (self.kills + cut) + self.unconfirmed

@@ -1,4 +1,4 @@
-//! What goes wrong beside a call and must not reach it: channels that die, replies that nobody
+//! Faults beside a call that must not reach it: channels that die, replies that nobody
 //! reads, contracts of two versions, names that do not resolve. The numbers in the names are rows
 //! of the table in docs/reliability.md.
 

@@ -1,4 +1,4 @@
-//! What needs a RabbitMQ of its own: restarts and kills, alarms, passwords, permissions, TLS. The
+//! Tests that need a RabbitMQ of their own: restarts and kills, alarms, passwords, permissions, TLS. The
 //! numbers in the names are rows of the table in docs/reliability.md.
 //!
 //! A node takes seconds to start, so those that can share one do, one after the other.
@@ -197,7 +197,7 @@ async fn refused(builder: ConnectionBuilder) -> lepus::Error {
     error
 }
 
-/// What a user prints of an error and its causes has the broker's words once.
+/// An error and its causes, as a user prints them, have the broker's words once.
 fn says_nothing_twice(error: &lepus::Error) {
     let mut texts = vec![error.to_string()];
     let mut source = error.source();

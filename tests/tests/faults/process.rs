@@ -1,4 +1,4 @@
-//! What processes and runtimes do to calls: handlers that block their thread, processes that are
+//! Faults of processes and runtimes: handlers that block their thread, processes that are
 //! stopped and go on, runtimes that end. The numbers in the names are rows of the table in
 //! docs/reliability.md.
 

@@ -488,7 +488,7 @@ mod codecs {
     }
 }
 
-/// What a default body may do.
+/// Statements that a default body may have.
 mod bodies {
     #[lepus::service]
     trait Bodies {

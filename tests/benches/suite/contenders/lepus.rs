@@ -6,7 +6,7 @@ use lepus::{Connection, Server, amqp::Io};
 use crate::load::Operation;
 use crate::task::{Contender, Task};
 
-/// How many calls share a message at the most.
+/// The most calls that share a message.
 const COALESCED: usize = 256;
 
 #[lepus::service(name = "echo", codec = "bytes")]

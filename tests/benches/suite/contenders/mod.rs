@@ -1,4 +1,4 @@
-//! Who competes: a server that echoes, and a client that calls it, for each.
+//! The contenders: a server that echoes, and a client that calls it, for each.
 
 mod amqprs;
 pub mod lepus;

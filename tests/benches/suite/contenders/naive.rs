@@ -1,4 +1,4 @@
-//! What one writes first on lapin: see `lepus_tests::naive`.
+//! RPC as one writes it first on lapin: see `lepus_tests::naive`.
 
 use lepus_tests::naive::{self, Caller};
 

@@ -1,4 +1,4 @@
-//! What a run leaves: tables on the way, and two files in the end.
+//! The report of a run: tables on the way, and two files in the end.
 
 mod plot;
 mod table;

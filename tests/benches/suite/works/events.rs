@@ -24,7 +24,7 @@ use crate::works::jobs::in_full_of;
 const EXCHANGE: &str = "events";
 const NUMBER: usize = size_of::<u64>();
 
-/// Who waits for which event, by the number that it begins with.
+/// The tasks that wait for an event, by the number that it begins with.
 #[derive(Clone, Default)]
 struct Arrivals(Arc<Mutex<Table>>);
 

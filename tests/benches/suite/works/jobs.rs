@@ -37,7 +37,7 @@ async fn declared(task: &Task) -> Connection {
     connection
 }
 
-/// What Lepus says of a job or an event: which one it is, what it holds, and from when it is.
+/// The properties that Lepus gives to a job or an event: its identity, its encoding and its time.
 pub fn in_full_of(properties: BasicProperties) -> BasicProperties {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let identity = Uuid::new_v4().simple().to_string();

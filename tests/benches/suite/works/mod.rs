@@ -1,4 +1,4 @@
-//! What a process does for its task.
+//! The works: the code that a process runs for its task.
 
 mod events;
 mod jobs;

@@ -44,7 +44,7 @@ impl Service for Mirror {
     }
 }
 
-/// What the macro writes down, for a service that only a program would write.
+/// The descriptor that the macro would generate, for a service that only a program would write.
 fn described(name: String, methods: usize) -> &'static ServiceDescriptor {
     let methods = (0..methods).map(|id| {
         let name = Box::leak(format!("method-{id}").into_boxed_str());

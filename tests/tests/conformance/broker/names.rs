@@ -16,7 +16,7 @@ conformance!(
 
 const RETURN: (u16, u16) = (60, 50);
 
-/// What is not UTF-8, with a dot in it.
+/// Bytes that are not UTF-8, with a dot in them.
 const NO_TEXT: &[u8] = b"a.\xff\xfe";
 
 async fn line_ends_in_names_are_left_out(env: Env) {

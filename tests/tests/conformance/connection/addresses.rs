@@ -19,7 +19,7 @@ conformance!(brokers:
     the_two_connections_of_one_have_names_of_their_own,
 );
 
-/// What is wrong with a connection to be made, which is seen before anything is tried.
+/// Faults of a connection to be made, which are seen before anything is tried.
 async fn invalid(builder: ConnectionBuilder) -> Error {
     let shown = format!("{builder:?}");
     let opened = builder.connect_timeout(SHORT).open().await;
@@ -126,7 +126,7 @@ async fn a_wrong_parameter_is_named_with_what_it_may_be() {
     }
 }
 
-/// What a broker says of a refused login names virtual host and user.
+/// The broker's text about a refused login names virtual host and user.
 async fn refusals_show_no_credentials(env: Env) {
     let uri: lapin::uri::AMQPUri = env.uri.parse().unwrap();
     let (host, port) = (uri.authority.host, uri.authority.port);

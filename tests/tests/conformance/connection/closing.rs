@@ -1,4 +1,4 @@
-//! How a connection ends.
+//! The end of connections.
 
 use super::LONG;
 use lepus::amqp::ConnectionState;

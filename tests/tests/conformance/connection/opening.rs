@@ -1,4 +1,4 @@
-//! How a connection is made, and how it is refused.
+//! Opening of connections, and its refusals.
 
 use super::{LONG, SHORT, SOON, with};
 use lepus::amqp::ConnectionState;

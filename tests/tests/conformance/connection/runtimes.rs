@@ -145,7 +145,7 @@ async fn what_was_sent_inside_and_is_awaited_outside(env: Env) {
     assert_eq!(probe.echo("hi".into()).await.unwrap(), "hi");
 }
 
-/// What needs no timer of the caller's works; nothing panics.
+/// Starts that need no timer of the caller's runtime work; nothing panics.
 async fn servers_and_workers_start_or_say_why_not(env: Env) {
     let connection = env.connect().await;
     let queue = WorkQueue::<String>::new("runtimes");

@@ -166,7 +166,7 @@ async fn a_push_waits_for_a_connection_within_its_time(env: Env) {
     fixture.delete_queues(&["jobs"]).await;
 }
 
-/// What becomes of a push.
+/// The end of a push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Fate {
     Stored,

@@ -1,4 +1,4 @@
-//! What the broker refuses: messages, declarations, polls, and acknowledgements that come too late.
+//! Refusals of the broker: messages, declarations, polls, and acknowledgements that come too late.
 //! Each error is about its own message, nothing else pays for it, and no job is lost for it.
 
 use futures_util::future::join_all;

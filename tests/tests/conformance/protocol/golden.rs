@@ -100,7 +100,7 @@ impl Message {
         Self { fields, body }
     }
 
-    /// What arrived, the namespace taken off.
+    /// A message that arrived, the namespace taken off.
     pub fn seen(delivery: &Delivery, namespace: &str) -> Self {
         let prefix = format!("{namespace}.");
         let plain = |text: &str| text.strip_prefix(&prefix).unwrap_or(text).to_owned();

@@ -368,9 +368,9 @@ async fn the_golden_calls_get_the_golden_replies(env: Env) {
     let mut calls = Message::golden("rpc.calls");
     // The second of the calls.
     let divide = b"\xa6divide\xcd\x27\x10\xc0\xc4\x14";
-    let mut at = calls.body.windows(divide.len());
-    let at = at.rposition(|bytes| bytes == divide);
-    calls.body.truncate(at.expect("a second call"));
+    let mut windows = calls.body.windows(divide.len());
+    let second = windows.rposition(|bytes| bytes == divide);
+    calls.body.truncate(second.expect("a second call"));
     calls.body.extend(b"\xa4busy\xcd\x27\x10\xc0\xc4\x01\x80");
     let seen = asking.ask(&calls).await;
     Message::golden("rpc.replies.details").assert_is(&seen);

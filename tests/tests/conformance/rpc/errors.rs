@@ -1,4 +1,4 @@
-//! What a call that fails says, and what a handler knows of its call.
+//! Errors of calls, and the facts that a handler knows of its call.
 
 use futures_util::future::join_all;
 use lepus::{

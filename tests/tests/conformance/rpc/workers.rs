@@ -1,4 +1,4 @@
-//! How many handlers of a server run, and how it stops.
+//! The concurrency of a server, and its stop.
 
 use super::{LONG, SHORT};
 use futures_util::future::join_all;

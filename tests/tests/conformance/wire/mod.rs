@@ -7,7 +7,7 @@ use lapin::message::Delivery;
 use lepus_tests::Env;
 use lepus_tests::raw::Raw;
 
-/// What is in a message besides its body, in one line a property; the reply queue and the time
+/// The properties of a message, each in a line; the reply queue and the time
 /// left, which differ from run to run, are checked and left out.
 fn properties(message: &Delivery, reply_queue: &str) -> Vec<String> {
     let p = &message.properties;

@@ -1,4 +1,4 @@
-//! What Lepus sends, and in which order.
+//! The messages that Lepus sends, and their order.
 
 use super::{properties, requests};
 use lapin::types::AMQPValue;

@@ -1,4 +1,4 @@
-//! What peers in other languages send.
+//! The messages that peers in other languages send.
 
 use super::requests;
 use lapin::BasicProperties;

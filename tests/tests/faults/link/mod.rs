@@ -1,4 +1,4 @@
-//! What a network does to calls: cuts, stalls, brokers that are away, and many clients that come
+//! Faults of the network: cuts, stalls, brokers that are away, and many clients that come
 //! back at once. The numbers in the names are rows of the table in docs/reliability.md.
 
 mod away;

@@ -1,4 +1,4 @@
-//! What the help says about an error of another crate.
+//! The help about an error of another crate, followed.
 
 use lepus::{Connection, Job, WorkQueue, jobs::{Failure, JobError}};
 

@@ -66,7 +66,7 @@ async fn an_unknown_method_is_told_which_there_are(env: Env) {
     assert_eq!(caller.waiting().await, 0, "one reply each");
 }
 
-/// What a body of `echo` or `divide` may not be.
+/// Bodies that `echo` and `divide` do not accept.
 async fn is_refused(
     fixture: &RpcFixture,
     caller: &Caller,
