@@ -124,6 +124,7 @@
 //! | feature | default | |
 //! |---|---|---|
 //! | `tls` | yes | `amqps://` with rustls, the system's certificate authorities and others |
+//! | `tower` | no | adapters for stacks of the crate `tower`, in [`middleware`] |
 //!
 //! # Requirements and guarantees
 //!
@@ -150,6 +151,7 @@
 pub mod __bench;
 #[doc(hidden)]
 pub mod __rt;
+mod cancellation;
 mod client;
 mod clock;
 mod context;

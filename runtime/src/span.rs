@@ -8,6 +8,7 @@ use std::fmt;
 use tracing::Span;
 use tracing::field::Empty;
 
+use crate::error::Error;
 use crate::escape::{Escaped, escaped};
 use crate::wire::message::MessageInfo;
 
@@ -107,6 +108,14 @@ pub(crate) fn record_outcome(span: &Span, outcome: &str) {
 pub(crate) fn published(span: &Span, outcome: &'static str) {
     record_outcome(span, outcome);
     tracing::debug!(parent: span, outcome, "message published");
+}
+
+/// The outcome of a publish, for [`published`].
+pub(crate) fn publish_outcome(result: &Result<(), Error>) -> &'static str {
+    match result {
+        Ok(()) => "ok",
+        Err(error) => error.grpc_code().as_str(),
+    }
 }
 
 /// Two texts with a separator between them.

@@ -40,7 +40,7 @@ const FLOORS: &[&[&str]] = &[
         "wire/mod",
         "policy/mod",
     ],
-    &["link", "returns"],
+    &["link", "returns", "cancellation"],
     &["service", "middleware"],
     &["shutdown", "publish", "worker"],
     &["client", "server", "queue", "pubsub"],

@@ -14,7 +14,8 @@ use super::exchange_publisher::ExchangePublisher;
 use super::options::PublishOptions;
 use crate::clock;
 use crate::context::Context;
-use crate::error::{Error, Outcome};
+use crate::error::{Error, ErrorKind, Outcome};
+use crate::middleware::{Next, Publication};
 use crate::publish::Target;
 use crate::span;
 use crate::wire::envelope::{self, EventHead};
@@ -51,16 +52,20 @@ pub struct Publish {
     priority: Option<u8>,
     time_to_live: Option<Duration>,
     message_id: Option<String>,
+    /// The layers of its publisher, if there are any.
+    layers: Option<Next<Publication>>,
 }
 
 impl Publish {
     pub(super) fn new(
         publisher: Arc<ExchangePublisher>,
+        layers: Option<Next<Publication>>,
         options: PublishOptions,
         event: Result<(RoutingKey, EncodedEvent), Error>,
     ) -> Self {
         Self {
             publisher,
+            layers,
             options,
             event,
             headers: Table::new(),
@@ -139,8 +144,9 @@ impl Publish {
         self
     }
 
-    async fn send(self) -> Result<(), Error> {
+    async fn send(mut self) -> Result<(), Error> {
         let started = Instant::now();
+        let layers = self.layers.take();
         let PreparedEvent {
             publisher,
             message,
@@ -148,18 +154,19 @@ impl Publish {
         } = self.prepare(started)?;
         let (exchange, key) = (publisher.spec().name(), message.routing_key.clone());
         let span = span::publish(exchange, &key, message.properties.message_id.as_deref());
-        let sent = publisher.publish(message, options, started);
-        match sent.await {
-            Ok(()) => {
-                span::published(&span, "ok");
-                Ok(())
+        let sent = match layers {
+            None => {
+                let sent = publisher.publish(message, options, started).await;
+                sent.map_err(|failure| failure.into_error(&target(exchange, &key)))
             }
-            Err(failure) => {
-                let error = failure.into_error(&target(exchange, &key));
-                span::published(&span, error.grpc_code().as_str());
-                Err(error)
+            // Boxed, so that the future of a publish without layers stays small.
+            Some(layers) => {
+                let sent = send_through(layers, Arc::clone(&publisher), message, options, started);
+                Box::pin(sent).await
             }
-        }
+        };
+        span::published(&span, span::publish_outcome(&sent));
+        sent
     }
 
     fn prepare(self, started: Instant) -> Result<PreparedEvent, Error> {
@@ -171,6 +178,7 @@ impl Publish {
             priority,
             time_to_live,
             message_id,
+            layers: _,
         } = self;
         let context = Context::current();
         if let Some(left) = context.time_left() {
@@ -217,6 +225,32 @@ struct PreparedEvent {
     publisher: Arc<ExchangePublisher>,
     message: Arc<Outgoing>,
     options: PublishOptions,
+}
+
+/// Passes the layers, and publishes inside them.
+async fn send_through(
+    layers: Next<Publication>,
+    publisher: Arc<ExchangePublisher>,
+    message: Arc<Outgoing>,
+    options: PublishOptions,
+    started: Instant,
+) -> Result<(), Error> {
+    let exchange = Arc::from(publisher.spec().name());
+    let target = target(&exchange, &message.routing_key);
+    let names = target.clone();
+    let deadline = clock::deadline(started, options.timeout);
+    let publication = Publication::new(exchange, message, deadline, move |message, timeout| {
+        let (publisher, target) = (Arc::clone(&publisher), target.clone());
+        let options = PublishOptions { timeout, ..options };
+        Box::pin(async move {
+            let sent = publisher.publish(message, options, Instant::now()).await;
+            sent.map_err(|failure| failure.into_error(&target))
+        })
+    });
+    publication.pass(layers).await.unwrap_or_else(|| {
+        let late = Error::new(ErrorKind::Timeout);
+        Err(names.describe(late, started, Outcome::SentNoReply))
+    })
 }
 
 /// The name of an event in errors.

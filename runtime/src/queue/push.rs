@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
+use tokio::time::Instant;
 use tracing::Span;
 
 use super::job_publisher::JobPublisher;
 use crate::clock;
 use crate::context::Context;
-use crate::error::{Error, ErrorKind};
-use crate::publish::{OnMissing, PublishFailure};
+use crate::error::{Error, ErrorKind, Outcome};
+use crate::middleware::{Next, Publication};
+use crate::publish::{OnMissing, PublishFailure, Target};
 use crate::random;
 use crate::span;
 use crate::wire::envelope::{self, NewJob};
@@ -178,29 +180,77 @@ impl Push {
             message,
             delay_queue_missing,
             timeout,
-            span,
+            span: Some(span),
         })
     }
 }
 
 /// A job as it is published.
+#[derive(Clone)]
 pub(super) struct EncodedJob {
     publisher: JobPublisher,
     message: Arc<Outgoing>,
     /// The reaction to a missing delay queue, for a job with a delay.
     delay_queue_missing: Option<OnMissing>,
     timeout: Duration,
-    span: Span,
+    /// `None` inside layers, around which the end is recorded.
+    span: Option<Span>,
 }
 
 impl EncodedJob {
     pub(super) async fn push(self) -> Result<(), Error> {
+        if let Some(layers) = self.publisher.layers() {
+            let layers = layers.clone();
+            // Boxed, so that the future of a push without layers stays small.
+            return Box::pin(self.push_through(layers)).await;
+        }
+        self.send().await
+    }
+
+    async fn send(self) -> Result<(), Error> {
         let (message, timeout) = (Arc::clone(&self.message), self.timeout);
         let publisher = self.publisher.publisher();
         let published = publisher.publish_or_declare(message, timeout, self.on_missing()?);
         published.await.map_err(|failure| self.error(failure))?;
-        span::published(&self.span, "ok");
+        self.record("ok");
         Ok(())
+    }
+
+    /// Whether the push passes layers.
+    pub(super) fn is_layered(&self) -> bool {
+        self.publisher.layers().is_some()
+    }
+
+    /// Passes the layers, and sends inside them.
+    async fn push_through(mut self, layers: Next<Publication>) -> Result<(), Error> {
+        let started = Instant::now();
+        let span = self.span.take();
+        let queue = Arc::from(self.publisher.queue().spec.name.as_str());
+        let deadline = clock::deadline(started, self.timeout);
+        let message = self.message();
+        let target = self.target();
+        let publication = Publication::new(queue, message, deadline, move |message, timeout| {
+            let job = Self {
+                message,
+                timeout,
+                ..self.clone()
+            };
+            Box::pin(job.send())
+        });
+        let pushed = publication.pass(layers).await.unwrap_or_else(|| {
+            let late = Error::new(ErrorKind::Timeout);
+            Err(target.describe(late, started, Outcome::SentNoReply))
+        });
+        if let Some(span) = span {
+            span::published(&span, span::publish_outcome(&pushed));
+        }
+        pushed
+    }
+
+    fn record(&self, outcome: &'static str) {
+        if let Some(span) = &self.span {
+            span::published(span, outcome);
+        }
     }
 
     /// Pushes after a first attempt that failed.
@@ -209,7 +259,7 @@ impl EncodedJob {
         let (publisher, on_missing) = (self.publisher.publisher(), self.on_missing()?);
         let published = publisher.redeclare_and_retry(failure, message, timeout, on_missing);
         published.await.map_err(|failure| self.error(failure))?;
-        span::published(&self.span, "ok");
+        self.record("ok");
         Ok(())
     }
 
@@ -233,6 +283,13 @@ impl EncodedJob {
 
     /// The error for the caller.
     pub(super) fn error(&self, failure: PublishFailure) -> Error {
+        let error = failure.into_error(&self.target());
+        self.record(error.grpc_code().as_str());
+        error
+    }
+
+    /// The name of the push in errors.
+    fn target(&self) -> Target {
         let mut target = self.publisher.queue().target.clone();
         if let Some(task) = self.message.properties.kind.as_deref() {
             target.method = task.into();
@@ -240,9 +297,7 @@ impl EncodedJob {
         if self.delay_queue_missing.is_some() {
             target.queue = self.message.routing_key.as_str().into();
         }
-        let error = failure.into_error(&target);
-        span::published(&self.span, error.grpc_code().as_str());
-        error
+        target
     }
 }
 

@@ -8,6 +8,7 @@ mod layers;
 mod local;
 mod queues;
 mod shapes;
+mod tower;
 mod unsent;
 mod workers;
 

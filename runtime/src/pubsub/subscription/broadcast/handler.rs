@@ -14,9 +14,11 @@ use super::super::buffer::EventBuffer;
 use super::super::mode::{Broadcast, Overflow};
 use super::super::setup::MissedSink;
 use super::super::stream::{Mode, sealed};
+use crate::context::Context;
 use crate::escape::Escaped;
+use crate::handler_guard::{HandlerEnd, panic_text};
 use crate::link::{Channel, Connection, ConsumeMode, Delivery};
-use crate::policy::verdict::IntoVerdict;
+use crate::policy::verdict::{IntoVerdict, Verdict, VerdictOutcome};
 use crate::pubsub::event::{Decoded, Event, EventDecoder, Missed, RawEvent};
 use crate::span::{HandlerSpan, record_outcome};
 use crate::stats::Counters;
@@ -156,31 +158,44 @@ where
             }
             Decoded::Skipped => return Settlement::Ack,
         };
-        let key = Escaped(event.key().to_owned());
-        let exchange = Escaped(event.exchange().to_owned());
         let context = event.context.clone();
-        let span = HandlerSpan::process(context.service(), context.message());
-        let span = span.span().clone();
-        let work = context.scope(async { (self.handler)(event).await });
-        let work = work.instrument(span.clone());
-        match AssertUnwindSafe(work).catch_unwind().await {
-            Ok(returned) => {
-                let verdict = returned.into_verdict();
-                let outcome = verdict.outcome();
-                record_outcome(&span, outcome);
-                tracing::debug!(parent: &span, %exchange, %key, outcome, "event handler ended");
-                if let Some(error) = verdict.error() {
-                    let error = Escaped(error);
-                    tracing::warn!(parent: &span, %exchange, %key, %error, "event handler failed");
-                }
-            }
-            Err(panic) => {
-                self.counters.panics.add();
-                let text = Escaped(crate::handler_guard::panic_text(&*panic));
-                record_outcome(&span, "panicked");
-                tracing::warn!(parent: &span, %exchange, %key, %text, "event handler panicked");
+        let work = async { (self.handler)(event).await.into_verdict() };
+        run(context, work, &self.counters).await;
+        Settlement::Ack
+    }
+}
+
+/// Runs the handler of an event in its context and its span, and reports the end.
+pub(super) async fn run(
+    context: Context,
+    handler: impl Future<Output = Verdict>,
+    counters: &Counters,
+) {
+    let exchange = Escaped(context.message().exchange.clone());
+    let key = Escaped(context.message().routing_key.clone());
+    let span = HandlerSpan::process(context.service(), context.message());
+    let span = span.span().clone();
+    let work = context.scope(handler).instrument(span.clone());
+    let end = match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(verdict) => HandlerEnd::Returned(verdict),
+        Err(panic) => HandlerEnd::Panicked(panic_text(&*panic).to_owned()),
+    };
+    // Layers pass on a panic as a verdict.
+    let verdict = Verdict::of_end(end, None);
+    let outcome = verdict.outcome_name();
+    record_outcome(&span, outcome);
+    match verdict.outcome() {
+        VerdictOutcome::Panicked(text) => {
+            counters.panics.add();
+            let text = Escaped(text);
+            tracing::warn!(parent: &span, %exchange, %key, %text, "event handler panicked");
+        }
+        _ => {
+            tracing::debug!(parent: &span, %exchange, %key, outcome, "event handler ended");
+            if let Some(error) = verdict.error() {
+                let error = Escaped(error);
+                tracing::warn!(parent: &span, %exchange, %key, %error, "event handler failed");
             }
         }
-        Settlement::Ack
     }
 }
