@@ -54,7 +54,14 @@ const SPLIT: &[&str] = &["wire", "policy"];
 const LINK: &str = "link";
 
 /// The members of the workspace, by their folders.
-const MEMBERS: &[&str] = &["macros", "runtime", "broker", "examples", "tests"];
+const MEMBERS: &[&str] = &[
+    "macros",
+    "runtime",
+    "broker",
+    "examples",
+    "examples/gateway",
+    "tests",
+];
 
 /// Dependencies that no source file of their crate names: the crate's folder, the dependency, and the
 /// reason to have it.
