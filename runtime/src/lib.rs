@@ -125,6 +125,7 @@
 //! | feature | default | |
 //! |---|---|---|
 //! | `tls` | yes | `amqps://` with rustls, the system's certificate authorities and others |
+//! | `tower` | no | adapters for stacks of the crate `tower`, in [`middleware`] |
 //!
 //! # Requirements and guarantees
 //!
@@ -153,6 +154,7 @@ pub mod __bench;
 #[doc(hidden)]
 pub mod __rt;
 mod arguments;
+mod cancellation;
 mod client;
 mod clock;
 mod context;

@@ -241,3 +241,11 @@ impl fmt::Debug for Hooks {
             .finish()
     }
 }
+
+/// The outcome of a push or a publish.
+pub(crate) fn publish_outcome(result: &Result<(), Error>) -> HandlerOutcome {
+    match result {
+        Ok(()) => HandlerOutcome::Ok,
+        Err(error) => HandlerOutcome::Status(error.grpc_code()),
+    }
+}

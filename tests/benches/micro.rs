@@ -5,6 +5,8 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use criterion::{BatchSize, Criterion, Throughput};
+use lepus::middleware::{Next, from_fn};
+use lepus::rpc::{ClientBuilder, Request};
 use lepus::{__bench as inner, Codec, events::Pattern};
 use serde::{Deserialize, Serialize};
 
@@ -59,7 +61,7 @@ impl Adder for Sum {
     }
 }
 
-/// From the stub to the handler and back, encoded both ways.
+/// From the stub to the handler and back, encoded both ways, without layers and with some that do nothing.
 fn dispatch(criterion: &mut Criterion) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -67,18 +69,37 @@ fn dispatch(criterion: &mut Criterion) {
     else {
         return;
     };
-    let client = AdderClient::local(Sum);
-    criterion.bench_function("dispatch/local call", |bench| {
-        bench.iter_custom(|calls| {
-            runtime.block_on(async {
-                let started = Instant::now();
-                for _ in 0..calls {
-                    let _ = black_box(client.add(black_box(40), 2).await);
-                }
-                started.elapsed()
-            })
+    let noop = || from_fn(async |request: Request, next: Next| next.run(request).await);
+    let layered = || AdderServer::new(Sum).layer(noop());
+    let mut group = criterion.benchmark_group("dispatch");
+    for (name, client) in [
+        ("local call", ClientBuilder::local(AdderServer::new(Sum))),
+        (
+            "with a layer of the server",
+            ClientBuilder::local(layered()),
+        ),
+        (
+            "with two layers of the server",
+            ClientBuilder::local(layered().layer(noop())),
+        ),
+        (
+            "with a layer of the client",
+            ClientBuilder::local(AdderServer::new(Sum)).layer(noop()),
+        ),
+    ] {
+        let client: AdderClient = client.build();
+        group.bench_function(name, |bench| {
+            bench.iter_custom(|calls| {
+                runtime.block_on(async {
+                    let started = Instant::now();
+                    for _ in 0..calls {
+                        let _ = black_box(client.add(black_box(40), 2).await);
+                    }
+                    started.elapsed()
+                })
+            });
         });
-    });
+    }
 }
 
 fn pending(criterion: &mut Criterion) {

@@ -48,7 +48,7 @@ const FLOORS: &[&[&str]] = &[
         "wire/mod",
         "policy/mod",
     ],
-    &["link", "returns"],
+    &["link", "returns", "cancellation"],
     &["service", "arguments", "middleware"],
     &["shutdown", "publish", "worker"],
     &["client", "server", "queue", "pubsub"],
@@ -62,7 +62,15 @@ const SPLIT: &[&str] = &["wire", "policy"];
 const LINK: &str = "link";
 
 /// The members of the workspace, by their folders.
-const MEMBERS: &[&str] = &["macros", "runtime", "broker", "otel", "examples", "tests"];
+const MEMBERS: &[&str] = &[
+    "macros",
+    "runtime",
+    "broker",
+    "otel",
+    "examples",
+    "examples/gateway",
+    "tests",
+];
 
 /// Dependencies that no source file of their crate names: the crate's folder, the dependency, and the
 /// reason to have it.

@@ -1,21 +1,27 @@
 //! Authentication: a function from the headers of a request to the claims of its caller.
 
 use std::fmt;
+use std::future::ready;
 use std::sync::Arc;
 
-use super::from_fn::{Middleware, Next, layers};
+use super::from_fn::{Middleware, layers};
+use super::message::Message;
+use super::operation::Next;
+use crate::context::Context;
+use crate::policy::verdict::Verdict;
 use crate::service::{BoxFuture, Reply, Request};
 use crate::wire::status::Status;
 use crate::wire::value::Table;
 
-type Check = dyn Fn(Request) -> Result<Request, Status> + Send + Sync;
+type Check = dyn Fn(Context) -> Result<Context, Status> + Send + Sync;
 
-/// A layer of a server that checks the headers of each request. The claims that it finds become an extension of
-/// the context, which the handler reads with `Context::current().get::<Claims>()`. Without claims, the request is
-/// answered with the status.
+/// A layer of a server, a worker pool or a subscription that checks the headers of each request, job or event. The
+/// claims that it finds become an extension of the context, which the handler reads with
+/// `Context::current().get::<Claims>()`. Without claims, a request is answered with the status; a job, or an event
+/// of a group, goes to the dead-letter queue with the status as its error.
 ///
 /// For a check that has to wait, for instance for a database, write a function of your own
-/// ([`from_fn`](super::from_fn)) and use [`Request::with`].
+/// ([`from_fn`](super::from_fn)) and use [`Request::with`] or [`Message::with`].
 ///
 /// ```
 /// use lepus::middleware::Auth;
@@ -61,16 +67,16 @@ type Check = dyn Fn(Request) -> Result<Request, Status> + Send + Sync;
 pub struct Auth(Arc<Check>);
 
 impl Auth {
-    /// Checks requests with this function.
+    /// Checks headers with this function.
     #[must_use]
     pub fn new<C, F>(check: F) -> Self
     where
         C: Send + Sync + 'static,
         F: Fn(&Table) -> Result<C, Status> + Send + Sync + 'static,
     {
-        Self(Arc::new(move |request| {
-            let claims = check(request.context().headers())?;
-            Ok(request.with(claims))
+        Self(Arc::new(move |context| {
+            let claims = check(context.headers())?;
+            Ok(context.with(claims))
         }))
     }
 }
@@ -79,9 +85,18 @@ layers!(Auth);
 
 impl Middleware for Auth {
     fn handle(&self, request: Request, next: Next) -> BoxFuture<Reply> {
-        match (self.0)(request) {
-            Ok(request) => next.run(request),
-            Err(status) => Box::pin(async { status.into() }),
+        match (self.0)(request.context()) {
+            Ok(context) => next.run(request.with_context(context)),
+            Err(status) => Box::pin(ready(status.into())),
+        }
+    }
+}
+
+impl Middleware<Message> for Auth {
+    fn handle(&self, message: Message, next: Next<Message>) -> BoxFuture<Verdict> {
+        match (self.0)(message.context()) {
+            Ok(context) => next.run(message.with_context(context)),
+            Err(status) => Box::pin(ready(Verdict::of_status(&status))),
         }
     }
 }

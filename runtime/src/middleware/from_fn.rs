@@ -5,12 +5,39 @@ use std::sync::Arc;
 
 use tower_layer::Layer;
 
+use super::operation::{Handle, Next, Operation};
 use crate::descriptor::ServiceDescriptor;
 use crate::service::{BoxFuture, DynService, Reply, Request, Service, ServiceOptions};
 
-/// The part of a layer that handles requests. The ready layers implement it; for a function, use [`from_fn`].
+/// The part of a layer that handles an [`Operation`]: a [`Request`] unless another one is named. The ready layers
+/// implement it; for a function, use [`from_fn`].
 ///
-/// [`Around::new`] puts it around a service, which is what a [`Layer`] has to do:
+/// The layers of workers, subscriptions, producers and publishers need nothing else:
+///
+/// ```
+/// use lepus::middleware::{Middleware, Next, Publication};
+/// use lepus::{Error, rpc::BoxFuture};
+///
+/// struct Region(&'static str);
+///
+/// impl Middleware<Publication> for Region {
+///     fn handle(
+///         &self,
+///         publication: Publication,
+///         next: Next<Publication>,
+///     ) -> BoxFuture<Result<(), Error>> {
+///         next.run(publication.with_header("x-region", self.0))
+///     }
+/// }
+///
+/// # async fn example(connection: lepus::Connection) -> Result<(), lepus::Error> {
+/// let mails = lepus::WorkQueue::<String>::new("mails").producer(&connection).layer(Region("eu"));
+/// mails.push(&"hare@example.org".to_owned()).await
+/// # }
+/// ```
+///
+/// Those of services and clients are a [`Layer`] of the crate `tower-layer`. [`Around::new`] puts the middleware around
+/// a service, which is what such a layer has to do:
 ///
 /// ```
 /// use lepus::middleware::{Around, Layer, Middleware, Next};
@@ -33,31 +60,43 @@ use crate::service::{BoxFuture, DynService, Reply, Request, Service, ServiceOpti
 ///     }
 /// }
 /// ```
-pub trait Middleware: Send + Sync + 'static {
-    /// Handles a request: mostly by [`Next::run`], with something before and after it.
-    fn handle(&self, request: Request, next: Next) -> BoxFuture<Reply>;
+pub trait Middleware<I: Operation = Request>: Send + Sync + 'static {
+    /// Handles an operation: mostly by [`Next::run`], with something before and after it.
+    fn handle(&self, operation: I, next: Next<I>) -> BoxFuture<I::Output>;
 }
 
-/// A service with a [`Middleware`] around it.
-pub struct Around<M> {
+/// A service with a [`Middleware`] around it, or the handler of another operation.
+pub struct Around<M, I: Operation = Request> {
     middleware: M,
-    next: Next,
+    next: Next<I>,
 }
 
 impl<M: Middleware> Around<M> {
     /// Puts it around a service.
     pub fn new(middleware: M, service: impl Service) -> Self {
-        let service = Arc::new(service);
+        let service: DynService = Arc::new(service);
         Self {
             middleware,
-            next: Next { service },
+            next: Next::new(service),
         }
+    }
+}
+
+impl<M: Middleware<I>, I: Operation<Rest = dyn Handle<I>>> Around<M, I> {
+    pub(super) fn of(middleware: M, next: Next<I>) -> Self {
+        Self { middleware, next }
+    }
+}
+
+impl<M: Middleware<I>, I: Operation<Rest = dyn Handle<I>>> Handle<I> for Around<M, I> {
+    fn call(&self, operation: I) -> BoxFuture<I::Output> {
+        self.middleware.handle(operation, self.next.clone())
     }
 }
 
 impl<M: Middleware> Service for Around<M> {
     fn descriptor(&self) -> &'static ServiceDescriptor {
-        self.next.service.descriptor()
+        self.next.descriptor()
     }
 
     fn call(&self, request: Request) -> BoxFuture<Reply> {
@@ -65,11 +104,11 @@ impl<M: Middleware> Service for Around<M> {
     }
 
     fn options(&self) -> ServiceOptions {
-        self.next.service.options()
+        self.next.service().options()
     }
 }
 
-impl<M> fmt::Debug for Around<M> {
+impl<M, I: Operation> fmt::Debug for Around<M, I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Around")
             .field("next", &self.next)
@@ -77,38 +116,13 @@ impl<M> fmt::Debug for Around<M> {
     }
 }
 
-/// The rest of the layers, and the service inside them. A layer may run it once, several times, or not at all.
-#[derive(Clone)]
-pub struct Next {
-    service: DynService,
-}
-
-impl Next {
-    /// Passes a request on, and returns the reply.
-    pub fn run(self, request: Request) -> BoxFuture<Reply> {
-        self.service.call(request)
-    }
-
-    /// The description of the service that is called.
-    #[must_use]
-    pub fn descriptor(&self) -> &'static ServiceDescriptor {
-        self.service.descriptor()
-    }
-}
-
-impl fmt::Debug for Next {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Next")
-            .field("service", &self.service.descriptor().name())
-            .finish()
-    }
-}
-
-/// A layer that is a function of the request and the rest of the layers; made by [`from_fn`].
+/// A layer that is a function of the operation and the rest of the layers; made by [`from_fn`].
 #[derive(Clone)]
 pub struct FromFn<F>(F);
 
-/// Makes a layer of an async function from a [`Request`] and a [`Next`] to a [`Reply`].
+/// Makes a layer of an async function from an [`Operation`] and a [`Next`] to its output: from a [`Request`] to a
+/// [`Reply`](crate::rpc::Reply), from a [`Message`](super::Message) to a [`Verdict`](super::Verdict), or from a
+/// [`Publication`](super::Publication) to a `Result<(), Error>`.
 ///
 /// ```
 /// use lepus::middleware::{Next, ReplyOutcome, from_fn};
@@ -141,21 +155,23 @@ pub struct FromFn<F>(F);
 /// # Ok(())
 /// # }
 /// ```
-pub fn from_fn<F, R>(function: F) -> FromFn<F>
+pub fn from_fn<F, I, R>(function: F) -> FromFn<F>
 where
-    F: Fn(Request, Next) -> R + Clone + Send + Sync + 'static,
-    R: Future<Output = Reply> + Send + 'static,
+    F: Fn(I, Next<I>) -> R + Send + Sync + 'static,
+    I: Operation,
+    R: Future<Output = I::Output> + Send + 'static,
 {
     FromFn(function)
 }
 
-impl<F, R> Middleware for FromFn<F>
+impl<F, I, R> Middleware<I> for FromFn<F>
 where
-    F: Fn(Request, Next) -> R + Clone + Send + Sync + 'static,
-    R: Future<Output = Reply> + Send + 'static,
+    F: Fn(I, Next<I>) -> R + Send + Sync + 'static,
+    I: Operation,
+    R: Future<Output = I::Output> + Send + 'static,
 {
-    fn handle(&self, request: Request, next: Next) -> BoxFuture<Reply> {
-        Box::pin((self.0)(request, next))
+    fn handle(&self, operation: I, next: Next<I>) -> BoxFuture<I::Output> {
+        Box::pin((self.0)(operation, next))
     }
 }
 

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use super::from_fn::{Middleware, Next, layers};
+use super::from_fn::{Middleware, layers};
+use super::operation::{Next, Operation};
 use crate::service::{BoxFuture, Reply, Request};
 use crate::wire::status::{Code, Status};
 
-/// A layer with at most so many requests at once. Others wait for their turn, at most until their deadlines.
+/// A layer with at most so many operations at once: requests, jobs, events, pushes and publishes. Others wait for
+/// their turn, at most until their deadlines.
 ///
-/// Clones, and all services that one layer is put around, share the limit: several services of a server, for
+/// Clones, and everything that one layer is put around, share the limit: several services of a server, for
 /// instance, that use one database.
 ///
 /// ```
@@ -35,18 +37,19 @@ use crate::wire::status::{Code, Status};
 pub struct ConcurrencyLimit(Arc<Semaphore>);
 
 impl ConcurrencyLimit {
-    /// At most this many requests at once; 0 counts as 1.
+    /// At most this many operations at once; 0 counts as 1.
     #[must_use]
-    pub fn new(requests: usize) -> Self {
-        Self(semaphore(requests))
+    pub fn new(operations: usize) -> Self {
+        Self(semaphore(operations))
     }
 }
 
-/// A layer with at most so many requests at once. Others are answered `resource_exhausted` immediately, so that
+/// A layer of services and clients with at most so many requests at once. Others are answered `resource_exhausted` immediately, so that
 /// their callers need not wait, and can turn to something else.
 ///
 /// Clones, and all services that one layer is put around, share the limit. A server takes no more requests from
-/// its queue than its `concurrency`, so the limit is of use only below that.
+/// its queue than its `concurrency`, so the limit is of use only below that. There is none for jobs and events:
+/// nobody waits for them, and the broker keeps them.
 ///
 /// ```
 /// # #[lepus::service]
@@ -82,13 +85,13 @@ fn semaphore(permits: usize) -> Arc<Semaphore> {
 
 layers!(ConcurrencyLimit, LoadShed);
 
-impl Middleware for ConcurrencyLimit {
-    fn handle(&self, request: Request, next: Next) -> BoxFuture<Reply> {
+impl<I: Operation> Middleware<I> for ConcurrencyLimit {
+    fn handle(&self, operation: I, next: Next<I>) -> BoxFuture<I::Output> {
         let semaphore = Arc::clone(&self.0);
         Box::pin(async move {
             // The semaphore is never closed.
             let _permit = semaphore.acquire_owned().await;
-            next.run(request).await
+            next.run(operation).await
         })
     }
 }

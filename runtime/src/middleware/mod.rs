@@ -1,8 +1,9 @@
-//! Layers around servers and clients: code that sees every request, and may change or answer it.
+//! Layers around servers, clients, workers, subscriptions, producers and publishers: code that sees every request,
+//! job and event, and may change or answer it.
 //!
 //! A concern that many methods share, such as request ids, authentication, limits or an access log, is written
-//! once, as a layer, and not in every handler. A layer is any [`Layer`] of the crate `tower-layer` that wraps a
-//! [`Service`] in another one. [`from_fn`] makes one of a function:
+//! once, as a layer, and not in every handler. Every layer is a [`Middleware`] of an [`Operation`]: it gets the
+//! operation and the [`Next`] part, and returns the output. [`from_fn`] makes one of a function:
 //!
 //! ```
 //! use lepus::middleware::{AccessLog, Auth, Next, from_fn};
@@ -61,7 +62,8 @@
 //! # Order
 //!
 //! Each `.layer(…)` wraps what is there already, so the layer that was added last sees a request first and its
-//! reply last. Of a tuple of layers, `.layer((first, second))`, the first one does.
+//! reply last. Of a tuple of layers, `.layer((first, second))`, the first one does; there are tuples for services and
+//! clients.
 //!
 //! # Layers of a server
 //!
@@ -92,36 +94,103 @@
 //! `Reply::from(error)`. Retries of idempotent calls happen below the layers. The caller's own context, with its
 //! extensions, is [`Context::current`](crate::Context::current).
 //!
+//! # Layers of workers and subscriptions
+//!
+//! They are added to the builders: [`WorkerPool::layer`](crate::jobs::WorkerPool::layer),
+//! [`TaskPool::layer`](crate::jobs::TaskPool::layer), [`Subscribe::layer`](crate::events::Subscribe::layer). A layer
+//! sees a [`Message`] with its source, type, headers, body and context, and a [`Verdict`], whose
+//! [outcome](Verdict::outcome) is a [`VerdictOutcome`]: done, failed, stopped at the deadline, panicked.
+//! [`Attempts::disposition`] tells the consequence: acknowledged, tried again, or a dead letter with its reason. A layer
+//! that returns a verdict of its own decides so in place of the handler.
+//!
+//! ```
+//! use lepus::middleware::{Disposition, Message, Next, Verdict};
+//!
+//! async fn observe(message: Message, next: Next<Message>) -> Verdict {
+//!     let (id, attempts) = (message.message_id().map(str::to_owned), message.attempts());
+//!     let verdict = next.run(message).await;
+//!     if let Disposition::DeadLettered { reason } = attempts.disposition(&verdict) {
+//!         eprintln!("{id:?} is a dead letter ({reason}): {:?}", verdict.error());
+//!     }
+//!     verdict
+//! }
+//! # let _ = lepus::middleware::from_fn(observe);
+//! ```
+//!
+//! A payload that does not decode is rejected below the layers. A job that is not run because its worker went away too
+//! often does not pass them. Streams of events have no handler, and no layers.
+//!
+//! # Layers of producers and publishers
+//!
+//! They are added to [`Producer::layer`](crate::jobs::Producer::layer),
+//! [`TaskProducer::layer`](crate::jobs::TaskProducer::layer) and
+//! [`EventPublisher::layer`](crate::events::EventPublisher::layer). A layer sees a [`Publication`] with its destination,
+//! type, headers and body, and the result of the push or the publish; it may add headers, and may return a result
+//! without sending. The caller's context is [`Context::current`](crate::Context::current). The layers end with the
+//! deadline of the push.
+//!
+//! # Other stacks
+//!
+//! Layers of services and clients are composed by the crate `tower-layer`: `.layer(…)` takes any [`Layer`] that wraps a
+//! [`Service`] in another one, and every ready layer and function is one. The feature `tower` has adapters for
+//! stacks of the crate `tower`: `FromTower` puts one around a service or a client, `ToTower` makes a tower layer of a
+//! layer, and `TowerService` a tower service of a service.
+//!
 //! # Cost
 //!
-//! A service or a client without layers pays nothing for them. Each layer costs an allocation for its future.
+//! Without layers, nothing is paid for them. Each layer costs an allocation for its future.
 //!
 //! # Ready layers
 //!
-//! | | |
-//! |---|---|
-//! | [`Timeout`] | a shorter deadline for each request |
-//! | [`ConcurrencyLimit`] | at most so many requests at once; others wait |
-//! | [`LoadShed`] | at most so many requests at once; others get `resource_exhausted` |
-//! | [`RateLimit`] | at most so many requests in a time; its clones share the limit |
-//! | [`Auth`] | a function from headers to claims, or to a status |
-//! | [`AccessLog`] | a line for each request |
+//! | | | requests | messages | publications |
+//! |---|---|---|---|---|
+//! | [`Timeout`] | a shorter deadline | yes | yes | yes |
+//! | [`ConcurrencyLimit`] | at most so many at once; others wait | yes | yes | yes |
+//! | [`LoadShed`] | at most so many at once; others get `resource_exhausted` | yes | | |
+//! | [`RateLimit`] | at most so many in a time; its clones share the limit | yes | yes | yes |
+//! | [`Auth`] | a function from headers to claims, or to a status | yes | yes | |
+//! | [`AccessLog`] | a line for each | yes | yes | yes |
+//!
+//! There is none that catches panics: a panic of a handler never ends more than the handler, layers see it as
+//! [`ReplyOutcome::Panicked`] or [`VerdictOutcome::Panicked`], and the caller gets `internal`.
+
+// Requests have a trait of their own, `Service`, because generated servers, servers by hand and layers of tower-layer
+// implement it, and because it carries the description and the options of a service. A message and a publication have
+// neither. So one trait of layers, `Middleware`, is generic over the operation, and its `Next` part is a `Service` for
+// a request and an (internal) `Handle` for the others. A common trait of all three, with the output as an associated
+// type, would have made every service name its operation and gained tuples of layers for jobs, and nothing else.
 
 mod access_log;
 mod auth;
 mod from_fn;
 mod layered;
+mod layers;
 mod limit;
+mod message;
+mod operation;
+mod publication;
 mod rate_limit;
 mod timeout;
+#[cfg(feature = "tower")]
+mod tower;
 
 pub use tower_layer::Layer;
 
+#[cfg(feature = "tower")]
+pub use self::tower::{FromTower, ToTower, TowerService};
+pub use crate::policy::settle::{Attempts, Disposition};
+pub use crate::policy::verdict::{Verdict, VerdictOutcome};
 pub use crate::service::{DynService, Reply, ReplyOutcome, Request, Service};
 pub use access_log::AccessLog;
 pub use auth::Auth;
-pub use from_fn::{Around, FromFn, Middleware, Next, from_fn};
+pub use from_fn::{Around, FromFn, Middleware, from_fn};
 pub use layered::Layered;
 pub use limit::{ConcurrencyLimit, LoadShed};
+pub use message::Message;
+pub use operation::{Next, Operation};
+pub use publication::Publication;
 pub use rate_limit::RateLimit;
 pub use timeout::Timeout;
+
+pub(crate) use layers::Layers;
+pub(crate) use operation::Handle;

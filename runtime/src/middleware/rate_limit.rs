@@ -1,23 +1,26 @@
-//! A limit of the requests in a time.
+//! A limit of the operations in a time.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::from_fn::{Middleware, Next, layers};
+use super::from_fn::{Middleware, layers};
+use super::operation::{Next, Operation};
 use crate::clock;
-use crate::service::{BoxFuture, Reply, Request};
+use crate::service::BoxFuture;
 use crate::sync::lock;
 use crate::wire::status::{Code, Status};
 
-/// A layer that lets at most so many requests through in a time. Others wait for their turn; those whose turn
-/// comes after their deadline, and with [`reject`](Self::reject) all others, are answered `resource_exhausted`
-/// immediately, with the time until the next free turn as
-/// [`Status::retry_after`](crate::Status::retry_after).
+/// A layer that lets at most so many operations through in a time: requests, jobs, events, pushes and publishes.
+/// Others wait for their turn; those whose turn comes after their deadline, and with [`reject`](Self::reject) all
+/// others, are answered `resource_exhausted` immediately, with the time until the next free turn as
+/// [`Status::retry_after`](crate::Status::retry_after). A job or an event is tried again then, which counts as an
+/// attempt.
 ///
-/// After a pause, as many requests as in the whole time may pass at once; then the turns are evenly spaced. Clones,
-/// and all services or clients that one layer is put around, share the limit.
+/// After a pause, as many operations as in the whole time may pass at once; then the turns are evenly spaced. Clones,
+/// and everything that one layer is put around, share the limit. Jobs that wait for their turn take up the concurrency
+/// of their pool.
 ///
 /// ```
 /// # #[lepus::service]
@@ -66,11 +69,11 @@ struct Turns {
 }
 
 impl RateLimit {
-    /// At most `requests` in the time `per`; 0 requests count as 1.
+    /// At most `operations` in the time `per`; 0 count as 1.
     #[must_use]
-    pub fn new(requests: u32, per: Duration) -> Self {
+    pub fn new(operations: u32, per: Duration) -> Self {
         let turns = Turns {
-            interval: per / requests.max(1),
+            interval: per / operations.max(1),
             period: per,
             idle_at: Mutex::new(Instant::now()),
         };
@@ -80,7 +83,7 @@ impl RateLimit {
         }
     }
 
-    /// Lets no request wait.
+    /// Lets nothing wait.
     #[must_use]
     pub fn reject(self) -> Self {
         Self {
@@ -110,13 +113,13 @@ impl Turns {
 
 layers!(RateLimit);
 
-impl Middleware for RateLimit {
-    fn handle(&self, request: Request, next: Next) -> BoxFuture<Reply> {
+impl<I: Operation> Middleware<I> for RateLimit {
+    fn handle(&self, operation: I, next: Next<I>) -> BoxFuture<I::Output> {
         let now = Instant::now();
         let latest = if self.rejects {
             Some(now)
         } else {
-            request.context().deadline()
+            operation.latest()
         };
         let turn = self.turns.take(now, latest);
         Box::pin(async move {
@@ -125,13 +128,13 @@ impl Middleware for RateLimit {
                     if turn > now {
                         sleep_until(turn).await;
                     }
-                    next.run(request).await
+                    next.run(operation).await
                 }
                 Err(delay) => {
-                    let service = next.descriptor().name();
-                    let text = format!("the limit of requests to `{service}` is reached");
+                    let target = next.target(&operation);
+                    let text = format!("the rate limit of `{target}` is reached");
                     let status = Status::new(Code::ResourceExhausted, text);
-                    status.with_retry_after(delay).into()
+                    I::refused(status.with_retry_after(delay))
                 }
             }
         })

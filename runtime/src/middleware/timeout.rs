@@ -1,14 +1,16 @@
-//! A shorter deadline for requests.
+//! A shorter deadline.
 
 use std::time::Duration;
 
-use super::from_fn::{Middleware, Next, layers};
-use crate::service::{BoxFuture, Reply, Request};
+use super::from_fn::{Middleware, layers};
+use super::operation::{Next, Operation};
+use crate::service::BoxFuture;
 
-/// A layer that gives each request a deadline no later than this long from now.
+/// A layer that gives each operation a deadline no later than this long from now.
 ///
 /// In a server, the handler is stopped then, the reply is `deadline_exceeded`, and calls that the handler makes
-/// inherit the deadline. In a client, the call ends then.
+/// inherit the deadline. In a client, the call ends then. A handler of jobs or events is stopped then as well, which is
+/// a failure; a push or a publish ends.
 ///
 /// ```
 /// # #[lepus::service]
@@ -38,7 +40,7 @@ use crate::service::{BoxFuture, Reply, Request};
 pub struct Timeout(Duration);
 
 impl Timeout {
-    /// A deadline this long after the request has reached the layer.
+    /// A deadline this long after the operation has reached the layer.
     #[must_use]
     pub fn new(limit: Duration) -> Self {
         Self(limit)
@@ -47,9 +49,8 @@ impl Timeout {
 
 layers!(Timeout);
 
-impl Middleware for Timeout {
-    fn handle(&self, request: Request, next: Next) -> BoxFuture<Reply> {
-        let context = request.context().with_timeout(self.0);
-        next.run(request.with_context(context))
+impl<I: Operation> Middleware<I> for Timeout {
+    fn handle(&self, operation: I, next: Next<I>) -> BoxFuture<I::Output> {
+        next.run(operation.within(self.0))
     }
 }

@@ -50,28 +50,97 @@ impl Reason {
     }
 }
 
+/// The attempt at a job or an event that a layer sees, and the number of attempts that it may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempts {
+    attempt: u32,
+    /// `None` if there is never another attempt.
+    limit: Option<u32>,
+}
+
+/// The consequence of a verdict, as a layer sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Disposition {
+    /// It is acknowledged: it is done, or is an event of a broadcast subscription, which is never tried again.
+    Acknowledged,
+    /// It goes back to its queue.
+    Requeued,
+    /// It is published for another attempt.
+    Retried,
+    /// It goes to the dead-letter queue.
+    DeadLettered {
+        /// `attempts` if its last attempt has failed, `rejected` if no further attempt was wanted: the `reason` of the
+        /// dead letter.
+        reason: &'static str,
+    },
+}
+
+impl Attempts {
+    pub(crate) fn new(attempt: u32, limit: Option<u32>) -> Self {
+        Self { attempt, limit }
+    }
+
+    /// The number of this attempt, from 1.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.attempt
+    }
+
+    /// The number of attempts in all ([`RetryPolicy::attempts`]). A job whose task no worker knows gets ten at
+    /// least. 1 for an event of a broadcast subscription.
+    #[must_use]
+    pub fn limit(self) -> u32 {
+        self.limit.unwrap_or(1)
+    }
+
+    /// The consequence of this verdict, unless a layer further outside changes the verdict, or the broker is lost
+    /// before it is carried out.
+    #[must_use]
+    pub fn disposition(self, verdict: &Verdict) -> Disposition {
+        if verdict.0 == Judgement::Requeue {
+            return Disposition::Requeued;
+        }
+        let Some(limit) = self.limit else {
+            return Disposition::Acknowledged;
+        };
+        if verdict.0 == Judgement::Done {
+            return Disposition::Acknowledged;
+        }
+        match death(&verdict.0, self.attempt, limit) {
+            Some(reason) => Disposition::DeadLettered {
+                reason: reason.as_str(),
+            },
+            None => Disposition::Retried,
+        }
+    }
+}
+
+/// The reason for which a job that failed so becomes a dead letter. `None` if it is tried again.
+fn death(judgement: &Judgement, attempt: u32, max_attempts: u32) -> Option<Reason> {
+    let attempts = match judgement {
+        Judgement::Failed {
+            retry: Retry::Never,
+            ..
+        } => return Some(Reason::Rejected),
+        Judgement::UnknownTask { .. } => max_attempts.max(UNKNOWN_TASK_ATTEMPTS),
+        _ => max_attempts,
+    };
+    (attempt >= attempts).then_some(Reason::Attempts)
+}
+
 /// The decision after the handler has returned.
 pub(crate) fn after(verdict: Verdict, attempt: u32, policy: &RetryPolicy, random: f64) -> Decision {
-    let (error, retry, attempts) = match verdict.0 {
+    let reason = death(&verdict.0, attempt, policy.max_attempts());
+    let (error, retry) = match verdict.0 {
         Judgement::Done => return Decision::Ack,
         Judgement::Requeue => return Decision::Requeue,
-        Judgement::Failed { error, retry } => (error, retry, policy.max_attempts()),
-        Judgement::UnknownTask { error } => {
-            let attempts = policy.max_attempts().max(UNKNOWN_TASK_ATTEMPTS);
-            (error, Retry::Backoff, attempts)
-        }
+        Judgement::Failed { error, retry } => (error, retry),
+        Judgement::UnknownTask { error } | Judgement::TimedOut { error } => (error, Retry::Backoff),
+        Judgement::Panicked { text } => (format!("panicked: {text}"), Retry::Backoff),
     };
-    if retry == Retry::Never {
-        return Decision::DeadLetter {
-            reason: Reason::Rejected,
-            error,
-        };
-    }
-    if attempt >= attempts {
-        return Decision::DeadLetter {
-            reason: Reason::Attempts,
-            error,
-        };
+    if let Some(reason) = reason {
+        return Decision::DeadLetter { reason, error };
     }
     let delay = match retry {
         Retry::After(delay) => delay,
@@ -133,6 +202,7 @@ pub(crate) struct Arrival {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::handler_guard::HandlerEnd;
     use crate::policy::verdict::IntoVerdict;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -183,6 +253,39 @@ mod tests {
             error: error(),
         };
         assert_eq!(after(failed(Retry::Never), 1, &policy(), 0.0), rejected);
+    }
+
+    /// Layers are told what is decided later.
+    #[test]
+    fn the_disposition_is_that_of_the_decision() {
+        let end = |end| Verdict::of_end(end, None);
+        let verdicts = [
+            Verdict::done(),
+            Verdict::requeue(),
+            failed(Retry::Backoff),
+            failed(Retry::After(SECOND)),
+            failed(Retry::Never),
+            Verdict::unknown_task("no task `rotate`"),
+            end(HandlerEnd::TimedOut),
+            end(HandlerEnd::Panicked("boom".into())),
+        ];
+        for verdict in verdicts {
+            for attempt in [1, 2, 3, UNKNOWN_TASK_ATTEMPTS] {
+                let expected = match after(verdict.clone(), attempt, &policy(), 0.0) {
+                    Decision::Ack => Disposition::Acknowledged,
+                    Decision::Requeue => Disposition::Requeued,
+                    Decision::Retry { .. } => Disposition::Retried,
+                    Decision::DeadLetter { reason, .. } => Disposition::DeadLettered {
+                        reason: reason.as_str(),
+                    },
+                };
+                let attempts = Attempts::new(attempt, Some(3));
+                assert_eq!(attempts.disposition(&verdict), expected, "{verdict:?}");
+            }
+        }
+        let once = Attempts::new(1, None);
+        let disposition = once.disposition(&failed(Retry::Backoff));
+        assert_eq!((disposition, once.limit()), (Disposition::Acknowledged, 1));
     }
 
     #[test]

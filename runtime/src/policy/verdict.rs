@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::{CallError, Error};
+use crate::handler_guard::HandlerEnd;
 use crate::stats::HandlerOutcome;
 use crate::wire::status::{Code, Status};
 
@@ -165,9 +166,50 @@ impl<E: fmt::Display> Failure for CallError<E> {
     }
 }
 
-/// The result of a job's handler, as the runtime and generated code pass it on.
+/// The result of a handler of jobs or events: whether the message is done, and if not, whether it is tried again.
+///
+/// [Layers](crate::middleware) see it, and make one in place of the handler:
+///
+/// ```
+/// use lepus::jobs::{Verdict, VerdictOutcome};
+///
+/// let done = Verdict::done();
+/// let tried_again = Verdict::from(lepus::retry("the store is busy"));
+/// let dead_letter = Verdict::from(lepus::reject("no such tenant"));
+/// assert!(matches!(done.outcome(), VerdictOutcome::Done));
+/// assert_eq!(tried_again.error(), Some("the store is busy"));
+/// # drop(dead_letter);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "a verdict has an effect where it is returned"]
 pub struct Verdict(pub(crate) Judgement);
+
+/// The outcome of a job or an event, as a layer sees it. Its consequence is a
+/// [`Disposition`](crate::middleware::Disposition).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum VerdictOutcome<'a> {
+    /// The handler is done.
+    Done,
+    /// The handler, or a layer, failed with this error; or the payload does not decode.
+    Failed {
+        /// The text of the error and its causes.
+        error: &'a str,
+        /// Whether and when it is tried again.
+        retry: Retry,
+    },
+    /// The worker does not have the task that the job names.
+    UnknownTask {
+        /// The text that names the task.
+        error: &'a str,
+    },
+    /// It was not handled, and goes back to its queue.
+    Requeued,
+    /// The handler was stopped at its deadline.
+    TimedOut,
+    /// The handler panicked, with this text.
+    Panicked(&'a str),
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Judgement {
@@ -183,16 +225,54 @@ pub(crate) enum Judgement {
     },
     /// The job was not run and goes back to its queue.
     Requeue,
+    /// The handler was stopped at its deadline.
+    TimedOut {
+        error: String,
+    },
+    Panicked {
+        text: String,
+    },
 }
 
 impl Verdict {
     pub(crate) const DONE: Self = Self(Judgement::Done);
     pub(crate) const REQUEUE: Self = Self(Judgement::Requeue);
 
-    /// The error, if the handler failed.
-    pub(crate) fn error(&self) -> Option<&str> {
+    /// The message is done: it is acknowledged.
+    pub fn done() -> Self {
+        Self::DONE
+    }
+
+    /// The message was not handled: it goes back to its queue, from which the broker delivers it again without a
+    /// pause, to this consumer or to another one.
+    pub fn requeue() -> Self {
+        Self::REQUEUE
+    }
+
+    /// The outcome of the handler.
+    #[must_use]
+    pub fn outcome(&self) -> VerdictOutcome<'_> {
         match &self.0 {
-            Judgement::Failed { error, .. } | Judgement::UnknownTask { error } => Some(error),
+            Judgement::Done => VerdictOutcome::Done,
+            Judgement::Failed { error, retry } => VerdictOutcome::Failed {
+                error,
+                retry: *retry,
+            },
+            Judgement::UnknownTask { error } => VerdictOutcome::UnknownTask { error },
+            Judgement::Requeue => VerdictOutcome::Requeued,
+            Judgement::TimedOut { .. } => VerdictOutcome::TimedOut,
+            Judgement::Panicked { text } => VerdictOutcome::Panicked(text),
+        }
+    }
+
+    /// The text of the error, or of the panic. `None` if the message is done or goes back to its queue.
+    #[must_use]
+    pub fn error(&self) -> Option<&str> {
+        match &self.0 {
+            Judgement::Failed { error, .. }
+            | Judgement::UnknownTask { error }
+            | Judgement::TimedOut { error } => Some(error),
+            Judgement::Panicked { text } => Some(text),
             Judgement::Done | Judgement::Requeue => None,
         }
     }
@@ -205,16 +285,34 @@ impl Verdict {
             Judgement::UnknownTask { .. } => HandlerOutcome::Status(Code::Unimplemented),
             // The reader of a stream is gone.
             Judgement::Requeue => HandlerOutcome::Cancelled,
+            Judgement::TimedOut { .. } => HandlerOutcome::Stopped,
+            Judgement::Panicked { .. } => HandlerOutcome::Panicked,
         }
     }
 
+    /// The verdict of a handler that ended so. `limit` is its time limit, if that is known.
+    pub(crate) fn of_end(end: HandlerEnd<Self>, limit: Option<Duration>) -> Self {
+        Self(match end {
+            HandlerEnd::Returned(verdict) => return verdict,
+            HandlerEnd::TimedOut => Judgement::TimedOut {
+                error: match limit {
+                    Some(limit) => format!("stopped after {limit:?}"),
+                    None => "stopped at its deadline".to_owned(),
+                },
+            },
+            HandlerEnd::Panicked(text) => Judgement::Panicked { text },
+        })
+    }
+
     /// The outcome as a field of spans and log events.
-    pub(crate) fn outcome(&self) -> &'static str {
+    pub(crate) fn outcome_name(&self) -> &'static str {
         match &self.0 {
             Judgement::Done => "ok",
             Judgement::Failed { .. } => "error",
             Judgement::UnknownTask { .. } => "unknown_task",
             Judgement::Requeue => "requeued",
+            Judgement::TimedOut { .. } => "deadline_exceeded",
+            Judgement::Panicked { .. } => "panicked",
         }
     }
 
@@ -235,6 +333,13 @@ impl Verdict {
 
     pub(crate) fn of_status(status: &Status) -> Self {
         Self::reject(status)
+    }
+}
+
+/// The verdict of a handler that has failed with this error.
+impl From<JobError> for Verdict {
+    fn from(error: JobError) -> Self {
+        Err(error).into_verdict()
     }
 }
 

@@ -15,11 +15,12 @@ use super::exchange_publisher::ExchangePublisher;
 use super::options::PublishOptions;
 use crate::clock;
 use crate::context::Context;
-use crate::error::{Error, Outcome};
-use crate::observe::Published;
+use crate::error::{Error, ErrorKind, Outcome};
+use crate::middleware::{Next, Publication};
+use crate::observe::{Published, publish_outcome};
 use crate::publish::Target;
 use crate::span;
-use crate::stats::{HandlerKind, HandlerOutcome};
+use crate::stats::HandlerKind;
 use crate::wire::envelope::{self, EventHead};
 use crate::wire::message::Outgoing;
 use crate::wire::value::{Table, Value};
@@ -54,16 +55,20 @@ pub struct Publish {
     priority: Option<u8>,
     time_to_live: Option<Duration>,
     message_id: Option<String>,
+    /// The layers of its publisher, if there are any.
+    layers: Option<Next<Publication>>,
 }
 
 impl Publish {
     pub(super) fn new(
         publisher: Arc<ExchangePublisher>,
+        layers: Option<Next<Publication>>,
         options: PublishOptions,
         event: Result<(RoutingKey, EncodedEvent), Error>,
     ) -> Self {
         Self {
             publisher,
+            layers,
             options,
             event,
             headers: Table::new(),
@@ -142,23 +147,28 @@ impl Publish {
         self
     }
 
-    async fn send(self) -> Result<(), Error> {
+    async fn send(mut self) -> Result<(), Error> {
         let started = Instant::now();
+        let layers = self.layers.take();
         let PreparedEvent {
             publisher,
             message,
             options,
             span,
         } = self.prepare(started)?;
-        let exchange = publisher.spec().name();
-        let sent = publisher.publish(Arc::clone(&message), options, started);
-        let sent = sent.await;
-        let sent =
-            sent.map_err(|failure| failure.into_error(&target(exchange, &message.routing_key)));
-        let outcome = match &sent {
-            Ok(()) => HandlerOutcome::Ok,
-            Err(error) => HandlerOutcome::Status(error.grpc_code()),
+        let (exchange, key) = (publisher.spec().name(), message.routing_key.clone());
+        let sent = match layers {
+            None => {
+                let sent = publisher.publish(message, options, started).await;
+                sent.map_err(|failure| failure.into_error(&target(exchange, &key)))
+            }
+            // Boxed, so that the future of a publish without layers stays small.
+            Some(layers) => {
+                let sent = send_through(layers, Arc::clone(&publisher), message, options, started);
+                Box::pin(sent).await
+            }
         };
+        let outcome = publish_outcome(&sent);
         span::published(&span, outcome.as_str());
         if let Some(observe) = &publisher.connection().hooks().observe {
             observe.published(&Published {
@@ -181,6 +191,7 @@ impl Publish {
             priority,
             time_to_live,
             message_id,
+            layers: _,
         } = self;
         let context = Context::current();
         if let Some(left) = context.time_left() {
@@ -234,6 +245,32 @@ struct PreparedEvent {
     message: Arc<Outgoing>,
     options: PublishOptions,
     span: Span,
+}
+
+/// Passes the layers, and publishes inside them.
+async fn send_through(
+    layers: Next<Publication>,
+    publisher: Arc<ExchangePublisher>,
+    message: Arc<Outgoing>,
+    options: PublishOptions,
+    started: Instant,
+) -> Result<(), Error> {
+    let exchange = Arc::from(publisher.spec().name());
+    let target = target(&exchange, &message.routing_key);
+    let names = target.clone();
+    let deadline = clock::deadline(started, options.timeout);
+    let publication = Publication::new(exchange, message, deadline, move |message, timeout| {
+        let (publisher, target) = (Arc::clone(&publisher), target.clone());
+        let options = PublishOptions { timeout, ..options };
+        Box::pin(async move {
+            let sent = publisher.publish(message, options, Instant::now()).await;
+            sent.map_err(|failure| failure.into_error(&target))
+        })
+    });
+    publication.pass(layers).await.unwrap_or_else(|| {
+        let late = Error::new(ErrorKind::Timeout);
+        Err(names.describe(late, started, Outcome::SentNoReply))
+    })
 }
 
 /// The name of an event in errors.

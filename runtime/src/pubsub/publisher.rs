@@ -18,6 +18,7 @@ use super::publish::Publish;
 use super::spec::ExchangeSpec;
 use crate::error::Error;
 use crate::link::Connection;
+use crate::middleware::{Middleware, Next, Publication};
 use crate::wire::value::Table;
 
 /// Publishes events of type `T` to one exchange. Cheap to clone; clones share one channel and one
@@ -52,6 +53,8 @@ use crate::wire::value::Table;
 pub struct EventPublisher<K, T> {
     publisher: Arc<ExchangePublisher>,
     options: PublishOptions,
+    /// The layers that a publish passes, if there are any.
+    layers: Option<Next<Publication>>,
     payload: PhantomData<fn(K, T)>,
 }
 
@@ -65,6 +68,7 @@ impl<K: Kind, T> EventPublisher<K, T> {
                 safety: Safety::Confirmed,
                 timeout: crate::publish::TIMEOUT,
             },
+            layers: None,
             payload: PhantomData,
         }
     }
@@ -109,6 +113,16 @@ impl<K: Kind, T> EventPublisher<K, T> {
         self
     }
 
+    /// Puts a layer around the publishes of this publisher and its later clones
+    /// ([`middleware`](crate::middleware)): the last one that is added sees a publish first. A layer is a
+    /// [`Middleware`] of [`Publication`]s, such as [`from_fn`](crate::middleware::from_fn) of a function.
+    /// [`Producer::layer`](crate::jobs::Producer::layer) has an example.
+    #[must_use]
+    pub fn layer(mut self, layer: impl Middleware<Publication>) -> Self {
+        Next::add(&mut self.layers, layer);
+        self
+    }
+
     /// Declares the exchange now, instead of with the first publish, so that a mismatch is known
     /// early.
     ///
@@ -131,7 +145,12 @@ impl<K: Kind, T> EventPublisher<K, T> {
             let encoded = spec.typing.encode(spec.codec, &event)?;
             Ok((key, encoded))
         });
-        Publish::new(Arc::clone(&self.publisher), self.options, encoded)
+        Publish::new(
+            Arc::clone(&self.publisher),
+            self.layers.clone(),
+            self.options,
+            encoded,
+        )
     }
 
     async fn await_all(
@@ -256,6 +275,7 @@ impl<K, T> Clone for EventPublisher<K, T> {
         Self {
             publisher: Arc::clone(&self.publisher),
             options: self.options,
+            layers: self.layers.clone(),
             payload: PhantomData,
         }
     }

@@ -11,15 +11,16 @@ use tokio::time::Instant;
 
 use super::QueueSpec;
 use super::ack_timeout::UnackedJobs;
-use super::job::{Cancellation, RawJob, StopSignal};
+use super::job::RawJob;
 use super::job_meters::JobMeters;
+use crate::cancellation::{Cancellation, StopSignal};
 use crate::clock;
 use crate::context::{Context, Invocation, Times};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::Error;
 use crate::escape::{Escaped, escaped};
 use crate::extensions::Extensions;
-use crate::handler_guard::{HandlerEnd, guard};
+use crate::handler_guard::guard;
 use crate::link::{Channel, Connection, Delivery, Namespace};
 use crate::meter::Arrived;
 use crate::observe::Hooks;
@@ -27,12 +28,12 @@ use crate::policy::backoff::Backoff;
 use crate::policy::refusal;
 use crate::policy::retry::RetryPolicy;
 use crate::policy::settle::{self, Arrival, Decision, Reason};
-use crate::policy::verdict::{Judgement, Retry, Verdict};
+use crate::policy::verdict::{Judgement, Verdict};
 use crate::publish::{Publisher, TIMEOUT, Target};
 use crate::random;
 use crate::service::BoxFuture;
 use crate::span::HandlerSpan;
-use crate::stats::{Counters, HandlerKind, HandlerOutcome};
+use crate::stats::{Counters, HandlerKind};
 use crate::wire::envelope::{self, DeathRecord, JobHead, SourceRoute};
 use crate::wire::message::{Incoming, Outgoing, Properties};
 use crate::wire::topology::{Queue, QueueKind, Topology};
@@ -146,28 +147,18 @@ impl JobHandler {
         let running = context.handler(|| self.runner.run(job));
         // `map` instead of an `async` block, which would store `running` twice.
         guard(ended.deadline(), running).map(move |end| {
-            let error = match end {
-                HandlerEnd::Returned(verdict) => {
-                    ended.ended(verdict.outcome());
-                    metered.ended(verdict.handler_outcome(), ended.span());
-                    return verdict;
-                }
-                HandlerEnd::TimedOut => {
-                    ended.stopped();
-                    metered.ended(HandlerOutcome::Stopped, ended.span());
-                    format!("stopped after {:?}", limit.unwrap_or_default())
-                }
-                HandlerEnd::Panicked(text) => {
+            let verdict = Verdict::of_end(end, limit);
+            metered.ended(verdict.handler_outcome(), ended.span());
+            // Layers pass on a panic and a missed deadline as a verdict.
+            match &verdict.0 {
+                Judgement::TimedOut { .. } => ended.stopped(),
+                Judgement::Panicked { text } => {
                     self.counters.panics.add();
-                    ended.panicked(&text);
-                    metered.ended(HandlerOutcome::Panicked, ended.span());
-                    format!("panicked: {text}")
+                    ended.panicked(text);
                 }
-            };
-            Verdict(Judgement::Failed {
-                error,
-                retry: Retry::Backoff,
-            })
+                _ => ended.ended(verdict.outcome_name()),
+            }
+            verdict
         })
     }
 
@@ -505,7 +496,9 @@ impl Handler for JobHandler {
             let verdict = running.await;
             match verdict.0 {
                 Judgement::Done => unacked.finished(true),
-                Judgement::Failed { .. } => unacked.finished(false),
+                Judgement::Failed { .. }
+                | Judgement::TimedOut { .. }
+                | Judgement::Panicked { .. } => unacked.finished(false),
                 Judgement::Requeue | Judgement::UnknownTask { .. } => {}
             }
             let decision = settle::after(verdict, attempt, &self.spec.retry, random::fraction());

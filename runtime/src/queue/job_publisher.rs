@@ -8,6 +8,7 @@ use super::QueueSpec;
 use crate::context::PropagatedHeaders;
 use crate::error::Error;
 use crate::link::{Connection, Namespace};
+use crate::middleware::{Middleware, Next, Publication};
 use crate::observe::Hooks;
 use crate::publish::{MAX_UNCONFIRMED, OnMissing, Publisher, TIMEOUT, Target};
 
@@ -17,6 +18,8 @@ pub(super) struct JobPublisher {
     queue: Arc<QueueContext>,
     publisher: Publisher,
     timeout: Duration,
+    /// The layers that a push passes, if there are any.
+    layers: Option<Next<Publication>>,
 }
 
 /// The values that all pushes to a queue share.
@@ -68,7 +71,16 @@ impl JobPublisher {
             queue: Arc::new(QueueContext::new(connection, spec)),
             publisher: Publisher::new(connection, MAX_UNCONFIRMED),
             timeout: TIMEOUT,
+            layers: None,
         }
+    }
+
+    pub(super) fn add_layer(&mut self, layer: impl Middleware<Publication>) {
+        Next::add(&mut self.layers, layer);
+    }
+
+    pub(super) fn layers(&self) -> Option<&Next<Publication>> {
+        self.layers.as_ref()
     }
 
     pub(super) fn set_timeout(&mut self, limit: Duration) {

@@ -8,6 +8,7 @@ mod handler;
 mod job;
 mod job_meters;
 mod job_publisher;
+mod layered;
 mod polled_queue;
 mod pool;
 mod producer;
@@ -22,7 +23,7 @@ use std::time::Duration;
 
 pub use dead_letters::{DeadLetter, DeadLetters};
 pub use get::{Getter, PolledJob};
-pub use job::{Cancellation, Job};
+pub use job::Job;
 pub use pool::WorkerPool;
 pub use producer::Producer;
 pub use push::Push;
@@ -30,6 +31,7 @@ pub use tasks::{TaskPool, TaskProducer};
 
 pub(crate) use handler::{JobHandler, JobRunner};
 pub(crate) use job::{RawJob, payload_codec};
+pub(crate) use layered::layered;
 pub(crate) use spec::QueueSpec;
 
 use crate::error::Error;

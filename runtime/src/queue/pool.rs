@@ -10,8 +10,10 @@ use serde::de::DeserializeOwned;
 use super::QueueSpec;
 use super::handler::{JobHandler, JobRunner};
 use super::job::{Job, RawJob, payload_codec};
+use super::layered::layered;
 use crate::error::Error;
 use crate::link::Connection;
+use crate::middleware::{Layers, Message, Middleware};
 use crate::policy::retry::RetryPolicy;
 use crate::policy::verdict::{IntoVerdict, Verdict};
 use crate::service::BoxFuture;
@@ -72,6 +74,7 @@ pub(super) struct PoolConfig {
     concurrency: u16,
     timeout: Option<Duration>,
     grace: Duration,
+    layers: Layers,
 }
 
 impl PoolConfig {
@@ -82,6 +85,7 @@ impl PoolConfig {
             concurrency: 1,
             timeout: None,
             grace: GRACE,
+            layers: Layers::default(),
         }
     }
 
@@ -105,6 +109,10 @@ impl PoolConfig {
         self.grace = limit;
     }
 
+    pub(super) fn layer(&mut self, layer: impl Middleware<Message>) {
+        self.layers.add(layer);
+    }
+
     pub(super) async fn start(self, runner: Arc<dyn JobRunner>) -> Result<Running, Error> {
         let Self {
             connection,
@@ -112,6 +120,7 @@ impl PoolConfig {
             concurrency,
             timeout,
             grace,
+            layers,
         } = self;
         spec.check(connection.namespace())?;
         let source = Source {
@@ -125,6 +134,7 @@ impl PoolConfig {
         };
         let worker = Worker::start(&connection, source).await?;
         let mut running = Running::new();
+        let runner = layered(runner, &layers, Some(spec.retry.max_attempts()));
         let handler = JobHandler::new(&connection, spec, runner, timeout);
         running.add(worker, Arc::new(handler), connection.tasks());
         Ok(running)
@@ -169,6 +179,35 @@ impl<T> WorkerPool<T> {
     /// for.
     pub fn grace(mut self, limit: Duration) -> Self {
         self.config.grace(limit);
+        self
+    }
+
+    /// Puts a layer around the handler ([`middleware`](crate::middleware)): the last one that is added sees a job
+    /// first. A layer is a [`Middleware`] of [`Message`]s, such as [`from_fn`](crate::middleware::from_fn) of a
+    /// function and most of the ready ones.
+    ///
+    /// ```no_run
+    /// # async fn example(connection: lepus::Connection) -> Result<(), lepus::Error> {
+    /// use lepus::jobs::Verdict;
+    /// use lepus::middleware::{AccessLog, Message, Next, from_fn};
+    /// use lepus::{Job, WorkQueue, reject};
+    ///
+    /// /// Jobs without a tenant become dead letters. The handler reads `x-tenant` too.
+    /// async fn tenant(message: Message, next: Next<Message>) -> Verdict {
+    ///     if message.header("x-tenant").is_none() {
+    ///         return reject("no tenant").into();
+    ///     }
+    ///     next.run(message).await
+    /// }
+    ///
+    /// let send = async |job: Job<String>| println!("a mail to {}", job.payload());
+    /// let mails = WorkQueue::<String>::new("mails");
+    /// let pool = mails.worker(&connection).layer(from_fn(tenant)).layer(AccessLog::new());
+    /// pool.run(send, lepus::shutdown_signal()).await
+    /// # }
+    /// ```
+    pub fn layer(mut self, layer: impl Middleware<Message>) -> Self {
+        self.config.layer(layer);
         self
     }
 

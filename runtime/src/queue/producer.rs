@@ -12,6 +12,7 @@ use super::push::Push;
 use super::push_all::PushAll;
 use crate::error::Error;
 use crate::link::Connection;
+use crate::middleware::{Middleware, Publication};
 
 /// Pushes jobs to a work queue. Cheap to clone; clones share one channel and one limit of pushes in
 /// flight.
@@ -61,6 +62,28 @@ impl<T> Producer<T> {
     #[must_use]
     pub fn max_in_flight(mut self, pushes: usize) -> Self {
         self.publisher.set_max_in_flight(pushes);
+        self
+    }
+
+    /// Puts a layer around the pushes of this producer and its later clones ([`middleware`](crate::middleware)): the last one
+    /// that is added sees a push first. A layer is a [`Middleware`] of [`Publication`]s, such as
+    /// [`from_fn`](crate::middleware::from_fn) of a function.
+    ///
+    /// ```no_run
+    /// # async fn example(connection: lepus::Connection) -> Result<(), lepus::Error> {
+    /// use lepus::middleware::{AccessLog, Next, Publication, from_fn};
+    ///
+    /// let signed = from_fn(async |push: Publication, next: Next<Publication>| {
+    ///     next.run(push.with_header("authorization", "Bearer carrot")).await
+    /// });
+    /// let mails = lepus::WorkQueue::<String>::new("mails");
+    /// let producer = mails.producer(&connection).layer(signed).layer(AccessLog::new());
+    /// producer.push(&"hare@example.org".to_owned()).await
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn layer(mut self, layer: impl Middleware<Publication>) -> Self {
+        self.publisher.add_layer(layer);
         self
     }
 

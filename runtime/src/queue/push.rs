@@ -13,9 +13,10 @@ use tracing::Span;
 use super::job_publisher::JobPublisher;
 use crate::clock;
 use crate::context::Context;
-use crate::error::{Error, ErrorKind};
-use crate::observe::Published;
-use crate::publish::{OnMissing, PublishFailure};
+use crate::error::{Error, ErrorKind, Outcome};
+use crate::middleware::{Next, Publication};
+use crate::observe::{Published, publish_outcome};
+use crate::publish::{OnMissing, PublishFailure, Target};
 use crate::random;
 use crate::span;
 use crate::stats::{HandlerKind, HandlerOutcome};
@@ -181,12 +182,13 @@ impl Push {
             delay_queue_missing,
             timeout,
             started: Instant::now(),
-            span,
+            span: Some(span),
         })
     }
 }
 
 /// A job as it is published.
+#[derive(Clone)]
 pub(super) struct EncodedJob {
     publisher: JobPublisher,
     message: Arc<Outgoing>,
@@ -194,17 +196,59 @@ pub(super) struct EncodedJob {
     delay_queue_missing: Option<OnMissing>,
     timeout: Duration,
     started: Instant,
-    span: Span,
+    /// `None` inside layers, around which the end is reported.
+    span: Option<Span>,
 }
 
 impl EncodedJob {
     pub(super) async fn push(self) -> Result<(), Error> {
+        if let Some(layers) = self.publisher.layers() {
+            let layers = layers.clone();
+            // Boxed, so that the future of a push without layers stays small.
+            return Box::pin(self.push_through(layers)).await;
+        }
+        self.send().await
+    }
+
+    async fn send(self) -> Result<(), Error> {
         let (message, timeout) = (Arc::clone(&self.message), self.timeout);
         let publisher = self.publisher.publisher();
         let published = publisher.publish_or_declare(message, timeout, self.on_missing()?);
         published.await.map_err(|failure| self.error(failure))?;
         self.ended(HandlerOutcome::Ok);
         Ok(())
+    }
+
+    /// Whether the push passes layers.
+    pub(super) fn is_layered(&self) -> bool {
+        self.publisher.layers().is_some()
+    }
+
+    /// Passes the layers, and sends inside them.
+    async fn push_through(self, layers: Next<Publication>) -> Result<(), Error> {
+        let queue = Arc::from(self.publisher.queue().spec.name.as_str());
+        let deadline = clock::deadline(self.started, self.timeout);
+        let inner = Self {
+            span: None,
+            ..self.clone()
+        };
+        let publication =
+            Publication::new(queue, self.message(), deadline, move |message, timeout| {
+                let job = Self {
+                    message,
+                    timeout,
+                    ..inner.clone()
+                };
+                Box::pin(job.send())
+            });
+        let pushed = publication.pass(layers).await.unwrap_or_else(|| {
+            let late = Error::new(ErrorKind::Timeout);
+            Err(self
+                .target()
+                .describe(late, self.started, Outcome::SentNoReply))
+        });
+        self.ended(publish_outcome(&pushed));
+        pushed
     }
 
     /// Pushes after a first attempt that failed.
@@ -237,6 +281,13 @@ impl EncodedJob {
 
     /// The error for the caller.
     pub(super) fn error(&self, failure: PublishFailure) -> Error {
+        let error = failure.into_error(&self.target());
+        self.ended(HandlerOutcome::Status(error.grpc_code()));
+        error
+    }
+
+    /// The name of the push in errors.
+    fn target(&self) -> Target {
         let mut target = self.publisher.queue().target.clone();
         if let Some(task) = self.message.properties.kind.as_deref() {
             target.method = task.into();
@@ -244,14 +295,13 @@ impl EncodedJob {
         if self.delay_queue_missing.is_some() {
             target.queue = self.message.routing_key.as_str().into();
         }
-        let error = failure.into_error(&target);
-        self.ended(HandlerOutcome::Status(error.grpc_code()));
-        error
+        target
     }
 
-    /// Reports the end of the push.
+    /// Reports the end of the push, unless it is reported around layers.
     pub(super) fn ended(&self, outcome: HandlerOutcome) {
-        span::published(&self.span, outcome.as_str());
+        let Some(span) = &self.span else { return };
+        span::published(span, outcome.as_str());
         let queue = self.publisher.queue();
         if let Some(observe) = &queue.hooks.observe {
             observe.published(&Published {
@@ -259,7 +309,7 @@ impl EncodedJob {
                 destination: &queue.spec.name,
                 outcome,
                 duration: self.started.elapsed(),
-                span: &self.span,
+                span,
             });
         }
     }

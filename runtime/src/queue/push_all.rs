@@ -56,8 +56,8 @@ impl<'a> PushAll<'a> {
                 break;
             }
         }
-        // Not ahead of jobs that wait to be sent.
-        let started = if self.waiting.is_empty() {
+        // Not ahead of jobs that wait to be sent. Those with layers are sent by their layers.
+        let started = if self.waiting.is_empty() && !job.is_layered() {
             publisher.try_start(&job.message(), job.timeout())
         } else {
             None

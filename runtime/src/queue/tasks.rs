@@ -16,6 +16,7 @@ use super::{DeadLetters, QueueSpec, WorkQueue};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::Error;
 use crate::link::Connection;
+use crate::middleware::{Message, Middleware, Publication};
 use crate::policy::retry::RetryPolicy;
 use crate::policy::verdict::Verdict;
 use crate::server::MethodTable;
@@ -75,6 +76,16 @@ impl TaskProducer {
     #[must_use]
     pub fn max_in_flight(mut self, pushes: usize) -> Self {
         self.publisher.set_max_in_flight(pushes);
+        self
+    }
+
+    /// Puts a layer around the pushes of this producer and its later clones ([`middleware`](crate::middleware)): the last one
+    /// that is added sees a push first. A layer is a [`Middleware`] of [`Publication`]s, such as
+    /// [`from_fn`](crate::middleware::from_fn) of a function.
+    /// [`Producer::layer`](super::Producer::layer) has an example.
+    #[must_use]
+    pub fn layer(mut self, layer: impl Middleware<Publication>) -> Self {
+        self.publisher.add_layer(layer);
         self
     }
 
@@ -182,6 +193,15 @@ impl TaskPool {
     /// The time that a shutdown waits for running tasks and for the broker. Default: 30 s.
     pub fn grace(mut self, limit: Duration) -> Self {
         self.config.grace(limit);
+        self
+    }
+
+    /// Puts a layer around the handler ([`middleware`](crate::middleware)): the last one that is added sees a job
+    /// first. A layer is a [`Middleware`] of [`Message`]s, such as [`from_fn`](crate::middleware::from_fn) of a
+    /// function and most of the ready ones.
+    /// [`WorkerPool::layer`](super::WorkerPool::layer) has an example.
+    pub fn layer(mut self, layer: impl Middleware<Message>) -> Self {
+        self.config.layer(layer);
         self
     }
 

@@ -121,8 +121,8 @@ impl<T> Event<T> {
 /// An event before it is decoded.
 #[derive(Clone, Debug)]
 pub(in crate::pubsub) struct RawEvent {
-    pub(super) context: Context,
-    pub(super) body: Bytes,
+    pub(in crate::pubsub) context: Context,
+    pub(in crate::pubsub) body: Bytes,
 }
 
 impl RawEvent {

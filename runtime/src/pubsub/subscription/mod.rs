@@ -5,6 +5,7 @@ mod bindings;
 mod broadcast;
 mod buffer;
 mod group;
+mod handler_runner;
 mod mode;
 mod setup;
 mod stream;

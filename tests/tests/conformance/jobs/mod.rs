@@ -1,6 +1,7 @@
 //! Work queues, their producers and their workers.
 
 mod dead_letters;
+mod layers;
 mod node;
 mod plain;
 mod producer;

@@ -3,6 +3,7 @@
 
 mod exchanges;
 mod groups;
+mod layers;
 mod subscriptions;
 mod types;
 

@@ -9,6 +9,7 @@ mod layers;
 mod local;
 mod queues;
 mod shapes;
+mod tower;
 mod unsent;
 mod workers;
 

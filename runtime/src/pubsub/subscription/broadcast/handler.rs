@@ -15,14 +15,16 @@ use super::super::buffer::EventBuffer;
 use super::super::mode::{Broadcast, Overflow};
 use super::super::setup::MissedSink;
 use super::super::stream::{Mode, sealed};
+use crate::context::Context;
 use crate::escape::Escaped;
+use crate::handler_guard::{HandlerEnd, panic_text};
 use crate::link::{Channel, Connection, ConsumeMode, Delivery};
 use crate::meter::{Arrived, Meter};
 use crate::observe::Hooks;
-use crate::policy::verdict::IntoVerdict;
+use crate::policy::verdict::{IntoVerdict, Verdict, VerdictOutcome};
 use crate::pubsub::event::{Decoded, Event, EventDecoder, Missed, RawEvent};
 use crate::span::{HandlerSpan, record_outcome};
-use crate::stats::{Counters, HandlerKind, HandlerOutcome};
+use crate::stats::{Counters, HandlerKind};
 use crate::wire::envelope::sent_at;
 use crate::worker::{Handler, Settlement};
 
@@ -124,9 +126,7 @@ pub(in super::super) struct BroadcastHandler<T, H> {
     decoder: EventDecoder<T>,
     handler: H,
     on_missed: MissedSink,
-    counters: Arc<Counters>,
-    meter: Arc<Meter>,
-    hooks: Hooks,
+    runs: EventRuns,
     payload: PhantomData<fn(T)>,
 }
 
@@ -141,9 +141,7 @@ impl<T, H> BroadcastHandler<T, H> {
             decoder,
             handler,
             on_missed,
-            counters: connection.counters(),
-            meter: connection.meters().of(HandlerKind::Event, exchange, ""),
-            hooks: connection.hooks().clone(),
+            runs: EventRuns::new(connection, exchange),
             payload: PhantomData,
         }
     }
@@ -156,9 +154,7 @@ where
     F: Future<Output: IntoVerdict> + Send + 'static,
 {
     async fn handle(self: Arc<Self>, _: Arc<Channel>, delivery: Delivery) -> Settlement {
-        let (now, redelivered) = (Instant::now(), delivery.message.redelivered);
-        let tag = delivery.tag;
-        let sent_at = sent_at(&delivery.message.properties);
+        let arrived = EventArrival::of(&delivery);
         let event = match self.decoder.decode(delivery.message.into()) {
             Decoded::Event(event) => event,
             Decoded::Missed(missed) => {
@@ -167,35 +163,83 @@ where
             }
             Decoded::Skipped => return Settlement::Ack,
         };
-        let key = Escaped(event.key().to_owned());
-        let exchange = Escaped(event.exchange().to_owned());
         let context = event.context.clone();
+        let work = async { (self.handler)(event).await.into_verdict() };
+        self.runs.run(context, arrived, work).await;
+        Settlement::Ack
+    }
+}
+
+/// The arrival of an event: when and how it was delivered, and its delivery tag.
+#[derive(Clone, Copy)]
+pub(super) struct EventArrival {
+    arrived: Arrived,
+    tag: u64,
+}
+
+impl EventArrival {
+    pub(super) fn of(delivery: &Delivery) -> Self {
+        let message = &delivery.message;
+        let sent_at = sent_at(&message.properties);
+        Self {
+            arrived: Arrived::new(Instant::now(), message.redelivered, sent_at),
+            tag: delivery.tag,
+        }
+    }
+}
+
+/// Runs the handlers of a subscription's events, and reports their ends.
+pub(super) struct EventRuns {
+    counters: Arc<Counters>,
+    meter: Arc<Meter>,
+    hooks: Hooks,
+}
+
+impl EventRuns {
+    pub(super) fn new(connection: &Connection, exchange: &str) -> Self {
+        Self {
+            counters: connection.counters(),
+            meter: connection.meters().of(HandlerKind::Event, exchange, ""),
+            hooks: connection.hooks().clone(),
+        }
+    }
+
+    /// Runs the handler of an event in its context and its span.
+    pub(super) async fn run(
+        &self,
+        context: Context,
+        EventArrival { arrived, tag }: EventArrival,
+        handler: impl Future<Output = Verdict>,
+    ) {
+        let exchange = Escaped(context.message().exchange.clone());
+        let key = Escaped(context.message().routing_key.clone());
         let span = HandlerSpan::process(context.service(), context.message(), tag);
         let span = span.span().clone();
         self.hooks.extract(&span, context.trace());
-        let metered = self.meter.start(Arrived::new(now, redelivered, sent_at));
-        let work = context.scope(async { (self.handler)(event).await });
-        let work = work.instrument(span.clone());
-        match AssertUnwindSafe(work).catch_unwind().await {
-            Ok(returned) => {
-                let verdict = returned.into_verdict();
-                let outcome = verdict.outcome();
-                record_outcome(&span, outcome);
-                metered.ended(verdict.handler_outcome(), &span);
+        let metered = self.meter.start(arrived);
+        let work = context.scope(handler).instrument(span.clone());
+        let end = match AssertUnwindSafe(work).catch_unwind().await {
+            Ok(verdict) => HandlerEnd::Returned(verdict),
+            Err(panic) => HandlerEnd::Panicked(panic_text(&*panic).to_owned()),
+        };
+        // Layers pass on a panic as a verdict.
+        let verdict = Verdict::of_end(end, None);
+        let outcome = verdict.outcome_name();
+        record_outcome(&span, outcome);
+        metered.ended(verdict.handler_outcome(), &span);
+        match verdict.outcome() {
+            VerdictOutcome::Panicked(text) => {
+                self.counters.panics.add();
+                let text = Escaped(text);
+                tracing::warn!(parent: &span, %exchange, %key, %text, "event handler panicked");
+            }
+            _ => {
                 tracing::debug!(parent: &span, %exchange, %key, outcome, "event handler ended");
                 if let Some(error) = verdict.error() {
                     let error = Escaped(error);
                     tracing::warn!(parent: &span, %exchange, %key, %error, "event handler failed");
                 }
             }
-            Err(panic) => {
-                self.counters.panics.add();
-                let text = Escaped(crate::handler_guard::panic_text(&*panic));
-                record_outcome(&span, "panicked");
-                metered.ended(HandlerOutcome::Panicked, &span);
-                tracing::warn!(parent: &span, %exchange, %key, %text, "event handler panicked");
-            }
         }
-        Settlement::Ack
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::cancellation::Cancellation;
 use crate::policy::verdict::{self, IntoVerdict, Verdict};
 use crate::pubsub::event::Event;
-use crate::queue::Cancellation;
 
 /// An event that this member has received and must settle. It dereferences to the [`Event`], which
 /// settling returns.

@@ -2,7 +2,6 @@
 //! the same rules.
 
 use std::convert::Infallible;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -10,14 +9,14 @@ use tokio::sync::oneshot;
 
 use super::super::buffer::EventBuffer;
 use super::super::mode::Group;
-use super::super::setup::MissedSink;
 use super::super::stream::{Mode, sealed};
 use super::group_event::GroupEvent;
+use crate::cancellation::Cancellation;
 use crate::error::Error;
 use crate::link::{Channel, Connection, Delivery};
-use crate::policy::verdict::{IntoVerdict, Verdict};
+use crate::policy::verdict::Verdict;
 use crate::pubsub::event::{Decoded, Event, EventDecoder, Missed};
-use crate::queue::{Cancellation, JobHandler, JobRunner, QueueSpec, RawJob};
+use crate::queue::{JobHandler, JobRunner, QueueSpec, RawJob};
 use crate::service::BoxFuture;
 use crate::stats::HandlerKind;
 use crate::worker::{Handler, Settlement};
@@ -141,55 +140,5 @@ impl Handler for OrderedJobHandler {
 
     fn oversee(&self) -> impl Future<Output = Infallible> + Send {
         self.0.oversee()
-    }
-}
-
-/// Gives events to a closure, whose result is the verdict.
-pub(in super::super) struct GroupRunner<T, H> {
-    decoder: EventDecoder<T>,
-    handler: Arc<H>,
-    on_missed: MissedSink,
-    payload: PhantomData<fn(T)>,
-}
-
-impl<T, H> GroupRunner<T, H> {
-    pub(in super::super) fn new(
-        decoder: EventDecoder<T>,
-        handler: H,
-        on_missed: MissedSink,
-    ) -> Self {
-        Self {
-            decoder,
-            handler: Arc::new(handler),
-            on_missed,
-            payload: PhantomData,
-        }
-    }
-}
-
-impl<T, H, F> JobRunner for GroupRunner<T, H>
-where
-    T: DeserializeOwned + Send + 'static,
-    H: Fn(Event<T>) -> F + Send + Sync + 'static,
-    F: Future<Output: IntoVerdict> + Send + 'static,
-{
-    fn kind(&self) -> HandlerKind {
-        HandlerKind::Event
-    }
-
-    fn run(&self, job: RawJob) -> BoxFuture<Verdict> {
-        let verdict = match self.decoder.decode(job.into()) {
-            Decoded::Event(event) => {
-                let handler = Arc::clone(&self.handler);
-                return Box::pin(async move { handler(event).await.into_verdict() });
-            }
-            Decoded::Missed(missed) => {
-                let verdict = Verdict::reject(&missed);
-                (self.on_missed)(missed);
-                verdict
-            }
-            Decoded::Skipped => Verdict::DONE,
-        };
-        Box::pin(std::future::ready(verdict))
     }
 }

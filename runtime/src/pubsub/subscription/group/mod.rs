@@ -4,4 +4,4 @@ mod group_event;
 mod handler;
 
 pub use group_event::GroupEvent;
-pub(super) use handler::{BufferWork, GroupRunner, OrderedJobHandler};
+pub(super) use handler::{BufferWork, OrderedJobHandler};

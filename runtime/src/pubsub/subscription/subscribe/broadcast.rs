@@ -6,18 +6,21 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use super::super::bindings::Bindings;
-use super::super::broadcast::{self, BroadcastHandler, BufferHandler};
+use super::super::broadcast::{self, BroadcastHandler, BufferHandler, LayeredBroadcastHandler};
 use super::super::buffer::EventBuffer;
+use super::super::handler_runner::HandlerRunner;
 use super::super::mode::{ActiveMembers, Broadcast, Group, Overflow};
 use super::super::setup::QueueSource;
 use super::super::stream::Subscription;
 use super::builder::{Subscribe, Unbound};
 use crate::error::Error;
 use crate::link::{Connection, ConsumeMode};
+use crate::middleware::Layers;
 use crate::policy::verdict::IntoVerdict;
 use crate::pubsub::binding::Kind;
 use crate::pubsub::event::{Event, UnknownTypes};
 use crate::pubsub::spec::ExchangeSpec;
+use crate::queue;
 use crate::service::BoxFuture;
 use crate::shutdown::GRACE;
 use crate::worker::{OnLoss, Running, Until};
@@ -33,6 +36,7 @@ impl<K: Kind, T> Subscribe<K, T, Broadcast> {
             on_missed: None,
             concurrency: 1,
             grace: GRACE,
+            layers: Layers::default(),
             invalid: None,
             mode: Broadcast::default(),
             payload: PhantomData,
@@ -97,6 +101,7 @@ impl<K: Kind, T> Subscribe<K, T, Broadcast> {
             on_missed: self.on_missed,
             concurrency: self.concurrency,
             grace: self.grace,
+            layers: self.layers,
             invalid: self.invalid.or(invalid),
             mode,
             payload: PhantomData,
@@ -122,6 +127,7 @@ impl<K: Kind, T> Subscribe<K, T, Broadcast> {
         T: DeserializeOwned + Send + 'static,
     {
         Box::pin(async move {
+            self.check_stream()?;
             let buffer = Arc::new(EventBuffer::new());
             let mode = broadcast::consume_mode(&self.mode, &buffer, &self.connection);
             let on_missed = Self::buffer_sink(&buffer);
@@ -156,8 +162,16 @@ impl<K: Kind, T> Subscribe<K, T, Broadcast> {
             let mode = ConsumeMode::ManualAck { prefetch };
             let sink = Arc::clone(&on_missed);
             let source = (&self.connection, self.exchange.name());
-            let handler = BroadcastHandler::new(self.decoder(), handler, sink, source);
-            let queue = self.queue();
+            let (queue, decoder) = (self.queue(), self.decoder());
+            if self.layers.is_empty() {
+                let handler = BroadcastHandler::new(decoder, handler, sink, source);
+                let running = self.consume(queue, mode, OnLoss::Finish, on_missed, handler);
+                return running.await;
+            }
+            // No event is tried again.
+            let runner = Arc::new(HandlerRunner::new(decoder, handler, sink));
+            let runner = queue::layered(runner, &self.layers, None);
+            let handler = LayeredBroadcastHandler::new(runner, source);
             let running = self.consume(queue, mode, OnLoss::Finish, on_missed, handler);
             running.await
         })

@@ -12,6 +12,7 @@ use super::super::setup::{MissedSink, QueueSource, SubscriptionSetup};
 use crate::error::Error;
 use crate::escape::Escaped;
 use crate::link::{Connection, ConsumeMode};
+use crate::middleware::{Layers, Message, Middleware};
 use crate::pubsub::binding::{IntoBinding, Kind, Selective};
 use crate::pubsub::event::{EventDecoder, Missed, UnknownTypes};
 use crate::pubsub::spec::ExchangeSpec;
@@ -87,6 +88,7 @@ pub struct Subscribe<K: Kind, T, M = Broadcast> {
     pub(super) on_missed: Option<MissedSink>,
     pub(super) concurrency: u16,
     pub(super) grace: Duration,
+    pub(super) layers: Layers,
     /// The first invalid option. It is reported when the subscription starts.
     pub(super) invalid: Option<Error>,
     pub(super) mode: M,
@@ -159,10 +161,34 @@ impl<K: Kind, T, M> Subscribe<K, T, M> {
         self
     }
 
+    /// Puts a layer around the handler ([`middleware`](crate::middleware)): the last one that is added sees an event
+    /// first. A layer is a [`Middleware`] of [`Message`]s, such as [`from_fn`](crate::middleware::from_fn) of a
+    /// function and most of the ready ones. [`WorkerPool::layer`](crate::jobs::WorkerPool::layer) has an example.
+    ///
+    /// A stream has no handler, so it cannot have layers: with some, [`stream`](Subscribe::stream) fails with
+    /// [`is_invalid`](Error::is_invalid).
+    pub fn layer(mut self, layer: impl Middleware<Message>) -> Self {
+        self.layers.add(layer);
+        self
+    }
+
     /// A handle to change the bindings while a handler runs.
     #[must_use]
     pub fn bindings(&self) -> Bindings<K> {
         self.bindings.clone()
+    }
+
+    /// # Errors
+    /// There are layers, which a stream cannot have.
+    pub(super) fn check_stream(&self) -> Result<(), Error> {
+        if self.layers.is_empty() {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "the subscription to exchange `{}` has layers, which are put around a handler: use `start` or `run` \
+             instead of `stream`",
+            self.exchange.name()
+        )))
     }
 
     pub(super) fn decoder(&self) -> EventDecoder<T> {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::super::buffer::EventBuffer;
-use super::super::group::{BufferWork, GroupRunner, OrderedJobHandler};
+use super::super::group::{BufferWork, OrderedJobHandler};
+use super::super::handler_runner::HandlerRunner;
 use super::super::mode::Group;
 use super::super::setup::QueueSource;
 use super::super::stream::{GroupSubscription, Subscription};
@@ -17,7 +18,7 @@ use crate::policy::retry::RetryPolicy;
 use crate::policy::verdict::IntoVerdict;
 use crate::pubsub::binding::Kind;
 use crate::pubsub::event::Event;
-use crate::queue::{DeadLetters, JobHandler, WorkQueue};
+use crate::queue::{self, DeadLetters, JobHandler, WorkQueue};
 use crate::service::BoxFuture;
 use crate::wire::topology::QueueKind;
 use crate::worker::{OnLoss, Running, Until};
@@ -97,6 +98,7 @@ impl<K: Kind, T> Subscribe<K, T, Group> {
         T: DeserializeOwned + Send + 'static,
     {
         Box::pin(async move {
+            self.check_stream()?;
             let buffer = Arc::new(EventBuffer::new());
             let mode = ConsumeMode::ManualAck {
                 prefetch: self.mode.prefetch,
@@ -136,11 +138,13 @@ impl<K: Kind, T> Subscribe<K, T, Group> {
             let (prefetch, on_missed) = (self.concurrency, self.missed_sink());
             let mode = ConsumeMode::ManualAck { prefetch };
             let sink = Arc::clone(&on_missed);
-            let runner = Arc::new(GroupRunner::new(self.decoder(), handler, sink));
+            let runner = Arc::new(HandlerRunner::new(self.decoder(), handler, sink));
             let (spec, timeout) = (self.mode.spec.clone(), self.mode.timeout);
+            let max_attempts = Some(spec.retry.max_attempts());
+            let runner = queue::layered(runner, &self.layers, max_attempts);
             let handler = JobHandler::new(&self.connection, spec, runner, timeout);
-            let queue = self.queue();
-            let running = self.consume(queue, mode, OnLoss::Finish, on_missed, handler);
+            let source = self.queue();
+            let running = self.consume(source, mode, OnLoss::Finish, on_missed, handler);
             running.await
         })
     }
