@@ -66,7 +66,7 @@ impl HandlerSpan {
             messaging.system = "rabbitmq",
             messaging.operation.name = "process",
             "messaging.operation.type" = "process",
-            messaging.destination.name = %Destination([exchange, key, queue]),
+            messaging.destination.name = %DestinationName([exchange, key, queue]),
             messaging.rabbitmq.destination.routing_key = %Escaped(&message.routing_key),
             messaging.rabbitmq.message.delivery_tag = delivery_tag,
             messaging.message.id = escaped(message.message_id.as_deref()),
@@ -104,8 +104,8 @@ pub(crate) fn call(service: &str, method: &str) -> Span {
 /// job, `exchange` is empty.
 pub(crate) fn publish(target: &str, exchange: &str, key: &str, message_id: Option<&str>) -> Span {
     let destination = match exchange {
-        "" => Destination(["", "", target]),
-        exchange => Destination([exchange, key, ""]),
+        "" => DestinationName(["", "", target]),
+        exchange => DestinationName([exchange, key, ""]),
     };
     span!(
         "publish",
@@ -143,9 +143,9 @@ pub(crate) fn published(span: &Span, outcome: &'static str) {
 
 /// A destination as the semantic conventions name it for RabbitMQ: exchange, routing key and queue, separated by `:`.
 /// Parts that are empty are left out, and a part that is the same as the one before it.
-struct Destination<'a>([&'a str; 3]);
+struct DestinationName<'a>([&'a str; 3]);
 
-impl fmt::Display for Destination<'_> {
+impl fmt::Display for DestinationName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut before = "";
         for part in self.0.into_iter().filter(|part| !part.is_empty()) {
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_destination_has_the_parts_that_there_are() {
-        let name = |parts| Destination(parts).to_string();
+        let name = |parts| DestinationName(parts).to_string();
         assert_eq!(name(["", "", "resize"]), "resize");
         assert_eq!(name(["logs", "kern.info", ""]), "logs:kern.info");
         assert_eq!(name(["logs", "kern.info", "audit"]), "logs:kern.info:audit");
