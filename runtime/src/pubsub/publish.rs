@@ -147,39 +147,21 @@ impl Publish {
         self
     }
 
-    async fn send(mut self) -> Result<(), Error> {
+    /// Prepares the message at once, so that the future does not hold the options that it is made of.
+    fn send(mut self) -> impl Future<Output = Result<(), Error>> + Send {
         let started = Instant::now();
         let layers = self.layers.take();
-        let PreparedEvent {
-            publisher,
-            message,
-            options,
-            span,
-        } = self.prepare(started)?;
-        let (exchange, key) = (publisher.spec().name(), message.routing_key.clone());
-        let sent = match layers {
-            None => {
-                let sent = publisher.publish(message, options, started).await;
-                sent.map_err(|failure| failure.into_error(&target(exchange, &key)))
-            }
-            // Boxed, so that the future of a publish without layers stays small.
-            Some(layers) => {
-                let sent = send_through(layers, Arc::clone(&publisher), message, options, started);
-                Box::pin(sent).await
-            }
-        };
-        let outcome = publish_outcome(&sent);
-        span::published(&span, outcome.as_str());
-        if let Some(observe) = &publisher.connection().hooks().observe {
-            observe.published(&Published {
-                kind: HandlerKind::Event,
-                destination: exchange,
-                outcome,
-                duration: started.elapsed(),
-                span: &span,
-            });
+        let prepared = self.prepare(started);
+        async move {
+            let event = prepared?;
+            let sent = match layers {
+                None => event.send(started).await,
+                // Boxed, so that the future of a publish without layers stays small.
+                Some(layers) => Box::pin(event.send_through(layers, started)).await,
+            };
+            event.ended(started, &sent);
+            sent
         }
-        sent
     }
 
     fn prepare(self, started: Instant) -> Result<PreparedEvent, Error> {
@@ -247,30 +229,52 @@ struct PreparedEvent {
     span: Span,
 }
 
-/// Passes the layers, and publishes inside them.
-async fn send_through(
-    layers: Next<Publication>,
-    publisher: Arc<ExchangePublisher>,
-    message: Arc<Outgoing>,
-    options: PublishOptions,
-    started: Instant,
-) -> Result<(), Error> {
-    let exchange = Arc::from(publisher.spec().name());
-    let target = target(&exchange, &message.routing_key);
-    let names = target.clone();
-    let deadline = clock::deadline(started, options.timeout);
-    let publication = Publication::new(exchange, message, deadline, move |message, timeout| {
-        let (publisher, target) = (Arc::clone(&publisher), target.clone());
-        let options = PublishOptions { timeout, ..options };
-        Box::pin(async move {
-            let sent = publisher.publish(message, options, Instant::now()).await;
-            sent.map_err(|failure| failure.into_error(&target))
+impl PreparedEvent {
+    async fn send(&self, started: Instant) -> Result<(), Error> {
+        let message = Arc::clone(&self.message);
+        let sent = self.publisher.publish(message, self.options, started).await;
+        sent.map_err(|failure| failure.into_error(&self.target()))
+    }
+
+    /// Passes the layers, and publishes inside them.
+    async fn send_through(&self, layers: Next<Publication>, started: Instant) -> Result<(), Error> {
+        let (publisher, target) = (Arc::clone(&self.publisher), self.target());
+        let options = self.options;
+        let exchange = Arc::from(publisher.spec().name());
+        let deadline = clock::deadline(started, options.timeout);
+        let message = Arc::clone(&self.message);
+        let publication = Publication::new(exchange, message, deadline, move |message, timeout| {
+            let (publisher, target) = (Arc::clone(&publisher), target.clone());
+            let options = PublishOptions { timeout, ..options };
+            Box::pin(async move {
+                let sent = publisher.publish(message, options, Instant::now()).await;
+                sent.map_err(|failure| failure.into_error(&target))
+            })
+        });
+        publication.pass(layers).await.unwrap_or_else(|| {
+            let late = Error::new(ErrorKind::Timeout);
+            Err(self.target().describe(late, started, Outcome::SentNoReply))
         })
-    });
-    publication.pass(layers).await.unwrap_or_else(|| {
-        let late = Error::new(ErrorKind::Timeout);
-        Err(names.describe(late, started, Outcome::SentNoReply))
-    })
+    }
+
+    /// Reports the end of the publish.
+    fn ended(&self, started: Instant, sent: &Result<(), Error>) {
+        let outcome = publish_outcome(sent);
+        span::published(&self.span, outcome.as_str());
+        if let Some(observe) = &self.publisher.connection().hooks().observe {
+            observe.published(&Published {
+                kind: HandlerKind::Event,
+                destination: self.publisher.spec().name(),
+                outcome,
+                duration: started.elapsed(),
+                span: &self.span,
+            });
+        }
+    }
+
+    fn target(&self) -> Target {
+        target(self.publisher.spec().name(), &self.message.routing_key)
+    }
 }
 
 /// The name of an event in errors.
