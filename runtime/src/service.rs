@@ -316,7 +316,6 @@ impl Request {
 
     /// The verdict on a task that this implementation does not have.
     #[doc(hidden)]
-    #[must_use]
     pub fn unknown_task(&self) -> Verdict {
         Verdict::unknown_task(format_args!("no task `{}`", self.method.name()))
     }
