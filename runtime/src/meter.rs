@@ -107,9 +107,8 @@ impl Meter {
             });
         }
         Metered {
-            meter: Arc::clone(self),
+            meter: Some(Arc::clone(self)),
             started: at,
-            is_ended: false,
         }
     }
 
@@ -152,24 +151,25 @@ impl Meter {
 
 /// A request, job or event that was started.
 pub(crate) struct Metered {
-    meter: Arc<Meter>,
+    /// `None` once the end is counted.
+    meter: Option<Arc<Meter>>,
     started: Instant,
-    is_ended: bool,
 }
 
 impl Metered {
     /// Counts the end.
     pub(crate) fn ended(mut self, outcome: HandlerOutcome, span: &Span) {
-        self.is_ended = true;
-        self.meter.ended(outcome, self.started.elapsed(), span);
+        if let Some(meter) = self.meter.take() {
+            meter.ended(outcome, self.started.elapsed(), span);
+        }
     }
 }
 
 impl Drop for Metered {
     fn drop(&mut self) {
-        if !self.is_ended {
+        if let Some(meter) = self.meter.take() {
             let (outcome, elapsed) = (HandlerOutcome::Cancelled, self.started.elapsed());
-            self.meter.ended(outcome, elapsed, &Span::none());
+            meter.ended(outcome, elapsed, &Span::none());
         }
     }
 }
