@@ -52,14 +52,14 @@ pub struct Publish {
     priority: Option<u8>,
     time_to_live: Option<Duration>,
     message_id: Option<String>,
-    /// The layers of its publisher, if there are any.
-    layers: Option<Next<Publication>>,
+    /// The layers of its publisher, if there are any. Behind one more pointer, so that the future stays small.
+    layers: Option<Arc<Next<Publication>>>,
 }
 
 impl Publish {
     pub(super) fn new(
         publisher: Arc<ExchangePublisher>,
-        layers: Option<Next<Publication>>,
+        layers: Option<Arc<Next<Publication>>>,
         options: PublishOptions,
         event: Result<(RoutingKey, EncodedEvent), Error>,
     ) -> Self {
@@ -144,9 +144,8 @@ impl Publish {
         self
     }
 
-    async fn send(mut self) -> Result<(), Error> {
+    async fn send(self) -> Result<(), Error> {
         let started = Instant::now();
-        let layers = self.layers.take();
         let PreparedEvent {
             publisher,
             message,
@@ -154,17 +153,49 @@ impl Publish {
         } = self.prepare(started)?;
         let (exchange, key) = (publisher.spec().name(), message.routing_key.clone());
         let span = span::publish(exchange, &key, message.properties.message_id.as_deref());
-        let sent = match layers {
-            None => {
-                let sent = publisher.publish(message, options, started).await;
-                sent.map_err(|failure| failure.into_error(&target(exchange, &key)))
+        let sent = publisher.publish(message, options, started);
+        match sent.await {
+            Ok(()) => {
+                span::published(&span, "ok");
+                Ok(())
             }
-            // Boxed, so that the future of a publish without layers stays small.
-            Some(layers) => {
-                let sent = send_through(layers, Arc::clone(&publisher), message, options, started);
-                Box::pin(sent).await
+            Err(failure) => {
+                let error = failure.into_error(&target(exchange, &key));
+                span::published(&span, error.grpc_code().as_str());
+                Err(error)
             }
-        };
+        }
+    }
+
+    /// Passes the layers, and publishes inside them.
+    async fn send_through(self, layers: Arc<Next<Publication>>) -> Result<(), Error> {
+        let started = Instant::now();
+        let PreparedEvent {
+            publisher,
+            message,
+            options,
+        } = self.prepare(started)?;
+        let exchange = Arc::from(publisher.spec().name());
+        let message_id = message.properties.message_id.as_deref();
+        let span = span::publish(&exchange, &message.routing_key, message_id);
+        let target = target(&exchange, &message.routing_key);
+        let names = target.clone();
+        let deadline = clock::deadline(started, options.timeout);
+        let publication = Publication::new(exchange, message, deadline, move |message, timeout| {
+            let (publisher, target) = (Arc::clone(&publisher), target.clone());
+            let options = PublishOptions { timeout, ..options };
+            Box::pin(async move {
+                let sent = publisher.publish(message, options, Instant::now()).await;
+                sent.map_err(|failure| failure.into_error(&target))
+            })
+        });
+        let sent = publication
+            .pass((*layers).clone())
+            .await
+            .unwrap_or_else(|| {
+                let late = Error::new(ErrorKind::Timeout);
+                Err(names.describe(late, started, Outcome::SentNoReply))
+            });
         span::published(&span, span::publish_outcome(&sent));
         sent
     }
@@ -227,32 +258,6 @@ struct PreparedEvent {
     options: PublishOptions,
 }
 
-/// Passes the layers, and publishes inside them.
-async fn send_through(
-    layers: Next<Publication>,
-    publisher: Arc<ExchangePublisher>,
-    message: Arc<Outgoing>,
-    options: PublishOptions,
-    started: Instant,
-) -> Result<(), Error> {
-    let exchange = Arc::from(publisher.spec().name());
-    let target = target(&exchange, &message.routing_key);
-    let names = target.clone();
-    let deadline = clock::deadline(started, options.timeout);
-    let publication = Publication::new(exchange, message, deadline, move |message, timeout| {
-        let (publisher, target) = (Arc::clone(&publisher), target.clone());
-        let options = PublishOptions { timeout, ..options };
-        Box::pin(async move {
-            let sent = publisher.publish(message, options, Instant::now()).await;
-            sent.map_err(|failure| failure.into_error(&target))
-        })
-    });
-    publication.pass(layers).await.unwrap_or_else(|| {
-        let late = Error::new(ErrorKind::Timeout);
-        Err(names.describe(late, started, Outcome::SentNoReply))
-    })
-}
-
 /// The name of an event in errors.
 fn target(exchange: &str, key: &str) -> Target {
     let service = if key.is_empty() {
@@ -271,8 +276,11 @@ impl IntoFuture for Publish {
     type Output = Result<(), Error>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.send())
+    fn into_future(mut self) -> Self::IntoFuture {
+        match self.layers.take() {
+            None => Box::pin(self.send()),
+            Some(layers) => Box::pin(self.send_through(layers)),
+        }
     }
 }
 

@@ -54,7 +54,7 @@ pub struct EventPublisher<K, T> {
     publisher: Arc<ExchangePublisher>,
     options: PublishOptions,
     /// The layers that a publish passes, if there are any.
-    layers: Option<Next<Publication>>,
+    layers: Option<Arc<Next<Publication>>>,
     payload: PhantomData<fn(K, T)>,
 }
 
@@ -119,7 +119,9 @@ impl<K: Kind, T> EventPublisher<K, T> {
     /// [`Producer::layer`](crate::jobs::Producer::layer) has an example.
     #[must_use]
     pub fn layer(mut self, layer: impl Middleware<Publication>) -> Self {
-        Next::add(&mut self.layers, layer);
+        let mut layers = self.layers.as_deref().cloned();
+        Next::add(&mut layers, layer);
+        self.layers = layers.map(Arc::new);
         self
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::Either;
 use serde::Serialize;
 use tokio::time::Instant;
 use tracing::Span;
@@ -198,13 +199,13 @@ pub(super) struct EncodedJob {
 }
 
 impl EncodedJob {
-    pub(super) async fn push(self) -> Result<(), Error> {
-        if let Some(layers) = self.publisher.layers() {
-            let layers = layers.clone();
-            // Boxed, so that the future of a push without layers stays small.
-            return Box::pin(self.push_through(layers)).await;
+    /// Pushes through the layers, if there are any. They are boxed, so that the future of a push without layers
+    /// stays small.
+    pub(super) fn push(self) -> impl Future<Output = Result<(), Error>> + Send {
+        match self.publisher.layers().cloned() {
+            None => Either::Left(self.send()),
+            Some(layers) => Either::Right(Box::pin(self.push_through(layers))),
         }
-        self.send().await
     }
 
     async fn send(self) -> Result<(), Error> {
