@@ -138,7 +138,8 @@
 //!
 //! # Cost
 //!
-//! Without layers, nothing is paid for them. Each layer costs an allocation for its future.
+//! Without layers, nothing is paid for them. Each layer costs an allocation for its future, and the first one some more:
+//! about a twelfth of the instructions of a server for a call, and a fifth of those of a client.
 //!
 //! # Ready layers
 //!
