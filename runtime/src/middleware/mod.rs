@@ -193,5 +193,5 @@ pub use publication::Publication;
 pub use rate_limit::RateLimit;
 pub use timeout::Timeout;
 
-pub(crate) use layers::Layers;
+pub(crate) use layers::MessageLayers;
 pub(crate) use operation::Handle;

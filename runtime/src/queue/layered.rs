@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::handler::JobRunner;
 use super::job::RawJob;
-use crate::middleware::{Handle, Layers, Message, Next};
+use crate::middleware::{Handle, Message, MessageLayers, Next};
 use crate::policy::verdict::Verdict;
 use crate::service::BoxFuture;
 
@@ -20,7 +20,7 @@ struct LayeredRunner {
 /// ever tried again.
 pub(crate) fn layered(
     runner: Arc<dyn JobRunner>,
-    layers: &Layers,
+    layers: &MessageLayers,
     max_attempts: Option<u32>,
 ) -> Arc<dyn JobRunner> {
     match layers.around(InnermostRunner(Arc::clone(&runner))) {
