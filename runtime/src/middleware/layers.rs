@@ -13,9 +13,9 @@ use crate::service::BoxFuture;
 /// The layers of a pool or a subscription whose handler is not known yet, the innermost one first. Without any, it
 /// allocates nothing.
 #[derive(Clone, Default)]
-pub(crate) struct Layers(Vec<Arc<dyn Middleware<Message>>>);
+pub(crate) struct MessageLayers(Vec<Arc<dyn Middleware<Message>>>);
 
-impl Layers {
+impl MessageLayers {
     /// Adds a layer around those that are there already.
     pub(crate) fn add(&mut self, layer: impl Middleware<Message>) {
         self.0.push(Arc::new(layer));
@@ -57,8 +57,8 @@ impl Middleware<Message> for Arc<dyn Middleware<Message>> {
     }
 }
 
-impl fmt::Debug for Layers {
+impl fmt::Debug for MessageLayers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Layers").field(&self.0.len()).finish()
+        f.debug_tuple("MessageLayers").field(&self.0.len()).finish()
     }
 }

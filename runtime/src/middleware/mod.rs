@@ -138,7 +138,8 @@
 //!
 //! # Cost
 //!
-//! Without layers, nothing is paid for them. Each layer costs an allocation for its future.
+//! Without layers, nothing is paid for them. Each layer costs an allocation for its future, and the first one some more:
+//! about a twelfth of the instructions of a server for a call, and a fifth of those of a client.
 //!
 //! # Ready layers
 //!
@@ -192,5 +193,5 @@ pub use publication::Publication;
 pub use rate_limit::RateLimit;
 pub use timeout::Timeout;
 
-pub(crate) use layers::Layers;
+pub(crate) use layers::MessageLayers;
 pub(crate) use operation::Handle;

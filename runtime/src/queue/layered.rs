@@ -1,11 +1,11 @@
-//! Layers around the runner of jobs or events.
+//! MessageLayers around the runner of jobs or events.
 
 use std::sync::Arc;
 
 use super::handler::JobRunner;
 use super::job::RawJob;
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
-use crate::middleware::{Handle, Layers, Message, Next};
+use crate::middleware::{Handle, Message, MessageLayers, Next};
 use crate::policy::verdict::Verdict;
 use crate::service::BoxFuture;
 use crate::stats::HandlerKind;
@@ -21,7 +21,7 @@ struct LayeredRunner {
 /// ever tried again.
 pub(crate) fn layered(
     runner: Arc<dyn JobRunner>,
-    layers: &Layers,
+    layers: &MessageLayers,
     max_attempts: Option<u32>,
 ) -> Arc<dyn JobRunner> {
     match layers.around(InnermostRunner(Arc::clone(&runner))) {

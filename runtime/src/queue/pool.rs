@@ -13,7 +13,7 @@ use super::job::{Job, RawJob, payload_codec};
 use super::layered::layered;
 use crate::error::Error;
 use crate::link::Connection;
-use crate::middleware::{Layers, Message, Middleware};
+use crate::middleware::{Message, MessageLayers, Middleware};
 use crate::policy::retry::RetryPolicy;
 use crate::policy::verdict::{IntoVerdict, Verdict};
 use crate::service::BoxFuture;
@@ -74,7 +74,7 @@ pub(super) struct PoolConfig {
     concurrency: u16,
     timeout: Option<Duration>,
     grace: Duration,
-    layers: Layers,
+    layers: MessageLayers,
 }
 
 impl PoolConfig {
@@ -85,7 +85,7 @@ impl PoolConfig {
             concurrency: 1,
             timeout: None,
             grace: GRACE,
-            layers: Layers::default(),
+            layers: MessageLayers::default(),
         }
     }
 

@@ -15,7 +15,7 @@ use super::super::stream::Subscription;
 use super::builder::{Subscribe, Unbound};
 use crate::error::Error;
 use crate::link::{Connection, ConsumeMode};
-use crate::middleware::Layers;
+use crate::middleware::MessageLayers;
 use crate::policy::verdict::IntoVerdict;
 use crate::pubsub::binding::Kind;
 use crate::pubsub::event::{Event, UnknownTypes};
@@ -36,7 +36,7 @@ impl<K: Kind, T> Subscribe<K, T, Broadcast> {
             on_missed: None,
             concurrency: 1,
             grace: GRACE,
-            layers: Layers::default(),
+            layers: MessageLayers::default(),
             invalid: None,
             mode: Broadcast::default(),
             payload: PhantomData,

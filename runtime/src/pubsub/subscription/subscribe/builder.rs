@@ -12,7 +12,7 @@ use super::super::setup::{MissedSink, QueueSource, SubscriptionSetup};
 use crate::error::Error;
 use crate::escape::Escaped;
 use crate::link::{Connection, ConsumeMode};
-use crate::middleware::{Layers, Message, Middleware};
+use crate::middleware::{Message, MessageLayers, Middleware};
 use crate::pubsub::binding::{IntoBinding, Kind, Selective};
 use crate::pubsub::event::{EventDecoder, Missed, UnknownTypes};
 use crate::pubsub::spec::ExchangeSpec;
@@ -88,7 +88,7 @@ pub struct Subscribe<K: Kind, T, M = Broadcast> {
     pub(super) on_missed: Option<MissedSink>,
     pub(super) concurrency: u16,
     pub(super) grace: Duration,
-    pub(super) layers: Layers,
+    pub(super) layers: MessageLayers,
     /// The first invalid option. It is reported when the subscription starts.
     pub(super) invalid: Option<Error>,
     pub(super) mode: M,
