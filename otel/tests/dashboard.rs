@@ -1,4 +1,5 @@
 //! The dashboard for Grafana in `docs/`: it asks for metrics that there are, and for all of them.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

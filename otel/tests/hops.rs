@@ -1,6 +1,12 @@
 //! Traces over several hops, and metrics, on the embedded broker: asserted name by name.
 //!
 //! All spans of a test program go to one subscriber. Each test finds its own by their trace.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};

@@ -59,6 +59,8 @@ impl HandlerSpan {
             exchange => (exchange, message.routing_key.as_str()),
         };
         let queue = if source == exchange { "" } else { source };
+        // `tracing-opentelemetry` takes numbers without a sign as texts.
+        let delivery_tag = i64::try_from(delivery_tag).unwrap_or(i64::MAX);
         Self(span!(
             "process",
             otel.name = %Pair("process", " ", source),
