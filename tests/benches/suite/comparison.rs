@@ -34,13 +34,15 @@ pub struct Entry {
 }
 
 /// In the order in which they are shown.
-const RPC: [Contender; 9] = [
+const RPC: [Contender; 11] = [
     Contender::Naive,
     Contender::Tuned,
     Contender::TunedInFull,
     Contender::Lepus,
     Contender::LepusCoalesced,
     Contender::LepusShared,
+    Contender::LepusLayered,
+    Contender::LepusTraced,
     Contender::Amqprs,
     Contender::Nats,
     Contender::Tarpc,
@@ -72,7 +74,11 @@ impl Comparison {
         let is_ours = |entry: &Entry| {
             matches!(
                 entry.contender,
-                Contender::Lepus | Contender::LepusCoalesced | Contender::LepusShared
+                Contender::Lepus
+                    | Contender::LepusCoalesced
+                    | Contender::LepusShared
+                    | Contender::LepusLayered
+                    | Contender::LepusTraced
             )
         };
         let first = self.entries.first().map(|entry| entry.label.clone());
@@ -89,7 +95,10 @@ impl Comparison {
                 program: Some(program.to_owned()),
                 ..entry.clone()
             };
-            let is_old = entry.contender != Contender::LepusShared;
+            let is_old = matches!(
+                entry.contender,
+                Contender::Lepus | Contender::LepusCoalesced
+            );
             self.entries.push(entry);
             self.entries.extend(is_old.then_some(other));
         }

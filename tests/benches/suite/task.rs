@@ -17,6 +17,10 @@ pub enum Contender {
     LepusCoalesced,
     /// Lepus with its I/O task on the runtime of its user.
     LepusShared,
+    /// Lepus with a layer that does nothing around its client and its server.
+    LepusLayered,
+    /// Lepus with spans for OpenTelemetry that nobody exports.
+    LepusTraced,
     Amqprs,
     Tarpc,
     Nats,
@@ -32,6 +36,8 @@ impl Contender {
             Contender::Lepus => "Lepus",
             Contender::LepusCoalesced => "Lepus coalesced",
             Contender::LepusShared => "Lepus, Io::Shared",
+            Contender::LepusLayered => "Lepus, one layer",
+            Contender::LepusTraced => "Lepus, traced",
             Contender::Amqprs => "amqprs",
             Contender::Tarpc => "tarpc (no broker)",
             Contender::Nats => "NATS",

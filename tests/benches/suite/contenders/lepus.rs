@@ -1,7 +1,14 @@
 //! Lepus, as its users write it.
 
 use bytes::Bytes;
+use lepus::middleware::{Next, from_fn};
+use lepus::rpc::Request;
 use lepus::{Connection, Server, amqp::Io};
+use lepus_otel::Telemetry;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::load::Operation;
 use crate::task::{Contender, Task};
@@ -23,14 +30,28 @@ impl Echo for Mirror {
     }
 }
 
+/// A layer that does nothing.
+async fn pass(request: Request, next: Next) -> lepus::rpc::Reply {
+    next.run(request).await
+}
+
 pub async fn connect(task: &Task) -> Connection {
     let io = match task.contender {
         Contender::LepusShared => Io::Shared,
         _ => Io::Own,
     };
-    Connection::builder(&task.address)
+    let builder = Connection::builder(&task.address)
         .namespace(&task.namespace)
-        .io(io)
+        .io(io);
+    let builder = if task.contender == Contender::LepusTraced {
+        let tracers = SdkTracerProvider::builder().build();
+        let spans = tracing_opentelemetry::layer().with_tracer(tracers.tracer("bench"));
+        tracing_subscriber::registry().with(spans).init();
+        Telemetry::new().without_metrics().attach(builder)
+    } else {
+        builder
+    };
+    builder
         .open()
         .await
         .expect("a connection")
@@ -39,7 +60,12 @@ pub async fn connect(task: &Task) -> Connection {
 pub async fn serve(task: &Task) -> String {
     let connection = connect(task).await;
     let service = EchoServer::new(Mirror).concurrency(task.case.prefetch);
-    let server = Server::new(&connection).serve(service);
+    let server = Server::new(&connection);
+    let server = if task.contender == Contender::LepusLayered {
+        server.serve(service.layer(from_fn(pass)))
+    } else {
+        server.serve(service)
+    };
     // It serves for as long as the process lives.
     std::mem::forget(server.start().await.expect("a server"));
     String::new()
@@ -50,6 +76,9 @@ pub async fn client(task: &Task) -> Operation {
     let mut builder = EchoClient::builder(&connection);
     if task.contender == Contender::LepusCoalesced {
         builder = builder.coalesce(COALESCED);
+    }
+    if task.contender == Contender::LepusLayered {
+        builder = builder.layer(from_fn(pass));
     }
     let (echo, payload) = (builder.build(), Bytes::from(task.payload()));
     Operation::new(move || {
