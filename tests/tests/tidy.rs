@@ -42,7 +42,7 @@ const FLOORS: &[&[&str]] = &[
     ],
     &["link", "returns"],
     &["service", "middleware"],
-    &["shutdown", "publish", "worker"],
+    &["shutdown", "publish", "worker", "control"],
     &["client", "server", "queue", "pubsub"],
     &["amqp", "rpc", "jobs", "events", "__rt", "__bench", "lib"],
 ];

@@ -10,6 +10,8 @@ use serde::de::DeserializeOwned;
 use super::QueueSpec;
 use super::handler::{JobHandler, JobRunner};
 use super::job::{Job, RawJob, payload_codec};
+use crate::control::{self, Served};
+use crate::descriptor::ServiceDescriptor;
 use crate::error::Error;
 use crate::link::Connection;
 use crate::policy::retry::RetryPolicy;
@@ -105,7 +107,12 @@ impl PoolConfig {
         self.grace = limit;
     }
 
-    pub(super) async fn start(self, runner: Arc<dyn JobRunner>) -> Result<Running, Error> {
+    /// Starts a pool; `tasks` describes its jobs if they are tasks.
+    pub(super) async fn start(
+        self,
+        runner: Arc<dyn JobRunner>,
+        tasks: Option<&'static ServiceDescriptor>,
+    ) -> Result<Running, Error> {
         let Self {
             connection,
             spec,
@@ -125,8 +132,14 @@ impl PoolConfig {
         };
         let worker = Worker::start(&connection, source).await?;
         let mut running = Running::new();
+        let views = [worker.view()];
+        let served = match tasks {
+            Some(tasks) => Served::tasks(&connection, tasks, (&spec.name, spec.codec()), &views),
+            None => Served::queue(&connection, (&spec.name, spec.codec()), &views),
+        };
         let handler = JobHandler::new(&connection, spec, runner, timeout);
         running.add(worker, Arc::new(handler), connection.tasks());
+        control::announce(&connection, &mut running, served)?;
         Ok(running)
     }
 }
@@ -188,7 +201,7 @@ impl<T> WorkerPool<T> {
         F: Future<Output: IntoVerdict> + Send + 'static,
     {
         let runner = self.runner(handler);
-        Box::pin(self.config.start(runner))
+        Box::pin(self.config.start(runner, None))
     }
 
     /// Consumes with a [handler](Self#handlers) until `shutdown` completes, then drains: stops consuming, lets running handlers finish
