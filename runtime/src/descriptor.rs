@@ -157,6 +157,7 @@ pub struct MethodDescriptor {
     idempotent: bool,
     oneway: bool,
     at_most_once: bool,
+    require_consumer: bool,
     default: bool,
     bare: bool,
 }
@@ -176,6 +177,7 @@ impl MethodDescriptor {
             idempotent: false,
             oneway: false,
             at_most_once: false,
+            require_consumer: false,
             default: false,
             bare: false,
         }
@@ -235,6 +237,14 @@ impl MethodDescriptor {
     #[must_use]
     pub const fn at_most_once(mut self) -> Self {
         self.at_most_once = true;
+        self
+    }
+
+    /// Marks a method whose calls fail at once if its queue has no consumer.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn require_consumer(mut self) -> Self {
+        self.require_consumer = true;
         self
     }
 
@@ -306,6 +316,12 @@ impl MethodDescriptor {
     #[must_use]
     pub const fn is_at_most_once(&self) -> bool {
         self.at_most_once
+    }
+
+    /// Whether a call fails at once if the queue has no consumer.
+    #[must_use]
+    pub const fn requires_consumer(&self) -> bool {
+        self.require_consumer
     }
 
     /// Whether the only argument is the body itself.

@@ -32,6 +32,8 @@ pub(super) struct CallRequest {
     pub(super) body: Bytes,
     pub(super) message_id: Option<String>,
     pub(super) priority: Option<u8>,
+    /// The absence of consumers from the queue after which the call fails, if it is to fail fast.
+    pub(super) fail_fast: Option<Duration>,
     pub(super) headers: Table,
     pub(super) trace: Table,
     /// [`Span::none`] if the end of the call is reported elsewhere.

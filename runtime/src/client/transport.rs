@@ -40,6 +40,8 @@ pub(super) struct CallOptions {
     pub(super) body: Result<Bytes, Error>,
     pub(super) timeout: Option<Duration>,
     pub(super) priority: Option<u8>,
+    /// The absence of consumers after which it fails, if it is to fail fast.
+    pub(super) fail_fast: Option<Duration>,
     pub(super) headers: Table,
 }
 
@@ -127,6 +129,7 @@ fn start(options: CallOptions) -> Result<(Client, CallRequest), Error> {
         body,
         timeout,
         priority,
+        fail_fast,
         mut headers,
     } = options;
     let context = Context::current();
@@ -152,6 +155,9 @@ fn start(options: CallOptions) -> Result<(Client, CallRequest), Error> {
         body: Bytes::new(),
         message_id: None,
         priority,
+        fail_fast: fail_fast
+            .or(client.inner.fail_fast)
+            .or(method.requires_consumer().then_some(Duration::ZERO)),
         headers,
         trace: context.trace().clone(),
         span: span::call(client.inner.descriptor.name(), method.name()),
@@ -217,6 +223,7 @@ fn send_to_broker(
     };
     if method.is_oneway() {
         return Sending::Waiting(Box::pin(async move {
+            backend.until_served(&request).await?;
             let app_id = backend.connection.given_name();
             let message = Arc::new(request.message(app_id, None, false));
             let (now, time_left) = (Instant::now(), request.time_left());
@@ -225,6 +232,13 @@ fn send_to_broker(
             request.sent(1);
             let confirmed = Box::pin(receipt.wait());
             Ok(in_flight(request, CallTransport::OneWay(confirmed)))
+        }));
+    }
+    if request.fail_fast.is_some() {
+        return Sending::Waiting(Box::pin(async move {
+            backend.until_served(&request).await?;
+            let call = backend.send_confirmed(&request).await?;
+            Ok(in_flight(request, CallTransport::Broker(backend, call)))
         }));
     }
     match backend.send_now(&request) {
@@ -326,6 +340,9 @@ pub(super) struct LayeredCall {
 /// The priority of a layered call, in the extensions of its context.
 struct Priority(u8);
 
+/// [`CallRequest::fail_fast`] of a layered call, in the extensions of its context.
+struct FailFast(Duration);
+
 impl LayeredCall {
     /// Starts a call. Nothing is sent until [`response`](Self::response) is awaited.
     pub(super) fn start(options: CallOptions, layers: &DynService) -> Result<Self, Error> {
@@ -333,6 +350,9 @@ impl LayeredCall {
         let mut extensions = Extensions::default();
         if let Some(priority) = request.priority {
             extensions.insert(Priority(priority));
+        }
+        if let Some(absence) = request.fail_fast {
+            extensions.insert(FailFast(absence));
         }
         let context = Context::of(Invocation {
             service: Some(request.service.name().into()),
@@ -401,6 +421,7 @@ impl Service for ClientService {
             body: request.body().clone(),
             message_id: None,
             priority: context.get::<Priority>().map(|priority| priority.0),
+            fail_fast: context.get::<FailFast>().map(|absence| absence.0),
             headers: context.headers().clone(),
             trace: context.trace().clone(),
             // The layered call has the span, and reports the end.

@@ -4,6 +4,7 @@ mod bad_input;
 mod calls;
 mod coalesce;
 mod errors;
+mod fail_fast;
 mod layers;
 mod local;
 mod queues;
