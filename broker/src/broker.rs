@@ -149,6 +149,12 @@ impl Broker {
         self.shared.lock().core.memory()
     }
 
+    /// The number of messages that clients have published since the broker was started, those that no queue took
+    /// included. So a test can tell that nothing was sent.
+    pub fn published(&self) -> u64 {
+        self.shared.lock().core.published()
+    }
+
     /// Deletes a queue as an operator does: its consumers get `basic.cancel`, and its messages are
     /// dropped. Returns whether the queue existed.
     pub fn delete_queue(&self, vhost: &str, name: &str) -> bool {

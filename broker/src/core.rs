@@ -77,6 +77,8 @@ pub(crate) struct Core {
     entries: usize,
     /// Whether the memory limit was exceeded and publishers are blocked.
     alarm: bool,
+    /// The number of messages that clients have published.
+    published: u64,
 }
 
 impl Core {
@@ -101,6 +103,7 @@ impl Core {
             gauge: Gauge::default(),
             entries: 0,
             alarm: false,
+            published: 0,
         }
     }
 

@@ -32,6 +32,7 @@ pub(crate) struct MethodOptions {
     pub(crate) idempotent: Option<Span>,
     pub(crate) oneway: Option<Span>,
     pub(crate) at_most_once: Option<Span>,
+    pub(crate) require_consumer: Option<Span>,
     pub(crate) default: Option<Span>,
     /// The span of `params = "bare"`.
     pub(crate) bare: Option<Span>,
@@ -165,6 +166,7 @@ impl MethodOptions {
             "idempotent" => self.idempotent = argument.flag(ctxt),
             "oneway" => self.oneway = argument.flag(ctxt),
             "at_most_once" => self.at_most_once = argument.flag(ctxt),
+            "require_consumer" => self.require_consumer = argument.flag(ctxt),
             "default" => self.default = argument.flag(ctxt),
             "strict" => self.strict = argument.flag(ctxt),
             _ => {

@@ -87,6 +87,7 @@ impl Kind {
                 "idempotent",
                 "oneway",
                 "at_most_once",
+                "require_consumer",
                 "queue",
                 "default",
                 "params",

@@ -294,7 +294,7 @@ fn arguments_of_a_method() {
     assert_eq!(
         rpc("magic"),
         "unknown argument `magic`, expected one of `name`, `timeout`, `idempotent`, `oneway`, \
-         `at_most_once`, `queue`, `default`, `params`, `strict`"
+         `at_most_once`, `require_consumer`, `queue`, `default`, `params`, `strict`"
     );
     assert!(rpc("codec = \"json\"").ends_with("write `#[service(codec)]` above it"));
     assert_eq!(

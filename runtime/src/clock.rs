@@ -56,6 +56,31 @@ pub(crate) fn unix_seconds() -> Option<u64> {
     since.ok().map(|since| since.as_secs())
 }
 
+/// The wall clock in UTC, as RFC 3339 has it, for people: `2026-11-30T12:00:00Z`.
+pub(crate) fn rfc3339_now() -> String {
+    rfc3339(unix_seconds().unwrap_or_default())
+}
+
+fn rfc3339(unix_seconds: u64) -> String {
+    let (days, time) = (unix_seconds / 86_400, unix_seconds % 86_400);
+    // The proleptic Gregorian calendar, in eras of 400 years that begin with a March.
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 {
+        march_month + 3
+    } else {
+        march_month - 9
+    };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (time / 3600, time % 3600 / 60, time % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 /// The wall clock in milliseconds since the Unix epoch.
 pub(crate) fn unix_millis() -> Option<u64> {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -85,6 +110,17 @@ mod tests {
         Duration::from_secs(i64::MAX as u64),
         Duration::MAX,
     ];
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(951_782_399), "2000-02-28T23:59:59Z");
+        assert_eq!(rfc3339(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(rfc3339(951_868_800), "2000-03-01T00:00:00Z");
+        assert_eq!(rfc3339(1_700_000_000), "2023-11-14T22:13:20Z");
+        assert_eq!(rfc3339(4_107_542_399), "2100-02-28T23:59:59Z");
+        assert_eq!(rfc3339(4_107_542_400), "2100-03-01T00:00:00Z");
+    }
 
     #[tokio::test]
     async fn every_deadline_can_be_waited_for() {

@@ -167,6 +167,7 @@ pub struct MethodDescriptor {
     idempotent: bool,
     oneway: bool,
     at_most_once: bool,
+    require_consumer: bool,
     default: bool,
     bare: bool,
     strict: bool,
@@ -187,6 +188,7 @@ impl MethodDescriptor {
             idempotent: false,
             oneway: false,
             at_most_once: false,
+            require_consumer: false,
             default: false,
             bare: false,
             strict: false,
@@ -248,6 +250,14 @@ impl MethodDescriptor {
     #[must_use]
     pub const fn at_most_once(mut self) -> Self {
         self.at_most_once = true;
+        self
+    }
+
+    /// Marks a method whose calls fail at once if its queue has no consumer.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn require_consumer(mut self) -> Self {
+        self.require_consumer = true;
         self
     }
 
@@ -327,6 +337,12 @@ impl MethodDescriptor {
     #[must_use]
     pub const fn is_at_most_once(&self) -> bool {
         self.at_most_once
+    }
+
+    /// Whether a call fails at once if the queue has no consumer.
+    #[must_use]
+    pub const fn requires_consumer(&self) -> bool {
+        self.require_consumer
     }
 
     /// Whether the only argument is the body itself.

@@ -107,7 +107,7 @@
 //!
 //! # Overview
 //!
-//! The names that nearly every program uses are at the root. All others are in four modules:
+//! The names that nearly every program uses are at the root. All others are in five modules:
 //!
 //! | | at the root | in the module |
 //! |---|---|---|
@@ -115,6 +115,7 @@
 //! | [`jobs`] | [`macro@tasks`], [`WorkQueue`], [`Job`], [`RetryPolicy`], [`retry`](fn@retry), [`retry_after`], [`reject`] | producers, pools, getters, dead letters |
 //! | [`events`] | [`Fanout`], [`Direct`], [`Topic`], [`Headers`], [`Event`] | publishers, subscriptions, bindings, keys |
 //! | [`amqp`] | [`Connection`] | its builder and state, header values, options of queues |
+//! | [`control`] | [`Discovery`] | which services run, their figures and health; the health of this process |
 //!
 //! And for all of them: [`Context`] in handlers, [`Error`] and [`Outcome`], [`Codec`], [`Running`] and [`Until`],
 //! [`shutdown_signal`]. Layers are in [`middleware`], hooks for telemetry in [`observe`]; the crate `lepus-otel` has those
@@ -158,6 +159,7 @@ mod cancellation;
 mod client;
 mod clock;
 mod context;
+pub mod control;
 mod descriptor;
 mod error;
 mod escape;
@@ -217,6 +219,7 @@ pub mod rpc;
 #[doc(no_inline)]
 pub use amqp::Connection;
 pub use context::Context;
+pub use control::Discovery;
 pub use error::{Error, Outcome};
 #[doc(no_inline)]
 pub use events::{Direct, Event, Fanout, Headers, Topic};

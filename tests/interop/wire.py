@@ -13,6 +13,12 @@ MSGPACK = "application/msgpack"
 CALLS = "lepus.calls/1"
 REPLIES = "lepus.replies/1"
 
+# The types of questions to running programs, and of their answers.
+PING = "lepus.ping/1"
+INFO = "lepus.info/1"
+STATS = "lepus.stats/1"
+HEALTH = "lepus.health/1"
+
 
 def connect():
     url = os.environ.get("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2F")

@@ -197,10 +197,11 @@ pub async fn run_with<F, T>(
     within(name, limit, async {
         if let Some(env) = open(on, name, embedded).await {
             let (uri, named) = (env.uri.clone(), Arc::clone(&env.named));
+            let control = format!("{}.lepus.control", env.prefix);
             let ended = AssertUnwindSafe(test(env)).catch_unwind().await;
             if on == On::RabbitMq {
                 let named = named.lock().expect("no panic under a lock").clone();
-                delete(&uri, &named).await;
+                delete(&uri, &named, &control).await;
             }
             ended.unwrap_or_else(|panic| resume_unwind(panic));
         }
@@ -228,7 +229,7 @@ where
 }
 
 /// Leaves a broker that others use as it was found.
-async fn delete(uri: &str, queues: &[String]) {
+async fn delete(uri: &str, queues: &[String], exchange: &str) {
     if queues.is_empty() {
         return;
     }
@@ -238,6 +239,8 @@ async fn delete(uri: &str, queues: &[String]) {
             raw.delete(queue).await;
         }
     }
+    // Deleting what does not exist is no error.
+    raw.delete_exchange(exchange).await;
     raw.close().await;
 }
 

@@ -50,7 +50,7 @@ const FLOORS: &[&[&str]] = &[
     ],
     &["link", "returns", "cancellation"],
     &["service", "arguments", "middleware"],
-    &["shutdown", "publish", "worker"],
+    &["shutdown", "publish", "worker", "control"],
     &["client", "server", "queue", "pubsub"],
     &["amqp", "rpc", "jobs", "events", "__rt", "__bench", "lib"],
 ];

@@ -117,6 +117,11 @@ pub struct ConsumerInfo {
 }
 
 impl Core {
+    /// The number of messages that clients have published and that were not refused.
+    pub(crate) fn published(&self) -> u64 {
+        self.published
+    }
+
     pub(crate) fn queue_infos(&self) -> Vec<QueueInfo> {
         self.vhosts
             .values()

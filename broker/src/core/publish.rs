@@ -49,6 +49,7 @@ impl Core {
         self.check_write(id, &publish.exchange)?;
         let exchange = self.publish_exchange(id, &publish.exchange)?;
         let properties = self.check_properties(id, number, publish.properties)?;
+        self.published += 1;
         let confirm = self
             .channel_mut(id, number)
             .and_then(|channel| channel.confirm.as_mut())

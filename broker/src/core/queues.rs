@@ -31,10 +31,11 @@ impl Core {
             return self.declare_reply_queue(id, number, &declare);
         }
         let name = stripped(&declare.queue);
-        self.check_configure(id, &name)?;
+        // A passive declaration needs no permission.
         let queue = if declare.passive {
             self.find_queue(id, &name)?
         } else {
+            self.check_configure(id, &name)?;
             self.create_queue(now, id, &name, &declare)?
         };
         let Some(queue) = self.queues.get_mut(&queue) else {

@@ -44,13 +44,16 @@ pub(super) fn method(krate: &Path, method: &Method<'_>) -> TokenStream {
     let idempotent = options.idempotent.map(|_| quote!(.idempotent()));
     let oneway = options.oneway.map(|_| quote!(.oneway()));
     let at_most_once = options.at_most_once.map(|_| quote!(.at_most_once()));
+    let require_consumer = options
+        .require_consumer
+        .map(|_| quote!(.require_consumer()));
     let queue = options.queue.as_ref().map(|queue| quote!(.queue(#queue)));
     let default = options.default.map(|_| quote!(.default_method()));
     let bare = options.bare.map(|_| quote!(.bare()));
     let strict = options.strict.map(|_| quote!(.strict()));
     quote! {
         #krate::__rt::MethodDescriptor::new(#id, #name)
-            #arguments #doc #timeout #idempotent #oneway #at_most_once #queue #default #bare
+            #arguments #doc #timeout #idempotent #oneway #at_most_once #require_consumer #queue #default #bare
             #strict
     }
 }

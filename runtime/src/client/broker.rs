@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 use super::coalesce::Coalescer;
+use super::presence::ConsumerPresence;
 use super::reply_queue::{CallMessage, CurrentReplyQueue, PendingCall, ReplyQueue};
 use super::request::CallRequest;
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::link::Connection;
 use crate::publish::{MAX_UNCONFIRMED, Publisher};
+use crate::stats::HandlerOutcome;
 
 /// The pause before a request that was not sent is tried again, while its channel is replaced.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
@@ -27,6 +29,7 @@ pub(super) struct BrokerBackend {
     /// For one-way requests, and for requests that are sent alone on a channel.
     pub(super) publisher: Publisher,
     pub(super) coalescer: Option<Arc<Coalescer>>,
+    presence: Arc<ConsumerPresence>,
 }
 
 impl BrokerBackend {
@@ -36,6 +39,7 @@ impl BrokerBackend {
             connection: connection.clone(),
             publisher: Publisher::new(connection, MAX_UNCONFIRMED),
             coalescer,
+            presence: ConsumerPresence::of(connection),
         }
     }
 
@@ -107,6 +111,61 @@ impl BrokerBackend {
             request.sent(1);
             call
         }))
+    }
+
+    /// Waits until the queue of a call that is to fail fast has a consumer. Any other call need not wait.
+    ///
+    /// # Errors
+    /// It had none for as long as the call allows, or until the deadline.
+    pub(super) async fn until_served(&self, request: &CallRequest) -> Result<(), Error> {
+        let Some(absence) = request.options.fail_fast else {
+            return Ok(());
+        };
+        let served = self.presence.until_served(&request.queue, absence);
+        match timeout_at(request.deadline, served).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(request.failed(ErrorKind::Unserved, Outcome::NotSent)),
+            Err(_) => Err(self.waited_in_vain(request)),
+        }
+    }
+
+    /// Publishes a request with a confirm, so that the broker tells if the queue is full.
+    ///
+    /// The channel is shared with other publishes. If the broker closes it over one of them, the request may or may
+    /// not be in its queue, and the reply is waited for as usual.
+    pub(super) async fn send_confirmed(&self, request: &CallRequest) -> Result<PendingCall, Error> {
+        loop {
+            let queue = match timeout_at(request.deadline, self.current.wait()).await {
+                Ok(Ok(queue)) => queue,
+                Ok(Err(error)) => return Err(request.not_sent(error)),
+                Err(_) => return Err(self.waited_in_vain(request)),
+            };
+            if request.time_left().is_zero() {
+                return Err(request.failed(ErrorKind::Timeout, Outcome::NotSent));
+            }
+            let Some(call) = queue.register(CallMessage::Own) else {
+                tokio::time::sleep(RETRY_PAUSE).await;
+                continue;
+            };
+            let app_id = self.connection.given_name();
+            let message = Arc::new(request.message(app_id, Some(call.address()), false));
+            let (now, left) = (Instant::now(), request.time_left());
+            let published = match self.publisher.send(message, now, left).await {
+                Ok(pending) => pending.wait().await,
+                Err(failure) => Err(failure),
+            };
+            return match published {
+                Err(failure) if !failure.error.is_unconfirmed() => {
+                    let error = failure.into_error(&request.target());
+                    request.ended(HandlerOutcome::Status(error.grpc_code()));
+                    Err(error)
+                }
+                Ok(()) | Err(_) => {
+                    request.sent(1);
+                    Ok(call)
+                }
+            };
+        }
     }
 
     /// Publishes a request with a confirm and without other requests on its channel. If the broker closes

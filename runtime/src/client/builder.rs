@@ -43,6 +43,7 @@ const MAX_IN_FLIGHT: usize = 10_000;
 pub struct ClientBuilder<C = Client> {
     target: ClientTarget,
     timeout: Option<Duration>,
+    fail_fast: Option<Duration>,
     codec: Option<Codec>,
     max_in_flight: usize,
     /// The most calls of a batch; with 0 or 1, calls are not batched.
@@ -118,6 +119,7 @@ impl<C: From<Client>> ClientBuilder<C> {
         Self {
             target,
             timeout: None,
+            fail_fast: None,
             codec: None,
             max_in_flight: MAX_IN_FLIGHT,
             max_batch: 0,
@@ -130,6 +132,47 @@ impl<C: From<Client>> ClientBuilder<C> {
     /// [`DEFAULT_TIMEOUT`](crate::rpc::DEFAULT_TIMEOUT), 10 s.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
+        self
+    }
+
+    /// Makes calls fail at once if nobody can take them, instead of at their deadlines: with
+    /// [`is_unserved`](crate::Error::is_unserved) if no server consumes the queue, and with
+    /// [`is_rejected`](crate::Error::is_rejected) (`resource_exhausted`) if the queue is full, where the service has
+    /// declared it with a [limit](crate::amqp::QueueOptions::max_length). By default a request waits in the queue for
+    /// a server until its deadline, which is what a restart of the servers needs.
+    ///
+    /// Before it sends a request, the client asks the broker how many consumers the queue has (a passive
+    /// `queue.declare` on a channel of its own): at most once a second for each queue, for all calls of the connection.
+    /// So a call that is made within a second after the last server ended may still wait until its deadline. A request
+    /// is sent with a publisher confirm and in a message of its own, which costs the broker a little, and
+    /// [`coalesce`](Self::coalesce) has no effect. If the user may not ask for the queue, calls are sent as usual.
+    ///
+    /// [`Call::fail_fast`](crate::Call::fail_fast) is for one call, and `#[rpc(require_consumer)]` for a method. No
+    /// effect on a local client.
+    ///
+    /// ```no_run
+    /// # #[lepus::service]
+    /// # trait Calculator {
+    /// #     async fn fib(&self, n: u64) -> u64;
+    /// # }
+    /// # async fn example(connection: lepus::Connection) {
+    /// let calculator = CalculatorClient::builder(&connection).fail_fast().build();
+    /// match calculator.fib(30).await {
+    ///     Err(error) if error.is_unserved() => println!("nobody is there: {error}"),
+    ///     Err(error) if error.is_rejected() => println!("too many wait already: {error}"),
+    ///     result => println!("{result:?}"),
+    /// }
+    /// # }
+    /// ```
+    pub fn fail_fast(self) -> Self {
+        self.fail_fast_after(Duration::ZERO)
+    }
+
+    /// As [`fail_fast`](Self::fail_fast), but an absence of consumers that is shorter than this does not count, as
+    /// that of a restart. A call that finds no consumer waits, and is sent when there is one, a second after that at
+    /// the latest. It fails when this connection has seen none for so long.
+    pub fn fail_fast_after(mut self, absence: Duration) -> Self {
+        self.fail_fast = Some(absence);
         self
     }
 
@@ -247,8 +290,8 @@ impl<C: From<Client>> ClientBuilder<C> {
         };
         let codec = self.codec.unwrap_or(descriptor.default_codec());
         let service = (descriptor, queue.into());
-        let client =
-            Client::with_options(backend, service, codec, self.timeout, self.max_in_flight);
+        let limits = (self.timeout, self.fail_fast);
+        let client = Client::with_options(backend, service, codec, limits, self.max_in_flight);
         C::from(match self.layers {
             Some(layers) => client.with_layers(layers),
             None => client,

@@ -120,6 +120,7 @@ impl<T, E> Call<T, E> {
             error,
             timeout: None,
             priority: None,
+            fail_fast: None,
             headers: Table::new(),
         };
         Self {
@@ -145,6 +146,19 @@ impl<T, E> Call<T, E> {
     /// Sets the request's priority, for a service whose queue has priorities (`x-max-priority`).
     pub fn priority(mut self, priority: u8) -> Self {
         self.options.priority = Some(priority);
+        self
+    }
+
+    /// Makes this call fail at once if nobody can take it, as
+    /// [`ClientBuilder::fail_fast`](crate::rpc::ClientBuilder::fail_fast) does for all calls of a client.
+    pub fn fail_fast(self) -> Self {
+        self.fail_fast_after(Duration::ZERO)
+    }
+
+    /// As [`fail_fast`](Self::fail_fast), but an absence of consumers that is shorter than this does not count
+    /// ([`ClientBuilder::fail_fast_after`](crate::rpc::ClientBuilder::fail_fast_after)).
+    pub fn fail_fast_after(mut self, absence: Duration) -> Self {
+        self.options.fail_fast = Some(absence);
         self
     }
 

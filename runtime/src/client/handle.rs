@@ -50,6 +50,8 @@ pub(super) struct Inner {
     pub(super) queue: Arc<str>,
     pub(super) codec: Codec,
     pub(super) timeout: Option<Duration>,
+    /// The absence of consumers after which calls fail, if they are to fail fast.
+    pub(super) fail_fast: Option<Duration>,
     pub(super) in_flight: Semaphore,
     /// The layers, around a client without layers.
     pub(super) layers: Option<DynService>,
@@ -84,7 +86,7 @@ impl Client {
         backend: Backend,
         (descriptor, queue): (&'static ServiceDescriptor, Arc<str>),
         codec: Codec,
-        timeout: Option<Duration>,
+        (timeout, fail_fast): (Option<Duration>, Option<Duration>),
         max_in_flight: usize,
     ) -> Self {
         let permits = max_in_flight.clamp(1, Semaphore::MAX_PERMITS);
@@ -94,6 +96,7 @@ impl Client {
             queue,
             codec,
             timeout,
+            fail_fast,
             in_flight: Semaphore::new(permits),
             layers: None,
         };
@@ -110,6 +113,7 @@ impl Client {
             queue,
             codec,
             timeout,
+            fail_fast,
             ..
         } = &*self.inner;
         let inner = Inner {
@@ -118,6 +122,7 @@ impl Client {
             queue: Arc::clone(queue),
             codec: *codec,
             timeout: *timeout,
+            fail_fast: *fail_fast,
             // Calls are counted by the client inside.
             in_flight: Semaphore::new(0),
             layers: Some(layers(Arc::new(ClientService(self.clone())))),

@@ -30,6 +30,9 @@ pub(super) struct CallOptions {
     pub(super) error: Option<Error>,
     pub(super) timeout: Option<Duration>,
     pub(super) priority: Option<u8>,
+    /// The absence of consumers from the queue after which the call fails, if it is to fail fast. From the start of
+    /// the call on, with the defaults of the client and the method.
+    pub(super) fail_fast: Option<Duration>,
     /// Those of the user; from the start of the call on, with those that are propagated.
     pub(super) headers: Table,
 }

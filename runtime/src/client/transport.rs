@@ -110,6 +110,8 @@ fn start(client: &Client, mut options: CallOptions) -> Result<CallRequest, Error
         propagated.add(&context, &mut options.headers);
     }
     let method = options.method;
+    let always = method.requires_consumer().then_some(Duration::ZERO);
+    options.fail_fast = options.fail_fast.or(client.inner.fail_fast).or(always);
     let timeout = options
         .timeout
         .or(method.timeout())
@@ -192,6 +194,7 @@ fn send_to_broker(
     };
     if method.is_oneway() {
         return Sending::Waiting(Box::pin(async move {
+            backend.until_served(&request).await?;
             let app_id = backend.connection.given_name();
             let message = Arc::new(request.message(app_id, None, false));
             let (now, time_left) = (Instant::now(), request.time_left());
@@ -200,6 +203,13 @@ fn send_to_broker(
             request.sent(1);
             let confirmed = Box::pin(receipt.wait());
             Ok(in_flight(request, CallTransport::OneWay(confirmed)))
+        }));
+    }
+    if request.options.fail_fast.is_some() {
+        return Sending::Waiting(Box::pin(async move {
+            backend.until_served(&request).await?;
+            let call = backend.send_confirmed(&request).await?;
+            Ok(in_flight(request, CallTransport::Broker(backend, call)))
         }));
     }
     match backend.send_now(&request) {
@@ -298,6 +308,9 @@ pub(super) struct LayeredCall {
 /// The priority of a layered call, in the extensions of its context.
 struct Priority(u8);
 
+/// [`CallRequest::fail_fast`] of a layered call, in the extensions of its context.
+struct FailFast(Duration);
+
 impl LayeredCall {
     /// Starts a call. Nothing is sent until [`response`](Self::response) is awaited.
     pub(super) fn start(
@@ -309,6 +322,9 @@ impl LayeredCall {
         let mut extensions = Extensions::default();
         if let Some(priority) = request.options.priority {
             extensions.insert(Priority(priority));
+        }
+        if let Some(absence) = request.options.fail_fast {
+            extensions.insert(FailFast(absence));
         }
         let context = Context::of(Invocation {
             service: Some(request.service.name().into()),
@@ -369,6 +385,7 @@ impl Service for ClientService {
             error: None,
             timeout: None,
             priority: context.get::<Priority>().map(|priority| priority.0),
+            fail_fast: context.get::<FailFast>().map(|absence| absence.0),
             headers: context.headers().clone(),
         };
         let request = CallRequest {

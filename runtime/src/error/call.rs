@@ -101,6 +101,12 @@ impl<E> CallError<E> {
         self.rpc().is_some_and(Error::is_unroutable)
     }
 
+    /// See [`Error::is_unserved`].
+    #[must_use]
+    pub fn is_unserved(&self) -> bool {
+        self.rpc().is_some_and(Error::is_unserved)
+    }
+
     /// See [`Error::is_disconnected`].
     #[must_use]
     pub fn is_disconnected(&self) -> bool {
@@ -119,7 +125,8 @@ impl<E> CallError<E> {
         self.rpc().is_some_and(Error::is_unconfirmed)
     }
 
-    /// See [`Error::is_rejected`]: only of a one-way call.
+    /// See [`Error::is_rejected`]: only of a one-way call, and of one that [fails
+    /// fast](crate::rpc::ClientBuilder::fail_fast).
     #[must_use]
     pub fn is_rejected(&self) -> bool {
         self.rpc().is_some_and(Error::is_rejected)

@@ -52,6 +52,12 @@ impl Error {
         Self::new(ErrorKind::Unroutable).with_outcome(Outcome::Unroutable)
     }
 
+    /// An error as of a call to a queue without a consumer: [`is_unserved`](Self::is_unserved).
+    #[must_use]
+    pub fn unserved() -> Self {
+        Self::new(ErrorKind::Unserved).with_outcome(Outcome::NotSent)
+    }
+
     /// An error as of a publish that the broker refused with `basic.nack`:
     /// [`is_rejected`](Self::is_rejected).
     #[must_use]

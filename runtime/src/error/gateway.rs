@@ -16,7 +16,7 @@ impl Error {
     /// | error | code |
     /// |---|---|
     /// | [`status`](Self::status) is `Some` | its code |
-    /// | [`is_connect`](Self::is_connect), [`is_disconnected`](Self::is_disconnected), [`is_closed`](Self::is_closed), [`is_unconfirmed`](Self::is_unconfirmed), [`is_blocked`](Self::is_blocked), [`is_unroutable`](Self::is_unroutable) | `unavailable` |
+    /// | [`is_connect`](Self::is_connect), [`is_disconnected`](Self::is_disconnected), [`is_closed`](Self::is_closed), [`is_unconfirmed`](Self::is_unconfirmed), [`is_blocked`](Self::is_blocked), [`is_unroutable`](Self::is_unroutable), [`is_unserved`](Self::is_unserved) | `unavailable` |
     /// | [`is_timeout`](Self::is_timeout) | `deadline_exceeded` |
     /// | [`is_rejected`](Self::is_rejected), [`is_too_large`](Self::is_too_large) | `resource_exhausted` |
     /// | [`is_invalid`](Self::is_invalid) | `invalid_argument` |
@@ -40,6 +40,7 @@ impl Error {
             | ErrorKind::Connect(_)
             | ErrorKind::Blocked(_)
             | ErrorKind::Unroutable
+            | ErrorKind::Unserved
             | ErrorKind::Unconfirmed
             | ErrorKind::Broker {
                 code: CONNECTION_FORCED,

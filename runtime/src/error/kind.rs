@@ -18,6 +18,8 @@ pub(crate) enum ErrorKind {
     Blocked(String),
     Timeout,
     Unroutable,
+    /// The queue of a call has no consumer.
+    Unserved,
     /// The broker answered a publish with `basic.nack`.
     Rejected,
     /// The connection was lost between a publish and its confirm, or the broker closed the channel over
@@ -72,6 +74,7 @@ impl fmt::Display for ErrorKind {
             Self::Blocked(reason) => write!(f, "the broker takes no messages: {reason}"),
             Self::Timeout => f.write_str("timed out"),
             Self::Unroutable => f.write_str("the broker has no queue for it"),
+            Self::Unserved => f.write_str("no server consumes the queue"),
             Self::Rejected => f.write_str("the broker refused the message"),
             Self::Unconfirmed => {
                 f.write_str("the channel or the connection was lost before the confirm")

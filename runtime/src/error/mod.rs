@@ -38,6 +38,7 @@ use source::SharedSource;
 /// |---|---|---|---|
 /// | [`is_timeout`](Self::is_timeout) | the deadline passed | if it was sent, perhaps | yes, if it may be executed twice |
 /// | [`is_unroutable`](Self::is_unroutable) | the broker has no queue for the message | no | yes, when there is a server or a subscription |
+/// | [`is_unserved`](Self::is_unserved) | the service's queue has no consumer, and the call was to [fail fast](crate::rpc::ClientBuilder::fail_fast) | no | yes, when there is a server |
 /// | [`is_disconnected`](Self::is_disconnected) | the connection was lost before the reply | if it was sent, perhaps | yes, if it may be executed twice; Lepus itself does so with idempotent calls |
 /// | [`is_unconfirmed`](Self::is_unconfirmed) | a job, an event or a one-way call was sent, and its channel or connection was lost before the confirm | perhaps | yes, if it may be executed twice |
 /// | [`is_closed`](Self::is_closed) | the program closed the connection | if it was sent, perhaps | no, except on another connection |

@@ -52,6 +52,13 @@ impl Error {
         matches!(self.inner.kind, ErrorKind::Unroutable)
     }
 
+    /// No server consumed the queue of a call that was to [fail fast](crate::rpc::ClientBuilder::fail_fast): the queue
+    /// exists, but has no consumer. The request was not sent. The text names the queue.
+    #[must_use]
+    pub fn is_unserved(&self) -> bool {
+        matches!(self.inner.kind, ErrorKind::Unserved)
+    }
+
     /// The connection was lost before the reply came. Lepus opens it again. A connection that the program
     /// closed is [`is_closed`](Self::is_closed), and a job or an event whose confirm did not come is
     /// [`is_unconfirmed`](Self::is_unconfirmed).

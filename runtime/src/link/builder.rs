@@ -1,5 +1,6 @@
 //! Builder of a [`Connection`]: its settings, checked before anything is connected.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub struct ConnectionBuilder {
     retry_at_start: bool,
     io: Io,
     propagated: Vec<String>,
+    has_control: bool,
+    metadata: BTreeMap<String, String>,
     hooks: Hooks,
 }
 
@@ -99,6 +102,8 @@ impl ConnectionBuilder {
             retry_at_start: false,
             io: Io::default(),
             propagated: Vec::new(),
+            has_control: true,
+            metadata: BTreeMap::new(),
             hooks: Hooks::default(),
         }
     }
@@ -214,6 +219,31 @@ impl ConnectionBuilder {
         self
     }
 
+    /// Sets whether the connection answers questions about what it serves ([`control`](crate::control)). Default
+    /// true: once it serves something, it declares the exchange `lepus.control` and a queue of its own, and
+    /// answers when somebody asks. Without the permission to do so, it logs one warning, and all else works.
+    pub fn control(mut self, answers: bool) -> Self {
+        self.has_control = answers;
+        self
+    }
+
+    /// Adds a fact that others see of what this connection serves ([`Discovery`](crate::Discovery)), such as the
+    /// host or the zone it runs in. A name that was added before gets the new value. Do not put secrets there:
+    /// everybody who may publish to the exchange `lepus.control` can read it.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), lepus::Error> {
+    /// let builder = lepus::Connection::builder("amqp://localhost").metadata("zone", "eu-1");
+    /// let connection = builder.open().await?;
+    /// # let _ = connection;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn metadata(mut self, name: &str, value: &str) -> Self {
+        self.metadata.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
     /// Sets the hook that carries traces over the messages of this connection. Default: none; trace headers pass
     /// unchanged from a message to those that its handler sends. `lepus-otel` has one for OpenTelemetry.
     pub fn propagate_traces(mut self, propagate: impl Propagate) -> Self {
@@ -313,6 +343,8 @@ impl ConnectionBuilder {
             tls: self.tls,
             namespace,
             propagated: PropagatedHeaders::new(self.propagated),
+            has_control: self.has_control,
+            metadata: self.metadata,
             hooks: self.hooks,
         })
     }

@@ -2,8 +2,8 @@
 //! is first used.
 
 use std::any::{Any, TypeId};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -64,6 +64,18 @@ use crate::sync::lock;
 #[derive(Clone)]
 pub struct Connection {
     inner: Arc<Inner>,
+}
+
+/// A reference that does not keep a connection open.
+#[derive(Clone)]
+pub(crate) struct WeakConnection(Weak<Inner>);
+
+impl WeakConnection {
+    /// The connection, unless its last clone was dropped.
+    pub(crate) fn upgrade(&self) -> Option<Connection> {
+        let inner = self.0.upgrade()?;
+        Some(Connection { inner })
+    }
 }
 
 /// Closes the connection when the runtime ends on which it was opened. A task on that runtime holds it,
@@ -282,6 +294,10 @@ impl Connection {
         self.inner.dialer.connect(None).await
     }
 
+    pub(crate) fn downgrade(&self) -> WeakConnection {
+        WeakConnection(Arc::downgrade(&self.inner))
+    }
+
     /// The runtime on which the connection was opened, for handlers and other code of the user.
     pub(crate) fn tasks(&self) -> &Handle {
         &self.inner.tasks
@@ -305,6 +321,16 @@ impl Connection {
     /// The headers that messages take over from the current context.
     pub(crate) fn propagated(&self) -> &PropagatedHeaders {
         &self.inner.dialer.settings.propagated
+    }
+
+    /// The facts that the user wants others to see of this connection.
+    pub(crate) fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.inner.dialer.settings.metadata
+    }
+
+    /// Whether this connection answers questions about what it serves.
+    pub(crate) fn has_control(&self) -> bool {
+        self.inner.dialer.settings.has_control
     }
 
     /// The user name of all addresses; `None` if they have different ones.

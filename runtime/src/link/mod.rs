@@ -33,6 +33,7 @@ pub(crate) use channel::{
     DeliveryCallback, GetChannel, IdleCheck, bind, count, declare, delete, purge, unbind,
 };
 pub use connection::Connection;
+pub(crate) use connection::WeakConnection;
 pub(crate) use namespace::Namespace;
 pub(crate) use session::Session;
 pub use settings::Io;

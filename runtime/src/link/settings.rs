@@ -1,5 +1,6 @@
 //! Settings of a connection. Neither `Debug` nor `Display` of any type here shows credentials.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -172,6 +173,8 @@ pub(super) struct Settings {
     pub(super) tls: TlsSettings,
     pub(super) namespace: Option<Name>,
     pub(super) propagated: PropagatedHeaders,
+    pub(super) has_control: bool,
+    pub(super) metadata: BTreeMap<String, String>,
     pub(super) hooks: Hooks,
 }
 

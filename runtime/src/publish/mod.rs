@@ -13,7 +13,7 @@ mod failure;
 mod isolated;
 mod sender;
 
-pub(crate) use cached_channel::{CachedChannel, Reusable};
+pub(crate) use cached_channel::{CachedChannel, Reusable, accepting_session};
 pub(crate) use declared::{DeclaredPerSession, InternalErrorRetry, declare};
 pub(crate) use failure::{PublishFailure, Target};
 pub(crate) use sender::PendingConfirm;

@@ -11,6 +11,8 @@ use super::QueueSpec;
 use super::handler::{JobHandler, JobRunner};
 use super::job::{Job, RawJob, payload_codec};
 use super::layered::layered;
+use crate::control::{self, Served};
+use crate::descriptor::ServiceDescriptor;
 use crate::error::Error;
 use crate::link::Connection;
 use crate::middleware::{Message, MessageLayers, Middleware};
@@ -113,7 +115,12 @@ impl PoolConfig {
         self.layers.add(layer);
     }
 
-    pub(super) async fn start(self, runner: Arc<dyn JobRunner>) -> Result<Running, Error> {
+    /// Starts a pool; `tasks` describes its jobs if they are tasks.
+    pub(super) async fn start(
+        self,
+        runner: Arc<dyn JobRunner>,
+        tasks: Option<&'static ServiceDescriptor>,
+    ) -> Result<Running, Error> {
         let Self {
             connection,
             spec,
@@ -135,8 +142,14 @@ impl PoolConfig {
         let worker = Worker::start(&connection, source).await?;
         let mut running = Running::new();
         let runner = layered(runner, &layers, Some(spec.retry.max_attempts()));
+        let views = [worker.view()];
+        let served = match tasks {
+            Some(tasks) => Served::tasks(&connection, tasks, (&spec.name, spec.codec()), &views),
+            None => Served::queue(&connection, (&spec.name, spec.codec()), &views),
+        };
         let handler = JobHandler::new(&connection, spec, runner, timeout);
         running.add(worker, Arc::new(handler), connection.tasks());
+        control::announce(&connection, &mut running, served)?;
         Ok(running)
     }
 }
@@ -227,7 +240,7 @@ impl<T> WorkerPool<T> {
         F: Future<Output: IntoVerdict> + Send + 'static,
     {
         let runner = self.runner(handler);
-        Box::pin(self.config.start(runner))
+        Box::pin(self.config.start(runner, None))
     }
 
     /// Consumes with a [handler](Self#handlers) until `shutdown` completes, then drains: stops consuming, lets running handlers finish

@@ -217,8 +217,8 @@ impl TaskPool {
     /// # Errors
     /// As [`WorkerPool::start`](super::WorkerPool::start).
     pub fn start(self) -> BoxFuture<Result<Running, Error>> {
-        let runner = Arc::new(self.router());
-        Box::pin(self.config.start(runner))
+        let (runner, descriptor) = (Arc::new(self.router()), self.tasks.descriptor());
+        Box::pin(self.config.start(runner, Some(descriptor)))
     }
 
     /// Consumes until `shutdown` completes, then drains.

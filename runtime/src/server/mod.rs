@@ -14,6 +14,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::control::{self, Served};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::Error;
 use crate::link::Connection;
@@ -126,8 +127,9 @@ impl Server {
                 "a server without services: add one with `serve`",
             ));
         }
-        let mut workers = Vec::new();
+        let mut started = Vec::new();
         for service in &self.services {
+            let mut workers = Vec::new();
             let options = service.options();
             for (queue, default) in queues(service.descriptor(), &options)? {
                 let from = (queue.name.as_str(), default);
@@ -144,10 +146,16 @@ impl Server {
                 };
                 workers.push((Worker::start(&self.connection, source).await?, dispatcher));
             }
+            started.push((service.descriptor(), workers));
         }
         let mut running = Running::new();
-        for (worker, dispatcher) in workers {
-            running.add(worker, Arc::new(dispatcher), self.connection.tasks());
+        for (descriptor, workers) in started {
+            let views: Vec<_> = workers.iter().map(|(worker, _)| worker.view()).collect();
+            for (worker, dispatcher) in workers {
+                running.add(worker, Arc::new(dispatcher), self.connection.tasks());
+            }
+            let served = Served::service(&self.connection, descriptor, &views);
+            control::announce(&self.connection, &mut running, served)?;
         }
         Ok(running)
     }

@@ -88,7 +88,8 @@ impl QueueOptions {
 
     /// Sets the most messages in the queue (`x-max-length`). Further publishes are refused (`x-overflow:
     /// reject-publish`). The broker tells this to a publisher that asks for confirms: a one-way call fails
-    /// with [`is_rejected`](crate::Error::is_rejected). Another call gets no reply, and times out.
+    /// with [`is_rejected`](crate::Error::is_rejected), and so does a call that [fails
+    /// fast](crate::rpc::ClientBuilder::fail_fast). Another call gets no reply, and times out.
     pub fn max_length(self, messages: u32) -> Self {
         self.argument(MAX_LENGTH, messages)
             .argument(OVERFLOW, REJECT_PUBLISH)
@@ -101,7 +102,12 @@ impl QueueOptions {
     }
 
     /// Sets the time after which an unused queue is deleted (`x-expires`), in whole milliseconds, rounded up.
-    /// RabbitMQ refuses zero.
+    /// RabbitMQ refuses zero. A queue is unused when it has no consumer, and is neither declared again nor polled.
+    ///
+    /// For the queue of a service, this is the time after which calls fail at once with
+    /// [`is_unroutable`](crate::Error::is_unroutable) when the last server has gone, instead of at their deadlines.
+    /// Make it longer than a restart of the servers takes: requests that wait in the queue are lost with it. A call
+    /// that [fails fast](crate::rpc::ClientBuilder::fail_fast) need not wait for that.
     pub fn expires(self, after: Duration) -> Self {
         self.argument("x-expires", millis(after))
     }

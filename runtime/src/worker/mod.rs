@@ -9,6 +9,7 @@ mod run;
 mod running;
 mod setup;
 mod source;
+mod state;
 
 pub(crate) use handler::{Handler, Settlement};
 #[cfg(test)]
@@ -16,6 +17,9 @@ pub(crate) use in_flight::handle_delivery;
 pub(crate) use inline::INLINE_BUDGET;
 pub(crate) use report::report_loss;
 pub(crate) use run::Worker;
+pub(crate) use running::Kept;
 pub use running::{Running, Until};
 pub(crate) use setup::Setup;
 pub(crate) use source::{OnLoss, Source};
+pub use state::{ConsumerState, ConsumerStatus, RunningState, RunningWatch};
+pub(crate) use state::{ConsumerView, Consumers};

@@ -11,7 +11,8 @@ use super::in_flight::{InFlight, StopReason, shutdown_requested};
 use super::report::SetupFailures;
 use super::setup::{DeclaredSource, OpenConsumer, Setup, set_up};
 use super::source::Source;
-use crate::error::Error;
+use super::state::{ConsumerView, StateReporter};
+use crate::error::{Error, ErrorKind};
 use crate::link::{Connection, ConsumerEnd};
 use crate::policy::backoff::Backoff;
 use crate::random;
@@ -23,6 +24,7 @@ pub(crate) struct Worker {
     connection: Connection,
     setup: Arc<dyn Setup>,
     opened: OpenConsumer,
+    reporter: StateReporter,
 }
 
 impl Worker {
@@ -41,18 +43,26 @@ impl Worker {
         source: Source,
         setup: Arc<dyn Setup>,
     ) -> Result<Self, Error> {
+        let reporter = StateReporter::new(connection, &source.queue);
         let opened = loop {
             match set_up(connection, &setup).await {
-                Err(error) if error.is_disconnected() => {}
+                Err(error) if error.is_disconnected() => reporter.waiting(error),
                 result => break result?,
             }
         };
+        reporter.consuming();
         Ok(Self {
             source,
             connection: connection.clone(),
             setup,
             opened,
+            reporter,
         })
+    }
+
+    /// The state of the consumer, to read or to wait on.
+    pub(crate) fn view(&self) -> ConsumerView {
+        self.reporter.view()
     }
 
     /// Handles deliveries until `shutdown` turns true, then drains. A consumer that ends earlier is set
@@ -70,6 +80,7 @@ impl Worker {
             connection,
             setup,
             opened,
+            reporter,
         } = self;
         let runtimes = (connection.tasks().clone(), connection.io().clone());
         let mut in_flight = InFlight::new(&source, handler, runtimes, connection.counters());
@@ -83,8 +94,13 @@ impl Worker {
             } = match opened.take() {
                 Some(opened) => opened,
                 None => {
-                    let again =
-                        set_up_again(&connection, &source, &setup, &mut backoff, &mut shutdown);
+                    let (setup, reporter) = (&setup, &reporter);
+                    let again = set_up_again(
+                        (&connection, &source),
+                        (setup, reporter),
+                        &mut backoff,
+                        &mut shutdown,
+                    );
                     match again.await {
                         Ok(Some(opened)) => opened,
                         Ok(None) => break Ok(()),
@@ -100,12 +116,14 @@ impl Worker {
             );
             let started = Instant::now();
             setup.started();
+            reporter.consuming();
             match in_flight
                 .consume(&channel, &mut consumer, &mut shutdown)
                 .await
             {
                 StopReason::Shutdown => {
                     tracing::info!(queue, "draining");
+                    reporter.draining();
                     in_flight.drain(Some((&channel, consumer))).await;
                     return Ok(());
                 }
@@ -113,8 +131,13 @@ impl Worker {
                     match &ended {
                         ConsumerEnd::Cancelled => {
                             tracing::warn!(queue, "the broker cancelled the consumer");
+                            let lost = Error::new(ErrorKind::Disconnected);
+                            reporter.waiting(lost.caused_by("the broker cancelled the consumer"));
                         }
-                        ConsumerEnd::Lost(error) => in_flight.channel_lost(&channel, error),
+                        ConsumerEnd::Lost(error) => {
+                            reporter.waiting(error.clone());
+                            in_flight.channel_lost(&channel, error);
+                        }
                     }
                     setup.ended(&ended);
                 }
@@ -127,6 +150,7 @@ impl Worker {
                 break Ok(());
             }
         };
+        reporter.draining();
         in_flight.drain(None).await;
         result
     }
@@ -138,9 +162,8 @@ impl Worker {
 /// # Errors
 /// The connection was closed.
 async fn set_up_again(
-    connection: &Connection,
-    source: &Source,
-    setup: &Arc<dyn Setup>,
+    (connection, source): (&Connection, &Source),
+    (setup, reporter): (&Arc<dyn Setup>, &StateReporter),
     backoff: &mut Backoff,
     shutdown: &mut watch::Receiver<bool>,
 ) -> Result<Option<OpenConsumer>, Error> {
@@ -156,6 +179,7 @@ async fn set_up_again(
             Err(error) => {
                 failures.report(source, &error);
                 setup.failed(&error);
+                reporter.waiting(error);
                 if pause(backoff, shutdown).await.is_shutdown() {
                     return Ok(None);
                 }

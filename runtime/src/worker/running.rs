@@ -13,6 +13,7 @@ use super::handler::Handler;
 use super::run::Worker;
 use super::setup::Setup;
 use super::source::Source;
+use super::state::{ConsumerView, RunningState, RunningWatch};
 use crate::error::{Error, ErrorKind};
 use crate::link::Connection;
 use crate::service::BoxFuture;
@@ -24,13 +25,20 @@ use crate::service::BoxFuture;
 pub struct Running {
     shutdown: watch::Sender<bool>,
     consumers: JoinSet<Result<(), Error>>,
+    views: Vec<ConsumerView>,
+    kept: Vec<Box<dyn Kept>>,
 }
+
+/// A value that is dropped with a [`Running`], and no earlier.
+pub(crate) trait Kept: fmt::Debug + Send + Sync {}
 
 impl Running {
     pub(crate) fn new() -> Self {
         Self {
             shutdown: watch::Sender::new(false),
             consumers: JoinSet::new(),
+            views: Vec::new(),
+            kept: Vec::new(),
         }
     }
 
@@ -48,8 +56,58 @@ impl Running {
     }
 
     pub(crate) fn add<H: Handler>(&mut self, worker: Worker, handler: Arc<H>, tasks: &Handle) {
+        self.views.push(worker.view());
         self.consumers
             .spawn_on(worker.run(handler, self.shutdown.subscribe()), tasks);
+    }
+
+    /// Keeps a value until this is dropped, or has stopped.
+    pub(crate) fn keep(&mut self, kept: impl Kept + 'static) {
+        self.kept.push(Box::new(kept));
+    }
+
+    /// The views of its consumers.
+    pub(crate) fn views(&self) -> &[ConsumerView] {
+        &self.views
+    }
+
+    /// The states of its consumers now. A consumer that was started may stop consuming later: because the
+    /// connection is lost, or because its queue was deleted and declared by another program with other
+    /// properties. It then [waits](crate::control::ConsumerState::Waiting), and tells why.
+    ///
+    /// ```no_run
+    /// # async fn example(connection: lepus::Connection) -> Result<(), lepus::Error> {
+    /// # let queue = lepus::WorkQueue::<String>::new("mails");
+    /// let running = queue.worker(&connection).start(async |mail: lepus::Job<String>| drop(mail)).await?;
+    /// if !running.state().is_ready() {
+    ///     for consumer in running.state().consumers {
+    ///         println!("{consumer}");
+    ///     }
+    /// }
+    /// # running.stop().await
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn state(&self) -> RunningState {
+        self.watch().state()
+    }
+
+    /// A watch of the states of its consumers.
+    ///
+    /// ```no_run
+    /// # async fn example(running: lepus::Running) {
+    /// let mut watch = running.watch();
+    /// tokio::spawn(async move {
+    ///     while let Some(state) = watch.changed().await {
+    ///         println!("ready: {}", state.is_ready());
+    ///     }
+    /// });
+    /// # running.stop().await;
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn watch(&self) -> RunningWatch {
+        RunningWatch::new(&self.views)
     }
 
     /// Starts consumers and runs them [until](Self::until) `shutdown` completes, which ends the start

@@ -6,7 +6,7 @@ use lepus_tests::env::turn;
 use lepus_tests::eventually;
 use lepus_tests::log::Log;
 use lepus_tests::peer::short;
-use lepus_tests::probe::{ProbeClient, Subject, serve};
+use lepus_tests::probe::{ProbeClient, ProbeServer, Subject, serve};
 use lepus_tests::raw::Raw;
 use std::sync::Arc;
 use std::time::Duration;
@@ -193,4 +193,42 @@ async fn an_argument_that_is_ignored_is_logged_once() {
         assert!(line.contains(" WARN ") && line.contains(fields), "{line}");
     }
     assert!(!log.contains("private"), "{log}");
+}
+
+/// One warning tells that a process is not found. All else works, and it is not tried again, although the
+/// permission is there by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_queue_that_is_not_permitted_is_one_warning() {
+    let _turn = turn().await;
+    let log = Log::capture("lepus=info");
+    log.take();
+    let broker = Broker::start().await.unwrap();
+    let raw = Raw::open(&broker.uri()).await;
+    raw.declare("probe").await;
+    let calling = Connection::open(&broker.uri()).await.unwrap();
+    let probe = ProbeClient::new(&calling);
+    let serving = Connection::builder(&broker.uri()).name("serving");
+    let serving = serving.open().await.unwrap();
+    let target = || lepus_broker::Target::Named("serving".into());
+    assert!(broker.faults().deny_queues(target(), true) > 0);
+    // Its queue is there, and it declares none.
+    let service = ProbeServer::new(Subject::default()).passive();
+    let server = lepus::Server::new(&serving).serve(service).start();
+    let server = server.await.unwrap();
+    log.line_with(&["WARN", "refuses the control queue", "ACCESS_REFUSED"])
+        .await;
+    broker.faults().deny_queues(target(), false);
+    assert_eq!(probe.echo("well".into()).await.unwrap(), "well");
+    assert!(serving.health().ready, "{:?}", serving.health());
+    // The next service does not begin it again.
+    let mails = lepus::WorkQueue::<String>::new("mails").worker(&serving);
+    let mails = mails.start(async |_: lepus::Job<String>| {}).await.unwrap();
+    let discovery = lepus::Discovery::new(&calling);
+    assert!(discovery.services().await.unwrap().is_empty());
+    mails.stop().await.unwrap();
+    server.stop().await.unwrap();
+    raw.close().await;
+    let text = log.take();
+    Log::capture("off");
+    assert_eq!(text.matches("control queue").count(), 1, "{text}");
 }

@@ -3,6 +3,7 @@
 mod allocations;
 mod broker;
 mod connection;
+mod control;
 mod durations;
 mod harness;
 mod interop;

@@ -1,5 +1,6 @@
 //! The examples as child processes, and the pages that speak of them and of tests.
 
+mod health;
 mod jobs;
 mod pubsub;
 mod readme;

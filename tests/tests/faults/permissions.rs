@@ -1,9 +1,9 @@
 //! Permissions of users: the patterns in the book's page on operating are enough for each kind of
 //! program, and they are all that it has.
 
-use lepus::{Connection, Job, RetryPolicy, Server, Topic, WorkQueue, retry};
+use lepus::{Connection, Discovery, Job, RetryPolicy, Server, Topic, WorkQueue, retry};
 use lepus_tests::deadline;
-use lepus_tests::eventually::within;
+use lepus_tests::eventually::{eventually, within};
 use lepus_tests::node::{self, Node};
 use lepus_tests::source::workspace;
 use std::time::Duration;
@@ -68,8 +68,9 @@ async fn the_patterns_of_the_book_are_enough() {
     deadline::within(name, LIMIT, async {
         let node = Node::start().await;
         let rows = rows();
-        assert_eq!(rows.len(), 6, "{rows:?}");
+        assert_eq!(rows.len(), 8, "{rows:?}");
         calls(&node, &rows).await;
+        discovery(&node, &rows).await;
         jobs(&node, &rows).await;
         events(&node, &rows).await;
     })
@@ -87,6 +88,30 @@ async fn calls(node: &Node, rows: &[[String; 4]]) {
     let service = CalculatorServer::new(CalculatorService);
     let refused = Server::new(&calling).serve(service).start().await;
     assert_eq!(refused.unwrap_err().amqp_code(), Some(403));
+    server.stop().await.unwrap();
+}
+
+/// A program that serves and is found has the union of two rows.
+async fn discovery(node: &Node, rows: &[[String; 4]]) {
+    let row = |kind: &str| rows.iter().find(|row| row[0].starts_with(kind)).unwrap();
+    let (serves, found) = (row("serves"), row("is found"));
+    let mut both = ["both", "", "", ""].map(str::to_owned);
+    for (at, pattern) in both.iter_mut().enumerate().skip(1) {
+        *pattern = format!("({})|({})", serves[at], found[at]);
+    }
+    let serving = connect(node, &[rows, &[both]].concat(), "both").await;
+    let service = CalculatorServer::new(CalculatorService);
+    let server = Server::new(&serving).serve(service).start().await.unwrap();
+    let asking = connect(node, rows, "asks").await;
+    let discovery = Discovery::new(&asking);
+    eventually("the service is found", || async {
+        let found = discovery.info("calculator").expect(1).await.unwrap();
+        found.len() == 1
+    })
+    .await;
+    let found = discovery.services().await.unwrap();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].endpoints[0].name, "double");
     server.stop().await.unwrap();
 }
 

@@ -1,9 +1,10 @@
-//! Heads of requests, replies, jobs, events and dead letters: what each carries besides its body, as AMQP
+//! Heads of requests, replies, jobs, events, dead letters and questions to instances: what each carries besides its body, as AMQP
 //! properties (`basic.publish`) and back.
 //!
 //! The names of headers and of the `type` property are known in this folder alone. docs/protocol.md lists
 //! them.
 
+mod control;
 mod dead_letter;
 mod event;
 mod job;
@@ -12,6 +13,10 @@ mod reply;
 mod request;
 mod reserved;
 
+pub(crate) use control::{
+    ALL, AnswerHead, CONTROL_EXCHANGE, QuestionHead, QuestionKind, control_queue, queue_key,
+    service_key,
+};
 pub(crate) use dead_letter::DeathRecord;
 pub(crate) use event::EventHead;
 pub(crate) use job::{JobHead, NewJob, SourceRoute, remove_untrusted_headers, retried};

@@ -407,10 +407,10 @@ async fn channels_and_deliveries_are_counted(env: Env) {
         ..
     } = RpcFixture::over(&env, serving.clone(), calling.clone()).await;
     probe.echo("hi".into()).timeout(LONG).await.unwrap();
-    // One consumes; one has the replies, and one the requests.
+    // One consumes, and one has the questions to this instance; one has the replies, and one the requests.
     let at_rest = || async {
         let now = (channels(), serving.stats().unsettled);
-        if now == ((1, 2), 0) {
+        if now == ((2, 2), 0) {
             Ok(())
         } else {
             Err(format!("{now:?}"))

@@ -103,7 +103,7 @@ async fn a_deleted_reply_queue_is_replaced(env: Env) {
         let queues = broker.queues();
         let mut mine = queues
             .into_iter()
-            .filter(|queue| queue.exclusive_to.is_some());
+            .filter(|queue| queue.name.contains("lepus.reply."));
         mine.next().map(|queue| queue.name)
     };
     let call = fixture.probe.hold(1).timeout(LONG).send().await.unwrap();

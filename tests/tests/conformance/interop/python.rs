@@ -1,9 +1,10 @@
 //! Lepus on one side, Python on the other: every pattern, both directions, on each broker.
 
-use lepus::{Code, Server, Status, Topic, jobs::TaskPool};
+use lepus::control::{HealthStatus, ServedKind};
+use lepus::{Code, Discovery, Server, Status, Topic, jobs::TaskPool};
 use lepus_tests::process::{Program, Signal, example, python, python_is_available};
 use lepus_tests::raw::Raw;
-use lepus_tests::{Env, conformance};
+use lepus_tests::{Env, conformance, eventually};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -17,6 +18,8 @@ conformance!(
     lepus_pushes_and_python_works,
     python_publishes_and_lepus_hears,
     lepus_publishes_and_python_hears,
+    python_lists_the_services_of_lepus,
+    lepus_lists_the_service_of_python,
 );
 
 conformance!(one_thread together:
@@ -335,4 +338,61 @@ async fn lepus_publishes_and_python_hears(env: Env) {
     );
     stop(ears).await;
     Raw::open(&env.uri).await.delete_exchange(&exchange).await;
+}
+
+async fn python_lists_the_services_of_lepus(env: Env) {
+    if !python_is_available(env.test) {
+        return;
+    }
+    let queue = env.name("calculator");
+    let connection = env.connect().await;
+    let server = Server::new(&connection).serve(CalculatorServer::new(Pocket));
+    let server = server.start().await.expect("a server");
+    let discovery = Discovery::new(&connection);
+    eventually("it is found", || async {
+        let found = discovery.ping().expect(1).await;
+        found.is_ok_and(|pongs| pongs.len() == 1)
+    })
+    .await;
+    let exchange = env.name("lepus.control");
+    let printed = run(&env, "discover.py", &[&exchange, "all", "info"]).await;
+    let methods = "divide(dividend, divisor) fib(n) tenant()";
+    assert_eq!(printed, [format!("calculator service 0.0.0 {methods}")]);
+    let printed = run(
+        &env,
+        "discover.py",
+        &[&exchange, "service.calculator", "health"],
+    )
+    .await;
+    assert_eq!(printed, ["calculator SERVING"]);
+    let printed = run(&env, "discover.py", &[&exchange, "service.abacus", "info"]).await;
+    assert_eq!(printed, ["nobody"]);
+    server.stop().await.expect("a drained server");
+    Raw::open(&env.uri).await.delete(&queue).await;
+}
+
+async fn lepus_lists_the_service_of_python(env: Env) {
+    if !python_is_available(env.test) {
+        return;
+    }
+    let exchange = env.name("lepus.control");
+    let service = ready(&env, "discoverable.py", &[&exchange, "abacus"]).await;
+    let connection = env.connect().await;
+    let discovery = Discovery::new(&connection);
+    let found = discovery.services().expect(1).await.expect("an answer");
+    assert_eq!(
+        (found[0].name.as_str(), found[0].kind),
+        ("abacus", ServedKind::Service)
+    );
+    assert_eq!(found[0].metadata["language"], "python");
+    assert_eq!(found[0].endpoints[0].name, "add");
+    let stats = discovery
+        .stats("abacus")
+        .expect(1)
+        .await
+        .expect("an answer");
+    assert_eq!(stats[0].endpoints[0].num_requests, 7);
+    let status = discovery.status("abacus").await.expect("an answer");
+    assert_eq!(status, HealthStatus::Serving);
+    stop(service).await;
 }

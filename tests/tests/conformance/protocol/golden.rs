@@ -77,13 +77,15 @@ pub fn hex(text: &str) -> Vec<u8> {
 pub struct Message {
     pub fields: BTreeMap<String, String>,
     pub body: Vec<u8>,
+    /// The text of a body in JSON, with placeholders; the body has them filled in.
+    json: Option<String>,
 }
 
 impl Message {
     pub fn golden(name: &str) -> Self {
         let block = block(name);
         let mut fields = BTreeMap::new();
-        let mut body = None;
+        let (mut body, mut json) = (None, None);
         for line in block.lines() {
             let (key, value) = line
                 .split_once(':')
@@ -91,13 +93,16 @@ impl Message {
             let value = value.trim();
             if key == "body" {
                 body = Some(hex(value));
+            } else if key == "json" {
+                body = Some(filled(value).into_bytes());
+                json = Some(value.to_owned());
             } else {
                 let before = fields.insert(key.to_owned(), value.to_owned());
                 assert_eq!(before, None, "{name}: {key} twice");
             }
         }
         let body = body.unwrap_or_else(|| panic!("{name} has no body"));
-        Self { fields, body }
+        Self { fields, body, json }
     }
 
     /// A message that arrived, the namespace taken off.
@@ -149,6 +154,7 @@ impl Message {
         Self {
             fields,
             body: delivery.data.clone(),
+            json: None,
         }
     }
 
@@ -167,6 +173,11 @@ impl Message {
             .filter(|(key, _)| !self.fields.contains_key(*key))
             .collect();
         assert!(more.is_empty(), "not written down: {more:?}");
+        if let Some(json) = &self.json {
+            let text = String::from_utf8_lossy(&seen.body);
+            assert!(matches(json, &text), "{text} is not {json}");
+            return;
+        }
         assert_eq!(
             String::from_utf8_lossy(&self.body),
             String::from_utf8_lossy(&seen.body)
@@ -236,7 +247,8 @@ pub fn untyped(text: &str) -> AMQPValue {
     }
 }
 
-const PLACEHOLDERS: [(&str, &str); 6] = [
+const PLACEHOLDERS: [(&str, &str); 7] = [
+    ("<time>", "2026-11-30T12:00:00Z"),
     ("<id>", "0123456789ABCDEFGHIJkl"),
     ("<mark>", "0123456ABab"),
     ("<n>", "7"),
@@ -274,6 +286,10 @@ fn stands_for(placeholder: &str, text: &str) -> bool {
         "<id>" => text.len() == 22 && all(|c| c.is_ascii_alphanumeric()),
         "<mark>" => text.len() == 11 && all(|c| c.is_ascii_alphanumeric()),
         "<n>" | "<ms>" | "<seconds>" => all(|c| c.is_ascii_digit()),
+        "<time>" => {
+            let digits = |c: char| if c.is_ascii_digit() { '0' } else { c };
+            text.chars().map(digits).eq("0000-00-00T00:00:00Z".chars())
+        }
         "<name>" => true,
         other => panic!("no such placeholder: {other}"),
     }
@@ -303,6 +319,7 @@ mod tests {
                 .map(|(key, value)| (key.clone(), filled(value)))
                 .collect(),
             body: golden.body.clone(),
+            json: None,
         };
         golden.assert_is(&seen);
         seen.fields.insert("priority".into(), "1".into());

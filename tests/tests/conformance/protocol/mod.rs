@@ -1,6 +1,7 @@
 //! docs/protocol.md is what goes over the wire: its golden blocks, against what a peer without
 //! Lepus sees of Lepus and Lepus sees of it, on both brokers.
 
+mod control;
 mod events;
 mod fixture;
 mod frames;
@@ -47,6 +48,11 @@ const BLOCKS: &[&str] = &[
     "event.typed",
     "queue orders.audit",
     "event.retry",
+    "control.question",
+    "control.ping",
+    "control.info",
+    "control.stats",
+    "control.health",
 ];
 
 #[test]

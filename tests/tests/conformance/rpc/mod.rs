@@ -5,6 +5,7 @@ mod calls;
 mod coalesce;
 mod contracts;
 mod errors;
+mod fail_fast;
 mod layers;
 mod local;
 mod queues;

@@ -9,6 +9,7 @@ use super::super::bindings::Bindings;
 use super::super::buffer::EventBuffer;
 use super::super::mode::Broadcast;
 use super::super::setup::{MissedSink, QueueSource, SubscriptionSetup};
+use crate::control::{self, Served};
 use crate::error::Error;
 use crate::escape::Escaped;
 use crate::link::{Connection, ConsumeMode};
@@ -239,8 +240,19 @@ impl<K: Kind, T, M> Subscribe<K, T, M> {
             max_body: usize::MAX,
             on_loss,
         };
+        let group = match &queue {
+            QueueSource::Group(spec) => Some((spec.name.clone(), spec.codec())),
+            QueueSource::Exclusive { .. } => None,
+        };
         let setup = self.setup(queue, mode, on_missed)?;
-        Running::started(&self.connection, source, setup, handler).await
+        let mut running = Running::started(&self.connection, source, setup, handler).await?;
+        if let Some((queue, codec)) = group {
+            let exchange = self.exchange.name();
+            let connection = &self.connection;
+            let served = Served::group(connection, exchange, (&queue, codec), running.views());
+            control::announce(connection, &mut running, served)?;
+        }
+        Ok(running)
     }
 
     fn setup(
