@@ -51,10 +51,7 @@ pub async fn connect(task: &Task) -> Connection {
     } else {
         builder
     };
-    builder
-        .open()
-        .await
-        .expect("a connection")
+    builder.open().await.expect("a connection")
 }
 
 pub async fn serve(task: &Task) -> String {

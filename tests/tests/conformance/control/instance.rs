@@ -1,4 +1,4 @@
-//! What an instance has on the broker, and what it does when it may not, in a crowd, and when nobody asks.
+//! The control queue and the exchange of an instance on the broker: without permissions, among many instances, and when nobody asks.
 
 use super::{CalculatorClient, LONG, serve};
 use lapin::BasicProperties;
