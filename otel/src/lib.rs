@@ -55,7 +55,7 @@
 //!
 //! | feature | default | |
 //! |---|---|---|
-//! | `metrics` | no | [`Telemetry::facade`]: metrics through the facade `metrics`, for instance for Prometheus |
+//! | `metrics` | no | `Telemetry::facade`: metrics through the facade `metrics`, for instance for Prometheus |
 
 // Names the feature beside each item that needs one, on docs.rs.
 #![cfg_attr(docsrs, feature(doc_cfg))]

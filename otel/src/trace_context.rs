@@ -12,7 +12,7 @@ use crate::names::{TRACEPARENT, TRACESTATE};
 
 /// Carries the traces of `tracing-opentelemetry` over messages, as `traceparent` and `tracestate`.
 ///
-/// [`Telemetry::instrument`](crate::Telemetry::instrument) sets it; by itself it is for programs that want traces and
+/// [`Telemetry::attach`](crate::Telemetry::attach) sets it; by itself it is for programs that want traces and
 /// no metrics.
 ///
 /// If the span of a call is disabled, or no layer gives spans to OpenTelemetry, the current

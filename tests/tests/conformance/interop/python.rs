@@ -356,7 +356,7 @@ async fn python_lists_the_services_of_lepus(env: Env) {
     .await;
     let exchange = env.name("lepus.control");
     let printed = run(&env, "discover.py", &[&exchange, "all", "info"]).await;
-    let methods = "divide(dividend, divisor) fib(n) tenant()";
+    let methods = "busy() divide(dividend, divisor) fib(n) reversed(data) tenant()";
     assert_eq!(printed, [format!("calculator service 0.0.0 {methods}")]);
     let printed = run(
         &env,
