@@ -57,8 +57,8 @@ async fn left(
 }
 
 // ANCHOR: context
-/// Makes the context of an HTTP request, in which all calls of its handler are made: the headers that flow on, a
-/// request id, the deadline.
+/// Makes the context of an HTTP request, in which all calls of its handler are made: the headers
+/// that flow on, a request id, the deadline.
 async fn context(State(limit): State<Duration>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     let id = match text(headers, request_id::HEADER) {
