@@ -79,8 +79,8 @@
 //!
 //! A handler that panics or is stopped at its deadline ends below the layers: they see [`ReplyOutcome::Panicked`] and
 //! [`ReplyOutcome::TimedOut`], and may log and count them. After a missed deadline, a layer should return the reply at
-//! once, because the request's time is over. A request that is cancelled, for instance because the server's grace period is over, is dropped
-//! together with the futures of the layers; a value that they hold can notice it in its `Drop`.
+//! once, because the request's time is over. A request that is cancelled, for instance because the server's grace period
+//! is over, is dropped together with the futures of the layers; a value that they hold can notice it in its `Drop`.
 //!
 //! A layer that panics, or that itself takes longer than the deadline, ends like a handler without layers does.
 //! Calls that share a message ([`coalesce`](crate::rpc::ClientBuilder::coalesce)) pass the layers one by one. Requests that
