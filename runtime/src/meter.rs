@@ -21,7 +21,7 @@ pub(crate) const OTHER: &str = "_OTHER";
 pub(crate) struct Arrived {
     pub(crate) at: Instant,
     pub(crate) redelivered: bool,
-    /// The time from the sending of the message, if that is known.
+    /// The time from the sending of the message to its delivery. `None` if it is not known, or for a redelivery.
     pub(crate) queue_wait: Option<Duration>,
 }
 
@@ -77,7 +77,7 @@ impl Meters {
         meter
     }
 
-    /// The figures of all methods. Those of unknown methods are left out if there are none.
+    /// The figures of all methods. The meter `_OTHER` is left out while it has counted nothing.
     pub(crate) fn read(&self) -> Vec<MethodStats> {
         let meters = lock(&self.meters);
         let stats = meters.iter().map(|meter| meter.counters.read());
@@ -108,7 +108,7 @@ impl Meter {
         }
         Metered {
             meter: Some(Arc::clone(self)),
-            started: at,
+            since: at,
         }
     }
 
@@ -153,14 +153,15 @@ impl Meter {
 pub(crate) struct Metered {
     /// `None` once the end is counted.
     meter: Option<Arc<Meter>>,
-    started: Instant,
+    /// The time from which its duration counts.
+    since: Instant,
 }
 
 impl Metered {
     /// Counts the end.
     pub(crate) fn ended(mut self, outcome: HandlerOutcome, span: &Span) {
         if let Some(meter) = self.meter.take() {
-            meter.ended(outcome, self.started.elapsed(), span);
+            meter.ended(outcome, self.since.elapsed(), span);
         }
     }
 }
@@ -168,7 +169,7 @@ impl Metered {
 impl Drop for Metered {
     fn drop(&mut self) {
         if let Some(meter) = self.meter.take() {
-            let (outcome, elapsed) = (HandlerOutcome::Cancelled, self.started.elapsed());
+            let (outcome, elapsed) = (HandlerOutcome::Cancelled, self.since.elapsed());
             meter.ended(outcome, elapsed, &Span::none());
         }
     }

@@ -10,7 +10,7 @@
 //!
 //! use lepus::observe::{Handled, Observe};
 //!
-//! /// Counts requests that did not get an answer of their handler.
+//! /// Counts requests that ended neither with a value nor with the method's own error.
 //! #[derive(Default)]
 //! struct Failures(AtomicU64);
 //!
@@ -66,8 +66,8 @@ pub trait Observe: Send + Sync + 'static {
     /// [share a message](crate::rpc::ClientBuilder::coalesce).
     fn calls_sent(&self, _service: &str, _calls: usize) {}
 
-    /// A request, job or event is about to be handled. [`served`](Self::served) or [`job`](Self::job) follows once
-    /// for each, in any case.
+    /// A request, job or event was delivered, and is handled or refused next. [`served`](Self::served) or
+    /// [`job`](Self::job) follows once for each, in any case. Requests that had expired when they came are not told.
     fn starting(&self, _starting: &Starting<'_>) {}
 
     /// A request has ended, or was refused.
@@ -105,7 +105,7 @@ pub struct Called<'a> {
     pub span: &'a Span,
 }
 
-/// A request, job or event that is about to be handled.
+/// A request, job or event that was delivered, and is handled or refused next.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Starting<'a> {
@@ -123,7 +123,7 @@ pub struct Starting<'a> {
     pub queue_wait: Option<Duration>,
 }
 
-/// A request, job or event whose handler has ended.
+/// A request, job or event whose handler has ended, or that was refused.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Handled<'a> {
@@ -136,7 +136,8 @@ pub struct Handled<'a> {
     pub method: &'a str,
     /// The outcome.
     pub outcome: HandlerOutcome,
-    /// The time from the delivery to the end.
+    /// The time from the delivery, or from the start of the handler if that was later, to the end of the handler
+    /// or to the refusal.
     pub duration: Duration,
     /// The handler's span; a disabled one if no handler was run, or if it was dropped.
     pub span: &'a Span,

@@ -1,4 +1,5 @@
-//! Correlation ids: the property of a request that its reply repeats.
+//! Correlation ids: the property of a request that its reply repeats. `reply_queue/replies.rs` finds the call of a
+//! reply by it, in the table of `reply_queue/in_flight.rs`.
 
 use std::io::Write;
 

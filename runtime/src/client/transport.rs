@@ -1,5 +1,6 @@
 //! The transport of a call: it is sent through the broker or to an implementation in this process, and
-//! its response is awaited. An idempotent call whose connection is lost is sent again.
+//! its response is awaited. Sent again are an idempotent call whose channel or connection is lost, and a call that was
+//! not executed: its batch was not sent or was refused, or the broker closed the channel over an earlier request.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -51,7 +52,7 @@ pub(super) enum Sending {
 enum CallTransport {
     /// A request on a queue, whose reply comes to the reply queue.
     Broker(Arc<BrokerBackend>, PendingCall),
-    /// A request without a reply, until the broker confirms it.
+    /// A one-way request: waits for its publisher confirm.
     OneWay(BoxFuture<Result<(), PublishFailure>>),
     Local(LocalCall),
     /// A local request without a reply.
@@ -312,7 +313,8 @@ struct Priority(u8);
 struct FailFast(Duration);
 
 impl LayeredCall {
-    /// Starts a call. Nothing is sent until [`response`](Self::response) is awaited.
+    /// Starts a call. Nothing is sent until [`response`](Self::response) is awaited or [`detach`](Self::detach) is
+    /// called.
     pub(super) fn start(
         client: &Client,
         options: CallOptions,
@@ -418,17 +420,17 @@ impl Service for ClientService {
     }
 }
 
-/// Another request of a call whose last one was completed without a reply.
+/// The next request of a call, after the previous one ended without a reply.
 struct Resend {
-    /// Whether the last one may have been executed.
+    /// Whether the previous request may have been executed.
     may_have_run: bool,
-    /// Whether no other request may be on its channel, since the broker may have closed the previous channel
-    /// over this one.
+    /// Whether to send it alone on a channel: the broker may have closed the previous channel because of this
+    /// request.
     is_isolated: bool,
 }
 
 /// Decides whether a call ends with a reply, fails, or is sent again. `may_have_run` tells whether a request
-/// before the last one may have been executed.
+/// before the one that was completed may have been executed.
 fn next_step(
     backend: &BrokerBackend,
     request: &CallRequest,

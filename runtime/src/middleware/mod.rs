@@ -62,8 +62,8 @@
 //! # Order
 //!
 //! Each `.layer(…)` wraps what is there already, so the layer that was added last sees a request first and its
-//! reply last. Of a tuple of layers, `.layer((first, second))`, the first one does; there are tuples for services and
-//! clients.
+//! reply last. Of a tuple of layers, `.layer((first, second))`, the first sees the request first. Services and clients
+//! take tuples; workers, subscriptions, producers and publishers do not.
 //!
 //! # Layers of a server
 //!
@@ -78,13 +78,14 @@
 //!   [headers](Reply::headers), to which it may add some.
 //!
 //! A handler that panics or is stopped at its deadline ends below the layers: they see [`ReplyOutcome::Panicked`] and
-//! [`ReplyOutcome::TimedOut`], may log and count them, and should return that reply at once, because the request's
-//! time is over. A request that is cancelled, for instance because the server's grace period is over, is dropped
-//! together with the futures of the layers; a value that they hold can notice it in its `Drop`.
+//! [`ReplyOutcome::TimedOut`], and may log and count them. After a missed deadline, a layer should return the reply at
+//! once, because the request's time is over. A request that is cancelled, for instance because the server's grace period
+//! is over, is dropped together with the futures of the layers; a value that they hold can notice it in its `Drop`.
 //!
 //! A layer that panics, or that itself takes longer than the deadline, ends like a handler without layers does.
 //! Calls that share a message ([`coalesce`](crate::rpc::ClientBuilder::coalesce)) pass the layers one by one. Requests that
-//! reach no handler, because they are expired, too large or of an unknown method, do not pass them.
+//! reach no handler, because they are expired, too large, of an unknown method, or not run again after a redelivery, do
+//! not pass them.
 //!
 //! # Layers of a client
 //!
@@ -99,8 +100,9 @@
 //! They are added to the builders: [`WorkerPool::layer`](crate::jobs::WorkerPool::layer),
 //! [`TaskPool::layer`](crate::jobs::TaskPool::layer), [`Subscribe::layer`](crate::events::Subscribe::layer). A layer
 //! sees a [`Message`] with its source, type, headers, body and context, and a [`Verdict`], whose
-//! [outcome](Verdict::outcome) is a [`VerdictOutcome`]: done, failed, stopped at the deadline, panicked.
-//! [`Attempts::disposition`] tells the consequence: acknowledged, tried again, or a dead letter with its reason. A layer
+//! [outcome](Verdict::outcome) is a [`VerdictOutcome`]: done, failed, stopped at the deadline, panicked, given back to its
+//! queue, or of a task that the worker does not have. [`Attempts::disposition`] tells the consequence: acknowledged, given
+//! back, tried again, or a dead letter with its reason. A layer
 //! that returns a verdict of its own decides so in place of the handler.
 //!
 //! ```
@@ -122,7 +124,7 @@
 //!
 //! # Layers of producers and publishers
 //!
-//! They are added to [`Producer::layer`](crate::jobs::Producer::layer),
+//! They are added with [`Producer::layer`](crate::jobs::Producer::layer),
 //! [`TaskProducer::layer`](crate::jobs::TaskProducer::layer) and
 //! [`EventPublisher::layer`](crate::events::EventPublisher::layer). A layer sees a [`Publication`] with its destination,
 //! type, headers and body, and the result of the push or the publish; it may add headers, and may return a result

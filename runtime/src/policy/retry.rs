@@ -1,4 +1,5 @@
 //! Retry policies: the number of attempts and the delays between them. Pure: the random number is passed in.
+//! Whether a job gets another attempt is decided in `settle.rs`.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Verdicts: the result of a job's handler.
+//! Verdicts: the result of a job's handler. The decision on the job that follows from it is made in `settle.rs`.
 
 use std::convert::Infallible;
 use std::fmt;

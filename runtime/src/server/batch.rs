@@ -161,7 +161,7 @@ impl Dispatcher {
                 let (method, id) = (Some(call.method), call.message_id);
                 self.refuse(status, method, id, &call.trace, arrived)
             }
-            Ok(method) if request.redelivered && !method.is_idempotent() => {
+            Ok(method) if !Self::may_run(method, request.redelivered) => {
                 self.not_run_again(method, call.message_id, arrived)
             }
             Ok(method) => {

@@ -1,4 +1,5 @@
-//! Dispatch of requests (`basic.deliver`): each is accepted, executed and answered.
+//! Dispatch of requests (`basic.deliver`): each is accepted, executed and answered. Whether a redelivered one is run
+//! again is decided by `may_run` in `refused.rs`.
 
 use std::sync::Arc;
 
@@ -55,8 +56,7 @@ pub(super) struct Dispatcher {
 }
 
 /// A request as it was received: the message, with the times and facts that its delivery adds. It ends when
-/// the handler begins, which gets the user's part of it as a [`Request`](crate::service::Request) in its
-/// context. A [`ReplyRoute`] is all that is kept of it for the reply.
+/// the handler begins. The handler gets a [`Request`](crate::service::Request); the reply keeps a [`ReplyRoute`].
 pub(super) struct ReceivedRequest {
     pub(super) head: RequestHead,
     pub(super) body: Bytes,
@@ -264,7 +264,7 @@ impl Dispatcher {
                 let reply = self.refuse(status, method, message_id, &head.trace, arrived);
                 return Accepted::Done(self.answer(channel, tag, reply, route));
             }
-            Ok((method, _)) if redelivered && !method.is_idempotent() => {
+            Ok((method, _)) if !Self::may_run(method, redelivered) => {
                 let reply = self.not_run_again(method, head.message_id.as_deref(), arrived);
                 return Accepted::Done(self.answer(channel, tag, reply, route));
             }
@@ -339,7 +339,7 @@ impl Dispatcher {
 }
 
 impl Handler for Dispatcher {
-    /// A request that is given back comes again as redelivered, and is not run then unless it is idempotent.
+    /// `true`: a request given back would come again as redelivered, and be refused unless its method is idempotent.
     const HANDLES_RECEIVED: bool = true;
 
     /// Large values are dropped before an await: there is one of these futures on the heap for each

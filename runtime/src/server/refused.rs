@@ -64,12 +64,17 @@ impl Dispatcher {
         Reply::failed(status)
     }
 
-    /// The reply to a redelivered request of a method that is not idempotent: it may have run, and does not run
-    /// twice.
+    /// Whether a request may be run: a redelivered one may have run before, and runs again only if its method is
+    /// idempotent.
     ///
     /// The broker marks a request as redelivered if it was delivered before, to a server that died, lost its
     /// channel or gave the request back. It does not tell whether a handler had begun; a server that is shut down
     /// in order gives back no request that has not ([`HANDLES_RECEIVED`](crate::worker::Handler::HANDLES_RECEIVED)).
+    pub(super) fn may_run(method: &MethodDescriptor, redelivered: bool) -> bool {
+        !redelivered || method.is_idempotent()
+    }
+
+    /// The reply to a redelivered request that [must not run](Self::may_run) again.
     pub(super) fn not_run_again(
         &self,
         method: &'static MethodDescriptor,

@@ -1,5 +1,6 @@
 //! Replies that were sent, and that the broker may still refuse by closing their channel
-//! (`channel.close`). Requests that are redelivered after that are answered from here, and not run again.
+//! (`channel.close`). Requests that are redelivered after that are answered from here. Whether any other redelivered
+//! request is run again is decided by `may_run` in `refused.rs`.
 //!
 //! Pure bookkeeping: no clock, no channel, no lock.
 

@@ -1,5 +1,5 @@
-//! Deliveries in flight: their handlers, and their settlement (`basic.ack`, `basic.nack`, `basic.reject`)
-//! in as few frames as possible.
+//! Deliveries in flight: their handlers, and their settlement (`basic.ack`, `basic.nack`, `basic.reject`).
+//! Acknowledgements that are due at the same time share frames; requeues and rejects do not.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -105,9 +105,8 @@ impl<'a, H: Handler> InFlight<'a, H> {
         // but for half the prefetch at most: the broker sends no more when all of it is unsettled.
         let max_held_back = concurrency.div_ceil(2);
         // Deliveries are received even when all handlers are busy, because that is how the end of the
-        // consumer is noticed. They exceed the concurrency only if the broker has seen an
-        // acknowledgement before its handler was removed from `handlers`. They are unsettled, so the
-        // prefetch bounds them.
+        // consumer is noticed. More deliveries than the concurrency arrive only if the broker has seen an
+        // acknowledgement before its handler was removed from `handlers`; the prefetch bounds them.
         self.waiting.clear();
         let stopping = shutdown_requested(shutdown);
         let handler = Arc::clone(&self.handler);
@@ -147,7 +146,8 @@ impl<'a, H: Handler> InFlight<'a, H> {
         match &reason {
             // The drain handles them.
             StopReason::Shutdown if H::HANDLES_RECEIVED => {}
-            // Their channel may still be open. All begin at once, because the next consumer has deliveries of its own.
+            // Their channel may still be open. All begin at once, beyond the concurrency, because the next consumer
+            // has deliveries of its own. The permits of a server still bound the handlers that run.
             StopReason::ConsumerEnded(_) if H::HANDLES_RECEIVED => {
                 while let Some(delivery) = self.waiting.pop_front() {
                     self.start_if_open(channel, delivery);
@@ -300,8 +300,8 @@ impl<'a, H: Handler> InFlight<'a, H> {
     /// Cancels the consumer (`basic.cancel`), waits for the handlers, and closes the channel. Deliveries that came
     /// before `basic.cancel-ok` are handled or given back ([`Handler::HANDLES_RECEIVED`]).
     ///
-    /// The grace period bounds it, and a second signal ends it. After that neither the broker, which may
-    /// not answer, nor a handler that blocks its thread holds it up for longer than [`CLOSE_TIMEOUT`].
+    /// The grace period bounds it, and a second signal ends it. After that the broker, which may not answer, and
+    /// handlers that block their threads hold it up for no longer than [`CLOSE_TIMEOUT`] each.
     pub(super) async fn drain(&mut self, consumer: Option<(&Arc<Channel>, Consumer)>) {
         let end = clock::deadline(Instant::now(), self.source.grace);
         let limit = async {

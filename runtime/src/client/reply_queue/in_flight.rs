@@ -24,8 +24,9 @@ pub(in crate::client) enum CallCompletion {
     Refused(Error),
     /// No reply can come any more. The request may have been executed.
     Lost(Error),
-    /// The call was not executed and is to be sent in a message of its own. Its batch was not sent; or,
-    /// with `batch_refused`, the server does not accept batches.
+    /// The call was not executed and is to be sent in a message of its own: its batch was not sent or was refused,
+    /// or the broker closed the channel over an earlier request. With `batch_refused`, the server does not accept
+    /// batches.
     SendAlone {
         batch_refused: bool,
     },

@@ -1,6 +1,7 @@
 //! Frame decoding by hand: the methods that are read most (`basic.deliver`, `basic.get-ok`,
 //! `basic.return`, `basic.ack`, `basic.nack`, `channel.close`) and content headers. Other methods are
-//! decoded with amq-protocol. The layout is that of AMQP 0-9-1, 2.3.5 and 4.2.
+//! decoded with amq-protocol. The layout is that of AMQP 0-9-1, 2.3.5 and 4.2. Frames are cut out of the
+//! stream in `cursor.rs`.
 //!
 //! A peer controls the contents of strings and headers. Contents that cannot be decoded are replaced or
 //! dropped with a warning; they do not end the connection, which would get the message again.

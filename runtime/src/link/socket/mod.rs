@@ -5,7 +5,7 @@
 //!   callers, handlers, workers                      lapin (channel 0 only)
 //!        │ whole frames                                  │ bytes
 //!        ▼                                               ▼
-//!   channels::Channels (one core a channel)         pipe::Pipe (in memory)
+//!   channels::Channels (one core per channel)       pipe::Pipe (in memory)
 //!        │                                               │
 //!        └───────────► mux::WriteMux ◄───────────────────┘
 //!                      one buffer of whole frames, written by the appending thread,
@@ -31,7 +31,8 @@
 //!   appending of its frames are one step.
 //! - **Reading.** Only the I/O task reads. It handles each frame itself: a channel's
 //!   [`ChannelHandler`](channels::ChannelHandler) is called on the I/O task, without a lock held,
-//!   and must not block.
+//!   and must not block. The exception is the loss or the close of the session, which is told by the
+//!   thread that notices it.
 //! - **Back-pressure.** Above the high-water mark of the buffer, publishers wait before they append more.
 //! - **Close.** The first to notice closes the buffer: the I/O task at the end of the stream, lapin by
 //!   dropping its pipe, or the session when it is closed. The I/O task then ends, lapin reads the end

@@ -49,8 +49,9 @@ pub(crate) enum ChannelEvent {
     Closed(Error),
 }
 
-/// Receives a channel's events. It is called without a lock held, and mostly on the I/O task, so it
-/// must not block.
+/// Receives a channel's events. It is called without a lock held, on the I/O task, so it must not block.
+/// [`Closed`](ChannelEvent::Closed) because of the loss or the close of the session is told by the thread that
+/// notices it.
 pub(crate) trait ChannelHandler: Send + Sync {
     fn on_event(&self, event: ChannelEvent);
 }
