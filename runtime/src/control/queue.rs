@@ -169,7 +169,8 @@ impl ControlQueue {
                 _ = served.changed() => {
                     let now = self::keys(&self.instance);
                     if now.is_empty() {
-                        return link::delete(session, &[self.queue.clone()], &self.namespace).await;
+                        let queue = std::slice::from_ref(&self.queue);
+                        return link::delete(session, queue, &self.namespace).await;
                     }
                     for binding in self.bindings(&now)?.bindings.iter().filter(|it| !keys.contains(&it.routing_key)) {
                         link::bind(session, binding, &self.namespace).await?;

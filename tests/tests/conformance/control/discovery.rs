@@ -7,6 +7,7 @@ use lepus::{Discovery, Job, Topic, WorkQueue};
 use lepus_tests::proxy::{Cut, Way};
 use lepus_tests::{Env, conformance, eventually};
 use std::collections::BTreeSet;
+use std::time::Duration;
 use tokio::time::timeout;
 
 conformance!(
@@ -127,7 +128,7 @@ async fn a_service_is_asked_by_its_name(env: Env) {
     }
     let (first, second) = (env.connect().await, env.connect().await);
     let (_first, _second) = (serve(&first).await, serve(&second).await);
-    let mails = WorkQueue::<String>::new(&"mails").transient();
+    let mails = WorkQueue::<String>::new("mails").transient();
     let _mails = mails.worker(&second).start(nothing).await.unwrap();
     let discovery = Discovery::new(&first);
     services(&discovery, 3).await;
