@@ -121,7 +121,9 @@ impl BrokerBackend {
         let Some(absence) = request.options.fail_fast else {
             return Ok(());
         };
-        let served = self.presence.until_served(&request.queue, absence);
+        let served = self
+            .presence
+            .until_served(&request.queue, absence.duration());
         match timeout_at(request.deadline, served).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(request.failed(ErrorKind::Unserved, Outcome::NotSent)),

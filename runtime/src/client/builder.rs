@@ -10,6 +10,7 @@ use tower_layer::Layer;
 use super::broker::BrokerBackend;
 use super::coalesce::Coalescer;
 use super::handle::{Backend, Client};
+use super::request::Absence;
 use crate::descriptor::ServiceDescriptor;
 use crate::link::Connection;
 use crate::service::{DynService, Service};
@@ -43,7 +44,7 @@ const MAX_IN_FLIGHT: usize = 10_000;
 pub struct ClientBuilder<C = Client> {
     target: ClientTarget,
     timeout: Option<Duration>,
-    fail_fast: Option<Duration>,
+    fail_fast: Option<Absence>,
     codec: Option<Codec>,
     max_in_flight: usize,
     /// The most calls of a batch; with 0 or 1, calls are not batched.
@@ -172,7 +173,7 @@ impl<C: From<Client>> ClientBuilder<C> {
     /// that of a restart. A call that finds no consumer waits, and is sent when there is one, a second after that at
     /// the latest. It fails when this connection has seen none for so long.
     pub fn fail_fast_after(mut self, absence: Duration) -> Self {
-        self.fail_fast = Some(absence);
+        self.fail_fast = Some(Absence::of(absence));
         self
     }
 

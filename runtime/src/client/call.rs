@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::handle::Client;
-use super::request::{CallOptions, CallRequest};
+use super::request::{Absence, CallOptions, CallRequest};
 use super::transport::{InFlightCall, LayeredCall, Sending};
 use crate::descriptor::MethodDescriptor;
 use crate::error::{CallError, Error, ErrorKind, Never, Outcome};
@@ -158,7 +158,7 @@ impl<T, E> Call<T, E> {
     /// As [`fail_fast`](Self::fail_fast), but an absence of consumers that is shorter than this does not count
     /// ([`ClientBuilder::fail_fast_after`](crate::rpc::ClientBuilder::fail_fast_after)).
     pub fn fail_fast_after(mut self, absence: Duration) -> Self {
-        self.options.fail_fast = Some(absence);
+        self.options.fail_fast = Some(Absence::of(absence));
         self
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::broker::BrokerBackend;
+use super::request::Absence;
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::service::{DynService, Service};
 use crate::wire::codec::Codec;
@@ -51,7 +52,7 @@ pub(super) struct Inner {
     pub(super) codec: Codec,
     pub(super) timeout: Option<Duration>,
     /// The absence of consumers after which calls fail, if they are to fail fast.
-    pub(super) fail_fast: Option<Duration>,
+    pub(super) fail_fast: Option<Absence>,
     pub(super) in_flight: Semaphore,
     /// The layers, around a client without layers.
     pub(super) layers: Option<DynService>,
@@ -86,7 +87,7 @@ impl Client {
         backend: Backend,
         (descriptor, queue): (&'static ServiceDescriptor, Arc<str>),
         codec: Codec,
-        (timeout, fail_fast): (Option<Duration>, Option<Duration>),
+        (timeout, fail_fast): (Option<Duration>, Option<Absence>),
         max_in_flight: usize,
     ) -> Self {
         let permits = max_in_flight.clamp(1, Semaphore::MAX_PERMITS);

@@ -16,9 +16,26 @@ use crate::publish::Target;
 use crate::span::record_outcome;
 use crate::stats::HandlerOutcome;
 use crate::wire::codec::Codec;
-use crate::wire::envelope::RequestHead;
+use crate::wire::envelope::{RequestHead, milliseconds};
 use crate::wire::message::{MessageInfo, Outgoing};
 use crate::wire::value::Table;
+
+/// The absence of consumers from a queue after which a call fails, in whole milliseconds: half as large as a
+/// [`Duration`], of which each call would hold one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Absence(u32);
+
+impl Absence {
+    pub(super) const NONE: Self = Self(0);
+
+    pub(super) fn of(duration: Duration) -> Self {
+        Self(milliseconds(duration))
+    }
+
+    pub(super) fn duration(self) -> Duration {
+        Duration::from_millis(self.0.into())
+    }
+}
 
 /// A call as its user has made it: the arguments and the options. Once it is started, it is a part of its
 /// [`CallRequest`].
@@ -32,7 +49,7 @@ pub(super) struct CallOptions {
     pub(super) priority: Option<u8>,
     /// The absence of consumers from the queue after which the call fails, if it is to fail fast. From the start of
     /// the call on, with the defaults of the client and the method.
-    pub(super) fail_fast: Option<Duration>,
+    pub(super) fail_fast: Option<Absence>,
     /// Those of the user; from the start of the call on, with those that are propagated.
     pub(super) headers: Table,
 }

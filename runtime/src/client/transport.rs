@@ -14,7 +14,7 @@ use tracing::Span;
 use super::broker::BrokerBackend;
 use super::handle::{Backend, Client, ClientService, DEFAULT_TIMEOUT, InFlightPermit};
 use super::reply_queue::{CallCompletion, PendingCall, ReceivedReply};
-use super::request::{CallOptions, CallRequest};
+use super::request::{Absence, CallOptions, CallRequest};
 use crate::clock;
 use crate::context::{Context, Invocation, Times};
 use crate::descriptor::ServiceDescriptor;
@@ -111,7 +111,7 @@ fn start(client: &Client, mut options: CallOptions) -> Result<CallRequest, Error
         propagated.add(&context, &mut options.headers);
     }
     let method = options.method;
-    let always = method.requires_consumer().then_some(Duration::ZERO);
+    let always = method.requires_consumer().then_some(Absence::NONE);
     options.fail_fast = options.fail_fast.or(client.inner.fail_fast).or(always);
     let timeout = options
         .timeout
@@ -310,7 +310,7 @@ pub(super) struct LayeredCall {
 struct Priority(u8);
 
 /// [`CallRequest::fail_fast`] of a layered call, in the extensions of its context.
-struct FailFast(Duration);
+struct FailFast(Absence);
 
 impl LayeredCall {
     /// Starts a call. Nothing is sent until [`response`](Self::response) is awaited or [`detach`](Self::detach) is
