@@ -56,6 +56,12 @@ async fn probes_follow_the_broker() {
     let broker = Broker::start().await.expect("a broker");
     let faults = broker.faults();
     let probed = Probed::start(&broker).await;
+    // Before the server has started, nothing is served that could be waited for.
+    eventually("it serves", || async {
+        let queue = broker.queue("rpc_queue");
+        queue.is_some_and(|queue| queue.consumers == 1)
+    })
+    .await;
     assert_eq!(probed.until("/ready", 200).await, "well\n");
     assert_eq!(probed.get("/live").await, (200, "well\n".to_owned()));
     assert_eq!(probed.get("/").await.0, 404);
