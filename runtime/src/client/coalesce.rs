@@ -217,7 +217,8 @@ impl Batch {
         self.calls.retain(|call| call.request.deadline > now);
         let batch = queue.assign_message(&mut self.calls, |call| call.id)?;
         let message = self.message(&queue, batch, app_id, now);
-        let error = match message.and_then(|message| queue.publish_deferred(&message, batch)) {
+        let mut ids = self.calls.iter().map(|call| call.id);
+        let error = match message.and_then(|message| queue.publish_deferred(&message, &mut ids)) {
             Ok(written) => {
                 if let Some(first) = self.calls.first() {
                     first.request.sent(self.calls.len());

@@ -1,7 +1,6 @@
 //! Calls in flight on a reply queue: each waits here from its registration until it is completed.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::oneshot;
@@ -65,7 +64,7 @@ pub(super) struct PublishedMessage {
 #[derive(Debug)]
 struct CallEntry {
     message: CallMessage,
-    /// Set once the message is published; of a batch, on the first of its calls.
+    /// Set once the message is published.
     published: Option<PublishedMessage>,
     completion: oneshot::Sender<CallCompletion>,
 }
@@ -137,11 +136,19 @@ impl InFlightCalls {
         table.as_mut()?.get_mut(id).map(|entry| entry.message)
     }
 
-    /// Notes that the message of a call, or of the batch whose first call it is, was published.
-    pub(super) fn set_published(&self, id: u64, published: PublishedMessage) {
+    /// Notes that the message of these calls was published. Each call knows it for itself, because any other call
+    /// of its batch may end before it.
+    pub(super) fn set_published(
+        &self,
+        ids: impl IntoIterator<Item = u64>,
+        published: PublishedMessage,
+    ) {
         let mut table = self.table();
-        if let Some(entry) = table.as_mut().and_then(|table| table.get_mut(id)) {
-            entry.published = Some(published);
+        let Some(table) = table.as_mut() else { return };
+        for id in ids {
+            if let Some(entry) = table.get_mut(id) {
+                entry.published = Some(published);
+            }
         }
     }
 
@@ -249,22 +256,11 @@ fn completions_after_refusal(
         .filter(|published| published.traits.are_refused_by(reason))
         .map(|published| published.position)
         .min();
-    let positions: HashMap<u64, u64> = table
-        .iter()
-        .filter_map(|(id, entry)| Some((id, entry.published?.position)))
-        .collect();
-    let completion = |id: u64, entry: &CallEntry| {
-        let (message, is_own) = match entry.message {
-            CallMessage::Queued => return None,
-            CallMessage::Own => (id, true),
-            CallMessage::Batch(batch) => (batch, false),
-        };
-        // The position of a batch is not known if its first call was dropped.
-        let order = match (positions.get(&message), refused) {
-            (Some(position), Some(refused)) => Some(position.cmp(&refused)),
-            _ => None,
-        };
-        match order {
+    let completion = |entry: &CallEntry| {
+        // A message that is not published yet will not be: publishing it fails, and its calls are sent otherwise.
+        let position = entry.published?.position;
+        let is_own = entry.message == CallMessage::Own;
+        match refused.map(|refused| position.cmp(&refused)) {
             Some(Ordering::Less) => None,
             Some(Ordering::Equal) if is_own => Some(CallCompletion::Refused(reason.clone())),
             // A call of the refused batch may be accepted in a message of its own. If it is the cause, it
@@ -277,6 +273,64 @@ fn completions_after_refusal(
     };
     table
         .iter()
-        .filter_map(|(id, entry)| Some((id, completion(id, entry)?)))
+        .filter_map(|(id, entry)| Some((id, completion(entry)?)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::wire::message::{Outgoing, Properties};
+    use crate::wire::value::{Table, Value};
+    use bytes::Bytes;
+
+    /// A message, published at this position, that the broker refuses if it has a `CC` of another type than a list.
+    fn published(position: u64, cc: Option<Value>) -> PublishedMessage {
+        let headers: Table = cc.map(|cc| ("CC".to_owned(), cc)).into_iter().collect();
+        let message = Outgoing {
+            exchange: String::new(),
+            routing_key: "calculator".into(),
+            mandatory: true,
+            properties: Properties {
+                headers,
+                ..Properties::default()
+            },
+            body: Bytes::new(),
+        };
+        let traits = Traits::of(&message);
+        PublishedMessage { position, traits }
+    }
+
+    /// The first call of a batch may have been answered when the broker closes the channel. The others of the batch
+    /// are before the refused message all the same, and their replies come.
+    #[test]
+    fn calls_of_a_batch_before_a_refused_message_go_on() {
+        let calls = InFlightCalls::new(Arc::default());
+        let register = |message| calls.register(message).unwrap();
+        let (first, _first) = register(CallMessage::Queued);
+        let (second, mut second_completion) = register(CallMessage::Queued);
+        assert_eq!(
+            calls.assign_message(&mut vec![first, second], |id| *id),
+            Some(first)
+        );
+        calls.set_published([first, second], published(0, None));
+        let (refused, mut refused_completion) = register(CallMessage::Own);
+        calls.set_published([refused], published(1, Some(Value::Int(1))));
+        let (unsent, mut unsent_completion) = register(CallMessage::Own);
+        calls.remove(first);
+
+        let text =
+            "PRECONDITION_FAILED - invalid message: {unacceptable_type_in_header,\"CC\",long}";
+        let (code, text) = (406, text.to_owned());
+        calls.channel_refused(&Error::new(ErrorKind::Broker { code, text }));
+        assert!(matches!(
+            refused_completion.try_recv(),
+            Ok(CallCompletion::Refused(_))
+        ));
+        for completion in [&mut second_completion, &mut unsent_completion] {
+            assert!(completion.try_recv().is_err(), "it goes on");
+        }
+        assert!(calls.message_of(second).is_some() && calls.message_of(unsent).is_some());
+    }
 }

@@ -72,10 +72,11 @@ impl ReplyQueue {
     /// # Errors
     /// The channel is closed, and the request was not sent.
     pub(in crate::client) fn publish(&self, message: &Outgoing, id: u64) -> Result<(), Error> {
-        self.publish_with(message, id, self.burst.next()).map(drop)
+        self.publish_with(message, &mut std::iter::once(id), self.burst.next())
+            .map(drop)
     }
 
-    /// Publishes a message whose first call is `id`. The message is flushed when the result is awaited,
+    /// Publishes the message of these calls. The message is flushed when the result is awaited,
     /// together with others that were published before; the result completes when the message is written
     /// to the socket, or is lost with its session.
     ///
@@ -84,9 +85,9 @@ impl ReplyQueue {
     pub(in crate::client) fn publish_deferred(
         &self,
         message: &Outgoing,
-        id: u64,
+        ids: &mut dyn Iterator<Item = u64>,
     ) -> Result<impl Future<Output = ()> + use<>, Error> {
-        let (channel, offset) = self.publish_with(message, id, Flush::Deferred)?;
+        let (channel, offset) = self.publish_with(message, ids, Flush::Deferred)?;
         Ok(async move {
             channel.flush(Flush::IoTask);
             // An error means that the session has ended, which completes all its calls.
@@ -97,7 +98,7 @@ impl ReplyQueue {
     fn publish_with(
         &self,
         message: &Outgoing,
-        id: u64,
+        ids: &mut dyn Iterator<Item = u64>,
         flush: Flush,
     ) -> Result<(Arc<Channel>, WriteOffset), Error> {
         let channel = self.request_channel();
@@ -107,7 +108,7 @@ impl ReplyQueue {
         let note = || {
             let position = self.published.fetch_add(1, Ordering::Relaxed);
             let published = PublishedMessage { position, traits };
-            self.in_flight.set_published(id, published);
+            self.in_flight.set_published(ids, published);
             Ok(())
         };
         match channel.publish_recorded(message, flush, note) {
