@@ -226,6 +226,14 @@ pub(crate) fn without_groups(mut ty: &Type) -> &Type {
     }
 }
 
+/// The names of a path's segments.
+pub(crate) fn segments(path: &syn::Path) -> Vec<String> {
+    path.segments
+        .iter()
+        .map(|segment| segment.ident.to_string())
+        .collect()
+}
+
 /// The type arguments of a path's last segment, if that is `name`.
 fn arguments_of<'a>(ty: &'a Type, name: &str) -> Option<(&'a syn::Path, Vec<&'a Type>)> {
     let Type::Path(syn::TypePath { qself: None, path }) = without_groups(ty) else {
@@ -247,11 +255,7 @@ pub(crate) fn is_octets(ty: &Type) -> bool {
     let Some((path, arguments)) = arguments_of(option_of(ty).unwrap_or(ty), "Vec") else {
         return false;
     };
-    let words: Vec<_> = path
-        .segments
-        .iter()
-        .map(|word| word.ident.to_string())
-        .collect();
+    let words = segments(path);
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     let is_byte =
         |ty: &Type| matches!(without_groups(ty), Type::Path(path) if path.path.is_ident("u8"));

@@ -1,6 +1,6 @@
 //! Rules of types: values that are sent are owned, and their types are known to both sides.
 
-use crate::ast::{Method, without_groups};
+use crate::ast::{Method, segments, without_groups};
 use crate::ctxt::Ctxt;
 use quote::ToTokens;
 use syn::visit::{self, Visit};
@@ -35,11 +35,7 @@ fn not_context(ctxt: &Ctxt, input: &PatType) -> bool {
     let Type::Path(TypePath { qself: None, path }) = owned else {
         return false;
     };
-    let words: Vec<_> = path
-        .segments
-        .iter()
-        .map(|word| word.ident.to_string())
-        .collect();
+    let words = segments(path);
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     let is_named_so = matches!(
         &*input.pat,
