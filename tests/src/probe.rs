@@ -6,6 +6,7 @@ use crate::eventually::eventually;
 use crate::gate::Gate;
 use crate::proxy::Proxy;
 use crate::raw::Raw;
+use lepus::middleware::Layered;
 use lepus::{CallError, Connection, Context, Error, Running, Server};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -231,6 +232,19 @@ pub fn serve_concurrently(
 ) -> Server {
     let service = ProbeServer::from_arc(Arc::clone(subject));
     Server::new(connection).serve(service.concurrency(requests))
+}
+
+/// A running server of the probe with layers, its subject, and a connection to call it over.
+pub async fn serve_layered(
+    env: &Env,
+    make: impl FnOnce(ProbeServer<Subject>) -> Layered,
+) -> (Running, Arc<Subject>, Connection) {
+    env.name("probe");
+    let subject = Arc::new(Subject::default());
+    let service = ProbeServer::from_arc(Arc::clone(&subject)).concurrency(8);
+    let serving = Server::new(&env.connect().await).serve(make(service));
+    let running = serving.start().await.expect("a server");
+    (running, subject, env.connect().await)
 }
 
 /// Nothing waits in the queue; where the broker tells, nothing is unsettled either.

@@ -6,11 +6,13 @@ use lepus::middleware::{
     AccessLog, Auth, ConcurrencyLimit, Layered, LoadShed, Next, RateLimit, Timeout, from_fn,
 };
 use lepus::{
-    Code, Connection, Context, Running, Server, Status, Topic, WorkQueue,
+    Code, Connection, Context, Server, Status, Topic, WorkQueue,
     amqp::{Table, Value},
     rpc::{Client, ClientBuilder, Reply, ReplyOutcome, Request},
 };
-use lepus_tests::probe::{DivideByZero, Facts, ProbeClient, ProbeServer, RpcFixture, Subject};
+use lepus_tests::probe::{
+    DivideByZero, Facts, ProbeClient, ProbeServer, RpcFixture, Subject, serve_layered,
+};
 use lepus_tests::proxy::Cut;
 use lepus_tests::{Env, conformance};
 use std::sync::{Arc, Mutex};
@@ -232,23 +234,10 @@ macro_rules! noting {
     }};
 }
 
-/// A server of the probe with layers, and a client.
-async fn layered(
-    env: &Env,
-    make: impl FnOnce(ProbeServer<Subject>) -> Layered,
-) -> (Running, Arc<Subject>, Connection) {
-    env.name("probe");
-    let subject = Arc::new(Subject::default());
-    let service = ProbeServer::from_arc(Arc::clone(&subject)).concurrency(8);
-    let serving = Server::new(&env.connect().await).serve(make(service));
-    let running = serving.start().await.expect("a server");
-    (running, subject, env.connect().await)
-}
-
 async fn a_layer_tells_the_outcomes_apart(env: Env) {
     let seen = Seen::default();
     let (_server, subject, calling) =
-        layered(&env, |probe| probe.layer((AccessLog::new(), noting!(seen)))).await;
+        serve_layered(&env, |probe| probe.layer((AccessLog::new(), noting!(seen)))).await;
     let probe = ProbeClient::new(&calling);
     probe.echo("a".into()).await.expect("a reply");
     let error = probe.divide(1, 0).await.expect_err("an error");
@@ -317,7 +306,8 @@ async fn claims_of_a_layer_reach_the_handler(env: Env) {
 
 async fn each_call_of_a_shared_message_passes_the_layers(env: Env) {
     let seen = Seen::default();
-    let (_server, _subject, calling) = layered(&env, |probe| probe.layer(noting!(seen))).await;
+    let (_server, _subject, calling) =
+        serve_layered(&env, |probe| probe.layer(noting!(seen))).await;
     let probe = ProbeClient::builder(&calling).coalesce(64).build();
     probe.echo("first".into()).await.expect("a reply");
     let calls = (0..20).map(|number| probe.echo(number.to_string()).into_future());
@@ -335,7 +325,7 @@ async fn headers_of_replies_reach_the_layers_of_the_client(env: Env) {
             .with_header("x-cache", "miss")
             .with_header("x-length", length)
     });
-    let (_server, _subject, calling) = layered(&env, |probe| probe.layer(answering)).await;
+    let (_server, _subject, calling) = serve_layered(&env, |probe| probe.layer(answering)).await;
     let headers = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&headers);
     let reading = from_fn(move |request: Request, next: Next| {
@@ -369,7 +359,7 @@ async fn headers_of_replies_reach_the_layers_of_the_client(env: Env) {
 
 async fn a_full_server_answers_at_once(env: Env) {
     let shed = LoadShed::new(1);
-    let (_server, subject, calling) = layered(&env, |probe| probe.layer(shed)).await;
+    let (_server, subject, calling) = serve_layered(&env, |probe| probe.layer(shed)).await;
     let probe = ProbeClient::new(&calling);
     let held = probe.hold(1).send().await.expect("sent");
     subject.gate.entered(1).await;

@@ -2,10 +2,10 @@
 
 use super::SHORT;
 use futures_util::future::{BoxFuture, join_all};
-use lepus::middleware::{FromTower, Layered, Next, Service as _, ToTower, TowerService, from_fn};
+use lepus::middleware::{FromTower, Next, Service as _, ToTower, TowerService, from_fn};
 use lepus::rpc::{Reply, ReplyOutcome, Request};
-use lepus::{Code, Connection, Running, Server, Status};
-use lepus_tests::probe::{ProbeClient, ProbeServer, RpcFixture, Subject};
+use lepus::{Code, Status};
+use lepus_tests::probe::{ProbeClient, ProbeServer, RpcFixture, Subject, serve_layered};
 use lepus_tests::{Env, conformance};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,22 +20,10 @@ conformance!(
     a_stack_of_tower_around_a_client,
 );
 
-async fn serve(
-    env: &Env,
-    make: impl FnOnce(ProbeServer<Subject>) -> Layered,
-) -> (Running, Arc<Subject>, Connection) {
-    env.name("probe");
-    let subject = Arc::new(Subject::default());
-    let service = ProbeServer::from_arc(Arc::clone(&subject)).concurrency(8);
-    let serving = Server::new(&env.connect().await).serve(make(service));
-    let running = serving.start().await.expect("a server");
-    (running, subject, env.connect().await)
-}
-
 async fn a_stack_of_tower_around_a_service(env: Env) {
     let stack = ServiceBuilder::new().concurrency_limit(4).timeout(SHORT);
     let (_server, _subject, calling) =
-        serve(&env, |probe| probe.layer(FromTower::new(stack))).await;
+        serve_layered(&env, |probe| probe.layer(FromTower::new(stack))).await;
     let probe = ProbeClient::new(&calling);
     let error = probe.hold(1).await.expect_err("stopped");
     assert_eq!(error.code(), Some(Code::DeadlineExceeded), "{error}");
@@ -47,7 +35,8 @@ async fn a_stack_of_tower_around_a_service(env: Env) {
 
 async fn a_full_stack_of_tower_sheds_its_load(env: Env) {
     let stack = ServiceBuilder::new().load_shed().concurrency_limit(1);
-    let (_server, subject, calling) = serve(&env, |probe| probe.layer(FromTower::new(stack))).await;
+    let (_server, subject, calling) =
+        serve_layered(&env, |probe| probe.layer(FromTower::new(stack))).await;
     let probe = ProbeClient::new(&calling);
     let held = probe.hold(1).send().await.expect("sent");
     subject.gate.entered(1).await;
@@ -109,7 +98,7 @@ where
 async fn a_layer_of_ones_own_in_tower(env: Env) {
     let count = Arc::new(AtomicUsize::new(0));
     let stack = FromTower::new(Counting(Arc::clone(&count)));
-    let (_server, _subject, calling) = serve(&env, |probe| probe.layer(stack)).await;
+    let (_server, _subject, calling) = serve_layered(&env, |probe| probe.layer(stack)).await;
     let probe = ProbeClient::builder(&calling).coalesce(16).build();
     probe.echo("first".into()).await.expect("a reply");
     for reply in join_all((0..20).map(|_| probe.echo("x".into()).into_future())).await {
@@ -143,7 +132,7 @@ async fn a_layer_of_lepus_in_a_stack_of_tower(env: Env) {
         );
         layered
     };
-    let (_server, _subject, calling) = serve(&env, make).await;
+    let (_server, _subject, calling) = serve_layered(&env, make).await;
     let probe = ProbeClient::new(&calling);
     let facts = probe.facts().await.expect("a reply");
     assert_eq!(facts.headers["x-service"], "probe");
