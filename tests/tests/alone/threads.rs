@@ -23,6 +23,7 @@ conformance!(in_turn;
     attempts_that_were_dropped,
     connections_that_were_lost,
     a_connection_that_is_away,
+    one_thread_is_enough_for_all_io,
     shared_io_takes_no_thread_of_its_own,
     a_closed_connection_holds_nothing_though_its_link_is_stalled,
 );
@@ -239,6 +240,17 @@ async fn a_connection_that_is_away(env: Env) {
 }
 
 /// lapin has one for each AMQP connection, and that is all.
+/// And two of lapin's: one for each AMQP connection.
+async fn one_thread_is_enough_for_all_io(env: Env) {
+    no_threads().await;
+    let connection = env.connect().await;
+    let (server, probe) = in_use(&env, &connection).await;
+    let expected = [("lapin-io-loop", 2), ("lepus-io", 1)];
+    only_threads("one thread for I/O, and lapin's", &expected).await;
+    drop((server, probe, connection));
+    no_threads().await;
+}
+
 async fn shared_io_takes_no_thread_of_its_own(env: Env) {
     no_threads().await;
     let connection = env.builder().io(Io::Shared).open().await.unwrap();
