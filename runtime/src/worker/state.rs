@@ -235,7 +235,10 @@ pub(super) struct StateReporter {
 impl StateReporter {
     /// Adds a consumer to the list. It is waiting.
     pub(super) fn new(connection: &Connection, queue: &str) -> Self {
-        let consumers = Consumers::of(connection);
+        Self::add_to(Consumers::of(connection), queue)
+    }
+
+    fn add_to(consumers: Arc<Consumers>, queue: &str) -> Self {
         let reporter = Self {
             number: consumers.next.fetch_add(1, Ordering::Relaxed),
             consumers,
@@ -293,16 +296,7 @@ mod tests {
     use crate::error::ErrorKind;
 
     fn reporter(consumers: &Arc<Consumers>, queue: &str) -> StateReporter {
-        let number = consumers.next.fetch_add(1, Ordering::Relaxed);
-        let (since, error) = (Instant::now(), None);
-        let reporter = StateReporter {
-            consumers: Arc::clone(consumers),
-            number,
-            queue: queue.into(),
-            state: watch::Sender::new(ConsumerState::Waiting { since, error }),
-        };
-        lock(&consumers.started).insert(number, reporter.view());
-        reporter
+        StateReporter::add_to(Arc::clone(consumers), queue)
     }
 
     #[tokio::test(start_paused = true)]
