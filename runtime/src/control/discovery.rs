@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use super::answer::{HealthStatus, Named, Pong, ServiceHealth, ServiceInfo, ServiceStats};
 use super::answers::{Answer, Answers, AskedQuestion, AskerEvent};
 use crate::clock;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::link::{
     self, Channel, ChannelEvent, ChannelHandler, Connection, ConsumeMode, Consumer, Delivery,
     DeliveryCallback, Session,
@@ -218,7 +218,7 @@ impl<A: DeserializeOwned + Named + Send + 'static> Question<A> {
         let asking = ask(&connection, self.kind, keys, deadline);
         let asked = match timeout_at(deadline, asking).await {
             Ok(asked) => asked?,
-            Err(_) => return Err(in_vain(&connection)),
+            Err(_) => return Err(connection.publishing().timeout_error()),
         };
         Ok(Answers::new(asked, quiet, self.expected))
     }
@@ -272,18 +272,6 @@ fn addresses(recipients: &Recipients) -> VecDeque<(&'static str, String)> {
             keys.map(on_exchange).into()
         }
         Recipients::Instance(id) => [("", envelope::control_queue(id))].into(),
-    }
-}
-
-/// The error of a question that could not be asked in time.
-fn in_vain(connection: &Connection) -> Error {
-    let link = connection.publishing();
-    let blocked = link
-        .ready()
-        .and_then(|session| session.blocked().borrow().clone());
-    match blocked {
-        Some(reason) => Error::new(ErrorKind::Blocked(reason)),
-        None => Error::new(ErrorKind::Timeout).caused_by_trouble(link.trouble()),
     }
 }
 

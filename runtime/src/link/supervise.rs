@@ -188,6 +188,18 @@ impl Link {
         }
     }
 
+    /// The error of who has waited too long for a session that takes messages: blocked, with the broker's reason, if
+    /// that is the cause; otherwise a timeout, with the reason why there is no session as its source.
+    pub(crate) fn timeout_error(&self) -> Error {
+        let blocked = self
+            .ready()
+            .and_then(|session| session.blocked().borrow().clone());
+        match blocked {
+            Some(reason) => Error::new(ErrorKind::Blocked(reason)),
+            None => Error::new(ErrorKind::Timeout).caused_by_trouble(self.trouble()),
+        }
+    }
+
     /// Completes when the connection is closed.
     pub(crate) async fn closed(&self) {
         let mut status = self.status.clone();

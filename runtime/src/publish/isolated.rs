@@ -84,14 +84,14 @@ impl Isolation {
             let channel = match tokio::time::timeout_at(deadline, opening).await {
                 Ok(Ok(channel)) => channel,
                 Ok(Err(error)) => return Err(not_sent(error)),
-                Err(_) => return Err(not_sent(sender.timeout_error().await)),
+                Err(_) => return Err(not_sent(sender.link().timeout_error())),
             };
             state.channel = Some(Arc::clone(&channel));
             if let Some(sent) = sender.send_on(&channel, message, started, limit) {
                 break sent?;
             }
             if Instant::now() >= deadline {
-                return Err(not_sent(sender.timeout_error().await));
+                return Err(not_sent(sender.link().timeout_error()));
             }
             tokio::time::sleep(RETRY_PAUSE).await;
         };

@@ -313,8 +313,8 @@ impl Publisher {
 
     /// The error of a message that could not be sent before its deadline: blocked, with the broker's
     /// reason, if that is the cause.
-    pub(crate) async fn timeout_error(&self) -> Error {
-        self.inner.sender.timeout_error().await
+    pub(crate) fn timeout_error(&self) -> Error {
+        self.inner.sender.link().timeout_error()
     }
 }
 

@@ -92,7 +92,7 @@ impl ConfirmSender {
             let channel = match tokio::time::timeout_at(deadline, self.channel()).await {
                 Ok(Ok(channel)) => channel,
                 Ok(Err(error)) => return Err(not_sent(error)),
-                Err(_) => return Err(not_sent(self.timeout_error().await)),
+                Err(_) => return Err(not_sent(self.link.timeout_error())),
             };
             if let Some(sent) = self.send_on(&channel, &message, started, limit) {
                 return sent;
@@ -100,7 +100,7 @@ impl ConfirmSender {
             // A kept channel is returned at once, even after the deadline, so that the timeout above
             // does not end a loop over channels that fail.
             if Instant::now() >= deadline {
-                return Err(not_sent(self.timeout_error().await));
+                return Err(not_sent(self.link.timeout_error()));
             }
             tokio::time::sleep(RETRY_PAUSE).await;
         }
@@ -145,19 +145,6 @@ impl ConfirmSender {
                 None
             }
             Err(error) => Some(Err(PublishFailure::not_sent(error, started))),
-        }
-    }
-
-    /// The error of a message that could not be sent before its deadline: blocked, with the broker's
-    /// reason, if that is the cause; otherwise with the reason why there is no connection as its source.
-    pub(super) async fn timeout_error(&self) -> Error {
-        let session = self.link.session();
-        let session = tokio::time::timeout(Duration::ZERO, session).await;
-        let session = session.ok().and_then(Result::ok);
-        let reason = session.and_then(|session| session.blocked().borrow().clone());
-        match reason {
-            Some(text) => Error::new(ErrorKind::Blocked(text)),
-            None => Error::new(ErrorKind::Timeout).caused_by_trouble(self.link.trouble()),
         }
     }
 

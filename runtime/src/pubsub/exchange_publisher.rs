@@ -195,7 +195,7 @@ impl ExchangePublisher {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(PublishFailure::sent(error, started)),
             Err(_) => {
-                let error = Box::pin(self.publisher.timeout_error()).await;
+                let error = self.publisher.timeout_error();
                 Err(PublishFailure::sent(error, started))
             }
         }
@@ -209,7 +209,7 @@ impl ExchangePublisher {
     ) -> Result<V, Error> {
         match timeout_at(deadline, wait).await {
             Ok(result) => result,
-            Err(_) => Err(self.publisher.timeout_error().await),
+            Err(_) => Err(self.publisher.timeout_error()),
         }
     }
 
