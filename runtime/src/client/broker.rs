@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Outcome};
 use crate::link::Connection;
 use crate::publish::{MAX_UNCONFIRMED, Publisher};
 use crate::stats::HandlerOutcome;
+use crate::wire::message::Outgoing;
 
 /// The pause before a request that was not sent is tried again, while its channel is replaced.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
@@ -59,14 +60,7 @@ impl BrokerBackend {
     /// Publishes a request in a message of its own, on the first session that accepts it.
     pub(super) async fn send(&self, request: &CallRequest) -> Result<PendingCall, Error> {
         loop {
-            let queue = match timeout_at(request.deadline, self.current.wait()).await {
-                Ok(Ok(queue)) => queue,
-                Ok(Err(error)) => return Err(request.not_sent(error)),
-                Err(_) => return Err(self.waited_in_vain(request)),
-            };
-            if request.time_left().is_zero() {
-                return Err(request.failed(ErrorKind::Timeout, Outcome::NotSent));
-            }
+            let queue = self.reply_queue(request).await?;
             match self.publish_on(&queue, request) {
                 Some(Ok(call)) => return Ok(call),
                 Some(Err(error)) if !error.is_disconnected_or_closed() => {
@@ -136,65 +130,64 @@ impl BrokerBackend {
     /// The channel is shared with other publishes. If the broker closes it over one of them, the request may or may
     /// not be in its queue, and the reply is waited for as usual.
     pub(super) async fn send_confirmed(&self, request: &CallRequest) -> Result<PendingCall, Error> {
-        loop {
-            let queue = match timeout_at(request.deadline, self.current.wait()).await {
-                Ok(Ok(queue)) => queue,
-                Ok(Err(error)) => return Err(request.not_sent(error)),
-                Err(_) => return Err(self.waited_in_vain(request)),
-            };
-            if request.time_left().is_zero() {
-                return Err(request.failed(ErrorKind::Timeout, Outcome::NotSent));
+        let (call, message) = self.register(request).await?;
+        let (now, left) = (Instant::now(), request.time_left());
+        let published = match self.publisher.send(message, now, left).await {
+            Ok(pending) => pending.wait().await,
+            Err(failure) => Err(failure),
+        };
+        match published {
+            Err(failure) if !failure.error.is_unconfirmed() => {
+                let error = failure.into_error(&request.target());
+                request.ended(HandlerOutcome::Status(error.grpc_code()));
+                Err(error)
             }
-            let Some(call) = queue.register(CallMessage::Own) else {
-                tokio::time::sleep(RETRY_PAUSE).await;
-                continue;
-            };
-            let app_id = self.connection.given_name();
-            let message = Arc::new(request.message(app_id, Some(call.address()), false));
-            let (now, left) = (Instant::now(), request.time_left());
-            let published = match self.publisher.send(message, now, left).await {
-                Ok(pending) => pending.wait().await,
-                Err(failure) => Err(failure),
-            };
-            return match published {
-                Err(failure) if !failure.error.is_unconfirmed() => {
-                    let error = failure.into_error(&request.target());
-                    request.ended(HandlerOutcome::Status(error.grpc_code()));
-                    Err(error)
-                }
-                Ok(()) | Err(_) => {
-                    request.sent(1);
-                    Ok(call)
-                }
-            };
+            Ok(()) | Err(_) => {
+                request.sent(1);
+                Ok(call)
+            }
         }
     }
 
     /// Publishes a request with a confirm and without other requests on its channel. If the broker closes
     /// that channel, this request is the reason.
     pub(super) async fn send_isolated(&self, request: &CallRequest) -> Result<PendingCall, Error> {
+        let (call, message) = self.register(request).await?;
+        let published = self.publisher.publish(message, request.time_left()).await;
+        published
+            .map(|()| {
+                request.sent(1);
+                call
+            })
+            .map_err(|failure| failure.into_error(&request.target()))
+    }
+
+    /// Registers a call with the next reply queue that takes it, and makes its message.
+    async fn register(&self, request: &CallRequest) -> Result<(PendingCall, Arc<Outgoing>), Error> {
         loop {
-            let queue = match timeout_at(request.deadline, self.current.wait()).await {
-                Ok(Ok(queue)) => queue,
-                Ok(Err(error)) => return Err(request.not_sent(error)),
-                Err(_) => return Err(self.waited_in_vain(request)),
-            };
-            if request.time_left().is_zero() {
-                return Err(request.failed(ErrorKind::Timeout, Outcome::NotSent));
+            let queue = self.reply_queue(request).await?;
+            if let Some(call) = queue.register(CallMessage::Own) {
+                let app_id = self.connection.given_name();
+                let message = request.message(app_id, Some(call.address()), false);
+                return Ok((call, Arc::new(message)));
             }
-            let Some(call) = queue.register(CallMessage::Own) else {
-                tokio::time::sleep(RETRY_PAUSE).await;
-                continue;
-            };
-            let app_id = self.connection.given_name();
-            let message = Arc::new(request.message(app_id, Some(call.address()), false));
-            let published = self.publisher.publish(message, request.time_left()).await;
-            return published
-                .map(|()| {
-                    request.sent(1);
-                    call
-                })
-                .map_err(|failure| failure.into_error(&request.target()));
+            tokio::time::sleep(RETRY_PAUSE).await;
         }
+    }
+
+    /// The reply queue, once there is one whose session takes messages.
+    ///
+    /// # Errors
+    /// There was none before the deadline, or it is refused.
+    async fn reply_queue(&self, request: &CallRequest) -> Result<Arc<ReplyQueue>, Error> {
+        let queue = match timeout_at(request.deadline, self.current.wait()).await {
+            Ok(Ok(queue)) => queue,
+            Ok(Err(error)) => return Err(request.not_sent(error)),
+            Err(_) => return Err(self.waited_in_vain(request)),
+        };
+        if request.time_left().is_zero() {
+            return Err(request.failed(ErrorKind::Timeout, Outcome::NotSent));
+        }
+        Ok(queue)
     }
 }

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::execution::{AbortUnlessChannelClosed, Execution, Executor};
+use super::execution::{AbortUnlessChannelClosed, Execution, Executor, RunOn};
 use super::method_meters::MethodMeters;
 use super::method_table::MethodTable;
 use super::reply::{AckMode, ReplyRoute, ReplySender};
@@ -356,6 +356,7 @@ impl Handler for Dispatcher {
         if route.origin.is_acknowledged {
             return Box::pin(self.answer_acked(channel, tag, execution, route)).await;
         }
+        // Not by `Executor::execute`, whose future would hold the handler a second time.
         let Execution {
             deadline,
             context,
@@ -391,15 +392,8 @@ impl Dispatcher {
     ) -> Settlement {
         let (tasks, reply_channel) = (self.tasks.clone(), Arc::clone(&channel));
         let task = tasks.spawn(async move {
-            let Execution {
-                deadline,
-                context,
-                metered,
-                handler,
-            } = execution;
             let _permit = self.permits.acquire().await;
-            let end = guard(deadline, handler).await;
-            let reply = self.executor.reply_of(&context, metered, end);
+            let reply = self.executor.execute(execution, RunOn::Inline).await;
             self.answer(&reply_channel, tag, reply, route)
         });
         AbortUnlessChannelClosed::join(task, channel).await
