@@ -16,6 +16,7 @@ const FLOORS: &[&[&str]] = &[
         "escape",
         "extensions",
         "sync",
+        "cancel_table",
         "wire/name",
         "wire/value",
         "wire/status",
@@ -33,6 +34,7 @@ const FLOORS: &[&[&str]] = &[
         "meter",
         "span",
         "context",
+        "cancellable",
         "policy/verdict",
     ],
     &[

@@ -13,6 +13,7 @@ use super::method_meters::MethodMeters;
 use super::method_table::MethodTable;
 use super::reply::{AckMode, ReplyRoute, ReplySender};
 use super::sent_replies::ReplyOrigin;
+use crate::cancel_table::{BatchKey, CancelKey, CancelTable};
 use crate::context::{Invocation, Times};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::Error;
@@ -52,6 +53,8 @@ pub(super) struct Dispatcher {
     pub(super) is_concurrent: bool,
     pub(super) counters: Arc<Counters>,
     pub(super) hooks: Hooks,
+    /// `None` if the connection has no control queue, where callers tell that they have given a call up.
+    cancels: Option<Arc<CancelTable>>,
     tasks: Handle,
 }
 
@@ -114,12 +117,30 @@ impl Dispatcher {
             is_concurrent: concurrency > 1,
             counters: connection.counters(),
             hooks: connection.hooks().clone(),
+            cancels: connection
+                .has_control()
+                .then(|| connection.shared(CancelTable::default)),
             tasks: connection.tasks().clone(),
         }
     }
 
     pub(super) fn service_name(&self) -> &'static str {
         self.replies.service()
+    }
+
+    /// The request that gets this reply, for its caller to give it up. `None` if nobody waits for a reply.
+    fn cancel_key(&self, method: &MethodDescriptor, route: &ReplyRoute) -> Option<CancelKey> {
+        let (table, address) = (self.cancels.as_ref()?, route.address()?);
+        if method.is_oneway() {
+            return None;
+        }
+        Some(CancelKey::new(table, address, method.is_cancellable()))
+    }
+
+    /// The message with several calls that gets these replies.
+    pub(super) fn batch_key(&self, route: &ReplyRoute) -> Option<BatchKey> {
+        let (table, (reply_to, id)) = (self.cancels.as_ref()?, route.address()?);
+        Some(BatchKey::new(table, reply_to, id))
     }
 
     pub(super) fn check_size(&self, size: usize) -> Result<(), Status> {
@@ -285,7 +306,10 @@ impl Dispatcher {
             ..MessageInfo::default()
         };
         let (service, times) = (self.service_name(), Times::new(received_at, deadline));
-        let facts = Invocation::request(service, method.name(), times, message);
+        let facts = Invocation {
+            cancel: self.cancel_key(method, &route),
+            ..Invocation::request(service, method.name(), times, message)
+        };
         let metered = self.meter(Some(method)).start(arrived);
         let execution = self.executor.prepare(method, codec, body, facts, metered);
         Accepted::Execute(execution, route)
@@ -368,7 +392,10 @@ impl Handler for Dispatcher {
             let end = guard(deadline, handler).await;
             self.executor.reply_of(&context, metered, end)
         };
-        self.answer(&channel, tag, reply, route)
+        match reply {
+            Some(reply) => self.answer(&channel, tag, reply, route),
+            None => Settlement::Ack,
+        }
     }
 
     fn started(&self, channel: &Arc<Channel>) {
@@ -393,8 +420,10 @@ impl Dispatcher {
         let (tasks, reply_channel) = (self.tasks.clone(), Arc::clone(&channel));
         let task = tasks.spawn(async move {
             let _permit = self.permits.acquire().await;
-            let reply = self.executor.execute(execution, RunOn::Inline).await;
-            self.answer(&reply_channel, tag, reply, route)
+            match self.executor.execute(execution, RunOn::Inline).await {
+                Some(reply) => self.answer(&reply_channel, tag, reply, route),
+                None => Settlement::Settled,
+            }
         });
         AbortUnlessChannelClosed::join(task, channel).await
     }

@@ -14,8 +14,8 @@ mod request;
 mod reserved;
 
 pub(crate) use control::{
-    ALL, AnswerHead, CONTROL_EXCHANGE, QuestionHead, QuestionKind, control_queue, queue_key,
-    service_key,
+    ALL, AnswerHead, CONTROL_EXCHANGE, CancelHead, QuestionHead, QuestionKind, control_queue,
+    queue_key, service_key,
 };
 pub(crate) use dead_letter::DeathRecord;
 pub(crate) use event::EventHead;

@@ -53,6 +53,8 @@ const BLOCKS: &[&str] = &[
     "control.info",
     "control.stats",
     "control.health",
+    "control.cancel",
+    "control.cancel.calls",
 ];
 
 #[test]
