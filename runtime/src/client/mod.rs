@@ -7,6 +7,7 @@ mod call;
 mod coalesce;
 mod correlation;
 mod handle;
+mod layered;
 mod presence;
 mod reply_queue;
 mod request;

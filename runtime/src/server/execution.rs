@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::task::futures::TaskLocalFuture;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
-use crate::context::{Context, InSpan, Invocation};
+use crate::context::{Context, InContext, Invocation};
 use crate::descriptor::MethodDescriptor;
 use crate::escape::{Escaped, escaped};
 use crate::handler_guard::{AbortOnDropTask, HandlerEnd, guard};
@@ -26,7 +25,7 @@ pub(super) struct Execution {
     pub(super) deadline: Option<Instant>,
     pub(super) context: Context,
     pub(super) metered: Metered,
-    pub(super) handler: TaskLocalFuture<Context, InSpan<Reply>>,
+    pub(super) handler: InContext<Reply>,
 }
 
 /// The task that a handler runs on.
