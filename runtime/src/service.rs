@@ -556,12 +556,12 @@ impl Reply {
         Self::failed(Status::new(Code::Internal, text))
     }
 
-    /// The outcome as a field of spans and log events: `ok`, `error` for the method's own error, the code of
+    /// The outcome as a field of spans and log events: `ok`, `application` for the method's own error, the code of
     /// the status, or `panicked`.
     pub(crate) fn outcome_name(&self) -> &'static str {
         match self.outcome() {
             ReplyOutcome::Value => "ok",
-            ReplyOutcome::OwnError => "error",
+            ReplyOutcome::OwnError => HandlerOutcome::OwnError.as_str(),
             ReplyOutcome::Status(status) => status.code().as_str(),
             ReplyOutcome::Failed(error) => error.grpc_code().as_str(),
             ReplyOutcome::TimedOut => Code::DeadlineExceeded.as_str(),

@@ -123,10 +123,7 @@ impl CallRequest {
         if self.span.is_none() {
             return;
         }
-        let outcome = match outcome {
-            HandlerOutcome::OwnError => "error",
-            other => other.as_str(),
-        };
+        let outcome = outcome.as_str();
         record_outcome(&self.span, outcome);
         tracing::debug!(
             parent: &self.span,
