@@ -498,6 +498,7 @@ impl Handler for JobHandler {
             match verdict.0 {
                 Judgement::Done => unacked.finished(true),
                 Judgement::Failed { .. }
+                | Judgement::Undecodable { .. }
                 | Judgement::TimedOut { .. }
                 | Judgement::Panicked { .. } => unacked.finished(false),
                 Judgement::Requeue | Judgement::UnknownTask { .. } => {}

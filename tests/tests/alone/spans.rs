@@ -144,3 +144,70 @@ async fn jobs_and_events_have_spans_on_both_sides() {
     connection.close().await;
     Log::capture("off");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_does_not_decode_is_told_once() {
+    let _turn = turn().await;
+    let log = Log::capture("lepus=debug");
+    log.take();
+    let broker = Broker::start().await.unwrap();
+    let connection = Connection::open(&broker.uri()).await.unwrap();
+    let news = Fanout::<u8>::new("news");
+    let subscription = news.subscribe(&connection).layer(AccessLog::new());
+    let subscription = subscription.start(|_| async {}).await.unwrap();
+    let other = Fanout::<String>::new("news").publisher(&connection);
+    other.publish(&"no number".to_owned()).await.unwrap();
+    log.line_with(&["event handler ended", "outcome=\"application\""])
+        .await;
+    subscription.stop().await.unwrap();
+    connection.close().await;
+    let log = log.take();
+    Log::capture("off");
+    let warnings = log.lines().filter(|line| line.contains(" WARN "));
+    let warnings: Vec<_> = warnings.collect();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("does not decode"), "{warnings:?}");
+}
+
+/// The semantic conventions call AMQP's `correlation_id` so.
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_and_events_tell_the_conversation_that_they_belong_to() {
+    let _turn = turn().await;
+    let log = Log::capture("lepus=debug");
+    log.take();
+    let broker = Broker::start().await.unwrap();
+    let connection = Connection::open(&broker.uri()).await.unwrap();
+    let raw = Raw::open(&broker.uri()).await;
+    let resize = WorkQueue::<u8>::new("resize").worker(&connection);
+    let worker = resize.start(|_| async {}).await.unwrap();
+    let news = Fanout::<u8>::new("news");
+    let plain = news.subscribe(&connection).start(|_| async {}).await;
+    let layered = news.subscribe(&connection).layer(AccessLog::new());
+    let layered = layered.start(|_| async {}).await.unwrap();
+    for (exchange, key, conversation) in [("", "resize", "order\n7"), ("news", "", "order 8")] {
+        let properties = lapin::BasicProperties::default()
+            .with_content_type("application/json".into())
+            .with_correlation_id(conversation.into());
+        let sent = raw.publish_with(exchange, key, b"1", properties);
+        sent.await.unwrap();
+    }
+    log.line_with(&[
+        "process resize",
+        "messaging.message.conversation_id=\"order\\\\n7\"",
+        "handler ended",
+    ])
+    .await;
+    eventually("both have handled the event", || async {
+        let text = log.text();
+        let is_told = |line: &&str| {
+            let told = "messaging.message.conversation_id=\"order 8\"";
+            line.contains(told) && line.contains("event handler ended")
+        };
+        let count = text.lines().filter(is_told).count();
+        if count == 2 { Ok(()) } else { Err(text) }
+    })
+    .await;
+    drop((worker, plain.unwrap(), layered));
+    connection.close().await;
+    Log::capture("off");
+}

@@ -242,7 +242,7 @@ impl EventRuns {
             }
             _ => {
                 tracing::debug!(parent: &span, %exchange, %key, outcome, "event handler ended");
-                if let Some(error) = verdict.error() {
+                if let Some(error) = verdict.error().filter(|_| !verdict.is_told()) {
                     let error = Escaped(error);
                     tracing::warn!(parent: &span, %exchange, %key, %error, "event handler failed");
                 }
