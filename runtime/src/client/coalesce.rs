@@ -271,6 +271,7 @@ impl Batch {
             time_left: Some(time_left),
             priority: first.options.priority,
             caller: app_id.map(str::to_owned),
+            stamp: first.stamp(),
             ..RequestHead::default()
         };
         Ok(first.message_with(head, body))

@@ -161,6 +161,7 @@ impl CallRequest {
             codec: request.codec(),
             message_id: OnceLock::new(),
             trace: context.trace().clone(),
+            is_stamped: client.inner.is_stamped,
             span: Span::none(),
             observe: match &client.inner.backend {
                 Backend::Broker(backend) => backend.connection.hooks().observe.clone(),

@@ -70,7 +70,9 @@ pub(super) struct CallRequest {
     /// The idempotency key, once it is sent.
     pub(super) message_id: OnceLock<String>,
     pub(super) trace: Table,
-    /// [`Span::none`] if the end of the call is reported elsewhere, or to nobody.
+    /// Whether its message tells the time at which it is sent.
+    pub(super) is_stamped: bool,
+    /// [`Span::none`] if nobody takes it.
     pub(super) span: Span,
     pub(super) observe: Option<Arc<dyn Observe>>,
     /// Whether the observer was told of the end.
@@ -171,6 +173,11 @@ impl CallRequest {
         }
     }
 
+    /// The time at which a message with it is sent, if the message is to tell that.
+    pub(super) fn stamp(&self) -> Option<u64> {
+        self.is_stamped.then(clock::unix_millis).flatten()
+    }
+
     pub(super) fn time_left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
@@ -199,6 +206,7 @@ impl CallRequest {
             headers: self.options.headers.clone(),
             trace: self.trace.clone(),
             persistent: false,
+            stamp: self.stamp(),
         };
         self.message_with(head, self.options.body.clone())
     }

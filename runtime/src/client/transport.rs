@@ -132,6 +132,7 @@ pub(super) fn start(client: &Client, mut options: CallOptions) -> Result<CallReq
         codec: client.inner.codec,
         message_id: OnceLock::new(),
         trace: context.trace().clone(),
+        is_stamped: client.inner.is_stamped,
         span: span::call(client.inner.descriptor.name(), method.name()),
         observe: None,
         is_ended: AtomicBool::new(false),
