@@ -40,7 +40,8 @@
 //! All are at the level INFO and have the target `lepus::span`: a filter that drops these drops the trace. Calls that
 //! share a message ([`coalesce`](lepus::rpc::ClientBuilder::coalesce)) keep their traces apart. Events of a broadcast
 //! subscription that is read as a stream have no handler and no span; their
-//! [`trace`](lepus::Event::trace) is for the reader to use ([`remote_context`]).
+//! [`trace`](lepus::Event::trace) is for the reader to use ([`remote_context`]). The `correlation_id` of a job or an
+//! event, if its sender has set one, is the attribute `messaging.message.conversation_id`.
 //!
 //! # Metrics
 //!

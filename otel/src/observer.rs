@@ -1,5 +1,6 @@
 //! The observer of a connection: attributes of spans, and measurements.
 
+use std::iter;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use lepus::observe::{
     Called, ConnectionFact, Handled, HandlerKind, HandlerOutcome, Moved, Observe, Published,
     Starting,
 };
-use opentelemetry::trace::Status;
+use opentelemetry::KeyValue;
+use opentelemetry::trace::{Status, TraceContextExt};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
@@ -19,7 +21,7 @@ use crate::sink::{Attribute, Sink};
 pub(crate) struct Observer {
     sinks: Vec<Arc<dyn Sink>>,
     /// Host and port of the broker.
-    peer: RwLock<Option<(String, u16)>>,
+    peer: RwLock<Option<(Arc<str>, u16)>>,
 }
 
 impl Observer {
@@ -39,17 +41,17 @@ impl Observer {
     fn record_call(
         &self,
         metric: &Metric,
-        method: &str,
+        (service, method): (&str, &str),
         outcome: HandlerOutcome,
         duration: Duration,
     ) {
         if self.sinks.is_empty() {
             return;
         }
-        let status = status_code(outcome);
+        let (method, status) = (method_name(service, method), status_code(outcome));
         let attributes = [
             (names::RPC_SYSTEM_NAME, "lepus"),
-            (names::RPC_METHOD, method),
+            (names::RPC_METHOD, &*method),
             (names::RPC_RESPONSE_STATUS_CODE, status),
             (names::ERROR_TYPE, status),
         ];
@@ -60,27 +62,26 @@ impl Observer {
 
 impl Observe for Observer {
     fn call(&self, call: &Called<'_>) {
-        let method = method_name(call.service, call.method);
         self.record_call(
             &names::CLIENT_CALL_DURATION,
-            &method,
+            (call.service, call.method),
             call.outcome,
             call.duration,
         );
         if call.span.is_disabled() {
             return;
         }
-        call.span
-            .set_attribute(names::SERVER_ADDRESS, call.queue.to_owned());
         let peer = self.peer.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some((host, port)) = &*peer {
-            call.span
-                .set_attribute(names::NETWORK_PEER_ADDRESS, host.clone());
-            call.span
-                .set_attribute(names::NETWORK_PEER_PORT, i64::from(*port));
-        }
-        drop(peer);
-        set_rpc_status(call.span, call.outcome, call.outcome.is_failure());
+        let peer = peer.clone().map(|(host, port)| {
+            [
+                KeyValue::new(names::NETWORK_PEER_ADDRESS, host),
+                KeyValue::new(names::NETWORK_PEER_PORT, i64::from(port)),
+            ]
+        });
+        let server = KeyValue::new(names::SERVER_ADDRESS, call.queue.to_owned());
+        let attributes = iter::once(server).chain(peer.into_iter().flatten());
+        let is_error = call.outcome.is_failure();
+        set_rpc_status(call.span, attributes, call.outcome, is_error);
     }
 
     fn calls_sent(&self, service: &str, calls: usize) {
@@ -107,15 +108,14 @@ impl Observe for Observer {
 
     fn served(&self, request: &Handled<'_>) {
         self.ended(request);
-        let method = method_name(request.service, request.method);
         self.record_call(
             &names::SERVER_CALL_DURATION,
-            &method,
+            (request.service, request.method),
             request.outcome,
             request.duration,
         );
         let is_error = is_error_of_server(request.outcome);
-        set_rpc_status(request.span, request.outcome, is_error);
+        set_rpc_status(request.span, iter::empty(), request.outcome, is_error);
     }
 
     fn job(&self, job: &Handled<'_>) {
@@ -178,7 +178,7 @@ impl Observe for Observer {
                 ..
             } => {
                 let mut peer = self.peer.write().unwrap_or_else(PoisonError::into_inner);
-                *peer = Some((host.to_owned(), port));
+                *peer = Some((host.into(), port));
                 drop(peer);
                 if is_again {
                     let attributes = [(names::LEPUS_CONNECTION_ROLE, role)];
@@ -294,25 +294,39 @@ fn is_error_of_server(outcome: HandlerOutcome) -> bool {
     }
 }
 
-fn set_rpc_status(span: &Span, outcome: HandlerOutcome, is_error: bool) {
-    if span.is_disabled() {
-        return;
-    }
+fn set_rpc_status(
+    span: &Span,
+    attributes: impl Iterator<Item = KeyValue>,
+    outcome: HandlerOutcome,
+    is_error: bool,
+) {
     let status = status_code(outcome);
-    span.set_attribute(names::RPC_RESPONSE_STATUS_CODE, status);
-    if outcome != HandlerOutcome::Ok {
-        span.set_attribute(names::ERROR_TYPE, status);
-    }
-    if is_error {
-        span.set_status(Status::error(status));
-    }
+    let is_ok = outcome == HandlerOutcome::Ok;
+    let error = (!is_ok).then(|| KeyValue::new(names::ERROR_TYPE, status));
+    let code = KeyValue::new(names::RPC_RESPONSE_STATUS_CODE, status);
+    set(
+        span,
+        attributes.chain([code]).chain(error),
+        is_error.then_some(status),
+    );
 }
 
 fn set_error(span: &Span, error: Option<&'static str>) {
-    if let Some(error) = error
-        && !span.is_disabled()
-    {
-        span.set_attribute(names::ERROR_TYPE, error);
+    if let Some(error) = error {
+        set(span, [KeyValue::new(names::ERROR_TYPE, error)], Some(error));
+    }
+}
+
+/// Sets attributes of a span and its status. All of them are set by one access, because it takes longer to find the
+/// span than to set them.
+fn set(span: &Span, attributes: impl IntoIterator<Item = KeyValue>, error: Option<&'static str>) {
+    if span.is_disabled() {
+        return;
+    }
+    let context = span.context();
+    let span = context.span();
+    span.set_attributes(attributes);
+    if let Some(error) = error {
         span.set_status(Status::error(error));
     }
 }

@@ -39,10 +39,8 @@ impl TraceContext {
 impl Propagate for TraceContext {
     fn inject(&self, span: &Span, trace: &mut Table) {
         let own = span.context();
-        let active = Context::current();
-        let contexts = [&own, &active].map(|context| context.span().span_context().clone());
-        if let Some(context) = contexts.iter().find(|context| context.is_valid()) {
-            write(context, trace);
+        if !write(own.span().span_context(), trace) {
+            Context::map_current(|active| write(active.span().span_context(), trace));
         }
     }
 
@@ -79,13 +77,24 @@ pub fn remote_context(trace: &Table) -> Context {
     }
 }
 
-fn write(context: &SpanContext, trace: &mut Table) {
+/// Writes a trace into headers; `false` if it is not valid, and nothing is written.
+fn write(context: &SpanContext, trace: &mut Table) -> bool {
+    if !context.is_valid() {
+        return false;
+    }
     let flags = context.trace_flags() & TraceFlags::SAMPLED;
-    let parent = format!(
-        "00-{}-{}-{flags:02x}",
-        context.trace_id(),
-        context.span_id()
-    );
+    let trace_id = context.trace_id().to_bytes();
+    let span_id = context.span_id().to_bytes();
+    let fields: [&[u8]; 4] = [&[0], &trace_id, &span_id, &[flags.to_u8()]];
+    let mut parent = Vec::with_capacity(TRACEPARENT_LENGTH);
+    for field in fields {
+        if !parent.is_empty() {
+            parent.push(b'-');
+        }
+        put_hex(&mut parent, field);
+    }
+    // Digits and hyphens are valid UTF-8.
+    let parent = String::from_utf8(parent).unwrap_or_default();
     trace.insert(TRACEPARENT.to_owned(), parent.into());
     let state = context.trace_state().header();
     if state.is_empty() {
@@ -94,35 +103,67 @@ fn write(context: &SpanContext, trace: &mut Table) {
     } else {
         trace.insert(TRACESTATE.to_owned(), state.into());
     }
+    true
+}
+
+/// The length of a `traceparent` of version 0.
+const TRACEPARENT_LENGTH: usize = 55;
+
+/// Appends bytes as hexadecimal digits. By hand, because it is done for each message, and formatting takes ten times as
+/// long.
+fn put_hex(text: &mut Vec<u8>, bytes: &[u8]) {
+    let digit = |half: u8| half + if half < 10 { b'0' } else { b'a' - 10 };
+    for byte in bytes {
+        text.push(digit(byte >> 4));
+        text.push(digit(byte & 0xf));
+    }
 }
 
 /// Reads `traceparent`, of any version: a later one may have further fields at its end (W3C Trace Context, 3.2). `None`
 /// if there is none or it is not valid.
 fn read(trace: &Table) -> Option<SpanContext> {
     let parent = trace.get(TRACEPARENT).and_then(Value::as_str)?.trim();
-    let mut fields = parent.split('-');
-    let mut field = |digits: usize| {
-        let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        let field = fields.next()?;
-        (field.len() == digits && field.bytes().all(is_hex)).then_some(field)
+    let mut rest = parent.as_bytes();
+    let [version] = field(&mut rest, false)?;
+    let trace_id = TraceId::from_bytes(field(&mut rest, true)?);
+    let span_id = SpanId::from_bytes(field(&mut rest, true)?);
+    let [flags] = field(&mut rest, true)?;
+    let is_well = match (version, rest.first()) {
+        (0xff, _) => false,
+        (_, None) => true,
+        (version, Some(next)) => version > 0 && *next == b'-',
     };
-    let (version, trace_id, span_id, flags) = (field(2)?, field(32)?, field(16)?, field(2)?);
-    let is_more = fields.next().is_some();
-    if version == "ff" || (version == "00" && is_more) {
+    if !is_well {
         return None;
     }
-    let flags = TraceFlags::new(u8::from_str_radix(flags, 16).ok()?) & TraceFlags::SAMPLED;
+    let flags = TraceFlags::new(flags) & TraceFlags::SAMPLED;
     let state = trace.get(TRACESTATE).and_then(Value::as_str);
     // A state that is not valid does not make the parent so.
     let state = state.and_then(|state| TraceState::from_str(state).ok());
-    let context = SpanContext::new(
-        TraceId::from_hex(trace_id).ok()?,
-        SpanId::from_hex(span_id).ok()?,
-        flags,
-        true,
-        state.unwrap_or_default(),
-    );
+    let context = SpanContext::new(trace_id, span_id, flags, true, state.unwrap_or_default());
     context.is_valid().then_some(context)
+}
+
+/// Takes a field of so many bytes as lower-case hexadecimal digits from the start of a text, after a `-` unless it is
+/// the first one.
+fn field<const N: usize>(rest: &mut &[u8], is_further: bool) -> Option<[u8; N]> {
+    let mut text = *rest;
+    if is_further {
+        text = text.strip_prefix(b"-")?;
+    }
+    let (digits, after) = text.split_at_checked(2 * N)?;
+    let digit = |letter: u8| match letter {
+        b'0'..=b'9' => Some(letter - b'0'),
+        b'a'..=b'f' => Some(letter - b'a' + 10),
+        _ => None,
+    };
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        let &[high, low] = pair else { return None };
+        *byte = digit(high)? << 4 | digit(low)?;
+    }
+    *rest = after;
+    Some(bytes)
 }
 
 #[cfg(test)]
@@ -144,15 +185,25 @@ mod tests {
         let context = read(&headers).unwrap();
         assert!(context.is_sampled() && context.is_remote());
         let mut written = table(&[(TRACEPARENT, "other"), ("baggage", "x=y")]);
-        write(&context, &mut written);
+        assert!(write(&context, &mut written));
         assert_eq!(written.remove("baggage"), Some("x=y".into()));
         assert_eq!(written, headers);
 
         let unsampled = read(&table(&[(TRACEPARENT, &PARENT.replace("-01", "-00"))])).unwrap();
-        write(&unsampled, &mut written);
+        assert!(write(&unsampled, &mut written));
         assert_eq!(
             written,
             table(&[(TRACEPARENT, &PARENT.replace("-01", "-00"))])
+        );
+    }
+
+    #[test]
+    fn no_trace_is_not_written() {
+        let mut headers = table(&[(TRACEPARENT, PARENT), (TRACESTATE, "hare=1")]);
+        assert!(!write(&SpanContext::empty_context(), &mut headers));
+        assert_eq!(
+            headers,
+            table(&[(TRACEPARENT, PARENT), (TRACESTATE, "hare=1")])
         );
     }
 

@@ -1,12 +1,14 @@
-//! Deadlines and durations with arithmetic that cannot overflow, timestamps, and the check for a runtime.
+//! Deadlines and durations with arithmetic that cannot overflow, timers, timestamps, and the check for a runtime.
 //!
 //! Users may pass any `Duration`, even `Duration::MAX`. `Instant + Duration` and `Duration::mul_f64` panic if
 //! the result cannot be represented, so durations of users are added and multiplied in this file only.
 
+use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
-use tokio::time::Instant;
+use tokio::task::{Unconstrained, unconstrained};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// The longest duration, 30 years, which is longer than any program runs. tokio's timers accept an `Instant`
 /// this far ahead on every platform, and do not overflow when they round it.
@@ -19,6 +21,15 @@ const MAX_RESERVE: Duration = Duration::from_millis(250);
 /// The instant `limit` after `from`, at most 30 years after it.
 pub(crate) fn deadline(from: Instant, limit: Duration) -> Instant {
     from.checked_add(limit.min(FAR)).unwrap_or(from)
+}
+
+/// A timer that fires even if its task has used up its budget (`tokio::task::coop`). It is boxed, because one is made
+/// only where something has to wait, and a future that seldom waits would hold it all the time.
+pub(crate) type Timer = Pin<Box<Unconstrained<Sleep>>>;
+
+/// A timer that fires at this time.
+pub(crate) fn timer(at: Instant) -> Timer {
+    Box::pin(unconstrained(sleep_until(at)))
 }
 
 /// The deadline of calls that a handler makes: a little before its own, so that it can answer after such a call

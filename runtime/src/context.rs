@@ -7,7 +7,6 @@ use std::sync::{Arc, LazyLock};
 use std::task::{self, Poll};
 use std::time::Duration;
 
-use tokio::task::futures::TaskLocalFuture;
 use tokio::time::Instant;
 use tracing::Span;
 use tracing::field::DebugValue;
@@ -105,18 +104,43 @@ pub struct Context {
     invocation: Arc<Invocation>,
 }
 
-/// The future of a handler, which is polled in the span of its context.
-pub(crate) struct InSpan<T>(HandlerFuture<T>);
+/// The future of a handler. It is polled, and dropped, with its context current and in the span of that.
+#[must_use = "the handler runs when this is awaited"]
+pub(crate) struct InContext<T> {
+    context: Context,
+    /// `None` once it has ended.
+    handler: Option<HandlerFuture<T>>,
+}
 
-impl<T> Future for InSpan<T> {
+impl<T> InContext<T> {
+    pub(crate) fn context(&self) -> &Context {
+        &self.context
+    }
+}
+
+impl<T> Future for InContext<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<T> {
-        // Taken out, because the handler may set another context while it is polled.
-        let span = CURRENT.try_with(|context| context.invocation.span.enabled());
-        let span = span.ok().flatten();
-        let _entered = span.as_ref().map(Span::enter);
-        self.0.as_mut().poll(cx)
+        let Self { context, handler } = &mut *self;
+        context.enter(|| {
+            let polled = match handler {
+                Some(running) => running.as_mut().poll(cx),
+                None => Poll::Pending,
+            };
+            if polled.is_ready() {
+                *handler = None;
+            }
+            polled
+        })
+    }
+}
+
+impl<T> Drop for InContext<T> {
+    fn drop(&mut self) {
+        if let Some(handler) = self.handler.take() {
+            self.context.enter(|| drop(handler));
+        }
     }
 }
 
@@ -335,25 +359,29 @@ impl Context {
     pub(crate) fn handler<T: Send + 'static>(
         self,
         make: impl FnOnce() -> HandlerFuture<T>,
-    ) -> TaskLocalFuture<Self, InSpan<T>> {
-        self.handler_in(make, |handler| handler)
+    ) -> InContext<T> {
+        let handler = Some(self.enter(|| defer_panic(make)));
+        InContext {
+            context: self,
+            handler,
+        }
     }
 
-    /// The same with a future around the handler, which is also polled and dropped with this context current.
-    pub(crate) fn handler_in<T: Send + 'static, F: Future>(
-        self,
-        make: impl FnOnce() -> HandlerFuture<T>,
-        wrap: impl FnOnce(InSpan<T>) -> F,
-    ) -> TaskLocalFuture<Self, F> {
-        let span = self.span().clone();
-        let made = span.in_scope(|| CURRENT.sync_scope(self.clone(), || defer_panic(make)));
-        CURRENT.scope(self, wrap(InSpan(made)))
+    /// The request, if its caller can give it up.
+    pub(crate) fn cancel_key(&self) -> Option<&CancelKey> {
+        self.invocation.cancel.as_ref()
     }
 
-    /// The answer of the current request, if its caller can give it up.
-    pub(crate) fn with_cancel_key<R>(ask: impl FnOnce(&CancelKey) -> R) -> Option<R> {
-        let answer = CURRENT.try_with(|context| context.invocation.cancel.as_ref().map(ask));
-        answer.ok().flatten()
+    /// Runs a function with this context current, and in its span.
+    fn enter<R>(&self, function: impl FnOnce() -> R) -> R {
+        let in_span = || self.span().in_scope(function);
+        // As inside layers that have left the context as it is.
+        let is_same = |current: &Self| Arc::ptr_eq(&current.invocation, &self.invocation);
+        if CURRENT.try_with(is_same).unwrap_or(false) {
+            in_span()
+        } else {
+            CURRENT.sync_scope(self.clone(), in_span)
+        }
     }
 
     /// The span of the handler.

@@ -1,6 +1,7 @@
 //! Escaping of texts from a peer or the broker for logs and errors. Control characters could begin a forged
 //! log line, or move the cursor of a terminal.
 
+use std::borrow::Cow;
 use std::fmt::{self, Display, Write};
 
 /// Displays a value with control characters escaped, as `\n` or `\u{1b}`. Unicode characters that break lines
@@ -11,6 +12,17 @@ pub(crate) struct Escaped<T>(pub(crate) T);
 impl<T: Display> Display for Escaped<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(Escaping(f), "{}", self.0)
+    }
+}
+
+/// A text with control characters escaped, which is borrowed if it has none: a field of a span, which takes a plain
+/// text without formatting it.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    let is_plain = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
+    if text.bytes().all(is_plain) {
+        Cow::Borrowed(text)
+    } else {
+        Cow::Owned(Escaped(text).to_string())
     }
 }
 
@@ -66,6 +78,7 @@ mod tests {
         fn nothing_else_changes(text in any::<String>()) {
             let shown = Escaped(&text).to_string();
             prop_assert!(!shown.chars().any(is_control));
+            prop_assert_eq!(printable(&text), &*shown);
             if !text.chars().any(is_control) {
                 prop_assert_eq!(shown, text);
             }

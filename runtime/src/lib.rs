@@ -162,6 +162,7 @@ mod client;
 mod clock;
 mod context;
 pub mod control;
+mod deadline;
 mod descriptor;
 mod error;
 mod escape;

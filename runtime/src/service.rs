@@ -1,7 +1,9 @@
 //! Services and tasks as the transport sees them: an encoded request in, an encoded reply or a verdict out.
 
+use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -48,9 +50,9 @@ pub trait Service: Send + Sync + 'static {
 }
 
 /// A service of any type, as layers wrap it.
-pub type DynService = std::sync::Arc<dyn Service>;
+pub type DynService = Arc<dyn Service>;
 
-impl<S: Service + ?Sized> Service for std::sync::Arc<S> {
+impl<S: Service + ?Sized> Service for Arc<S> {
     fn descriptor(&self) -> &'static ServiceDescriptor {
         (**self).descriptor()
     }
@@ -162,6 +164,15 @@ pub struct Request {
     body: Bytes,
     /// Set within layers alone.
     context: Option<Context>,
+    /// Set within the layers of a client.
+    call: Option<Arc<dyn LayeredRequest>>,
+}
+
+/// A call of a client, as the requests in its layers know it. The innermost service of the layers sends it as it is,
+/// unless they have changed its context.
+pub(crate) trait LayeredRequest: Any + Send + Sync {
+    /// The context of the request while no layer has replaced it: what is going to be sent.
+    fn context(&self) -> Context;
 }
 
 impl Request {
@@ -171,7 +182,32 @@ impl Request {
             codec,
             body,
             context: None,
+            call: None,
         }
+    }
+
+    /// The request of a call in the layers of a client.
+    pub(crate) fn of_call(
+        method: &'static MethodDescriptor,
+        codec: Codec,
+        body: Bytes,
+        call: Arc<dyn LayeredRequest>,
+    ) -> Self {
+        Self {
+            call: Some(call),
+            ..Self::new(method, codec, body)
+        }
+    }
+
+    /// The call that it belongs to, if it is one of this type.
+    pub(crate) fn call<C: LayeredRequest>(&self) -> Option<Arc<C>> {
+        let call: Arc<dyn Any + Send + Sync> = Arc::clone(self.call.as_ref()?) as _;
+        call.downcast().ok()
+    }
+
+    /// Whether a layer has replaced its context.
+    pub(crate) fn is_changed(&self) -> bool {
+        self.context.is_some()
     }
 
     pub(crate) fn codec(&self) -> Codec {
@@ -195,7 +231,11 @@ impl Request {
     /// its headers are those of the call and the propagated ones.
     #[must_use]
     pub fn context(&self) -> Context {
-        self.context.clone().unwrap_or_else(Context::current)
+        match (&self.context, &self.call) {
+            (Some(context), _) => context.clone(),
+            (None, Some(call)) => call.context(),
+            (None, None) => Context::current(),
+        }
     }
 
     /// Replaces the context, mostly by one made of [`context`](Self::context). It takes effect for the layers
@@ -516,12 +556,12 @@ impl Reply {
         Self::failed(Status::new(Code::Internal, text))
     }
 
-    /// The outcome as a field of spans and log events: `ok`, `error` for the method's own error, the code of
+    /// The outcome as a field of spans and log events: `ok`, `application` for the method's own error, the code of
     /// the status, or `panicked`.
     pub(crate) fn outcome_name(&self) -> &'static str {
         match self.outcome() {
             ReplyOutcome::Value => "ok",
-            ReplyOutcome::OwnError => "error",
+            ReplyOutcome::OwnError => HandlerOutcome::OwnError.as_str(),
             ReplyOutcome::Status(status) => status.code().as_str(),
             ReplyOutcome::Failed(error) => error.grpc_code().as_str(),
             ReplyOutcome::TimedOut => Code::DeadlineExceeded.as_str(),

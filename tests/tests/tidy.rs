@@ -24,6 +24,7 @@ const FLOORS: &[&[&str]] = &[
         "policy/retry",
         "policy/backoff",
         "random",
+        "deadline",
         "handler_guard",
         "stats",
     ],

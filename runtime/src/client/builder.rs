@@ -47,6 +47,7 @@ pub struct ClientBuilder<C = Client> {
     fail_fast: Option<Absence>,
     codec: Option<Codec>,
     max_in_flight: usize,
+    is_stamped: bool,
     /// The most calls of a batch; with 0 or 1, calls are not batched.
     max_batch: usize,
     /// Puts the layers around the client.
@@ -123,6 +124,7 @@ impl<C: From<Client>> ClientBuilder<C> {
             fail_fast: None,
             codec: None,
             max_in_flight: MAX_IN_FLIGHT,
+            is_stamped: false,
             max_batch: 0,
             layers: None,
             client: PhantomData,
@@ -215,6 +217,33 @@ impl<C: From<Client>> ClientBuilder<C> {
         self
     }
 
+    /// Has each request tell the time at which it is sent, so that its server knows how long it waited in the queue:
+    /// [`MethodStats::queue_wait`](crate::amqp::MethodStats::queue_wait), and the metric `lepus.queue.wait`.
+    ///
+    /// The time is in the header `timestamp_in_ms`, in milliseconds since the Unix epoch, by the clock of this machine;
+    /// the server compares it with its own clock, and takes a time ahead of that for no wait. A request that is sent
+    /// again tells the later time, and calls that share a message tell that of the message. A header of this name that
+    /// the call has set itself is left as it is. It is of no use where the broker stamps messages
+    /// (`message_interceptors.incoming.set_header_timestamp`), and costs what a header costs
+    /// ([`Call::header`](crate::Call::header)).
+    ///
+    /// Default: requests do not tell it. No effect on a local client.
+    ///
+    /// ```no_run
+    /// # #[lepus::service]
+    /// # trait Calculator {
+    /// #     async fn fib(&self, n: u64) -> u64;
+    /// # }
+    /// # fn example(connection: &lepus::Connection) {
+    /// let calculator = CalculatorClient::builder(connection).stamp().build();
+    /// # let _ = calculator;
+    /// # }
+    /// ```
+    pub fn stamp(mut self) -> Self {
+        self.is_stamped = true;
+        self
+    }
+
     /// Puts a layer around the calls of this client ([`middleware`](crate::middleware)). It is put around the
     /// layers that were added before, so that the last one sees a call first; of a tuple of layers,
     /// the first one does.
@@ -292,7 +321,8 @@ impl<C: From<Client>> ClientBuilder<C> {
         let codec = self.codec.unwrap_or(descriptor.default_codec());
         let service = (descriptor, queue.into());
         let limits = (self.timeout, self.fail_fast);
-        let client = Client::with_options(backend, service, codec, limits, self.max_in_flight);
+        let others = (self.max_in_flight, self.is_stamped);
+        let client = Client::with_options(backend, service, codec, limits, others);
         C::from(match self.layers {
             Some(layers) => client.with_layers(layers),
             None => client,
@@ -312,6 +342,7 @@ impl<C> fmt::Debug for ClientBuilder<C> {
             .field("codec", &self.codec)
             .field("max_in_flight", &self.max_in_flight)
             .field("max_batch", &self.max_batch)
+            .field("is_stamped", &self.is_stamped)
             .finish_non_exhaustive()
     }
 }

@@ -12,8 +12,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::handle::Client;
+use super::layered::LayeredCall;
 use super::request::{Absence, CallOptions, CallRequest};
-use super::transport::{InFlightCall, LayeredCall, Sending};
+use super::transport::{InFlightCall, Sending};
 use crate::descriptor::MethodDescriptor;
 use crate::error::{CallError, Error, ErrorKind, Never, Outcome};
 use crate::service::Reply;
@@ -277,7 +278,13 @@ async fn receive_layered<T: DeserializeOwned, E: DeserializeOwned>(
     mut call: LayeredCall,
 ) -> CallResult<T, E> {
     let reply = call.response().await?;
-    decode(call.request(), reply)
+    let result = decode(call.request(), reply);
+    call.ended(match &result {
+        Ok(_) => HandlerOutcome::Ok,
+        Err(CallError::Service(_)) => HandlerOutcome::OwnError,
+        Err(CallError::Rpc(error)) => HandlerOutcome::Status(error.grpc_code()),
+    });
+    result
 }
 
 fn decode<T: DeserializeOwned, E: DeserializeOwned>(

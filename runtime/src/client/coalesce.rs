@@ -255,7 +255,7 @@ impl Batch {
                 id: *id,
                 method: request.method().name(),
                 time_left: milliseconds(request.deadline.saturating_duration_since(now)).into(),
-                message_id: request.message_id.as_deref(),
+                message_id: request.message_id.get().map(String::as_str),
                 arguments: &request.options.body,
                 headers: Cow::Borrowed(&request.options.headers),
                 trace: Cow::Borrowed(&request.trace),
@@ -271,6 +271,7 @@ impl Batch {
             time_left: Some(time_left),
             priority: first.options.priority,
             caller: app_id.map(str::to_owned),
+            stamp: first.stamp(),
             ..RequestHead::default()
         };
         Ok(first.message_with(head, body))

@@ -53,6 +53,8 @@ pub(super) struct Inner {
     pub(super) timeout: Option<Duration>,
     /// The absence of consumers after which calls fail, if they are to fail fast.
     pub(super) fail_fast: Option<Absence>,
+    /// Whether requests tell the time at which they are sent.
+    pub(super) is_stamped: bool,
     pub(super) in_flight: Semaphore,
     /// The layers, around a client without layers.
     pub(super) layers: Option<DynService>,
@@ -88,7 +90,7 @@ impl Client {
         (descriptor, queue): (&'static ServiceDescriptor, Arc<str>),
         codec: Codec,
         (timeout, fail_fast): (Option<Duration>, Option<Absence>),
-        max_in_flight: usize,
+        (max_in_flight, is_stamped): (usize, bool),
     ) -> Self {
         let permits = max_in_flight.clamp(1, Semaphore::MAX_PERMITS);
         let inner = Inner {
@@ -98,6 +100,7 @@ impl Client {
             codec,
             timeout,
             fail_fast,
+            is_stamped,
             in_flight: Semaphore::new(permits),
             layers: None,
         };
@@ -115,6 +118,7 @@ impl Client {
             codec,
             timeout,
             fail_fast,
+            is_stamped,
             ..
         } = &*self.inner;
         let inner = Inner {
@@ -124,6 +128,7 @@ impl Client {
             codec: *codec,
             timeout: *timeout,
             fail_fast: *fail_fast,
+            is_stamped: *is_stamped,
             // Calls are counted by the client inside.
             in_flight: Semaphore::new(0),
             layers: Some(layers(Arc::new(ClientService(self.clone())))),

@@ -8,6 +8,7 @@ mod cancel;
 mod coalesce;
 mod correlation;
 mod handle;
+mod layered;
 mod local;
 mod presence;
 mod reply_queue;

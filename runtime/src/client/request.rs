@@ -1,7 +1,7 @@
 //! Requests: a call from its options to its end, and the message (`basic.publish`) it is sent as.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +9,8 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use super::correlation::{CorrelationId, ReplyAddress};
+use crate::clock;
+use crate::context::Context;
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::observe::{Called, Observe};
@@ -65,14 +67,22 @@ pub(super) struct CallRequest {
     pub(super) started: Instant,
     pub(super) deadline: Instant,
     pub(super) codec: Codec,
-    pub(super) message_id: Option<String>,
+    /// The idempotency key, once it is sent.
+    pub(super) message_id: OnceLock<String>,
     pub(super) trace: Table,
-    /// [`Span::none`] if the end of the call is reported elsewhere, or to nobody.
+    /// Whether its message tells the time at which it is sent.
+    pub(super) is_stamped: bool,
+    /// [`Span::none`] if nobody takes it.
     pub(super) span: Span,
-    /// `None` as well if the end of the call is reported elsewhere.
     pub(super) observe: Option<Arc<dyn Observe>>,
     /// Whether the observer was told of the end.
     pub(super) is_ended: AtomicBool,
+    /// Whether it is sent from within layers: the end of the call is reported around them.
+    pub(super) is_layered: bool,
+    /// Whether a request of the call has left the layers, so that it may have been sent.
+    pub(super) has_left: AtomicBool,
+    /// The context of the request in layers, made when one asks for it.
+    pub(super) context: OnceLock<Context>,
 }
 
 impl CallRequest {
@@ -102,22 +112,26 @@ impl CallRequest {
             .describe(error, self.started, Outcome::NotSent)
     }
 
-    /// Records the outcome of the call in its span, tells the observer, and logs its end.
+    /// Reports the end of the call, unless that is done around layers.
     pub(super) fn ended(&self, outcome: HandlerOutcome) {
+        if !self.is_layered {
+            self.report(outcome);
+        }
+    }
+
+    /// Records the outcome of the call in its span, tells the observer, and logs its end.
+    pub(super) fn report(&self, outcome: HandlerOutcome) {
         self.observed(outcome);
         if self.span.is_none() {
             return;
         }
-        let outcome = match outcome {
-            HandlerOutcome::OwnError => "error",
-            other => other.as_str(),
-        };
+        let outcome = outcome.as_str();
         record_outcome(&self.span, outcome);
         tracing::debug!(
             parent: &self.span,
             service = self.service.name(),
             method = self.method().name(),
-            message_id = self.message_id.as_deref(),
+            message_id = self.message_id.get(),
             outcome,
             elapsed = ?self.started.elapsed(),
             "call ended"
@@ -125,7 +139,7 @@ impl CallRequest {
     }
 
     /// Tells the observer of the end of the call, once.
-    fn observed(&self, outcome: HandlerOutcome) {
+    pub(super) fn observed(&self, outcome: HandlerOutcome) {
         let Some(observe) = &self.observe else {
             return;
         };
@@ -159,6 +173,11 @@ impl CallRequest {
         }
     }
 
+    /// The time at which a message with it is sent, if the message is to tell that.
+    pub(super) fn stamp(&self) -> Option<u64> {
+        self.is_stamped.then(clock::unix_millis).flatten()
+    }
+
     pub(super) fn time_left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
@@ -178,7 +197,7 @@ impl CallRequest {
             reply_to: reply.map(|address| address.reply_to.to_owned()),
             correlation_id: reply
                 .map(|address| CorrelationId::Call(address.id).encode(address.secret)),
-            message_id: self.message_id.clone(),
+            message_id: self.message_id.get().cloned(),
             content_type: Some(self.codec.content_type().to_owned()),
             time_left: Some(self.time_left()),
             priority: self.options.priority,
@@ -187,6 +206,7 @@ impl CallRequest {
             headers: self.options.headers.clone(),
             trace: self.trace.clone(),
             persistent: false,
+            stamp: self.stamp(),
         };
         self.message_with(head, self.options.body.clone())
     }
@@ -206,6 +226,8 @@ impl CallRequest {
 impl Drop for CallRequest {
     /// A call that was not ended was given up by its caller.
     fn drop(&mut self) {
-        self.observed(HandlerOutcome::Cancelled);
+        if !self.is_layered {
+            self.observed(HandlerOutcome::Cancelled);
+        }
     }
 }

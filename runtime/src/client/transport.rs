@@ -2,31 +2,31 @@
 //! its response is awaited. Sent again are an idempotent call whose channel or connection is lost, and a call that was
 //! not executed: its batch was not sent or was refused, or the broker closed the channel over an earlier request.
 
+use std::future::poll_fn;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::Either;
 use tokio::time::{Instant, timeout_at};
-use tracing::Span;
 
 use super::broker::{BrokerBackend, BrokerCall};
-use super::handle::{Backend, Client, ClientService, DEFAULT_TIMEOUT, InFlightPermit};
+use super::handle::{Backend, Client, DEFAULT_TIMEOUT, InFlightPermit};
 use super::local::LocalCall;
-use super::reply_queue::{CallCompletion, ReceivedReply};
+use super::reply_queue::{CallCompletion, PendingCall, ReceivedReply};
 use super::request::{Absence, CallOptions, CallRequest};
 use crate::clock;
-use crate::context::{Context, Invocation, Times};
-use crate::descriptor::ServiceDescriptor;
+use crate::context::Context;
+use crate::deadline::{Deadline, enclosed};
 use crate::error::{Error, ErrorKind, Outcome};
-use crate::extensions::Extensions;
-use crate::handler_guard::{AbortOnDropTask, guard};
 use crate::policy::refusal;
 use crate::publish::PublishFailure;
-use crate::service::{BoxFuture, DynService, Reply, Request, Service};
-use crate::span::{self, HandlerSpan};
-use crate::stats::HandlerOutcome;
-use crate::wire::envelope::{ReplyStatus, check_headers};
+use crate::service::{BoxFuture, Reply};
+use crate::span;
+use crate::wire::envelope::ReplyStatus;
 
 /// The longest timeout of a call: the longest `expiration` that RabbitMQ takes.
 const MAX_TIMEOUT: Duration = Duration::from_millis(u32::MAX as u64);
@@ -60,13 +60,13 @@ impl Sending {
     /// Starts a call, and sends its request if nothing has to be waited for.
     pub(super) fn start(client: Client, options: CallOptions) -> Self {
         match start(&client, options) {
-            Ok(request) => Self::of(client, request),
+            Ok(request) => Self::of(client, Arc::new(request)),
             Err(error) => Self::Done(Err(error)),
         }
     }
 
     /// Sends the request of a call that was started.
-    fn of(client: Client, request: CallRequest) -> Self {
+    pub(super) fn of(client: Client, request: Arc<CallRequest>) -> Self {
         let client = match client.try_permit() {
             Ok(permit) => return send(request, permit),
             Err(client) => client,
@@ -92,7 +92,7 @@ impl Sending {
 ///
 /// # Errors
 /// The arguments could not be encoded, or this thread is not in a runtime. Nothing was sent.
-fn start(client: &Client, mut options: CallOptions) -> Result<CallRequest, Error> {
+pub(super) fn start(client: &Client, mut options: CallOptions) -> Result<CallRequest, Error> {
     let started = Instant::now();
     let context = Context::current();
     if let Backend::Broker(backend) = &client.inner.backend {
@@ -119,11 +119,15 @@ fn start(client: &Client, mut options: CallOptions) -> Result<CallRequest, Error
             .nested_deadline()
             .map_or(deadline, |outer| outer.min(deadline)),
         codec: client.inner.codec,
-        message_id: None,
+        message_id: OnceLock::new(),
         trace: context.trace().clone(),
+        is_stamped: client.inner.is_stamped,
         span: span::call(client.inner.descriptor.name(), method.name()),
         observe: None,
         is_ended: AtomicBool::new(false),
+        is_layered: false,
+        has_left: AtomicBool::new(false),
+        context: OnceLock::new(),
     };
     if let Backend::Broker(backend) = &client.inner.backend {
         let hooks = backend.connection.hooks();
@@ -137,10 +141,9 @@ fn start(client: &Client, mut options: CallOptions) -> Result<CallRequest, Error
     }
 }
 
-fn send(request: CallRequest, permit: InFlightPermit) -> Sending {
+fn send(request: Arc<CallRequest>, permit: InFlightPermit) -> Sending {
     match &permit.client.inner.backend {
         Backend::Local(service) => {
-            let request = Arc::new(request);
             let transport = match LocalCall::start(Arc::clone(service), &request) {
                 Some(call) => CallTransport::Local(request, call),
                 None => CallTransport::LocalOneWay(request),
@@ -156,7 +159,7 @@ fn send(request: CallRequest, permit: InFlightPermit) -> Sending {
 
 fn send_to_broker(
     backend: Arc<BrokerBackend>,
-    mut request: CallRequest,
+    request: Arc<CallRequest>,
     permit: InFlightPermit,
 ) -> Sending {
     let method = request.method();
@@ -169,11 +172,10 @@ fn send_to_broker(
         return Sending::Done(Err(request.failed(ErrorKind::Timeout, Outcome::NotSent)));
     }
     if method.is_oneway() || method.is_idempotent() {
-        let message_id = backend.next_message_id();
-        span::record_message_id(&request.span, &message_id);
-        request.message_id = Some(message_id);
+        let new = || backend.next_message_id();
+        let message_id = request.message_id.get_or_init(new);
+        span::record_message_id(&request.span, message_id);
     }
-    let request = Arc::new(request);
     let in_flight = |transport| InFlightCall {
         transport,
         _permit: permit,
@@ -249,18 +251,20 @@ impl InFlightCall {
         // Whether an earlier request of this call may have been executed.
         let mut may_have_run = false;
         loop {
+            // One expression, because a variable would take room of its own in this future.
             let deadline = call.request.deadline;
-            let completion = match timeout_at(deadline, call.pending.completion()).await {
-                Ok(completion) => completion,
-                Err(_) => {
-                    let outcome = if call.pending.is_queued() && !may_have_run {
-                        Outcome::NotSent
-                    } else {
-                        Outcome::SentNoReply
-                    };
-                    return Err(call.request.failed(ErrorKind::Timeout, outcome));
-                }
-            };
+            let completion =
+                match completion(&mut call.pending, deadline, enclosed(deadline).await).await {
+                    Some(completion) => completion,
+                    None => {
+                        let outcome = if call.pending.is_queued() && !may_have_run {
+                            Outcome::NotSent
+                        } else {
+                            Outcome::SentNoReply
+                        };
+                        return Err(call.request.failed(ErrorKind::Timeout, outcome));
+                    }
+                };
             let step = next_step(&call.backend, &call.request, completion, may_have_run);
             let resend = match step? {
                 ControlFlow::Break(reply) => return Ok(reply),
@@ -288,125 +292,20 @@ impl InFlightCall {
     }
 }
 
-/// A call that passes the layers of its client.
-pub(super) struct LayeredCall {
-    request: CallRequest,
-    reply: BoxFuture<Reply>,
-}
-
-/// The priority of a layered call, in the extensions of its context.
-struct Priority(u8);
-
-/// [`CallRequest::fail_fast`] of a layered call, in the extensions of its context.
-struct FailFast(Absence);
-
-impl LayeredCall {
-    /// Starts a call. Nothing is sent until [`response`](Self::response) is awaited or [`detach`](Self::detach) is
-    /// called.
-    pub(super) fn start(
-        client: &Client,
-        options: CallOptions,
-        layers: &DynService,
-    ) -> Result<Self, Error> {
-        let request = start(client, options)?;
-        let mut extensions = Extensions::default();
-        if let Some(priority) = request.options.priority {
-            extensions.insert(Priority(priority));
-        }
-        if let Some(absence) = request.options.fail_fast {
-            extensions.insert(FailFast(absence));
-        }
-        let context = Context::of(Invocation {
-            service: Some(request.service.name().into()),
-            method: Some(request.method().name().into()),
-            times: Times::without_reserve(request.started, request.deadline),
-            span: HandlerSpan::default(),
-            message: request.info(),
-            cancel: None,
-            extensions,
-        });
-        let body = request.options.body.clone();
-        let layered = Request::new(request.method(), request.codec, body);
-        let reply = layers.call(layered.with_context(context));
-        Ok(Self { request, reply })
+/// The completion of a call; `None` at its deadline. Inside layers, which end at the same time, no timer is needed.
+fn completion(
+    call: &mut PendingCall,
+    deadline: Instant,
+    is_enclosed: bool,
+) -> impl Future<Output = Option<CallCompletion>> + Send {
+    if !is_enclosed {
+        return Either::Left(timeout_at(deadline, call.completion()).map(Result::ok));
     }
-
-    pub(super) fn request(&self) -> &CallRequest {
-        &self.request
-    }
-
-    /// Runs the layers, up to the deadline.
-    pub(super) async fn response(&mut self) -> Result<Reply, Error> {
-        let request = &self.request;
-        let reply = timeout_at(request.deadline, &mut self.reply).await;
-        let reply = reply.map_err(|_| request.failed(ErrorKind::Timeout, Outcome::SentNoReply))?;
-        match reply.call_error() {
-            Some(error) => {
-                request.ended(HandlerOutcome::Status(error.grpc_code()));
-                Err(error.clone())
-            }
-            None => Ok(reply),
-        }
-    }
-
-    /// Runs the layers in a task, while nobody awaits them.
-    pub(super) fn detach(self) -> Self {
-        let Self { request, reply } = self;
-        let context = Context::current();
-        let mut task = AbortOnDropTask::spawn(guard(None, context.scope(reply)));
-        let method = request.method().name();
-        let reply = Box::pin(async move { Reply::of_end(method, task.join().await) });
-        Self { request, reply }
-    }
-}
-
-impl Service for ClientService {
-    fn descriptor(&self) -> &'static ServiceDescriptor {
-        self.0.inner.descriptor
-    }
-
-    /// Sends the request, and waits for the reply.
-    fn call(&self, request: Request) -> BoxFuture<Reply> {
-        let client = self.0.clone();
-        let (context, method) = (request.context(), request.descriptor());
-        let started = Instant::now();
-        let options = CallOptions {
-            method,
-            body: request.body().clone(),
-            error: None,
-            timeout: None,
-            priority: context.get::<Priority>().map(|priority| priority.0),
-            fail_fast: context.get::<FailFast>().map(|absence| absence.0),
-            headers: context.headers().clone(),
-        };
-        let request = CallRequest {
-            options,
-            service: client.inner.descriptor,
-            queue: client.queue_of(method),
-            started,
-            deadline: context
-                .deadline()
-                .unwrap_or_else(|| clock::deadline(started, DEFAULT_TIMEOUT)),
-            codec: request.codec(),
-            message_id: None,
-            trace: context.trace().clone(),
-            // The layered call has the span, and reports the end.
-            span: Span::none(),
-            observe: None,
-            is_ended: AtomicBool::new(false),
-        };
-        Box::pin(async move {
-            let sent = match check_headers(request.options.headers.keys()) {
-                Ok(()) => Sending::of(client, request).done().await,
-                Err(error) => Err(request.not_sent(error)),
-            };
-            let reply = match sent {
-                Ok(mut call) => call.response().await,
-                Err(error) => Err(error),
-            };
-            reply.unwrap_or_else(Reply::from)
-        })
-    }
+    let mut deadline = Deadline::new(deadline);
+    Either::Right(poll_fn(move |cx| match call.poll_completion(cx) {
+        Poll::Ready(completion) => Poll::Ready(Some(completion)),
+        Poll::Pending => deadline.poll(cx).map(|()| None),
+    }))
 }
 
 /// The next request of a call, after the previous one ended without a reply.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use tower_layer::Layer;
 
 use crate::descriptor::ServiceDescriptor;
@@ -108,6 +109,7 @@ impl Service for HandlerService {
         let (context, method) = (request.context(), request.method_name());
         let deadline = context.deadline();
         let handler = context.handler(|| self.0.call(request));
-        Box::pin(async move { Reply::of_end(method, guard(deadline, handler).await) })
+        let reply = guard(deadline, handler);
+        Box::pin(reply.map(move |end| Reply::of_end(method, end)))
     }
 }

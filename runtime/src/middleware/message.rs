@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::operation::{Handle, Operation, sealed};
@@ -59,7 +60,7 @@ impl Message {
         let deadline = context.deadline();
         let own = context.clone();
         let handler = context.handler(|| run(own, body, cancellation));
-        Box::pin(async move { Verdict::of_end(guard(deadline, handler).await, None) })
+        Box::pin(guard(deadline, handler).map(|end| Verdict::of_end(end, None)))
     }
 
     fn info(&self) -> &MessageInfo {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::operation::{Handle, Next, Operation, sealed};
 use crate::clock;
-use crate::error::Error;
+use crate::error::{Error, Outcome};
 use crate::service::BoxFuture;
 use crate::wire::envelope::check_headers;
 use crate::wire::message::Outgoing;
@@ -28,11 +29,18 @@ pub struct Publication {
     deadline: Instant,
     /// The first reserved name of a header that a layer has set.
     invalid: Option<Error>,
-    send: Arc<SendMessage>,
+    exit: Arc<Exit<SendMessage>>,
 }
 
 /// Publishes a message within a time.
 type SendMessage = dyn Fn(Arc<Outgoing>, Duration) -> BoxFuture<Result<(), Error>> + Send + Sync;
+
+/// The end of the layers, where a message is sent.
+struct Exit<S: ?Sized> {
+    /// Whether a message has left the layers, so that it may have been sent.
+    has_left: AtomicBool,
+    send: S,
+}
 
 impl Publication {
     pub(crate) fn new(
@@ -46,14 +54,24 @@ impl Publication {
             message,
             deadline,
             invalid: None,
-            send: Arc::new(send),
+            exit: Arc::new(Exit {
+                has_left: AtomicBool::new(false),
+                send,
+            }),
         }
     }
 
-    /// Passes the layers, until the deadline at the latest; `None` then.
-    pub(crate) async fn pass(self, layers: Next<Self>) -> Option<Result<(), Error>> {
-        let deadline = self.deadline;
-        timeout_at(deadline, layers.run(self)).await.ok()
+    /// Passes the layers, until the deadline at the latest. `Err` tells whether it may have been sent by then.
+    pub(crate) async fn pass(self, layers: Next<Self>) -> Result<Result<(), Error>, Outcome> {
+        let (deadline, exit) = (self.deadline, Arc::clone(&self.exit));
+        let passed = timeout_at(deadline, layers.run(self)).await;
+        passed.map_err(|_| {
+            if exit.has_left.load(Ordering::Relaxed) {
+                Outcome::SentNoReply
+            } else {
+                Outcome::NotSent
+            }
+        })
     }
 
     /// The queue of a job, or the exchange of an event, without the namespace of the connection.
@@ -134,12 +152,16 @@ impl Handle<Publication> for SendPublication {
             message,
             deadline,
             invalid,
-            send,
+            exit,
             ..
         } = publication;
         match invalid {
             Some(error) => Box::pin(std::future::ready(Err(error))),
-            None => send(message, deadline.saturating_duration_since(Instant::now())),
+            None => {
+                exit.has_left.store(true, Ordering::Relaxed);
+                let left = deadline.saturating_duration_since(Instant::now());
+                (exit.send)(message, left)
+            }
         }
     }
 }

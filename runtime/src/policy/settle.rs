@@ -122,7 +122,8 @@ fn death(judgement: &Judgement, attempt: u32, max_attempts: u32) -> Option<Reaso
         Judgement::Failed {
             retry: Retry::Never,
             ..
-        } => return Some(Reason::Rejected),
+        }
+        | Judgement::Undecodable { .. } => return Some(Reason::Rejected),
         Judgement::UnknownTask { .. } => max_attempts.max(UNKNOWN_TASK_ATTEMPTS),
         _ => max_attempts,
     };
@@ -136,6 +137,7 @@ pub(crate) fn after(verdict: Verdict, attempt: u32, policy: &RetryPolicy, random
         Judgement::Done => return Decision::Ack,
         Judgement::Requeue => return Decision::Requeue,
         Judgement::Failed { error, retry } => (error, retry),
+        Judgement::Undecodable { error } => (error, Retry::Never),
         Judgement::UnknownTask { error } | Judgement::TimedOut { error } => (error, Retry::Backoff),
         Judgement::Panicked { text } => (format!("panicked: {text}"), Retry::Backoff),
     };

@@ -223,6 +223,10 @@ pub(crate) enum Judgement {
     UnknownTask {
         error: String,
     },
+    /// The payload of an event does not decode, which was told to the subscription's `on_missed`.
+    Undecodable {
+        error: String,
+    },
     /// The job was not run and goes back to its queue.
     Requeue,
     /// The handler was stopped at its deadline.
@@ -258,6 +262,10 @@ impl Verdict {
                 error,
                 retry: *retry,
             },
+            Judgement::Undecodable { error } => VerdictOutcome::Failed {
+                error,
+                retry: Retry::Never,
+            },
             Judgement::UnknownTask { error } => VerdictOutcome::UnknownTask { error },
             Judgement::Requeue => VerdictOutcome::Requeued,
             Judgement::TimedOut { .. } => VerdictOutcome::TimedOut,
@@ -270,6 +278,7 @@ impl Verdict {
     pub fn error(&self) -> Option<&str> {
         match &self.0 {
             Judgement::Failed { error, .. }
+            | Judgement::Undecodable { error }
             | Judgement::UnknownTask { error }
             | Judgement::TimedOut { error } => Some(error),
             Judgement::Panicked { text } => Some(text),
@@ -281,7 +290,7 @@ impl Verdict {
     pub(crate) fn handler_outcome(&self) -> HandlerOutcome {
         match &self.0 {
             Judgement::Done => HandlerOutcome::Ok,
-            Judgement::Failed { .. } => HandlerOutcome::OwnError,
+            Judgement::Failed { .. } | Judgement::Undecodable { .. } => HandlerOutcome::OwnError,
             Judgement::UnknownTask { .. } => HandlerOutcome::Status(Code::Unimplemented),
             // The reader of a stream is gone.
             Judgement::Requeue => HandlerOutcome::Cancelled,
@@ -304,11 +313,18 @@ impl Verdict {
         })
     }
 
+    /// Whether its error was told already, to the `on_missed` of a subscription.
+    pub(crate) fn is_told(&self) -> bool {
+        matches!(self.0, Judgement::Undecodable { .. })
+    }
+
     /// The outcome as a field of spans and log events.
     pub(crate) fn outcome_name(&self) -> &'static str {
         match &self.0 {
             Judgement::Done => "ok",
-            Judgement::Failed { .. } => "error",
+            Judgement::Failed { .. } | Judgement::Undecodable { .. } => {
+                HandlerOutcome::OwnError.as_str()
+            }
             Judgement::UnknownTask { .. } => "unknown_task",
             Judgement::Requeue => "requeued",
             Judgement::TimedOut { .. } => "deadline_exceeded",
@@ -321,6 +337,13 @@ impl Verdict {
         Self(Judgement::Failed {
             error: error.to_string(),
             retry: Retry::Never,
+        })
+    }
+
+    /// An event whose payload does not decode, which is told elsewhere.
+    pub(crate) fn undecodable(error: impl fmt::Display) -> Self {
+        Self(Judgement::Undecodable {
+            error: error.to_string(),
         })
     }
 

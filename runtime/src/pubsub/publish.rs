@@ -251,9 +251,9 @@ impl PreparedEvent {
                 sent.map_err(|failure| failure.into_error(&target))
             })
         });
-        publication.pass(layers).await.unwrap_or_else(|| {
+        publication.pass(layers).await.unwrap_or_else(|outcome| {
             let late = Error::new(ErrorKind::Timeout);
-            Err(self.target().describe(late, started, Outcome::SentNoReply))
+            Err(self.target().describe(late, started, outcome))
         })
     }
 

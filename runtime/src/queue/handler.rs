@@ -128,7 +128,8 @@ impl JobHandler {
         let arrived = Arrived::new(now, message.redelivered, head.sent_at);
         let metered = self.meters.of(method).start(arrived);
         let info = head.into_info(message, attempt);
-        let span = HandlerSpan::process(&self.spec.name, &info, tag);
+        let conversation = message.properties.correlation_id.as_deref();
+        let span = HandlerSpan::process(&self.spec.name, &info, tag, conversation);
         self.hooks.extract(span.span(), &info.trace);
         let context = Context::of(Invocation {
             span,
@@ -498,6 +499,7 @@ impl Handler for JobHandler {
             match verdict.0 {
                 Judgement::Done => unacked.finished(true),
                 Judgement::Failed { .. }
+                | Judgement::Undecodable { .. }
                 | Judgement::TimedOut { .. }
                 | Judgement::Panicked { .. } => unacked.finished(false),
                 Judgement::Requeue | Judgement::UnknownTask { .. } => {}

@@ -14,7 +14,7 @@ use tracing::Span;
 use super::job_publisher::JobPublisher;
 use crate::clock;
 use crate::context::Context;
-use crate::error::{Error, ErrorKind, Outcome};
+use crate::error::{Error, ErrorKind};
 use crate::middleware::{Next, Publication};
 use crate::observe::{Published, publish_outcome};
 use crate::publish::{OnMissing, PublishFailure, Target};
@@ -241,11 +241,9 @@ impl EncodedJob {
                 };
                 Box::pin(job.send())
             });
-        let pushed = publication.pass(layers).await.unwrap_or_else(|| {
+        let pushed = publication.pass(layers).await.unwrap_or_else(|outcome| {
             let late = Error::new(ErrorKind::Timeout);
-            Err(self
-                .target()
-                .describe(late, self.started, Outcome::SentNoReply))
+            Err(self.target().describe(late, self.started, outcome))
         });
         self.ended(publish_outcome(&pushed));
         pushed

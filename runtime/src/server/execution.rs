@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::task::futures::TaskLocalFuture;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
@@ -27,7 +26,7 @@ pub(super) struct Execution {
     pub(super) deadline: Option<Instant>,
     pub(super) context: Context,
     pub(super) metered: Metered,
-    pub(super) handler: TaskLocalFuture<Context, Cancellable<Reply>>,
+    pub(super) handler: Cancellable<Reply>,
 }
 
 /// The task that a handler runs on.

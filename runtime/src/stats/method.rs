@@ -106,8 +106,8 @@ pub struct MethodStats {
     pub duration: DurationHistogram,
     /// The time from the sending of the message to its delivery. Clocks differ: a negative time counts as none.
     ///
-    /// It is known of a message with the header `timestamp_in_ms`, which RabbitMQ's interceptor for timestamps or the
-    /// sender sets. Otherwise, of jobs and events of Lepus, it is known to the second. It is recorded for the first
+    /// It is known of a message with the header `timestamp_in_ms`, which RabbitMQ's interceptor for timestamps, the
+    /// sender or a client with [`ClientBuilder::stamp`](crate::rpc::ClientBuilder::stamp) sets. Otherwise, of jobs and events of Lepus, it is known to the second. It is recorded for the first
     /// attempt alone, and not for jobs that were pushed with a delay.
     pub queue_wait: DurationHistogram,
     /// The last error as a code: `application` for the method's own error, or the name of a [`Code`].

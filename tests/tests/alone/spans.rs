@@ -1,8 +1,10 @@
 //! Spans and log lines of requests, jobs and events, without any set-up but a subscriber.
 
+use lepus::middleware::AccessLog;
 use lepus::{Connection, Fanout, WorkQueue};
 use lepus_broker::Broker;
 use lepus_tests::env::turn;
+use lepus_tests::eventually;
 use lepus_tests::log::Log;
 use lepus_tests::probe::{ProbeClient, Subject, serve};
 use lepus_tests::raw::Raw;
@@ -26,16 +28,17 @@ async fn each_request_has_a_span_and_a_line_at_its_end() {
     probe.echo("x".into()).await.unwrap();
     let server_span = [
         "request{",
-        "otel.name=probe/echo",
+        "otel.name=\"probe/echo\"",
         "otel.kind=\"server\"",
         "rpc.system.name=\"lepus\"",
-        "caller=hare",
+        "caller=\"hare\"",
         "outcome=\"ok\"",
     ];
     let line = [&server_span[..], &["DEBUG", "handler ended", "elapsed="]].concat();
     log.line_with(&line).await;
     log.line_with(&["DEBUG", "call{", "otel.kind=\"client\"", "call ended"])
         .await;
+    log.line_with(&["call ended", "outcome=\"ok\""]).await;
 
     // The method's own error, and a request that is refused.
     assert!(probe.divide(1, 0).await.is_err());
@@ -43,7 +46,7 @@ async fn each_request_has_a_span_and_a_line_at_its_end() {
         "DEBUG",
         "handler ended",
         "probe/divide",
-        "outcome=\"error\"",
+        "outcome=\"application\"",
     ])
     .await;
     let properties = lapin::BasicProperties::default()
@@ -103,11 +106,11 @@ async fn jobs_and_events_have_spans_on_both_sides() {
     let published = [
         "DEBUG",
         "publish{",
-        "otel.name=publish resize",
+        "otel.name=\"publish resize\"",
         "otel.kind=\"producer\"",
         "messaging.system=\"rabbitmq\"",
         "messaging.operation.type=\"send\"",
-        "messaging.message.id=job-1",
+        "messaging.message.id=\"job-1\"",
         "message published",
         "outcome=\"ok\"",
     ];
@@ -115,9 +118,9 @@ async fn jobs_and_events_have_spans_on_both_sides() {
     let processed = [
         "DEBUG",
         "process{",
-        "otel.name=process resize",
+        "otel.name=\"process resize\"",
         "otel.kind=\"consumer\"",
-        "messaging.message.id=job-1",
+        "messaging.message.id=\"job-1\"",
         "handler ended",
         "message_id=job-1",
         "attempt=1",
@@ -128,16 +131,83 @@ async fn jobs_and_events_have_spans_on_both_sides() {
     let subscription = news.subscribe(&connection).start(|_| async {}).await;
     let subscription = subscription.unwrap();
     news.publisher(&connection).publish(&1).await.unwrap();
-    log.line_with(&["DEBUG", "publish{", "otel.name=publish news"])
+    log.line_with(&["DEBUG", "publish{", "otel.name=\"publish news\""])
         .await;
     log.line_with(&[
         "DEBUG",
         "process{",
-        "otel.name=process news",
+        "otel.name=\"process news\"",
         "event handler ended",
     ])
     .await;
     drop((worker, subscription));
+    connection.close().await;
+    Log::capture("off");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_does_not_decode_is_told_once() {
+    let _turn = turn().await;
+    let log = Log::capture("lepus=debug");
+    log.take();
+    let broker = Broker::start().await.unwrap();
+    let connection = Connection::open(&broker.uri()).await.unwrap();
+    let news = Fanout::<u8>::new("news");
+    let subscription = news.subscribe(&connection).layer(AccessLog::new());
+    let subscription = subscription.start(|_| async {}).await.unwrap();
+    let other = Fanout::<String>::new("news").publisher(&connection);
+    other.publish(&"no number".to_owned()).await.unwrap();
+    log.line_with(&["event handler ended", "outcome=\"application\""])
+        .await;
+    subscription.stop().await.unwrap();
+    connection.close().await;
+    let log = log.take();
+    Log::capture("off");
+    let warnings = log.lines().filter(|line| line.contains(" WARN "));
+    let warnings: Vec<_> = warnings.collect();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("does not decode"), "{warnings:?}");
+}
+
+/// The semantic conventions call AMQP's `correlation_id` so.
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_and_events_tell_the_conversation_that_they_belong_to() {
+    let _turn = turn().await;
+    let log = Log::capture("lepus=debug");
+    log.take();
+    let broker = Broker::start().await.unwrap();
+    let connection = Connection::open(&broker.uri()).await.unwrap();
+    let raw = Raw::open(&broker.uri()).await;
+    let resize = WorkQueue::<u8>::new("resize").worker(&connection);
+    let worker = resize.start(|_| async {}).await.unwrap();
+    let news = Fanout::<u8>::new("news");
+    let plain = news.subscribe(&connection).start(|_| async {}).await;
+    let layered = news.subscribe(&connection).layer(AccessLog::new());
+    let layered = layered.start(|_| async {}).await.unwrap();
+    for (exchange, key, conversation) in [("", "resize", "order\n7"), ("news", "", "order 8")] {
+        let properties = lapin::BasicProperties::default()
+            .with_content_type("application/json".into())
+            .with_correlation_id(conversation.into());
+        let sent = raw.publish_with(exchange, key, b"1", properties);
+        sent.await.unwrap();
+    }
+    log.line_with(&[
+        "process resize",
+        "messaging.message.conversation_id=\"order\\\\n7\"",
+        "handler ended",
+    ])
+    .await;
+    eventually("both have handled the event", || async {
+        let text = log.text();
+        let is_told = |line: &&str| {
+            let told = "messaging.message.conversation_id=\"order 8\"";
+            line.contains(told) && line.contains("event handler ended")
+        };
+        let count = text.lines().filter(is_told).count();
+        if count == 2 { Ok(()) } else { Err(text) }
+    })
+    .await;
+    drop((worker, plain.unwrap(), layered));
     connection.close().await;
     Log::capture("off");
 }

@@ -4,7 +4,9 @@ use futures_util::future::join_all;
 use lapin::BasicProperties;
 use lepus::amqp::MethodStats;
 use lepus::jobs::TaskPool;
+use lepus::middleware::{Next, from_fn};
 use lepus::observe::HandlerKind;
+use lepus::rpc::Request;
 use lepus::{Code, Connection, Fanout, Job, Topic, WorkQueue, reject, retry};
 use lepus_tests::jobs::{JobFixture, policy};
 use lepus_tests::probe::{ProbeClient, RpcFixture, Subject, is_settled, serve_concurrently};
@@ -19,6 +21,7 @@ conformance!(
     each_call_of_a_shared_message_is_counted,
     a_dropped_handler_is_counted_as_cancelled,
     the_time_in_the_queue_is_that_which_the_message_tells,
+    a_client_that_stamps_makes_the_time_in_the_queue_known,
     jobs_and_tasks_are_counted_by_queue_and_task,
     events_are_counted_by_queue_or_exchange,
 );
@@ -147,6 +150,34 @@ async fn the_time_in_the_queue_is_that_which_the_message_tells(env: Env) {
     let wait = echo.queue_wait;
     assert_eq!((wait.count(), wait.buckets[0]), (2, 1), "{wait:?}");
     assert!(wait.sum >= Duration::from_secs(3), "{wait:?}");
+}
+
+async fn a_client_that_stamps_makes_the_time_in_the_queue_known(env: Env) {
+    let fixture = RpcFixture::start(&env).await;
+    let stamping = || ProbeClient::builder(&fixture.calling).stamp();
+    let probe = stamping().build();
+    let passing = from_fn(async |request: Request, next: Next| next.run(request).await);
+    let layered = stamping().layer(passing).build();
+    let shared = stamping().coalesce(16).build();
+    for probe in [&probe, &layered, &shared] {
+        probe.echo("x".into()).await.unwrap();
+    }
+    // The first reply has told that the server accepts batches.
+    let calls = (0..8).map(|_| shared.echo("x".into()).into_future());
+    for reply in join_all(calls).await {
+        reply.unwrap();
+    }
+    // Its own time, an hour ago, is left as it is.
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let hour_ago = i64::try_from(now.unwrap().as_millis()).unwrap() - 3_600_000;
+    let own = probe.echo("x".into()).header("timestamp_in_ms", hour_ago);
+    own.await.unwrap();
+    let wait = ended(&fixture.serving, "probe", "echo", 12)
+        .await
+        .queue_wait;
+    assert_eq!(wait.count(), 12, "{wait:?}");
+    let hour = Duration::from_secs(3600);
+    assert!(wait.sum >= hour && wait.sum < hour * 2, "{wait:?}");
 }
 
 #[lepus::tasks]

@@ -1,7 +1,10 @@
 //! One generation of the reply queue, and the channel for requests beside it.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use tokio::sync::{Notify, oneshot};
 
@@ -220,10 +223,19 @@ impl PendingCall {
 
     /// The call's completion. Cancel-safe.
     pub(in crate::client) async fn completion(&mut self) -> CallCompletion {
-        match (&mut self.completion).await {
+        poll_fn(|cx| self.poll_completion(cx)).await
+    }
+
+    /// Polls [`completion`](Self::completion).
+    pub(in crate::client) fn poll_completion(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<CallCompletion> {
+        let completion = Pin::new(&mut self.completion).poll(cx);
+        completion.map(|completion| match completion {
             Ok(completion) => completion,
             Err(_) => CallCompletion::Lost(Error::new(ErrorKind::Disconnected)),
-        }
+        })
     }
 }
 

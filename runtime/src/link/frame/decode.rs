@@ -325,6 +325,9 @@ impl<'a> ByteReader<'a> {
     /// text is not longer than its bytes and fits into a short string again.
     fn text(&mut self) -> Option<String> {
         let bytes = self.short()?;
+        if let Ok(text) = std::str::from_utf8(bytes) {
+            return Some(text.to_owned());
+        }
         let mut text = String::with_capacity(bytes.len());
         for chunk in bytes.utf8_chunks() {
             text.push_str(chunk.valid());

@@ -3,13 +3,12 @@
 //! that of AMQP 0-9-1, 2.3.5 and 4.2.
 
 use amq_protocol::protocol::{AMQPClass, gen_class};
-use amq_protocol::types::FieldTable;
-use amq_protocol::types::generation::gen_field_table;
 use bytes::{BufMut, BytesMut};
 
 use crate::error::{Error, ErrorKind};
 use crate::link::convert;
 use crate::wire::message::{Outgoing, Properties};
+use crate::wire::value::Value;
 
 pub(in crate::link) const METHOD: u8 = 1;
 pub(in crate::link) const HEADER: u8 = 2;
@@ -239,33 +238,90 @@ fn put_properties(out: &mut BytesMut, properties: &Properties) -> Result<(), Err
 
 /// Appends the header table. Headers that were received in a wire type that [`Value`] does not keep, and
 /// were not changed since, are sent with their original bytes.
-///
-/// [`Value`]: crate::wire::value::Value
 fn put_headers(out: &mut BytesMut, properties: &Properties) -> Result<(), Error> {
-    let mut headers = properties.headers.clone();
-    for header in properties.unchanged() {
-        headers.remove(&header.name);
-    }
-    let at = out.len();
-    put_table(out, convert::table(headers)?)?;
-    for header in properties.unchanged() {
-        put_short(out, short(&header.name)?);
-        out.put_slice(&header.bytes);
-    }
-    let start = at + 4;
-    let size = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
-    if let Some(bytes) = out.get_mut(at..start) {
-        bytes.copy_from_slice(&size.to_be_bytes());
+    let is_unchanged = |name: &str| properties.unchanged().any(|header| header.name == name);
+    put_sized(out, |out| {
+        for (name, value) in &properties.headers {
+            if !is_unchanged(name) {
+                put_short(out, short(name)?);
+                put_value(out, value)?;
+            }
+        }
+        for header in properties.unchanged() {
+            put_short(out, short(&header.name)?);
+            out.put_slice(&header.bytes);
+        }
+        Ok(())
+    })
+}
+
+/// Appends a value with the letter of its type, as RabbitMQ understands them.
+fn put_value(out: &mut BytesMut, value: &Value) -> Result<(), Error> {
+    match value {
+        Value::Bool(value) => {
+            out.put_u8(b't');
+            out.put_u8(u8::from(*value));
+        }
+        Value::Int(value) => {
+            out.put_u8(b'l');
+            out.put_i64(*value);
+        }
+        Value::Float(value) => {
+            out.put_u8(b'd');
+            out.put_f64(*value);
+        }
+        Value::Timestamp(seconds) => {
+            out.put_u8(b'T');
+            out.put_u64(*seconds);
+        }
+        Value::Null => out.put_u8(b'V'),
+        Value::Text(text) => {
+            out.put_u8(b'S');
+            return put_sized(out, |out| {
+                out.put_slice(text.as_bytes());
+                Ok(())
+            });
+        }
+        Value::Bytes(bytes) => {
+            out.put_u8(b'x');
+            return put_sized(out, |out| {
+                out.put_slice(bytes);
+                Ok(())
+            });
+        }
+        Value::List(values) => {
+            out.put_u8(b'A');
+            return put_sized(out, |out| {
+                values.iter().try_for_each(|it| put_value(out, it))
+            });
+        }
+        Value::Table(table) => {
+            out.put_u8(b'F');
+            return put_sized(out, |out| {
+                table.iter().try_for_each(|(name, value)| {
+                    put_short(out, short(name)?);
+                    put_value(out, value)
+                })
+            });
+        }
     }
     Ok(())
 }
 
-fn put_table(out: &mut BytesMut, table: FieldTable) -> Result<(), Error> {
-    let written = gen_field_table(&table)(Vec::new().into());
-    let (bytes, _) = written
-        .map_err(|error| Error::invalid("headers that AMQP cannot carry").caused_by(error))?
-        .into_inner();
-    out.put_slice(&bytes);
+/// Appends contents after their size, which has 32 bits.
+fn put_sized(
+    out: &mut BytesMut,
+    contents: impl FnOnce(&mut BytesMut) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let at = out.len();
+    out.put_u32(0);
+    let start = out.len();
+    contents(out)?;
+    // Properties are smaller than a frame, whose size has 32 bits.
+    let size = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
+    if let Some(bytes) = out.get_mut(at..start) {
+        bytes.copy_from_slice(&size.to_be_bytes());
+    }
     Ok(())
 }
 

@@ -48,7 +48,7 @@ where
                 return Box::pin(async move { handler(event).await.into_verdict() });
             }
             Decoded::Missed(missed) => {
-                let verdict = Verdict::reject(&missed);
+                let verdict = Verdict::undecodable(&missed);
                 (self.on_missed)(missed);
                 verdict
             }

@@ -26,7 +26,7 @@ pub(crate) fn milliseconds(time_left: Duration) -> u32 {
 
 /// Header that RabbitMQ's interceptor for timestamps sets, and that a sender may set: milliseconds since the Unix
 /// epoch. The property `timestamp` has seconds.
-const TIMESTAMP_IN_MS: &str = "timestamp_in_ms";
+pub(super) const TIMESTAMP_IN_MS: &str = "timestamp_in_ms";
 
 /// The time at which a message was sent, if it tells.
 pub(crate) fn sent_at(properties: &Properties) -> Option<SentAt> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::property::{expiration, non_empty, parse_expiration, take_trace};
+use super::property::{TIMESTAMP_IN_MS, expiration, non_empty, parse_expiration, take_trace};
 use crate::wire::message::Properties;
 use crate::wire::value::{Table, Value};
 
@@ -45,6 +45,9 @@ pub(crate) struct RequestHead {
     pub(crate) persistent: bool,
     /// Whether the reply is to tell if the server accepts batches.
     pub(crate) asks_for_batches: bool,
+    /// The time at which it is sent, in milliseconds since the Unix epoch, if it is to tell that. A server reads it
+    /// with [`sent_at`](super::sent_at), because the broker may tell it as well.
+    pub(crate) stamp: Option<u64>,
 }
 
 impl RequestHead {
@@ -53,6 +56,10 @@ impl RequestHead {
         headers.extend(self.trace);
         if self.asks_for_batches {
             headers.insert(ACCEPT.into(), CALLS_TYPE.into());
+        }
+        if let Some(millis) = self.stamp.and_then(|millis| i64::try_from(millis).ok()) {
+            let header = headers.entry(TIMESTAMP_IN_MS.to_owned());
+            header.or_insert(Value::Int(millis));
         }
         Properties {
             content_type: self.content_type,
@@ -90,6 +97,7 @@ impl RequestHead {
             trace: take_trace(&mut headers),
             headers,
             persistent: properties.persistent,
+            stamp: None,
         }
     }
 }
@@ -97,6 +105,8 @@ impl RequestHead {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::envelope::sent_at;
+    use crate::wire::message::SentAt;
     use proptest::prelude::*;
 
     fn head() -> RequestHead {
@@ -157,6 +167,22 @@ mod tests {
             (head.asks_for_batches, head.headers),
             (false, asking.headers)
         );
+    }
+
+    #[test]
+    fn a_stamp_does_not_replace_the_callers_own() {
+        let stamped = |headers| {
+            let head = RequestHead {
+                stamp: Some(1500),
+                headers,
+                ..head()
+            };
+            sent_at(&head.into_properties())
+        };
+        assert_eq!(stamped(Table::new()), Some(SentAt::Millis(1500)));
+        let own = Table::from([("timestamp_in_ms".to_owned(), Value::Int(7))]);
+        assert_eq!(stamped(own), Some(SentAt::Millis(7)));
+        assert_eq!(sent_at(&head().into_properties()), None);
     }
 
     #[test]

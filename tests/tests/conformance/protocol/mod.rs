@@ -29,6 +29,7 @@ const BLOCKS: &[&str] = &[
     "rpc.reply.status",
     "rpc.reply.details",
     "rpc.request.idempotent",
+    "rpc.request.stamped",
     "rpc.request.oneway",
     "rpc.tutorial.reply",
     "rpc.request.asking",

@@ -76,6 +76,7 @@ conformance!(
     a_call_is_the_golden_request_and_reads_the_golden_reply,
     a_typed_error_and_a_status_are_read,
     idempotent_and_one_way_calls_carry_their_key,
+    a_stamped_call_tells_when_it_is_sent,
     a_golden_request_gets_the_golden_reply,
     the_tutorials_request_gets_the_golden_reply,
     a_long_text_costs_nobody_anything,
@@ -201,6 +202,16 @@ async fn idempotent_and_one_way_calls_carry_their_key(env: Env) {
         .await
         .expect("the broker has it");
     served.serve("rpc.request.oneway", None).await;
+    served.end().await;
+}
+
+async fn a_stamped_call_tells_when_it_is_sent(env: Env) {
+    let served = Served::new(&env).await;
+    let builder = CalculatorClient::builder(&served.connection);
+    let calculator = builder.stamp().build();
+    let pending = calculator.divide(84, 2).send().await.expect("it is sent");
+    served.serve("rpc.request.stamped", None).await;
+    drop(pending);
     served.end().await;
 }
 

@@ -242,6 +242,12 @@ async fn layers_of_a_publisher_add_headers_and_answer(env: Env) {
     limited.publish("e", &6).await.expect("published");
     let error = limited.publish("e", &6).await.expect_err("limited");
     assert_eq!(error.code(), Some(Code::ResourceExhausted), "{error}");
+    // An event that a layer holds is not sent.
+    let hold = from_fn(async |_: Publication, _: Next<Publication>| std::future::pending().await);
+    let held = topic.publisher(&connection).layer(hold).publish("f", &7);
+    let error = held.timeout(Duration::from_millis(50)).await;
+    let error = error.expect_err("held");
+    assert!(error.is_timeout() && !error.may_have_executed(), "{error}");
     events.close().await.expect("closed");
     clear(&env, "signed", &[]).await;
 }

@@ -6,7 +6,7 @@ use lepus::middleware::{
     AccessLog, Auth, ConcurrencyLimit, Layered, LoadShed, Next, RateLimit, Timeout, from_fn,
 };
 use lepus::{
-    Code, Connection, Context, Server, Status, Topic, WorkQueue,
+    Code, Connection, Context, Outcome, Server, Status, Topic, WorkQueue,
     amqp::{Table, Value},
     rpc::{Client, ClientBuilder, Reply, ReplyOutcome, Request},
 };
@@ -41,6 +41,8 @@ conformance!(calling:
     layers_of_a_client_change_headers_and_answer,
     an_idempotent_call_that_is_sent_again_is_one_call,
     a_call_without_a_server_is_seen_to_fail,
+    a_call_ends_with_its_deadline_whatever_its_layers_do,
+    a_layer_may_send_a_call_several_times,
 );
 
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -446,6 +448,67 @@ async fn a_call_without_a_server_is_seen_to_fail(env: Env) {
         "{error}"
     );
     assert_eq!(seen.take(), ["echo: failed: true"]);
+}
+
+/// A call is told to be not sent only if its layers have not passed it on.
+async fn a_call_ends_with_its_deadline_whatever_its_layers_do(env: Env) {
+    let fixture = RpcFixture::start(&env).await;
+    let builder = || ProbeClient::builder(&fixture.calling).timeout(SHORT);
+    let held = from_fn(async |_: Request, _: Next| std::future::pending::<Reply>().await);
+    // It has the reply, and does not return it.
+    let kept = from_fn(async |request: Request, next: Next| {
+        next.run(request).await;
+        std::future::pending::<Reply>().await
+    });
+    // The request ends elsewhere, at once and at its deadline.
+    let spawned = from_fn(async |request: Request, next: Next| {
+        tokio::spawn(next.run(request));
+        std::future::pending::<Reply>().await
+    });
+    let late = from_fn(async |request: Request, next: Next| {
+        let later = Context::new().with_timeout(HOUR);
+        next.run(request.with_context(later)).await
+    });
+    let (not_sent, no_reply) = (Some(Outcome::NotSent), Some(Outcome::SentNoReply));
+    let held = builder().layer(held).build();
+    let error = held.echo("x".into()).await.expect_err("held");
+    assert!(error.is_timeout() && !error.may_have_executed(), "{error}");
+    assert_eq!(error.outcome(), not_sent, "{error}");
+    let pending = held.echo("x".into()).send().await.expect("started");
+    assert_eq!(pending.await.expect_err("held").outcome(), not_sent);
+    for probe in [
+        builder().layer(kept).build(),
+        builder().layer(spawned).build(),
+    ] {
+        let error = probe.echo("x".into()).await.expect_err("kept");
+        assert!(error.is_timeout(), "{error}");
+        assert_eq!(error.outcome(), no_reply, "{error}");
+        let pending = probe.echo("x".into()).send().await.expect("started");
+        assert_eq!(pending.await.expect_err("kept").outcome(), no_reply);
+        let error = probe.hold(1).await.expect_err("no reply");
+        assert_eq!(error.outcome(), no_reply, "{error}");
+    }
+    let error = builder().layer(late).build().hold(1).await;
+    assert!(error.expect_err("no reply").is_timeout());
+    fixture.subject.gate.open_for_good();
+}
+
+async fn a_layer_may_send_a_call_several_times(env: Env) {
+    let fixture = RpcFixture::start(&env).await;
+    let thrice = from_fn(async |request: Request, next: Next| {
+        let first = next.clone().run(request.clone());
+        let second = next.clone().run(request.clone());
+        let (first, second) = tokio::join!(first, second);
+        for reply in [first, second] {
+            assert!(matches!(reply.outcome(), ReplyOutcome::Value), "{reply:?}");
+        }
+        next.run(request).await
+    });
+    let probe = ProbeClient::builder(&fixture.calling).layer(thrice).build();
+    assert_eq!(probe.echo("x".into()).await.expect("a reply"), "x");
+    let stats = fixture.serving.stats_by_method();
+    let echo = stats.iter().find(|stats| stats.method == "echo");
+    assert_eq!(echo.expect("it was called").requests, 3);
 }
 
 fn local(layered: Layered) -> ProbeClient {

@@ -170,11 +170,11 @@ where
     }
 }
 
-/// The arrival of an event: when and how it was delivered, and its delivery tag.
-#[derive(Clone, Copy)]
+/// The arrival of an event: when and how it was delivered, its delivery tag and its `correlation_id`.
 pub(super) struct EventArrival {
     arrived: Arrived,
     tag: u64,
+    conversation: Option<Vec<u8>>,
 }
 
 impl EventArrival {
@@ -184,6 +184,7 @@ impl EventArrival {
         Self {
             arrived: Arrived::new(Instant::now(), message.redelivered, sent_at),
             tag: delivery.tag,
+            conversation: message.properties.correlation_id.clone(),
         }
     }
 }
@@ -208,12 +209,18 @@ impl EventRuns {
     pub(super) async fn run(
         &self,
         context: Context,
-        EventArrival { arrived, tag }: EventArrival,
+        arrival: EventArrival,
         handler: impl Future<Output = Verdict>,
     ) {
         let exchange = Escaped(context.message().exchange.clone());
         let key = Escaped(context.message().routing_key.clone());
-        let span = HandlerSpan::process(context.service(), context.message(), tag);
+        let EventArrival {
+            arrived,
+            tag,
+            conversation,
+        } = arrival;
+        let (source, message) = (context.service(), context.message());
+        let span = HandlerSpan::process(source, message, tag, conversation.as_deref());
         let span = span.span().clone();
         self.hooks.extract(&span, context.trace());
         let metered = self.meter.start(arrived);
@@ -235,7 +242,7 @@ impl EventRuns {
             }
             _ => {
                 tracing::debug!(parent: &span, %exchange, %key, outcome, "event handler ended");
-                if let Some(error) = verdict.error() {
+                if let Some(error) = verdict.error().filter(|_| !verdict.is_told()) {
                     let error = Escaped(error);
                     tracing::warn!(parent: &span, %exchange, %key, %error, "event handler failed");
                 }
