@@ -67,6 +67,7 @@ const MEMBERS: &[&str] = &[
     "runtime",
     "broker",
     "otel",
+    "cli",
     "examples",
     "examples/gateway",
     "tests",

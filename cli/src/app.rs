@@ -1,0 +1,95 @@
+//! The surroundings of a command: its global options, its output, and its connection.
+
+use std::env;
+use std::time::Duration;
+
+use lepus::Connection;
+use lepus::amqp::Io;
+use tokio::sync::OnceCell;
+
+use crate::args::Globals;
+use crate::contexts;
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// The broker, if nothing names another.
+const LOCAL: &str = "amqp://localhost";
+
+/// The surroundings of a command.
+pub(crate) struct App {
+    globals: Globals,
+    pub(crate) out: Output,
+    connection: OnceCell<Connection>,
+}
+
+impl App {
+    pub(crate) fn new(globals: Globals) -> Self {
+        let out = Output::new(globals.output);
+        Self {
+            globals,
+            out,
+            connection: OnceCell::new(),
+        }
+    }
+
+    /// The longest time to wait for an answer.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.globals.timeout
+    }
+
+    /// The namespace, from the arguments or the environment.
+    pub(crate) fn namespace(&self) -> Option<String> {
+        let given = self.globals.namespace.clone();
+        given.or_else(|| variable("LEPUS_NAMESPACE"))
+    }
+
+    /// The connection, which is opened by the first call of this method.
+    ///
+    /// # Errors
+    /// The URL or the namespace is not valid, or the broker cannot be connected to.
+    pub(crate) async fn connect(&self) -> Result<&Connection, Failure> {
+        self.connection.get_or_try_init(|| self.open()).await
+    }
+
+    /// Opens another connection. The caller closes it.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub(crate) async fn open(&self) -> Result<Connection, Failure> {
+        let mut builder = Connection::builder(&self.url()?)
+            // A program of one user's has no handlers that block the runtime, and waits for single answers.
+            .io(Io::Shared)
+            .connect_timeout(self.timeout())
+            .name(concat!("lepus-cli ", env!("CARGO_PKG_VERSION")));
+        if let Some(namespace) = self.namespace() {
+            builder = builder.namespace(&namespace);
+        }
+        Ok(builder.open().await?)
+    }
+
+    /// The URL of the broker. It may contain a password, and is never shown.
+    fn url(&self) -> Result<String, Failure> {
+        if let Some(url) = &self.globals.url {
+            return Ok(url.clone());
+        }
+        if let Some(name) = &self.globals.context {
+            return contexts::url(name);
+        }
+        if let Some(url) = variable("LEPUS_URL").or_else(|| variable("AMQP_URL")) {
+            return Ok(url);
+        }
+        Ok(contexts::default_url()?.unwrap_or_else(|| LOCAL.to_owned()))
+    }
+
+    /// Closes the connection, if it was opened.
+    pub(crate) async fn close(&self) {
+        if let Some(connection) = self.connection.get() {
+            connection.close().await;
+        }
+    }
+}
+
+/// A variable of the environment that is set, and not to nothing.
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
