@@ -6,6 +6,7 @@ mod builder;
 mod call;
 mod coalesce;
 mod correlation;
+mod dynamic;
 mod handle;
 mod presence;
 mod reply_queue;
@@ -14,4 +15,5 @@ mod transport;
 
 pub use builder::ClientBuilder;
 pub use call::{Call, PendingReply};
+pub use dynamic::{DynamicCall, DynamicClient, DynamicReply};
 pub use handle::{Client, DEFAULT_TIMEOUT};
