@@ -4,7 +4,7 @@ use std::env;
 use std::time::Duration;
 
 use lepus::Connection;
-use lepus::amqp::Io;
+use lepus::amqp::{ConnectionBuilder, Io};
 use tokio::sync::OnceCell;
 
 use crate::args::Globals;
@@ -48,14 +48,15 @@ impl App {
     /// # Errors
     /// The URL or the namespace is not valid, or the broker cannot be connected to.
     pub(crate) async fn connect(&self) -> Result<&Connection, Failure> {
-        self.connection.get_or_try_init(|| self.open()).await
+        let open = || async { Ok(self.builder()?.open().await?) };
+        self.connection.get_or_try_init(open).await
     }
 
-    /// Opens another connection. The caller closes it.
+    /// A builder for another connection, which the caller closes.
     ///
     /// # Errors
-    /// As [`connect`](Self::connect).
-    pub(crate) async fn open(&self) -> Result<Connection, Failure> {
+    /// The contexts file cannot be read, or does not have the context.
+    pub(crate) fn builder(&self) -> Result<ConnectionBuilder, Failure> {
         let mut builder = Connection::builder(&self.url()?)
             // A program of one user's has no handlers that block the runtime, and waits for single answers.
             .io(Io::Shared)
@@ -64,7 +65,7 @@ impl App {
         if let Some(namespace) = self.namespace() {
             builder = builder.namespace(&namespace);
         }
-        Ok(builder.open().await?)
+        Ok(builder)
     }
 
     /// The URL of the broker. It may contain a password, and is never shown.

@@ -59,6 +59,17 @@ impl Exit {
         }
     }
 
+    /// The name of the reason, for counts of failures.
+    pub(crate) fn name(self) -> String {
+        match self {
+            Self::Connect => "not connected".to_owned(),
+            Self::OwnError => "application".to_owned(),
+            Self::Unserved => "nobody serves it".to_owned(),
+            Self::Status(code) => code.to_string(),
+            other => format!("exit code {}", other.code()),
+        }
+    }
+
     /// The code of an error: its kind's own, or that of the equivalent status.
     pub(crate) fn of_error(error: &lepus::Error) -> Self {
         if error.is_connect() {

@@ -1,5 +1,6 @@
 //! `lepus`, the command: calls services, shows what runs, and tests it, over any RabbitMQ.
 
+mod answers;
 mod app;
 mod args;
 mod commands;
@@ -7,7 +8,12 @@ mod contexts;
 mod duration;
 mod exit;
 mod failure;
+mod figures;
+mod json_text;
+mod latency;
+mod notation;
 mod output;
+mod progress;
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -4,7 +4,7 @@ use std::env;
 use std::io::{self, IsTerminal as _, Write as _};
 
 use comfy_table::{
-    Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Table, Width, presets,
+    Attribute, Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table, presets,
 };
 use serde::Serialize;
 use tracing_subscriber::filter::LevelFilter;
@@ -69,6 +69,7 @@ impl Output {
     ///
     /// # Errors
     /// Stdout cannot be written to.
+    #[allow(dead_code, reason = "for commands with a single result")]
     pub(crate) fn record<T: Serialize>(
         &self,
         record: &T,
@@ -192,13 +193,24 @@ impl Rows {
     fn render(self, is_terminal: bool, has_colors: bool) -> String {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        if is_terminal {
+        table.set_content_arrangement(ContentArrangement::Disabled);
+        let widths = self.widths();
+        // A terminal that does not know its width says 0.
+        let limit = table.width().filter(|width| is_terminal && *width > 0);
+        let limit = limit.map_or(usize::MAX, usize::from);
+        let total: usize = widths.iter().map(|width| width + GAP).sum();
+        if total > limit {
+            let fixed = widths.iter().map(|width| match is_short(*width) {
+                true => width + GAP,
+                false => SHORT + GAP,
+            });
+            if fixed.sum::<usize>() > limit {
+                return self.vertical();
+            }
             table.set_content_arrangement(ContentArrangement::Dynamic);
         }
         if has_colors {
-            table.enforce_styling();
-        } else {
-            table.style_text_only();
+            table.enforce_styling().style_text_only();
         }
         let bold = |name: &&str| match has_colors {
             true => Cell::new(name).add_attribute(Attribute::Bold),
@@ -211,34 +223,106 @@ impl Rows {
         for (index, column) in table.column_iter_mut().enumerate() {
             column.set_padding((0, 2));
             if self.numbers.contains(&index) {
-                column.set_cell_alignment(comfy_table::CellAlignment::Right);
+                column.set_cell_alignment(CellAlignment::Right);
             }
-            // Narrower, and a word a line would be all that fits.
-            column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(6)));
+            if total > limit && widths.get(index).is_some_and(|width| is_short(*width)) {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
         }
-        let lines: Vec<String> = table
-            .lines()
-            .map(|line| line.trim_end().to_owned())
-            .collect();
-        lines.join("\n")
+        let lines = table.lines().map(|line| line.trim_end().to_owned());
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// The width of each column, if nothing is wrapped.
+    fn widths(&self) -> Vec<usize> {
+        let mut widths: Vec<usize> = self.head.iter().map(|name| name.chars().count()).collect();
+        for row in &self.rows {
+            for (width, (text, _)) in widths.iter_mut().zip(row) {
+                let lines = text.lines().map(|line| line.chars().count());
+                *width = lines.max().unwrap_or(0).max(*width);
+            }
+        }
+        widths
+    }
+
+    /// A line for each cell, for a terminal on which the columns would be too narrow to read.
+    fn vertical(&self) -> String {
+        let name_width = self.head.iter().map(|name| name.chars().count()).max();
+        let name_width = name_width.unwrap_or(0);
+        let rows = self.rows.iter().map(|row| {
+            let cells = self.head.iter().zip(row);
+            let cells = cells.filter(|(_, (text, _))| !text.is_empty());
+            let lines = cells.map(|(name, (text, _))| {
+                let text = printable(text).replace('\n', " ");
+                format!("{name:<name_width$}  {text}")
+            });
+            lines.collect::<Vec<_>>().join("\n")
+        });
+        rows.collect::<Vec<_>>().join("\n\n")
     }
 }
 
-/// Control characters of a peer's text are escaped, so that it cannot write to the terminal.
+/// The space behind a column.
+const GAP: usize = 2;
+/// The width up to which a column is not wrapped.
+const SHORT: usize = 24;
+
+fn is_short(width: usize) -> bool {
+    width <= SHORT
+}
+
+/// The text of a peer with its control characters escaped, so that it cannot act on the terminal.
+pub(crate) fn printable(text: &str) -> String {
+    let escaped = text.chars().map(|c| match c {
+        '\n' => c.to_string(),
+        c if c.is_control() => c.escape_default().to_string(),
+        c => c.to_string(),
+    });
+    escaped.collect()
+}
+
 fn cell(text: &str, tone: Option<Tone>, has_colors: bool) -> Cell {
-    let text: String = text
-        .chars()
-        .flat_map(|c| match c {
-            '\n' => vec![c],
-            c if c.is_control() => c.escape_default().collect(),
-            c => vec![c],
-        })
-        .collect();
-    let cell = Cell::new(text);
+    let cell = Cell::new(printable(text));
     match tone.filter(|_| has_colors) {
         None => cell,
         Some(Tone::Good) => cell.fg(Color::Green),
         Some(Tone::Doubtful) => cell.fg(Color::Yellow),
         Some(Tone::Bad) => cell.fg(Color::Red),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows() -> Rows {
+        let mut rows = Rows::new(&["NAME", "#COUNT", "TEXT"]);
+        rows.row(["hare", "7", "first\nsecond"]);
+        rows.row(["h\u{1b}[31m", "12", ""]);
+        rows
+    }
+
+    #[test]
+    fn a_table_has_aligned_columns() {
+        let lines = [
+            "NAME         COUNT  TEXT",
+            "hare             7  first",
+            "                    second",
+            "h\\u{1b}[31m     12",
+        ];
+        assert_eq!(rows().render(false, false), lines.join("\n"));
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_a_line_for_each_cell() {
+        let lines = [
+            "NAME   hare",
+            "COUNT  7",
+            "TEXT   first second",
+            "",
+            "NAME   h\\u{1b}[31m",
+            "COUNT  12",
+        ];
+        assert_eq!(rows().vertical(), lines.join("\n"));
     }
 }

@@ -1,6 +1,8 @@
 //! `completions`: scripts that complete commands and options in a shell, and the manual page.
 
-use clap::{Args, CommandFactory as _, ValueEnum};
+use std::path::PathBuf;
+
+use clap::{Args, Command, CommandFactory as _, ValueEnum};
 use clap_complete::Shell;
 
 use crate::app::App;
@@ -14,11 +16,14 @@ use crate::failure::Failure;
   lepus completions bash > /etc/bash_completion.d/lepus
   lepus completions zsh > \"${fpath[1]}/_lepus\"
   lepus completions fish > ~/.config/fish/completions/lepus.fish
-  lepus completions man > /usr/local/share/man/man1/lepus.1")]
+  lepus completions man --into /usr/local/share/man/man1")]
 pub(crate) struct Completions {
     /// The shell, or `man`
     #[arg(value_name = "SHELL")]
     kind: Kind,
+    /// With `man`: writes a page for each command into this folder
+    #[arg(long, value_name = "FOLDER")]
+    into: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -42,14 +47,28 @@ impl Completions {
             Kind::Fish => Shell::Fish,
             Kind::Powershell => Shell::PowerShell,
             Kind::Zsh => Shell::Zsh,
-            Kind::Man => {
-                clap_mangen::Man::new(command).render(&mut script)?;
-                app.out.bytes(&script)?;
-                return Ok(Exit::Ok);
-            }
+            Kind::Man => return self.manual(app, command),
         };
+        if self.into.is_some() {
+            return Err(Failure::usage("--into is for the pages of the manual"));
+        }
         clap_complete::generate(shell, &mut command, "lepus", &mut script);
         app.out.bytes(&script)?;
+        Ok(Exit::Ok)
+    }
+
+    fn manual(&self, app: &App, command: Command) -> Result<Exit, Failure> {
+        match &self.into {
+            Some(folder) => clap_mangen::generate_to(command, folder).map_err(|error| {
+                let folder = folder.display();
+                Failure::usage(format!("no page can be written into {folder}: {error}"))
+            })?,
+            None => {
+                let mut page = Vec::new();
+                clap_mangen::Man::new(command).render(&mut page)?;
+                app.out.bytes(&page)?;
+            }
+        }
         Ok(Exit::Ok)
     }
 }

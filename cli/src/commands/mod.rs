@@ -1,8 +1,16 @@
 //! Commands, one file each. A command is a `clap::Args` with `async fn run(self, app: &App) -> Result<Exit, Failure>`.
 //! It is registered here: its module, and its line in the list.
 
+mod bench;
+mod broker;
+mod call;
+mod check;
 mod completions;
+mod health;
+mod info;
 mod ls;
+mod ping;
+mod stats;
 
 use clap::Subcommand;
 
@@ -31,12 +39,20 @@ macro_rules! commands {
 
 commands! {
     Ls(ls::Ls),
+    Info(info::Info),
+    Stats(stats::Stats),
+    Ping(ping::Ping),
+    Health(health::Health),
+    Call(call::Call),
+    Check(check::Check),
+    Bench(bench::Bench),
+    Broker(broker::Broker),
     Completions(completions::Completions),
 }
 
 impl Command {
     /// Whether the command stops by itself at a signal, by `lepus::shutdown_signal`.
     pub(crate) fn handles_signals(&self) -> bool {
-        false
+        matches!(self, Self::Bench(_) | Self::Broker(_))
     }
 }

@@ -1,0 +1,11 @@
+//! The command `lepus`, run as a person would run it: as a child process, against both brokers.
+
+mod arguments;
+mod bench;
+mod broker;
+mod call;
+mod check;
+mod discovery;
+mod lepus;
+mod tour;
+mod workshop;
