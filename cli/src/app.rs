@@ -3,12 +3,13 @@
 use std::env;
 use std::time::Duration;
 
-use lepus::Connection;
 use lepus::amqp::{ConnectionBuilder, Io};
+use lepus::{Code, Connection};
 use tokio::sync::OnceCell;
 
 use crate::args::Globals;
 use crate::contexts;
+use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -50,6 +51,23 @@ impl App {
     pub(crate) async fn connect(&self) -> Result<&Connection, Failure> {
         let open = || async { Ok(self.builder()?.open().await?) };
         self.connection.get_or_try_init(open).await
+    }
+
+    /// Waits for something that a broker which has stalled would never give, within the [timeout](Self::timeout).
+    ///
+    /// # Errors
+    /// Its own, or that the broker did not answer in time.
+    pub(crate) async fn within<T, E: Into<Failure>>(
+        &self,
+        waiting: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Failure> {
+        match tokio::time::timeout(self.timeout(), waiting).await {
+            Ok(result) => result.map_err(Into::into),
+            Err(_) => Err(Failure::new(
+                Exit::Status(Code::DeadlineExceeded),
+                format!("the broker did not answer within {:?}", self.timeout()),
+            )),
+        }
     }
 
     /// A builder for another connection, which the caller closes.

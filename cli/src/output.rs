@@ -49,6 +49,11 @@ impl Output {
         self.is_terminal
     }
 
+    /// Whether there are colours.
+    pub(crate) fn has_colors(&self) -> bool {
+        self.has_colors
+    }
+
     /// Writes records: as one JSON array, as a line each, or as the table.
     ///
     /// # Errors
@@ -69,7 +74,6 @@ impl Output {
     ///
     /// # Errors
     /// Stdout cannot be written to.
-    #[allow(dead_code, reason = "for commands with a single result")]
     pub(crate) fn record<T: Serialize>(
         &self,
         record: &T,

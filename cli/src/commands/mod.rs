@@ -6,11 +6,16 @@ mod broker;
 mod call;
 mod check;
 mod completions;
+mod dead;
+mod events;
 mod health;
 mod info;
+mod jobs;
 mod ls;
 mod ping;
 mod stats;
+mod top;
+mod topology;
 
 use clap::Subcommand;
 
@@ -43,7 +48,12 @@ commands! {
     Stats(stats::Stats),
     Ping(ping::Ping),
     Health(health::Health),
+    Top(top::Top),
     Call(call::Call),
+    Jobs(jobs::Jobs),
+    Dead(dead::Dead),
+    Events(events::Events),
+    Topology(topology::Topology),
     Check(check::Check),
     Bench(bench::Bench),
     Broker(broker::Broker),
@@ -53,6 +63,10 @@ commands! {
 impl Command {
     /// Whether the command stops by itself at a signal, by `lepus::shutdown_signal`.
     pub(crate) fn handles_signals(&self) -> bool {
-        matches!(self, Self::Bench(_) | Self::Broker(_))
+        match self {
+            Self::Bench(_) | Self::Broker(_) => true,
+            Self::Dead(dead) => dead.handles_signals(),
+            _ => false,
+        }
     }
 }

@@ -43,6 +43,18 @@ async fn help_is_no_mistake_and_has_examples() {
         "bench jobs",
         "broker",
         "completions",
+        "jobs push",
+        "jobs ls",
+        "jobs peek",
+        "dead ls",
+        "dead show",
+        "dead replay",
+        "dead purge",
+        "events tail",
+        "events publish",
+        "topology export",
+        "topology diff",
+        "top",
     ];
     for command in commands {
         let mut arguments: Vec<&str> = command.split(' ').collect();
@@ -114,6 +126,10 @@ async fn without_a_broker_it_ends_with_2() {
         &["ping"],
         &["bench", "rpc"],
         &["health"],
+        &["jobs", "ls"],
+        &["dead", "show", "jobs"],
+        &["events", "tail", "logs"],
+        &["topology", "export"],
     ] {
         let ended = of(&[command, &["--url", &url]].concat()).await;
         assert!(!ended.stderr.contains("carrot"), "{}", ended.stderr);

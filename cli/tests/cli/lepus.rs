@@ -7,6 +7,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 /// A command that has ended.
+#[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
@@ -42,8 +43,12 @@ pub(crate) async fn run(env: &Env, arguments: &[&str]) -> Ended {
 
 /// Runs the command with a text on stdin.
 pub(crate) async fn run_with(env: &Env, arguments: &[&str], stdin: &str) -> Ended {
-    let mut command = at(env);
-    command.args(arguments).stdin(Stdio::piped());
+    fed(at(env).args(arguments), stdin).await
+}
+
+/// Waits for the end of a command that reads this.
+pub(crate) async fn fed(command: &mut Command, stdin: &str) -> Ended {
+    command.stdin(Stdio::piped());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the command starts");
     let mut input = child.stdin.take().expect("a piped stdin");
