@@ -9,7 +9,7 @@ pub use crate::policy::verdict::{
     Failure, IntoVerdict, JobError, Retry, Verdict, VerdictOutcome, reject, retry, retry_after,
 };
 pub use crate::queue::{
-    DeadLetter, DeadLetters, Getter, Job, PolledJob, Producer, Push, TaskPool, TaskProducer,
-    WorkQueue, WorkerPool,
+    DeadLetter, DeadLetterReader, DeadLetters, Getter, Job, PolledJob, Producer, Push, TaskPool,
+    TaskProducer, WorkQueue, WorkerPool,
 };
 pub use crate::service::Tasks;

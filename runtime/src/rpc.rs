@@ -2,9 +2,12 @@
 //!
 //! `#[lepus::service]` generates a server and a client from a trait. [`Server`] serves it, and
 //! [`ClientBuilder`] sets the options of its client. [`Service`], [`Request`] and [`Reply`] are for services
-//! without the macro.
+//! without the macro, and a [`DynamicClient`] calls services whose contract it does not have.
 
-pub use crate::client::{Call, Client, ClientBuilder, DEFAULT_TIMEOUT, PendingReply};
+pub use crate::client::{
+    Call, Client, ClientBuilder, DEFAULT_TIMEOUT, DynamicCall, DynamicClient, DynamicReply,
+    PendingReply,
+};
 pub use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use crate::error::{CallError, Never};
 pub use crate::returns::MethodError;

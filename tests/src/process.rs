@@ -64,6 +64,11 @@ pub fn node_is_available(test: &str) -> bool {
     is_available(test, "LEPUS_NODE")
 }
 
+/// Is there tmux, a terminal for programs? `LEPUS_TMUX=none` leaves it out, as above.
+pub fn tmux_is_available(test: &str) -> bool {
+    is_available(test, "LEPUS_TMUX")
+}
+
 fn is_available(test: &str, variable: &str) -> bool {
     let is_out = std::env::var(variable).is_ok_and(|set| set == "none");
     if is_out && !crate::report::is_ci() {

@@ -70,6 +70,7 @@ const MEMBERS: &[&str] = &[
     "runtime",
     "broker",
     "otel",
+    "cli",
     "examples",
     "examples/gateway",
     "tests",

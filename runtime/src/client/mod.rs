@@ -7,6 +7,7 @@ mod call;
 mod cancel;
 mod coalesce;
 mod correlation;
+mod dynamic;
 mod handle;
 mod layered;
 mod local;
@@ -17,4 +18,5 @@ mod transport;
 
 pub use builder::ClientBuilder;
 pub use call::{Call, PendingReply};
+pub use dynamic::{DynamicCall, DynamicClient, DynamicReply};
 pub use handle::{Client, DEFAULT_TIMEOUT};

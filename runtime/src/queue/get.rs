@@ -97,7 +97,7 @@ impl<T: DeserializeOwned> Getter<T> {
 
     async fn open(&self) -> Result<Arc<PolledQueue>, Error> {
         let queue = self.connection.namespace().scope(&self.spec.name);
-        let topology = self.spec.topology()?;
+        let topology = self.spec.polled()?;
         PolledQueue::open(&self.connection, queue, &topology, self.spec.passive).await
     }
 }
@@ -136,6 +136,12 @@ impl<T> PolledJob<T> {
     message_accessors! {
         bytes key exchange content_type message_id timestamp app_id headers header trace redelivered
         attempt
+    }
+
+    /// The task, if the queue carries tasks (AMQP's `type`).
+    #[must_use]
+    pub fn task(&self) -> Option<&str> {
+        self.info.kind.as_deref()
     }
 
     /// Acknowledges the job (`basic.ack`), and returns its payload.

@@ -21,7 +21,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-pub use dead_letters::{DeadLetter, DeadLetters};
+pub use dead_letters::{DeadLetter, DeadLetterReader, DeadLetters};
 pub use get::{Getter, PolledJob};
 pub use job::Job;
 pub use pool::WorkerPool;
@@ -33,13 +33,14 @@ pub(crate) use handler::{JobHandler, JobRunner};
 pub(crate) use job::{RawJob, payload_codec};
 pub(crate) use layered::layered;
 pub(crate) use spec::QueueSpec;
+use spec::check_delay;
 
 use crate::error::Error;
 use crate::link::{self, Connection, QueueCounts};
 use crate::policy::retry::RetryPolicy;
 use crate::publish::Publisher;
 use crate::wire::codec::Codec;
-use crate::wire::topology::QueueKind;
+use crate::wire::topology::{QueueKind, Topology};
 
 /// A queue of jobs of one type: the name and properties from which producers, workers and the
 /// dead-letter queue are made.
@@ -184,6 +185,41 @@ impl<T> WorkQueue<T> {
     pub async fn declare(&self, connection: &Connection) -> Result<(), Error> {
         let publisher = Publisher::without_size_limit(connection);
         publisher.declare(self.spec.topology()?).await
+    }
+
+    /// Declares the queue in which jobs wait for this delay, and neither the queue itself nor another one. It is for
+    /// a program that pushes to a queue of another program ([`passive`](Self::passive)), with a delay that nobody has
+    /// used before. The kind and the limit of this value have to be those of the queue.
+    ///
+    /// ```no_run
+    /// # async fn example(connection: lepus::Connection) -> Result<(), lepus::Error> {
+    /// use std::time::Duration;
+    ///
+    /// let (mails, delay) = (lepus::WorkQueue::<String>::new("mails"), Duration::from_secs(300));
+    /// let producer = mails.clone().passive().producer(&connection);
+    /// let push = || producer.push(&"hare@example.org".to_owned()).delay(delay);
+    /// match push().await {
+    ///     Err(error) if error.is_unroutable() => {
+    ///         mails.declare_delay_queue(&connection, delay).await?;
+    ///         push().await
+    ///     }
+    ///     pushed => pushed,
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`declare`](Self::declare). [`is_invalid`](Error::is_invalid) for a delay of more than 49 days, which is
+    /// the longest that the broker has.
+    pub async fn declare_delay_queue(
+        &self,
+        connection: &Connection,
+        delay: Duration,
+    ) -> Result<(), Error> {
+        self.spec.check(connection.namespace())?;
+        let topology = Topology::queue(self.spec.delayed(check_delay(delay)?)?);
+        let publisher = Publisher::without_size_limit(connection);
+        publisher.declare(topology).await
     }
 
     /// The number of jobs that are ready in the queue, and of its consumers. Jobs that wait for their next

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use super::job_publisher::JobPublisher;
+use super::spec::check_delay;
 use crate::clock;
 use crate::context::Context;
 use crate::error::{Error, ErrorKind};
@@ -23,7 +24,6 @@ use crate::span;
 use crate::stats::{HandlerKind, HandlerOutcome};
 use crate::wire::envelope::{self, NewJob};
 use crate::wire::message::Outgoing;
-use crate::wire::topology::LONGEST_DELAY;
 use crate::wire::value::{Table, Value};
 
 /// A push, which is made when it is awaited.
@@ -105,6 +105,24 @@ impl Push {
         self
     }
 
+    /// Sets the task (AMQP's `type`), for a queue whose jobs are methods of a trait
+    /// ([`tasks`](macro@crate::tasks)) that this program does not have. The payload is a map or an object with the
+    /// arguments by their names.
+    ///
+    /// ```no_run
+    /// # async fn example(connection: lepus::Connection) -> Result<(), lepus::Error> {
+    /// use std::collections::BTreeMap;
+    ///
+    /// let images = lepus::WorkQueue::<BTreeMap<&str, u64>>::new("images").passive();
+    /// let arguments = BTreeMap::from([("id", 7), ("width", 640)]);
+    /// images.producer(&connection).push(&arguments).task("resize").await
+    /// # }
+    /// ```
+    pub fn task(mut self, name: &str) -> Self {
+        self.task = Some(name.to_owned());
+        self
+    }
+
     /// A header for the handler to read.
     ///
     /// A name that is [reserved](Table#reserved-names-of-headers) makes the push fail with
@@ -142,11 +160,7 @@ impl Push {
         envelope::check_headers(headers.keys())?;
         queue.propagated.add(&context, &mut headers);
         let delay = delay.filter(|delay| !delay.is_zero());
-        if delay.is_some_and(|delay| delay > LONGEST_DELAY) {
-            return Err(Error::invalid(format!(
-                "the broker delays a job by {LONGEST_DELAY:?} at most"
-            )));
-        }
+        let delay = delay.map(check_delay).transpose()?;
         let (routing_key, delay_queue_missing) = match delay {
             None => (queue.target.queue.to_string(), None),
             Some(delay) => {

@@ -11,7 +11,7 @@ use crate::wire::envelope;
 use crate::wire::message::Incoming;
 use crate::wire::name::{Name, SHORT_STRING_MAX};
 use crate::wire::topology::{
-    DELAY_SUFFIX, Queue, QueueKind, Topology, delay_queue, delay_queue_names,
+    DELAY_SUFFIX, LONGEST_DELAY, Queue, QueueKind, Topology, delay_queue, delay_queue_names,
 };
 
 /// The number of times that a quorum queue delivers a job without a settlement before it
@@ -176,6 +176,15 @@ impl QueueSpec {
         })
     }
 
+    /// The queues that have to be there so that jobs can be taken: those of [`topology`](Self::topology), but of a
+    /// passive queue itself alone, because it may have no dead-letter queue, and none is published to.
+    pub(crate) fn polled(&self) -> Result<Topology, Error> {
+        if self.passive {
+            return Ok(Topology::queue(self.main()?));
+        }
+        self.topology()
+    }
+
     /// Whether the queue is known to have a dead-letter exchange, so that the broker keeps a rejected
     /// job.
     pub(crate) fn has_dead_letter_exchange(&self) -> bool {
@@ -200,6 +209,16 @@ impl QueueSpec {
     fn passive_if_set(&self, queue: Queue) -> Queue {
         if self.passive { queue.passive() } else { queue }
     }
+}
+
+/// Checks that the broker can delay a job for so long.
+pub(super) fn check_delay(delay: Duration) -> Result<Duration, Error> {
+    if delay > LONGEST_DELAY {
+        return Err(Error::invalid(format!(
+            "the broker delays a job by {LONGEST_DELAY:?} at most"
+        )));
+    }
+    Ok(delay)
 }
 
 #[cfg(test)]

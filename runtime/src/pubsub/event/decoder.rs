@@ -72,8 +72,12 @@ impl<T: DeserializeOwned> EventDecoder<T> {
     pub(in crate::pubsub) fn decode(&self, event: RawEvent) -> Decoded<T> {
         let (reason, is_unknown) = match self.payload(&event) {
             Ok(payload) => {
-                let context = event.context;
-                return Decoded::Event(Event { payload, context });
+                let RawEvent { context, body } = event;
+                return Decoded::Event(Event {
+                    payload,
+                    body,
+                    context,
+                });
             }
             Err(DecodeError::UnknownType(reason)) => (reason, true),
             Err(DecodeError::Malformed(reason)) => (reason, false),

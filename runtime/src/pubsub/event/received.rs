@@ -10,13 +10,14 @@ use crate::extensions::Extensions;
 use crate::queue::RawJob;
 use crate::span::HandlerSpan;
 use crate::wire::envelope::EventHead;
-use crate::wire::message::{Incoming, MessageInfo};
+use crate::wire::message::{Incoming, MessageInfo, message_accessors};
 use crate::wire::value::{Table, Value};
 
 /// An event as a subscriber receives it.
 #[derive(Clone, Debug)]
 pub struct Event<T> {
     pub(super) payload: T,
+    pub(super) body: Bytes,
     /// The context of the handler, with the metadata of the message.
     pub(in crate::pubsub) context: Context,
 }
@@ -36,6 +37,10 @@ impl<T> Event<T> {
     #[must_use]
     pub fn into_payload(self) -> T {
         self.payload
+    }
+
+    message_accessors! {
+        bytes content_type
     }
 
     /// The routing key it was published with.
@@ -113,6 +118,7 @@ impl<T> Event<T> {
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Event<U> {
         Event {
             payload: change(self.payload),
+            body: self.body,
             context: self.context,
         }
     }

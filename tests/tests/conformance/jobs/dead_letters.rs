@@ -22,6 +22,8 @@ conformance!(
     what_was_listed_is_replayed_at_once,
     a_copy_keeps_what_its_message_came_with,
     one_some_or_all_are_replayed,
+    letters_are_read_one_at_a_time,
+    several_letters_are_replayed_at_once,
     a_replay_is_confirmed_before_anything_is_removed,
     they_are_purged,
     a_job_that_says_no_text_is_taken_and_listed,
@@ -337,6 +339,93 @@ async fn one_some_or_all_are_replayed(env: Env) {
     assert_eq!(seen, [3, 0, 2, 4, 1, 5]);
     running.stop().await.unwrap();
     fixture.delete_queues(&["jobs"]).await;
+}
+
+async fn letters_are_read_one_at_a_time(env: Env) {
+    let fixture = JobFixture::open(env).await;
+    for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
+        let queue = queue::<u32>(name, kind);
+        bury(&fixture, &queue, 4).await;
+        // Their type and the properties of their queues need not be known.
+        let any = WorkQueue::<serde::de::IgnoredAny>::new(name).passive();
+        let letters = any.dead_letters(&fixture.connection);
+        let mut reader = letters.reader().await.unwrap();
+        assert!(reader.replay().await.unwrap_err().is_invalid());
+        let mut ids = Vec::new();
+        while let Some(letter) = reader.next().await.unwrap() {
+            assert_eq!(letter.reason(), "rejected");
+            ids.push(letter.message_id().unwrap().to_owned());
+            // One that comes meanwhile is not read.
+            if ids.len() == 1 {
+                fixture
+                    .raw
+                    .publish("", &format!("{}.dead", fixture.full(name)), b"\x09")
+                    .await;
+            }
+            if letter.to_json() == "2" {
+                reader.replay().await.unwrap();
+                assert!(reader.replay().await.unwrap_err().is_invalid());
+            }
+        }
+        ids.sort();
+        assert_eq!(ids, ["job-0", "job-1", "job-2", "job-3"], "{name}");
+        assert!(reader.replay().await.unwrap_err().is_invalid());
+        reader.close().await;
+        dead(&fixture, &queue, 4).await;
+        assert_eq!(fixture.raw.next(&fixture.full(name)).await.data, [2]);
+        // Without a close, the broker puts them back.
+        let mut reader = letters.reader().await.unwrap();
+        reader.next().await.unwrap().unwrap();
+        drop(reader);
+        dead(&fixture, &queue, 4).await;
+    }
+    fixture.delete_queues(&["quorum", "classic"]).await;
+}
+
+async fn several_letters_are_replayed_at_once(env: Env) {
+    const LETTERS: usize = 30;
+    let fixture = JobFixture::open(env).await;
+    for (kind, name) in KINDS.into_iter().zip(["quorum", "classic"]) {
+        let queue = queue::<u8>(name, kind).max_length(20);
+        queue.declare(&fixture.connection).await.unwrap();
+        let full = fixture.full(name);
+        for letter in 0..LETTERS {
+            let body = [u8::try_from(letter).unwrap()];
+            fixture
+                .raw
+                .publish("", &format!("{full}.dead"), &body)
+                .await;
+        }
+        let letters = queue.dead_letters(&fixture.connection);
+        let mut reader = letters.reader().await.unwrap();
+        let mut replays = Vec::new();
+        while reader.next().await.unwrap().is_some() {
+            replays.push(tokio::spawn(reader.replay()));
+        }
+        assert_eq!(replays.len(), LETTERS);
+        let mut replayed = 0;
+        for replay in replays {
+            match replay.await.unwrap() {
+                Ok(()) => replayed += 1,
+                Err(error) => assert!(error.is_rejected(), "{error}"),
+            }
+        }
+        reader.close().await;
+        // A quorum queue lets more in before it refuses.
+        let most = if kind == QueueKind::Quorum {
+            LETTERS
+        } else {
+            20
+        };
+        assert!((20..=most).contains(&replayed), "{name}: {replayed}");
+        fixture
+            .raw
+            .until_messages(&full, u32::try_from(replayed).unwrap())
+            .await;
+        let left = u32::try_from(LETTERS - replayed).unwrap();
+        assert_eq!(letters.count().await.unwrap(), left, "{name}");
+    }
+    fixture.delete_queues(&["quorum", "classic"]).await;
 }
 
 async fn a_replay_is_confirmed_before_anything_is_removed(env: Env) {

@@ -1,0 +1,166 @@
+//! `bench rpc`: many calls at a time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes;
+use clap::Args;
+use lepus::rpc::DynamicClient;
+use lepus::{Codec, Server};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::{Bed, End, Measured, show};
+use crate::app::App;
+use crate::commands::call::arguments::Arguments;
+use crate::commands::call::target::Target;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::json_text;
+use crate::progress::Progress;
+
+/// Measures calls: of a method, or of a service of its own that returns what it gets
+#[derive(Args)]
+#[command(after_help = "Examples:
+  lepus bench rpc
+  lepus bench rpc -c 1 --calls 1000 --size 1024
+  lepus bench rpc --coalesce 64 -c 256 --calls 200000
+  lepus bench rpc calculator.divide dividend=84 divisor=2")]
+pub(super) struct RpcBench {
+    /// The service and the method, with a dot between them
+    #[arg(value_name = "SERVICE.METHOD")]
+    target: Option<String>,
+    /// JSON, @FILE, or name=value pairs
+    #[arg(value_name = "ARGUMENTS", allow_negative_numbers = true)]
+    arguments: Vec<String>,
+    /// The number of calls
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    calls: u64,
+    /// The calls at a time
+    #[arg(short, long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    concurrency: u16,
+    /// The bytes of the text that the service of its own gets and returns
+    #[arg(
+        long,
+        value_name = "BYTES",
+        default_value_t = 16,
+        conflicts_with = "target"
+    )]
+    size: u32,
+    /// Sends up to so many calls that are made at the same time as one message
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    coalesce: u16,
+    /// The queue of the service, if it has another name
+    #[arg(long, value_name = "QUEUE", requires = "target")]
+    queue: Option<String>,
+}
+
+#[lepus::service(name = "echo", durable = false)]
+trait Echo {
+    /// The text itself.
+    async fn echo(&self, text: String) -> String;
+}
+
+struct EchoService;
+
+impl Echo for EchoService {
+    async fn echo(&self, text: String) -> String {
+        text
+    }
+}
+
+/// A call of the bench, which is made many times.
+#[derive(Clone)]
+struct BenchCall {
+    client: DynamicClient,
+    method: Arc<str>,
+    body: Bytes,
+}
+
+impl RpcBench {
+    pub(super) async fn run(&self, app: &App, bed: &Bed) -> Result<Exit, Failure> {
+        let Some(target) = &self.target else {
+            return self.own(app, bed).await;
+        };
+        let Arguments::One(json) = Arguments::parse(&self.arguments)? else {
+            return Err(Failure::usage(
+                "a bench makes the same call all the time, so it reads no stdin",
+            ));
+        };
+        let target = Target::parse(target, self.queue.as_deref(), Codec::Json)?;
+        let builder = target.builder(app.connect().await?)?;
+        let call = BenchCall {
+            client: builder.coalesce(self.coalesce.into()).build(),
+            method: target.method().into(),
+            body: json.text.into(),
+        };
+        self.measure(app, call, &target.to_string()).await
+    }
+
+    /// Serves and calls the service of its own, over two connections.
+    async fn own(&self, app: &App, bed: &Bed) -> Result<Exit, Failure> {
+        let echo = EchoServer::new(EchoService).concurrency(self.concurrency);
+        let server = Server::new(&bed.connection).serve(echo).start().await?;
+        let connection = bed.other(app).await?;
+        let text = json_text::string(&"x".repeat(self.size as usize));
+        let builder = DynamicClient::builder(&connection, "echo", "echo")?;
+        let call = BenchCall {
+            client: builder
+                .codec(Codec::Json)
+                .coalesce(self.coalesce.into())
+                .build(),
+            method: "echo".into(),
+            body: format!("{{\"text\":{text}}}").into(),
+        };
+        let result = self.measure(app, call, "calls").await;
+        connection.close().await;
+        server.stop().await?;
+        result
+    }
+
+    async fn measure(&self, app: &App, call: BenchCall, what: &str) -> Result<Exit, Failure> {
+        // The first call opens the reply queue, and shows whether there is a service at all.
+        let first = call.client.call(&call.method, call.body.clone());
+        first.timeout(app.timeout()).await?;
+        let (ended, mut ends) = mpsc::unbounded_channel();
+        let (left, limit) = (Arc::new(AtomicU64::new(self.calls)), app.timeout());
+        let started = Instant::now();
+        let mut callers = JoinSet::new();
+        for _ in 0..self.concurrency {
+            let (call, left, ended) = (call.clone(), Arc::clone(&left), ended.clone());
+            callers.spawn(async move {
+                let take = |left: u64| left.checked_sub(1);
+                while left
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+                    .is_ok()
+                {
+                    let began = Instant::now();
+                    let made = call.client.call(&call.method, call.body.clone());
+                    let end = match made.timeout(limit).await {
+                        Ok(_) => End::Done(began.elapsed()),
+                        Err(error) => End::Failed(Exit::of_error(&error).name()),
+                    };
+                    // Nobody receives it when the program ends.
+                    let _ = ended.send(end);
+                }
+            });
+        }
+        drop(ended);
+        let mut progress = Progress::new("calls", self.calls);
+        let mut all = Vec::new();
+        while let Some(end) = ends.recv().await {
+            all.push(end);
+            progress.at(all.len() as u64);
+        }
+        let elapsed = started.elapsed();
+        drop(progress);
+        let what = format!("{what}, {} at a time,", self.concurrency);
+        let measured = Measured::new(what, all, elapsed);
+        show(app, &measured)?;
+        Ok(match measured.failures.is_empty() {
+            true => Exit::Ok,
+            false => Exit::Status(lepus::Code::Unknown),
+        })
+    }
+}

@@ -1,0 +1,36 @@
+//! `topology export`: the queues and exchanges in use, as JSON.
+
+use clap::Args;
+
+use super::survey::survey;
+use crate::app::App;
+use crate::exit::Exit;
+use crate::failure::Failure;
+
+/// Writes the queues and exchanges in use as JSON, for `lepus topology diff`
+///
+/// AMQP has no list of queues, and no way to read the properties of one. What can be known without RabbitMQ's
+/// management plugin is written: the queues of the services, workers and groups that run now, their queues of dead
+/// letters, and the exchanges of groups, each if it exists on the broker. What cannot be known is left out: what
+/// nobody serves at the moment (name it with --queue and --exchange), the arguments of queues, the types of exchanges,
+/// bindings, subscriptions with a queue of their own, and the queues in which jobs wait for a delay.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  lepus topology export > topology.json
+  lepus topology export --queue task_queue --exchange logs")]
+pub(crate) struct Export {
+    /// Adds a queue, if it exists; may be given several times
+    #[arg(long = "queue", value_name = "NAME")]
+    queues: Vec<String>,
+    /// Adds an exchange, if it exists; may be given several times
+    #[arg(long = "exchange", value_name = "NAME")]
+    exchanges: Vec<String>,
+}
+
+impl Export {
+    pub(crate) async fn run(self, app: &App) -> Result<Exit, Failure> {
+        let document = survey(app, &self.queues, &self.exchanges).await?;
+        app.out.json(&document)?;
+        Ok(Exit::Ok)
+    }
+}

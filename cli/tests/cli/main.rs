@@ -1,0 +1,17 @@
+//! The command `lepus`, run as a person would run it: as a child process, against both brokers.
+
+mod arguments;
+mod bench;
+mod broker;
+mod call;
+mod check;
+mod dead;
+mod discovery;
+mod events;
+mod jobs;
+mod lepus;
+mod on;
+mod top;
+mod topology;
+mod tour;
+mod workshop;
