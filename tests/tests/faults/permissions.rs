@@ -12,7 +12,7 @@ use std::time::Duration;
 const SHORT: Duration = Duration::from_millis(100);
 const SECOND: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(30);
-const LIMIT: Duration = Duration::from_secs(200);
+const LIMIT: Duration = Duration::from_secs(400);
 
 #[lepus::service]
 trait Calculator {
