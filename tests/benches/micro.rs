@@ -8,7 +8,16 @@ use criterion::{BatchSize, Criterion, Throughput};
 use lepus::middleware::{Next, from_fn};
 use lepus::rpc::{ClientBuilder, Request};
 use lepus::{__bench as inner, Codec, events::Pattern};
+use opentelemetry::KeyValue;
+use opentelemetry::trace::{TraceContextExt as _, TracerProvider as _};
+use opentelemetry_sdk::trace::SdkTracerProvider;
 use serde::{Deserialize, Serialize};
+use tracing::Span;
+use tracing::field::Empty;
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 #[derive(Serialize, Deserialize)]
 struct Order {
@@ -102,6 +111,57 @@ fn dispatch(criterion: &mut Criterion) {
     }
 }
 
+/// The spans of a call at its client and at its handler, without a call and without Lepus: what `tracing` and
+/// `tracing-opentelemetry` take for them.
+fn spans(criterion: &mut Criterion) {
+    let tracers = SdkTracerProvider::builder().build();
+    let layer = tracing_opentelemetry::layer()
+        .with_tracer(tracers.tracer("bench"))
+        .with_location(false)
+        .with_threads(false)
+        .with_target(false)
+        .with_tracked_inactivity(false)
+        .with_filter(LevelFilter::INFO);
+    let _default = tracing_subscriber::registry().with(layer).set_default();
+    let attributes = || [KeyValue::new("rpc.response.status_code", "OK")];
+    let end = |span: &Span| {
+        span.record("outcome", "ok");
+        span.context().span().set_attributes(attributes());
+    };
+    let mut group = criterion.benchmark_group("span");
+    group.bench_function("client", |bench| {
+        bench.iter(|| {
+            let span = tracing::info_span!(
+                "call",
+                otel.name = "echo/echo",
+                otel.kind = "client",
+                rpc.method = "echo/echo",
+                outcome = Empty,
+            );
+            black_box(span.context());
+            end(&span);
+        });
+    });
+    let parent = tracing::info_span!("parent").context();
+    group.bench_function("server", |bench| {
+        bench.iter(|| {
+            let span = tracing::info_span!(
+                "request",
+                otel.name = "echo/echo",
+                otel.kind = "server",
+                rpc.method = "echo/echo",
+                outcome = Empty,
+            );
+            let _ = span.set_parent(parent.clone());
+            // When its future is made, and when that is polled.
+            for _ in 0..2 {
+                span.in_scope(|| black_box(()));
+            }
+            end(&span);
+        });
+    });
+}
+
 fn pending(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("pending");
     for waiting in [0, 64, 10_000] {
@@ -151,5 +211,6 @@ fn main() {
     pending(&mut criterion);
     settlement(&mut criterion);
     topic(&mut criterion);
+    spans(&mut criterion);
     criterion.final_summary();
 }

@@ -7,7 +7,8 @@ use lepus::{Connection, Server, amqp::Io};
 use lepus_otel::Telemetry;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::load::Operation;
@@ -45,7 +46,14 @@ pub async fn connect(task: &Task) -> Connection {
         .io(io);
     let builder = if task.contender == Contender::LepusTraced {
         let tracers = SdkTracerProvider::builder().build();
-        let spans = tracing_opentelemetry::layer().with_tracer(tracers.tracer("bench"));
+        // As the book has it for programs in which a call is short.
+        let spans = tracing_opentelemetry::layer()
+            .with_tracer(tracers.tracer("bench"))
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_tracked_inactivity(false)
+            .with_filter(LevelFilter::INFO);
         tracing_subscriber::registry().with(spans).init();
         Telemetry::new().without_metrics().attach(builder)
     } else {
