@@ -1,4 +1,9 @@
 //! The command `lepus`, run as a person would run it: as a child process, against both brokers.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod arguments;
 mod bench;

@@ -4,6 +4,7 @@ mod bad_input;
 mod calls;
 mod coalesce;
 mod contracts;
+mod dynamic;
 mod errors;
 mod fail_fast;
 mod layers;
