@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::io::{self, Write as _};
 
 use crate::exit::Exit;
+use crate::output::printable;
 
 /// The reason why a command ends without its result.
 #[derive(Debug)]
@@ -35,7 +36,7 @@ impl Failure {
     /// Writes the failure as one line to stderr.
     pub(crate) fn print(&self) {
         if !self.text.is_empty() {
-            let line = self.text.replace('\n', " ");
+            let line = printable(&self.text).replace('\n', " ");
             // Nothing can be done if stderr is closed.
             let _ = writeln!(io::stderr(), "error: {line}");
         }

@@ -135,7 +135,7 @@ impl Output {
 /// Writes a note to stderr: what the command does, and what it left out.
 pub(crate) fn note(text: &str) {
     // Nothing can be done if stderr is closed.
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", printable(text));
 }
 
 /// The log of the library, to stderr.

@@ -10,7 +10,7 @@ use crate::app::App;
 use crate::args::Format;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::output::Rows;
+use crate::output::{Rows, printable};
 
 /// Describes a service: its methods with their arguments and documentation, and its instances
 #[derive(Args)]
@@ -55,7 +55,7 @@ impl Info {
         };
         match app.out.format() {
             Format::Table => {
-                app.out.text(&head(first))?;
+                app.out.text(&printable(&head(first)))?;
                 app.out.table(methods(&first.endpoints))?;
                 app.out.text("")?;
                 app.out.table(instances(&answers))?;

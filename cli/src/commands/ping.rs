@@ -16,7 +16,7 @@ use crate::duration;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::latency::Summary;
-use crate::output::{Rows, note};
+use crate::output::{Rows, note, printable};
 
 /// Asks all instances of a service, or of everything, for a sign of life
 ///
@@ -85,7 +85,7 @@ impl Ping {
                 };
                 latencies.push(answer.elapsed());
                 match app.out.format() {
-                    Format::Table => app.out.text(&line(&record, answer.elapsed()))?,
+                    Format::Table => app.out.text(&printable(&line(&record, answer.elapsed())))?,
                     Format::Jsonl => app.out.line(&record)?,
                     Format::Json => {}
                 }
@@ -125,7 +125,6 @@ fn line(record: &Record, elapsed: Duration) -> String {
         instance,
         ..
     } = record;
-    let name = crate::output::printable(name);
     format!(
         "{name} {instance} round={round} time={}",
         duration::show(elapsed).replace(' ', "")

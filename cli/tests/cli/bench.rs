@@ -87,11 +87,11 @@ async fn jobs_are_measured(env: Env) {
 
 async fn an_interrupted_bench_leaves_nothing(env: Env) {
     let mut command = at(&env);
-    command.args(["bench", "jobs", "--jobs", "100000000"]);
+    // With a log, which tells when it is under way.
+    command.args(["-v", "bench", "jobs", "--jobs", "100000000"]);
     let bench = Program::spawn(&mut command);
-    let broker = env.embedded();
-    eventually("pushes", || async {
-        broker.is_none_or(|broker| broker.published() > 100)
+    eventually("connected", || async {
+        bench.printed().contains("connected to the broker")
     })
     .await;
     bench.signal(Signal::INT);

@@ -1,4 +1,10 @@
 //! The command `lepus`, run as a person would run it: as a child process, against both brokers.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 mod arguments;
 mod bench;

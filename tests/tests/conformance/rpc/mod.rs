@@ -5,6 +5,7 @@ mod calls;
 mod cancel;
 mod coalesce;
 mod contracts;
+mod dynamic;
 mod errors;
 mod fail_fast;
 mod layers;
