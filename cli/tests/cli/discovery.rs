@@ -2,7 +2,9 @@
 
 use std::process::Stdio;
 
+use lapin::BasicProperties;
 use lepus_tests::process::{Program, Signal};
+use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance};
 use serde_json::json;
 
@@ -201,6 +203,37 @@ async fn an_unknown_service_is_served_by_nobody(env: Env) {
         .failed(4, &["nobody serves anything"]);
 }
 
+async fn an_answer_that_cannot_be_read_is_told(env: Env) {
+    let served = Served::start(&env).await;
+    let raw = Raw::open(&env.uri).await;
+    let questions = env.name("questions");
+    raw.declare(&questions).await;
+    let exchange = format!("{}.lepus.control", env.namespace());
+    raw.bind(&questions, &exchange, "all", &[]).await;
+    let asked = Program::spawn(at(&env).args(["ls", "-o", "jsonl"]));
+    let question = raw.next(&questions).await.delivery.properties;
+    let reply_to = question.reply_to().clone().expect("an address");
+    let answer = BasicProperties::default()
+        .with_type(question.kind().clone().expect("a type"))
+        .with_correlation_id(question.correlation_id().clone().expect("an id"))
+        .with_content_type("application/json".into());
+    raw.publish_with("", reply_to.as_str(), b"hare", answer)
+        .await
+        .expect("a confirm");
+    let ended = asked.ended().await;
+    assert!(ended.status.success(), "{}", ended.printed);
+    assert_eq!(ended.lines.len(), 1, "{}", ended.printed);
+    assert!(
+        ended
+            .printed
+            .contains("warning: an answer cannot be read: "),
+        "{}",
+        ended.printed
+    );
+    raw.close().await;
+    served.stop().await;
+}
+
 async fn a_reader_that_goes_away_is_no_failure(env: Env) {
     let served = Served::start(&env).await;
     let (reader, writer) = std::io::pipe().expect("a pipe");
@@ -262,6 +295,7 @@ conformance!(
     figures_are_summed_up,
     figures_are_watched_until_an_interrupt,
     an_unknown_service_is_served_by_nobody,
+    an_answer_that_cannot_be_read_is_told,
     a_reader_that_goes_away_is_no_failure,
     colours_are_for_terminals,
 );
