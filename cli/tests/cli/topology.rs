@@ -90,13 +90,12 @@ async fn what_is_in_use_is_exported_and_compared(env: Env) {
         .start(async |_: Job<u32>| {})
         .await
         .unwrap();
-    let mut ended = lepus.run(&[&diff[..], &["-o", "json"]].concat()).await;
     eventually("all differences are found", || async {
         let ended = lepus.run(&[&diff[..], &["-o", "json"]].concat()).await;
         ended.stdout.contains("images.dead")
     })
     .await;
-    ended = lepus.run(&[&diff[..], &["-o", "json"]].concat()).await;
+    let ended = lepus.run(&[&diff[..], &["-o", "json"]].concat()).await;
     assert_eq!(ended.code, Some(73), "{ended:?}");
     let difference = |difference, name, role, of| json!({"difference": difference, "entity": "queue", "name": name, "role": role, "of": of});
     let found: Value = serde_json::from_str(&ended.stdout).unwrap();
