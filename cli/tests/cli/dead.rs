@@ -34,7 +34,7 @@ async fn bury(connection: &Connection, queue: &WorkQueue<u32>, count: u32) {
             .unwrap();
     }
     let handler = |job: Job<u32>| async move {
-        let parity = if job.payload() % 2 == 0 {
+        let parity = if job.payload().is_multiple_of(2) {
             "even"
         } else {
             "odd"
