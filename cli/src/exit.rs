@@ -23,7 +23,7 @@ pub(crate) enum Exit {
     /// 64 and gRPC's code: the server replied with a status, or the failure is equivalent to one, as a timeout is to
     /// `deadline_exceeded` (68).
     Status(Code),
-    /// 70: the program cannot work here, for instance because its output cannot be written.
+    /// 5: the program cannot work here, for instance because its output cannot be written.
     Internal,
     /// 130: stopped by a signal.
     Interrupted,
@@ -53,7 +53,7 @@ impl Exit {
             Self::OwnError => 3,
             Self::Unserved => 4,
             Self::Status(code) => STATUS + grpc_number(code),
-            Self::Internal => 70,
+            Self::Internal => 5,
             Self::Interrupted => 130,
             Self::Check(level) => level as u8,
         }
@@ -119,6 +119,24 @@ mod tests {
     use lepus::{Error, Outcome, Status};
 
     use super::*;
+
+    #[test]
+    fn no_code_has_two_meanings() {
+        let codes = [
+            Exit::Ok,
+            Exit::Usage,
+            Exit::Connect,
+            Exit::OwnError,
+            Exit::Unserved,
+            Exit::Internal,
+            Exit::Interrupted,
+        ];
+        let statuses = STATUS + 1..=STATUS + 16;
+        for (at, exit) in codes.iter().enumerate() {
+            assert!(!statuses.contains(&exit.code()), "{exit:?}");
+            assert!(!codes[..at].iter().any(|other| other.code() == exit.code()));
+        }
+    }
 
     #[test]
     fn each_kind_of_error_has_its_code() {

@@ -1,11 +1,11 @@
 //! The dead-letter queue of a work queue: listed, replayed and purged (`queue.purge`).
 
+mod dead_queue;
 mod letter;
 mod reader;
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
@@ -14,9 +14,8 @@ pub use reader::DeadLetterReader;
 
 use super::QueueSpec;
 use crate::error::Error;
-use crate::link::{self, Connection, Namespace, QueueCounts, Session};
-use crate::publish;
-use crate::wire::topology::Topology;
+use crate::link::Connection;
+use dead_queue::DeadQueue;
 use reader::ReadRange;
 
 /// The dead-letter queue of a work queue.
@@ -59,29 +58,27 @@ use reader::ReadRange;
 /// # }
 /// ```
 pub struct DeadLetters<T> {
-    connection: Connection,
-    spec: QueueSpec,
-    /// Whether the payload is an enum, and the task of a job names its variant.
-    is_by_task: bool,
+    queue: DeadQueue,
     payload: PhantomData<fn() -> T>,
 }
 
 impl<T> DeadLetters<T> {
     pub(super) fn new(connection: &Connection, spec: QueueSpec) -> Self {
-        Self {
-            connection: connection.clone(),
-            spec,
-            is_by_task: false,
-            payload: PhantomData,
-        }
+        Self::of(connection, spec, false)
     }
 
     pub(super) fn by_task(connection: &Connection, spec: QueueSpec) -> Self {
-        let is_by_task = true;
-        let plain = Self::new(connection, spec);
+        Self::of(connection, spec, true)
+    }
+
+    fn of(connection: &Connection, spec: QueueSpec, is_by_task: bool) -> Self {
         Self {
-            is_by_task,
-            ..plain
+            queue: DeadQueue {
+                connection: connection.clone(),
+                spec,
+                is_by_task,
+            },
+            payload: PhantomData,
         }
     }
 }
@@ -92,8 +89,8 @@ impl<T: DeserializeOwned> DeadLetters<T> {
     /// # Errors
     /// The connection was lost or closed, or the broker refuses.
     pub async fn count(&self) -> Result<u32, Error> {
-        let session = self.declared_session().await?;
-        self.ready_count(&session).await
+        let session = self.queue.declared_session().await?;
+        self.queue.ready_count(&session).await
     }
 
     /// Reads the first dead letters, `most` at the most, and leaves them in their queue.
@@ -105,7 +102,7 @@ impl<T: DeserializeOwned> DeadLetters<T> {
     /// # Errors
     /// The connection was lost or closed, or the broker refuses.
     pub async fn list(&self, most: usize) -> Result<Vec<DeadLetter<T>>, Error> {
-        let mut reader = DeadLetterReader::open(self, ReadRange::All).await?;
+        let mut reader = DeadLetterReader::open(&self.queue, ReadRange::All).await?;
         let mut letters = Vec::new();
         let read = loop {
             if letters.len() >= most {
@@ -129,7 +126,7 @@ impl<T: DeserializeOwned> DeadLetters<T> {
     /// # Cancel safety
     /// Nothing is left behind if the future is dropped.
     pub async fn reader(&self) -> Result<DeadLetterReader<'_, T>, Error> {
-        DeadLetterReader::open(self, ReadRange::Present).await
+        DeadLetterReader::open(&self.queue, ReadRange::Present).await
     }
 
     /// Returns all present dead letters to the work queue, where they start with their first attempt,
@@ -197,32 +194,14 @@ impl<T: DeserializeOwned> DeadLetters<T> {
     /// # Errors
     /// The connection was lost or closed, or the broker refuses.
     pub async fn purge(&self) -> Result<u32, Error> {
-        let session = self.declared_session().await?;
-        link::purge(&session, &self.spec.dead()?, self.namespace()).await
-    }
-
-    /// A session on which the queue is declared.
-    async fn declared_session(&self) -> Result<Arc<Session>, Error> {
-        let topology = Topology::queue(self.spec.dead()?);
-        publish::declare(self.connection.consuming(), &topology, self.namespace()).await
-    }
-
-    fn namespace(&self) -> &Namespace {
-        self.connection.namespace()
-    }
-
-    /// The number of letters that are ready for delivery.
-    async fn ready_count(&self, session: &Arc<Session>) -> Result<u32, Error> {
-        let dead = self.spec.dead()?;
-        let QueueCounts { messages, .. } = link::count(session, &dead, self.namespace()).await?;
-        Ok(messages)
+        self.queue.purge().await
     }
 }
 
 impl<T> fmt::Debug for DeadLetters<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeadLetters")
-            .field("of", &self.spec.name)
+            .field("of", &self.queue.spec.name)
             .finish_non_exhaustive()
     }
 }

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::{DeadLetter, DeadLetters};
+use super::dead_queue::DeadQueue;
+use super::letter::DeadLetter;
 use crate::error::Error;
 use crate::link::{AckRange, Delivery, Session};
 use crate::publish::{OnMissing, Publisher, TIMEOUT, Target};
@@ -57,18 +59,19 @@ const MAX_PAUSE: Duration = Duration::from_millis(50);
 /// then, and the letters are back in their queue.
 #[must_use = "letters that were read are held until it is closed"]
 pub struct DeadLetterReader<'a, T> {
-    letters: &'a DeadLetters<T>,
+    letters: &'a DeadQueue,
     queue: Arc<PolledQueue>,
     session: Arc<Session>,
     publisher: Publisher,
     range: ReadRange,
     /// The letter that was read last, unless it was replayed.
     last: Option<Delivery>,
-    unsettled: Unsettled,
+    unsettled: HeldTags,
+    payload: PhantomData<fn() -> T>,
 }
 
 /// The delivery tags of the letters that were read and not replayed, in their order.
-type Unsettled = Arc<Mutex<BTreeSet<u64>>>;
+type HeldTags = Arc<Mutex<BTreeSet<u64>>>;
 
 /// The letters that a reader may still read.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +85,7 @@ pub(super) enum ReadRange {
 }
 
 impl<'a, T: DeserializeOwned> DeadLetterReader<'a, T> {
-    pub(super) async fn open(letters: &'a DeadLetters<T>, range: ReadRange) -> Result<Self, Error> {
+    pub(super) async fn open(letters: &'a DeadQueue, range: ReadRange) -> Result<Self, Error> {
         let session = letters.declared_session().await?;
         let queue = letters.spec.dead()?;
         let name = letters.namespace().scope(queue.name().as_str());
@@ -96,7 +99,8 @@ impl<'a, T: DeserializeOwned> DeadLetterReader<'a, T> {
             session,
             range,
             last: None,
-            unsettled: Unsettled::default(),
+            unsettled: HeldTags::default(),
+            payload: PhantomData,
         })
     }
 
@@ -128,11 +132,10 @@ impl<'a, T: DeserializeOwned> DeadLetterReader<'a, T> {
                 self.range = ReadRange::Left(others);
             }
         }
-        let DeadLetters {
+        let DeadQueue {
             connection,
             spec,
             is_by_task,
-            ..
         } = self.letters;
         let letter = DeadLetter::read(&delivery, spec, *is_by_task, connection.namespace());
         self.last = Some(delivery);
@@ -164,7 +167,7 @@ impl<'a, T: DeserializeOwned> DeadLetterReader<'a, T> {
 
     /// Makes the copy of a letter for the work queue: a new job.
     fn prepare(&self, delivery: Delivery) -> Result<Replay, Error> {
-        let DeadLetters {
+        let DeadQueue {
             connection, spec, ..
         } = self.letters;
         let Delivery { tag, message } = delivery;
@@ -224,7 +227,7 @@ struct Replay {
     on_missing: OnMissing,
     publisher: Publisher,
     queue: Arc<PolledQueue>,
-    unsettled: Unsettled,
+    unsettled: HeldTags,
 }
 
 impl Replay {
@@ -253,8 +256,8 @@ impl Replay {
 /// miss them: in a quorum queue this takes a moment, and for some of them until it has processed
 /// the closing of the channel. The wait is limited, because the count says nothing if others take
 /// letters at the same time.
-async fn requeue<T: DeserializeOwned>(
-    letters: &DeadLetters<T>,
+async fn requeue(
+    letters: &DeadQueue,
     queue: &PolledQueue,
     session: &Arc<Session>,
     tags: BTreeSet<u64>,
@@ -283,11 +286,7 @@ async fn requeue<T: DeserializeOwned>(
     channel.close().await;
 }
 
-async fn wait_for_count<T: DeserializeOwned>(
-    letters: &DeadLetters<T>,
-    session: &Arc<Session>,
-    count: u32,
-) {
+async fn wait_for_count(letters: &DeadQueue, session: &Arc<Session>, count: u32) {
     let mut pause = FIRST_PAUSE;
     // An error means that the connection is lost, which requeues the letters as well.
     while let Ok(ready) = letters.ready_count(session).await {
