@@ -171,6 +171,7 @@ pub struct MethodDescriptor {
     default: bool,
     bare: bool,
     strict: bool,
+    stream: bool,
 }
 
 impl MethodDescriptor {
@@ -192,6 +193,7 @@ impl MethodDescriptor {
             default: false,
             bare: false,
             strict: false,
+            stream: false,
         }
     }
 
@@ -285,6 +287,14 @@ impl MethodDescriptor {
         self
     }
 
+    /// Marks a method that returns a stream of items.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn stream(mut self) -> Self {
+        self.stream = true;
+        self
+    }
+
     /// The method's number in the trait, by which generated code dispatches.
     #[must_use]
     pub const fn id(&self) -> usize {
@@ -355,5 +365,11 @@ impl MethodDescriptor {
     #[must_use]
     pub const fn is_strict(&self) -> bool {
         self.strict
+    }
+
+    /// Whether the method returns a stream of items.
+    #[must_use]
+    pub const fn is_stream(&self) -> bool {
+        self.stream
     }
 }

@@ -4,10 +4,14 @@
 //! [`ClientBuilder`] sets the options of its client. [`Service`], [`Request`] and [`Reply`] are for services
 //! without the macro.
 
-pub use crate::client::{Call, Client, ClientBuilder, DEFAULT_TIMEOUT, PendingReply};
+pub use crate::client::{
+    Call, Client, ClientBuilder, DEFAULT_TIMEOUT, DEFAULT_WINDOW, PendingReply, StreamCall,
+    Streaming,
+};
 pub use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use crate::error::{CallError, Never};
 pub use crate::returns::MethodError;
 pub use crate::server::Server;
 pub use crate::service::{BoxFuture, Reply, ReplyOutcome, Request, Service, ServiceOptions};
 pub use crate::wire::status::{Code, Status, UnknownCode};
+pub use futures_core::Stream;

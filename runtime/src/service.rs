@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -14,6 +15,7 @@ use crate::handler_guard::HandlerEnd;
 use crate::policy::verdict::Verdict;
 use crate::returns::{EncodedError, MethodError};
 use crate::stats::HandlerOutcome;
+use crate::stream::{Attached, ItemSink};
 use crate::wire::codec::{self, Codec, CodecError};
 use crate::wire::envelope::{self, ReplyStatus};
 use crate::wire::status::{Code, Status};
@@ -48,9 +50,9 @@ pub trait Service: Send + Sync + 'static {
 }
 
 /// A service of any type, as layers wrap it.
-pub type DynService = std::sync::Arc<dyn Service>;
+pub type DynService = Arc<dyn Service>;
 
-impl<S: Service + ?Sized> Service for std::sync::Arc<S> {
+impl<S: Service + ?Sized> Service for Arc<S> {
     fn descriptor(&self) -> &'static ServiceDescriptor {
         (**self).descriptor()
     }
@@ -162,6 +164,8 @@ pub struct Request {
     body: Bytes,
     /// Set within layers alone.
     context: Option<Context>,
+    /// The way of the items, if the caller asks for a stream.
+    items: Option<Arc<dyn ItemSink>>,
 }
 
 impl Request {
@@ -171,7 +175,19 @@ impl Request {
             codec,
             body,
             context: None,
+            items: None,
         }
+    }
+
+    /// A request that asks for a stream, whose items go this way.
+    pub(crate) fn with_items(mut self, items: Option<Arc<dyn ItemSink>>) -> Self {
+        self.items = items;
+        self
+    }
+
+    /// Takes the way of the items, if the caller asks for a stream.
+    pub(crate) fn take_items(&mut self) -> Option<Arc<dyn ItemSink>> {
+        self.items.take()
     }
 
     pub(crate) fn codec(&self) -> Codec {
@@ -299,7 +315,7 @@ impl Request {
     }
 
     /// The reply, or the status for one that cannot be encoded.
-    fn reply(&self, encoded: Result<Reply, CodecError>) -> Reply {
+    pub(crate) fn reply(&self, encoded: Result<Reply, CodecError>) -> Reply {
         encoded.unwrap_or_else(|error| {
             let method = self.method.name();
             let text = format!("the reply of `{method}` cannot be encoded: {error}");
@@ -350,6 +366,8 @@ struct ReplyExtra {
     failure: Option<ReplyFailure>,
     /// The codec of the body, if it may differ from the request's.
     codec: Option<Codec>,
+    /// In a client: the stream that was opened.
+    opened: Option<Attached>,
 }
 
 /// The end of a request that is not an answer of its handler.
@@ -400,6 +418,18 @@ impl Reply {
     pub(crate) fn with_codec(mut self, codec: Codec) -> Self {
         self.extra.get_or_insert_default().codec = Some(codec);
         self
+    }
+
+    /// The reply of a stream that was opened, which it carries.
+    pub(crate) fn opened(stream: Attached) -> Self {
+        let mut reply = Self::new(ReplyStatus::Success, Bytes::new());
+        reply.extra.get_or_insert_default().opened = Some(stream);
+        reply
+    }
+
+    /// The stream that was opened, if one was.
+    pub(crate) fn opened_stream(&self) -> Option<&Attached> {
+        self.extra.as_ref()?.opened.as_ref()
     }
 
     /// The status, the body and the headers.

@@ -15,6 +15,7 @@ const FLOORS: &[&[&str]] = &[
     &[
         "escape",
         "extensions",
+        "drain",
         "sync",
         "wire/name",
         "wire/value",
@@ -45,11 +46,12 @@ const FLOORS: &[&[&str]] = &[
         "policy/settle",
         "policy/acks",
         "policy/refusal",
+        "policy/stream",
         "wire/mod",
         "policy/mod",
     ],
     &["link", "returns", "cancellation"],
-    &["service", "arguments", "middleware"],
+    &["stream", "service", "streamed", "arguments", "middleware"],
     &["shutdown", "publish", "worker", "control"],
     &["client", "server", "queue", "pubsub"],
     &["amqp", "rpc", "jobs", "events", "__rt", "__bench", "lib"],
@@ -75,6 +77,7 @@ const MEMBERS: &[&str] = &[
 /// Dependencies that no source file of their crate names: the crate's folder, the dependency, and the
 /// reason to have it.
 const UNNAMED: &[(&str, &str, &str)] = &[
+    ("examples", "futures-util", "snippets of the book"),
     ("examples", "lepus-otel", "snippets of the book"),
     ("examples", "opentelemetry", "snippets of the book"),
     ("examples", "opentelemetry-stdout", "snippets of the book"),

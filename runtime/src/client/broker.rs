@@ -93,7 +93,7 @@ impl BrokerBackend {
         queue: &Arc<ReplyQueue>,
         request: &CallRequest,
     ) -> Option<Result<PendingCall, Error>> {
-        let call = queue.register(CallMessage::Own)?;
+        let call = queue.register(CallMessage::Own, request.options.window)?;
         let asks_for_batches = self
             .coalescer
             .as_ref()
@@ -166,7 +166,7 @@ impl BrokerBackend {
     async fn register(&self, request: &CallRequest) -> Result<(PendingCall, Arc<Outgoing>), Error> {
         loop {
             let queue = self.reply_queue(request).await?;
-            if let Some(call) = queue.register(CallMessage::Own) {
+            if let Some(call) = queue.register(CallMessage::Own, request.options.window) {
                 let app_id = self.connection.given_name();
                 let message = request.message(app_id, Some(call.address()), false);
                 return Ok((call, Arc::new(message)));

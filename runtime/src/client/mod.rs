@@ -10,8 +10,10 @@ mod handle;
 mod presence;
 mod reply_queue;
 mod request;
+mod stream;
 mod transport;
 
 pub use builder::ClientBuilder;
 pub use call::{Call, PendingReply};
 pub use handle::{Client, DEFAULT_TIMEOUT};
+pub use stream::{DEFAULT_WINDOW, StreamCall, Streaming};

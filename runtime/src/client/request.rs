@@ -50,6 +50,8 @@ pub(super) struct CallOptions {
     /// The absence of consumers from the queue after which the call fails, if it is to fail fast. From the start of
     /// the call on, with the defaults of the client and the method.
     pub(super) fail_fast: Option<Absence>,
+    /// The window of the stream that it asks for; 0 if it asks for none.
+    pub(super) window: u32,
     /// Those of the user; from the start of the call on, with those that are propagated.
     pub(super) headers: Table,
 }
@@ -187,6 +189,7 @@ impl CallRequest {
             headers: self.options.headers.clone(),
             trace: self.trace.clone(),
             persistent: false,
+            credit: (self.options.window > 0).then_some(self.options.window.into()),
         };
         self.message_with(head, self.options.body.clone())
     }

@@ -15,6 +15,7 @@ use super::broker::BrokerBackend;
 use super::handle::{Backend, Client, ClientService, DEFAULT_TIMEOUT, InFlightPermit};
 use super::reply_queue::{CallCompletion, PendingCall, ReceivedReply};
 use super::request::{Absence, CallOptions, CallRequest};
+use super::stream::open_locally;
 use crate::clock;
 use crate::context::{Context, Invocation, Times};
 use crate::descriptor::ServiceDescriptor;
@@ -26,6 +27,7 @@ use crate::publish::PublishFailure;
 use crate::service::{BoxFuture, DynService, Reply, ReplyOutcome, Request, Service};
 use crate::span::{self, HandlerSpan};
 use crate::stats::HandlerOutcome;
+use crate::stream::ItemSink;
 use crate::wire::envelope::{ReplyStatus, check_headers};
 use crate::wire::status::{Code, Status};
 use crate::wire::value::Table;
@@ -151,12 +153,18 @@ fn start(client: &Client, mut options: CallOptions) -> Result<CallRequest, Error
 fn send(request: CallRequest, permit: InFlightPermit) -> Sending {
     match &permit.client.inner.backend {
         Backend::Local(service) => {
-            let call = call_locally(Arc::clone(service), &request);
-            let transport = if request.method().is_oneway() {
-                tokio::spawn(call);
-                CallTransport::LocalOneWay
-            } else {
+            let service = Arc::clone(service);
+            let transport = if request.options.window > 0 {
+                let call = open_locally(service, &request);
                 CallTransport::Local(LocalCall::Inline(Box::pin(call)))
+            } else {
+                let call = call_locally(service, &request, None);
+                if request.method().is_oneway() {
+                    tokio::spawn(call);
+                    CallTransport::LocalOneWay
+                } else {
+                    CallTransport::Local(LocalCall::Inline(Box::pin(call)))
+                }
             };
             Sending::Done(Ok(InFlightCall {
                 request: Arc::new(request),
@@ -233,6 +241,11 @@ impl InFlightCall {
 
     pub(super) fn request(&self) -> &CallRequest {
         &self.request
+    }
+
+    /// The request of a call whose stream goes on after it.
+    pub(super) fn shared_request(&self) -> Arc<CallRequest> {
+        Arc::clone(&self.request)
     }
 
     /// Waits for the reply. Called once.
@@ -312,6 +325,9 @@ struct Priority(u8);
 /// [`CallRequest::fail_fast`] of a layered call, in the extensions of its context.
 struct FailFast(Absence);
 
+/// [`CallOptions::window`] of a layered call, in the extensions of its context.
+struct Window(u32);
+
 impl LayeredCall {
     /// Starts a call. Nothing is sent until [`response`](Self::response) is awaited or [`detach`](Self::detach) is
     /// called.
@@ -327,6 +343,9 @@ impl LayeredCall {
         }
         if let Some(absence) = request.options.fail_fast {
             extensions.insert(FailFast(absence));
+        }
+        if request.options.window > 0 {
+            extensions.insert(Window(request.options.window));
         }
         let context = Context::of(Invocation {
             service: Some(request.service.name().into()),
@@ -344,6 +363,11 @@ impl LayeredCall {
 
     pub(super) fn request(&self) -> &CallRequest {
         &self.request
+    }
+
+    /// The request of a call whose stream goes on after it.
+    pub(super) fn into_request(self) -> Arc<CallRequest> {
+        Arc::new(self.request)
     }
 
     /// Runs the layers, up to the deadline.
@@ -388,6 +412,7 @@ impl Service for ClientService {
             timeout: None,
             priority: context.get::<Priority>().map(|priority| priority.0),
             fail_fast: context.get::<FailFast>().map(|absence| absence.0),
+            window: context.get::<Window>().map_or(0, |window| window.0),
             headers: context.headers().clone(),
         };
         let request = CallRequest {
@@ -522,12 +547,15 @@ fn unit(request: &CallRequest) -> Reply {
     Reply::new(ReplyStatus::Success, request.codec.unit())
 }
 
-fn call_locally(
+/// Runs the handler of an implementation in this process. `items` is the way of its items if it returns a stream,
+/// whose deadline is that of its opening alone.
+pub(super) fn call_locally(
     service: Arc<dyn Service>,
     request: &CallRequest,
-) -> impl Future<Output = HandlerEnd<Reply>> + Send + 'static {
-    let deadline = request.deadline;
-    let times = Times::new(request.started, Some(deadline));
+    items: Option<Arc<dyn ItemSink>>,
+) -> impl Future<Output = HandlerEnd<Reply>> + Send + use<> {
+    let deadline = items.is_none().then_some(request.deadline);
+    let times = Times::new(request.started, deadline);
     let (service_name, method) = (request.service.name(), request.method().name());
     let context = request.span.in_scope(|| {
         Context::of(Invocation::request(
@@ -540,7 +568,7 @@ fn call_locally(
     // The client may be of another version of the contract, where the method has another number.
     let own = service.descriptor().method_like(request.method());
     let body = request.options.body.clone();
-    let request = own.map(|own| Request::new(own, request.codec, body));
+    let request = own.map(|own| Request::new(own, request.codec, body).with_items(items));
     let ended = context.clone();
     let handler = context.handler(|| match request {
         Some(request) => service.call(request),
@@ -550,7 +578,7 @@ fn call_locally(
             Box::pin(std::future::ready(Reply::failed(status)))
         }
     });
-    guard(Some(deadline), handler).inspect(move |end| match end {
+    guard(deadline, handler).inspect(move |end| match end {
         // Layers pass on a panic and a missed deadline as a reply.
         HandlerEnd::Returned(reply) => match reply.outcome() {
             ReplyOutcome::TimedOut => ended.stopped(),

@@ -13,8 +13,10 @@ use super::method_meters::MethodMeters;
 use super::method_table::MethodTable;
 use super::reply::{AckMode, ReplyRoute, ReplySender};
 use super::sent_replies::ReplyOrigin;
+use super::stream::{StreamOpening, StreamQueues, StreamSettings, StreamTasks};
 use crate::context::{Invocation, Times};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
+use crate::drain::DrainState;
 use crate::error::Error;
 use crate::escape::{Escaped, escaped};
 use crate::handler_guard::guard;
@@ -29,12 +31,35 @@ use crate::wire::message::{MessageInfo, SentAt};
 use crate::wire::status::{Code, Status};
 use crate::worker::{Handler, Settlement};
 
+/// The default of [`Server::streams`](super::Server::streams).
+const DEFAULT_STREAMS: usize = 64;
+
 /// The options of a server that hold for all of its services.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ServerOptions {
     /// The prefixes of the queues that replies may be sent to; empty for all queues.
     pub(super) reply_to: Vec<String>,
     pub(super) tells_panics: bool,
+    /// The permits of streams that may be open.
+    pub(super) streams: StreamPermits,
+}
+
+/// The permits of a server for streams.
+#[derive(Clone, Debug)]
+pub(super) struct StreamPermits(pub(super) Arc<Semaphore>);
+
+impl StreamPermits {
+    pub(super) fn new(streams: usize) -> Self {
+        Self(Arc::new(Semaphore::new(
+            streams.min(Semaphore::MAX_PERMITS),
+        )))
+    }
+}
+
+impl Default for StreamPermits {
+    fn default() -> Self {
+        Self::new(DEFAULT_STREAMS)
+    }
 }
 
 /// Handles the requests of one queue.
@@ -42,8 +67,8 @@ pub(super) struct Dispatcher {
     descriptor: &'static ServiceDescriptor,
     pub(super) methods: MethodTable,
     meters: MethodMeters,
-    pub(super) executor: Executor,
-    pub(super) replies: ReplySender,
+    pub(super) executor: Arc<Executor>,
+    pub(super) replies: Arc<ReplySender>,
     max_message: usize,
     /// One permit for each handler that may run. The worker bounds the deliveries, but a batch may run
     /// several handlers.
@@ -52,7 +77,11 @@ pub(super) struct Dispatcher {
     pub(super) is_concurrent: bool,
     pub(super) counters: Arc<Counters>,
     pub(super) hooks: Hooks,
-    tasks: Handle,
+    pub(super) tasks: Handle,
+    pub(super) stream_permits: Arc<Semaphore>,
+    pub(super) stream_queues: Arc<StreamQueues>,
+    pub(super) stream_settings: StreamSettings,
+    pub(super) streams: StreamTasks,
 }
 
 /// A request as it was received: the message, with the times and facts that its delivery adds. It ends when
@@ -81,6 +110,7 @@ enum Accepted {
     /// No handler is to run: the request is answered, or gets no reply.
     Done(Settlement),
     Batch(Box<ReceivedRequest>),
+    Stream(Box<StreamOpening>),
     /// The handler of a request with one call.
     Execute(Execution, ReplyRoute),
 }
@@ -97,10 +127,17 @@ impl Dispatcher {
         let ServerOptions {
             reply_to,
             tells_panics,
+            streams,
         } = options;
         Self {
-            replies: ReplySender::new(connection, &*service, queue, concurrency, reply_to),
-            executor: Executor::new(connection, service, tells_panics),
+            replies: Arc::new(ReplySender::new(
+                connection,
+                &*service,
+                queue,
+                concurrency,
+                reply_to,
+            )),
+            executor: Arc::new(Executor::new(connection, service, tells_panics)),
             descriptor,
             methods: MethodTable::new(descriptor, default_method),
             meters: MethodMeters::new(
@@ -115,6 +152,10 @@ impl Dispatcher {
             counters: connection.counters(),
             hooks: connection.hooks().clone(),
             tasks: connection.tasks().clone(),
+            stream_permits: streams.0,
+            stream_queues: connection.shared(StreamQueues::default),
+            stream_settings: StreamSettings::new(connection),
+            streams: StreamTasks::new(),
         }
     }
 
@@ -284,10 +325,27 @@ impl Dispatcher {
             attempt: 1,
             ..MessageInfo::default()
         };
-        let (service, times) = (self.service_name(), Times::new(received_at, deadline));
+        let service = self.service_name();
+        if method.is_stream() {
+            // The deadline is that of the opening, and nothing of the stream's.
+            let times = Times::new(received_at, None);
+            return Accepted::Stream(Box::new(StreamOpening {
+                method,
+                codec,
+                body,
+                facts: Invocation::request(service, method.name(), times, message),
+                arrived,
+                route,
+                credit: head.credit,
+                deadline,
+            }));
+        }
+        let times = Times::new(received_at, deadline);
         let facts = Invocation::request(service, method.name(), times, message);
         let metered = self.meter(Some(method)).start(arrived);
-        let execution = self.executor.prepare(method, codec, body, facts, metered);
+        let execution = self
+            .executor
+            .prepare(method, codec, body, facts, metered, None);
         Accepted::Execute(execution, route)
     }
 
@@ -319,7 +377,7 @@ impl Dispatcher {
     }
 
     /// Answers a request with one call.
-    fn answer(
+    pub(super) fn answer(
         &self,
         channel: &Arc<Channel>,
         tag: u64,
@@ -351,6 +409,9 @@ impl Handler for Dispatcher {
             Accepted::Batch(request) => {
                 return Box::pin(self.answer_batch(&channel, tag, *request)).await;
             }
+            Accepted::Stream(opening) => {
+                return Box::pin(self.open_stream(&channel, tag, *opening)).await;
+            }
             Accepted::Execute(execution, route) => (execution, route),
         };
         if route.origin.is_acknowledged {
@@ -377,6 +438,18 @@ impl Handler for Dispatcher {
 
     fn lost(&self, _: &str, _: &Arc<Channel>, reason: &Error) {
         self.replies.channel_lost(reason);
+    }
+
+    fn drain(&self) {
+        self.streams.drain(DrainState::Draining);
+    }
+
+    async fn detached(&self) {
+        self.streams.finished().await;
+    }
+
+    fn end_detached(&self) {
+        self.streams.drain(DrainState::Over);
     }
 }
 

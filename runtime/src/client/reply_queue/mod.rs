@@ -5,8 +5,10 @@ mod current;
 mod in_flight;
 mod queue;
 mod replies;
+mod streams;
 mod task;
 
 pub(super) use current::CurrentReplyQueue;
 pub(super) use in_flight::{CallCompletion, CallMessage, ReceivedReply};
 pub(super) use queue::{PendingCall, ReplyQueue};
+pub(super) use streams::{OpenedStream, StreamEnd, StreamPeer};

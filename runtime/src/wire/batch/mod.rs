@@ -1,8 +1,10 @@
 //! Batches: the bodies of messages that carry several calls or several replies. Both are MessagePack
 //! arrays, whatever codec the arguments and values in them use.
 
+mod cancelled;
 mod entries;
 mod headers;
+mod items;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,9 +17,11 @@ use serde::{Deserializer, Serialize, Serializer};
 use crate::wire::codec::{Codec, CodecError};
 use crate::wire::envelope::{ReplyStatus, split_headers};
 use crate::wire::value::Table;
+pub(crate) use cancelled::{MAX_CANCELLED_IDS, decode_cancelled, encode_cancelled, id_in_batch};
 pub(crate) use entries::MAX_BATCH;
 use entries::{BoundedList, ByteString};
 use headers::{HeaderBudget, HeaderMap, TableSeed};
+pub(crate) use items::{Items, MAX_ITEMS_SIZE, decode_credit, encode_credit, encode_items};
 
 /// One call of a batch.
 #[derive(Debug, PartialEq)]

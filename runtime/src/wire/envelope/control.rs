@@ -97,6 +97,49 @@ impl QuestionHead {
     }
 }
 
+/// The `type` of a message that tells which calls were given up.
+const CANCEL_TYPE: &str = "lepus.cancel/1";
+
+/// The head of a message that tells which calls were given up. Its body has their ids.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct CancelHead {
+    /// The reply queue of their requests.
+    pub(crate) reply_to: String,
+    /// The longest time left of the calls. The message is of no use afterwards.
+    pub(crate) time_left: Duration,
+}
+
+impl CancelHead {
+    pub(crate) fn into_properties(self) -> Properties {
+        Properties {
+            kind: Some(CANCEL_TYPE.to_owned()),
+            reply_to: Some(self.reply_to),
+            expiration: Some(expiration(self.time_left)),
+            ..Properties::default()
+        }
+    }
+
+    /// Whether these are the properties of such a message, which [`from_properties`](Self::from_properties) may not
+    /// be able to read.
+    pub(crate) fn is_in(properties: &Properties) -> bool {
+        properties.kind.as_deref() == Some(CANCEL_TYPE)
+    }
+
+    /// Reads the head. `None` if it is that of another message, or names no reply queue or no time.
+    pub(crate) fn from_properties(properties: Properties) -> Option<Self> {
+        if !Self::is_in(&properties) {
+            return None;
+        }
+        Some(Self {
+            reply_to: non_empty(properties.reply_to)?,
+            time_left: properties
+                .expiration
+                .as_deref()
+                .and_then(parse_expiration)?,
+        })
+    }
+}
+
 /// The head of an answer, whose body is JSON.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AnswerHead {
@@ -164,6 +207,28 @@ mod tests {
         assert_eq!(read(|it| it.correlation_id = None), None);
         let direct = |it: &mut Properties| it.reply_to = Some("amq.rabbitmq.reply-to.x".into());
         assert_eq!(read(direct), None);
+    }
+
+    #[test]
+    fn a_cancellation_reads_as_it_was_written() {
+        let head = CancelHead {
+            reply_to: "lepus.reply.7".into(),
+            time_left: Duration::from_millis(1500),
+        };
+        let properties = head.clone().into_properties();
+        assert_eq!(properties.kind.as_deref(), Some("lepus.cancel/1"));
+        assert_eq!(properties.expiration.as_deref(), Some("1500"));
+        assert_eq!(QuestionHead::from_properties(properties.clone()), None);
+        let read = |change: fn(&mut Properties)| {
+            let mut properties = properties.clone();
+            change(&mut properties);
+            CancelHead::from_properties(properties)
+        };
+        assert_eq!(read(|_| ()), Some(head));
+        assert_eq!(read(|it| it.kind = Some("lepus.cancel/2".into())), None);
+        assert_eq!(read(|it| it.reply_to = None), None);
+        assert_eq!(read(|it| it.expiration = None), None);
+        assert_eq!(read(|it| it.expiration = Some("soon".into())), None);
     }
 
     #[test]

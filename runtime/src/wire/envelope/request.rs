@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::property::{expiration, non_empty, parse_expiration, take_trace};
+use super::stream::{credit_header, take_credit};
 use crate::wire::message::Properties;
 use crate::wire::value::{Table, Value};
 
@@ -45,6 +46,8 @@ pub(crate) struct RequestHead {
     pub(crate) persistent: bool,
     /// Whether the reply is to tell if the server accepts batches.
     pub(crate) asks_for_batches: bool,
+    /// The number of items that may be sent, if it asks for a stream.
+    pub(crate) credit: Option<u64>,
 }
 
 impl RequestHead {
@@ -54,6 +57,7 @@ impl RequestHead {
         if self.asks_for_batches {
             headers.insert(ACCEPT.into(), CALLS_TYPE.into());
         }
+        headers.extend(self.credit.map(credit_header));
         Properties {
             content_type: self.content_type,
             headers,
@@ -87,6 +91,7 @@ impl RequestHead {
             time_left: properties.expiration.as_deref().and_then(parse_expiration),
             priority: properties.priority,
             caller: properties.app_id,
+            credit: take_credit(&mut headers),
             trace: take_trace(&mut headers),
             headers,
             persistent: properties.persistent,
@@ -157,6 +162,17 @@ mod tests {
             (head.asks_for_batches, head.headers),
             (false, asking.headers)
         );
+    }
+
+    #[test]
+    fn the_credit_of_a_stream_is_no_header_of_the_callers() {
+        let asking = RequestHead {
+            credit: Some(32),
+            ..head()
+        };
+        let properties = asking.clone().into_properties();
+        assert_eq!(properties.headers["rpc-stream"], Value::Int(32));
+        assert_eq!(RequestHead::from_properties(properties), asking);
     }
 
     #[test]
