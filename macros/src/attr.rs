@@ -4,7 +4,7 @@ use crate::argument::{ArgumentReader, AttributeArgument};
 use crate::ctxt::Ctxt;
 use crate::names::Kind;
 use proc_macro2::{Span, TokenStream};
-use syn::{Attribute, LitStr, Meta, Path, parse_quote};
+use syn::{Attribute, LitBool, LitStr, Meta, Path, parse_quote};
 
 /// Options of the attribute above the trait.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub(crate) struct MethodOptions {
     pub(crate) oneway: Option<Span>,
     pub(crate) at_most_once: Option<Span>,
     pub(crate) require_consumer: Option<Span>,
+    /// `cancel = false`: the handler runs on when its caller has given the call up.
+    pub(crate) cancel: Option<LitBool>,
     pub(crate) default: Option<Span>,
     /// The span of `params = "bare"`.
     pub(crate) bare: Option<Span>,
@@ -167,6 +169,7 @@ impl MethodOptions {
             "oneway" => self.oneway = argument.flag(ctxt),
             "at_most_once" => self.at_most_once = argument.flag(ctxt),
             "require_consumer" => self.require_consumer = argument.flag(ctxt),
+            "cancel" => self.cancel = argument.bool(ctxt),
             "default" => self.default = argument.flag(ctxt),
             "strict" => self.strict = argument.flag(ctxt),
             _ => {

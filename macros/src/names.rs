@@ -88,6 +88,7 @@ impl Kind {
                 "oneway",
                 "at_most_once",
                 "require_consumer",
+                "cancel",
                 "queue",
                 "default",
                 "params",

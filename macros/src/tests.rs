@@ -178,6 +178,7 @@ fn unusual_contracts_are_correct() {
     fine("#[rpc] async fn f(&self);");
     fine("#[rpc()] async fn f(&self);");
     fine("#[rpc(oneway, idempotent, timeout = \"1s\",)] async fn f(&self) -> ();");
+    fine("#[rpc(cancel = false)] async fn f(&self); #[rpc(cancel = true)] async fn g(&self);");
     fine("#[cfg(a)] async fn f(&self); #[cfg(not(a))] async fn f(&self, n: u8);");
     fine("async fn new_one(&self); async fn New(&self);");
     fine("#[cfg_attr(a, doc = \"b\")] async fn f(&self);");
@@ -294,7 +295,7 @@ fn arguments_of_a_method() {
     assert_eq!(
         rpc("magic"),
         "unknown argument `magic`, expected one of `name`, `timeout`, `idempotent`, `oneway`, \
-         `at_most_once`, `require_consumer`, `queue`, `default`, `params`, `strict`"
+         `at_most_once`, `require_consumer`, `cancel`, `queue`, `default`, `params`, `strict`"
     );
     assert!(rpc("codec = \"json\"").ends_with("write `#[service(codec)]` above it"));
     assert_eq!(
@@ -332,6 +333,14 @@ fn arguments_of_a_method() {
     assert_eq!(
         rpc("strict, oneway"),
         "a oneway call has no reply that could refuse an argument: remove `strict` or `oneway`"
+    );
+    assert_eq!(
+        rpc("cancel"),
+        "expected `true` or `false`: write `cancel = false`"
+    );
+    assert_eq!(
+        rpc("cancel = false, oneway"),
+        "nobody waits for a oneway call, so nobody can give it up: remove `cancel` or `oneway`"
     );
     assert_eq!(
         task("#[task(strict, params = \"bare\")] async fn f(&self, n: u8);"),

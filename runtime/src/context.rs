@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tracing::Span;
 use tracing::field::DebugValue;
 
+use crate::cancel_table::CancelKey;
 use crate::clock;
 use crate::drain::DrainSignal;
 use crate::escape::{Escaped, escaped};
@@ -130,6 +131,8 @@ pub(crate) struct Invocation {
     pub(crate) times: Times,
     pub(crate) span: HandlerSpan,
     pub(crate) message: MessageInfo,
+    /// The request by which its caller gives the call up, if it can.
+    pub(crate) cancel: Option<CancelKey>,
     /// Values of layers and of the user.
     pub(crate) extensions: Extensions,
 }
@@ -178,6 +181,7 @@ impl Invocation {
             times,
             span: HandlerSpan::request(service, method, &message),
             message,
+            cancel: None,
             extensions: Extensions::default(),
         }
     }
@@ -333,9 +337,24 @@ impl Context {
         self,
         make: impl FnOnce() -> HandlerFuture<T>,
     ) -> TaskLocalFuture<Self, InSpan<T>> {
+        self.handler_in(make, |handler| handler)
+    }
+
+    /// The same with a future around the handler, which is also polled and dropped with this context current.
+    pub(crate) fn handler_in<T: Send + 'static, F: Future>(
+        self,
+        make: impl FnOnce() -> HandlerFuture<T>,
+        wrap: impl FnOnce(InSpan<T>) -> F,
+    ) -> TaskLocalFuture<Self, F> {
         let span = self.span().clone();
         let made = span.in_scope(|| CURRENT.sync_scope(self.clone(), || defer_panic(make)));
-        CURRENT.scope(self, InSpan(made))
+        CURRENT.scope(self, wrap(InSpan(made)))
+    }
+
+    /// The answer of the current request, if its caller can give it up.
+    pub(crate) fn with_cancel_key<R>(ask: impl FnOnce(&CancelKey) -> R) -> Option<R> {
+        let answer = CURRENT.try_with(|context| context.invocation.cancel.as_ref().map(ask));
+        answer.ok().flatten()
     }
 
     /// The span of the handler.
@@ -360,6 +379,11 @@ impl Context {
         let elapsed = self.elapsed();
         log_handler!(warn, self, elapsed, "a handler was stopped at its deadline");
         self.ended("deadline_exceeded");
+    }
+
+    /// Records and logs that the handler was stopped, or not begun, because its caller has given the call up.
+    pub(crate) fn given_up(&self) {
+        self.ended("cancelled");
     }
 
     /// Logs at WARN that the handler panicked.
@@ -421,6 +445,29 @@ impl Context {
     pub async fn draining(&self) {
         match self.get::<DrainSignal>() {
             Some(signal) => signal.draining().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether the caller has given the call up: it dropped it before its reply. The handler of a method with
+    /// `cancel = false`, or a task that a handler has left behind, asks for it; other handlers are dropped then.
+    ///
+    /// It is `false` in the handlers of jobs, of events and of one-way methods, which nobody waits for, and where the
+    /// caller's message did not come through: the deadline remains the last limit. Behind a local client, it is `true`
+    /// in the handlers of methods with `cancel = false` alone.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        let request = self.invocation.cancel.as_ref();
+        request.is_some_and(CancelKey::is_cancelled)
+    }
+
+    /// Completes when the caller gives the call up ([`is_cancelled`](Self::is_cancelled)), and never if it does not.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost if the future is dropped.
+    pub async fn cancelled(&self) {
+        match &self.invocation.cancel {
+            Some(request) => request.cancelled().await,
             None => std::future::pending().await,
         }
     }

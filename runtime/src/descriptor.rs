@@ -168,6 +168,7 @@ pub struct MethodDescriptor {
     oneway: bool,
     at_most_once: bool,
     require_consumer: bool,
+    runs_on: bool,
     default: bool,
     bare: bool,
     strict: bool,
@@ -190,6 +191,7 @@ impl MethodDescriptor {
             oneway: false,
             at_most_once: false,
             require_consumer: false,
+            runs_on: false,
             default: false,
             bare: false,
             strict: false,
@@ -260,6 +262,14 @@ impl MethodDescriptor {
     #[must_use]
     pub const fn require_consumer(mut self) -> Self {
         self.require_consumer = true;
+        self
+    }
+
+    /// Marks a method that runs on when its caller has given the call up.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn not_cancelled(mut self) -> Self {
+        self.runs_on = true;
         self
     }
 
@@ -353,6 +363,12 @@ impl MethodDescriptor {
     #[must_use]
     pub const fn requires_consumer(&self) -> bool {
         self.require_consumer
+    }
+
+    /// Whether the handler is dropped when its caller gives the call up.
+    #[must_use]
+    pub const fn is_cancellable(&self) -> bool {
+        !self.runs_on
     }
 
     /// Whether the only argument is the body itself.

@@ -155,6 +155,8 @@ pub mod __bench;
 #[doc(hidden)]
 pub mod __rt;
 mod arguments;
+mod cancel_table;
+mod cancellable;
 mod cancellation;
 mod client;
 mod clock;

@@ -32,6 +32,10 @@ pub enum Sight {
         /// The time from its deadline to its begin.
         late: Duration,
     },
+    /// A handler has ended whose caller has dropped the call, as it was told.
+    CallCancelled {
+        id: u64,
+    },
     JobRun {
         id: u64,
         redelivered: bool,
@@ -63,6 +67,7 @@ impl fmt::Display for Sight {
                 redelivered,
                 attempt,
             } => write!(f, "job {id} {redelivered} {attempt}"),
+            Sight::CallCancelled { id } => write!(f, "cancelled {id}"),
             Sight::JobDone { id } => write!(f, "done {id}"),
             Sight::Wrong(what) => write!(f, "wrong {what}"),
         }
@@ -92,6 +97,7 @@ impl FromStr for Sight {
                     attempt: attempt.parse().ok()?,
                 })
             })(),
+            ["cancelled", id] => id.parse().ok().map(|id| Sight::CallCancelled { id }),
             ["done", id] => id.parse().ok().map(|id| Sight::JobDone { id }),
             _ => None,
         };
@@ -145,7 +151,33 @@ struct Serving {
     places: Places,
 }
 
+/// A handler of a call, from its begin to its end.
+struct Called<'a> {
+    serving: &'a Serving,
+    id: u64,
+    context: Context,
+    _place: Place<'a>,
+}
+
+impl Drop for Called<'_> {
+    fn drop(&mut self) {
+        if self.context.is_cancelled() {
+            let id = self.id;
+            self.serving.witness.hears(Sight::CallCancelled { id });
+        }
+    }
+}
+
 impl Serving {
+    fn begin(&self, id: u64) -> Called<'_> {
+        Called {
+            serving: self,
+            id,
+            context: Context::current(),
+            _place: self.places.take(&*self.witness),
+        }
+    }
+
     async fn run(&self, id: u64) {
         let context = Context::current();
         let late = context.deadline().map(|deadline| deadline.elapsed());
@@ -163,44 +195,44 @@ impl Serving {
 
 impl Chaos for Serving {
     async fn plain(&self, id: u64, text: String) -> (u64, String) {
-        let _place = self.places.take(&*self.witness);
+        let _called = self.begin(id);
         self.run(id).await;
         (id, text)
     }
 
     async fn again(&self, id: u64, text: String) -> (u64, String) {
-        let _place = self.places.take(&*self.witness);
+        let _called = self.begin(id);
         self.run(id).await;
         (id, text)
     }
 
     async fn once(&self, id: u64, text: String) -> (u64, String) {
-        let _place = self.places.take(&*self.witness);
+        let _called = self.begin(id);
         self.run(id).await;
         (id, text)
     }
 
     async fn fails(&self, id: u64) -> Result<(), String> {
-        let _place = self.places.take(&*self.witness);
+        let _called = self.begin(id);
         self.run(id).await;
         Err(id.to_string())
     }
 
     async fn panics(&self, id: u64) {
-        let _place = self.places.take(&*self.witness);
+        let _called = self.begin(id);
         self.run(id).await;
         // Not `panic!`: a run has thousands, and nobody wants their backtraces.
         std::panic::resume_unwind(Box::new("on purpose"));
     }
 
     async fn hangs(&self, id: u64) {
-        let _place = self.places.take(&*self.witness);
+        let _called = self.begin(id);
         self.run(id).await;
         std::future::pending().await
     }
 
     async fn grows(&self, id: u64) -> String {
-        let _place = self.places.take(&*self.witness);
+        let _called = self.begin(id);
         self.run(id).await;
         "x".repeat(OVERSIZE)
     }
@@ -383,6 +415,7 @@ mod tests {
                 redelivered: false,
                 attempt: 2,
             },
+            Sight::CallCancelled { id: 9 },
             Sight::JobDone { id: 8 },
             Sight::Wrong("9: 5 handlers at work, of 4".into()),
         ];

@@ -17,6 +17,7 @@ const FLOORS: &[&[&str]] = &[
         "extensions",
         "drain",
         "sync",
+        "cancel_table",
         "wire/name",
         "wire/value",
         "wire/status",
@@ -34,6 +35,7 @@ const FLOORS: &[&[&str]] = &[
         "meter",
         "span",
         "context",
+        "cancellable",
         "policy/verdict",
     ],
     &[

@@ -21,6 +21,7 @@ pub(super) fn check(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>) {
     bare_takes_one(ctxt, method);
     strict_has_names(ctxt, method);
     strict_has_a_reply(ctxt, method);
+    cancel_has_a_caller(ctxt, method);
     unstructured_codec(ctxt, contract, method);
 }
 
@@ -275,6 +276,16 @@ fn strict_has_a_reply(ctxt: &Ctxt, method: &Method<'_>) {
         ctxt.error_at(
             strict,
             "a oneway call has no reply that could refuse an argument: remove `strict` or `oneway`",
+        );
+    }
+}
+
+// The caller of a oneway method does not wait for its end.
+fn cancel_has_a_caller(ctxt: &Ctxt, method: &Method<'_>) {
+    if let (Some(cancel), Some(_)) = (&method.options.cancel, method.options.oneway) {
+        ctxt.error_at(
+            cancel.span,
+            "nobody waits for a oneway call, so nobody can give it up: remove `cancel` or `oneway`",
         );
     }
 }

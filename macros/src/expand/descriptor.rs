@@ -47,6 +47,8 @@ pub(super) fn method(krate: &Path, method: &Method<'_>) -> TokenStream {
     let require_consumer = options
         .require_consumer
         .map(|_| quote!(.require_consumer()));
+    let runs_on = options.cancel.as_ref().is_some_and(|cancel| !cancel.value);
+    let not_cancelled = runs_on.then(|| quote!(.not_cancelled()));
     let queue = options.queue.as_ref().map(|queue| quote!(.queue(#queue)));
     let default = options.default.map(|_| quote!(.default_method()));
     let bare = options.bare.map(|_| quote!(.bare()));
@@ -54,8 +56,8 @@ pub(super) fn method(krate: &Path, method: &Method<'_>) -> TokenStream {
     let strict = options.strict.map(|_| quote!(.strict()));
     quote! {
         #krate::__rt::MethodDescriptor::new(#id, #name)
-            #arguments #doc #timeout #idempotent #oneway #at_most_once #require_consumer #queue #default #bare
-            #strict #stream
+            #arguments #doc #timeout #idempotent #oneway #at_most_once #require_consumer #not_cancelled
+            #queue #default #bare #strict #stream
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
+use super::cancel::Canceller;
 use super::coalesce::Coalescer;
 use super::presence::ConsumerPresence;
 use super::reply_queue::{CallMessage, CurrentReplyQueue, PendingCall, ReplyQueue};
@@ -31,6 +32,34 @@ pub(super) struct BrokerBackend {
     pub(super) publisher: Publisher,
     pub(super) coalescer: Option<Arc<Coalescer>>,
     presence: Arc<ConsumerPresence>,
+    /// Tells servers of calls that are given up. `None` if the control plane is off.
+    canceller: Option<Arc<Canceller>>,
+}
+
+/// A call whose request is sent through the broker. Dropping it before its completion gives the call up: the servers are
+/// told if the request was sent.
+pub(super) struct BrokerCall {
+    pub(super) backend: Arc<BrokerBackend>,
+    pub(super) request: Arc<CallRequest>,
+    pub(super) pending: PendingCall,
+}
+
+impl Drop for BrokerCall {
+    fn drop(&mut self) {
+        if self.pending.is_completed() {
+            return;
+        }
+        let Some(canceller) = &self.backend.canceller else {
+            return;
+        };
+        // The servers stop at the deadline by themselves.
+        if self.request.time_left().is_zero() {
+            return;
+        }
+        if let Some(id) = self.pending.give_up() {
+            canceller.cancel(&self.request, self.pending.queue(), id);
+        }
+    }
 }
 
 impl BrokerBackend {
@@ -41,6 +70,7 @@ impl BrokerBackend {
             publisher: Publisher::new(connection, MAX_UNCONFIRMED),
             coalescer,
             presence: ConsumerPresence::of(connection),
+            canceller: Canceller::of(connection),
         }
     }
 
@@ -51,14 +81,27 @@ impl BrokerBackend {
     }
 
     /// Queues or publishes a request, if nothing has to be waited for.
-    pub(super) fn send_now(&self, request: &Arc<CallRequest>) -> Option<PendingCall> {
+    pub(super) fn send_now(self: &Arc<Self>, request: &Arc<CallRequest>) -> Option<BrokerCall> {
         let coalescer = self.coalescer.as_ref();
-        let queued = coalescer.and_then(|coalescer| coalescer.enqueue(&self.current, request));
-        queued.or_else(|| self.publish_on(&self.current.ready()?, request)?.ok())
+        match coalescer.and_then(|coalescer| coalescer.enqueue(&self.current, request)) {
+            Some(pending) => Some(self.call(request, pending)),
+            None => self.publish_on(&self.current.ready()?, request)?.ok(),
+        }
+    }
+
+    fn call(self: &Arc<Self>, request: &Arc<CallRequest>, pending: PendingCall) -> BrokerCall {
+        BrokerCall {
+            backend: Arc::clone(self),
+            request: Arc::clone(request),
+            pending,
+        }
     }
 
     /// Publishes a request in a message of its own, on the first session that accepts it.
-    pub(super) async fn send(&self, request: &CallRequest) -> Result<PendingCall, Error> {
+    pub(super) async fn send(
+        self: &Arc<Self>,
+        request: &Arc<CallRequest>,
+    ) -> Result<BrokerCall, Error> {
         loop {
             let queue = self.reply_queue(request).await?;
             match self.publish_on(&queue, request) {
@@ -89,18 +132,21 @@ impl BrokerBackend {
     /// Registers a call with a reply queue and publishes its request. `None` if no reply can come to this
     /// queue any more.
     fn publish_on(
-        &self,
+        self: &Arc<Self>,
         queue: &Arc<ReplyQueue>,
-        request: &CallRequest,
-    ) -> Option<Result<PendingCall, Error>> {
-        let call = queue.register(CallMessage::Own, request.options.window)?;
+        request: &Arc<CallRequest>,
+    ) -> Option<Result<BrokerCall, Error>> {
+        let call = self.call(
+            request,
+            queue.register(CallMessage::Own, request.options.window)?,
+        );
         let asks_for_batches = self
             .coalescer
             .as_ref()
             .is_some_and(|coalescer| coalescer.should_ask());
         let app_id = self.connection.given_name();
-        let message = request.message(app_id, Some(call.address()), asks_for_batches);
-        let published = queue.publish(&message, call.id);
+        let message = request.message(app_id, Some(call.pending.address()), asks_for_batches);
+        let published = queue.publish(&message, call.pending.id);
         Some(published.map(|()| {
             request.sent(1);
             call
@@ -129,15 +175,23 @@ impl BrokerBackend {
     ///
     /// The channel is shared with other publishes. If the broker closes it over one of them, the request may or may
     /// not be in its queue, and the reply is waited for as usual.
-    pub(super) async fn send_confirmed(&self, request: &CallRequest) -> Result<PendingCall, Error> {
+    pub(super) async fn send_confirmed(
+        self: &Arc<Self>,
+        request: &Arc<CallRequest>,
+    ) -> Result<BrokerCall, Error> {
         let (call, message) = self.register(request).await?;
         let (now, left) = (Instant::now(), request.time_left());
         let published = match self.publisher.send(message, now, left).await {
-            Ok(pending) => pending.wait().await,
+            Ok(unconfirmed) => {
+                call.pending.set_sent();
+                unconfirmed.wait().await
+            }
             Err(failure) => Err(failure),
         };
         match published {
             Err(failure) if !failure.error.is_unconfirmed() => {
+                // No queue has the request: there is no server to tell.
+                call.pending.remove();
                 let error = failure.into_error(&request.target());
                 request.ended(HandlerOutcome::Status(error.grpc_code()));
                 Err(error)
@@ -151,25 +205,29 @@ impl BrokerBackend {
 
     /// Publishes a request with a confirm and without other requests on its channel. If the broker closes
     /// that channel, this request is the reason.
-    pub(super) async fn send_isolated(&self, request: &CallRequest) -> Result<PendingCall, Error> {
+    pub(super) async fn send_isolated(
+        self: &Arc<Self>,
+        request: &Arc<CallRequest>,
+    ) -> Result<BrokerCall, Error> {
         let (call, message) = self.register(request).await?;
         let published = self.publisher.publish(message, request.time_left()).await;
-        published
-            .map(|()| {
-                request.sent(1);
-                call
-            })
-            .map_err(|failure| failure.into_error(&request.target()))
+        published.map_err(|failure| failure.into_error(&request.target()))?;
+        call.pending.set_sent();
+        request.sent(1);
+        Ok(call)
     }
 
     /// Registers a call with the next reply queue that takes it, and makes its message.
-    async fn register(&self, request: &CallRequest) -> Result<(PendingCall, Arc<Outgoing>), Error> {
+    async fn register(
+        self: &Arc<Self>,
+        request: &Arc<CallRequest>,
+    ) -> Result<(BrokerCall, Arc<Outgoing>), Error> {
         loop {
             let queue = self.reply_queue(request).await?;
-            if let Some(call) = queue.register(CallMessage::Own, request.options.window) {
+            if let Some(pending) = queue.register(CallMessage::Own, request.options.window) {
                 let app_id = self.connection.given_name();
-                let message = request.message(app_id, Some(call.address()), false);
-                return Ok((call, Arc::new(message)));
+                let message = request.message(app_id, Some(pending.address()), false);
+                return Ok((self.call(request, pending), Arc::new(message)));
             }
             tokio::time::sleep(RETRY_PAUSE).await;
         }

@@ -83,7 +83,36 @@ use crate::wire::value::{Table, Value};
 /// # Cancel safety
 ///
 /// Dropping the future at any moment gives the call up: it no longer counts towards
-/// [`max_in_flight`](crate::rpc::ClientBuilder::max_in_flight). A request that was already sent may still be executed.
+/// [`max_in_flight`](crate::rpc::ClientBuilder::max_in_flight). If the request was sent and there is time left until the
+/// deadline, the servers are told: the handler is dropped at its next await, with the calls that it makes, or is not
+/// begun. It may have ended by then; and it goes on if its method has `cancel = false`, or if the message to the
+/// servers, which is not confirmed, is lost.
+///
+/// ```
+/// # #[lepus::service]
+/// # trait Calculator {
+/// #     async fn factor(&self, n: u64) -> Vec<u64>;
+/// # }
+/// # struct CalculatorService;
+/// # impl Calculator for CalculatorService {
+/// #     async fn factor(&self, n: u64) -> Vec<u64> {
+/// #         std::future::pending().await
+/// #     }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lepus::CallError> {
+/// # let calculator = CalculatorClient::local(CalculatorService);
+/// use std::time::Duration;
+///
+/// let factors = tokio::select! {
+///     factors = calculator.factor(18_446_744_073_709_551_557) => Some(factors?),
+///     // The call is dropped, and its handler stops.
+///     () = tokio::time::sleep(Duration::from_millis(10)) => None,
+/// };
+/// assert_eq!(factors, None);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "a call is made when it is awaited or sent"]
 pub struct Call<T, E = Never> {
     client: Client,
@@ -287,7 +316,7 @@ impl<T, E> fmt::Debug for Call<T, E> {
 }
 
 /// A call whose request was sent ([`Call::send`]): await it for the reply. It is a future itself. Dropping it
-/// gives the call up; the request may still be executed.
+/// gives the call up, as [dropping the call](Call#cancel-safety) does.
 #[must_use = "the reply comes when this is awaited"]
 pub struct PendingReply<T, E = Never> {
     reply: CallFuture<T, E>,

@@ -4,9 +4,11 @@
 mod broker;
 mod builder;
 mod call;
+mod cancel;
 mod coalesce;
 mod correlation;
 mod handle;
+mod local;
 mod presence;
 mod reply_queue;
 mod request;

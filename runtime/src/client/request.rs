@@ -1,5 +1,6 @@
 //! Requests: a call from its options to its end, and the message (`basic.publish`) it is sent as.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -189,7 +190,7 @@ impl CallRequest {
             headers: self.options.headers.clone(),
             trace: self.trace.clone(),
             persistent: false,
-            credit: (self.options.window > 0).then_some(self.options.window.into()),
+            credit: NonZeroU64::new(self.options.window.into()),
         };
         self.message_with(head, self.options.body.clone())
     }

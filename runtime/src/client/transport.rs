@@ -7,37 +7,32 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::time::{Instant, timeout_at};
 use tracing::Span;
 
-use super::broker::BrokerBackend;
+use super::broker::{BrokerBackend, BrokerCall};
 use super::handle::{Backend, Client, ClientService, DEFAULT_TIMEOUT, InFlightPermit};
-use super::reply_queue::{CallCompletion, PendingCall, ReceivedReply};
+use super::local::LocalCall;
+use super::reply_queue::{CallCompletion, ReceivedReply};
 use super::request::{Absence, CallOptions, CallRequest};
-use super::stream::open_locally;
 use crate::clock;
 use crate::context::{Context, Invocation, Times};
 use crate::descriptor::ServiceDescriptor;
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::extensions::Extensions;
-use crate::handler_guard::{AbortOnDropTask, HandlerEnd, guard};
+use crate::handler_guard::{AbortOnDropTask, guard};
 use crate::policy::refusal;
 use crate::publish::PublishFailure;
-use crate::service::{BoxFuture, DynService, Reply, ReplyOutcome, Request, Service};
+use crate::service::{BoxFuture, DynService, Reply, Request, Service};
 use crate::span::{self, HandlerSpan};
 use crate::stats::HandlerOutcome;
-use crate::stream::ItemSink;
 use crate::wire::envelope::{ReplyStatus, check_headers};
-use crate::wire::status::{Code, Status};
-use crate::wire::value::Table;
 
 /// The longest timeout of a call: the longest `expiration` that RabbitMQ takes.
 const MAX_TIMEOUT: Duration = Duration::from_millis(u32::MAX as u64);
 
 /// A call that was sent, or queued for a batch, and whose response is awaited.
 pub(super) struct InFlightCall {
-    request: Arc<CallRequest>,
     transport: CallTransport,
     _permit: InFlightPermit,
 }
@@ -53,20 +48,12 @@ pub(super) enum Sending {
 /// The way of a call to its service, with the state that waits for the reply.
 enum CallTransport {
     /// A request on a queue, whose reply comes to the reply queue.
-    Broker(Arc<BrokerBackend>, PendingCall),
+    Broker(BrokerCall),
     /// A one-way request: waits for its publisher confirm.
-    OneWay(BoxFuture<Result<(), PublishFailure>>),
-    Local(LocalCall),
+    OneWay(Arc<CallRequest>, BoxFuture<Result<(), PublishFailure>>),
+    Local(Arc<CallRequest>, LocalCall),
     /// A local request without a reply.
-    LocalOneWay,
-}
-
-/// A call of an implementation in this process.
-enum LocalCall {
-    /// It runs as it is awaited.
-    Inline(BoxFuture<HandlerEnd<Reply>>),
-    /// It runs in a task of its own, because it was sent to be awaited later.
-    Spawned(AbortOnDropTask<Reply>),
+    LocalOneWay(Arc<CallRequest>),
 }
 
 impl Sending {
@@ -153,21 +140,12 @@ fn start(client: &Client, mut options: CallOptions) -> Result<CallRequest, Error
 fn send(request: CallRequest, permit: InFlightPermit) -> Sending {
     match &permit.client.inner.backend {
         Backend::Local(service) => {
-            let service = Arc::clone(service);
-            let transport = if request.options.window > 0 {
-                let call = open_locally(service, &request);
-                CallTransport::Local(LocalCall::Inline(Box::pin(call)))
-            } else {
-                let call = call_locally(service, &request, None);
-                if request.method().is_oneway() {
-                    tokio::spawn(call);
-                    CallTransport::LocalOneWay
-                } else {
-                    CallTransport::Local(LocalCall::Inline(Box::pin(call)))
-                }
+            let request = Arc::new(request);
+            let transport = match LocalCall::start(Arc::clone(service), &request) {
+                Some(call) => CallTransport::Local(request, call),
+                None => CallTransport::LocalOneWay(request),
             };
             Sending::Done(Ok(InFlightCall {
-                request: Arc::new(request),
                 transport,
                 _permit: permit,
             }))
@@ -196,8 +174,7 @@ fn send_to_broker(
         request.message_id = Some(message_id);
     }
     let request = Arc::new(request);
-    let in_flight = |request, transport| InFlightCall {
-        request,
+    let in_flight = |transport| InFlightCall {
         transport,
         _permit: permit,
     };
@@ -211,21 +188,21 @@ fn send_to_broker(
             let receipt = published.map_err(|failure| failure.into_error(&request.target()))?;
             request.sent(1);
             let confirmed = Box::pin(receipt.wait());
-            Ok(in_flight(request, CallTransport::OneWay(confirmed)))
+            Ok(in_flight(CallTransport::OneWay(request, confirmed)))
         }));
     }
     if request.options.fail_fast.is_some() {
         return Sending::Waiting(Box::pin(async move {
             backend.until_served(&request).await?;
             let call = backend.send_confirmed(&request).await?;
-            Ok(in_flight(request, CallTransport::Broker(backend, call)))
+            Ok(in_flight(CallTransport::Broker(call)))
         }));
     }
     match backend.send_now(&request) {
-        Some(call) => Sending::Done(Ok(in_flight(request, CallTransport::Broker(backend, call)))),
+        Some(call) => Sending::Done(Ok(in_flight(CallTransport::Broker(call)))),
         None => Sending::Waiting(Box::pin(async move {
             let call = backend.send(&request).await?;
-            Ok(in_flight(request, CallTransport::Broker(backend, call)))
+            Ok(in_flight(CallTransport::Broker(call)))
         })),
     }
 }
@@ -233,82 +210,90 @@ fn send_to_broker(
 impl InFlightCall {
     /// Lets a local call run while nobody awaits it. A remote one does so anyway.
     pub(super) fn detach(mut self) -> Self {
-        if let CallTransport::Local(LocalCall::Inline(call)) = self.transport {
-            self.transport = CallTransport::Local(LocalCall::Spawned(AbortOnDropTask::spawn(call)));
+        if let CallTransport::Local(request, call) = self.transport {
+            self.transport = CallTransport::Local(request, call.detach());
         }
         self
     }
 
     pub(super) fn request(&self) -> &CallRequest {
-        &self.request
+        match &self.transport {
+            CallTransport::Broker(call) => &call.request,
+            CallTransport::OneWay(request, _)
+            | CallTransport::Local(request, _)
+            | CallTransport::LocalOneWay(request) => request,
+        }
     }
 
     /// The request of a call whose stream goes on after it.
     pub(super) fn shared_request(&self) -> Arc<CallRequest> {
-        Arc::clone(&self.request)
+        match &self.transport {
+            CallTransport::Broker(call) => Arc::clone(&call.request),
+            CallTransport::OneWay(request, _)
+            | CallTransport::Local(request, _)
+            | CallTransport::LocalOneWay(request) => Arc::clone(request),
+        }
     }
 
     /// Waits for the reply. Called once.
     ///
     /// The rare branches are boxed, because thousands of these futures may wait at once.
     pub(super) async fn response(&mut self) -> Result<Reply, Error> {
-        let request = &self.request;
         // The call may have been sent inside a runtime and be awaited outside of it.
         Error::check_runtime().map_err(|error| {
+            let request = self.request();
             request
                 .target()
                 .describe(error, request.started, Outcome::SentNoReply)
         })?;
-        let (backend, call) = match &mut self.transport {
-            CallTransport::Broker(backend, call) => (backend, call),
-            CallTransport::Local(call) => {
-                let end = match call {
-                    LocalCall::Inline(handler) => handler.await,
-                    LocalCall::Spawned(task) => task.join().await,
-                };
-                return local_response(request, end);
-            }
-            CallTransport::OneWay(confirmed) => {
+        let call = match &mut self.transport {
+            CallTransport::Broker(call) => call,
+            CallTransport::Local(request, call) => return call.response(request).await,
+            CallTransport::OneWay(request, confirmed) => {
                 let confirmed = confirmed.await;
                 confirmed.map_err(|failure| failure.into_error(&request.target()))?;
                 return Ok(unit(request));
             }
-            CallTransport::LocalOneWay => return Ok(unit(request)),
+            CallTransport::LocalOneWay(request) => return Ok(unit(request)),
         };
         // Whether an earlier request of this call may have been executed.
         let mut may_have_run = false;
         loop {
-            let completion = match timeout_at(request.deadline, call.completion()).await {
+            let deadline = call.request.deadline;
+            let completion = match timeout_at(deadline, call.pending.completion()).await {
                 Ok(completion) => completion,
                 Err(_) => {
-                    let outcome = if call.is_queued() && !may_have_run {
+                    let outcome = if call.pending.is_queued() && !may_have_run {
                         Outcome::NotSent
                     } else {
                         Outcome::SentNoReply
                     };
-                    return Err(request.failed(ErrorKind::Timeout, outcome));
+                    return Err(call.request.failed(ErrorKind::Timeout, outcome));
                 }
             };
-            let resend = match next_step(backend, request, completion, may_have_run)? {
+            let step = next_step(&call.backend, &call.request, completion, may_have_run);
+            let resend = match step? {
                 ControlFlow::Break(reply) => return Ok(reply),
                 ControlFlow::Continue(resend) => resend,
             };
             may_have_run |= resend.may_have_run;
-            let sending = async {
+            let sent = Box::pin(async {
                 if resend.is_isolated {
-                    backend.send_isolated(request).await
+                    call.backend.send_isolated(&call.request).await
                 } else {
-                    backend.send(request).await
+                    call.backend.send(&call.request).await
                 }
-            };
-            *call = Box::pin(sending).await.map_err(|error| {
+            });
+            let sent = sent.await.map_err(|error| {
                 if !may_have_run {
                     return error;
                 }
                 // The second request was not sent, but the first may have been executed.
                 let kind = error.kind().clone();
-                request.failed(kind, Outcome::SentNoReply).caused_by(error)
-            })?;
+                let failed = call.request.failed(kind, Outcome::SentNoReply);
+                failed.caused_by(error)
+            });
+            *call = sent?;
         }
     }
 }
@@ -353,6 +338,7 @@ impl LayeredCall {
             times: Times::without_reserve(request.started, request.deadline),
             span: HandlerSpan::default(),
             message: request.info(),
+            cancel: None,
             extensions,
         });
         let body = request.options.body.clone();
@@ -545,61 +531,4 @@ fn check_reply(
 /// The reply `()` to a request that gets none.
 fn unit(request: &CallRequest) -> Reply {
     Reply::new(ReplyStatus::Success, request.codec.unit())
-}
-
-/// Runs the handler of an implementation in this process. `items` is the way of its items if it returns a stream,
-/// whose deadline is that of its opening alone.
-pub(super) fn call_locally(
-    service: Arc<dyn Service>,
-    request: &CallRequest,
-    items: Option<Arc<dyn ItemSink>>,
-) -> impl Future<Output = HandlerEnd<Reply>> + Send + use<> {
-    let deadline = items.is_none().then_some(request.deadline);
-    let times = Times::new(request.started, deadline);
-    let (service_name, method) = (request.service.name(), request.method().name());
-    let context = request.span.in_scope(|| {
-        Context::of(Invocation::request(
-            service_name,
-            method,
-            times,
-            request.info(),
-        ))
-    });
-    // The client may be of another version of the contract, where the method has another number.
-    let own = service.descriptor().method_like(request.method());
-    let body = request.options.body.clone();
-    let request = own.map(|own| Request::new(own, request.codec, body).with_items(items));
-    let ended = context.clone();
-    let handler = context.handler(|| match request {
-        Some(request) => service.call(request),
-        None => {
-            let text = format!("`{service_name}` has no method for `{method}`");
-            let status = Status::new(Code::Unimplemented, text);
-            Box::pin(std::future::ready(Reply::failed(status)))
-        }
-    });
-    guard(deadline, handler).inspect(move |end| match end {
-        // Layers pass on a panic and a missed deadline as a reply.
-        HandlerEnd::Returned(reply) => match reply.outcome() {
-            ReplyOutcome::TimedOut => ended.stopped(),
-            ReplyOutcome::Panicked(text) => ended.panicked(text),
-            _ => ended.ended(reply.outcome_name()),
-        },
-        HandlerEnd::TimedOut => ended.stopped(),
-        HandlerEnd::Panicked(text) => ended.panicked(text),
-    })
-}
-
-fn local_response(request: &CallRequest, end: HandlerEnd<Reply>) -> Result<Reply, Error> {
-    let (end, headers) = match end {
-        HandlerEnd::Returned(reply) => reply.into_end(),
-        end => (end, Table::new()),
-    };
-    match end {
-        HandlerEnd::Returned(reply) => Ok(reply),
-        HandlerEnd::Panicked(_) => {
-            Ok(Reply::panicked(request.method().name(), None).with_headers(headers))
-        }
-        HandlerEnd::TimedOut => Err(request.failed(ErrorKind::Timeout, Outcome::SentNoReply)),
-    }
 }

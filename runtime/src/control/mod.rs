@@ -21,7 +21,8 @@
 //!
 //! Instances are found in one [namespace](crate::amqp::ConnectionBuilder::namespace) of one virtual host. An
 //! instance needs the permissions to configure, write to and read from the exchange `lepus.control` and the queues
-//! `lepus.control.…`. Without them it logs one warning, and is not found; all else works.
+//! `lepus.control.…`. Without them it logs one warning, is not found, and is not told of calls that were dropped; all
+//! else works.
 //! [`ConnectionBuilder::control`](crate::amqp::ConnectionBuilder::control) turns it off.
 //!
 //! [`Connection::health`](crate::Connection::health) is the health of this process itself, for the probes of an
@@ -33,6 +34,7 @@ mod discovery;
 mod health;
 mod instance;
 mod queue;
+mod refusal;
 mod respond;
 
 pub use answer::{
@@ -43,6 +45,7 @@ pub use answers::{Answer, Answers};
 pub use discovery::{Discovery, Question};
 pub use health::{Health, ServedStatus};
 pub(crate) use instance::Served;
+pub(crate) use refusal::ControlRefusal;
 
 pub use crate::worker::{ConsumerState, ConsumerStatus, RunningState, RunningWatch};
 

@@ -13,7 +13,9 @@ use tokio::time::Instant;
 
 use super::answer::ServedKind;
 use super::instance::{Instance, Served};
+use super::refusal::ControlRefusal;
 use super::respond::Responder;
+use crate::cancel_table::CancelTable;
 use crate::clock;
 use crate::error::{Error, ErrorKind};
 use crate::link::{
@@ -23,7 +25,8 @@ use crate::link::{
 use crate::policy::backoff::Backoff;
 use crate::publish::CachedChannel;
 use crate::random;
-use crate::wire::envelope::{self, AnswerHead, CONTROL_EXCHANGE, QuestionHead};
+use crate::wire::batch::{self, MAX_CANCELLED_IDS};
+use crate::wire::envelope::{self, AnswerHead, CONTROL_EXCHANGE, CancelHead, QuestionHead};
 use crate::wire::message::{Incoming, Outgoing};
 use crate::wire::name::Name;
 use crate::wire::topology::{Binding, Destination, Exchange, ExchangeKind, Queue, Topology};
@@ -32,18 +35,15 @@ use crate::wire::value::Table;
 /// The most questions that wait in the queue, and the most that wait here. The oldest ones in the queue are
 /// dropped, because their askers have waited longest.
 const MAX_QUESTIONS: u32 = 1000;
-/// The largest body of a question, in bytes. Questions have none.
-const MAX_QUESTION_SIZE: usize = 1024;
+/// The largest body of a message, in bytes. Questions have none; this is enough for as many of the longest
+/// correlation ids as one message has.
+const MAX_BODY: usize = MAX_CANCELLED_IDS * 258 + 8;
 /// The longest that an answer waits for a connection which takes messages.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
-/// AMQP's ACCESS_REFUSED.
-const ACCESS_REFUSED: u16 = 403;
 /// AMQP's RESOURCE_LOCKED: the queue is exclusive to another connection. That is the one before a reconnect, whose
 /// end the broker has not noticed yet.
 const RESOURCE_LOCKED: u16 = 405;
-/// AMQP's PRECONDITION_FAILED: an exchange of this name exists with other properties.
-const PRECONDITION_FAILED: u16 = 406;
 
 /// A question, and the time at which it came.
 type ReceivedQuestion = (Instant, Incoming);
@@ -52,6 +52,9 @@ type ReceivedQuestion = (Instant, Incoming);
 pub(super) struct ControlQueue {
     instance: Arc<Instance>,
     responder: Responder,
+    /// The requests that callers give up.
+    cancels: Arc<CancelTable>,
+    refusal: Arc<ControlRefusal>,
     /// Not a connection, which would never be dropped: it is kept open by its users alone.
     connection: WeakConnection,
     link: Link,
@@ -75,6 +78,8 @@ impl ControlQueue {
         }
         let task = Self {
             responder: Responder::new(connection, &instance.id),
+            cancels: connection.shared(CancelTable::default),
+            refusal: connection.shared(ControlRefusal::default),
             connection: connection.downgrade(),
             link: connection.consuming().clone(),
             namespace: connection.namespace().clone(),
@@ -112,20 +117,14 @@ impl ControlQueue {
             if error.is_closed() {
                 return;
             }
-            match error.amqp_code() {
-                Some(ACCESS_REFUSED | PRECONDITION_FAILED) => {
-                    tracing::warn!(
-                        %error,
-                        exchange = CONTROL_EXCHANGE,
-                        "broker refuses the control queue: this process does not answer questions about its \
-                         services, all else works"
-                    );
-                    return;
-                }
-                Some(RESOURCE_LOCKED) => {
-                    tracing::debug!(%error, "control queue is still locked by the connection before, trying again");
-                }
-                _ => tracing::debug!(%error, "control queue was lost, setting it up again"),
+            if ControlRefusal::is(&error) {
+                self.refusal.report(&error);
+                return;
+            }
+            if error.amqp_code() == Some(RESOURCE_LOCKED) {
+                tracing::debug!(%error, "control queue is still locked by the connection before, trying again");
+            } else {
+                tracing::debug!(%error, "control queue was lost, setting it up again");
             }
             self.backoff.reset_if_stable(started.elapsed());
             if session.is_up() {
@@ -146,10 +145,10 @@ impl ControlQueue {
         topology.queues.push(queue);
         link::declare(session, &topology, &self.namespace).await?;
         let channel = Channel::open(session).await?;
-        channel.limit_bodies(MAX_QUESTION_SIZE);
+        channel.limit_bodies(MAX_BODY);
         let (sender, mut questions) = mpsc::channel(MAX_QUESTIONS as usize);
         let name = self.namespace.scope(self.queue.as_str());
-        let mode = ConsumeMode::NoAck(receive(sender));
+        let mode = ConsumeMode::NoAck(receive(sender, Arc::clone(&self.cancels)));
         let check = self.restore_bindings(session);
         let mut consumer = Consumer::start(&channel, &name, mode, Some(check)).await?;
         tracing::debug!(queue = name, "consuming the control queue");
@@ -343,12 +342,33 @@ fn bindings(queue: &Name, keys: &BTreeSet<String>) -> Result<Topology, Error> {
     })
 }
 
-/// Receives questions on the I/O task.
-fn receive(sender: mpsc::Sender<ReceivedQuestion>) -> DeliveryCallback {
+/// Receives questions on the I/O task. Messages about calls that were given up are handled there at once.
+fn receive(sender: mpsc::Sender<ReceivedQuestion>, cancels: Arc<CancelTable>) -> DeliveryCallback {
     Arc::new(move |delivery: Delivery| {
+        if CancelHead::is_in(&delivery.message.properties) {
+            return cancel(&cancels, delivery.message);
+        }
         let question = (Instant::now(), delivery.message);
         if sender.try_send(question).is_err() {
             tracing::debug!("question dropped: too many wait for their answers");
         }
     })
+}
+
+/// Stops the handlers of the calls that a message names, and remembers those that have not begun.
+fn cancel(cancels: &CancelTable, message: Incoming) {
+    let Some(head) = CancelHead::from_properties(message.properties) else {
+        tracing::debug!("message that gives calls up has no reply_to or no expiration, dropped");
+        return;
+    };
+    match batch::decode_cancelled(&message.body) {
+        Ok(ids) => {
+            tracing::debug!(calls = ids.len(), "callers have given calls up");
+            let expires = clock::deadline(Instant::now(), head.time_left);
+            cancels.cancel(&head.reply_to, ids, expires);
+        }
+        Err(error) => {
+            tracing::debug!(%error, "message that gives calls up does not decode, dropped");
+        }
+    }
 }

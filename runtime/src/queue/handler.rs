@@ -136,6 +136,7 @@ impl JobHandler {
             method: None,
             times,
             message: info,
+            cancel: None,
             extensions: Extensions::default(),
         });
         let job = RawJob {

@@ -14,6 +14,7 @@ use super::dispatch::{Dispatcher, ReceivedRequest};
 use super::execution::RunOn;
 use super::reply::{AckMode, ReplyRoute, ReplySender};
 use super::sent_replies::ReplyOrigin;
+use crate::cancel_table::BatchKey;
 use crate::context::{Invocation, Times};
 use crate::link::{Channel, Flush};
 use crate::meter::Arrived;
@@ -54,8 +55,9 @@ impl Dispatcher {
         let ack = AckMode::last(tag, is_acked);
         let settlement = match calls {
             Ok((codec, calls)) => {
+                let cancels = self.batch_key(&route);
                 let mut replies = ReplyBatch::new(&self.replies, channel, route);
-                self.execute_calls(calls, codec, &request, &mut replies)
+                self.execute_calls(calls, codec, (&request, cancels.as_ref()), &mut replies)
                     .await;
                 replies.finish(ack)
             }
@@ -81,7 +83,7 @@ impl Dispatcher {
         &self,
         calls: Vec<BatchedCall<'_>>,
         codec: Codec,
-        request: &ReceivedRequest,
+        (request, cancels): (&ReceivedRequest, Option<&BatchKey>),
         replies: &mut ReplyBatch<'_>,
     ) {
         let mut calls = calls.into_iter().peekable();
@@ -95,7 +97,7 @@ impl Dispatcher {
                     .or_else(|| self.permits.try_acquire().ok());
                 let Some(permit) = free else { break };
                 let Some(call) = calls.next() else { return };
-                running.push(self.execute_call(call, codec, request, run_on, permit));
+                running.push(self.execute_call(call, codec, (request, cancels), run_on, permit));
                 let polled = Instant::now();
                 let done = running.next().now_or_never().flatten();
                 // After a handler that blocked this task, the others run on tasks of their own, so that
@@ -128,12 +130,12 @@ impl Dispatcher {
         }
     }
 
-    /// Executes one call. `None` if its caller has stopped waiting.
+    /// Executes one call. `None` if its caller has stopped waiting, or has given it up.
     async fn execute_call(
         &self,
         call: BatchedCall<'_>,
         codec: Codec,
-        request: &ReceivedRequest,
+        (request, cancels): (&ReceivedRequest, Option<&BatchKey>),
         run_on: RunOn,
         _permit: SemaphorePermit<'_>,
     ) -> Option<BatchedReply> {
@@ -175,13 +177,16 @@ impl Dispatcher {
                     ..MessageInfo::default()
                 };
                 let (service, times) = (self.service_name(), Times::new(now, deadline));
-                let facts = Invocation::request(service, method.name(), times, message);
+                let facts = Invocation {
+                    cancel: cancels.map(|cancels| cancels.call(id, method.is_cancellable())),
+                    ..Invocation::request(service, method.name(), times, message)
+                };
                 let body = request.body.slice_ref(call.arguments);
                 let metered = self.meter(Some(method)).start(arrived);
                 let execution = self
                     .executor
                     .prepare(method, codec, body, facts, metered, None);
-                self.executor.execute(execution, run_on).await
+                self.executor.execute(execution, run_on).await?
             }
         };
         let reply = self.replies.fit(Some(call.method), reply, REPLY_OVERHEAD);

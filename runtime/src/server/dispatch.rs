@@ -14,6 +14,7 @@ use super::method_table::MethodTable;
 use super::reply::{AckMode, ReplyRoute, ReplySender};
 use super::sent_replies::ReplyOrigin;
 use super::stream::{StreamOpening, StreamQueues, StreamSettings, StreamTasks};
+use crate::cancel_table::{BatchKey, CancelKey, CancelTable};
 use crate::context::{Invocation, Times};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::drain::DrainState;
@@ -77,11 +78,13 @@ pub(super) struct Dispatcher {
     pub(super) is_concurrent: bool,
     pub(super) counters: Arc<Counters>,
     pub(super) hooks: Hooks,
-    pub(super) tasks: Handle,
     pub(super) stream_permits: Arc<Semaphore>,
     pub(super) stream_queues: Arc<StreamQueues>,
     pub(super) stream_settings: StreamSettings,
     pub(super) streams: StreamTasks,
+    /// `None` if the connection has no control queue, where callers tell that they have given a call up.
+    cancels: Option<Arc<CancelTable>>,
+    pub(super) tasks: Handle,
 }
 
 /// A request as it was received: the message, with the times and facts that its delivery adds. It ends when
@@ -109,10 +112,15 @@ impl ReceivedRequest {
 enum Accepted {
     /// No handler is to run: the request is answered, or gets no reply.
     Done(Settlement),
-    Batch(Box<ReceivedRequest>),
-    Stream(Box<StreamOpening>),
+    Other(Box<OtherRequest>),
     /// The handler of a request with one call.
     Execute(Execution, ReplyRoute),
+}
+
+/// A request that is not answered by one handler and one reply.
+enum OtherRequest {
+    Batch(ReceivedRequest),
+    Stream(StreamOpening),
 }
 
 impl Dispatcher {
@@ -151,6 +159,9 @@ impl Dispatcher {
             is_concurrent: concurrency > 1,
             counters: connection.counters(),
             hooks: connection.hooks().clone(),
+            cancels: connection
+                .has_control()
+                .then(|| connection.shared(CancelTable::default)),
             tasks: connection.tasks().clone(),
             stream_permits: streams.0,
             stream_queues: connection.shared(StreamQueues::default),
@@ -161,6 +172,21 @@ impl Dispatcher {
 
     pub(super) fn service_name(&self) -> &'static str {
         self.replies.service()
+    }
+
+    /// The request that gets this reply, for its caller to give it up. `None` if nobody waits for a reply.
+    fn cancel_key(&self, method: &MethodDescriptor, route: &ReplyRoute) -> Option<CancelKey> {
+        let (table, address) = (self.cancels.as_ref()?, route.address()?);
+        if method.is_oneway() {
+            return None;
+        }
+        Some(CancelKey::new(table, address, method.is_cancellable()))
+    }
+
+    /// The message with several calls that gets these replies.
+    pub(super) fn batch_key(&self, route: &ReplyRoute) -> Option<BatchKey> {
+        let (table, (reply_to, id)) = (self.cancels.as_ref()?, route.address()?);
+        Some(BatchKey::new(table, reply_to, id))
     }
 
     pub(super) fn check_size(&self, size: usize) -> Result<(), Status> {
@@ -227,7 +253,7 @@ impl Dispatcher {
             head,
         };
         match request.head.method.as_deref() {
-            Some(CALLS_TYPE) => Accepted::Batch(Box::new(request)),
+            Some(CALLS_TYPE) => Accepted::Other(Box::new(OtherRequest::Batch(request))),
             Some(kind) if is_protocol_type(kind) => {
                 Accepted::Done(self.refuse_type(channel, tag, request))
             }
@@ -326,22 +352,29 @@ impl Dispatcher {
             ..MessageInfo::default()
         };
         let service = self.service_name();
+        let cancel = self.cancel_key(method, &route);
         if method.is_stream() {
             // The deadline is that of the opening, and nothing of the stream's.
             let times = Times::new(received_at, None);
-            return Accepted::Stream(Box::new(StreamOpening {
+            return Accepted::Other(Box::new(OtherRequest::Stream(StreamOpening {
                 method,
                 codec,
                 body,
-                facts: Invocation::request(service, method.name(), times, message),
+                facts: Invocation {
+                    cancel,
+                    ..Invocation::request(service, method.name(), times, message)
+                },
                 arrived,
                 route,
                 credit: head.credit,
                 deadline,
-            }));
+            })));
         }
         let times = Times::new(received_at, deadline);
-        let facts = Invocation::request(service, method.name(), times, message);
+        let facts = Invocation {
+            cancel,
+            ..Invocation::request(service, method.name(), times, message)
+        };
         let metered = self.meter(Some(method)).start(arrived);
         let execution = self
             .executor
@@ -406,11 +439,8 @@ impl Handler for Dispatcher {
         let tag = delivery.tag;
         let (execution, route) = match self.accept(&channel, delivery) {
             Accepted::Done(settlement) => return settlement,
-            Accepted::Batch(request) => {
-                return Box::pin(self.answer_batch(&channel, tag, *request)).await;
-            }
-            Accepted::Stream(opening) => {
-                return Box::pin(self.open_stream(&channel, tag, *opening)).await;
+            Accepted::Other(other) => {
+                return Box::pin(self.answer_other(&channel, tag, *other)).await;
             }
             Accepted::Execute(execution, route) => (execution, route),
         };
@@ -429,7 +459,10 @@ impl Handler for Dispatcher {
             let end = guard(deadline, handler).await;
             self.executor.reply_of(&context, metered, end)
         };
-        self.answer(&channel, tag, reply, route)
+        match reply {
+            Some(reply) => self.answer(&channel, tag, reply, route),
+            None => Settlement::Ack,
+        }
     }
 
     fn started(&self, channel: &Arc<Channel>) {
@@ -454,6 +487,18 @@ impl Handler for Dispatcher {
 }
 
 impl Dispatcher {
+    async fn answer_other(
+        &self,
+        channel: &Arc<Channel>,
+        tag: u64,
+        request: OtherRequest,
+    ) -> Settlement {
+        match request {
+            OtherRequest::Batch(request) => self.answer_batch(channel, tag, request).await,
+            OtherRequest::Stream(opening) => self.open_stream(channel, tag, opening).await,
+        }
+    }
+
     /// Runs and answers a request that is acknowledged already, in a task of its own. The request does not
     /// come again, so it goes on if only its channel is closed.
     async fn answer_acked(
@@ -466,8 +511,10 @@ impl Dispatcher {
         let (tasks, reply_channel) = (self.tasks.clone(), Arc::clone(&channel));
         let task = tasks.spawn(async move {
             let _permit = self.permits.acquire().await;
-            let reply = self.executor.execute(execution, RunOn::Inline).await;
-            self.answer(&reply_channel, tag, reply, route)
+            match self.executor.execute(execution, RunOn::Inline).await {
+                Some(reply) => self.answer(&reply_channel, tag, reply, route),
+                None => Settlement::Settled,
+            }
         });
         AbortUnlessChannelClosed::join(task, channel).await
     }

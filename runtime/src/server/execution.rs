@@ -6,7 +6,8 @@ use tokio::task::futures::TaskLocalFuture;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
-use crate::context::{Context, InSpan, Invocation};
+use crate::cancellable::Cancellable;
+use crate::context::{Context, Invocation};
 use crate::descriptor::MethodDescriptor;
 use crate::escape::{Escaped, escaped};
 use crate::handler_guard::{AbortOnDropTask, HandlerEnd, guard};
@@ -27,7 +28,7 @@ pub(super) struct Execution {
     pub(super) deadline: Option<Instant>,
     pub(super) context: Context,
     pub(super) metered: Metered,
-    pub(super) handler: TaskLocalFuture<Context, InSpan<Reply>>,
+    pub(super) handler: TaskLocalFuture<Context, Cancellable<Reply>>,
 }
 
 /// The task that a handler runs on.
@@ -82,12 +83,12 @@ impl Executor {
             deadline,
             context: context.clone(),
             metered,
-            handler: context.handler(|| service.call(request)),
+            handler: context.cancellable_handler(|| service.call(request)),
         }
     }
 
-    /// Runs a handler to its end or its deadline.
-    pub(super) async fn execute(&self, execution: Execution, run_on: RunOn) -> Reply {
+    /// Runs a handler to its end or its deadline. `None` if its caller gave the call up.
+    pub(super) async fn execute(&self, execution: Execution, run_on: RunOn) -> Option<Reply> {
         let Execution {
             deadline,
             context,
@@ -105,18 +106,26 @@ impl Executor {
         self.reply_of(&context, metered, end)
     }
 
-    /// The reply of a handler that has ended.
+    /// The reply of a handler that has ended. `None` if nobody waits for it, because its caller has given the call up.
+    /// The request counts as cancelled if the handler was stopped for that.
     pub(super) fn reply_of(
         &self,
         context: &Context,
         metered: Metered,
-        end: HandlerEnd<Reply>,
-    ) -> Reply {
+        end: HandlerEnd<Option<Reply>>,
+    ) -> Option<Reply> {
         let method = context.method();
         // Layers see a panic or a missed deadline as a reply, and may have added headers to it.
         let (end, headers) = match end {
-            HandlerEnd::Returned(reply) => reply.into_end(),
-            end => (end, Table::new()),
+            HandlerEnd::Returned(Some(reply)) => reply.into_end(),
+            HandlerEnd::Returned(None) => {
+                self.counters.cancelled_requests.add();
+                context.given_up();
+                metered.ended(HandlerOutcome::Cancelled, context.span());
+                return None;
+            }
+            HandlerEnd::TimedOut => (HandlerEnd::TimedOut, Table::new()),
+            HandlerEnd::Panicked(text) => (HandlerEnd::Panicked(text), Table::new()),
         };
         let reply = match end {
             HandlerEnd::Returned(reply) => {
@@ -149,7 +158,11 @@ impl Executor {
                 Reply::panicked(method, self.tells_panics.then_some(&text))
             }
         };
-        reply.with_headers(headers)
+        // The handler ended as its caller gave the call up, or it is not stopped then.
+        if context.is_cancelled() {
+            return None;
+        }
+        Some(reply.with_headers(headers))
     }
 }
 

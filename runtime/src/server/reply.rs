@@ -61,6 +61,13 @@ pub(super) struct ReplyRoute {
     pub(super) origin: ReplyOrigin,
 }
 
+impl ReplyRoute {
+    /// The address of the reply; `None` if the request does not tell all of it.
+    pub(super) fn address(&self) -> Option<(&str, &[u8])> {
+        Some((self.reply_to.as_deref()?, self.correlation_id.as_deref()?))
+    }
+}
+
 /// The acknowledgement of a request together with its reply.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum AckMode {

@@ -33,8 +33,8 @@ pub enum HandlerOutcome {
     Stopped,
     /// The handler panicked.
     Panicked,
-    /// The handler was dropped before its end: its connection was lost, or its program ended. A call that
-    /// its caller has given up.
+    /// The handler was dropped before its end: its caller has given the call up, its connection was lost, or its
+    /// program ended. A call that its caller has given up.
     Cancelled,
 }
 
@@ -88,7 +88,8 @@ pub struct MethodStats {
     pub statuses: Vec<(Code, u64)>,
     /// Counter: handlers that were stopped at their deadline.
     pub stopped: u64,
-    /// Counter: handlers that were dropped before their end, with their connection or with their server.
+    /// Counter: handlers that were dropped before their end: their callers have given the calls up, or they ended with
+    /// their connection or their server. Those that were not begun because of the former are among them.
     pub cancelled: u64,
     /// Counter: handlers that panicked.
     pub panics: u64,

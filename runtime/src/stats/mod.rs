@@ -30,6 +30,8 @@ pub struct Stats {
     pub returned_replies: u64,
     /// Counter: requests that were past their deadline when they were delivered, and were not run.
     pub expired_requests: u64,
+    /// Counter: requests whose handler was stopped, or not begun, because its caller has given the call up.
+    pub cancelled_requests: u64,
     /// Counter: redelivered requests that may have been executed and were not run again, because their methods are not
     /// idempotent.
     pub not_run_again: u64,
@@ -66,7 +68,8 @@ macro_rules! counters {
 
 counters! {
     pending_calls, open_streams, running, unsettled, channels, dropped_replies, returned_replies,
-    expired_requests, not_run_again, malformed, skipped_events, lagged_events, panics, retried, dead_lettered,
+    expired_requests, cancelled_requests, not_run_again, malformed, skipped_events, lagged_events, panics, retried,
+    dead_lettered,
 }
 
 #[derive(Debug, Default)]

@@ -6,7 +6,7 @@ use lepus_tests::env::turn;
 use lepus_tests::eventually;
 use lepus_tests::log::Log;
 use lepus_tests::peer::short;
-use lepus_tests::probe::{ProbeClient, ProbeServer, Subject, serve};
+use lepus_tests::probe::{ProbeClient, ProbeServer, Subject, serve, serve_concurrently};
 use lepus_tests::raw::Raw;
 use std::sync::Arc;
 use std::time::Duration;
@@ -215,7 +215,7 @@ async fn a_control_queue_that_is_not_permitted_is_one_warning() {
     let service = ProbeServer::new(Subject::default()).passive();
     let server = lepus::Server::new(&serving).serve(service).start();
     let server = server.await.unwrap();
-    log.line_with(&["WARN", "refuses the control queue", "ACCESS_REFUSED"])
+    log.line_with(&["WARN", "refuses the control plane", "ACCESS_REFUSED"])
         .await;
     broker.faults().deny_queues(target(), false);
     assert_eq!(probe.echo("well".into()).await.unwrap(), "well");
@@ -230,5 +230,46 @@ async fn a_control_queue_that_is_not_permitted_is_one_warning() {
     raw.close().await;
     let text = log.take();
     Log::capture("off");
-    assert_eq!(text.matches("control queue").count(), 1, "{text}");
+    assert_eq!(text.matches("control plane").count(), 1, "{text}");
+}
+
+/// One warning tells a caller that servers are not told of calls that it drops, however many it drops. All else works.
+#[tokio::test(flavor = "multi_thread")]
+async fn dropped_calls_that_may_not_be_told_are_one_warning() {
+    let _turn = turn().await;
+    let log = Log::capture("lepus=info");
+    log.take();
+    let broker = Broker::start().await.unwrap();
+    let serving = Connection::open(&broker.uri()).await.unwrap();
+    let subject = Arc::new(Subject::default());
+    let server = serve_concurrently(&serving, &subject, 4).start().await;
+    let calling = Connection::builder(&broker.uri()).name("calling");
+    let calling = calling.open().await.unwrap();
+    let probe = ProbeClient::new(&calling);
+    let target = || lepus_broker::Target::Named("calling".into());
+    let limit = Duration::from_secs(30);
+    let discovery = lepus::Discovery::new(&serving);
+    eventually("the server has its control queue", || async {
+        let found = discovery.info("probe").expect(1).await;
+        found.is_ok_and(|found| found.len() == 1)
+    })
+    .await;
+    let first = probe.hold(1).timeout(limit).send().await.unwrap();
+    let second = probe.hold(2).timeout(limit).send().await.unwrap();
+    subject.gate.entered(2).await;
+    // From here on, and after the requests.
+    assert!(broker.faults().deny_writes(target(), true) > 0);
+    drop(first);
+    log.line_with(&["WARN", "refuses the control plane", "ACCESS_REFUSED"])
+        .await;
+    broker.faults().deny_writes(target(), false);
+    drop(second);
+    assert_eq!(probe.echo("well".into()).await.unwrap(), "well");
+    // Both handlers run on.
+    subject.gate.open(2);
+    server.unwrap().stop().await.unwrap();
+    assert_eq!((subject.gate.count(), subject.gate.dropped()), (2, 0));
+    let text = log.take();
+    Log::capture("off");
+    assert_eq!(text.matches("control plane").count(), 1, "{text}");
 }

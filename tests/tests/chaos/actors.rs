@@ -172,6 +172,57 @@ pub async fn call_together(
     }
 }
 
+/// Makes calls and drops many of them before they end, until the shift is over.
+pub async fn drop_calls(
+    connection: Connection,
+    mut dice: Dice,
+    shift: Arc<Shift>,
+    book: Arc<Book>,
+) {
+    let alone = ChaosClient::new(&connection);
+    let together = ChaosClient::builder(&connection).coalesce(16).build();
+    while !shift.is_over() {
+        let burst = (0..1 + dice.below(20)).map(|_| {
+            let (id, kind) = (shift.number(), dice.below(5));
+            let chaos = [&alone, &together][usize::from(dice.below(2) == 0)];
+            let (limit, patience) = (dice.millis(300, 3_000), dice.millis(0, 200));
+            let (book, text) = (&book, String::new());
+            async move {
+                let end = match kind {
+                    0..2 => {
+                        book.call(id, "dropped", Runs::AtMostOnce, limit);
+                        let call = chaos.plain(id, text).timeout(limit).into_future();
+                        let reply = tokio::time::timeout(patience, call).await;
+                        reply.map(|reply| answered(reply, id, "", book))
+                    }
+                    2 => {
+                        book.call(id, "dropped, idempotent", Runs::Any, limit);
+                        let call = chaos.again(id, text).timeout(limit).into_future();
+                        let reply = tokio::time::timeout(patience, call).await;
+                        reply.map(|reply| answered(reply, id, "", book))
+                    }
+                    3 => {
+                        book.call(id, "dropped, at most once", Runs::AtMostOnce, limit);
+                        let call = chaos.once(id, text).timeout(limit).into_future();
+                        let reply = tokio::time::timeout(patience, call).await;
+                        reply.map(|reply| answered(reply, id, "", book))
+                    }
+                    _ => {
+                        let limit = limit.min(Duration::from_millis(400));
+                        book.call(id, "dropped, hanging", Runs::AtMostOnce, limit);
+                        let call = chaos.hangs(id).timeout(limit).into_future();
+                        let reply = tokio::time::timeout(patience, call).await;
+                        reply.map(|reply| failed(reply, id, book))
+                    }
+                };
+                book.call_ended(id, end.unwrap_or(End::Dropped));
+            }
+        });
+        join_all(burst.collect::<Vec<_>>()).await;
+        tokio::time::sleep(dice.millis(0, 100)).await;
+    }
+}
+
 fn answered(reply: Result<(u64, String), CallError>, id: u64, text: &str, book: &Book) -> End {
     match reply {
         Ok((got, back)) => mine(got == id && back == text, id, book),
@@ -181,7 +232,7 @@ fn answered(reply: Result<(u64, String), CallError>, id: u64, text: &str, book: 
 }
 
 /// A call that cannot succeed.
-fn failed(reply: Result<(), CallError>, id: u64, book: &Book) -> End {
+pub fn failed(reply: Result<(), CallError>, id: u64, book: &Book) -> End {
     match reply {
         Ok(()) => {
             book.complain(format!("2: call {id} cannot succeed, and did"));

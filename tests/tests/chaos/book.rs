@@ -3,7 +3,7 @@
 //! The numbers are the invariants of docs/reliability.md.
 
 use lepus_tests::chaos_peers::{ATTEMPTS, Sight, Witness};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -23,6 +23,8 @@ pub enum End {
     NotDone,
     /// Nobody knows.
     Unknown,
+    /// It was told nothing: it dropped the call.
+    Dropped,
 }
 
 /// The number of times that a call may run.
@@ -117,6 +119,8 @@ struct Pages {
     deletions: Vec<Deletion>,
     exchange_deletions: Vec<(Instant, Instant)>,
     call_runs: BTreeMap<u64, Vec<Run>>,
+    /// Calls whose handler was told that their caller has dropped them.
+    cancelled: BTreeSet<u64>,
     job_runs: BTreeMap<u64, Vec<Run>>,
     faults: BTreeMap<&'static str, u32>,
     /// Jobs confirmed and not done, as far as that is known.
@@ -165,6 +169,23 @@ impl Book {
             attempt: 1,
         };
         self.pages().call_runs.entry(id).or_default().push(run);
+    }
+
+    pub fn call_cancelled(&self, id: u64) {
+        self.pages().cancelled.insert(id);
+    }
+
+    /// Was a handler of the call told that its caller has dropped it?
+    pub fn was_cancelled(&self, id: u64) -> bool {
+        self.pages().cancelled.contains(&id)
+    }
+
+    /// The numbers of calls that were dropped, and of those of them whose handler was told.
+    pub fn dropped(&self) -> (usize, usize) {
+        let pages = self.pages();
+        let ended = pages.calls.values().filter_map(|call| call.ended);
+        let dropped = ended.filter(|(end, _)| *end == End::Dropped);
+        (dropped.count(), pages.cancelled.len())
     }
 
     pub fn push(&self, id: u64, fate: Fate, timeout: Duration) {
@@ -341,8 +362,15 @@ impl Book {
         for (id, call) in &pages.calls {
             let runs = pages.call_runs.get(id).map_or(&[][..], Vec::as_slice);
             judge_call(*id, call, runs, &mut found);
+            let end = call.ended.map(|(end, _)| end);
+            if end != Some(End::Dropped) && pages.cancelled.contains(id) {
+                let kind = call.kind;
+                found.push(format!(
+                    "15: {kind} call {id} was cancelled, and its caller did not drop it: {end:?}"
+                ));
+            }
         }
-        for id in pages.call_runs.keys() {
+        for id in pages.call_runs.keys().chain(&pages.cancelled) {
             if !pages.calls.contains_key(id) {
                 found.push(format!("5: nobody called {id}, and it ran"));
             }
@@ -376,6 +404,7 @@ impl Witness for Book {
                     self.complain(format!("11: call {id} began {late:?} after its deadline"));
                 }
             }
+            Sight::CallCancelled { id } => self.call_cancelled(id),
             Sight::JobRun {
                 id,
                 redelivered,
@@ -530,13 +559,14 @@ fn judge_job(id: u64, job: &JobEntry, runs: &[Run], pages: &Pages, found: &mut V
 impl fmt::Display for Book {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pages = self.pages();
-        let mut calls: BTreeMap<&str, [u32; 3]> = BTreeMap::new();
+        let mut calls: BTreeMap<&str, [u32; 4]> = BTreeMap::new();
         for call in pages.calls.values() {
             let row = calls.entry(call.kind).or_default();
             match call.ended.map(|(end, _)| end) {
                 Some(End::Done) => row[0] += 1,
                 Some(End::NotDone) => row[1] += 1,
                 Some(End::Unknown) => row[2] += 1,
+                Some(End::Dropped) => row[3] += 1,
                 None => {}
             }
         }
@@ -551,12 +581,18 @@ impl fmt::Display for Book {
                 Some(End::Done) => row[0] += 1,
                 Some(End::NotDone) => row[1] += 1,
                 Some(End::Unknown) => row[2] += 1,
-                None => {}
+                Some(End::Dropped) | None => {}
             }
         }
-        writeln!(f, "                        done  not done   unknown")?;
-        for (kind, [done, not, unknown]) in calls {
-            writeln!(f, "  call {kind:<13} {done:>8}  {not:>8}  {unknown:>8}")?;
+        writeln!(
+            f,
+            "                        done  not done   unknown   dropped"
+        )?;
+        for (kind, [done, not, unknown, dropped]) in calls {
+            writeln!(
+                f,
+                "  call {kind:<13} {done:>8}  {not:>8}  {unknown:>8}  {dropped:>8}"
+            )?;
         }
         for (fate, [done, not, unknown]) in jobs {
             writeln!(f, "  job  {fate:<13} {done:>8}  {not:>8}  {unknown:>8}")?;
@@ -593,6 +629,11 @@ mod tests {
         book.call_run(1, false);
         book.call_run(1, true);
         book.call_ended(1, End::Done);
+        book.call(2, "dropped", Runs::AtMostOnce, SECOND);
+        book.call_run(2, false);
+        book.hears(Sight::CallCancelled { id: 2 });
+        book.call_ended(2, End::Dropped);
+        assert_eq!(book.dropped(), (1, 1));
         book.push(1, Fate::Done, SECOND);
         book.pushed(1, End::Done);
         book.job_run(1, false, 1);
@@ -605,8 +646,23 @@ mod tests {
     #[test]
     fn each_wrong_of_a_call_is_seen() {
         type Story = fn(&Book);
-        let stories: [(&str, Story); 8] = [
+        let stories: [(&str, Story); 11] = [
             ("1", |_| {}),
+            ("15", |book| {
+                book.hears(Sight::CallCancelled { id: 1 });
+                book.call_ended(1, End::Unknown);
+            }),
+            ("15", |book| {
+                book.call_run(1, false);
+                book.hears(Sight::CallCancelled { id: 1 });
+                book.call_ended(1, End::Done);
+            }),
+            ("8", |book| {
+                book.call_run(1, false);
+                book.call_run(1, true);
+                book.hears(Sight::CallCancelled { id: 1 });
+                book.call_ended(1, End::Dropped);
+            }),
             ("11", |book| {
                 book.hears(Sight::CallRun {
                     id: 1,

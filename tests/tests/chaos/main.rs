@@ -29,6 +29,7 @@ use nemesis::Target;
 use processes::{PROCESSES, Phase};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -219,6 +220,14 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
             Arc::clone(&book),
         ));
     }
+    for (actor, connection) in world.callers().iter().enumerate() {
+        crowd.spawn(actors::drop_calls(
+            connection.clone(),
+            Dice::of(seed, &format!("dropper {actor}")),
+            Arc::clone(&shift),
+            Arc::clone(&book),
+        ));
+    }
     for actor in 0..4 {
         let connection = world.producers()[actor % 2].clone();
         let dice = Dice::of(seed, &format!("producer {actor}"));
@@ -282,6 +291,7 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
         nemesis::heal(proxy).await;
     }
     recovers(&world, &book, &raw, &places[0]).await;
+    cancels(&world, &book).await;
     shift.end();
     while let Some(ended) = crowd.join_next().await {
         ended.expect("an actor does not panic");
@@ -321,6 +331,8 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
          frozen; {again} calls ran again, {here} jobs were redelivered, {there} more in processes; \
          {lost} jobs were lost with their queues, which were deleted {deletions} times"
     );
+    let (dropped, cancelled) = book.dropped();
+    println!("  {dropped} calls were dropped, of which {cancelled} were cancelled as they ran");
     let hands_there = u64::from(processes::CONCURRENCY);
     // Three pools and the members of the group share each link.
     for (redelivered, most) in [
@@ -407,6 +419,29 @@ async fn recovers(world: &World, book: &Book, raw: &Raw, service: &str) {
     let limit = CAP + ANSWER;
     if healed.elapsed() > limit {
         book.complain(format!("13: recovered after {:?}", healed.elapsed()));
+    }
+}
+
+/// 15: once the faults are over, the handler of a call that is dropped is told. The first servers may not have their
+/// control queues again, and the first calls may not have begun.
+async fn cancels(world: &World, book: &Book) {
+    let (limit, patience) = (Duration::from_secs(1), Duration::from_millis(200));
+    let next = AtomicU64::new(u64::MAX / 2);
+    for connection in world.callers() {
+        let chaos = chaos_peers::ChaosClient::new(connection);
+        let first = next.load(Ordering::Relaxed);
+        within("a dropped call is cancelled", REST, || async {
+            let id = next.fetch_add(1, Ordering::Relaxed);
+            book.call(id, "dropped after", book::Runs::AtMostOnce, limit);
+            let call = chaos.hangs(id).timeout(limit).into_future();
+            let end = match tokio::time::timeout(patience, call).await {
+                Ok(reply) => actors::failed(reply, id, book),
+                Err(_) => End::Dropped,
+            };
+            book.call_ended(id, end);
+            (first..=id).any(|id| book.was_cancelled(id))
+        })
+        .await;
     }
 }
 

@@ -8,6 +8,7 @@ use lepus_tests::{Env, conformance};
 conformance!(
     fib_in_one_process,
     calculator_in_one_process,
+    a_dropped_call_in_one_process,
     server_and_client_in_two,
 );
 
@@ -133,6 +134,35 @@ async fn calculator_needs_no_broker() {
     let mut program = spawn_alone("calculator");
     assert!(program.line().await.starts_with("broker: embedded"));
     assert_eq!(program.succeeded().await, CALCULATOR);
+}
+
+/// The lines after their times.
+fn without_times(lines: Vec<String>) -> Vec<String> {
+    let after = |line: String| line.split_once(" ms: ").map(|(_, text)| text.to_owned());
+    lines.into_iter().filter_map(after).collect()
+}
+
+const CANCEL: &[&str] = &[
+    "looking for hare",
+    "not waiting any longer",
+    "stopped",
+    "the end",
+];
+
+async fn a_dropped_call_in_one_process(env: Env) {
+    let lines = spawn(&env.uri, "cancel", &[]).succeeded().await;
+    assert_eq!(without_times(lines), CANCEL);
+    let raw = Raw::open(&env.uri).await;
+    raw.delete("lepus-example.search").await;
+    raw.delete_exchange("lepus-example.lepus.control").await;
+    raw.close().await;
+}
+
+#[tokio::test]
+async fn a_dropped_call_needs_no_broker() {
+    let lines = spawn_alone("cancel").succeeded().await;
+    assert!(lines[0].starts_with("broker: embedded"), "{lines:?}");
+    assert_eq!(without_times(lines), CANCEL);
 }
 
 async fn server_and_client_in_two(env: Env) {

@@ -6,15 +6,19 @@ use lepus_tests::deadline;
 use lepus_tests::eventually::{eventually, within};
 use lepus_tests::node::{self, Node};
 use lepus_tests::source::workspace;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 const SHORT: Duration = Duration::from_millis(100);
+const SECOND: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(30);
 const LIMIT: Duration = Duration::from_secs(200);
 
 #[lepus::service]
 trait Calculator {
     async fn double(&self, n: u64) -> u64;
+    /// Does not end by itself.
+    async fn hold(&self);
 }
 
 struct CalculatorService;
@@ -22,6 +26,10 @@ struct CalculatorService;
 impl Calculator for CalculatorService {
     async fn double(&self, n: u64) -> u64 {
         2 * n
+    }
+
+    async fn hold(&self) {
+        std::future::pending().await
     }
 }
 
@@ -44,12 +52,32 @@ fn rows() -> Vec<[String; 4]> {
     .collect()
 }
 
+/// The row that begins with `kind`.
+fn row<'a>(rows: &'a [[String; 4]], kind: &str) -> &'a [String; 4] {
+    let mut rows = rows.iter();
+    let found = rows.find(|row| row[0].starts_with(kind));
+    found.unwrap_or_else(|| panic!("no row {kind:?}"))
+}
+
 /// A connection of a user with the permissions of the row that begins with `kind`.
 async fn connect(node: &Node, rows: &[[String; 4]], kind: &str) -> Connection {
-    let number = rows.iter().position(|row| row[0].starts_with(kind));
-    let number = number.unwrap_or_else(|| panic!("no row {kind:?}"));
-    let [_, configure, write, read] = &rows[number];
-    let user = format!("user{number}");
+    connect_as(node, row(rows, kind)).await
+}
+
+/// A connection of a user with the permissions of two rows.
+async fn connect_both(node: &Node, rows: &[[String; 4]], kinds: [&str; 2]) -> Connection {
+    let [first, second] = kinds.map(|kind| row(rows, kind));
+    let mut both = [const { String::new() }; 4];
+    for (at, pattern) in both.iter_mut().enumerate().skip(1) {
+        *pattern = format!("({})|({})", first[at], second[at]);
+    }
+    connect_as(node, &both).await
+}
+
+async fn connect_as(node: &Node, row: &[String; 4]) -> Connection {
+    static NEXT: AtomicUsize = AtomicUsize::new(1);
+    let user = format!("user{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let [_, configure, write, read] = row;
     node.ctl(&["add_user", &user, "secret"]).await;
     node.ctl(&["set_permissions", &user, configure, write, read])
         .await;
@@ -68,9 +96,10 @@ async fn the_patterns_of_the_book_are_enough() {
     deadline::within(name, LIMIT, async {
         let node = Node::start().await;
         let rows = rows();
-        assert_eq!(rows.len(), 8, "{rows:?}");
+        assert_eq!(rows.len(), 9, "{rows:?}");
         calls(&node, &rows).await;
         discovery(&node, &rows).await;
+        dropped(&node, &rows).await;
         jobs(&node, &rows).await;
         events(&node, &rows).await;
     })
@@ -91,15 +120,50 @@ async fn calls(node: &Node, rows: &[[String; 4]]) {
     server.stop().await.unwrap();
 }
 
+/// A program that serves and is found has the union of two rows, and so has a caller that tells of calls it drops. One
+/// that may not tell drops them all the same.
+async fn dropped(node: &Node, rows: &[[String; 4]]) {
+    let serving = connect_both(node, rows, ["serves", "is found"]).await;
+    let telling = connect_both(node, rows, ["calls", "tells"]).await;
+    let silent = connect(node, rows, "calls").await;
+    let service = CalculatorServer::new(CalculatorService).concurrency(4);
+    let server = Server::new(&serving).serve(service).start().await.unwrap();
+    let asking = connect(node, rows, "asks").await;
+    eventually("the service has its control queue", || async {
+        let found = Discovery::new(&asking).info("calculator").expect(1).await;
+        found.is_ok_and(|found| found.len() == 1)
+    })
+    .await;
+    let figures = || {
+        let mut methods = serving.stats_by_method().into_iter();
+        let hold = methods.find(|method| method.method == "hold");
+        hold.map(|hold| (hold.in_flight, hold.cancelled, hold.stopped))
+    };
+    for (calling, timeout, ended) in [(&telling, LONG, (0, 1, 0)), (&silent, SECOND, (0, 1, 1))] {
+        let calculator = CalculatorClient::new(calling);
+        let held = calculator.hold().timeout(timeout).send().await.unwrap();
+        eventually("it runs", || async {
+            figures().is_some_and(|(in_flight, _, stopped)| in_flight + stopped > 0)
+        })
+        .await;
+        drop(held);
+        eventually("it has ended", || async {
+            let figures = figures();
+            if figures == Some(ended) {
+                Ok(())
+            } else {
+                Err(format!("{figures:?}"))
+            }
+        })
+        .await;
+        assert_eq!(calculator.double(21).await.unwrap(), 42);
+    }
+    server.stop().await.unwrap();
+}
+
 /// A program that serves and is found has the union of two rows.
 async fn discovery(node: &Node, rows: &[[String; 4]]) {
-    let row = |kind: &str| rows.iter().find(|row| row[0].starts_with(kind)).unwrap();
-    let (serves, found) = (row("serves"), row("is found"));
-    let mut both = ["both", "", "", ""].map(str::to_owned);
-    for (at, pattern) in both.iter_mut().enumerate().skip(1) {
-        *pattern = format!("({})|({})", serves[at], found[at]);
-    }
-    let serving = connect(node, &[rows, &[both]].concat(), "both").await;
+    let serving = connect_both(node, rows, ["serves", "is found"]).await;
     let service = CalculatorServer::new(CalculatorService);
     let server = Server::new(&serving).serve(service).start().await.unwrap();
     let asking = connect(node, rows, "asks").await;

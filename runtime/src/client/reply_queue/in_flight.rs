@@ -64,7 +64,9 @@ pub(super) struct PublishedMessage {
 #[derive(Debug)]
 struct CallEntry {
     message: CallMessage,
-    /// Set once the message is published.
+    /// Whether its message was written, or is about to be.
+    is_sent: bool,
+    /// Set once the message is published on the channel for requests.
     published: Option<PublishedMessage>,
     /// The window of the stream that it asks for; 0 if it asks for none.
     window: u32,
@@ -101,6 +103,7 @@ impl InFlightCalls {
         let (sender, completion) = oneshot::channel();
         let entry = CallEntry {
             message,
+            is_sent: false,
             published: None,
             window,
             completion: sender,
@@ -119,6 +122,21 @@ impl InFlightCalls {
     pub(super) fn take_opening(&self, id: u64) -> Option<(u32, oneshot::Sender<CallCompletion>)> {
         let entry = self.take_if(id, |entry| entry.window > 0)?;
         Some((entry.window, entry.completion))
+    }
+
+    /// Removes a call that its caller gives up. Returns its message if that was sent; `None` if it was not, or if
+    /// the call is completed already.
+    pub(super) fn give_up(&self, id: u64) -> Option<CallMessage> {
+        let entry = self.take(id)?;
+        entry.is_sent.then_some(entry.message)
+    }
+
+    /// Notes that the message of a call was published on another channel than that for requests.
+    pub(super) fn set_sent(&self, id: u64) {
+        let mut table = self.table();
+        if let Some(entry) = table.as_mut().and_then(|table| table.get_mut(id)) {
+            entry.is_sent = true;
+        }
     }
 
     fn take(&self, id: u64) -> Option<CallEntry> {
@@ -158,6 +176,7 @@ impl InFlightCalls {
         let Some(table) = table.as_mut() else { return };
         for id in ids {
             if let Some(entry) = table.get_mut(id) {
+                entry.is_sent = true;
                 entry.published = Some(published);
             }
         }
@@ -182,6 +201,8 @@ impl InFlightCalls {
         for call in calls {
             if let Some(entry) = table.get_mut(id(call)) {
                 entry.message = message;
+                // It is published next. If that fails, the call is completed, and no longer in flight.
+                entry.is_sent = true;
             }
         }
         Some(first)
@@ -311,6 +332,41 @@ mod tests {
         };
         let traits = Traits::of(&message);
         PublishedMessage { position, traits }
+    }
+
+    #[test]
+    fn a_call_that_is_given_up_has_a_message_if_it_was_sent() {
+        let calls = InFlightCalls::new(Arc::default());
+        let register = |message| calls.register(message).unwrap().0;
+        let (queued, own, sent, elsewhere) = (
+            register(CallMessage::Queued),
+            register(CallMessage::Own),
+            register(CallMessage::Own),
+            register(CallMessage::Own),
+        );
+        calls.set_published([sent], published(0, None));
+        calls.set_sent(elsewhere);
+        let (first, second, alone) = (
+            register(CallMessage::Queued),
+            register(CallMessage::Queued),
+            register(CallMessage::Queued),
+        );
+        calls.assign_message(&mut vec![first, second], |id| *id);
+        calls.assign_message(&mut vec![alone], |id| *id);
+        for (id, message) in [
+            (queued, None),
+            (own, None),
+            (sent, Some(CallMessage::Own)),
+            (elsewhere, Some(CallMessage::Own)),
+            (first, Some(CallMessage::Batch(first))),
+            (second, Some(CallMessage::Batch(first))),
+            (alone, Some(CallMessage::Own)),
+            // Not again.
+            (sent, None),
+        ] {
+            assert_eq!(calls.give_up(id), message);
+        }
+        assert!(calls.is_empty());
     }
 
     /// The first call of a batch may have been answered when the broker closes the channel. The others of the batch

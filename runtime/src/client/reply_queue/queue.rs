@@ -14,6 +14,7 @@ use crate::policy::refusal::Traits;
 use crate::random::Secret;
 use crate::stats::Counters;
 use crate::sync::lock;
+use crate::wire::batch::id_in_batch;
 use crate::wire::message::Outgoing;
 
 /// One generation of the reply queue: it lives as long as its session.
@@ -160,6 +161,11 @@ impl ReplyQueue {
         self.in_flight.complete(id, completion);
     }
 
+    /// Whether replies can still come.
+    pub(in crate::client) fn is_up(&self) -> bool {
+        self.session.is_up()
+    }
+
     /// The queue's name on the broker.
     pub(in crate::client) fn name(&self) -> &str {
         &self.name
@@ -197,6 +203,39 @@ impl PendingCall {
         self.queue.address(self.id)
     }
 
+    pub(in crate::client) fn queue(&self) -> &Arc<ReplyQueue> {
+        &self.queue
+    }
+
+    /// Whether its completion was taken, so that it is no longer in flight.
+    pub(in crate::client) fn is_completed(&self) -> bool {
+        self.completion.is_terminated()
+    }
+
+    /// Notes that the request was published on another channel than that for requests.
+    pub(in crate::client) fn set_sent(&self) {
+        self.queue.in_flight.set_sent(self.id);
+    }
+
+    /// Ends the wait for the reply to a request that no server has.
+    pub(in crate::client) fn remove(&self) {
+        self.queue.in_flight.remove(self.id);
+    }
+
+    /// Ends the wait for the reply. Returns the id by which a server knows the call; `None` if its request was not
+    /// sent, or if it is completed already.
+    pub(in crate::client) fn give_up(&self) -> Option<Vec<u8>> {
+        let encode = |id: CorrelationId| id.encode(&self.queue.secret);
+        match self.queue.in_flight.give_up(self.id)? {
+            CallMessage::Queued => None,
+            CallMessage::Own => Some(encode(CorrelationId::Call(self.id))),
+            CallMessage::Batch(batch) => {
+                let message = self.queue.batch_correlation_id(batch);
+                Some(id_in_batch(&message, self.id))
+            }
+        }
+    }
+
     /// Whether the call waits to be put into a message.
     pub(in crate::client) fn is_queued(&self) -> bool {
         self.queue.in_flight.is_queued(self.id)
@@ -213,6 +252,9 @@ impl PendingCall {
 
 impl Drop for PendingCall {
     fn drop(&mut self) {
+        if self.is_completed() {
+            return;
+        }
         // The receiver is closed before the entry is removed, so that no completion is sent to it in
         // between and lost in the channel.
         self.completion.close();

@@ -355,7 +355,8 @@ impl ReplyQueue {
             reply_to: self.name.clone(),
             time_left: CANCEL_EXPIRATION,
         };
-        let Ok(body) = encode_cancelled(&[self.correlation_id(id)]) else {
+        let id = self.correlation_id(id);
+        let Ok(body) = encode_cancelled(std::iter::once(id.as_slice())) else {
             return;
         };
         let message = to_server(server_queue, false, head.into_properties(), body);

@@ -3,11 +3,11 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 
+use crate::client::local::run;
 use crate::client::reply_queue::{OpenedStream, ReceivedReply, StreamEnd, StreamPeer};
 use crate::client::request::CallRequest;
-use crate::client::transport::call_locally;
 use crate::handler_guard::{AbortOnDropTask, HandlerEnd, guard};
-use crate::service::{Reply, Service};
+use crate::service::{Reply, Request, Service};
 use crate::stream::{Attached, Inbox, LocalSink};
 use crate::wire::envelope::ReplyForm;
 
@@ -19,7 +19,11 @@ pub(in crate::client) fn open_locally(
 ) -> impl Future<Output = HandlerEnd<Reply>> + Send + use<> {
     let inbox = Arc::new(Inbox::new(request.options.window));
     let sink = LocalSink::new(&inbox, usize::MAX);
-    let handler = call_locally(service, request, Some(Arc::new(sink)));
+    let own = service.descriptor().method_like(request.method());
+    let body = request.options.body.clone();
+    let asked =
+        own.map(|own| Request::new(own, request.codec, body).with_items(Some(Arc::new(sink))));
+    let handler = run(service, request, asked, None);
     let method = request.method().name();
     async move {
         let ending = Arc::clone(&inbox);

@@ -153,6 +153,7 @@ impl From<Incoming> for RawEvent {
                     redelivered: message.redelivered,
                     attempt: 1,
                 },
+                cancel: None,
                 extensions: Extensions::default(),
             }),
             body: message.body,

@@ -2,6 +2,7 @@
 //! own, beyond the concurrency of the service.
 
 use std::future::poll_fn;
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex};
 use std::task::ready;
 
@@ -38,7 +39,7 @@ pub(in crate::server) struct StreamOpening {
     pub(in crate::server) arrived: Arrived,
     pub(in crate::server) route: ReplyRoute,
     /// The number of items that may be sent. `None` if the caller does not ask for a stream.
-    pub(in crate::server) credit: Option<u64>,
+    pub(in crate::server) credit: Option<NonZeroU64>,
     /// The time at which the caller stops waiting for the opening.
     pub(in crate::server) deadline: Option<Instant>,
 }
@@ -141,7 +142,7 @@ impl Dispatcher {
         &self,
         channel: &Arc<Channel>,
         route: &ReplyRoute,
-        credit: Option<u64>,
+        credit: Option<NonZeroU64>,
         method: &MethodDescriptor,
     ) -> Result<(OwnedSemaphorePermit, Arc<ServerStream>), Status> {
         let name = method.name();
@@ -181,7 +182,7 @@ impl Dispatcher {
             reply_to: reply_to.clone(),
             correlation_id: correlation_id.clone(),
             content_type: route.content_type.clone(),
-            credit,
+            credit: credit.get(),
             max_item: self.replies.max_body(),
         };
         let stream = ServerStream::register(&queue, request).ok_or_else(|| {
@@ -203,7 +204,7 @@ struct StreamRun {
 
 /// The end of a run.
 enum RunEnd {
-    Handler(HandlerEnd<Reply>),
+    Handler(HandlerEnd<Option<Reply>>),
     Closed(CloseReason),
     /// The stream was not opened in time.
     TimedOut,
@@ -229,13 +230,18 @@ impl StreamRun {
         let method = context.method();
         match end {
             RunEnd::Handler(end) => {
-                let reply = self.executor.reply_of(&context, metered, end);
-                let reply = self.replies.fit(Some(method), reply, 0);
-                self.stream.finish(reply);
+                match self.executor.reply_of(&context, metered, end) {
+                    Some(reply) => {
+                        let reply = self.replies.fit(Some(method), reply, 0);
+                        self.stream.finish(reply);
+                    }
+                    // The caller has given the opening up.
+                    None => self.stream.forget(),
+                }
             }
             RunEnd::Closed(reason) => {
                 tracing::debug!(method, ?reason, "a stream has ended before its handler");
-                context.ended("cancelled");
+                context.given_up();
                 metered.ended(HandlerOutcome::Cancelled, context.span());
                 match reason {
                     CloseReason::Cancelled | CloseReason::ClientGone | CloseReason::Lost => {

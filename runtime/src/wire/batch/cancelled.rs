@@ -55,8 +55,10 @@ pub(crate) fn id_in_batch(correlation_id: &[u8], number: u64) -> Vec<u8> {
 }
 
 /// Encodes the ids of calls that were given up.
-pub(crate) fn encode_cancelled(ids: &[Vec<u8>]) -> Result<Bytes, CodecError> {
-    Codec::MsgPack.encode(&ids.iter().map(|id| Id(id)).collect::<Vec<_>>())
+pub(crate) fn encode_cancelled<'a>(
+    ids: impl Iterator<Item = &'a [u8]>,
+) -> Result<Bytes, CodecError> {
+    Codec::MsgPack.encode(&ids.map(Id).collect::<Vec<_>>())
 }
 
 /// Decodes the ids of calls that were given up.
@@ -78,7 +80,7 @@ mod tests {
     #[test]
     fn ids_byte_for_byte() {
         let ids = [b"a1".to_vec(), id_in_batch(b"bm7", 12), b"\xff".to_vec()];
-        let body = encode_cancelled(&ids).unwrap();
+        let body = encode_cancelled(ids.iter().map(Vec::as_slice)).unwrap();
         assert_eq!(&body[..], b"\x93\xa2a1\xa6bm7/12\xc4\x01\xff");
         assert_eq!(decode_cancelled(&body).unwrap(), ids);
     }

@@ -1,5 +1,6 @@
 //! Head of a request.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::property::{expiration, non_empty, parse_expiration, take_trace};
@@ -47,7 +48,7 @@ pub(crate) struct RequestHead {
     /// Whether the reply is to tell if the server accepts batches.
     pub(crate) asks_for_batches: bool,
     /// The number of items that may be sent, if it asks for a stream.
-    pub(crate) credit: Option<u64>,
+    pub(crate) credit: Option<NonZeroU64>,
 }
 
 impl RequestHead {
@@ -167,7 +168,7 @@ mod tests {
     #[test]
     fn the_credit_of_a_stream_is_no_header_of_the_callers() {
         let asking = RequestHead {
-            credit: Some(32),
+            credit: NonZeroU64::new(32),
             ..head()
         };
         let properties = asking.clone().into_properties();

@@ -2,6 +2,7 @@
 //! stream and the reply that ends it are ordinary ones.
 
 use std::fmt;
+use std::num::NonZeroU64;
 
 use super::property::non_empty;
 use crate::wire::message::Properties;
@@ -116,15 +117,15 @@ impl StreamHead {
 
 /// Takes the credit of a request that asks for a stream out of its headers. A number below 1 is 1: without credit
 /// nothing could begin.
-pub(super) fn take_credit(headers: &mut Table) -> Option<u64> {
+pub(super) fn take_credit(headers: &mut Table) -> Option<NonZeroU64> {
     let credit = headers.remove(STREAM)?;
     let credit = credit.as_int()?.max(1);
-    u64::try_from(credit).ok()
+    NonZeroU64::try_from(u64::try_from(credit).ok()?).ok()
 }
 
 /// The header [`STREAM`] with this credit.
-pub(super) fn credit_header(credit: u64) -> (String, Value) {
-    let credit = i64::try_from(credit).unwrap_or(i64::MAX);
+pub(super) fn credit_header(credit: NonZeroU64) -> (String, Value) {
+    let credit = i64::try_from(credit.get()).unwrap_or(i64::MAX);
     (STREAM.to_owned(), credit.into())
 }
 
@@ -190,12 +191,12 @@ mod tests {
     fn credit_is_at_least_one() {
         for (sent, read) in [(i64::MIN, 1), (0, 1), (1, 1), (i64::MAX, i64::MAX as u64)] {
             let mut headers = Table::from([(STREAM.to_owned(), Value::Int(sent))]);
-            assert_eq!(take_credit(&mut headers), Some(read));
+            assert_eq!(take_credit(&mut headers), NonZeroU64::new(read));
             assert!(headers.is_empty());
         }
         let mut headers = Table::from([(STREAM.to_owned(), Value::from("many"))]);
         assert_eq!(take_credit(&mut headers), None);
-        assert_eq!(credit_header(u64::MAX).1, Value::Int(i64::MAX));
+        assert_eq!(credit_header(NonZeroU64::MAX).1, Value::Int(i64::MAX));
     }
 
     proptest! {

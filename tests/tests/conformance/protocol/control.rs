@@ -7,6 +7,7 @@ use lapin::ExchangeKind;
 use lapin::options::QueueDeclareOptions;
 use lepus::control::{HealthStatus, ServedKind};
 use lepus::{Discovery, Server};
+use lepus_tests::gate::Gate;
 use lepus_tests::raw::delivery;
 use lepus_tests::{Env, conformance, eventually};
 use std::time::Duration;
@@ -31,6 +32,8 @@ impl Divider for Pocket {
 conformance!(
     a_question_is_golden_and_the_golden_answers_are_read,
     golden_questions_get_golden_answers,
+    a_dropped_call_is_told_by_the_golden_message,
+    the_golden_messages_stop_handlers,
 );
 
 fn exclusive() -> QueueDeclareOptions {
@@ -142,5 +145,94 @@ async fn golden_questions_get_golden_answers(env: Env) {
         Message::golden(&format!("control.{kind}")).assert_is(&seen);
     }
     server.stop().await.expect("a drained server");
+    wire.end_with(&["divider"], &["lepus.control"]).await;
+}
+
+/// A peer by hand is the server.
+async fn a_dropped_call_is_told_by_the_golden_message(env: Env) {
+    let wire = WireFixture::new(&env).await;
+    let (exchange, queue) = (wire.name("lepus.control"), wire.name("lepus.control.peer"));
+    wire.raw
+        .declare_exchange(&exchange, ExchangeKind::Direct)
+        .await;
+    let declared = wire.raw.declare_with(&queue, exclusive(), &[]).await;
+    declared.expect("the peer's queue");
+    wire.raw.bind(&queue, &exchange, "queue.divider", &[]).await;
+    wire.raw.declare(&wire.name("divider")).await;
+    let mut told = wire.raw.consume(&queue, 10).await;
+    let call = DividerClient::new(&wire.connection).divide(84, 2).send();
+    let call = call.await.expect("it is sent");
+    let request = wire.raw.next(&wire.name("divider")).await;
+    let id = request.properties.correlation_id().clone().expect("an id");
+    let id = id.as_str().as_bytes();
+    drop(call);
+    let mut seen = Message::seen(&delivery(&mut told).await, &wire.namespace);
+    let golden = Message::golden("control.cancel");
+    let length = u8::try_from(id.len()).expect("a short id");
+    assert_eq!(
+        seen.body,
+        [&[0x91, 0xa0 | length], id].concat(),
+        "the id of the request"
+    );
+    seen.body.clone_from(&golden.body);
+    golden.assert_is(&seen);
+    wire.end_with(&["divider"], &["lepus.control"]).await;
+}
+
+#[lepus::service(name = "divider")]
+trait SlowDivider {
+    async fn divide(&self, dividend: i64, divisor: i64) -> i64;
+}
+
+struct HeldDivider(Gate);
+
+impl SlowDivider for HeldDivider {
+    async fn divide(&self, dividend: i64, _: i64) -> i64 {
+        self.0.pass().await;
+        dividend
+    }
+}
+
+/// A peer by hand calls, and gives calls up.
+async fn the_golden_messages_stop_handlers(env: Env) {
+    let wire = WireFixture::new(&env).await;
+    let gate = Gate::default();
+    let service = SlowDividerServer::new(HeldDivider(gate.clone())).concurrency(8);
+    let server = Server::new(&wire.connection).serve(service);
+    let server = server.start().await.expect("a server");
+    let discovery = Discovery::new(&wire.connection);
+    eventually("it has a control queue", || async {
+        let found = discovery.info("divider").expect(1).await;
+        found.is_ok_and(|found| found.len() == 1)
+    })
+    .await;
+    let answers = wire.name("answers");
+    let declared = wire.raw.declare_with(&answers, exclusive(), &[]).await;
+    declared.expect("the peer's queue");
+    let mut consumer = wire.raw.consume(&answers, 10).await;
+    let publish = async |exchange: &str, key: &str, golden: &str| {
+        let message = Message::golden(golden);
+        let properties = message.properties().with_reply_to(answers.as_str().into());
+        let sent = wire
+            .raw
+            .publish_with(exchange, key, &message.body, properties)
+            .await;
+        assert!(sent.expect("a confirm").take_message().is_none());
+    };
+    let (queue, control) = (wire.name("divider"), wire.name("lepus.control"));
+    publish("", &queue, "rpc.request").await;
+    publish("", &queue, "rpc.calls").await;
+    gate.entered(3).await;
+    publish(&control, "queue.divider", "control.cancel").await;
+    gate.left(1).await;
+    publish(&control, "queue.divider", "control.cancel.calls").await;
+    gate.left(2).await;
+    gate.open_for_good();
+    // The reply to the first of the two calls, and no other.
+    let reply = delivery(&mut consumer).await;
+    assert_eq!(reply.data, b"\x91\x94\x02\xc0\xc0\xc4\x01\x54");
+    server.stop().await.expect("a drained server");
+    assert_eq!((gate.count(), gate.dropped()), (3, 2));
+    assert_eq!(wire.raw.count(&answers).await.messages, 0);
     wire.end_with(&["divider"], &["lepus.control"]).await;
 }

@@ -61,6 +61,8 @@ const BLOCKS: &[&str] = &[
     "control.info",
     "control.stats",
     "control.health",
+    "control.cancel",
+    "control.cancel.calls",
 ];
 
 #[test]

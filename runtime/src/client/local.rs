@@ -1,0 +1,149 @@
+//! Calls of an implementation in this process.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::request::CallRequest;
+use super::stream::open_locally;
+use crate::cancel_table::{CancelKey, CancelTable};
+use crate::context::{Context, Invocation, Times};
+use crate::error::{Error, ErrorKind, Outcome};
+use crate::handler_guard::{AbortOnDropTask, HandlerEnd, guard};
+use crate::service::{BoxFuture, Reply, ReplyOutcome, Request, Service};
+use crate::wire::status::{Code, Status};
+use crate::wire::value::Table;
+
+/// A call that somebody waits for.
+pub(super) enum LocalCall {
+    /// It runs as it is awaited.
+    Inline(BoxFuture<HandlerEnd<Reply>>),
+    /// It runs in a task of its own, because it was sent to be awaited later.
+    Spawned(AbortOnDropTask<Reply>),
+    /// It runs to its end, because its method has `cancel = false`.
+    RunsOn(Box<DetachedTask>),
+}
+
+/// A handler that is told when its caller gives the call up, and runs on.
+pub(super) struct DetachedTask {
+    task: JoinHandle<HandlerEnd<Reply>>,
+    /// Has this call alone.
+    cancels: Arc<CancelTable>,
+    deadline: Instant,
+}
+
+/// The address of a call in a table that has no other.
+const ONLY_CALL: (&str, &[u8]) = ("", b"");
+
+impl DetachedTask {
+    async fn join(&mut self) -> HandlerEnd<Reply> {
+        // The panic of a handler is caught inside the task, which fails only if its runtime has ended.
+        (&mut self.task).await.unwrap_or(HandlerEnd::TimedOut)
+    }
+}
+
+impl Drop for DetachedTask {
+    fn drop(&mut self) {
+        if !self.task.is_finished() {
+            let (reply_to, id) = ONLY_CALL;
+            self.cancels.cancel(reply_to, [id], self.deadline);
+        }
+    }
+}
+
+impl LocalCall {
+    /// Starts a call. `None` if it is one-way: it runs, and nobody waits for it.
+    pub(super) fn start(service: Arc<dyn Service>, request: &CallRequest) -> Option<Self> {
+        // The client may be of another version of the contract, where the method has another number.
+        if request.options.window > 0 {
+            let opening = open_locally(service, request);
+            return Some(Self::Inline(Box::pin(opening)));
+        }
+        let own = service.descriptor().method_like(request.method());
+        let body = request.options.body.clone();
+        let asked = own.map(|own| Request::new(own, request.codec, body));
+        if request.method().is_oneway() {
+            tokio::spawn(run(service, request, asked, None));
+            return None;
+        }
+        if own.is_none_or(|own| own.is_cancellable()) {
+            return Some(Self::Inline(Box::pin(run(service, request, asked, None))));
+        }
+        let cancels = Arc::new(CancelTable::default());
+        let cancel = CancelKey::new(&cancels, ONLY_CALL, false);
+        let task = DetachedTask {
+            task: tokio::spawn(run(service, request, asked, Some(cancel))),
+            cancels,
+            deadline: request.deadline,
+        };
+        Some(Self::RunsOn(Box::new(task)))
+    }
+
+    /// Lets the call run while nobody awaits it.
+    pub(super) fn detach(self) -> Self {
+        match self {
+            Self::Inline(call) => Self::Spawned(AbortOnDropTask::spawn(call)),
+            call => call,
+        }
+    }
+
+    /// Waits for the reply.
+    pub(super) async fn response(&mut self, request: &CallRequest) -> Result<Reply, Error> {
+        let end = match self {
+            Self::Inline(handler) => handler.await,
+            Self::Spawned(task) => task.join().await,
+            Self::RunsOn(task) => task.join().await,
+        };
+        let (end, headers) = match end {
+            HandlerEnd::Returned(reply) => reply.into_end(),
+            end => (end, Table::new()),
+        };
+        match end {
+            HandlerEnd::Returned(reply) => Ok(reply),
+            HandlerEnd::Panicked(_) => {
+                Ok(Reply::panicked(request.method().name(), None).with_headers(headers))
+            }
+            HandlerEnd::TimedOut => Err(request.failed(ErrorKind::Timeout, Outcome::SentNoReply)),
+        }
+    }
+}
+
+/// Runs a handler to its end or its deadline; that of a stream is the deadline of its opening alone. The service has no
+/// such method if `asked` is `None`.
+pub(super) fn run(
+    service: Arc<dyn Service>,
+    request: &CallRequest,
+    asked: Option<Request>,
+    cancel: Option<CancelKey>,
+) -> impl Future<Output = HandlerEnd<Reply>> + Send + 'static + use<> {
+    let deadline = (request.options.window == 0).then_some(request.deadline);
+    let times = Times::new(request.started, deadline);
+    let (service_name, method) = (request.service.name(), request.method().name());
+    let context = request.span.in_scope(|| {
+        Context::of(Invocation {
+            cancel,
+            ..Invocation::request(service_name, method, times, request.info())
+        })
+    });
+    let ended = context.clone();
+    let handler = context.handler(|| match asked {
+        Some(asked) => service.call(asked),
+        None => {
+            let text = format!("`{service_name}` has no method for `{method}`");
+            let status = Status::new(Code::Unimplemented, text);
+            Box::pin(std::future::ready(Reply::failed(status)))
+        }
+    });
+    guard(deadline, handler).inspect(move |end| match end {
+        // Layers pass on a panic and a missed deadline as a reply.
+        HandlerEnd::Returned(reply) => match reply.outcome() {
+            ReplyOutcome::TimedOut => ended.stopped(),
+            ReplyOutcome::Panicked(text) => ended.panicked(text),
+            _ => ended.ended(reply.outcome_name()),
+        },
+        HandlerEnd::TimedOut => ended.stopped(),
+        HandlerEnd::Panicked(text) => ended.panicked(text),
+    })
+}

@@ -1,0 +1,7 @@
+#[lepus::service]
+trait Calculator {
+    #[rpc(cancel = false, oneway)]
+    async fn note(&self, line: String);
+}
+
+fn main() {}
