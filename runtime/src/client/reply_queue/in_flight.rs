@@ -337,7 +337,7 @@ mod tests {
     #[test]
     fn a_call_that_is_given_up_has_a_message_if_it_was_sent() {
         let calls = InFlightCalls::new(Arc::default());
-        let register = |message| calls.register(message).unwrap().0;
+        let register = |message| calls.register(message, 0).unwrap().0;
         let (queued, own, sent, elsewhere) = (
             register(CallMessage::Queued),
             register(CallMessage::Own),

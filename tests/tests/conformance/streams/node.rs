@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// For a node on a busy machine.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(400);
 /// Twice the timeout that is set below, and the interval at which the broker looks.
 const LONGER: Duration = Duration::from_secs(11);
 
