@@ -182,7 +182,7 @@ pub async fn drop_calls(
     let alone = ChaosClient::new(&connection);
     let together = ChaosClient::builder(&connection).coalesce(16).build();
     while !shift.is_over() {
-        let burst = (0..1 + dice.below(20)).map(|_| {
+        let burst = (0..1 + dice.below(10)).map(|_| {
             let (id, kind) = (shift.number(), dice.below(5));
             let chaos = [&alone, &together][usize::from(dice.below(2) == 0)];
             let (limit, patience) = (dice.millis(300, 3_000), dice.millis(0, 200));
@@ -219,7 +219,7 @@ pub async fn drop_calls(
             }
         });
         join_all(burst.collect::<Vec<_>>()).await;
-        tokio::time::sleep(dice.millis(0, 100)).await;
+        tokio::time::sleep(dice.millis(50, 200)).await;
     }
 }
 

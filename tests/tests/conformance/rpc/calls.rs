@@ -151,7 +151,9 @@ async fn thousands_of_calls_share_one_reply_queue(env: Env) {
 }
 
 async fn a_dropped_call_frees_its_slot(env: Env) {
-    let fixture = RpcFixture::start(&env).await;
+    // A server that is not told of dropped calls runs and answers them.
+    let serving = env.builder().control(false).open().await.unwrap();
+    let fixture = RpcFixture::over(&env, serving, env.connect().await).await;
     let pending = fixture.probe.hold(1).send().await.unwrap();
     fixture.subject.gate.entered(1).await;
     assert_eq!(fixture.calling.stats().pending_calls, 1);
