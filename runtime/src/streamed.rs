@@ -70,22 +70,22 @@ where
 }
 
 /// A stream whose items are sent as bytes.
-pub fn as_octets<S: Stream>(stream: S) -> impl Stream<Item = Octets<S::Item>> {
-    stream.map(Octets)
+pub fn as_octets<S: Stream>(stream: S) -> impl Stream<Item = StreamedOctets<S::Item>> {
+    stream.map(StreamedOctets)
 }
 
 /// A stream of results whose values are sent as bytes.
 pub fn ok_as_octets<T, E, S: Stream<Item = Result<T, E>>>(
     stream: S,
-) -> impl Stream<Item = Result<Octets<T>, E>> {
-    stream.map_ok(Octets)
+) -> impl Stream<Item = Result<StreamedOctets<T>, E>> {
+    stream.map_ok(StreamedOctets)
 }
 
 /// An item that is sent as bytes.
 #[derive(Debug)]
-pub struct Octets<T>(T);
+pub struct StreamedOctets<T>(T);
 
-impl<T> Serialize for Octets<T>
+impl<T> Serialize for StreamedOctets<T>
 where
     for<'a> AsOctets<&'a T>: Serialize,
 {

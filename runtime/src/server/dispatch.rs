@@ -112,15 +112,15 @@ impl ReceivedRequest {
 enum Accepted {
     /// No handler is to run: the request is answered, or gets no reply.
     Done(Settlement),
-    Other(Box<OtherRequest>),
+    Other(OtherRequest),
     /// The handler of a request with one call.
     Execute(Execution, ReplyRoute),
 }
 
 /// A request that is not answered by one handler and one reply.
 enum OtherRequest {
-    Batch(ReceivedRequest),
-    Stream(StreamOpening),
+    Batch(Box<ReceivedRequest>),
+    Stream(Box<StreamOpening>),
 }
 
 impl Dispatcher {
@@ -253,7 +253,7 @@ impl Dispatcher {
             head,
         };
         match request.head.method.as_deref() {
-            Some(CALLS_TYPE) => Accepted::Other(Box::new(OtherRequest::Batch(request))),
+            Some(CALLS_TYPE) => Accepted::Other(OtherRequest::Batch(Box::new(request))),
             Some(kind) if is_protocol_type(kind) => {
                 Accepted::Done(self.refuse_type(channel, tag, request))
             }
@@ -356,7 +356,7 @@ impl Dispatcher {
         if method.is_stream() {
             // The deadline is that of the opening, and nothing of the stream's.
             let times = Times::new(received_at, None);
-            return Accepted::Other(Box::new(OtherRequest::Stream(StreamOpening {
+            return Accepted::Other(OtherRequest::Stream(Box::new(StreamOpening {
                 method,
                 codec,
                 body,
@@ -440,7 +440,7 @@ impl Handler for Dispatcher {
         let (execution, route) = match self.accept(&channel, delivery) {
             Accepted::Done(settlement) => return settlement,
             Accepted::Other(other) => {
-                return Box::pin(self.answer_other(&channel, tag, *other)).await;
+                return Box::pin(self.answer_other(&channel, tag, other)).await;
             }
             Accepted::Execute(execution, route) => (execution, route),
         };
@@ -494,8 +494,8 @@ impl Dispatcher {
         request: OtherRequest,
     ) -> Settlement {
         match request {
-            OtherRequest::Batch(request) => self.answer_batch(channel, tag, request).await,
-            OtherRequest::Stream(opening) => self.open_stream(channel, tag, opening).await,
+            OtherRequest::Batch(request) => self.answer_batch(channel, tag, *request).await,
+            OtherRequest::Stream(opening) => self.open_stream(channel, tag, *opening).await,
         }
     }
 

@@ -6,6 +6,7 @@ mod execution;
 mod limits;
 mod method_meters;
 mod method_table;
+mod open_stream;
 mod refused;
 mod reply;
 mod sent_replies;

@@ -31,9 +31,9 @@ struct InboxState<E> {
     producer: Option<Waker>,
 }
 
-/// What a reader gets next.
+/// The next thing that a reader gets.
 #[derive(Debug)]
-pub(crate) enum Next<E> {
+pub(crate) enum InboxNext<E> {
     Items(Items),
     End(E),
 }
@@ -139,13 +139,13 @@ impl<E> Inbox<E> {
     }
 
     /// The next message, or the end. `None` after the end.
-    pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Next<E>>> {
+    pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<InboxNext<E>>> {
         let mut state = lock(&self.state);
         if let Some(items) = state.items.pop_front() {
-            return Poll::Ready(Some(Next::Items(items)));
+            return Poll::Ready(Some(InboxNext::Items(items)));
         }
         if state.is_closed {
-            return Poll::Ready(state.end.take().map(Next::End));
+            return Poll::Ready(state.end.take().map(InboxNext::End));
         }
         match &mut state.reader {
             Some(reader) => reader.clone_from(cx.waker()),
@@ -229,7 +229,7 @@ mod tests {
     use futures_util::FutureExt;
     use std::future::poll_fn;
 
-    fn next(inbox: &Inbox<&'static str>) -> Option<Option<Next<&'static str>>> {
+    fn next(inbox: &Inbox<&'static str>) -> Option<Option<InboxNext<&'static str>>> {
         poll_fn(|cx| inbox.poll_next(cx)).now_or_never()
     }
 
@@ -243,13 +243,13 @@ mod tests {
         inbox.push(0, item()).unwrap();
         inbox.end("over");
         inbox.end("again");
-        assert!(matches!(next(&inbox), Some(Some(Next::Items(_)))));
+        assert!(matches!(next(&inbox), Some(Some(InboxNext::Items(_)))));
         assert_eq!(
             inbox.consume(1),
             None,
             "no credit for a stream that has ended"
         );
-        assert!(matches!(next(&inbox), Some(Some(Next::End("over")))));
+        assert!(matches!(next(&inbox), Some(Some(InboxNext::End("over")))));
         assert!(matches!(next(&inbox), Some(None)));
     }
 
@@ -275,7 +275,7 @@ mod tests {
         assert!(poll_fn(|cx| inbox.poll_opened(cx)).await);
         let waiting = poll_fn(|cx| sink.poll_credit(cx));
         let reading = async {
-            assert!(matches!(next(&inbox), Some(Some(Next::Items(_)))));
+            assert!(matches!(next(&inbox), Some(Some(InboxNext::Items(_)))));
             inbox.consume(1);
         };
         assert_eq!(tokio::join!(waiting, reading).0, Ok(1));

@@ -6,5 +6,5 @@ mod inbox;
 mod produce;
 
 pub(crate) use attached::Attached;
-pub(crate) use inbox::{Inbox, LocalSink, Next};
+pub(crate) use inbox::{Inbox, InboxNext, LocalSink};
 pub(crate) use produce::{ItemSink, Produced, SinkClosed, produce};

@@ -55,7 +55,7 @@ pub(crate) async fn produce<S: Stream, R>(
     mut encode: impl FnMut(S::Item) -> Result<Bytes, R>,
 ) -> Produced<R> {
     let mut stream = pin!(stream);
-    let mut message = Message::default();
+    let mut message = FilledMessage::default();
     poll_fn(|cx| {
         for _ in 0..MESSAGES_BEFORE_YIELD {
             let credit = match sink.poll_credit(cx) {
@@ -92,7 +92,7 @@ pub(crate) async fn produce<S: Stream, R>(
 
 /// The next message, while it is filled.
 #[derive(Default)]
-struct Message {
+struct FilledMessage {
     items: Vec<Bytes>,
     size: usize,
     /// An item that was too large for the message before.
@@ -107,7 +107,7 @@ enum Filled<R> {
     Ended(Produced<R>),
 }
 
-impl Message {
+impl FilledMessage {
     fn fill<S: Stream, R>(
         &mut self,
         mut stream: Pin<&mut S>,

@@ -3,6 +3,7 @@
 
 mod current;
 mod in_flight;
+mod open_streams;
 mod queue;
 mod replies;
 mod streams;
@@ -10,5 +11,6 @@ mod task;
 
 pub(super) use current::CurrentReplyQueue;
 pub(super) use in_flight::{CallCompletion, CallMessage, ReceivedReply};
+pub(super) use open_streams::StreamEnd;
 pub(super) use queue::{PendingCall, ReplyQueue};
-pub(super) use streams::{OpenedStream, StreamEnd, StreamPeer};
+pub(super) use streams::{OpenedStream, StreamPeer};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, oneshot};
 
 use super::in_flight::{CallCompletion, CallMessage, InFlightCalls, PublishedMessage};
-use super::streams::OpenStreams;
+use super::open_streams::OpenStreams;
 use crate::client::correlation::{CorrelationId, ReplyAddress};
 use crate::error::{Error, ErrorKind};
 use crate::link::{BurstDetector, Channel, Flush, Session, WriteOffset};

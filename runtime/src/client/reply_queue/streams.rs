@@ -1,30 +1,24 @@
 //! Streams that are open on a reply queue: their items (`lepus.item/1`), their credit (`lepus.credit/1`), and what
 //! ends them. Items are received on the I/O task.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Notify;
 
 use super::in_flight::{CallCompletion, ReceivedReply};
+use super::open_streams::{OpenStream, StreamEnd};
 use super::queue::ReplyQueue;
 use crate::client::correlation::CorrelationId;
 use crate::error::{Error, ErrorKind};
 use crate::handler_guard::AbortOnDropTask;
 use crate::link::Flush;
-use crate::policy::stream::StreamFault;
 use crate::service::Reply;
-use crate::stats::Counters;
 use crate::stream::{Attached, Inbox};
-use crate::sync::lock;
-use crate::wire::batch::{Items, encode_cancelled, encode_credit};
-use crate::wire::envelope::{
-    CancelHead, ReplyForm, ReplyStatus, StreamHead, StreamMessage, StreamPosition,
-};
+use crate::wire::batch::{encode_cancelled, encode_credit};
+use crate::wire::envelope::{CancelHead, ReplyForm, StreamHead, StreamMessage, StreamPosition};
 use crate::wire::message::{Incoming, Outgoing, Properties};
 
 /// A side of a stream that has sent nothing for this long sends something mandatory, so that the broker tells if the
@@ -32,17 +26,6 @@ use crate::wire::message::{Incoming, Outgoing, Properties};
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// A cancellation that is not delivered within this time is of no use: the queue is that of a server that hangs.
 const CANCEL_EXPIRATION: Duration = Duration::from_secs(600);
-
-/// The end of a stream.
-#[derive(Debug)]
-pub(in crate::client) enum StreamEnd {
-    /// The server's reply, or its status.
-    Reply(ReceivedReply),
-    /// Nothing more can come.
-    Lost(Error),
-    /// The server has broken the rules of streams.
-    Fault(StreamFault),
-}
 
 /// A stream that was opened, for its reader.
 pub(in crate::client) struct OpenedStream {
@@ -88,149 +71,6 @@ impl Drop for RemoteStream {
     }
 }
 
-/// A stream that is open on a reply queue.
-#[derive(Debug)]
-pub(super) struct OpenStream {
-    inbox: Arc<Inbox<StreamEnd>>,
-    /// The execution that its messages belong to.
-    run: String,
-    /// The server's queue for this connection's messages.
-    server_queue: String,
-    /// Whether something was sent to the server since the last probe was due.
-    is_active: AtomicBool,
-}
-
-impl OpenStream {
-    /// Receives a message of the stream.
-    fn received(
-        &self,
-        kind: StreamMessage,
-        position: &StreamPosition,
-        message: Incoming,
-    ) -> Result<(), StreamFault> {
-        if position.run != self.run {
-            return Err(StreamFault::ForeignRun);
-        }
-        let number = position.number;
-        // The channel leaves out a body that is over the limit. The server knows the same limit, unless it was set
-        // on one side only.
-        let is_whole = message.body.len() == message.size as usize;
-        let items = match kind {
-            StreamMessage::Item | StreamMessage::Items if !is_whole => {
-                return Err(StreamFault::Malformed);
-            }
-            StreamMessage::Item => Items::one(message.body),
-            StreamMessage::Items => {
-                Items::several(message.body).map_err(|_| StreamFault::Malformed)?
-            }
-            StreamMessage::Open => {
-                self.inbox.open();
-                return self.inbox.check(number);
-            }
-            StreamMessage::Probe => return self.inbox.check(number),
-            // Of no use to a reader.
-            StreamMessage::Credit => return Ok(()),
-        };
-        self.inbox.push(number, items)
-    }
-
-    /// Receives the reply that ends the stream. `message_id` has the number of items before it.
-    pub(super) fn reply_received(&self, message_id: Option<&str>, reply: ReceivedReply) {
-        // A status is an end wherever it stands, and it may be of a server that has not run the stream.
-        let is_complete = matches!(reply.reply.status, ReplyStatus::Failed(_));
-        let checked = match message_id.and_then(StreamPosition::parse) {
-            _ if is_complete => Ok(()),
-            None => Err(StreamFault::Malformed),
-            Some(position) if position.run != self.run => Err(StreamFault::ForeignRun),
-            Some(position) => self.inbox.check(position.number),
-        };
-        self.inbox.end(match checked {
-            Ok(()) => StreamEnd::Reply(reply),
-            Err(fault) => StreamEnd::Fault(fault),
-        });
-    }
-}
-
-/// The streams that are open on one reply queue, by the ids of their calls.
-#[derive(Debug)]
-pub(super) struct OpenStreams {
-    /// `None` once nothing can come any more.
-    streams: Mutex<Option<HashMap<u64, Arc<OpenStream>>>>,
-    /// Their number, so that replies to calls need no lock where there are none.
-    count: AtomicUsize,
-    /// Notified when there is one.
-    opened: Notify,
-    counters: Arc<Counters>,
-}
-
-impl OpenStreams {
-    pub(super) fn new(counters: Arc<Counters>) -> Self {
-        Self {
-            streams: Mutex::new(Some(HashMap::new())),
-            count: AtomicUsize::new(0),
-            opened: Notify::new(),
-            counters,
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.count.load(Ordering::Acquire) == 0
-    }
-
-    /// Adds a stream. `false` if nothing can come any more.
-    fn insert(&self, id: u64, stream: &Arc<OpenStream>) -> bool {
-        let mut streams = lock(&self.streams);
-        let Some(streams) = streams.as_mut() else {
-            return false;
-        };
-        streams.insert(id, Arc::clone(stream));
-        self.count.store(streams.len(), Ordering::Release);
-        self.counters.open_streams.add();
-        self.opened.notify_one();
-        true
-    }
-
-    fn get(&self, id: u64) -> Option<Arc<OpenStream>> {
-        if self.is_empty() {
-            return None;
-        }
-        lock(&self.streams).as_ref()?.get(&id).cloned()
-    }
-
-    pub(super) fn remove(&self, id: u64) -> Option<Arc<OpenStream>> {
-        if self.is_empty() {
-            return None;
-        }
-        let mut streams = lock(&self.streams);
-        let streams = streams.as_mut()?;
-        let removed = streams.remove(&id)?;
-        self.count.store(streams.len(), Ordering::Release);
-        if streams.is_empty() {
-            streams.shrink_to_fit();
-        }
-        self.counters.open_streams.remove();
-        Some(removed)
-    }
-
-    fn all(&self) -> Vec<(u64, Arc<OpenStream>)> {
-        let streams = lock(&self.streams);
-        let streams = streams.iter().flatten();
-        streams
-            .map(|(id, stream)| (*id, Arc::clone(stream)))
-            .collect()
-    }
-
-    /// Ends all streams. None can be opened after this.
-    pub(super) fn fail_all(&self, reason: &Error) {
-        let streams = lock(&self.streams).take();
-        self.count.store(0, Ordering::Release);
-        for stream in streams.into_iter().flat_map(HashMap::into_values) {
-            self.counters.open_streams.remove();
-            stream.inbox.end(StreamEnd::Lost(reason.clone()));
-        }
-    }
-}
-
 impl ReplyQueue {
     /// Receives a message of a stream. The first one opens it.
     pub(super) fn stream_message_received(self: &Arc<Self>, mut message: Incoming) {
@@ -270,7 +110,7 @@ impl ReplyQueue {
         self: &Arc<Self>,
         id: u64,
         head: &StreamHead,
-    ) -> Option<(Opening, Arc<OpenStream>)> {
+    ) -> Option<(CompletedOpening, Arc<OpenStream>)> {
         let (window, completion) = self.in_flight.take_opening(id)?;
         let inbox = Arc::new(Inbox::new(window));
         let stream = Arc::new(OpenStream {
@@ -289,7 +129,7 @@ impl ReplyQueue {
         } else {
             CallCompletion::Lost(Error::new(ErrorKind::Disconnected))
         };
-        let opening = Opening {
+        let opening = CompletedOpening {
             completion,
             completed,
         };
@@ -390,12 +230,12 @@ impl ReplyQueue {
 }
 
 /// A call whose stream is about to be opened.
-struct Opening {
+struct CompletedOpening {
     completion: tokio::sync::oneshot::Sender<CallCompletion>,
     completed: CallCompletion,
 }
 
-impl Opening {
+impl CompletedOpening {
     fn complete(self) {
         // The receiver may be gone: the call was dropped at this moment.
         drop(self.completion.send(self.completed));

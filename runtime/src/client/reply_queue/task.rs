@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::in_flight::InFlightCalls;
+use super::open_streams::OpenStreams;
 use super::queue::{ReplyQueue, ReplyQueueStatus};
-use super::streams::OpenStreams;
 use crate::error::{Error, ErrorKind};
 use crate::link::{
     self, BurstDetector, Channel, ChannelEvent, ChannelHandler, Connection, ConsumeMode, Consumer,

@@ -18,7 +18,7 @@ use crate::client::request::CallRequest;
 use crate::clock;
 use crate::error::{CallError, Error, ErrorKind, Never, Outcome};
 use crate::policy::stream::StreamFault;
-use crate::stream::{Inbox, Next};
+use crate::stream::{Inbox, InboxNext};
 use crate::wire::batch::Items;
 
 /// An open stream of items: a [`Stream`] of `Result<T, CallError<E>>`. A [`StreamCall`](super::StreamCall) opens it.
@@ -75,7 +75,7 @@ impl Limits {
 }
 
 /// The end of a stream that is not the end of its items.
-enum Failure {
+enum StreamFailure {
     Lost(Error),
     Fault(StreamFault),
     Undecodable(Box<dyn std::error::Error + Send + Sync>),
@@ -127,7 +127,7 @@ impl<T, E> Streaming<T, E> {
     }
 
     /// The next item as it came.
-    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, End>>> {
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, LastItem>>> {
         loop {
             match self.current.take() {
                 Ok(Some(item)) => {
@@ -135,23 +135,23 @@ impl<T, E> Streaming<T, E> {
                     return Poll::Ready(Some(Ok(item)));
                 }
                 Ok(None) => {}
-                Err(_) => return self.failed(Failure::Fault(StreamFault::Malformed)),
+                Err(_) => return self.failed(StreamFailure::Fault(StreamFault::Malformed)),
             }
             if self.limits.total.is_some_and(|end| Instant::now() >= end) {
-                return self.failed(Failure::TimedOut);
+                return self.failed(StreamFailure::TimedOut);
             }
             match self.inbox.poll_next(cx) {
-                Poll::Ready(Some(Next::Items(items))) => self.current = items,
-                Poll::Ready(Some(Next::End(end))) => {
+                Poll::Ready(Some(InboxNext::Items(items))) => self.current = items,
+                Poll::Ready(Some(InboxNext::End(end))) => {
                     return match end {
-                        StreamEnd::Reply(reply) => Poll::Ready(Some(Err(End::Reply(reply)))),
-                        StreamEnd::Lost(reason) => self.failed(Failure::Lost(reason)),
-                        StreamEnd::Fault(fault) => self.failed(Failure::Fault(fault)),
+                        StreamEnd::Reply(reply) => Poll::Ready(Some(Err(LastItem::Reply(reply)))),
+                        StreamEnd::Lost(reason) => self.failed(StreamFailure::Lost(reason)),
+                        StreamEnd::Fault(fault) => self.failed(StreamFailure::Fault(fault)),
                     };
                 }
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending if self.poll_limits(cx).is_ready() => {
-                    return self.failed(Failure::TimedOut);
+                    return self.failed(StreamFailure::TimedOut);
                 }
                 Poll::Pending => return Poll::Pending,
             }
@@ -171,18 +171,18 @@ impl<T, E> Streaming<T, E> {
         timer.as_mut().poll(cx)
     }
 
-    fn failed<B>(&self, failure: Failure) -> Poll<Option<Result<B, End>>> {
-        Poll::Ready(Some(Err(End::Error(self.error(failure)))))
+    fn failed<B>(&self, failure: StreamFailure) -> Poll<Option<Result<B, LastItem>>> {
+        Poll::Ready(Some(Err(LastItem::Error(self.error(failure)))))
     }
 
     /// The error of a stream that fails, with the number of items before.
-    fn error(&self, failure: Failure) -> Error {
+    fn error(&self, failure: StreamFailure) -> Error {
         let items = self.items;
         let (kind, reason) = match failure {
-            Failure::Lost(reason) => (reason.kind().clone(), reason.to_string()),
-            Failure::Fault(fault) => (ErrorKind::Decode, fault.to_string()),
-            Failure::Undecodable(error) => (ErrorKind::Decode, error.to_string()),
-            Failure::TimedOut => (ErrorKind::Timeout, "no further item in time".to_owned()),
+            StreamFailure::Lost(reason) => (reason.kind().clone(), reason.to_string()),
+            StreamFailure::Fault(fault) => (ErrorKind::Decode, fault.to_string()),
+            StreamFailure::Undecodable(error) => (ErrorKind::Decode, error.to_string()),
+            StreamFailure::TimedOut => (ErrorKind::Timeout, "no further item in time".to_owned()),
         };
         self.request
             .failed(kind, Outcome::Answered)
@@ -191,7 +191,7 @@ impl<T, E> Streaming<T, E> {
 }
 
 /// The last item of a stream, before it is decoded.
-enum End {
+enum LastItem {
     Reply(ReceivedReply),
     Error(Error),
 }
@@ -207,14 +207,14 @@ impl<T: DeserializeOwned, E: DeserializeOwned> Streaming<T, E> {
 
     fn decode_item(&self, item: &[u8]) -> Result<T, CallError<E>> {
         let decoded = self.request.codec.decode(item);
-        decoded.map_err(|error| self.error(Failure::Undecodable(error.into())).into())
+        decoded.map_err(|error| self.error(StreamFailure::Undecodable(error.into())).into())
     }
 
     /// The last item: `None` if the stream has ended as it should.
-    fn decode_end(&self, end: End) -> Option<CallError<E>> {
+    fn decode_end(&self, end: LastItem) -> Option<CallError<E>> {
         let received = match end {
-            End::Error(error) => return Some(error.into()),
-            End::Reply(received) => received,
+            LastItem::Error(error) => return Some(error.into()),
+            LastItem::Reply(received) => received,
         };
         let codec = self.request.codec;
         let codec = codec.for_content_type(received.content_type.as_deref());
@@ -222,7 +222,7 @@ impl<T: DeserializeOwned, E: DeserializeOwned> Streaming<T, E> {
             Ok(codec) => received.reply.with_codec(codec),
             Err(unknown) => {
                 let text = format!("the end of the stream is `{}`", unknown.name());
-                return Some(self.error(Failure::Undecodable(text.into())).into());
+                return Some(self.error(StreamFailure::Undecodable(text.into())).into());
             }
         };
         decode::<IgnoredAny, E>(&self.request, reply).err()

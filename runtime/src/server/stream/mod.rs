@@ -1,8 +1,10 @@
 //! Streams that methods return: their queue for credit, their items, and the tasks that their handlers run in.
 
+mod outlet;
 mod queue;
+mod run;
 mod sender;
-mod serve;
 
 pub(super) use queue::{StreamQueues, StreamSettings};
-pub(super) use serve::{StreamOpening, StreamTasks};
+pub(super) use run::{StreamOpening, StreamRun, StreamTasks};
+pub(super) use sender::{ServerStream, StreamRequest};

@@ -3,24 +3,24 @@
 //!
 //! The queue is declared with the first stream of a session, and is gone with it.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::OnceCell;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::sender::{CloseReason, ServerStream};
+use super::outlet::{StreamOutlet, StreamTable, stream_key};
+use super::sender::{CloseReason, ServerStream, StreamRequest};
 use crate::error::{Error, ErrorKind};
 use crate::link::{
-    self, BurstDetector, Channel, ChannelEvent, ChannelHandler, Connection, ConsumeMode, Consumer,
-    ConsumerEnd, DeliveryCallback, Flush, Namespace, Session,
+    self, Channel, ChannelEvent, ChannelHandler, Connection, ConsumeMode, Consumer, ConsumerEnd,
+    DeliveryCallback, Flush, Namespace, Session,
 };
 use crate::random;
 use crate::server::limits::BrokerLimits;
 use crate::server::sent_replies::ReplyRefusal;
 use crate::stats::Counters;
-use crate::sync::lock;
 use crate::wire::batch::{decode_cancelled, decode_credit};
 use crate::wire::envelope::{
     CancelHead, ReplyForm, ReplyHead, ReplyStatus, StreamHead, StreamMessage,
@@ -29,6 +29,7 @@ use crate::wire::message::{Incoming, Outgoing};
 use crate::wire::name::Name;
 use crate::wire::status::{Code, Status};
 use crate::wire::topology::{Queue, Topology};
+use crate::wire::value::Table;
 
 /// A stream of which nothing was sent for this long gets a probe.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
@@ -37,7 +38,7 @@ const MAX_MESSAGE: usize = 64 * 1024;
 
 /// The current stream queue of a connection.
 #[derive(Debug, Default)]
-pub(in crate::server) struct StreamQueues {
+pub(crate) struct StreamQueues {
     current: tokio::sync::Mutex<Option<Arc<StreamQueue>>>,
 }
 
@@ -46,15 +47,15 @@ impl StreamQueues {
     ///
     /// # Errors
     /// The broker refuses, or the session was lost.
-    pub(super) async fn of(
+    pub(crate) async fn of(
         &self,
         settings: &StreamSettings,
         session: &Arc<Session>,
     ) -> Result<Arc<StreamQueue>, Error> {
         let mut current = self.current.lock().await;
-        let usable = current
-            .as_ref()
-            .filter(|queue| queue.session.generation() == session.generation() && queue.is_open());
+        let usable = current.as_ref().filter(|queue| {
+            queue.outlet.session.generation() == session.generation() && queue.is_open()
+        });
         if let Some(queue) = usable {
             return Ok(Arc::clone(queue));
         }
@@ -65,7 +66,7 @@ impl StreamQueues {
 }
 
 /// The settings of a connection that its stream queues need.
-pub(in crate::server) struct StreamSettings {
+pub(crate) struct StreamSettings {
     namespace: Namespace,
     limits: Arc<BrokerLimits>,
     counters: Arc<Counters>,
@@ -74,7 +75,7 @@ pub(in crate::server) struct StreamSettings {
 }
 
 impl StreamSettings {
-    pub(in crate::server) fn new(connection: &Connection) -> Self {
+    pub(crate) fn new(connection: &Connection) -> Self {
         Self {
             namespace: connection.namespace().clone(),
             limits: connection.shared(BrokerLimits::default),
@@ -85,30 +86,13 @@ impl StreamSettings {
     }
 }
 
-/// Streams by the reply queue and the correlation id of their requests.
-type Streams = HashMap<Vec<u8>, Arc<ServerStream>>;
-
-/// The key of a stream in [`Streams`].
-pub(super) fn stream_key(reply_to: &str, correlation_id: &[u8]) -> Vec<u8> {
-    // A queue's name has no zero byte.
-    [reply_to.as_bytes(), b"\0", correlation_id].concat()
-}
-
-/// The stream queue of one session, and the channel of the items.
-pub(super) struct StreamQueue {
-    pub(super) session: Arc<Session>,
-    /// The channel that items and ends are published on.
-    channel: Arc<Channel>,
-    /// The channel for the ends of streams whose channel was closed.
-    spare: OnceCell<Arc<Channel>>,
-    /// The queue's name on the broker.
-    pub(super) name: String,
-    /// `None` once the queue is lost.
-    streams: Mutex<Option<Streams>>,
-    burst: BurstDetector,
+/// The stream queue of one session, and the way of its streams to their clients.
+#[derive(Debug)]
+pub(crate) struct StreamQueue {
+    pub(super) outlet: Arc<StreamOutlet>,
+    pub(super) streams: Arc<StreamTable<ServerStream>>,
     limits: Arc<BrokerLimits>,
     counters: Arc<Counters>,
-    pub(super) app_id: Option<String>,
 }
 
 impl StreamQueue {
@@ -117,20 +101,15 @@ impl StreamQueue {
         let scoped = settings.namespace.scope(name.as_str());
         let topology = Topology::queue(Queue::exclusive(name));
         link::declare(session, &topology, &settings.namespace).await?;
+        let outlet = StreamOutlet::open(session, scoped.clone(), settings.app_id.clone()).await?;
         let queue = Arc::new(Self {
-            session: Arc::clone(session),
-            channel: Channel::open(session).await?,
-            spare: OnceCell::new(),
-            name: scoped.clone(),
-            streams: Mutex::new(Some(HashMap::new())),
-            burst: BurstDetector::default(),
+            outlet: Arc::new(outlet),
+            streams: Arc::new(StreamTable::new(Arc::clone(&settings.counters))),
             limits: Arc::clone(&settings.limits),
             counters: Arc::clone(&settings.counters),
-            app_id: settings.app_id.clone(),
         });
-        queue
-            .channel
-            .set_handler(Arc::new(ItemsHandler(Arc::downgrade(&queue))));
+        let handler = ItemsHandler(Arc::downgrade(&queue));
+        queue.outlet.channel.set_handler(Arc::new(handler));
         let channel = Channel::open(session).await?;
         channel.limit_bodies(MAX_MESSAGE);
         let weak = Arc::downgrade(&queue);
@@ -145,72 +124,20 @@ impl StreamQueue {
         Ok(queue)
     }
 
-    fn streams(&self) -> MutexGuard<'_, Option<Streams>> {
-        lock(&self.streams)
+    /// Registers a stream. `None` if there is one of the same reply queue and correlation id, or if the queue was lost.
+    pub(crate) fn register(&self, request: StreamRequest) -> Option<Arc<ServerStream>> {
+        ServerStream::register(&self.outlet, &self.streams, request)
     }
 
     fn is_open(&self) -> bool {
-        self.channel.is_open() && self.streams().is_some()
-    }
-
-    /// Adds a stream. `false` if there is one of this key, or if the queue is lost.
-    pub(super) fn insert(&self, key: &[u8], stream: &Arc<ServerStream>) -> bool {
-        let mut streams = self.streams();
-        let Some(streams) = streams.as_mut().filter(|all| !all.contains_key(key)) else {
-            return false;
-        };
-        streams.insert(key.to_owned(), Arc::clone(stream));
-        self.counters.open_streams.add();
-        true
-    }
-
-    pub(super) fn remove(&self, key: &[u8]) {
-        let mut streams = self.streams();
-        let removed = streams.as_mut().and_then(|streams| streams.remove(key));
-        if removed.is_some() {
-            self.counters.open_streams.remove();
-        }
-    }
-
-    fn get(&self, key: &[u8]) -> Option<Arc<ServerStream>> {
-        self.streams().as_ref()?.get(key).cloned()
-    }
-
-    fn all(&self) -> Vec<Arc<ServerStream>> {
-        let streams = self.streams();
-        streams
-            .iter()
-            .flat_map(HashMap::values)
-            .map(Arc::clone)
-            .collect()
+        self.outlet.channel.is_open() && !self.streams.is_lost()
     }
 
     /// Ends all streams. None can be added after this.
     fn close_all(&self, reason: &CloseReason) {
-        let streams = self.streams().take();
-        for stream in streams.into_iter().flat_map(HashMap::into_values) {
-            self.counters.open_streams.remove();
+        for stream in self.streams.take() {
             stream.close(reason.clone());
         }
-    }
-
-    /// Appends a message to the write buffer; [`flush`](Self::flush) writes it.
-    ///
-    /// # Errors
-    /// The channel is closed.
-    pub(super) fn append(&self, message: &Outgoing) -> Result<(), Error> {
-        self.channel.publish(message, Flush::Deferred).map(drop)
-    }
-
-    pub(super) fn flush(&self) {
-        self.channel.flush(self.burst.next());
-    }
-
-    /// Publishes the end of a stream whose channel was closed.
-    pub(super) async fn publish_on_spare(&self, message: &Outgoing) -> Result<(), Error> {
-        let open = || Channel::open(&self.session);
-        let channel = self.spare.get_or_try_init(open).await?;
-        channel.publish(message, Flush::Inline).map(drop)
     }
 
     /// Handles a message of a client. Runs on the I/O task.
@@ -223,7 +150,7 @@ impl StreamQueue {
                 .iter()
                 .flat_map(|head| ids.iter().map(move |id| (head, id)))
             {
-                if let Some(stream) = self.get(&stream_key(&head.reply_to, id)) {
+                if let Some(stream) = self.streams.get(&stream_key(&head.reply_to, id)) {
                     stream.close(CloseReason::Cancelled);
                 }
             }
@@ -235,6 +162,7 @@ impl StreamQueue {
         };
         let key = stream_key(&head.reply_to, &head.correlation_id);
         let stream = self
+            .streams
             .get(&key)
             .filter(|stream| stream.is_run(&head.position.run));
         match (head.kind, stream) {
@@ -256,17 +184,17 @@ impl StreamQueue {
             form: ReplyForm::Single,
             correlation_id: Some(head.correlation_id),
             content_type: None,
-            server: self.app_id.clone(),
-            headers: crate::wire::value::Table::new(),
+            server: self.outlet.app_id.clone(),
+            headers: Table::new(),
         };
         let message = Outgoing {
             exchange: String::new(),
             routing_key: head.reply_to,
             mandatory: false,
             properties: reply.into_properties(),
-            body: bytes::Bytes::new(),
+            body: Bytes::new(),
         };
-        if let Err(error) = self.channel.publish(&message, Flush::IoTask) {
+        if let Err(error) = self.outlet.channel.publish(&message, Flush::IoTask) {
             tracing::debug!(%error, "a client was not told that its stream is not open");
         }
     }
@@ -276,10 +204,10 @@ impl StreamQueue {
         let Some(refusal) = ReplyRefusal::of(reason) else {
             return self.close_all(&CloseReason::Lost);
         };
-        tracing::error!(queue = self.name, error = %reason, "the broker closed the channel of streams");
+        tracing::error!(queue = self.outlet.queue, error = %reason, "the broker closed the channel of streams");
         match refusal {
             ReplyRefusal::TooLarge { limit } => self.limits.set_max_body(limit),
-            ReplyRefusal::NotPermitted => self.limits.write_refused(tokio::time::Instant::now()),
+            ReplyRefusal::NotPermitted => self.limits.write_refused(Instant::now()),
             ReplyRefusal::Unrelated | ReplyRefusal::Unknown => {}
         }
         self.close_all(&CloseReason::ChannelClosed(reason.to_string()));
@@ -297,7 +225,7 @@ impl ChannelHandler for ItemsHandler {
         match event {
             ChannelEvent::Returned(message) => {
                 let id = message.properties.correlation_id.unwrap_or_default();
-                match queue.get(&stream_key(&message.routing_key, &id)) {
+                match queue.streams.get(&stream_key(&message.routing_key, &id)) {
                     Some(stream) => stream.close(CloseReason::ClientGone),
                     // The end of a stream.
                     None => queue.counters.returned_replies.add(),
@@ -311,15 +239,15 @@ impl ChannelHandler for ItemsHandler {
 
 /// Keeps the consumer of a stream queue, and sends probes, until the queue is lost.
 async fn keep(queue: Weak<StreamQueue>, mut consumer: Consumer) {
-    let mut probes = tokio::time::interval(PROBE_INTERVAL);
-    probes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut probes = interval(PROBE_INTERVAL);
+    probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let ended = tokio::select! {
             // Deliveries go to the callback instead.
             next = consumer.next() => next.err(),
             _ = probes.tick() => {
                 let Some(queue) = queue.upgrade() else { return };
-                for stream in queue.all() {
+                for stream in queue.streams.all() {
                     stream.probe();
                 }
                 None
@@ -339,13 +267,5 @@ async fn keep(queue: Weak<StreamQueue>, mut consumer: Consumer) {
             queue.close_all(&reason);
         }
         return;
-    }
-}
-
-impl std::fmt::Debug for StreamQueue {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StreamQueue")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
     }
 }

@@ -6,7 +6,8 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-use super::queue::{StreamQueue, stream_key};
+use super::outlet::{StreamOutlet, StreamTable, stream_key};
+
 use crate::policy::stream::SendCredit;
 use crate::random;
 use crate::service::Reply;
@@ -31,8 +32,9 @@ pub(super) enum CloseReason {
 }
 
 /// A stream that is open, or about to be.
-pub(super) struct ServerStream {
-    queue: Arc<StreamQueue>,
+pub(crate) struct ServerStream {
+    outlet: Arc<StreamOutlet>,
+    table: Arc<StreamTable<Self>>,
     key: Vec<u8>,
     reply_to: String,
     correlation_id: Vec<u8>,
@@ -41,10 +43,10 @@ pub(super) struct ServerStream {
     /// This execution.
     run: String,
     max_item: usize,
-    state: Mutex<SenderState>,
+    state: Mutex<ServerStreamState>,
 }
 
-struct SenderState {
+struct ServerStreamState {
     credit: SendCredit,
     /// Whether the client knows of the stream, by its opening or by an item.
     is_open: bool,
@@ -58,18 +60,22 @@ struct SenderState {
 }
 
 /// The request of a stream, as its messages need it.
-pub(super) struct StreamRequest {
-    pub(super) reply_to: String,
-    pub(super) correlation_id: Vec<u8>,
-    pub(super) content_type: Option<String>,
-    pub(super) credit: u64,
-    pub(super) max_item: usize,
+pub(crate) struct StreamRequest {
+    pub(crate) reply_to: String,
+    pub(crate) correlation_id: Vec<u8>,
+    pub(crate) content_type: Option<String>,
+    pub(crate) credit: u64,
+    pub(crate) max_item: usize,
 }
 
 impl ServerStream {
     /// Registers a stream with its queue. `None` if there is one of the same reply queue and correlation id, or if
     /// the queue was lost.
-    pub(super) fn register(queue: &Arc<StreamQueue>, request: StreamRequest) -> Option<Arc<Self>> {
+    pub(super) fn register(
+        outlet: &Arc<StreamOutlet>,
+        table: &Arc<StreamTable<Self>>,
+        request: StreamRequest,
+    ) -> Option<Arc<Self>> {
         let StreamRequest {
             reply_to,
             correlation_id,
@@ -79,14 +85,15 @@ impl ServerStream {
         } = request;
         let key = stream_key(&reply_to, &correlation_id);
         let stream = Arc::new(Self {
-            queue: Arc::clone(queue),
+            outlet: Arc::clone(outlet),
+            table: Arc::clone(table),
             key,
             reply_to,
             correlation_id,
             content_type,
             run: random::identity(),
             max_item,
-            state: Mutex::new(SenderState {
+            state: Mutex::new(ServerStreamState {
                 credit: SendCredit::new(credit),
                 is_open: false,
                 is_ended: false,
@@ -96,7 +103,7 @@ impl ServerStream {
                 watcher: None,
             }),
         });
-        queue.insert(&stream.key, &stream).then_some(stream)
+        table.insert(&stream.key, &stream).then_some(stream)
     }
 
     pub(super) fn is_run(&self, run: &str) -> bool {
@@ -153,14 +160,14 @@ impl ServerStream {
         state.is_active = false;
         drop(state);
         if sent.is_ok() {
-            self.queue.flush();
+            self.outlet.flush();
         }
     }
 
     /// Appends a message, under the lock of the state so that numbers have the order of the messages.
     fn append(
         &self,
-        state: &mut SenderState,
+        state: &mut ServerStreamState,
         kind: StreamMessage,
         body: Bytes,
         items: u64,
@@ -171,11 +178,11 @@ impl ServerStream {
         let head = StreamHead {
             kind,
             correlation_id: self.correlation_id.clone(),
-            reply_to: self.queue.name.clone(),
+            reply_to: self.outlet.queue.clone(),
             position: self.position(state),
         };
         let message = self.message(head.into_properties(), body);
-        if let Err(error) = self.queue.append(&message) {
+        if let Err(error) = self.outlet.append(&message) {
             // The handler of the channel tells the reason.
             tracing::debug!(%error, "a message of a stream was not sent");
             return Err(SinkClosed);
@@ -186,7 +193,7 @@ impl ServerStream {
         Ok(())
     }
 
-    fn position(&self, state: &SenderState) -> StreamPosition {
+    fn position(&self, state: &ServerStreamState) -> StreamPosition {
         StreamPosition {
             run: self.run.clone(),
             number: state.credit.sent(),
@@ -204,7 +211,7 @@ impl ServerStream {
     }
 
     /// The message of the end. `None` if the stream was ended before.
-    fn end_message(&self, state: &mut SenderState, reply: Reply) -> Option<Outgoing> {
+    fn end_message(&self, state: &mut ServerStreamState, reply: Reply) -> Option<Outgoing> {
         if std::mem::replace(&mut state.is_ended, true) {
             return None;
         }
@@ -214,7 +221,7 @@ impl ServerStream {
             form: ReplyForm::Single,
             correlation_id: Some(self.correlation_id.clone()),
             content_type: self.content_type.clone(),
-            server: self.queue.app_id.clone(),
+            server: self.outlet.app_id.clone(),
             headers,
         };
         let mut properties = head.into_properties();
@@ -226,12 +233,12 @@ impl ServerStream {
     pub(super) fn finish(&self, reply: Reply) {
         let mut state = lock(&self.state);
         let message = self.end_message(&mut state, reply);
-        let appended = message.map(|message| self.queue.append(&message));
+        let appended = message.map(|message| self.outlet.append(&message));
         drop(state);
-        self.queue.remove(&self.key);
+        self.table.remove(&self.key);
         match appended {
             None => {}
-            Some(Ok(())) => self.queue.flush(),
+            Some(Ok(())) => self.outlet.flush(),
             Some(Err(error)) => tracing::debug!(%error, "the end of a stream was not sent"),
         }
     }
@@ -239,15 +246,15 @@ impl ServerStream {
     /// Ends the stream without telling the client, which has given it up or is gone.
     pub(super) fn forget(&self) {
         lock(&self.state).is_ended = true;
-        self.queue.remove(&self.key);
+        self.table.remove(&self.key);
     }
 
     /// Sends the end of a stream whose channel the broker has closed.
     pub(super) async fn finish_on_spare(&self, reply: Reply) {
         let message = self.end_message(&mut lock(&self.state), reply);
-        self.queue.remove(&self.key);
+        self.table.remove(&self.key);
         if let Some(message) = message
-            && let Err(error) = self.queue.publish_on_spare(&message).await
+            && let Err(error) = self.outlet.publish_on_spare(&message).await
         {
             tracing::debug!(%error, "the end of a stream was not sent");
         }
@@ -286,7 +293,7 @@ impl ItemSink for ServerStream {
         }
         self.append(&mut state, StreamMessage::Open, Bytes::new(), 0)?;
         drop(state);
-        self.queue.flush();
+        self.outlet.flush();
         Ok(())
     }
 
@@ -298,11 +305,19 @@ impl ItemSink for ServerStream {
         let mut state = lock(&self.state);
         self.append(&mut state, kind, body, items.len() as u64)?;
         drop(state);
-        self.queue.flush();
+        self.outlet.flush();
         Ok(())
     }
 
     fn max_item(&self) -> usize {
         self.max_item
+    }
+}
+
+impl std::fmt::Debug for ServerStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerStream")
+            .field("run", &self.run)
+            .finish_non_exhaustive()
     }
 }

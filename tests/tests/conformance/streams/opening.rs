@@ -1,4 +1,4 @@
-//! How a stream is opened, or refused.
+//! Streams that are opened, and those that are refused.
 
 use super::{Fixture, LONG, SHORT, Subject, TickerClient, code, read, serve};
 use lepus::{Code, Server};
