@@ -21,9 +21,9 @@ use crate::wire::batch::{encode_cancelled, encode_credit};
 use crate::wire::envelope::{CancelHead, ReplyForm, StreamHead, StreamMessage, StreamPosition};
 use crate::wire::message::{Incoming, Outgoing, Properties};
 
-/// A side of a stream that has sent nothing for this long sends something mandatory, so that the broker tells if the
-/// other side is gone.
-const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// A stream of which nothing was sent between two of these times gets a probe, which is at most 10 s after its last
+/// message.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// A cancellation that is not delivered within this time is of no use: the queue is that of a server that hangs.
 const CANCEL_EXPIRATION: Duration = Duration::from_secs(600);
 

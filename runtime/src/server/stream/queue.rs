@@ -31,8 +31,9 @@ use crate::wire::status::{Code, Status};
 use crate::wire::topology::{Queue, Topology};
 use crate::wire::value::Table;
 
-/// A stream of which nothing was sent for this long gets a probe.
-const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// A stream of which nothing was sent between two of these times gets a probe, which is at most 10 s after its last
+/// message.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// The largest message of a client about a stream, in bytes: a cancellation with many ids.
 const MAX_MESSAGE: usize = 64 * 1024;
 

@@ -146,7 +146,11 @@ async fn an_opening_that_is_dropped_is_cancelled(env: Env) {
 async fn the_description_tells_which_methods_stream(env: Env) {
     let fixture = Fixture::start(&env).await;
     let discovery = lepus::Discovery::new(&fixture.calling);
-    let info = discovery.info("ticker").expect(1).await.unwrap().remove(0);
+    // Its control queue is declared after its start.
+    let info = eventually("the server answers", || async {
+        discovery.info("ticker").expect(1).await.unwrap().pop()
+    })
+    .await;
     let stream = |name: &str| {
         let endpoint = info.endpoints.iter().find(|endpoint| endpoint.name == name);
         endpoint.unwrap().data.stream.clone()
