@@ -23,6 +23,8 @@ pub mod book {
     pub struct Start;
     #[doc = include_str!("../../book/src/rpc.md")]
     pub struct Rpc;
+    #[doc = include_str!("../../book/src/streams.md")]
+    pub struct Streams;
     #[doc = include_str!("../../book/src/jobs.md")]
     pub struct Jobs;
     #[doc = include_str!("../../book/src/events.md")]

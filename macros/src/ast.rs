@@ -7,7 +7,7 @@ use crate::names::{Kind, kebab_case, wire_name};
 use proc_macro2::{Ident, TokenStream, TokenTree};
 use syn::{
     Attribute, Expr, ExprLit, FnArg, GenericArgument, ItemTrait, Lit, Meta, Pat, PatType,
-    PathArguments, ReturnType, TraitItem, TraitItemFn, Type,
+    PathArguments, ReturnType, TraitItem, TraitItemFn, Type, TypeImplTrait, TypeParamBound,
 };
 
 /// An annotated trait.
@@ -50,6 +50,33 @@ pub(crate) enum Returns<'a> {
     },
     /// A type whose name ends in `Result`, and which may therefore be an alias of one.
     MaybeResult(&'a Type),
+    /// `impl Stream<Item = …>`, with the type of its items.
+    Stream {
+        whole: &'a Type,
+        item: Item<'a>,
+    },
+}
+
+/// The type of a stream's items.
+#[derive(Debug)]
+pub(crate) enum Item<'a> {
+    Value(&'a Type),
+    Result {
+        whole: &'a Type,
+        ok: &'a Type,
+        err: &'a Type,
+    },
+    /// As [`Returns::MaybeResult`].
+    MaybeResult(&'a Type),
+}
+
+impl<'a> Item<'a> {
+    /// The type as it is written.
+    pub(crate) fn ty(&self) -> &'a Type {
+        match self {
+            Self::Value(ty) | Self::MaybeResult(ty) | Self::Result { whole: ty, .. } => ty,
+        }
+    }
 }
 
 impl<'a> Contract<'a> {
@@ -130,6 +157,14 @@ impl<'a> Method<'a> {
         self.options.bare.and_then(|_| self.arguments.first())
     }
 
+    /// The type of the items, if it returns a stream.
+    pub(crate) fn stream_item(&self) -> Option<&Item<'a>> {
+        match &self.returns {
+            Returns::Stream { item, .. } => Some(item),
+            _ => None,
+        }
+    }
+
     pub(crate) fn cfgs(&self) -> impl Iterator<Item = &'a Attribute> {
         cfgs(&self.original.attrs)
     }
@@ -186,12 +221,33 @@ impl<'a> Returns<'a> {
             return Self::Nothing;
         };
         let whole = &**whole;
-        let path = match without_groups(whole) {
+        let plain = match without_groups(whole) {
             Type::Tuple(tuple) if tuple.elems.is_empty() => return Self::Nothing,
-            Type::Path(path) => &path.path,
-            _ => return Self::Value(whole),
+            Type::ImplTrait(opaque) => {
+                return match item_of(opaque) {
+                    Some(item) => {
+                        let item = Item::parse(item);
+                        Self::Stream { whole, item }
+                    }
+                    None => Self::Value(whole),
+                };
+            }
+            _ => whole,
         };
-        let Some(last) = path.segments.last() else {
+        match Item::parse(plain) {
+            Item::Value(whole) => Self::Value(whole),
+            Item::MaybeResult(whole) => Self::MaybeResult(whole),
+            Item::Result { whole, ok, err } => Self::Result { whole, ok, err },
+        }
+    }
+}
+
+impl<'a> Item<'a> {
+    fn parse(whole: &'a Type) -> Self {
+        let Type::Path(path) = without_groups(whole) else {
+            return Self::Value(whole);
+        };
+        let Some(last) = path.path.segments.last() else {
             return Self::Value(whole);
         };
         if !last.ident.to_string().ends_with("Result") {
@@ -202,6 +258,26 @@ impl<'a> Returns<'a> {
             _ => Self::MaybeResult(whole),
         }
     }
+}
+
+/// The `T` of `impl Stream<Item = T>`, whatever other bounds it has.
+pub(crate) fn item_of(opaque: &TypeImplTrait) -> Option<&Type> {
+    opaque.bounds.iter().find_map(|bound| {
+        let TypeParamBound::Trait(bound) = bound else {
+            return None;
+        };
+        let last = bound.path.segments.last()?;
+        let PathArguments::AngleBracketed(arguments) = &last.arguments else {
+            return None;
+        };
+        if last.ident != "Stream" {
+            return None;
+        }
+        arguments.args.iter().find_map(|argument| match argument {
+            GenericArgument::AssocType(item) if item.ident == "Item" => Some(&item.ty),
+            _ => None,
+        })
+    })
 }
 
 fn type_arguments(arguments: &PathArguments) -> Vec<&Type> {

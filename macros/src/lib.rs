@@ -105,6 +105,11 @@ use proc_macro::TokenStream;
 ///
 /// # Methods
 ///
+/// A method may also return a stream, without `async`: `fn ticks(&self) -> impl Stream<Item = T>`, or
+/// `Item = Result<T, E>`. The stream may borrow `&self`, and `Send` is added to it. The client's method returns a
+/// `StreamCall<T, E>`, which opens a `Streaming<T, E>`. Such a method is not `oneway`, `idempotent` or `at_most_once`,
+/// and its trait not `dyn`.
+///
 /// A method is `async`, takes `&self` and any arguments that serde can encode, and returns such a
 /// value, nothing, or a `Result<T, E>`: `E` is sent as well, and the
 /// caller receives it as the method's own error. With `Result<T, lepus::Status>`, the method chooses the

@@ -3,7 +3,7 @@
 pub use async_trait::async_trait;
 pub use serde;
 
-pub use crate::client::{Call, Client, ClientBuilder};
+pub use crate::client::{Call, Client, ClientBuilder, StreamCall};
 pub use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use crate::error::Error;
 pub use crate::link::Connection;
@@ -13,6 +13,7 @@ pub use crate::queue::{DeadLetters, Push, TaskProducer, WorkQueue};
 use crate::returns::{MethodError, Received};
 pub use crate::returns::{OwnError, PlainReturn, ReturnType};
 pub use crate::service::{BoxFuture, Reply, Request, Service, ServiceOptions, Tasks};
+pub use crate::streamed::{as_octets, ok_as_octets, send_items};
 pub use crate::wire::codec::Codec;
 pub use crate::wire::codec::octets::{self, AsOctets};
 pub use crate::wire::topology::QueueOptions;
@@ -20,6 +21,10 @@ pub use crate::wire::topology::QueueOptions;
 /// The call of a method whose return type may be an alias of a `Result`.
 pub type CallOf<R, const IS_RESULT: bool> =
     Call<<R as Received<IS_RESULT>>::Value, <R as Received<IS_RESULT>>::Error>;
+
+/// The call of a method that returns a stream, whose items may be of a type that is an alias of a `Result`.
+pub type StreamCallOf<R, const IS_RESULT: bool> =
+    StreamCall<<R as Received<IS_RESULT>>::Value, <R as Received<IS_RESULT>>::Error>;
 
 /// A returned value of which it is known whether it is a `Result`.
 pub trait IntoReply<const IS_RESULT: bool> {

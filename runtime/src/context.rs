@@ -13,6 +13,7 @@ use tracing::field::DebugValue;
 
 use crate::cancel_table::CancelKey;
 use crate::clock;
+use crate::drain::DrainSignal;
 use crate::escape::{Escaped, escaped};
 use crate::extensions::Extensions;
 use crate::handler_guard::{HandlerFuture, defer_panic};
@@ -459,6 +460,21 @@ impl Context {
     pub fn time_left(&self) -> Option<Duration> {
         self.deadline()
             .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// Completes when the server shuts down, in the handler of a method that returns a stream; never in others.
+    ///
+    /// A stream that has asked for this has the server's [grace period](crate::Server::grace) to end by itself, for
+    /// instance with a last item that tells where to go on. At its end, or at once if it has not asked, the server
+    /// ends the stream, and the reader gets the status `unavailable`.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost if the future is dropped.
+    pub async fn draining(&self) {
+        match self.get::<DrainSignal>() {
+            Some(signal) => signal.draining().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Whether the caller has given the call up: it dropped it before its reply. The handler of a method with

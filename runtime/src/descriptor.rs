@@ -172,6 +172,7 @@ pub struct MethodDescriptor {
     default: bool,
     bare: bool,
     strict: bool,
+    stream: bool,
 }
 
 impl MethodDescriptor {
@@ -194,6 +195,7 @@ impl MethodDescriptor {
             default: false,
             bare: false,
             strict: false,
+            stream: false,
         }
     }
 
@@ -295,6 +297,14 @@ impl MethodDescriptor {
         self
     }
 
+    /// Marks a method that returns a stream of items.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn stream(mut self) -> Self {
+        self.stream = true;
+        self
+    }
+
     /// The method's number in the trait, by which generated code dispatches.
     #[must_use]
     pub const fn id(&self) -> usize {
@@ -371,5 +381,11 @@ impl MethodDescriptor {
     #[must_use]
     pub const fn is_strict(&self) -> bool {
         self.strict
+    }
+
+    /// Whether the method returns a stream of items.
+    #[must_use]
+    pub const fn is_stream(&self) -> bool {
+        self.stream
     }
 }

@@ -164,6 +164,7 @@ mod context;
 pub mod control;
 mod deadline;
 mod descriptor;
+mod drain;
 mod error;
 mod escape;
 mod extensions;
@@ -183,6 +184,8 @@ mod service;
 mod shutdown;
 mod span;
 mod stats;
+mod stream;
+mod streamed;
 mod sync;
 mod wire;
 mod worker;
@@ -229,7 +232,7 @@ pub use events::{Direct, Event, Fanout, Headers, Topic};
 #[doc(no_inline)]
 pub use jobs::{Job, RetryPolicy, WorkQueue, reject, retry, retry_after};
 #[doc(no_inline)]
-pub use rpc::{Call, CallError, Code, Server, Status};
+pub use rpc::{Call, CallError, Code, Server, Status, Streaming};
 pub use shutdown::{second_signal, shutdown_signal};
 pub use wire::codec::Codec;
 pub use worker::{Running, Until};

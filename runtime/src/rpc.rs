@@ -5,8 +5,8 @@
 //! without the macro, and a [`DynamicClient`] calls services whose contract it does not have.
 
 pub use crate::client::{
-    Call, Client, ClientBuilder, DEFAULT_TIMEOUT, DynamicCall, DynamicClient, DynamicReply,
-    PendingReply,
+    Call, Client, ClientBuilder, DEFAULT_TIMEOUT, DEFAULT_WINDOW, DynamicCall, DynamicClient,
+    DynamicReply, PendingReply, StreamCall, Streaming,
 };
 pub use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use crate::error::{CallError, Never};
@@ -14,3 +14,4 @@ pub use crate::returns::MethodError;
 pub use crate::server::Server;
 pub use crate::service::{BoxFuture, Reply, ReplyOutcome, Request, Service, ServiceOptions};
 pub use crate::wire::status::{Code, Status, UnknownCode};
+pub use futures_core::Stream;

@@ -16,6 +16,7 @@ use crate::handler_guard::HandlerEnd;
 use crate::policy::verdict::Verdict;
 use crate::returns::{EncodedError, MethodError};
 use crate::stats::HandlerOutcome;
+use crate::stream::{Attached, ItemSink};
 use crate::wire::codec::{self, Codec, CodecError};
 use crate::wire::envelope::{self, ReplyStatus};
 use crate::wire::status::{Code, Status};
@@ -164,6 +165,8 @@ pub struct Request {
     body: Bytes,
     /// Set within layers alone.
     context: Option<Context>,
+    /// The way of the items, if the caller asks for a stream.
+    items: Option<Arc<dyn ItemSink>>,
     /// Set within the layers of a client.
     call: Option<Arc<dyn LayeredRequest>>,
 }
@@ -182,6 +185,7 @@ impl Request {
             codec,
             body,
             context: None,
+            items: None,
             call: None,
         }
     }
@@ -208,6 +212,17 @@ impl Request {
     /// Whether a layer has replaced its context.
     pub(crate) fn is_changed(&self) -> bool {
         self.context.is_some()
+    }
+
+    /// A request that asks for a stream, whose items go this way.
+    pub(crate) fn with_items(mut self, items: Option<Arc<dyn ItemSink>>) -> Self {
+        self.items = items;
+        self
+    }
+
+    /// Takes the way of the items, if the caller asks for a stream.
+    pub(crate) fn take_items(&mut self) -> Option<Arc<dyn ItemSink>> {
+        self.items.take()
     }
 
     pub(crate) fn codec(&self) -> Codec {
@@ -339,7 +354,7 @@ impl Request {
     }
 
     /// The reply, or the status for one that cannot be encoded.
-    fn reply(&self, encoded: Result<Reply, CodecError>) -> Reply {
+    pub(crate) fn reply(&self, encoded: Result<Reply, CodecError>) -> Reply {
         encoded.unwrap_or_else(|error| {
             let method = self.method.name();
             let text = format!("the reply of `{method}` cannot be encoded: {error}");
@@ -390,6 +405,8 @@ struct ReplyExtra {
     failure: Option<ReplyFailure>,
     /// The codec of the body, if it may differ from the request's.
     codec: Option<Codec>,
+    /// In a client: the stream that was opened.
+    opened: Option<Attached>,
 }
 
 /// The end of a request that is not an answer of its handler.
@@ -440,6 +457,18 @@ impl Reply {
     pub(crate) fn with_codec(mut self, codec: Codec) -> Self {
         self.extra.get_or_insert_default().codec = Some(codec);
         self
+    }
+
+    /// The reply of a stream that was opened, which it carries.
+    pub(crate) fn opened(stream: Attached) -> Self {
+        let mut reply = Self::new(ReplyStatus::Success, Bytes::new());
+        reply.extra.get_or_insert_default().opened = Some(stream);
+        reply
+    }
+
+    /// The stream that was opened, if one was.
+    pub(crate) fn opened_stream(&self) -> Option<&Attached> {
+        self.extra.as_ref()?.opened.as_ref()
     }
 
     /// The status, the body and the headers.

@@ -15,6 +15,7 @@ const FLOORS: &[&[&str]] = &[
     &[
         "escape",
         "extensions",
+        "drain",
         "sync",
         "cancel_table",
         "wire/name",
@@ -48,11 +49,12 @@ const FLOORS: &[&[&str]] = &[
         "policy/settle",
         "policy/acks",
         "policy/refusal",
+        "policy/stream",
         "wire/mod",
         "policy/mod",
     ],
     &["link", "returns", "cancellation"],
-    &["service", "arguments", "middleware"],
+    &["stream", "service", "streamed", "arguments", "middleware"],
     &["shutdown", "publish", "worker", "control"],
     &["client", "server", "queue", "pubsub"],
     &["amqp", "rpc", "jobs", "events", "__rt", "__bench", "lib"],
@@ -79,6 +81,7 @@ const MEMBERS: &[&str] = &[
 /// Dependencies that no source file of their crate names: the crate's folder, the dependency, and the
 /// reason to have it.
 const UNNAMED: &[(&str, &str, &str)] = &[
+    ("examples", "futures-util", "snippets of the book"),
     ("examples", "lepus-otel", "snippets of the book"),
     ("examples", "opentelemetry", "snippets of the book"),
     ("examples", "opentelemetry-stdout", "snippets of the book"),

@@ -10,6 +10,8 @@ pub(super) fn check(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>) {
     own_attribute(ctxt, contract, method);
     conditional_attribute(ctxt, contract, method);
     is_async(ctxt, method);
+    stream_can_be_sent(ctxt, contract, method);
+    stream_is_opened_once(ctxt, method);
     no_qualifiers(ctxt, method);
     not_generic(ctxt, method);
     shared_self(ctxt, method);
@@ -56,11 +58,54 @@ fn conditional_attribute(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'
 // A call waits for the network.
 fn is_async(ctxt: &Ctxt, method: &Method<'_>) {
     let signature = &method.original.sig;
-    if signature.asyncness.is_none() {
+    if method.stream_item().is_some() {
+        if let Some(token) = signature.asyncness {
+            ctxt.error_on(token, "a stream is returned at once: remove `async`");
+        }
+    } else if signature.asyncness.is_none() {
         let name = &signature.ident;
         ctxt.error_on(
             signature.fn_token,
             format!("a call is async: write `async fn {name}`"),
+        );
+    }
+}
+
+// Only a service's method has a caller that reads items, and a trait object cannot have a method of an opaque type.
+fn stream_can_be_sent(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>) {
+    let Returns::Stream { whole, item } = &method.returns else {
+        return;
+    };
+    if contract.kind == Kind::Service && contract.options.is_dyn {
+        ctxt.error_on(
+            whole,
+            "a trait that is used as `dyn` cannot return a stream: remove `dyn`, or put the stream into a trait of \
+             its own",
+        );
+    }
+    if let Type::ImplTrait(_) = without_groups(item.ty()) {
+        ctxt.error_on(
+            item.ty(),
+            "an item of a stream is one value, and cannot be a stream itself: write its concrete type",
+        );
+    }
+}
+
+// A stream is acknowledged when it begins, and items that were sent cannot be taken back.
+fn stream_is_opened_once(ctxt: &Ctxt, method: &Method<'_>) {
+    if method.stream_item().is_none() {
+        return;
+    }
+    if let Some(idempotent) = method.options.idempotent {
+        ctxt.error_at(
+            idempotent,
+            "a stream is never opened a second time by itself: remove `idempotent`",
+        );
+    }
+    if let Some(at_most_once) = method.options.at_most_once {
+        ctxt.error_at(
+            at_most_once,
+            "a stream runs at most once in any case: remove `at_most_once`",
         );
     }
 }
@@ -153,7 +198,7 @@ fn task_result(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>) {
     let whole = match &method.returns {
         // An alias of `Result<(), E>` is one; rustc refuses another type.
         Returns::Nothing | Returns::MaybeResult(_) => return,
-        Returns::Value(whole) => whole,
+        Returns::Value(whole) | Returns::Stream { whole, .. } => whole,
         Returns::Result { whole, ok, .. } => match without_groups(ok) {
             Type::Tuple(unit) if unit.elems.is_empty() => return,
             _ => whole,
@@ -172,7 +217,10 @@ fn oneway_returns_nothing(ctxt: &Ctxt, method: &Method<'_>) {
     }
     match &method.returns {
         Returns::Nothing => {}
-        Returns::Value(ty) | Returns::Result { whole: ty, .. } | Returns::MaybeResult(ty) => {
+        Returns::Value(ty)
+        | Returns::Result { whole: ty, .. }
+        | Returns::MaybeResult(ty)
+        | Returns::Stream { whole: ty, .. } => {
             ctxt.error_on(
                 ty,
                 "a oneway method returns nothing: remove the type or `oneway`",

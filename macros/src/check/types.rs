@@ -16,9 +16,16 @@ pub(super) fn check(ctxt: &Ctxt, method: &Method<'_>) {
             SentTypes { ctxt }.visit_type(&input.ty);
         }
     }
-    if let ReturnType::Type(_, output) = &method.original.sig.output {
-        sized(ctxt, output);
-        SentTypes { ctxt }.visit_type(output);
+    let sent = match (method.stream_item(), &method.original.sig.output) {
+        // Reported with the rules of streams.
+        (Some(item), _) if matches!(without_groups(item.ty()), Type::ImplTrait(_)) => None,
+        (Some(item), _) => Some(item.ty()),
+        (None, ReturnType::Type(_, output)) => Some(&**output),
+        (None, ReturnType::Default) => None,
+    };
+    if let Some(sent) = sent {
+        sized(ctxt, sent);
+        SentTypes { ctxt }.visit_type(sent);
     }
 }
 

@@ -1,11 +1,13 @@
 //! The trait, as written except for its futures, which are `Send`; and boxed, if it is to be used as
 //! `dyn Trait`.
 
-use crate::ast::{Contract, is_async_trait, is_conditional};
+use crate::ast::{Contract, is_async_trait, is_conditional, item_of};
 use crate::names::Kind;
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens as _, quote, quote_spanned};
-use syn::{Attribute, FnArg, ItemTrait, Pat, ReturnType, TraitItem, TraitItemFn, parse_quote};
+use syn::{
+    Attribute, FnArg, ItemTrait, Pat, ReturnType, TraitItem, TraitItemFn, Type, parse_quote,
+};
 
 /// The trait of a contract without mistakes.
 pub(super) fn definition(contract: &Contract<'_>) -> TokenStream {
@@ -51,6 +53,7 @@ fn rewrite(contract: &Contract<'_>, definition: &mut ItemTrait) {
             clean_method(method);
             if !contract.options.is_dyn {
                 rewrite_method(method);
+                bound_stream(method);
             }
         }
     }
@@ -101,6 +104,18 @@ fn rewrite_method(method: &mut TraitItemFn) {
                 #(#statements)*
             }
         };
+    }
+}
+
+/// Adds `Send` to a stream that a method returns.
+fn bound_stream(method: &mut TraitItemFn) {
+    let span = Span::call_site().located_at(method.sig.ident.span());
+    if let ReturnType::Type(_, output) = &mut method.sig.output
+        && let Type::ImplTrait(opaque) = &mut **output
+        && item_of(opaque).is_some()
+    {
+        let send = quote_spanned!(span=> ::core::marker::Send);
+        opaque.bounds.push(parse_quote!(#send));
     }
 }
 

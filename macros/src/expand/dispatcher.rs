@@ -2,7 +2,7 @@
 
 use super::arguments::{self, Direction};
 use super::{descriptor, dispatcher_ident, item_attributes, link, returns};
-use crate::ast::{Contract, Method, Returns, is_octets};
+use crate::ast::{Contract, Item, Method, Returns, is_octets};
 use crate::names::Kind;
 use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{ToTokens as _, format_ident, quote, quote_spanned};
@@ -250,6 +250,7 @@ fn arm(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
         Returns::Value(ty) | Returns::MaybeResult(ty) | Returns::Result { whole: ty, .. } => {
             ty.span()
         }
+        Returns::Stream { item, .. } => item.ty().span(),
     };
     // With the type's span, so that rustc points there if it cannot be encoded.
     let value_there = Ident::new("value", Span::mixed_site().located_at(span));
@@ -277,11 +278,29 @@ fn arm(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
             let reply = quote_spanned!(span=> reply(&#value_there, &#request));
             quote!(#krate::__rt::IntoReply::<{ #is_result }>::#reply)
         }
+        (Kind::Service, Returns::Stream { item, .. }) => {
+            let is_result = match item {
+                Item::Value(_) => quote!(false),
+                Item::Result { .. } => quote!(true),
+                Item::MaybeResult(ty) => returns::is_result(krate, ty),
+            };
+            let items = match item {
+                Item::Value(ty) if is_octets(ty) => quote!(#krate::__rt::as_octets(#value)),
+                Item::Result { ok, .. } if is_octets(ok) => {
+                    quote!(#krate::__rt::ok_as_octets(#value))
+                }
+                _ => quote!(#value_there),
+            };
+            let send = quote_spanned!(span=> send_items::<{ #is_result }, _>(#request, #items));
+            quote!(#krate::__rt::#send.await)
+        }
         (Kind::Service, Returns::Value(_) | Returns::Nothing) => {
             let as_value = quote_spanned!(span=> value(&#value_there));
             quote!(#request.#as_value)
         }
     };
+    // A stream is returned at once, and polled by what it is given to.
+    let awaited = method.stream_item().is_none().then(|| quote!(.await));
     quote! {
         #(#cfgs)*
         #id => {
@@ -289,7 +308,7 @@ fn arm(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
             let #service = ::core::clone::Clone::clone(&self.service);
             ::std::boxed::Box::pin(async move {
                 #decoded
-                let #value = <#parameter as #definition>::#ident(&*#service, #passed).await;
+                let #value = <#parameter as #definition>::#ident(&*#service, #passed)#awaited;
                 #answer
             })
         }

@@ -1,7 +1,7 @@
 //! Return types that may be aliases of `Result`: rustc is asked by constants in the generated code, because
 //! a macro sees only names.
 
-use crate::ast::{Contract, Returns, cfgs, without_groups};
+use crate::ast::{Contract, Item, Returns, cfgs, without_groups};
 use crate::check::display;
 use crate::names::Kind;
 use proc_macro2::{Span, TokenStream};
@@ -25,8 +25,13 @@ pub(super) fn assertions(contract: &Contract<'_>) -> Vec<TokenStream> {
     }
     let krate = &contract.options.krate;
     let plain = contract.methods.iter().filter_map(|method| {
-        let Returns::Value(ty) = method.returns else {
-            return None;
+        let ty = match method.returns {
+            Returns::Value(ty)
+            | Returns::Stream {
+                item: Item::Value(ty),
+                ..
+            } => ty,
+            _ => return None,
         };
         match without_groups(ty) {
             Type::Path(_) | Type::Macro(_) => Some((method, ty)),

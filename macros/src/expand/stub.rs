@@ -2,7 +2,7 @@
 
 use super::arguments::{self, Direction};
 use super::{descriptor, dispatcher_ident, item_attributes, link, returns, stub_ident};
-use crate::ast::{Contract, Method, Returns, docs};
+use crate::ast::{Contract, Item, Method, Returns, docs};
 use crate::attr::Halves;
 use crate::names::{Kind, wire_name};
 use proc_macro2::{Ident, Span, TokenStream};
@@ -178,7 +178,11 @@ fn method(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
     let (returns, send) = match contract.kind {
         Kind::Service => {
             let (call, span) = call(contract, method);
-            let send = Ident::new("call", Span::call_site().located_at(span));
+            let name = match method.stream_item() {
+                Some(_) => "stream",
+                None => "call",
+            };
+            let send = Ident::new(name, Span::call_site().located_at(span));
             (call, quote!(client.#send))
         }
         Kind::Tasks => (quote!(#krate::__rt::Push), quote!(producer.push)),
@@ -208,5 +212,18 @@ fn call(contract: &Contract<'_>, method: &Method<'_>) -> (TokenStream, Span) {
             quote!(#krate::__rt::Call<#ok, #krate::__rt::OwnError<#err>>),
             whole.span(),
         ),
+        Returns::Stream { item, .. } => {
+            let call = match item {
+                Item::Value(ty) => quote!(#krate::__rt::StreamCall<#ty>),
+                Item::MaybeResult(ty) => {
+                    let is_result = returns::is_result(krate, ty);
+                    quote!(#krate::__rt::StreamCallOf<#ty, { #is_result }>)
+                }
+                Item::Result { ok, err, .. } => {
+                    quote!(#krate::__rt::StreamCall<#ok, #krate::__rt::OwnError<#err>>)
+                }
+            };
+            (call, item.ty().span())
+        }
     }
 }

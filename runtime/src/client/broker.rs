@@ -136,7 +136,10 @@ impl BrokerBackend {
         queue: &Arc<ReplyQueue>,
         request: &Arc<CallRequest>,
     ) -> Option<Result<BrokerCall, Error>> {
-        let call = self.call(request, queue.register(CallMessage::Own)?);
+        let call = self.call(
+            request,
+            queue.register(CallMessage::Own, request.options.window)?,
+        );
         let asks_for_batches = self
             .coalescer
             .as_ref()
@@ -221,7 +224,7 @@ impl BrokerBackend {
     ) -> Result<(BrokerCall, Arc<Outgoing>), Error> {
         loop {
             let queue = self.reply_queue(request).await?;
-            if let Some(pending) = queue.register(CallMessage::Own) {
+            if let Some(pending) = queue.register(CallMessage::Own, request.options.window) {
                 let app_id = self.connection.given_name();
                 let message = request.message(app_id, Some(pending.address()), false);
                 return Ok((self.call(request, pending), Arc::new(message)));

@@ -151,6 +151,7 @@ impl<T, E> Call<T, E> {
             timeout: None,
             priority: None,
             fail_fast: None,
+            window: 0,
             headers: Table::new(),
         };
         Self {
@@ -287,7 +288,7 @@ async fn receive_layered<T: DeserializeOwned, E: DeserializeOwned>(
     result
 }
 
-fn decode<T: DeserializeOwned, E: DeserializeOwned>(
+pub(super) fn decode<T: DeserializeOwned, E: DeserializeOwned>(
     request: &CallRequest,
     reply: Reply,
 ) -> CallResult<T, E> {

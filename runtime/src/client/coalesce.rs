@@ -75,7 +75,8 @@ impl Coalescer {
     ) -> Option<PendingCall> {
         let may_share = self.is_accepted.load(Ordering::Relaxed)
             && request.method().own_queue().is_none()
-            && !request.method().is_at_most_once();
+            && !request.method().is_at_most_once()
+            && request.options.window == 0;
         if !may_share {
             return None;
         }
@@ -88,7 +89,7 @@ impl Coalescer {
         if self.was_single.load(Ordering::Relaxed) && !queue.has_calls() {
             return None;
         }
-        let call = queue.register(CallMessage::Queued)?;
+        let call = queue.register(CallMessage::Queued, 0)?;
         let queued = QueuedCall {
             queue,
             id: call.id,

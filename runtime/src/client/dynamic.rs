@@ -181,6 +181,7 @@ impl DynamicCall {
             timeout: self.timeout,
             priority: self.priority,
             fail_fast: self.fail_fast,
+            window: 0,
             headers: self.headers,
         };
         match client.inner.layers.clone() {

@@ -26,6 +26,8 @@ use crate::wire::envelope::check_headers;
 pub(super) struct LayeredCall {
     request: Arc<CallRequest>,
     reply: BoxFuture<Reply>,
+    /// Whether a stream goes on after the call, and reports its end.
+    is_passed_on: bool,
 }
 
 impl LayeredCall {
@@ -37,17 +39,28 @@ impl LayeredCall {
         layers: &DynService,
     ) -> Result<Self, Error> {
         let mut request = start(client, options)?;
-        request.is_layered = true;
+        request.is_layered = true.into();
         let request = Arc::new(request);
         let body = request.options.body.clone();
         let call = Arc::clone(&request);
         let layered = Request::of_call(request.method(), request.codec, body, call);
         let reply = layers.call(layered);
-        Ok(Self { request, reply })
+        Ok(Self {
+            request,
+            reply,
+            is_passed_on: false,
+        })
     }
 
     pub(super) fn request(&self) -> &CallRequest {
         &self.request
+    }
+
+    /// The request of a call whose stream goes on after its layers, and reports its end.
+    pub(super) fn into_request(mut self) -> Arc<CallRequest> {
+        self.is_passed_on = true;
+        self.request.is_layered.store(false, Ordering::Relaxed);
+        Arc::clone(&self.request)
     }
 
     /// Reports the end of the call.
@@ -91,7 +104,9 @@ impl LayeredCall {
 impl Drop for LayeredCall {
     /// A call that was not ended was given up by its caller.
     fn drop(&mut self) {
-        self.request.observed(HandlerOutcome::Cancelled);
+        if !self.is_passed_on {
+            self.request.observed(HandlerOutcome::Cancelled);
+        }
     }
 }
 
@@ -149,6 +164,7 @@ impl CallRequest {
             timeout: None,
             priority: options.and_then(|options| options.priority),
             fail_fast: options.and_then(|options| options.fail_fast),
+            window: options.map_or(0, |options| options.window),
             headers: context.headers().clone(),
         };
         let leaving = Self {
@@ -169,7 +185,7 @@ impl CallRequest {
                 Backend::Local(_) => None,
             },
             is_ended: AtomicBool::new(false),
-            is_layered: true,
+            is_layered: true.into(),
             has_left: AtomicBool::new(true),
             context: OnceLock::new(),
         };

@@ -14,9 +14,11 @@ mod local;
 mod presence;
 mod reply_queue;
 mod request;
+mod stream;
 mod transport;
 
 pub use builder::ClientBuilder;
 pub use call::{Call, PendingReply};
 pub use dynamic::{DynamicCall, DynamicClient, DynamicReply};
 pub use handle::{Client, DEFAULT_TIMEOUT};
+pub use stream::{DEFAULT_WINDOW, StreamCall, Streaming};

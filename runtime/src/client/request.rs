@@ -1,5 +1,6 @@
 //! Requests: a call from its options to its end, and the message (`basic.publish`) it is sent as.
 
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -52,6 +53,8 @@ pub(super) struct CallOptions {
     /// The absence of consumers from the queue after which the call fails, if it is to fail fast. From the start of
     /// the call on, with the defaults of the client and the method.
     pub(super) fail_fast: Option<Absence>,
+    /// The window of the stream that it asks for; 0 if it asks for none.
+    pub(super) window: u32,
     /// Those of the user; from the start of the call on, with those that are propagated.
     pub(super) headers: Table,
 }
@@ -77,8 +80,9 @@ pub(super) struct CallRequest {
     pub(super) observe: Option<Arc<dyn Observe>>,
     /// Whether the observer was told of the end.
     pub(super) is_ended: AtomicBool,
-    /// Whether it is sent from within layers: the end of the call is reported around them.
-    pub(super) is_layered: bool,
+    /// Whether it is sent from within layers: the end of the call is reported around them. Not if a stream goes on
+    /// after them.
+    pub(super) is_layered: AtomicBool,
     /// Whether a request of the call has left the layers, so that it may have been sent.
     pub(super) has_left: AtomicBool,
     /// The context of the request in layers, made when one asks for it.
@@ -114,7 +118,7 @@ impl CallRequest {
 
     /// Reports the end of the call, unless that is done around layers.
     pub(super) fn ended(&self, outcome: HandlerOutcome) {
-        if !self.is_layered {
+        if !self.is_layered.load(Ordering::Relaxed) {
             self.report(outcome);
         }
     }
@@ -207,6 +211,7 @@ impl CallRequest {
             trace: self.trace.clone(),
             persistent: false,
             stamp: self.stamp(),
+            credit: NonZeroU64::new(self.options.window.into()),
         };
         self.message_with(head, self.options.body.clone())
     }
@@ -226,7 +231,7 @@ impl CallRequest {
 impl Drop for CallRequest {
     /// A call that was not ended was given up by its caller.
     fn drop(&mut self) {
-        if !self.is_layered {
+        if !self.is_layered.load(Ordering::Relaxed) {
             self.observed(HandlerOutcome::Cancelled);
         }
     }

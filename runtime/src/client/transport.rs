@@ -125,7 +125,7 @@ pub(super) fn start(client: &Client, mut options: CallOptions) -> Result<CallReq
         span: span::call(client.inner.descriptor.name(), method.name()),
         observe: None,
         is_ended: AtomicBool::new(false),
-        is_layered: false,
+        is_layered: AtomicBool::new(false),
         has_left: AtomicBool::new(false),
         context: OnceLock::new(),
     };
@@ -224,6 +224,16 @@ impl InFlightCall {
             CallTransport::OneWay(request, _)
             | CallTransport::Local(request, _)
             | CallTransport::LocalOneWay(request) => request,
+        }
+    }
+
+    /// The request of a call whose stream goes on after it.
+    pub(super) fn shared_request(&self) -> Arc<CallRequest> {
+        match &self.transport {
+            CallTransport::Broker(call) => Arc::clone(&call.request),
+            CallTransport::OneWay(request, _)
+            | CallTransport::Local(request, _)
+            | CallTransport::LocalOneWay(request) => Arc::clone(request),
         }
     }
 

@@ -191,6 +191,9 @@ pub struct EndpointDetails {
     pub oneway: bool,
     /// Whether the method runs at most once.
     pub at_most_once: bool,
+    /// `server` for a method that returns a stream of items.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream: Option<String>,
 }
 
 /// Figures of a method, a task, or the handler of a queue. Times are in nanoseconds.

@@ -189,6 +189,9 @@ fn handler_of(queue: &str, subject: &str, codec: Codec, meter: Arc<Meter>) -> En
     Endpoint { info, meter }
 }
 
+/// The streams of a method that returns one.
+const SERVER_STREAM: &str = "server";
+
 fn details(method: &MethodDescriptor, codec: Codec) -> EndpointDetails {
     EndpointDetails {
         doc: method.documentation().trim().to_owned(),
@@ -202,6 +205,7 @@ fn details(method: &MethodDescriptor, codec: Codec) -> EndpointDetails {
         idempotent: method.is_idempotent(),
         oneway: method.is_oneway(),
         at_most_once: method.is_at_most_once(),
+        stream: method.is_stream().then(|| SERVER_STREAM.to_owned()),
     }
 }
 

@@ -157,7 +157,7 @@ impl Dispatcher {
                 let (method, id) = (Some(call.method), call.message_id);
                 self.refuse(status, method, id, &call.trace, arrived)
             }
-            Ok(method) if method.is_oneway() || method.is_at_most_once() => {
+            Ok(method) if method.is_oneway() || method.is_at_most_once() || method.is_stream() => {
                 let text = format!("`{}` does not share a message", method.name());
                 let status = Status::new(Code::InvalidArgument, text);
                 let (method, id) = (Some(call.method), call.message_id);
@@ -183,7 +183,9 @@ impl Dispatcher {
                 };
                 let body = request.body.slice_ref(call.arguments);
                 let metered = self.meter(Some(method)).start(arrived);
-                let execution = self.executor.prepare(method, codec, body, facts, metered);
+                let execution = self
+                    .executor
+                    .prepare(method, codec, body, facts, metered, None);
                 self.executor.execute(execution, run_on).await?
             }
         };

@@ -13,9 +13,11 @@ use super::method_meters::MethodMeters;
 use super::method_table::MethodTable;
 use super::reply::{AckMode, ReplyRoute, ReplySender};
 use super::sent_replies::ReplyOrigin;
+use super::stream::{StreamOpening, StreamQueues, StreamSettings, StreamTasks};
 use crate::cancel_table::{BatchKey, CancelKey, CancelTable};
 use crate::context::{Invocation, Times};
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
+use crate::drain::DrainState;
 use crate::error::Error;
 use crate::escape::{Escaped, escaped};
 use crate::handler_guard::guard;
@@ -30,12 +32,35 @@ use crate::wire::message::{MessageInfo, SentAt};
 use crate::wire::status::{Code, Status};
 use crate::worker::{Handler, Settlement};
 
+/// The default of [`Server::streams`](super::Server::streams).
+const DEFAULT_STREAMS: usize = 64;
+
 /// The options of a server that hold for all of its services.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ServerOptions {
     /// The prefixes of the queues that replies may be sent to; empty for all queues.
     pub(super) reply_to: Vec<String>,
     pub(super) tells_panics: bool,
+    /// The permits of streams that may be open.
+    pub(super) streams: StreamPermits,
+}
+
+/// The permits of a server for streams.
+#[derive(Clone, Debug)]
+pub(super) struct StreamPermits(pub(super) Arc<Semaphore>);
+
+impl StreamPermits {
+    pub(super) fn new(streams: usize) -> Self {
+        Self(Arc::new(Semaphore::new(
+            streams.min(Semaphore::MAX_PERMITS),
+        )))
+    }
+}
+
+impl Default for StreamPermits {
+    fn default() -> Self {
+        Self::new(DEFAULT_STREAMS)
+    }
 }
 
 /// Handles the requests of one queue.
@@ -43,8 +68,8 @@ pub(super) struct Dispatcher {
     descriptor: &'static ServiceDescriptor,
     pub(super) methods: MethodTable,
     meters: MethodMeters,
-    pub(super) executor: Executor,
-    pub(super) replies: ReplySender,
+    pub(super) executor: Arc<Executor>,
+    pub(super) replies: Arc<ReplySender>,
     max_message: usize,
     /// One permit for each handler that may run. The worker bounds the deliveries, but a batch may run
     /// several handlers.
@@ -53,9 +78,13 @@ pub(super) struct Dispatcher {
     pub(super) is_concurrent: bool,
     pub(super) counters: Arc<Counters>,
     pub(super) hooks: Hooks,
+    pub(super) stream_permits: Arc<Semaphore>,
+    pub(super) stream_queues: Arc<StreamQueues>,
+    pub(super) stream_settings: StreamSettings,
+    pub(super) streams: StreamTasks,
     /// `None` if the connection has no control queue, where callers tell that they have given a call up.
     cancels: Option<Arc<CancelTable>>,
-    tasks: Handle,
+    pub(super) tasks: Handle,
 }
 
 /// A request as it was received: the message, with the times and facts that its delivery adds. It ends when
@@ -83,9 +112,15 @@ impl ReceivedRequest {
 enum Accepted {
     /// No handler is to run: the request is answered, or gets no reply.
     Done(Settlement),
-    Batch(Box<ReceivedRequest>),
+    Other(OtherRequest),
     /// The handler of a request with one call.
     Execute(Execution, ReplyRoute),
+}
+
+/// A request that is not answered by one handler and one reply.
+enum OtherRequest {
+    Batch(Box<ReceivedRequest>),
+    Stream(Box<StreamOpening>),
 }
 
 impl Dispatcher {
@@ -100,10 +135,17 @@ impl Dispatcher {
         let ServerOptions {
             reply_to,
             tells_panics,
+            streams,
         } = options;
         Self {
-            replies: ReplySender::new(connection, &*service, queue, concurrency, reply_to),
-            executor: Executor::new(connection, service, tells_panics),
+            replies: Arc::new(ReplySender::new(
+                connection,
+                &*service,
+                queue,
+                concurrency,
+                reply_to,
+            )),
+            executor: Arc::new(Executor::new(connection, service, tells_panics)),
             descriptor,
             methods: MethodTable::new(descriptor, default_method),
             meters: MethodMeters::new(
@@ -121,6 +163,10 @@ impl Dispatcher {
                 .has_control()
                 .then(|| connection.shared(CancelTable::default)),
             tasks: connection.tasks().clone(),
+            stream_permits: streams.0,
+            stream_queues: connection.shared(StreamQueues::default),
+            stream_settings: StreamSettings::new(connection),
+            streams: StreamTasks::new(),
         }
     }
 
@@ -207,7 +253,7 @@ impl Dispatcher {
             head,
         };
         match request.head.method.as_deref() {
-            Some(CALLS_TYPE) => Accepted::Batch(Box::new(request)),
+            Some(CALLS_TYPE) => Accepted::Other(OtherRequest::Batch(Box::new(request))),
             Some(kind) if is_protocol_type(kind) => {
                 Accepted::Done(self.refuse_type(channel, tag, request))
             }
@@ -305,13 +351,34 @@ impl Dispatcher {
             attempt: 1,
             ..MessageInfo::default()
         };
-        let (service, times) = (self.service_name(), Times::new(received_at, deadline));
+        let service = self.service_name();
+        let cancel = self.cancel_key(method, &route);
+        if method.is_stream() {
+            // The deadline is that of the opening, and nothing of the stream's.
+            let times = Times::new(received_at, None);
+            return Accepted::Other(OtherRequest::Stream(Box::new(StreamOpening {
+                method,
+                codec,
+                body,
+                facts: Invocation {
+                    cancel,
+                    ..Invocation::request(service, method.name(), times, message)
+                },
+                arrived,
+                route,
+                credit: head.credit,
+                deadline,
+            })));
+        }
+        let times = Times::new(received_at, deadline);
         let facts = Invocation {
-            cancel: self.cancel_key(method, &route),
+            cancel,
             ..Invocation::request(service, method.name(), times, message)
         };
         let metered = self.meter(Some(method)).start(arrived);
-        let execution = self.executor.prepare(method, codec, body, facts, metered);
+        let execution = self
+            .executor
+            .prepare(method, codec, body, facts, metered, None);
         Accepted::Execute(execution, route)
     }
 
@@ -343,7 +410,7 @@ impl Dispatcher {
     }
 
     /// Answers a request with one call.
-    fn answer(
+    pub(super) fn answer(
         &self,
         channel: &Arc<Channel>,
         tag: u64,
@@ -372,8 +439,8 @@ impl Handler for Dispatcher {
         let tag = delivery.tag;
         let (execution, route) = match self.accept(&channel, delivery) {
             Accepted::Done(settlement) => return settlement,
-            Accepted::Batch(request) => {
-                return Box::pin(self.answer_batch(&channel, tag, *request)).await;
+            Accepted::Other(other) => {
+                return Box::pin(self.answer_other(&channel, tag, other)).await;
             }
             Accepted::Execute(execution, route) => (execution, route),
         };
@@ -405,9 +472,33 @@ impl Handler for Dispatcher {
     fn lost(&self, _: &str, _: &Arc<Channel>, reason: &Error) {
         self.replies.channel_lost(reason);
     }
+
+    fn drain(&self) {
+        self.streams.drain(DrainState::Draining);
+    }
+
+    async fn detached(&self) {
+        self.streams.finished().await;
+    }
+
+    fn end_detached(&self) {
+        self.streams.drain(DrainState::Over);
+    }
 }
 
 impl Dispatcher {
+    async fn answer_other(
+        &self,
+        channel: &Arc<Channel>,
+        tag: u64,
+        request: OtherRequest,
+    ) -> Settlement {
+        match request {
+            OtherRequest::Batch(request) => self.answer_batch(channel, tag, *request).await,
+            OtherRequest::Stream(opening) => self.open_stream(channel, tag, *opening).await,
+        }
+    }
+
     /// Runs and answers a request that is acknowledged already, in a task of its own. The request does not
     /// come again, so it goes on if only its channel is closed.
     async fn answer_acked(

@@ -15,6 +15,7 @@ use crate::meter::Metered;
 use crate::observe::Hooks;
 use crate::service::{Reply, Request, Service};
 use crate::stats::{Counters, HandlerOutcome};
+use crate::stream::ItemSink;
 use crate::wire::codec::Codec;
 use crate::wire::status::Code;
 use crate::wire::value::Table;
@@ -61,7 +62,8 @@ impl Executor {
         }
     }
 
-    /// Creates the handler of a request, in the context of these facts.
+    /// Creates the handler of a request, in the context of these facts. `items` is the way of its items if it returns
+    /// a stream.
     pub(super) fn prepare(
         &self,
         method: &'static MethodDescriptor,
@@ -69,10 +71,11 @@ impl Executor {
         body: Bytes,
         facts: Invocation,
         metered: Metered,
+        items: Option<Arc<dyn ItemSink>>,
     ) -> Execution {
         self.hooks.extract(facts.span.span(), &facts.message.trace);
         let deadline = facts.deadline();
-        let request = Request::new(method, codec, body);
+        let request = Request::new(method, codec, body).with_items(items);
         let service = &self.service;
         let context = Context::of(facts);
         Execution {

@@ -6,9 +6,11 @@ mod execution;
 mod limits;
 mod method_meters;
 mod method_table;
+mod open_stream;
 mod refused;
 mod reply;
 mod sent_replies;
+mod stream;
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,7 +26,7 @@ use crate::wire::name::Name;
 use crate::wire::topology::{Queue, QueueKind, Topology};
 use crate::worker::Running;
 use crate::worker::{OnLoss, Source, Worker};
-use dispatch::{Dispatcher, ServerOptions};
+use dispatch::{Dispatcher, ServerOptions, StreamPermits};
 pub(crate) use method_meters::MethodMeters;
 pub(crate) use method_table::MethodTable;
 
@@ -109,6 +111,34 @@ impl Server {
     /// contain data that the caller must not see.
     pub fn tell_panics(mut self, told: bool) -> Self {
         self.options.tells_panics = told;
+        self
+    }
+
+    /// Sets how many streams may be open at once, of all services of this server together. Default 64. A request for
+    /// a further one is refused with `resource_exhausted`.
+    ///
+    /// A stream does not count towards the [concurrency](crate::rpc::ServiceOptions::concurrency) of its service: its
+    /// request is acknowledged when the stream begins, and its handler runs beside those of other requests. So a
+    /// stream whose reader is slow, or quiet, holds up no other request.
+    ///
+    /// ```no_run
+    /// # #[lepus::service]
+    /// # trait Calculator {
+    /// #     async fn fib(&self, n: u64) -> u64;
+    /// # }
+    /// # async fn example(
+    /// #     connection: lepus::Connection,
+    /// #     service: impl lepus::rpc::Service,
+    /// # ) -> Result<(), lepus::Error> {
+    /// lepus::Server::new(&connection)
+    ///     .serve(service)
+    ///     .streams(1000)
+    ///     .run(lepus::shutdown_signal())
+    ///     .await
+    /// # }
+    /// ```
+    pub fn streams(mut self, streams: usize) -> Self {
+        self.options.streams = StreamPermits::new(streams);
         self
     }
 

@@ -100,7 +100,9 @@ impl Dispatcher {
                 "a redelivered request is not run again"
             );
         }
-        let rule = if method.is_at_most_once() {
+        let rule = if method.is_stream() {
+            "opens a stream once"
+        } else if method.is_at_most_once() {
             "runs at most once"
         } else {
             "is not idempotent"

@@ -153,6 +153,11 @@ impl ReplySender {
         is_allowed
     }
 
+    /// Whether the reply goes to RabbitMQ's pseudo-queue for direct replies.
+    pub(super) fn is_direct(&self, route: &ReplyRoute) -> bool {
+        route.reply_to.as_deref().is_some_and(is_direct)
+    }
+
     /// Takes the properties of the reply from a request.
     pub(super) fn route(
         &self,

@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Stats {
     /// Gauge: calls that wait for their reply.
     pub pending_calls: u64,
+    /// Gauge: streams that are open over this connection, at its clients and at its servers.
+    pub open_streams: u64,
     /// Gauge: deliveries whose handler runs.
     pub running: u64,
     /// Gauge: deliveries that are not settled, whether their handler runs, has yet to run or has ended.
@@ -65,7 +67,7 @@ macro_rules! counters {
 }
 
 counters! {
-    pending_calls, running, unsettled, channels, dropped_replies, returned_replies,
+    pending_calls, open_streams, running, unsettled, channels, dropped_replies, returned_replies,
     expired_requests, cancelled_requests, not_run_again, malformed, skipped_events, lagged_events, panics, retried,
     dead_lettered,
 }

@@ -10,7 +10,7 @@ use std::fmt;
 /// Calls, jobs and events cannot be sent with headers of these names, because Lepus and the broker record
 /// the history of a message in them:
 ///
-/// - `rpc-status`, `rpc-message`, `rpc-retry-after`, `rpc-details`, `rpc-accept`;
+/// - `rpc-status`, `rpc-message`, `rpc-retry-after`, `rpc-details`, `rpc-accept`, `rpc-stream`;
 /// - `attempt`, `attempts`, `error`, `first-error`, `reason`, `failed-at`, `source-queue`,
 ///   `source-exchange`, `source-routing-key`, `source-user-id`;
 /// - the broker's `x-death`, `x-delivery-count`, `x-acquired-count`,

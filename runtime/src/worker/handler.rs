@@ -49,6 +49,14 @@ pub(crate) trait Handler: Send + Sync + 'static {
     /// Called when no more deliveries will come: running handlers should finish soon.
     fn drain(&self) {}
 
+    /// Completes when the work has ended that goes on after the settlement of its delivery. Waited for by a drain.
+    fn detached(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
+    /// Called when a drain waits no longer for [`detached`](Self::detached) work: it should end at once.
+    fn end_detached(&self) {}
+
     /// A future that is polled while deliveries are received, and does not complete.
     fn oversee(&self) -> impl Future<Output = Infallible> + Send {
         std::future::pending()

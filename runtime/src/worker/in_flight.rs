@@ -349,8 +349,10 @@ impl<'a, H: Handler> InFlight<'a, H> {
     ) -> DrainEnd {
         let blocked = connection_blocked(channel.cloned());
         let cancel_ok_timeout = tokio::time::sleep(CANCEL_OK_TIMEOUT);
-        tokio::pin!(blocked, cancel_ok_timeout);
-        let (mut is_told, mut is_blocked) = (false, false);
+        let handler = Arc::clone(&self.handler);
+        let detached = handler.detached();
+        tokio::pin!(blocked, cancel_ok_timeout, detached);
+        let (mut is_told, mut is_blocked, mut has_detached) = (false, false, true);
         loop {
             // RabbitMQ does not read from a connection that it has blocked, so it does not answer
             // `basic.cancel` there.
@@ -367,7 +369,8 @@ impl<'a, H: Handler> InFlight<'a, H> {
                 }
                 self.flush_acks(channel);
             }
-            if self.handlers.is_empty() && self.waiting.is_empty() && is_cancelled {
+            if self.handlers.is_empty() && self.waiting.is_empty() && is_cancelled && !has_detached
+            {
                 return if is_blocked {
                     DrainEnd::Blocked
                 } else {
@@ -388,6 +391,7 @@ impl<'a, H: Handler> InFlight<'a, H> {
                 Some(completed) = self.handlers.join_next(), if !self.handlers.is_empty() => {
                     self.settle(channel, completed);
                 }
+                () = &mut detached, if is_told && has_detached => has_detached = false,
                 () = &mut blocked, if !is_blocked => is_blocked = true,
                 () = &mut cancel_ok_timeout, if !is_told => {
                     is_told = true;
@@ -403,8 +407,13 @@ impl<'a, H: Handler> InFlight<'a, H> {
 
     /// Aborts the handlers that are left. One that blocks its thread cannot be aborted.
     async fn abort_handlers(&mut self) {
-        let aborted = tokio::time::timeout(CLOSE_TIMEOUT, self.handlers.shutdown());
-        if aborted.await.is_err() {
+        self.handler.end_detached();
+        let handler = Arc::clone(&self.handler);
+        let aborted = async {
+            self.handlers.shutdown().await;
+            handler.detached().await;
+        };
+        if tokio::time::timeout(CLOSE_TIMEOUT, aborted).await.is_err() {
             let queue = self.source.queue.as_str();
             let handlers = self.handlers.len();
             tracing::warn!(

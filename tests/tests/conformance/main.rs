@@ -12,4 +12,5 @@ mod protocol;
 mod pubsub;
 mod rpc;
 mod stats;
+mod streams;
 mod wire;

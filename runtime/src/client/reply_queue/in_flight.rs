@@ -68,6 +68,8 @@ struct CallEntry {
     is_sent: bool,
     /// Set once the message is published on the channel for requests.
     published: Option<PublishedMessage>,
+    /// The window of the stream that it asks for; 0 if it asks for none.
+    window: u32,
     completion: oneshot::Sender<CallCompletion>,
 }
 
@@ -91,16 +93,19 @@ impl InFlightCalls {
         lock(&self.table)
     }
 
-    /// Registers a call, and gives its id. `None` if no reply can come any more.
+    /// Registers a call, which asks for a stream if `window` is not 0, and gives its id. `None` if no reply can come
+    /// any more.
     pub(super) fn register(
         &self,
         message: CallMessage,
+        window: u32,
     ) -> Option<(u64, oneshot::Receiver<CallCompletion>)> {
         let (sender, completion) = oneshot::channel();
         let entry = CallEntry {
             message,
             is_sent: false,
             published: None,
+            window,
             completion: sender,
         };
         let id = self.table().as_mut()?.insert(entry);
@@ -111,6 +116,12 @@ impl InFlightCalls {
     /// Removes a call that nobody waits for any more.
     pub(super) fn remove(&self, id: u64) {
         drop(self.take(id));
+    }
+
+    /// Removes a call whose stream was opened. The result is the stream's window, and where the call waits.
+    pub(super) fn take_opening(&self, id: u64) -> Option<(u32, oneshot::Sender<CallCompletion>)> {
+        let entry = self.take_if(id, |entry| entry.window > 0)?;
+        Some((entry.window, entry.completion))
     }
 
     /// Removes a call that its caller gives up. Returns its message if that was sent; `None` if it was not, or if
@@ -326,7 +337,7 @@ mod tests {
     #[test]
     fn a_call_that_is_given_up_has_a_message_if_it_was_sent() {
         let calls = InFlightCalls::new(Arc::default());
-        let register = |message| calls.register(message).unwrap().0;
+        let register = |message| calls.register(message, 0).unwrap().0;
         let (queued, own, sent, elsewhere) = (
             register(CallMessage::Queued),
             register(CallMessage::Own),
@@ -363,7 +374,7 @@ mod tests {
     #[test]
     fn calls_of_a_batch_before_a_refused_message_go_on() {
         let calls = InFlightCalls::new(Arc::default());
-        let register = |message| calls.register(message).unwrap();
+        let register = |message| calls.register(message, 0).unwrap();
         let (first, _first) = register(CallMessage::Queued);
         let (second, mut second_completion) = register(CallMessage::Queued);
         assert_eq!(

@@ -3,10 +3,14 @@
 
 mod current;
 mod in_flight;
+mod open_streams;
 mod queue;
 mod replies;
+mod streams;
 mod task;
 
 pub(super) use current::CurrentReplyQueue;
 pub(super) use in_flight::{CallCompletion, CallMessage, ReceivedReply};
+pub(super) use open_streams::StreamEnd;
 pub(super) use queue::{PendingCall, ReplyQueue};
+pub(super) use streams::{OpenedStream, StreamPeer};

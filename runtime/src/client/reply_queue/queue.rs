@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use tokio::sync::{Notify, oneshot};
 
 use super::in_flight::{CallCompletion, CallMessage, InFlightCalls, PublishedMessage};
+use super::open_streams::OpenStreams;
 use crate::client::correlation::{CorrelationId, ReplyAddress};
 use crate::error::{Error, ErrorKind};
 use crate::link::{BurstDetector, Channel, Flush, Session, WriteOffset};
@@ -30,6 +31,7 @@ pub(in crate::client) struct ReplyQueue {
     /// The key of the marks in correlation ids.
     pub(super) secret: Secret,
     pub(super) in_flight: InFlightCalls,
+    pub(super) streams: OpenStreams,
     pub(super) burst: BurstDetector,
     /// The number of messages that were published on channels for requests.
     pub(super) published: AtomicU64,
@@ -57,13 +59,14 @@ pub(in crate::client) struct PendingCall {
 }
 
 impl ReplyQueue {
-    /// Registers a call, before its request is published: the reply may come at once. `None` if no reply
-    /// can come to this queue any more; there will be another current one.
+    /// Registers a call, before its request is published: the reply may come at once. It asks for a stream if
+    /// `window` is not 0. `None` if no reply can come to this queue any more; there will be another current one.
     pub(in crate::client) fn register(
         self: &Arc<Self>,
         message: CallMessage,
+        window: u32,
     ) -> Option<PendingCall> {
-        let (id, completion) = self.in_flight.register(message)?;
+        let (id, completion) = self.in_flight.register(message, window)?;
         Some(PendingCall {
             queue: Arc::clone(self),
             id,
@@ -122,6 +125,26 @@ impl ReplyQueue {
                 Err(error)
             }
         }
+    }
+
+    /// Publishes a message about an open stream.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub(super) fn publish_for_stream(&self, message: &Outgoing, flush: Flush) -> Result<(), Error> {
+        self.publish_with(message, &mut std::iter::empty(), flush)
+            .map(drop)
+    }
+
+    /// Completes all calls as lost, and ends all streams. None can be registered after this.
+    pub(super) fn fail_all(&self, reason: &Error) {
+        self.in_flight.fail_all(reason);
+        self.streams.fail_all(reason);
+    }
+
+    /// The correlation id of a call.
+    pub(super) fn correlation_id(&self, id: u64) -> Vec<u8> {
+        CorrelationId::Call(id).encode(&self.secret)
     }
 
     /// Puts queued calls into one message, as [`InFlightCalls::assign_message`] does.

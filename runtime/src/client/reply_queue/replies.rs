@@ -1,6 +1,8 @@
 //! Replies (`basic.deliver`) and returned requests (`basic.return`), matched with their calls by the
 //! correlation id. Runs on the I/O task.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::in_flight::{CallCompletion, ReceivedReply};
@@ -9,11 +11,15 @@ use crate::client::correlation::CorrelationId;
 use crate::escape::Escaped;
 use crate::service::Reply;
 use crate::wire::batch::{self, BatchedReply};
-use crate::wire::envelope::{ReplyForm, ReplyHead, ReplyStatus};
+use crate::wire::envelope::{ReplyForm, ReplyHead, ReplyStatus, StreamMessage};
 use crate::wire::message::Incoming;
 
 impl ReplyQueue {
-    pub(super) fn reply_received(&self, message: Incoming) {
+    pub(super) fn reply_received(self: &Arc<Self>, mut message: Incoming) {
+        if StreamMessage::of(&message.properties).is_some() {
+            return self.stream_message_received(message);
+        }
+        let message_id = message.properties.message_id.take();
         let head = ReplyHead::from_properties(message.properties);
         let correlation_id = head.correlation_id.as_deref();
         match (self.decode_correlation_id(correlation_id), head.form) {
@@ -43,7 +49,9 @@ impl ReplyQueue {
                     content_type: head.content_type,
                     size: message.size as usize,
                 };
-                if !self.in_flight.complete(id, CallCompletion::Reply(reply)) {
+                if let Some(stream) = self.streams.remove(id) {
+                    stream.reply_received(message_id.as_deref(), reply);
+                } else if !self.in_flight.complete(id, CallCompletion::Reply(reply)) {
                     self.count_dropped_reply(id.to_string().as_bytes());
                 }
             }
@@ -83,7 +91,10 @@ impl ReplyQueue {
 
     pub(super) fn request_returned(&self, correlation_id: Option<&[u8]>) {
         let is_known = match self.decode_correlation_id(correlation_id) {
-            Some(CorrelationId::Call(id)) => self.in_flight.complete(id, CallCompletion::Returned),
+            Some(CorrelationId::Call(id)) => {
+                self.stream_message_returned(id)
+                    || self.in_flight.complete(id, CallCompletion::Returned)
+            }
             Some(CorrelationId::Batch(batch)) => {
                 self.in_flight
                     .complete_batch(batch, || CallCompletion::Returned);
@@ -96,11 +107,11 @@ impl ReplyQueue {
         }
     }
 
-    fn decode_correlation_id(&self, text: Option<&[u8]>) -> Option<CorrelationId> {
+    pub(super) fn decode_correlation_id(&self, text: Option<&[u8]>) -> Option<CorrelationId> {
         CorrelationId::decode(text.unwrap_or_default(), &self.secret)
     }
 
-    fn count_dropped_reply(&self, correlation_id: &[u8]) {
+    pub(super) fn count_dropped_reply(&self, correlation_id: &[u8]) {
         self.counters.dropped_replies.add();
         let correlation_id = String::from_utf8_lossy(correlation_id);
         let correlation_id = Escaped(&*correlation_id);

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::in_flight::InFlightCalls;
+use super::open_streams::OpenStreams;
 use super::queue::{ReplyQueue, ReplyQueueStatus};
 use crate::error::{Error, ErrorKind};
 use crate::link::{
@@ -67,7 +68,7 @@ impl ReplyQueueTask {
                     status.send_replace(ReplyQueueStatus::Current(Arc::clone(&queue)));
                     let reason = serve(&queue, consumer).await;
                     status.send_replace(ReplyQueueStatus::Absent);
-                    queue.in_flight.fail_all(&reason);
+                    queue.fail_all(&reason);
                 }
                 Err(error) if error.is_closed() => return,
                 // The session has ended, and the next one is waited for above.
@@ -102,6 +103,7 @@ impl ReplyQueueTask {
             name: scoped.clone(),
             secret: Secret::new(),
             in_flight: InFlightCalls::new(Arc::clone(&self.counters)),
+            streams: OpenStreams::new(Arc::clone(&self.counters)),
             burst: BurstDetector::default(),
             published: AtomicU64::new(0),
             request_channel_closed: Notify::new(),
@@ -164,9 +166,7 @@ struct FailPendingOnDrop<'a> {
 impl Drop for FailPendingOnDrop<'_> {
     fn drop(&mut self) {
         self.status.send_replace(ReplyQueueStatus::Absent);
-        self.queue
-            .in_flight
-            .fail_all(&Error::new(ErrorKind::Closed));
+        self.queue.fail_all(&Error::new(ErrorKind::Closed));
     }
 }
 
@@ -174,6 +174,7 @@ impl Drop for FailPendingOnDrop<'_> {
 /// themselves are handled on the I/O task.
 async fn serve(queue: &Arc<ReplyQueue>, mut consumer: Consumer) -> Error {
     let keeping = keep_request_channel(queue);
+    let granting = queue.keep_streams();
     let consuming = async {
         loop {
             match consumer.next().await {
@@ -196,6 +197,7 @@ async fn serve(queue: &Arc<ReplyQueue>, mut consumer: Consumer) -> Error {
     tokio::pin!(keeping, consuming);
     tokio::select! {
         reason = &mut consuming => reason,
+        never = granting => match never {},
         // This ends only with the session, and the consumer does then as well.
         () = &mut keeping => consuming.await,
     }
@@ -213,6 +215,8 @@ async fn keep_request_channel(queue: &Arc<ReplyQueue>) {
                 Ok(channel) => {
                     channel.set_handler(RequestChannelHandler::of(queue));
                     queue.set_request_channel(channel);
+                    // Credit may have been lost with the channel before.
+                    queue.grant_again();
                 }
                 Err(error) => {
                     tracing::debug!(%error, "cannot open the channel for requests, trying again");

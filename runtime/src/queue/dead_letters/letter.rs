@@ -18,7 +18,7 @@ use crate::wire::value::Table;
 
 /// A job in the dead-letter queue, and the reason.
 ///
-/// See [`DeadLetters`] for an example.
+/// See [`DeadLetters`](crate::jobs::DeadLetters) for an example.
 #[derive(Debug)]
 pub struct DeadLetter<T> {
     payload: Result<T, Error>,

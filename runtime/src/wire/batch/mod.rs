@@ -4,6 +4,7 @@
 mod cancelled;
 mod entries;
 mod headers;
+mod items;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -20,6 +21,7 @@ pub(crate) use cancelled::{MAX_CANCELLED_IDS, decode_cancelled, encode_cancelled
 pub(crate) use entries::MAX_BATCH;
 use entries::{BoundedList, ByteString};
 use headers::{HeaderBudget, HeaderMap, TableSeed};
+pub(crate) use items::{Items, MAX_ITEMS_SIZE, decode_credit, encode_credit, encode_items};
 
 /// One call of a batch.
 #[derive(Debug, PartialEq)]

@@ -1,4 +1,4 @@
-//! Heads of requests, replies, jobs, events, dead letters and questions to instances: what each carries besides its body, as AMQP
+//! Heads of requests, replies, jobs, events, dead letters, streams and questions to instances: what each carries besides its body, as AMQP
 //! properties (`basic.publish`) and back.
 //!
 //! The names of headers and of the `type` property are known in this folder alone. docs/protocol.md lists
@@ -12,6 +12,7 @@ mod property;
 mod reply;
 mod request;
 mod reserved;
+mod stream;
 
 pub(crate) use control::{
     ALL, AnswerHead, CONTROL_EXCHANGE, CancelHead, QuestionHead, QuestionKind, control_queue,
@@ -24,3 +25,4 @@ pub(crate) use property::{expiration, milliseconds, sent_at};
 pub(crate) use reply::{ReplyForm, ReplyHead, ReplyStatus};
 pub(crate) use request::{CALLS_TYPE, RequestHead, is_protocol_type};
 pub(crate) use reserved::{check_headers, replace_user_id, split_headers};
+pub(crate) use stream::{StreamHead, StreamMessage, StreamPosition};

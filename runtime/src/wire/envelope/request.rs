@@ -1,8 +1,10 @@
 //! Head of a request.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::property::{TIMESTAMP_IN_MS, expiration, non_empty, parse_expiration, take_trace};
+use super::stream::{credit_header, take_credit};
 use crate::wire::message::Properties;
 use crate::wire::value::{Table, Value};
 
@@ -48,6 +50,8 @@ pub(crate) struct RequestHead {
     /// The time at which it is sent, in milliseconds since the Unix epoch, if it is to tell that. A server reads it
     /// with [`sent_at`](super::sent_at), because the broker may tell it as well.
     pub(crate) stamp: Option<u64>,
+    /// The number of items that may be sent, if it asks for a stream.
+    pub(crate) credit: Option<NonZeroU64>,
 }
 
 impl RequestHead {
@@ -61,6 +65,7 @@ impl RequestHead {
             let header = headers.entry(TIMESTAMP_IN_MS.to_owned());
             header.or_insert(Value::Int(millis));
         }
+        headers.extend(self.credit.map(credit_header));
         Properties {
             content_type: self.content_type,
             headers,
@@ -94,6 +99,7 @@ impl RequestHead {
             time_left: properties.expiration.as_deref().and_then(parse_expiration),
             priority: properties.priority,
             caller: properties.app_id,
+            credit: take_credit(&mut headers),
             trace: take_trace(&mut headers),
             headers,
             persistent: properties.persistent,
@@ -183,6 +189,17 @@ mod tests {
         let own = Table::from([("timestamp_in_ms".to_owned(), Value::Int(7))]);
         assert_eq!(stamped(own), Some(SentAt::Millis(7)));
         assert_eq!(sent_at(&head().into_properties()), None);
+    }
+
+    #[test]
+    fn the_credit_of_a_stream_is_no_header_of_the_callers() {
+        let asking = RequestHead {
+            credit: NonZeroU64::new(32),
+            ..head()
+        };
+        let properties = asking.clone().into_properties();
+        assert_eq!(properties.headers["rpc-stream"], Value::Int(32));
+        assert_eq!(RequestHead::from_properties(properties), asking);
     }
 
     #[test]

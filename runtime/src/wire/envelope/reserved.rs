@@ -4,6 +4,7 @@ use super::job::{BROKER_HEADERS, JOB_HEADERS, SOURCE_HEADERS, SOURCE_USER};
 use super::property::take_trace;
 use super::reply::{DETAILS, MESSAGE, RETRY_AFTER, STATUS};
 use super::request::ACCEPT;
+use super::stream::STREAM;
 use crate::error::Error;
 use crate::wire::message::Properties;
 use crate::wire::value::Table;
@@ -12,7 +13,7 @@ use crate::wire::value::Table;
 /// on none: it would be misread, or overwritten.
 fn is_reserved(header: &str) -> bool {
     let ours = JOB_HEADERS.iter().chain(&SOURCE_HEADERS);
-    let ours = ours.chain(&[STATUS, MESSAGE, RETRY_AFTER, DETAILS, ACCEPT]);
+    let ours = ours.chain(&[STATUS, MESSAGE, RETRY_AFTER, DETAILS, ACCEPT, STREAM]);
     ours.chain(&BROKER_HEADERS).any(|name| *name == header)
 }
 
@@ -61,6 +62,7 @@ mod tests {
             "error",
             "rpc-accept",
             "rpc-details",
+            "rpc-stream",
             "rpc-retry-after",
             "source-user-id",
             "x-death",

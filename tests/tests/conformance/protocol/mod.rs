@@ -8,6 +8,7 @@ mod frames;
 mod golden;
 mod jobs;
 mod rpc;
+mod streams;
 mod values;
 
 use lapin::BasicProperties;
@@ -38,6 +39,13 @@ const BLOCKS: &[&str] = &[
     "rpc.replies",
     "rpc.replies.details",
     "rpc.calls.headers",
+    "rpc.stream.request",
+    "rpc.stream.open",
+    "rpc.stream.items",
+    "rpc.stream.item",
+    "rpc.stream.end",
+    "rpc.stream.credit",
+    "rpc.stream.cancel",
     "queue resize",
     "queue resize.dead",
     "job",

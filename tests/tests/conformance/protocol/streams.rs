@@ -1,0 +1,171 @@
+//! Streams, both ways.
+
+use super::golden::Message;
+use super::{connection, send};
+use futures_util::stream::{self, Stream};
+use lapin::options::QueueDeclareOptions;
+use lepus::Server;
+use lepus_tests::raw::{Raw, durable};
+use lepus_tests::{Env, conformance, eventually};
+
+#[lepus::service(name = "ticker")]
+trait Ticker {
+    fn count(&self, to: u64) -> impl Stream<Item = u64>;
+    fn quiet(&self) -> impl Stream<Item = u64>;
+}
+
+struct Clock;
+
+impl Ticker for Clock {
+    fn count(&self, to: u64) -> impl Stream<Item = u64> {
+        stream::iter(0..to)
+    }
+
+    fn quiet(&self) -> impl Stream<Item = u64> {
+        stream::pending()
+    }
+}
+
+conformance!(
+    a_client_asks_reads_and_grants_as_the_page_says,
+    a_server_opens_sends_and_ends_as_the_page_says,
+);
+
+async fn a_client_asks_reads_and_grants_as_the_page_says(env: Env) {
+    let raw = Raw::open(&env.uri).await;
+    let (queue, own) = (
+        env.name("ticker"),
+        env.name("lepus.stream.0123456789ABCDEFGHIJkl"),
+    );
+    raw.declare_with(&queue, durable(), &[]).await.unwrap();
+    let exclusive = QueueDeclareOptions {
+        exclusive: true,
+        ..Default::default()
+    };
+    raw.declare_with(&own, exclusive, &[]).await.unwrap();
+    let calling = connection(&env).await;
+    let ticker = TickerClient::new(&calling);
+    for ends in [true, false] {
+        let call = ticker.count(4).window(3);
+        let opening = tokio::spawn(async move { call.await.unwrap() });
+        let taken = raw.next(&queue).await.delivery;
+        let seen = Message::seen(&taken, env.namespace());
+        Message::golden("rpc.stream.request").assert_is(&seen);
+        let back = taken.properties.reply_to().clone().unwrap().to_string();
+        let id = taken.properties.correlation_id().clone().unwrap();
+        let answer = async |block: &str| {
+            let message = Message::golden(block);
+            let number = message.fields["message-id"]
+                .rsplit('-')
+                .next()
+                .unwrap()
+                .to_owned();
+            let properties = message.properties().with_correlation_id(id.clone());
+            let properties = properties.with_message_id(format!("run-{number}").into());
+            let properties = match message.fields.contains_key("reply-to") {
+                true => properties.with_reply_to(own.clone().into()),
+                false => properties,
+            };
+            send(&raw, &back, &message, properties).await;
+        };
+        answer("rpc.stream.open").await;
+        let mut numbers = opening.await.unwrap();
+        answer("rpc.stream.items").await;
+        for number in 0..3 {
+            assert_eq!(numbers.next().await.unwrap().unwrap(), number);
+        }
+        let credit = raw.next(&own).await.delivery;
+        let mut seen = Message::seen(&credit, env.namespace());
+        let placeholder = "0123456789ABCDEFGHIJkl-0".to_owned();
+        let position = seen.fields.insert("message-id".to_owned(), placeholder);
+        assert_eq!(position.as_deref(), Some("run-0"));
+        Message::golden("rpc.stream.credit").assert_is(&seen);
+        if ends {
+            answer("rpc.stream.item").await;
+            assert_eq!(numbers.next().await.unwrap().unwrap(), 3);
+            answer("rpc.stream.end").await;
+            assert!(numbers.next().await.is_none());
+            let last = raw.next(&own).await.delivery;
+            assert_eq!(
+                last.properties.kind().as_ref().unwrap().as_str(),
+                "lepus.credit/1"
+            );
+            assert_eq!(last.data, [7]);
+        } else {
+            drop(numbers);
+            let cancel = raw.next(&own).await.delivery;
+            let mut seen = Message::seen(&cancel, env.namespace());
+            let mut body = vec![0x91, 0xa0 | id.as_str().len() as u8];
+            body.extend(id.as_str().as_bytes());
+            assert_eq!(std::mem::take(&mut seen.body), body);
+            Message::golden("rpc.stream.cancel").assert_is(&seen);
+        }
+    }
+    calling.close().await;
+    raw.delete(&queue).await;
+}
+
+async fn a_server_opens_sends_and_ends_as_the_page_says(env: Env) {
+    env.name("ticker");
+    let serving = connection(&env).await;
+    let server = Server::new(&serving)
+        .serve(TickerServer::new(Clock))
+        .start()
+        .await
+        .unwrap();
+    let raw = Raw::open(&env.uri).await;
+    let replies = env.name("lepus.reply.0123456789ABCDEFGHIJkl");
+    let exclusive = QueueDeclareOptions {
+        exclusive: true,
+        ..Default::default()
+    };
+    raw.declare_with(&replies, exclusive, &[]).await.unwrap();
+    let request = Message::golden("rpc.stream.request");
+    let ask = async |kind: &str, body: &[u8]| {
+        let properties = request.properties().with_type(kind.into());
+        let properties = properties.with_reply_to(replies.clone().into());
+        let properties = properties.with_correlation_id("0123456ABab7".into());
+        let properties = properties.with_expiration("9000".into());
+        let sent = raw
+            .publish_with("", &env.name("ticker"), body, properties)
+            .await;
+        assert!(sent.unwrap().take_message().is_none());
+    };
+    let next = async |block: &str| {
+        let delivery = raw.next(&replies).await.delivery;
+        let seen = Message::seen(&delivery, env.namespace());
+        Message::golden(block).assert_is(&seen);
+        delivery
+    };
+    ask("count", &request.body).await;
+    let items = next("rpc.stream.items").await.properties;
+    let own = items.reply_to().clone().unwrap().to_string();
+    let run = items.message_id().clone().unwrap();
+    let credit = Message::golden("rpc.stream.credit");
+    let properties = credit
+        .properties()
+        .with_correlation_id("0123456ABab7".into());
+    let properties = properties
+        .with_message_id(run)
+        .with_reply_to(replies.clone().into());
+    send(&raw, &own, &credit, properties).await;
+    next("rpc.stream.item").await;
+    next("rpc.stream.end").await;
+
+    ask("quiet", b"\x80").await;
+    next("rpc.stream.open").await;
+    let cancel = lapin::BasicProperties::default()
+        .with_type("lepus.cancel/1".into())
+        .with_reply_to(replies.clone().into())
+        .with_expiration("9000".into());
+    let sent = raw
+        .publish_with("", &own, b"\x91\xac0123456ABab7", cancel)
+        .await;
+    assert!(sent.unwrap().take_message().is_none());
+    eventually("the stream is cancelled", || async {
+        serving.stats().open_streams == 0
+    })
+    .await;
+    server.stop().await.unwrap();
+    serving.close().await;
+}
