@@ -20,6 +20,7 @@ const FLOORS: &[&[&str]] = &[
         "cancel_table",
         "wire/name",
         "wire/value",
+        "wire/reply_code",
         "wire/status",
         "clock",
         "policy/retry",

@@ -20,10 +20,9 @@ use crate::wire::batch::{MAX_CANCELLED_IDS, encode_cancelled};
 use crate::wire::envelope::{CONTROL_EXCHANGE, CancelHead, queue_key};
 use crate::wire::message::Outgoing;
 use crate::wire::name::Name;
+use crate::wire::reply_code;
 use crate::wire::topology::{Exchange, ExchangeKind, Topology};
 
-/// AMQP's NOT_FOUND: there is no exchange, because no server has declared it yet.
-const NOT_FOUND: u16 = 404;
 /// The time for which nothing is sent when the exchange was not there. A broker logs an error for each attempt.
 const PAUSE_WITHOUT_EXCHANGE: Duration = Duration::from_secs(10);
 
@@ -126,7 +125,8 @@ impl CancelTask {
                 self.refusal.report(&error);
                 return;
             }
-            if error.amqp_code() == Some(NOT_FOUND) {
+            // No server has declared the exchange yet.
+            if error.amqp_code() == Some(reply_code::NOT_FOUND) {
                 self.paused_until = Some(Instant::now() + PAUSE_WITHOUT_EXCHANGE);
             }
             tracing::debug!(%error, "servers are not told of calls that were given up");

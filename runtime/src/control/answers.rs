@@ -22,9 +22,7 @@ use crate::link::{Channel, Consumer, ConsumerEnd, Flush};
 use crate::wire::codec::Codec;
 use crate::wire::envelope::{AnswerHead, QuestionHead, QuestionKind};
 use crate::wire::message::{Incoming, Outgoing};
-
-/// AMQP's NOT_FOUND: there is no exchange for questions.
-const NOT_FOUND: u16 = 404;
+use crate::wire::reply_code;
 
 /// An answer to a question. Its fields are those of `A`, which it derefs to.
 #[derive(Clone, Debug)]
@@ -240,7 +238,10 @@ impl WaitingAsker {
                     Ok(false) => return None,
                     Err(error) => return Some((Err(error), None)),
                 },
-                AskerEvent::Closed(error) if error.amqp_code() == Some(NOT_FOUND) => return None,
+                // There is no exchange for questions.
+                AskerEvent::Closed(error) if error.amqp_code() == Some(reply_code::NOT_FOUND) => {
+                    return None;
+                }
                 AskerEvent::Closed(error) => return Some((Err(error), None)),
             }
         }

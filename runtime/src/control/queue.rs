@@ -29,6 +29,7 @@ use crate::wire::batch::{self, MAX_CANCELLED_IDS};
 use crate::wire::envelope::{self, AnswerHead, CONTROL_EXCHANGE, CancelHead, QuestionHead};
 use crate::wire::message::{Incoming, Outgoing};
 use crate::wire::name::Name;
+use crate::wire::reply_code;
 use crate::wire::topology::{Binding, Destination, Exchange, ExchangeKind, Queue, Topology};
 use crate::wire::value::Table;
 
@@ -40,10 +41,6 @@ const MAX_QUESTIONS: u32 = 1000;
 const MAX_BODY: usize = MAX_CANCELLED_IDS * 258 + 8;
 /// The longest that an answer waits for a connection which takes messages.
 const MAX_WAIT: Duration = Duration::from_secs(10);
-
-/// AMQP's RESOURCE_LOCKED: the queue is exclusive to another connection. That is the one before a reconnect, whose
-/// end the broker has not noticed yet.
-const RESOURCE_LOCKED: u16 = 405;
 
 /// A question, and the time at which it came.
 type ReceivedQuestion = (Instant, Incoming);
@@ -121,7 +118,8 @@ impl ControlQueue {
                 self.refusal.report(&error);
                 return;
             }
-            if error.amqp_code() == Some(RESOURCE_LOCKED) {
+            // The queue is exclusive to the connection before a reconnect, whose end the broker has not noticed yet.
+            if error.amqp_code() == Some(reply_code::RESOURCE_LOCKED) {
                 tracing::debug!(%error, "control queue is still locked by the connection before, trying again");
             } else {
                 tracing::debug!(%error, "control queue was lost, setting it up again");

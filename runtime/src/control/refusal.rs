@@ -4,11 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Error;
 use crate::wire::envelope::CONTROL_EXCHANGE;
-
-/// AMQP's ACCESS_REFUSED.
-const ACCESS_REFUSED: u16 = 403;
-/// AMQP's PRECONDITION_FAILED: an exchange of this name exists with other properties.
-const PRECONDITION_FAILED: u16 = 406;
+use crate::wire::reply_code;
 
 /// Reports that the broker refuses the control plane to a connection: with one warning, however many of its parts
 /// notice it.
@@ -22,7 +18,7 @@ impl ControlRefusal {
     pub(crate) fn is(error: &Error) -> bool {
         matches!(
             error.amqp_code(),
-            Some(ACCESS_REFUSED | PRECONDITION_FAILED)
+            Some(reply_code::ACCESS_REFUSED | reply_code::PRECONDITION_FAILED)
         )
     }
 

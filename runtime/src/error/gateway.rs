@@ -4,10 +4,8 @@
 use super::Error;
 use super::kind::ErrorKind;
 use crate::escape::Escaped;
+use crate::wire::reply_code;
 use crate::wire::status::Code;
-
-/// AMQP's CONNECTION_FORCED: an operator has closed the connection.
-const CONNECTION_FORCED: u16 = 320;
 
 impl Error {
     /// The equivalent gRPC status code of any error, for a gateway to gRPC or, with [`Code::http`], to HTTP. It
@@ -43,7 +41,7 @@ impl Error {
             | ErrorKind::Unserved
             | ErrorKind::Unconfirmed
             | ErrorKind::Broker {
-                code: CONNECTION_FORCED,
+                code: reply_code::CONNECTION_FORCED,
                 ..
             } => Code::Unavailable,
             ErrorKind::Rejected | ErrorKind::TooLarge { .. } => Code::ResourceExhausted,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Error;
 use super::kind::{ConnectFault, ErrorKind};
 use super::site::Outcome;
+use crate::wire::reply_code;
 use crate::wire::status::{Code, Status};
 
 impl Error {
@@ -182,7 +183,7 @@ impl Error {
     pub fn amqp_code(&self) -> Option<u16> {
         match &self.inner.kind {
             ErrorKind::Broker { code, .. } => Some(*code),
-            ErrorKind::Mismatch(_) => Some(406),
+            ErrorKind::Mismatch(_) => Some(reply_code::PRECONDITION_FAILED),
             _ => None,
         }
     }

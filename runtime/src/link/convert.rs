@@ -5,6 +5,7 @@ use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
 use crate::error::{Error, ErrorKind, Mismatch};
 use crate::wire::message::Properties;
 use crate::wire::name::SHORT_STRING_MAX;
+use crate::wire::reply_code;
 use crate::wire::value::{Table, Value};
 
 /// The delivery mode of a persistent message. Messages without a delivery mode are transient.
@@ -68,7 +69,7 @@ fn properties_size(properties: &Properties) -> usize {
     let others = 1 + 1 + 8 + texts + id + size(&properties.headers);
     // Headers that are sent with their original bytes may have a smaller type than was counted above.
     let unchanged = properties.unchanged();
-    unchanged.fold(others, |size, header| {
+    unchanged.values().fold(others, |size, header| {
         size + header.bytes.len() - value_size(&header.value)
     })
 }
@@ -122,13 +123,10 @@ fn to_amqp(value: Value) -> Result<AMQPValue, Error> {
     })
 }
 
-/// The reply code when an operator closes a connection or the broker stops (`connection-forced`).
-const CONNECTION_FORCED: u16 = 320;
-
 /// The error for a channel that the broker closed (`channel.close`).
 pub(super) fn refusal(code: u16, text: String) -> Error {
     // This is not about the operation: the whole connection is being closed.
-    if code == CONNECTION_FORCED {
+    if code == reply_code::CONNECTION_FORCED {
         return Error::new(ErrorKind::Disconnected).caused_by(text);
     }
     Error::new(refused(code, text))

@@ -19,18 +19,13 @@ use super::socket::channels::Channels;
 use super::socket::{Pipe, PipeEnd, Socket, Transport, Tune, WriteMux};
 use crate::error::{ConnectFault, Error, ErrorKind};
 use crate::sync::lock;
+use crate::wire::reply_code;
 
 /// The channel_max for lapin, which opens no channel.
 const LAPINS_CHANNEL_MAX: u16 = 1;
 /// The frame_max for lapin, by which it sizes its buffers. Frames on channel 0 are small, except for a
 /// secret that is a token of some kilobytes.
 const LAPINS_FRAME_MAX: u32 = 16 * 1024;
-
-/// The reply code for a refused login (`access-refused`).
-const ACCESS_REFUSED: u16 = 403;
-/// The reply code for a virtual host that does not exist or that the user may not access
-/// (`not-allowed`).
-const NOT_ALLOWED: u16 = 530;
 
 /// An open connection: lapin's part (channel 0), the write buffer and the table of the other channels.
 pub(super) struct DialedConnection {
@@ -220,8 +215,8 @@ impl Error {
             return Self::new(ErrorKind::Connect(ConnectFault::Protocol)).caused_by(error);
         };
         let fault = match amqp.get_id() {
-            ACCESS_REFUSED => ConnectFault::Credentials,
-            NOT_ALLOWED => ConnectFault::VirtualHost,
+            reply_code::ACCESS_REFUSED => ConnectFault::Credentials,
+            reply_code::NOT_ALLOWED => ConnectFault::VirtualHost,
             _ => ConnectFault::Protocol,
         };
         // The broker's text names the virtual host and the user that it refuses.

@@ -8,11 +8,8 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::wire::message::Outgoing;
+use crate::wire::reply_code;
 use crate::wire::value::Value;
-
-/// The reply codes that close a channel (AMQP 0-9-1, 1.2, soft errors). All others close the connection, and
-/// are not about a message.
-const CHANNEL_ERRORS: [u16; 6] = [311, 313, 403, 404, 405, 406];
 
 /// The part of a message in the refusal that closed its channel.
 #[derive(Clone, Debug)]
@@ -88,7 +85,7 @@ pub(crate) fn cause(refusal: &Error, message: &Outgoing) -> Option<Cause> {
     let ErrorKind::Broker { code, text } = refusal.kind() else {
         return None;
     };
-    if !CHANNEL_ERRORS.contains(code) {
+    if !reply_code::closes_channel(*code) {
         return None;
     }
     if let Some(limit) = size_limit(text) {
@@ -122,7 +119,11 @@ pub(crate) fn cause(refusal: &Error, message: &Outgoing) -> Option<Cause> {
 /// The longest time that a delivery may wait for its acknowledgement (RabbitMQ's `consumer_timeout`), if the
 /// broker closed the channel over it. The inner option is `None` if the text does not contain the time.
 pub(crate) fn overdue(error: &Error) -> Option<Option<Duration>> {
-    let ErrorKind::Broker { code: 406, text } = error.kind() else {
+    let ErrorKind::Broker {
+        code: reply_code::PRECONDITION_FAILED,
+        text,
+    } = error.kind()
+    else {
         return None;
     };
     let (_, rest) = text.split_once("delivery acknowledgement on channel ")?;
@@ -139,7 +140,9 @@ pub(crate) fn overdue(error: &Error) -> Option<Option<Duration>> {
 /// properties is wrong.
 pub(crate) fn is_final(error: &Error) -> bool {
     let is_refused = error.outcome() == Some(Outcome::Rejected);
-    error.is_invalid() || error.is_too_large() || is_refused && error.amqp_code() == Some(406)
+    error.is_invalid()
+        || error.is_too_large()
+        || is_refused && error.amqp_code() == Some(reply_code::PRECONDITION_FAILED)
 }
 
 /// The limit in RabbitMQ's text `message size 200000 is larger than configured max size 100000`, or `… than max

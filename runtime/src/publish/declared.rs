@@ -11,10 +11,9 @@ use tokio::time::Instant;
 use crate::clock;
 use crate::error::Error;
 use crate::link::{self, Link, Namespace, Session};
+use crate::wire::reply_code;
 use crate::wire::topology::Topology;
 
-/// AMQP's INTERNAL_ERROR, with which a broker closes the connection.
-const INTERNAL_ERROR: u16 = 541;
 /// The time a broker gets to close the connection after such an error.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -31,7 +30,7 @@ impl InternalErrorRetry {
     /// Whether a declaration that failed with this error is to be attempted once more. Returns when
     /// the session it failed on is down, so that the next attempt gets another one.
     pub(crate) async fn is_due(&mut self, error: &Error, session: &Session) -> bool {
-        let is_internal = error.amqp_code() == Some(INTERNAL_ERROR);
+        let is_internal = error.amqp_code() == Some(reply_code::INTERNAL_ERROR);
         // Without a runtime there is no timer to bound the wait with.
         if self.is_used_up || !is_internal || !clock::is_in_runtime() {
             return false;

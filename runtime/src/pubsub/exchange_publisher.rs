@@ -18,6 +18,7 @@ use crate::publish::{
 };
 use crate::random;
 use crate::wire::message::Outgoing;
+use crate::wire::reply_code;
 
 static NEXT_EVENT: AtomicU64 = AtomicU64::new(1);
 
@@ -138,7 +139,9 @@ impl ExchangePublisher {
                 // The exchange was deleted after it was declared. The broker closed the channel, and
                 // every message in flight on it ends with this error, those included that were
                 // routed before the deletion. So the message may be stored already.
-                Err(failure) if may_retry && failure.error.amqp_code() == Some(404) => {
+                Err(failure)
+                    if may_retry && failure.error.amqp_code() == Some(reply_code::NOT_FOUND) =>
+                {
                     tracing::debug!(
                         exchange = self.spec.name(),
                         error = %failure.error,

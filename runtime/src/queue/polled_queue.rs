@@ -16,10 +16,9 @@ use crate::error::{Error, ErrorKind};
 use crate::link::{Channel, Connection, Delivery, GetChannel, Session};
 use crate::publish::{self, Reusable};
 use crate::sync::lock;
+use crate::wire::reply_code;
 use crate::wire::topology::Topology;
 
-/// AMQP's NOT_IMPLEMENTED.
-const NOT_IMPLEMENTED: u16 = 540;
 /// The beginning of RabbitMQ's text for it.
 const PREFIX: &str = "NOT_IMPLEMENTED";
 /// The time for which a queue that cannot be polled is not polled again.
@@ -180,7 +179,7 @@ impl PolledQueues {
 /// The broker's refusal to poll a queue, with which it closed the connection: the error itself, or
 /// the text of one of its causes, since an error of a lost connection has no code.
 fn not_implemented(error: &Error) -> Option<Error> {
-    if error.amqp_code() == Some(NOT_IMPLEMENTED) {
+    if error.amqp_code() == Some(reply_code::NOT_IMPLEMENTED) {
         return Some(error.clone());
     }
     let mut cause: Option<&dyn StdError> = Some(error);
@@ -188,7 +187,7 @@ fn not_implemented(error: &Error) -> Option<Error> {
         let text = error.to_string();
         if let Some((_, rest)) = text.split_once(PREFIX) {
             let text = format!("{PREFIX}{rest}");
-            let code = NOT_IMPLEMENTED;
+            let code = reply_code::NOT_IMPLEMENTED;
             return Some(Error::new(ErrorKind::Broker { code, text }));
         }
         cause = error.source();

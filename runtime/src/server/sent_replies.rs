@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind};
 use crate::policy::refusal;
 use crate::wire::envelope::RequestHead;
 use crate::wire::message::Outgoing;
+use crate::wire::reply_code;
 
 /// The most replies that are remembered, whatever the concurrency.
 const MAX_REPLIES: usize = 1024;
@@ -47,14 +48,12 @@ impl ReplyRefusal {
             _ => return None,
         };
         Some(match code {
-            403 => Self::NotPermitted,
-            406 if refusal::overdue(error).is_some() => Self::Unrelated,
-            406 => {
+            reply_code::ACCESS_REFUSED => Self::NotPermitted,
+            reply_code::PRECONDITION_FAILED if refusal::overdue(error).is_some() => Self::Unrelated,
+            reply_code::PRECONDITION_FAILED => {
                 refusal::size_limit(text).map_or(Self::Unknown, |limit| Self::TooLarge { limit })
             }
-            // The other errors of AMQP that close a channel.
-            311..=313 | 404 | 405 => Self::Unknown,
-            // The remaining ones close the connection.
+            code if reply_code::closes_channel(code) => Self::Unknown,
             _ => return None,
         })
     }

@@ -1,5 +1,6 @@
 //! Messages: exchange, routing key, properties (AMQP's `basic` class) and body.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -52,10 +53,14 @@ pub(crate) struct WireHeader {
 }
 
 impl Properties {
-    /// The headers that are written as they were received.
-    pub(crate) fn unchanged(&self) -> impl Iterator<Item = &WireHeader> {
+    /// The headers that are written as they were received, by their names.
+    pub(crate) fn unchanged(&self) -> BTreeMap<&str, &WireHeader> {
         let headers = self.uncommon.iter().flat_map(|it| &it.wire_headers);
-        headers.filter(|header| self.headers.get(&header.name) == Some(&header.value))
+        let unchanged =
+            headers.filter(|header| self.headers.get(&header.name) == Some(&header.value));
+        unchanged
+            .map(|header| (header.name.as_str(), header))
+            .collect()
     }
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod codec;
 pub(crate) mod envelope;
 pub(crate) mod message;
 pub(crate) mod name;
+pub(crate) mod reply_code;
 pub(crate) mod status;
 pub(crate) mod topology;
 pub(crate) mod value;

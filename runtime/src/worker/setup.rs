@@ -10,9 +10,7 @@ use crate::link::{
 };
 use crate::publish::InternalErrorRetry;
 use crate::service::BoxFuture;
-
-/// AMQP's NOT_FOUND.
-const NOT_FOUND: u16 = 404;
+use crate::wire::reply_code;
 
 /// The set-up of a consumer on each connection, for consumers that need more than the declaration of
 /// their source.
@@ -142,7 +140,9 @@ async fn set_up_on_session(
             }
             // The queue was deleted between its declaration and `basic.consume`. That is retried here,
             // because a user who starts a consumer gets the errors of the first set-up.
-            Err(error) if may_retry && error.amqp_code() == Some(NOT_FOUND) => may_retry = false,
+            Err(error) if may_retry && error.amqp_code() == Some(reply_code::NOT_FOUND) => {
+                may_retry = false
+            }
             Err(error) => return Err(error),
         }
     }

@@ -23,10 +23,8 @@ use crate::policy::backoff::Backoff;
 use crate::random::{self, Secret};
 use crate::stats::Counters;
 use crate::wire::name::Name;
+use crate::wire::reply_code;
 use crate::wire::topology::{Queue, Topology};
-
-/// AMQP's ACCESS_REFUSED.
-const ACCESS_REFUSED: u16 = 403;
 
 /// The pause before another attempt to open the channel for requests.
 const CHANNEL_RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -78,7 +76,7 @@ impl ReplyQueueTask {
                 Err(error) => {
                     // Calls end with this error at once. It needs an operator, and none of their deadlines is
                     // worth waiting for.
-                    if error.amqp_code() == Some(ACCESS_REFUSED) {
+                    if error.amqp_code() == Some(reply_code::ACCESS_REFUSED) {
                         status.send_replace(ReplyQueueStatus::Refused(error.clone()));
                     }
                     tracing::warn!(%error, "cannot set up the reply queue, trying again");

@@ -17,13 +17,12 @@ use super::Channel;
 use super::consumer_end::{ConsumerEnd, ConsumerItem};
 use super::declare::count_by_name;
 use crate::error::Error;
+use crate::wire::reply_code;
 
 /// The number of heartbeat intervals between two checks.
 const INTERVALS: u32 = 3;
-/// AMQP's reply code for a queue that does not exist.
-const NOT_FOUND: u16 = 404;
 
-/// An additional check of an idle consumer by its owner. If it fails with [`NOT_FOUND`], the consumer
+/// An additional check of an idle consumer by its owner. If it fails with [`reply_code::NOT_FOUND`], the consumer
 /// ends, and its owner sets it up again.
 pub(crate) type IdleCheck = Arc<dyn Fn() -> IdleCheckFuture + Send + Sync>;
 
@@ -84,14 +83,14 @@ async fn check(
                 None => continue,
                 Some(idle_check) => match idle_check().await {
                     Ok(()) => continue,
-                    Err(error) if error.amqp_code() == Some(NOT_FOUND) => Some(error),
+                    Err(error) if error.amqp_code() == Some(reply_code::NOT_FOUND) => Some(error),
                     Err(error) => {
                         tracing::debug!(queue, %error, "check of an idle consumer failed");
                         continue;
                     }
                 },
             },
-            Err(error) if error.amqp_code() != Some(NOT_FOUND) => {
+            Err(error) if error.amqp_code() != Some(reply_code::NOT_FOUND) => {
                 tracing::debug!(queue, %error, "cannot count the consumers of a queue");
                 continue;
             }

@@ -239,17 +239,14 @@ fn put_properties(out: &mut BytesMut, properties: &Properties) -> Result<(), Err
 /// Appends the header table. Headers that were received in a wire type that [`Value`] does not keep, and
 /// were not changed since, are sent with their original bytes.
 fn put_headers(out: &mut BytesMut, properties: &Properties) -> Result<(), Error> {
-    let is_unchanged = |name: &str| properties.unchanged().any(|header| header.name == name);
+    let unchanged = properties.unchanged();
     put_sized(out, |out| {
         for (name, value) in &properties.headers {
-            if !is_unchanged(name) {
-                put_short(out, short(name)?);
-                put_value(out, value)?;
+            put_short(out, short(name)?);
+            match unchanged.get(name.as_str()) {
+                Some(header) => out.put_slice(&header.bytes),
+                None => put_value(out, value)?,
             }
-        }
-        for header in properties.unchanged() {
-            put_short(out, short(&header.name)?);
-            out.put_slice(&header.bytes);
         }
         Ok(())
     })
@@ -474,6 +471,21 @@ mod tests {
                 }
             }
             prop_assert_eq!(&body[..], &message.body[..]);
+        }
+    }
+
+    #[test]
+    fn a_header_that_came_twice_is_sent_once() {
+        let (first, second) = (b"\x01aI\x00\x00\x00\x01", b"\x01aI\x00\x00\x00\x02");
+        for last in [first, second] {
+            let mut payload = vec![0; 12];
+            payload.extend((1_u16 << 13).to_be_bytes());
+            payload.extend((2 * first.len() as u32).to_be_bytes());
+            payload.extend([&first[..], &last[..]].concat());
+            let properties = decode::header(&payload).unwrap().properties.unwrap();
+            let mut out = BytesMut::new();
+            put_properties(&mut out, &properties).unwrap();
+            assert_eq!(out[2 + 4..], last[..]);
         }
     }
 

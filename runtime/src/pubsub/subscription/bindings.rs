@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind};
 use crate::link::{self, Connection, Namespace, Session};
 use crate::sync::lock;
 use crate::wire::name::Name;
+use crate::wire::reply_code;
 use crate::wire::topology::{Binding, Destination, Topology};
 
 /// A handle to change the bindings of a subscription while it runs. Cheap to clone.
@@ -183,7 +184,10 @@ enum Change {
 /// recorded bindings on the next connection.
 fn ignore_if_gone(error: Error) -> Result<(), Error> {
     let queue_is_gone = match error.kind() {
-        ErrorKind::Broker { code: 404, text } => text.contains("no queue"),
+        ErrorKind::Broker {
+            code: reply_code::NOT_FOUND,
+            text,
+        } => text.contains("no queue"),
         _ => false,
     };
     if queue_is_gone || error.is_disconnected() {

@@ -16,6 +16,7 @@ use crate::random;
 use crate::service::BoxFuture;
 use crate::sync::lock;
 use crate::wire::name::Name;
+use crate::wire::reply_code;
 use crate::wire::topology::{Queue, Topology};
 use crate::worker::Setup;
 
@@ -166,7 +167,10 @@ async fn prepare<K: Kind>(
                         link::delete(&session, std::slice::from_ref(own.name()), &namespace).await;
                 }
                 attempts -= 1;
-                if !is_declared_here || error.amqp_code() != Some(404) || attempts == 0 {
+                if !is_declared_here
+                    || error.amqp_code() != Some(reply_code::NOT_FOUND)
+                    || attempts == 0
+                {
                     return Err(error);
                 }
             }
