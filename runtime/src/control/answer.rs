@@ -191,9 +191,17 @@ pub struct EndpointDetails {
     pub oneway: bool,
     /// Whether the method runs at most once.
     pub at_most_once: bool,
+    /// Whether the body is the one argument itself, without a map around it.
+    #[serde(skip_serializing_if = "is_false")]
+    pub bare: bool,
     /// `server` for a method that returns a stream of items.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<String>,
+}
+
+/// For serde, which gives a reference.
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Figures of a method, a task, or the handler of a queue. Times are in nanoseconds.

@@ -205,6 +205,7 @@ fn details(method: &MethodDescriptor, codec: Codec) -> EndpointDetails {
         idempotent: method.is_idempotent(),
         oneway: method.is_oneway(),
         at_most_once: method.is_at_most_once(),
+        bare: method.is_bare(),
         stream: method.is_stream().then(|| SERVER_STREAM.to_owned()),
     }
 }

@@ -88,12 +88,22 @@ impl RpcBench {
                 "a bench makes the same call all the time, so it reads no stdin",
             ));
         };
-        let target = Target::parse(target, self.queue.as_deref(), Codec::Json)?;
-        let builder = target.builder(app.connect().await?)?;
+        let mut target = Target::parse(target, self.queue.as_deref(), Codec::Json)?;
+        let connection = app.connect().await?;
+        target.look_up(connection, app.timeout()).await;
+        if target
+            .details()
+            .is_some_and(|it| it.stream.is_some() || it.oneway)
+        {
+            return Err(Failure::usage(format!(
+                "{target} has no single reply, which a bench measures the time of"
+            )));
+        }
+        let builder = target.builder(connection)?;
         let call = BenchCall {
             client: builder.coalesce(self.coalesce.into()).build(),
             method: target.method().into(),
-            body: json.text.into(),
+            body: target.body(&json.into()),
         };
         self.measure(app, call, &target.to_string()).await
     }
