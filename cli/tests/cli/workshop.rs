@@ -1,6 +1,7 @@
 //! A service with a method for each thing that can happen to a call.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _, stream};
 use lepus::{Code, Context, Running, Server, Status};
@@ -28,6 +29,8 @@ pub(crate) trait Workshop {
     async fn missing(&self) -> Result<(), Status>;
     /// Never returns.
     async fn sleep(&self);
+    /// Returns after so many milliseconds.
+    async fn pause(&self, millis: u64);
     /// The header of a name.
     async fn header(&self, name: String) -> Option<String>;
     /// Names by numbers, which JSON does not have.
@@ -116,6 +119,10 @@ impl Workshop for Bench {
     async fn sleep(&self) {
         let _begun = self.watched.begin();
         std::future::pending().await
+    }
+
+    async fn pause(&self, millis: u64) {
+        tokio::time::sleep(Duration::from_millis(millis)).await;
     }
 
     async fn header(&self, name: String) -> Option<String> {

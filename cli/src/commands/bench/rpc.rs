@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::Args;
+use lepus::amqp::QueueOptions;
 use lepus::rpc::DynamicClient;
 use lepus::{Codec, Server};
 use tokio::sync::mpsc;
@@ -19,6 +20,9 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::json_text;
 use crate::progress::Progress;
+
+/// The time after which the broker deletes the queue of the bench's service, if nobody uses it.
+const UNUSED_QUEUE: Duration = Duration::from_secs(60);
 
 /// Measures calls: of a method, or of a service of its own that returns what it gets
 #[derive(Args)]
@@ -56,7 +60,7 @@ pub(super) struct RpcBench {
     queue: Option<String>,
 }
 
-#[lepus::service(name = "echo", durable = false)]
+#[lepus::service(name = "echo")]
 trait Echo {
     /// The text itself.
     async fn echo(&self, text: String) -> String;
@@ -110,7 +114,11 @@ impl RpcBench {
 
     /// Serves and calls the service of its own, over two connections.
     async fn own(&self, app: &App, bed: &Bed) -> Result<Exit, Failure> {
+        // The queue of a bench that was killed is deleted by itself. A transient queue would not be, before a restart of
+        // the broker, and RabbitMQ 4.3 may be configured to refuse one that is not exclusive.
+        let options = QueueOptions::new().expires(UNUSED_QUEUE);
         let echo = EchoServer::new(EchoService).concurrency(self.concurrency);
+        let echo = echo.queue_options(options);
         let server = Server::new(&bed.connection).serve(echo).start().await?;
         let connection = bed.other(app).await?;
         let text = json_text::string(&"x".repeat(self.size as usize));
