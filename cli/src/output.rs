@@ -125,6 +125,15 @@ impl Output {
         Ok(stdout.flush().await?)
     }
 
+    /// Writes a value as JSON on one line, as [`text_apart`](Self::text_apart) does.
+    ///
+    /// # Errors
+    /// Stdout cannot be written to.
+    pub(crate) async fn line_apart(&self, value: &impl Serialize) -> Result<(), Failure> {
+        let line = serde_json::to_string(value).map_err(not_json)?;
+        self.text_apart(line).await
+    }
+
     /// Writes bytes as they are.
     ///
     /// # Errors

@@ -1,25 +1,21 @@
 //! `bench rpc`: many calls at a time.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
 use lepus::amqp::QueueOptions;
 use lepus::rpc::DynamicClient;
 use lepus::{Codec, Server};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
-use super::{Bed, End, Measured, show};
+use super::{Bed, Measured, perform, show};
 use crate::app::App;
 use crate::commands::call::arguments::Arguments;
 use crate::commands::call::target::Target;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::json_text;
-use crate::progress::Progress;
 
 /// The time after which the broker deletes the queue of the bench's service, if nobody uses it.
 const UNUSED_QUEUE: Duration = Duration::from_secs(60);
@@ -141,38 +137,13 @@ impl RpcBench {
         // The first call opens the reply queue, and shows whether there is a service at all.
         let first = call.client.call(&call.method, call.body.clone());
         first.timeout(app.timeout()).await?;
-        let (ended, mut ends) = mpsc::unbounded_channel();
-        let (left, limit) = (Arc::new(AtomicU64::new(self.calls)), app.timeout());
-        let started = Instant::now();
-        let mut callers = JoinSet::new();
-        for _ in 0..self.concurrency {
-            let (call, left, ended) = (call.clone(), Arc::clone(&left), ended.clone());
-            callers.spawn(async move {
-                let take = |left: u64| left.checked_sub(1);
-                while left
-                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-                    .is_ok()
-                {
-                    let began = Instant::now();
-                    let made = call.client.call(&call.method, call.body.clone());
-                    let end = match made.timeout(limit).await {
-                        Ok(_) => End::Done(began.elapsed()),
-                        Err(error) => End::Failed(Exit::of_error(&error).name()),
-                    };
-                    // Nobody receives it when the program ends.
-                    let _ = ended.send(end);
-                }
-            });
-        }
-        drop(ended);
-        let mut progress = Progress::new("calls", self.calls);
-        let mut all = Vec::new();
-        while let Some(end) = ends.recv().await {
-            all.push(end);
-            progress.at(all.len() as u64);
-        }
-        let elapsed = started.elapsed();
-        drop(progress);
+        let limit = app.timeout();
+        let operation = move || {
+            let made = call.client.call(&call.method, call.body.clone());
+            async move { made.timeout(limit).await.map(drop) }
+        };
+        let calls = (self.calls, "calls");
+        let (all, elapsed) = perform(calls, self.concurrency, operation).await;
         let what = format!("{what}, {} at a time,", self.concurrency);
         let measured = Measured::new(what, all, elapsed);
         show(app, &measured)?;
