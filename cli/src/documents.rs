@@ -110,7 +110,7 @@ pub(crate) fn header(text: &str) -> Result<(String, lepus::amqp::Value), String>
     let (name, value) = text
         .split_once('=')
         .filter(|(name, _)| !name.is_empty())
-        .ok_or_else(|| format!("`{text}` is no header; write name=value"))?;
+        .ok_or_else(|| format!("`{text}` is no header; write NAME=VALUE"))?;
     let value = match value {
         "true" => true.into(),
         "false" => false.into(),

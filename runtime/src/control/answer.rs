@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::declared::DeclaredTopology;
+
 /// The kind of what an instance serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -130,6 +132,9 @@ answer! {
         started: String,
         /// Its methods or tasks; for a plain work queue or a group, one that stands for its handler.
         endpoints: Vec<EndpointInfo>,
+        /// The queues, exchanges and bindings that it declares.
+        #[serde(skip_serializing_if = "DeclaredTopology::is_empty")]
+        topology: DeclaredTopology,
     }
 }
 

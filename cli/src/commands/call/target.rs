@@ -153,7 +153,8 @@ impl Target {
     /// The failure of a call. If the service does not have the method, its methods are named.
     pub(super) fn failure(&self, error: lepus::Error) -> Failure {
         let info = self.info.as_ref().filter(|_| self.endpoint().is_none());
-        match info.filter(|_| error.code() == Some(Code::Unimplemented)) {
+        let is_unrouted = error.is_unroutable() && !self.is_given;
+        match info.filter(|_| is_unrouted || error.code() == Some(Code::Unimplemented)) {
             Some(info) => self.no_method(info),
             None => error.into(),
         }
