@@ -1,6 +1,6 @@
 //! Answers of running programs to questions: collected in a stable order, and none left out without a word.
 
-use lepus::control::{Answer, Answers, Pong, ServiceHealth, ServiceInfo, ServiceStats};
+use lepus::control::{Answer, Answers, Pong, Question, ServiceHealth, ServiceInfo, ServiceStats};
 
 use crate::exit::Exit;
 use crate::failure::{Failure, with_causes};
@@ -47,6 +47,21 @@ pub(crate) async fn collect<A: About>(
     }
     collected.sort_by(|a, b| a.names().cmp(&b.names()));
     Ok(collected)
+}
+
+/// A question about what has this name, or about all, for so many answers, or for all that come.
+pub(crate) fn narrowed<A>(
+    mut question: Question<A>,
+    name: Option<&str>,
+    expected: Option<usize>,
+) -> Question<A> {
+    if let Some(name) = name {
+        question = question.of(name);
+    }
+    match expected {
+        Some(count) => question.expect(count),
+        None => question,
+    }
 }
 
 /// The failure of a question that nobody answered.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines, Stdin};
 
 use crate::failure::Failure;
@@ -25,14 +25,28 @@ impl Documents {
     /// The file cannot be read.
     pub(crate) fn open(argument: &str) -> Result<Self, Failure> {
         if argument == "-" {
-            let lines = BufReader::new(tokio::io::stdin()).lines();
-            return Ok(Self::Lines { lines, number: 0 });
+            return Ok(Self::stdin());
         }
         Ok(Self::One(Some(match argument.strip_prefix('@') {
-            Some(path) => fs::read_to_string(path)
-                .map_err(|error| Failure::usage(format!("{path} cannot be read: {error}")))?,
+            Some(path) => read(path)?,
             None => argument.to_owned(),
         })))
+    }
+
+    /// The lines of stdin.
+    pub(crate) fn stdin() -> Self {
+        Self::Lines {
+            lines: BufReader::new(tokio::io::stdin()).lines(),
+            number: 0,
+        }
+    }
+
+    /// The number of the line that was taken last; 0 if there are no lines.
+    pub(crate) fn number(&self) -> usize {
+        match self {
+            Self::One(_) => 0,
+            Self::Lines { number, .. } => *number,
+        }
     }
 
     /// The next text. Empty lines are left out. `None` at the end.
@@ -54,11 +68,11 @@ impl Documents {
         }
     }
 
-    /// The next document. `None` at the end.
+    /// The next document, as it is written: no digit of a number is lost. `None` at the end.
     ///
     /// # Errors
     /// Stdin cannot be read, or the text is not JSON.
-    pub(crate) async fn next(&mut self) -> Result<Option<Value>, Failure> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Box<RawValue>>, Failure> {
         let Some(text) = self.next_text().await? else {
             return Ok(None);
         };
@@ -81,19 +95,32 @@ impl Documents {
     }
 }
 
-/// Parses a header, `name=value`. The value is a number, `true` or `false` if it looks like one, and otherwise text.
+/// Reads a file that an argument names.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn read(path: &str) -> Result<String, Failure> {
+    fs::read_to_string(path)
+        .map_err(|error| Failure::usage(format!("{path} cannot be read: {error}")))
+}
+
+/// Parses a header, `name=value`. The value is an integer, `true` or `false` if it looks like one, the text of a JSON
+/// string in quotes, and otherwise text.
 pub(crate) fn header(text: &str) -> Result<(String, lepus::amqp::Value), String> {
     let (name, value) = text
         .split_once('=')
         .filter(|(name, _)| !name.is_empty())
-        .ok_or_else(|| format!("`{text}` is no header; write name=value"))?;
+        .ok_or_else(|| format!("`{text}` is no header; write NAME=VALUE"))?;
     let value = match value {
         "true" => true.into(),
         "false" => false.into(),
         _ => match value.parse::<i64>() {
             // A zip code keeps its leading zero.
             Ok(number) if number.to_string() == value => number.into(),
-            _ => value.into(),
+            _ => match serde_json::from_str::<String>(value) {
+                Ok(text) => text.into(),
+                Err(_) => value.into(),
+            },
         },
     };
     Ok((name.to_owned(), value))
@@ -115,6 +142,7 @@ mod tests {
         );
         assert_eq!(header("t=true"), Ok(("t".into(), Value::Bool(true))));
         assert_eq!(header("e="), Ok(("e".into(), Value::from(""))));
+        assert_eq!(header("id=\"7\""), Ok(("id".into(), Value::from("7"))));
         assert!(header("=1").is_err() && header("none").is_err());
     }
 }

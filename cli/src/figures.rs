@@ -80,6 +80,15 @@ pub(crate) fn add(sum: &mut Vec<u64>, buckets: &[u64]) {
     }
 }
 
+/// The counters of a histogram since an earlier one. One that has become smaller has begun anew, and counts 0.
+pub(crate) fn since(before: &[u64], now: &[u64]) -> Vec<u64> {
+    let before = before.iter().copied().chain(std::iter::repeat(0));
+    let pairs = now.iter().zip(before);
+    pairs
+        .map(|(now, before)| now.saturating_sub(before))
+        .collect()
+}
+
 fn millis(millis: f64) -> Duration {
     Duration::from_secs_f64(millis / 1e3)
 }
@@ -100,6 +109,12 @@ mod tests {
         let mut slow = [0; 15];
         slow[14] = 1;
         assert_eq!(Estimate::of(&slow, 0.5), Some(Estimate::Above(ms(10_000))));
+    }
+
+    #[test]
+    fn histograms_are_subtracted() {
+        assert_eq!(since(&[1, 2], &[1, 5, 7]), [0, 3, 7]);
+        assert_eq!(since(&[9, 1, 1], &[3]), [0]);
     }
 
     #[test]

@@ -31,6 +31,40 @@ pub(crate) fn pretty(json: &str) -> String {
     layout.out
 }
 
+/// The first integer in valid JSON that 64 bits cannot hold.
+pub(crate) fn large_integer(json: &str) -> Option<&str> {
+    let mut rest = json;
+    loop {
+        let begin = rest.find(|c: char| c == '"' || c == '-' || c.is_ascii_digit())?;
+        rest = rest.get(begin..)?;
+        if let Some(inside) = rest.strip_prefix('"') {
+            rest = behind_string(inside);
+            continue;
+        }
+        let is_other = |c: char| !c.is_ascii_alphanumeric() && !"+-.".contains(c);
+        let (number, behind) = rest.split_at(rest.find(is_other).unwrap_or(rest.len()));
+        let is_integer = !number.contains(['.', 'e', 'E']);
+        if is_integer && number.parse::<u64>().is_err() && number.parse::<i64>().is_err() {
+            return Some(number);
+        }
+        rest = behind;
+    }
+}
+
+/// The text behind the end of a string whose first quote is taken.
+fn behind_string(inside: &str) -> &str {
+    let mut chars = inside.chars();
+    loop {
+        match chars.next() {
+            Some('\\') => {
+                chars.next();
+            }
+            Some('"') | None => return chars.as_str(),
+            Some(_) => {}
+        }
+    }
+}
+
 struct Layout<'a> {
     rest: Peekable<Chars<'a>>,
     /// The depth, unless all is on one line.
@@ -140,6 +174,25 @@ mod tests {
     #[test]
     fn control_characters_of_a_terminal_are_escaped() {
         assert_eq!(compact("\"\u{9b}31m\u{7f}\""), r#""\u009b31m\u007f""#);
+    }
+
+    #[test]
+    fn an_integer_of_more_than_64_bits_is_found() {
+        for json in [
+            "18446744073709551615",
+            "-9223372036854775808",
+            r#"{"99999999999999999999":["\"99999999999999999999",1e99,9.9999999999999999999e30]}"#,
+            "[true,null,-0]",
+        ] {
+            assert_eq!(large_integer(json), None, "{json}");
+        }
+        for (json, number) in [
+            ("18446744073709551616", "18446744073709551616"),
+            ("[1,-9223372036854775809]", "-9223372036854775809"),
+            (r#"{"a\\":18446744073709551616}"#, "18446744073709551616"),
+        ] {
+            assert_eq!(large_integer(json), Some(number), "{json}");
+        }
     }
 
     #[test]

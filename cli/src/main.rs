@@ -14,7 +14,6 @@ mod figures;
 mod json_text;
 mod latency;
 mod message;
-mod notation;
 mod output;
 mod progress;
 mod work_queues;

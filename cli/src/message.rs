@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lepus::Codec;
 use lepus::amqp::{Table, Value};
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use serde_json::{Map, Number, json};
 
@@ -27,6 +28,28 @@ pub(crate) fn body(content_type: Option<&str>, bytes: &[u8]) -> String {
             codec.to_json(bytes)
         }
     }
+}
+
+/// A reply as JSON that loses nothing: JSON as the server sent it, and any other encoding as [`Codec::to_json`] shows
+/// it.
+///
+/// # Errors
+/// It is no value of its encoding: the reason.
+pub(crate) fn reply(codec: Codec, bytes: &[u8]) -> Result<String, String> {
+    if codec == Codec::Json {
+        let json = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+        json_text::check(json)?;
+        return Ok(json.to_owned());
+    }
+    let view = codec.to_json(bytes);
+    // No value has this view.
+    if !view.starts_with("{\"$body\":") {
+        return Ok(view);
+    }
+    Err(match codec.decode::<IgnoredAny>(bytes) {
+        Err(error) => error.to_string(),
+        Ok(_) => "it is nested too deep".to_owned(),
+    })
 }
 
 /// JSON text, to be written as it is but on one line. A text that is not JSON becomes a string.
@@ -155,6 +178,34 @@ mod tests {
             (Some("application/json"), b"{", "{\"$body\":\"ew==\"}"),
         ] {
             assert_eq!(body(content_type, bytes), shown);
+        }
+    }
+
+    #[test]
+    fn a_reply_is_shown_without_loss() {
+        let long = r#"{"$bytes": 340282366920938463463374607431768211455}"#;
+        for (codec, bytes, shown) in [
+            (Codec::Json, long.as_bytes(), long),
+            (Codec::Text, b"30", "\"30\""),
+            (
+                Codec::MsgPack,
+                b"\x81\x01\xc4\x02\x00\xff",
+                r#"{"$map":[[1,{"$bytes":"AP8="}]]}"#,
+            ),
+            (Codec::MsgPack, b"\xd4\x05\x00", r#"{"$ext":[5,"AA=="]}"#),
+            (Codec::Bytes, b"\x00", r#"{"$bytes":"AA=="}"#),
+        ] {
+            assert_eq!(reply(codec, bytes).as_deref(), Ok(shown), "{codec:?}");
+        }
+        for (codec, bytes) in [
+            (Codec::Json, &b"{"[..]),
+            (Codec::Json, b"\"\xff\""),
+            (Codec::MsgPack, b"\xc4"),
+            (Codec::MsgPack, b"\x01\x02"),
+            (Codec::MsgPack, &[0x91; 200]),
+            (Codec::Text, b"\xff"),
+        ] {
+            assert!(reply(codec, bytes).is_err(), "{codec:?} {bytes:?}");
         }
     }
 

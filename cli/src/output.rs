@@ -7,6 +7,7 @@ use comfy_table::{
     Attribute, Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table, presets,
 };
 use serde::Serialize;
+use tokio::io::AsyncWriteExt as _;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::args::Format;
@@ -112,6 +113,27 @@ impl Output {
         Ok(stdout.flush()?)
     }
 
+    /// Writes a text and the end of a line in another thread, so that a signal is heeded while the reader of stdout is
+    /// slow. If the future is dropped, the text may be written or not.
+    ///
+    /// # Errors
+    /// Stdout cannot be written to.
+    pub(crate) async fn text_apart(&self, mut text: String) -> Result<(), Failure> {
+        text.push('\n');
+        let mut stdout = tokio::io::stdout();
+        stdout.write_all(text.as_bytes()).await?;
+        Ok(stdout.flush().await?)
+    }
+
+    /// Writes a value as JSON on one line, as [`text_apart`](Self::text_apart) does.
+    ///
+    /// # Errors
+    /// Stdout cannot be written to.
+    pub(crate) async fn line_apart(&self, value: &impl Serialize) -> Result<(), Failure> {
+        let line = serde_json::to_string(value).map_err(not_json)?;
+        self.text_apart(line).await
+    }
+
     /// Writes bytes as they are.
     ///
     /// # Errors
@@ -130,6 +152,27 @@ impl Output {
     pub(crate) fn table(&self, rows: Rows) -> Result<(), Failure> {
         self.text(&rows.render(self.is_terminal, self.has_colors))
     }
+}
+
+/// Completes when the reader of stdout has gone, as `head` does after its last line: what follows would be written for
+/// nobody. Never for a file.
+#[cfg(target_os = "linux")]
+pub(crate) async fn closed() {
+    use std::os::fd::AsFd as _;
+    use tokio::{io::Interest, net::unix::pipe::Sender};
+    // Nothing is written to it, so that it need not be in non-blocking mode, which other programs would see too.
+    let stdout = io::stdout().as_fd().try_clone_to_owned();
+    match stdout.and_then(Sender::from_owned_fd_unchecked) {
+        Ok(stdout) => drop(stdout.ready(Interest::ERROR).await),
+        // A file cannot be waited for.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Never completes: the next write tells that the reader of stdout has gone.
+#[cfg(not(target_os = "linux"))]
+pub(crate) async fn closed() {
+    std::future::pending().await
 }
 
 /// Writes a note to stderr: what the command does, and what it left out.

@@ -6,6 +6,7 @@ use lepus::control::ServedKind;
 use lepus::{Connection, Discovery, Error, WorkQueue};
 use serde::de::IgnoredAny;
 
+use crate::answers::collect;
 use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -73,7 +74,7 @@ pub(crate) async fn served(
 ) -> Result<BTreeMap<String, ServedQueue>, Failure> {
     let discovery = Discovery::new(connection).limit(app.timeout());
     let mut served: BTreeMap<String, ServedQueue> = BTreeMap::new();
-    for answer in discovery.services().await? {
+    for answer in collect(discovery.services().stream().await).await? {
         if let ServedKind::Queue | ServedKind::Tasks | ServedKind::Group = answer.kind {
             // A set of tasks may have the name of its trait, and another queue.
             let endpoints = answer.endpoints.iter();

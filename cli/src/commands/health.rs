@@ -4,7 +4,7 @@ use clap::Args;
 use lepus::control::{HealthStatus, ServiceHealth};
 use lepus::{Code, Discovery};
 
-use crate::answers::{collect, nobody};
+use crate::answers::{collect, narrowed, nobody};
 use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -29,13 +29,7 @@ pub(crate) struct Health {
 impl Health {
     pub(crate) async fn run(self, app: &App) -> Result<Exit, Failure> {
         let discovery = Discovery::new(app.connect().await?).limit(app.timeout());
-        let mut question = discovery.health();
-        if let Some(name) = &self.service {
-            question = question.of(name);
-        }
-        if let Some(count) = self.expect {
-            question = question.expect(count);
-        }
+        let question = narrowed(discovery.health(), self.service.as_deref(), self.expect);
         let answers = collect(question.stream().await).await?;
         if answers.is_empty() {
             return Err(nobody(self.service.as_deref()));

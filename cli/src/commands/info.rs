@@ -5,7 +5,7 @@ use lepus::Discovery;
 use lepus::control::{Answer, EndpointInfo, ServiceInfo};
 
 use super::ls::{kind_name, timeout};
-use crate::answers::{collect, nobody};
+use crate::answers::{collect, narrowed, nobody};
 use crate::app::App;
 use crate::args::Format;
 use crate::exit::Exit;
@@ -31,13 +31,11 @@ pub(crate) struct Info {
 impl Info {
     pub(crate) async fn run(self, app: &App) -> Result<Exit, Failure> {
         let discovery = Discovery::new(app.connect().await?).limit(app.timeout());
-        let mut question = match &self.instance {
+        let question = match &self.instance {
             Some(id) => discovery.services().instance(id),
             None => discovery.info(&self.service),
         };
-        if let Some(count) = self.expect {
-            question = question.expect(count);
-        }
+        let question = narrowed(question, None, self.expect);
         let mut answers = collect(question.stream().await).await?;
         if let Some(id) = &self.instance {
             // An instance tells all that it serves.

@@ -7,7 +7,7 @@ use lepus::Discovery;
 use lepus::control::{Answer, EndpointInfo, ServedKind, ServiceInfo};
 use serde::Serialize;
 
-use crate::answers::{collect, nobody};
+use crate::answers::{collect, narrowed, nobody};
 use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -53,13 +53,7 @@ struct Method {
 impl Ls {
     pub(crate) async fn run(self, app: &App) -> Result<Exit, Failure> {
         let discovery = Discovery::new(app.connect().await?).limit(app.timeout());
-        let mut question = discovery.services();
-        if let Some(name) = &self.service {
-            question = question.of(name);
-        }
-        if let Some(count) = self.expect {
-            question = question.expect(count);
-        }
+        let question = narrowed(discovery.services(), self.service.as_deref(), self.expect);
         let answers = collect(question.stream().await).await?;
         match &self.service {
             Some(name) if answers.is_empty() => Err(nobody(Some(name))),

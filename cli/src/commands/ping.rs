@@ -9,7 +9,7 @@ use lepus::control::{Answer, Pong};
 use serde::Serialize;
 use tokio::time::{Instant, sleep_until};
 
-use crate::answers::{collect, nobody};
+use crate::answers::{collect, narrowed, nobody};
 use crate::app::App;
 use crate::args::Format;
 use crate::duration;
@@ -58,16 +58,10 @@ impl Ping {
         let mut missed = 0;
         for round in 1..=self.rounds {
             let next = Instant::now() + self.every;
-            let mut question = discovery.ping();
-            if let Some(name) = &self.service {
-                question = question.of(name);
-            }
             let expected = self
                 .expect
                 .or_else(|| (!known.is_empty()).then_some(known.len()));
-            if let Some(count) = expected {
-                question = question.expect(count);
-            }
+            let question = narrowed(discovery.ping(), self.service.as_deref(), expected);
             let answers = collect(question.stream().await).await?;
             let answered: BTreeSet<(String, String)> = answers.iter().map(key).collect();
             for (name, id) in known.difference(&answered) {

@@ -9,7 +9,7 @@ use lepus::control::{Answer, EndpointStats, ServiceStats};
 use serde::Serialize;
 use tokio::time::{Instant, sleep_until};
 
-use crate::answers::{collect, nobody};
+use crate::answers::{collect, narrowed, nobody};
 use crate::app::App;
 use crate::args::Format;
 use crate::duration;
@@ -118,13 +118,7 @@ impl Stats {
     }
 
     async fn ask(&self, discovery: &Discovery) -> Result<Vec<Answer<ServiceStats>>, Failure> {
-        let mut question = discovery.all_stats();
-        if let Some(name) = &self.service {
-            question = question.of(name);
-        }
-        if let Some(count) = self.expect {
-            question = question.expect(count);
-        }
+        let question = narrowed(discovery.all_stats(), self.service.as_deref(), self.expect);
         collect(question.stream().await).await
     }
 

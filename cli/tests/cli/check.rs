@@ -5,7 +5,7 @@ use lepus_tests::{Env, conformance};
 use serde_json::json;
 
 use crate::lepus::{Ended, bare, ended, run};
-use crate::workshop::Served;
+use crate::workshop::{Served, WorkshopClient};
 
 #[track_caller]
 fn shows(ended: Ended, code: i32, line: &str) {
@@ -33,10 +33,6 @@ async fn a_service_is_checked(env: Env) {
     );
     let few = "CRITICAL: service `workshop`: fewer than 2 instances serve, 1 instances serving";
     shows(with(&["--min", "2"]).await, 2, few);
-    run(&env, &["call", "workshop.square", "7"]).await.ok();
-    let nagios = with(&["--format", "nagios", "--p95", "200ms"]).await;
-    let line = "LEPUS OK - service `workshop`: 1 instances serving, p95 < 5.00 ms | instances=1;;1: p95_seconds=0.005s;;0.2";
-    shows(nagios, 0, line);
     let report = with(&["--format", "json"]).await.json();
     assert_eq!(report["status"], "OK");
     assert_eq!(
@@ -51,6 +47,45 @@ async fn a_service_is_checked(env: Env) {
     served.stop().await;
     let gone = "CRITICAL: service `workshop`: fewer than 1 instances serve, 0 instances serving";
     shows(with(&[]).await, 2, gone);
+}
+
+async fn latencies_are_those_of_a_window(env: Env) {
+    let served = Served::start(&env).await;
+    let check = async |format: &str, window: &str| {
+        let limit = ["--p95", "100ms", "--window", window, "--format", format];
+        let arguments = [&["check", "service", "workshop"][..], &limit].concat();
+        run(&env, &arguments).await
+    };
+    // A slow request before the window, and none in it.
+    run(&env, &["call", "workshop.pause", "millis=300"])
+        .await
+        .ok();
+    let quiet = check("text", "100ms").await;
+    assert_eq!(quiet.code, Some(0), "{}", quiet.stderr);
+    let beginning = "OK: service `workshop`: 1 instances serving, no request in ";
+    assert!(quiet.stdout.starts_with(beginning), "{}", quiet.stdout);
+    // Slow requests in the window.
+    let asker = env.connect().await;
+    let workshop = WorkshopClient::new(&asker);
+    let calls = async {
+        loop {
+            workshop.pause(300).await.expect("a reply");
+        }
+    };
+    let slow = tokio::select! {
+        report = check("json", "2s") => report,
+        () = calls => unreachable!("it does not end"),
+    };
+    assert_eq!(slow.code, Some(2), "{}", slow.stderr);
+    let report: serde_json::Value = serde_json::from_str(&slow.stdout).expect("JSON");
+    assert_eq!(report["problems"][0]["text"], "p95 is above 100 ms");
+    let figures = report["figures"].as_array().expect("figures").iter();
+    let names: Vec<&str> = figures.filter_map(|it| it["name"].as_str()).collect();
+    assert_eq!(names, ["instances", "requests_per_second", "p95_seconds"]);
+    let short = check("text", "1ms").await;
+    assert_eq!(short.code, Some(1), "{}", short.stderr);
+    asker.close().await;
+    served.stop().await;
 }
 
 async fn a_queue_is_checked(env: Env) {
@@ -104,4 +139,8 @@ async fn a_check_without_a_broker_is_unknown() {
     );
 }
 
-conformance!(a_service_is_checked, a_queue_is_checked);
+conformance!(
+    a_service_is_checked,
+    latencies_are_those_of_a_window,
+    a_queue_is_checked
+);

@@ -20,7 +20,7 @@ async fn services_and_their_methods_are_listed(env: Env) {
     let other = Served::start(&env).await;
     let listed = run(&env, &["ls", "-o", "json"]).await.json();
     let expected = json!([{
-        "name": "workshop", "kind": "service", "version": "1.2.0", "instances": 2, "endpoints": 10,
+        "name": "workshop", "kind": "service", "version": "1.2.0", "instances": 2, "endpoints": 14,
         "description": "Does one thing of each kind.",
     }]);
     assert_eq!(listed, expected);
@@ -30,7 +30,7 @@ async fn services_and_their_methods_are_listed(env: Env) {
         lines,
         [
             "NAME      KIND     VERSION  INSTANCES  METHODS  DESCRIPTION",
-            "workshop  service  1.2.0            2       10  Does one thing of each kind.",
+            "workshop  service  1.2.0            2       14  Does one thing of each kind.",
         ]
     );
     let methods = run(&env, &["ls", "workshop", "-o", "jsonl"]).await.ok();
@@ -41,7 +41,7 @@ async fn services_and_their_methods_are_listed(env: Env) {
         (&first["instances"], &first["data"]["timeout_ms"]),
         (&json!(2), &json!(2000))
     );
-    assert_eq!(methods.lines().count(), 10);
+    assert_eq!(methods.lines().count(), 14);
     let table = run(&env, &["ls", "workshop", "--expect", "2"]).await.ok();
     assert!(
         table.contains("dividend, divisor") && table.contains("workshop.aside"),

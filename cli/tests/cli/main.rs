@@ -10,6 +10,7 @@ mod arguments;
 mod bench;
 mod broker;
 mod call;
+mod call_forms;
 mod check;
 mod dead;
 mod discovery;

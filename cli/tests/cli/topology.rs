@@ -43,20 +43,37 @@ async fn what_is_in_use_is_exported_and_compared(env: Env) {
         .declare(&connection)
         .await
         .unwrap();
+    let declared = |name: &str, arguments: Value| json!({"name": name, "durable": true, "arguments": arguments});
+    let quorum = |name: &str| {
+        let dead = format!("{name}.dead");
+        let work = json!({
+            "x-queue-type": "quorum",
+            "x-delivery-limit": 20,
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": dead,
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",
+        });
+        let limit = json!({"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000});
+        (declared(name, work), declared(&dead, limit))
+    };
+    let exchange = |name: &str, kind: &str| json!({"name": name, "type": kind, "durable": true, "auto_delete": false, "internal": false, "arguments": {}});
+    let (archive, mail) = (quorum("logs.archive"), quorum("mails"));
     let expected = json!({
         "lepus_topology": 1,
         "exchanges": [
             {"name": "lepus.control", "role": "control"},
-            {"name": "logs", "role": "events"},
+            {"name": "logs", "role": "events", "declared": exchange("logs", "topic")},
         ],
         "queues": [
-            {"name": "greeter", "role": "service", "of": "greeter"},
-            {"name": "logs.archive", "role": "group", "of": "logs"},
-            {"name": "logs.archive.dead", "role": "dead", "of": "logs.archive"},
-            {"name": "mails", "role": "work", "of": "mails"},
-            {"name": "mails.dead", "role": "dead", "of": "mails"},
+            {"name": "greeter", "role": "service", "of": "greeter", "declared": declared("greeter", json!({}))},
+            {"name": "logs.archive", "role": "group", "of": "logs", "declared": archive.0},
+            {"name": "logs.archive.dead", "role": "dead", "of": "logs.archive", "declared": archive.1},
+            {"name": "mails", "role": "work", "of": "mails", "declared": mail.0},
+            {"name": "mails.dead", "role": "dead", "of": "mails", "declared": mail.1},
             {"name": "plain", "role": "named", "of": ""},
         ],
+        "bindings": [{"exchange": "logs", "queue": "logs.archive", "key": "#"}],
     });
     let export = [
         "topology",
@@ -79,6 +96,48 @@ async fn what_is_in_use_is_exported_and_compared(env: Env) {
     let diff = ["topology", "diff", file_name];
     assert_eq!(lepus.ok(&diff).await, "");
 
+    // Other properties than those of the broker, and other bindings.
+    let mut other = expected.clone();
+    other["queues"][3]["declared"]["arguments"]["x-delivery-limit"] = json!(21);
+    other["exchanges"][1]["declared"]["type"] = json!("fanout");
+    other["bindings"] = json!([{"exchange": "logs", "queue": "logs.archive", "key": "kern.*"}]);
+    std::fs::write(&file, other.to_string()).unwrap();
+    let ended = lepus.run(&[&diff[..], &["-o", "json"]].concat()).await;
+    assert_eq!(ended.code, Some(73), "{ended:?}");
+    let found: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let found = found.as_array().unwrap().iter();
+    let word = |it: &Value, name: &str| it[name].as_str().unwrap().to_owned();
+    let found: Vec<_> = found
+        .map(|it| {
+            (
+                word(it, "difference"),
+                word(it, "entity"),
+                word(it, "name"),
+                word(it, "reason"),
+            )
+        })
+        .collect();
+    let expected_ones = [
+        ("different", "exchange", "logs", "type"),
+        ("different", "queue", "mails", "x-delivery-limit"),
+        ("changed", "exchange", "logs", "fanout"),
+        ("changed", "queue", "mails", "21"),
+        ("missing", "binding", "kern.*", ""),
+        ("new", "binding", "#", ""),
+    ];
+    assert_eq!(found.len(), expected_ones.len(), "{found:?}");
+    for (found, expected) in found.iter().zip(expected_ones) {
+        assert_eq!(
+            (found.0.as_str(), found.1.as_str(), found.2.as_str()),
+            (expected.0, expected.1, expected.2),
+            "{found:?}"
+        );
+        assert!(found.3.contains(expected.3), "{found:?}");
+    }
+    // Nothing was changed by looking.
+    std::fs::write(&file, expected.to_string()).unwrap();
+    assert_eq!(lepus.ok(&diff).await, "");
+
     pool.stop().await.unwrap();
     queue::<u32>("plain", QueueKind::Classic)
         .delete(&connection)
@@ -97,7 +156,7 @@ async fn what_is_in_use_is_exported_and_compared(env: Env) {
     .await;
     let ended = lepus.run(&[&diff[..], &["-o", "json"]].concat()).await;
     assert_eq!(ended.code, Some(73), "{ended:?}");
-    let difference = |difference, name, role, of| json!({"difference": difference, "entity": "queue", "name": name, "role": role, "of": of});
+    let difference = |difference, name, role, of| json!({"difference": difference, "entity": "queue", "name": name, "role": role, "of": of, "reason": ""});
     let found: Value = serde_json::from_str(&ended.stdout).unwrap();
     let expected = json!([
         difference("unserved", "mails", "work", "mails"),
@@ -134,7 +193,7 @@ async fn a_file_that_is_none_is_told(env: Env) {
         ("{", "is no file of `lepus topology export`"),
         ("{\"queues\":[]}", "missing field"),
         (
-            "{\"lepus_topology\":2,\"exchanges\":[],\"queues\":[]}",
+            "{\"lepus_topology\":2,\"exchanges\":[],\"queues\":[],\"bindings\":[]}",
             "has version 2",
         ),
     ] {

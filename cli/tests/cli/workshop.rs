@@ -1,10 +1,13 @@
 //! A service with a method for each thing that can happen to a call.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use futures_util::{Stream, StreamExt as _, stream};
 use lepus::{Code, Context, Running, Server, Status};
 use lepus_tests::Env;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 /// The method's own error.
 #[derive(Debug, Serialize, Deserialize, thiserror::Error)]
@@ -26,6 +29,8 @@ pub(crate) trait Workshop {
     async fn missing(&self) -> Result<(), Status>;
     /// Never returns.
     async fn sleep(&self);
+    /// Returns after so many milliseconds.
+    async fn pause(&self, millis: u64);
     /// The header of a name.
     async fn header(&self, name: String) -> Option<String>;
     /// Names by numbers, which JSON does not have.
@@ -40,9 +45,61 @@ pub(crate) trait Workshop {
     /// Returns nothing to its caller.
     #[rpc(oneway)]
     async fn tell(&self, text: String);
+    /// The numbers from 1 on, up to a last one.
+    fn count(&self, to: u64) -> impl Stream<Item = u64>;
+    /// The number of its argument, which is the body, and then nothing for ever.
+    #[rpc(params = "bare")]
+    fn once(&self, n: u64) -> impl Stream<Item = u64>;
+    /// The dividend, and then the method's own error.
+    fn fail(&self, dividend: i64) -> impl Stream<Item = Result<i64, DivideByZero>>;
 }
 
-pub(crate) struct Bench;
+/// Tells that handlers have begun, and that they were dropped.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Watched {
+    begun: watch::Sender<usize>,
+    dropped: watch::Sender<usize>,
+    /// The items that streams have made.
+    made: watch::Sender<u64>,
+}
+
+impl Watched {
+    fn begin(&self) -> Begun {
+        self.begun.send_modify(|begun| *begun += 1);
+        Begun(self.clone())
+    }
+
+    pub(crate) async fn until_begun(&self) {
+        let mut begun = self.begun.subscribe();
+        begun.wait_for(|begun| *begun > 0).await.expect("a sender");
+    }
+
+    pub(crate) async fn until_dropped(&self) {
+        let mut dropped = self.dropped.subscribe();
+        let waiting = dropped.wait_for(|dropped| *dropped > 0);
+        let waited = tokio::time::timeout(lepus_tests::process::PATIENCE, waiting).await;
+        waited.expect("the handler is dropped").expect("a sender");
+    }
+
+    /// The items that streams have made.
+    pub(crate) fn made(&self) -> u64 {
+        *self.made.borrow()
+    }
+}
+
+/// A handler that runs.
+struct Begun(Watched);
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.0.dropped.send_modify(|dropped| *dropped += 1);
+    }
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Bench {
+    watched: Watched,
+}
 
 impl Workshop for Bench {
     async fn divide(&self, dividend: i64, divisor: i64) -> Result<i64, DivideByZero> {
@@ -60,7 +117,12 @@ impl Workshop for Bench {
     }
 
     async fn sleep(&self) {
+        let _begun = self.watched.begin();
         std::future::pending().await
+    }
+
+    async fn pause(&self, millis: u64) {
+        tokio::time::sleep(Duration::from_millis(millis)).await;
     }
 
     async fn header(&self, name: String) -> Option<String> {
@@ -87,11 +149,33 @@ impl Workshop for Bench {
     }
 
     async fn tell(&self, _: String) {}
+
+    fn count(&self, to: u64) -> impl Stream<Item = u64> {
+        let (begun, made) = (self.watched.begin(), self.watched.made.clone());
+        stream::iter(1..=to).inspect(move |number| {
+            let _alive = &begun;
+            made.send_replace(*number);
+        })
+    }
+
+    fn once(&self, n: u64) -> impl Stream<Item = u64> {
+        let begun = self.watched.begin();
+        stream::iter([n])
+            .chain(stream::pending())
+            .inspect(move |_| {
+                let _alive = &begun;
+            })
+    }
+
+    fn fail(&self, dividend: i64) -> impl Stream<Item = Result<i64, DivideByZero>> {
+        stream::iter([Ok(dividend), Err(DivideByZero { dividend })])
+    }
 }
 
 /// A workshop that is served in the namespace of a test.
 pub(crate) struct Served {
     pub(crate) connection: lepus::Connection,
+    pub(crate) watched: Watched,
     running: Running,
 }
 
@@ -102,10 +186,13 @@ impl Served {
             let _ = env.name(queue);
         }
         let connection = env.connect().await;
-        let server = Server::new(&connection).serve(WorkshopServer::new(Bench).concurrency(8));
+        let bench = Bench::default();
+        let watched = bench.watched.clone();
+        let server = Server::new(&connection).serve(WorkshopServer::new(bench).concurrency(8));
         let running = server.start().await.expect("the server starts");
         let served = Self {
             connection,
+            watched,
             running,
         };
         served.until_found(env).await;

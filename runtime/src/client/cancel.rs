@@ -13,7 +13,8 @@ use super::request::CallRequest;
 use crate::control::ControlRefusal;
 use crate::error::Error;
 use crate::link::{
-    self, Channel, ChannelEvent, ChannelHandler, Connection, Flush, Link, Namespace, Session,
+    self, Channel, ChannelEvent, ChannelHandler, CloseGate, CloseGuard, Connection, Flush, Link,
+    Namespace, Session,
 };
 use crate::publish::CachedChannel;
 use crate::wire::batch::{MAX_CANCELLED_IDS, encode_cancelled};
@@ -30,6 +31,7 @@ const PAUSE_WITHOUT_EXCHANGE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Canceller {
     given_up: mpsc::UnboundedSender<GivenUp>,
+    close_gate: CloseGate,
 }
 
 /// A call that was given up.
@@ -40,6 +42,8 @@ struct GivenUp {
     /// The id by which its server knows it.
     id: Vec<u8>,
     deadline: Instant,
+    /// The connection is not closed before the message is written.
+    _close_guard: CloseGuard,
 }
 
 impl Canceller {
@@ -57,7 +61,10 @@ impl Canceller {
                     paused_until: None,
                 };
                 connection.tasks().spawn(task.run(received));
-                Self { given_up }
+                Self {
+                    given_up,
+                    close_gate: connection.close_gate().clone(),
+                }
             })
         })
     }
@@ -70,6 +77,7 @@ impl Canceller {
             reply_queue: Arc::clone(reply_queue),
             id,
             deadline: request.deadline,
+            _close_guard: self.close_gate.hold(),
         };
         // An error means that the broker refuses the control plane, or that the runtime has ended.
         let _ = self.given_up.send(given_up);

@@ -55,7 +55,7 @@ use crate::wire::value::{Table, Value};
 /// gets them from strangers checks them first, for instance against [`Discovery`](crate::Discovery).
 #[derive(Clone)]
 pub struct DynamicClient {
-    client: Client,
+    pub(super) client: Client,
 }
 
 impl DynamicClient {
@@ -77,14 +77,7 @@ impl DynamicClient {
 
     /// Creates a call of a method with these encoded arguments. It is made when it is awaited.
     pub fn call(&self, method: &str, arguments: impl Into<Bytes>) -> DynamicCall {
-        let named = Name::parse(method).map(|_| MethodKey {
-            name: method.to_owned(),
-            ..MethodKey::default()
-        });
-        let (method, error) = match named {
-            Ok(method) => (method, None),
-            Err(error) => (MethodKey::default(), Some(error.into())),
-        };
+        let (method, error) = MethodKey::named(method);
         DynamicCall {
             client: self.client.clone(),
             method,
@@ -223,7 +216,8 @@ impl fmt::Debug for DynamicCall {
     }
 }
 
-/// The reply to a [`DynamicCall`]: the encoded value, or the method's own error.
+/// The reply to a [`DynamicCall`], or an item of a [`DynamicStreaming`](super::DynamicStreaming): the encoded value, or
+/// the method's own error.
 #[derive(Clone)]
 pub struct DynamicReply {
     is_own_error: bool,
@@ -236,7 +230,7 @@ impl DynamicReply {
     ///
     /// # Errors
     /// The status, if it is one.
-    fn of(request: &CallRequest, reply: Reply) -> Result<Self, Error> {
+    pub(super) fn of(request: &CallRequest, reply: Reply) -> Result<Self, Error> {
         let codec = reply.codec().unwrap_or(request.codec);
         let (status, body, _) = reply.into_parts();
         let is_own_error = match status {
@@ -253,6 +247,15 @@ impl DynamicReply {
         };
         request.ended(reply.outcome());
         Ok(reply)
+    }
+
+    /// An item of a stream.
+    pub(super) fn item(codec: Codec, body: Bytes) -> Self {
+        Self {
+            is_own_error: false,
+            codec,
+            body,
+        }
     }
 
     fn outcome(&self) -> HandlerOutcome {
@@ -305,6 +308,33 @@ struct MethodKey {
     name: String,
     is_oneway: bool,
     is_idempotent: bool,
+    is_stream: bool,
+}
+
+impl MethodKey {
+    /// The method of this name. If it is no name, a call of it fails with the error.
+    fn named(name: &str) -> (Self, Option<Error>) {
+        match Name::parse(name) {
+            Ok(_) => {
+                let name = name.to_owned();
+                (
+                    Self {
+                        name,
+                        ..Self::default()
+                    },
+                    None,
+                )
+            }
+            Err(error) => (Self::default(), Some(error.into())),
+        }
+    }
+}
+
+/// The descriptor of a method of this name that returns a stream.
+pub(super) fn stream_method(name: &str) -> (&'static MethodDescriptor, Option<Error>) {
+    let (mut method, error) = MethodKey::named(name);
+    method.is_stream = true;
+    (METHODS.get(method), error)
 }
 
 static SERVICES: LazyLock<KnownServices> = LazyLock::new(KnownServices::default);
@@ -343,6 +373,9 @@ impl KnownMethods {
         if key.is_idempotent {
             method = method.idempotent();
         }
+        if key.is_stream {
+            method = method.stream();
+        }
         let method: &'static MethodDescriptor = Box::leak(Box::new(method));
         known.insert(key, method);
         method
@@ -380,5 +413,10 @@ mod tests {
         assert!(std::ptr::eq(fib, methods.get(key)));
         assert_eq!((fib.name(), fib.is_oneway()), ("fib", false));
         assert!(methods.get(oneway).is_oneway());
+        let stream = MethodKey {
+            is_stream: true,
+            ..MethodKey::named("fib").0
+        };
+        assert!(methods.get(stream).is_stream());
     }
 }

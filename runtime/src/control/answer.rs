@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::declared::DeclaredTopology;
+
 /// The kind of what an instance serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -130,6 +132,9 @@ answer! {
         started: String,
         /// Its methods or tasks; for a plain work queue or a group, one that stands for its handler.
         endpoints: Vec<EndpointInfo>,
+        /// The queues, exchanges and bindings that it declares.
+        #[serde(skip_serializing_if = "DeclaredTopology::is_empty")]
+        topology: DeclaredTopology,
     }
 }
 
@@ -191,9 +196,17 @@ pub struct EndpointDetails {
     pub oneway: bool,
     /// Whether the method runs at most once.
     pub at_most_once: bool,
+    /// Whether the body is the one argument itself, without a map around it.
+    #[serde(skip_serializing_if = "is_false")]
+    pub bare: bool,
     /// `server` for a method that returns a stream of items.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<String>,
+}
+
+/// For serde, which gives a reference.
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Figures of a method, a task, or the handler of a queue. Times are in nanoseconds.

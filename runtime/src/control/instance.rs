@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::answer::{EndpointDetails, EndpointInfo, ServedKind};
+use super::declared::DeclaredTopology;
 use crate::clock;
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::link::Connection;
@@ -18,6 +19,7 @@ use crate::stats::HandlerKind;
 use crate::sync::lock;
 use crate::wire::codec::Codec;
 use crate::wire::envelope;
+use crate::wire::topology::Topology;
 use crate::worker::ConsumerView;
 
 /// The version of what has none.
@@ -31,6 +33,8 @@ pub(crate) struct Served {
     pub(super) version: String,
     pub(super) description: String,
     pub(super) endpoints: Vec<Endpoint>,
+    /// The queues, exchanges and bindings that are declared for it.
+    pub(super) topology: DeclaredTopology,
     /// The queues that it consumes, without the namespace.
     queues: Vec<String>,
     pub(super) consumers: Vec<ConsumerView>,
@@ -116,6 +120,7 @@ impl Served {
             version: NO_VERSION.to_owned(),
             description: String::new(),
             endpoints: Vec::new(),
+            topology: DeclaredTopology::default(),
             queues: vec![queue.to_owned()],
             consumers: consumers.to_vec(),
             started: clock::rfc3339_now(),
@@ -138,6 +143,20 @@ impl Served {
 
     fn with(mut self, endpoint: Endpoint) -> Self {
         self.endpoints.push(endpoint);
+        self
+    }
+
+    /// Adds what is declared for it.
+    #[must_use]
+    pub(crate) fn declared_by(mut self, topology: &Topology) -> Self {
+        let DeclaredTopology {
+            exchanges,
+            queues,
+            bindings,
+        } = topology.into();
+        self.topology.exchanges.extend(exchanges);
+        self.topology.queues.extend(queues);
+        self.topology.bindings.extend(bindings);
         self
     }
 
@@ -205,6 +224,7 @@ fn details(method: &MethodDescriptor, codec: Codec) -> EndpointDetails {
         idempotent: method.is_idempotent(),
         oneway: method.is_oneway(),
         at_most_once: method.is_at_most_once(),
+        bare: method.is_bare(),
         stream: method.is_stream().then(|| SERVER_STREAM.to_owned()),
     }
 }

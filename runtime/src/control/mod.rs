@@ -30,6 +30,7 @@
 
 mod answer;
 mod answers;
+mod declared;
 mod discovery;
 mod health;
 mod instance;
@@ -42,6 +43,9 @@ pub use answer::{
     Pong, ServedKind, ServiceHealth, ServiceInfo, ServiceStats,
 };
 pub use answers::{Answer, Answers};
+pub use declared::{
+    DeclaredArgument, DeclaredBinding, DeclaredExchange, DeclaredQueue, DeclaredTopology,
+};
 pub use discovery::{Discovery, Question};
 pub use health::{Health, ServedStatus};
 pub(crate) use instance::Served;

@@ -80,6 +80,7 @@ fn info(served: &Served, identity: Identity) -> ServiceInfo {
         description: served.description.clone(),
         started: served.started.clone(),
         endpoints: endpoints.map(|endpoint| endpoint.info.clone()).collect(),
+        topology: served.topology.clone(),
         ..identity.into()
     }
 }

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::channel::delete_declared;
+use super::close_gate::CloseGate;
 use super::io_thread::IoThread;
 use super::namespace::Namespace;
 use super::session::Session;
@@ -116,6 +117,7 @@ impl Drop for RuntimeGuard {
 
 struct Inner {
     dialer: Arc<Dialer>,
+    close_gate: CloseGate,
     tracker: Arc<StateTracker>,
     namespace: Namespace,
     closing: watch::Sender<bool>,
@@ -147,6 +149,7 @@ impl Connection {
         Self {
             inner: Arc::new(Inner {
                 dialer,
+                close_gate: CloseGate::default(),
                 tracker,
                 namespace,
                 closing,
@@ -256,12 +259,13 @@ impl Connection {
     /// Closes the connection. Calls and pushes in progress fail with
     /// [`is_closed`](Error::is_closed); servers and workers stop. Closing twice is not an error.
     ///
-    /// Returns when the broker has confirmed the close, or after two seconds.
+    /// Servers are told of calls that were [given up](crate::Call#cancel-safety) before it closes, for which it waits half
+    /// a second at the most. It returns when the broker has confirmed the close, or after two seconds.
     ///
     /// # Cancel safety
     /// If the future is dropped, the close goes on in the background.
     pub async fn close(&self) {
-        self.inner.closing.send_replace(true);
+        self.begin_close().await;
         if let Some(preopened) = self.inner.dialer.take_preopened() {
             // Spawned, so that it goes on if this future is dropped, and on the runtime that has timers
             // wherever `close` was called.
@@ -273,6 +277,27 @@ impl Connection {
             link.closed().await;
         }
         self.inner.tracker.closed_all();
+    }
+
+    /// Ends the links, once the messages that were to leave before are written.
+    async fn begin_close(&self) {
+        let (gate, closing) = (self.inner.close_gate.clone(), self.inner.closing.clone());
+        if !gate.is_held() {
+            closing.send_replace(true);
+            return;
+        }
+        // Spawned for the reasons below.
+        let waiting = self.io().spawn(async move {
+            gate.released().await;
+            closing.send_replace(true);
+        });
+        // Fails only if the runtime has ended, and the links with it.
+        let _ = waiting.await;
+    }
+
+    /// What a close waits for.
+    pub(crate) fn close_gate(&self) -> &CloseGate {
+        &self.inner.close_gate
     }
 
     /// The link for publishing and for replies to requests.

@@ -11,6 +11,7 @@
 
 mod builder;
 mod channel;
+mod close_gate;
 mod connection;
 mod convert;
 mod dial;
@@ -32,6 +33,7 @@ pub(crate) use channel::{
     AckRange, Channel, ConfirmChannel, Confirmation, ConsumeMode, Consumer, ConsumerEnd,
     DeliveryCallback, GetChannel, IdleCheck, bind, count, declare, delete, purge, unbind,
 };
+pub(crate) use close_gate::{CloseGate, CloseGuard};
 pub use connection::Connection;
 pub(crate) use connection::WeakConnection;
 pub(crate) use namespace::Namespace;

@@ -130,8 +130,9 @@ impl PoolConfig {
             layers,
         } = self;
         spec.check(connection.namespace())?;
+        let topology = spec.topology()?;
         let source = Source {
-            topology: spec.topology()?,
+            topology: topology.clone(),
             queue: spec.name.clone(),
             concurrency,
             grace,
@@ -147,6 +148,7 @@ impl PoolConfig {
             Some(tasks) => Served::tasks(&connection, tasks, (&spec.name, spec.codec()), &views),
             None => Served::queue(&connection, (&spec.name, spec.codec()), &views),
         };
+        let served = served.declared_by(&topology);
         let handler = JobHandler::new(&connection, spec, runner, timeout);
         running.add(worker, Arc::new(handler), connection.tasks());
         control::announce(&connection, &mut running, served)?;

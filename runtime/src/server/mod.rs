@@ -159,16 +159,19 @@ impl Server {
         }
         let mut started = Vec::new();
         for service in &self.services {
-            let mut workers = Vec::new();
+            let (mut workers, mut declared) = (Vec::new(), Topology::default());
             let options = service.options();
             for (queue, default) in queues(service.descriptor(), &options)? {
-                let from = (queue.name.as_str(), default);
+                let name = queue.name.to_string();
+                let from = (name.as_str(), default);
                 let limits = (options.concurrency, self.options.clone());
                 let service = Arc::clone(service);
                 let dispatcher = Dispatcher::new(&self.connection, service, from, limits);
+                let topology = Topology::queue(queue);
+                declared.queues.extend_from_slice(&topology.queues);
                 let source = Source {
-                    queue: queue.name.to_string(),
-                    topology: Topology::queue(queue),
+                    queue: name,
+                    topology,
                     concurrency: options.concurrency,
                     grace: self.grace,
                     max_body: self.connection.max_message(),
@@ -176,15 +179,16 @@ impl Server {
                 };
                 workers.push((Worker::start(&self.connection, source).await?, dispatcher));
             }
-            started.push((service.descriptor(), workers));
+            started.push((service.descriptor(), workers, declared));
         }
         let mut running = Running::new();
-        for (descriptor, workers) in started {
+        for (descriptor, workers, declared) in started {
             let views: Vec<_> = workers.iter().map(|(worker, _)| worker.view()).collect();
             for (worker, dispatcher) in workers {
                 running.add(worker, Arc::new(dispatcher), self.connection.tasks());
             }
             let served = Served::service(&self.connection, descriptor, &views);
+            let served = served.declared_by(&declared);
             control::announce(&self.connection, &mut running, served)?;
         }
         Ok(running)

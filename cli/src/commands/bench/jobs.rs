@@ -1,15 +1,13 @@
 //! `bench jobs`: pushes of jobs with their confirms, and then their handling.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Args;
 use lepus::{Job, WorkQueue};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
-use super::{Bed, End, Measured, show};
+use super::{Bed, Measured, perform, show};
 use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -61,38 +59,14 @@ impl JobsBench {
     ) -> Result<Measured, Failure> {
         let producer = queue.producer(&bed.connection).timeout(app.timeout());
         let job = Arc::new("x".repeat(self.size as usize));
-        let (ended, mut ends) = mpsc::unbounded_channel();
-        let left = Arc::new(AtomicU64::new(self.jobs));
-        let started = Instant::now();
-        let mut pushers = JoinSet::new();
-        for _ in 0..self.concurrency {
-            let (producer, job) = (producer.clone(), Arc::clone(&job));
-            let (left, ended) = (Arc::clone(&left), ended.clone());
-            pushers.spawn(async move {
-                let take = |left: u64| left.checked_sub(1);
-                while left
-                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-                    .is_ok()
-                {
-                    let began = Instant::now();
-                    let end = match producer.push(&job).await {
-                        Ok(_) => End::Done(began.elapsed()),
-                        Err(error) => End::Failed(Exit::of_error(&error).name()),
-                    };
-                    // Nobody receives it when the program ends.
-                    let _ = ended.send(end);
-                }
-            });
-        }
-        drop(ended);
-        let mut progress = Progress::new("pushes", self.jobs);
-        let mut all = Vec::new();
-        while let Some(end) = ends.recv().await {
-            all.push(end);
-            progress.at(all.len() as u64);
-        }
+        let operation = move || {
+            let push = producer.push(&job);
+            async move { push.await.map(drop) }
+        };
+        let pushes = (self.jobs, "pushes");
+        let (all, elapsed) = perform(pushes, self.concurrency, operation).await;
         let what = format!("pushes, {} at a time,", self.concurrency);
-        Ok(Measured::new(what, all, started.elapsed()))
+        Ok(Measured::new(what, all, elapsed))
     }
 
     async fn handle(

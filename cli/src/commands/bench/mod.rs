@@ -5,18 +5,23 @@ mod rpc;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use lepus::Connection;
 use lepus::amqp::Io;
 use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::app::App;
 use crate::args::Format;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::latency::Summary;
+use crate::progress::Progress;
 
 /// Measures calls or jobs over the broker: rate, latency, and a histogram
 ///
@@ -152,6 +157,48 @@ impl Measured {
         }
         lines.join("\n")
     }
+}
+
+/// Performs an operation so many times, so many at a time. Returns its ends, and the time of all.
+async fn perform<F, R>(
+    (count, unit): (u64, &'static str),
+    concurrency: u16,
+    operation: F,
+) -> (Vec<End>, Duration)
+where
+    F: Fn() -> R + Clone + Send + 'static,
+    R: Future<Output = Result<(), lepus::Error>> + Send,
+{
+    let (ended, mut ends) = mpsc::unbounded_channel();
+    let left = Arc::new(AtomicU64::new(count));
+    let started = Instant::now();
+    let mut tasks = JoinSet::new();
+    for _ in 0..concurrency {
+        let (operation, left, ended) = (operation.clone(), Arc::clone(&left), ended.clone());
+        tasks.spawn(async move {
+            let take = |left: u64| left.checked_sub(1);
+            while left
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+                .is_ok()
+            {
+                let began = Instant::now();
+                let end = match operation().await {
+                    Ok(()) => End::Done(began.elapsed()),
+                    Err(error) => End::Failed(Exit::of_error(&error).name()),
+                };
+                // Nobody receives it when the program ends.
+                let _ = ended.send(end);
+            }
+        });
+    }
+    drop(ended);
+    let mut progress = Progress::new(unit, count);
+    let mut all = Vec::new();
+    while let Some(end) = ends.recv().await {
+        all.push(end);
+        progress.at(all.len() as u64);
+    }
+    (all, started.elapsed())
 }
 
 /// The end of one call or push.

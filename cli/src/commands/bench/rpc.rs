@@ -1,24 +1,24 @@
 //! `bench rpc`: many calls at a time.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
+use lepus::amqp::QueueOptions;
 use lepus::rpc::DynamicClient;
 use lepus::{Codec, Server};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
-use super::{Bed, End, Measured, show};
+use super::{Bed, Measured, perform, show};
 use crate::app::App;
 use crate::commands::call::arguments::Arguments;
 use crate::commands::call::target::Target;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::json_text;
-use crate::progress::Progress;
+
+/// The time after which the broker deletes the queue of the bench's service, if nobody uses it.
+const UNUSED_QUEUE: Duration = Duration::from_secs(60);
 
 /// Measures calls: of a method, or of a service of its own that returns what it gets
 #[derive(Args)]
@@ -56,7 +56,7 @@ pub(super) struct RpcBench {
     queue: Option<String>,
 }
 
-#[lepus::service(name = "echo", durable = false)]
+#[lepus::service(name = "echo")]
 trait Echo {
     /// The text itself.
     async fn echo(&self, text: String) -> String;
@@ -88,19 +88,33 @@ impl RpcBench {
                 "a bench makes the same call all the time, so it reads no stdin",
             ));
         };
-        let target = Target::parse(target, self.queue.as_deref(), Codec::Json)?;
-        let builder = target.builder(app.connect().await?)?;
+        let mut target = Target::parse(target, self.queue.as_deref(), Codec::Json)?;
+        let connection = app.connect().await?;
+        target.look_up(connection, app.timeout()).await;
+        if target
+            .details()
+            .is_some_and(|it| it.stream.is_some() || it.oneway)
+        {
+            return Err(Failure::usage(format!(
+                "{target} has no single reply, which a bench measures the time of"
+            )));
+        }
+        let builder = target.builder(connection)?;
         let call = BenchCall {
             client: builder.coalesce(self.coalesce.into()).build(),
             method: target.method().into(),
-            body: json.text.into(),
+            body: target.body(&json.into()),
         };
         self.measure(app, call, &target.to_string()).await
     }
 
     /// Serves and calls the service of its own, over two connections.
     async fn own(&self, app: &App, bed: &Bed) -> Result<Exit, Failure> {
+        // The queue of a bench that was killed is deleted by itself. A transient queue would not be, before a restart of
+        // the broker, and RabbitMQ 4.3 may be configured to refuse one that is not exclusive.
+        let options = QueueOptions::new().expires(UNUSED_QUEUE);
         let echo = EchoServer::new(EchoService).concurrency(self.concurrency);
+        let echo = echo.queue_options(options);
         let server = Server::new(&bed.connection).serve(echo).start().await?;
         let connection = bed.other(app).await?;
         let text = json_text::string(&"x".repeat(self.size as usize));
@@ -123,38 +137,13 @@ impl RpcBench {
         // The first call opens the reply queue, and shows whether there is a service at all.
         let first = call.client.call(&call.method, call.body.clone());
         first.timeout(app.timeout()).await?;
-        let (ended, mut ends) = mpsc::unbounded_channel();
-        let (left, limit) = (Arc::new(AtomicU64::new(self.calls)), app.timeout());
-        let started = Instant::now();
-        let mut callers = JoinSet::new();
-        for _ in 0..self.concurrency {
-            let (call, left, ended) = (call.clone(), Arc::clone(&left), ended.clone());
-            callers.spawn(async move {
-                let take = |left: u64| left.checked_sub(1);
-                while left
-                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-                    .is_ok()
-                {
-                    let began = Instant::now();
-                    let made = call.client.call(&call.method, call.body.clone());
-                    let end = match made.timeout(limit).await {
-                        Ok(_) => End::Done(began.elapsed()),
-                        Err(error) => End::Failed(Exit::of_error(&error).name()),
-                    };
-                    // Nobody receives it when the program ends.
-                    let _ = ended.send(end);
-                }
-            });
-        }
-        drop(ended);
-        let mut progress = Progress::new("calls", self.calls);
-        let mut all = Vec::new();
-        while let Some(end) = ends.recv().await {
-            all.push(end);
-            progress.at(all.len() as u64);
-        }
-        let elapsed = started.elapsed();
-        drop(progress);
+        let limit = app.timeout();
+        let operation = move || {
+            let made = call.client.call(&call.method, call.body.clone());
+            async move { made.timeout(limit).await.map(drop) }
+        };
+        let calls = (self.calls, "calls");
+        let (all, elapsed) = perform(calls, self.concurrency, operation).await;
         let what = format!("{what}, {} at a time,", self.concurrency);
         let measured = Measured::new(what, all, elapsed);
         show(app, &measured)?;

@@ -1,10 +1,9 @@
 //! Arguments of a call, as they are given on the command line.
 
 use std::collections::HashSet;
-use std::fs;
 
 use crate::failure::Failure;
-use crate::json_text;
+use crate::{documents, json_text};
 
 /// The arguments of a call, or of several.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,10 +39,7 @@ impl Arguments {
             [dash] if dash == "-" => Ok(Self::Lines),
             [one] => match one.strip_prefix('@') {
                 Some(path) => {
-                    let text = fs::read_to_string(path).map_err(|error| {
-                        Failure::usage(format!("{path} cannot be read: {error}"))
-                    })?;
-                    let json = json(&text);
+                    let json = json(&documents::read(path)?);
                     json.map(|json| Self::One(json.into()))
                         .map_err(|failure| Failure::usage(format!("{path}: {}", failure.text())))
                 }

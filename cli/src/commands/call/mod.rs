@@ -1,28 +1,34 @@
-//! `call`: calls a method with arguments in JSON, and shows its reply.
+//! `call`: calls a method with arguments in JSON, and shows its reply, or the items of its stream.
 
 pub(crate) mod arguments;
+mod options;
 mod repeat;
+mod streamed;
 pub(crate) mod target;
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use lepus::Codec;
 use lepus::rpc::DynamicReply;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::app::App;
 use crate::args::Format;
+use crate::documents::{self, Documents};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::note;
-use crate::{json_text, notation};
+use crate::{json_text, message};
 use arguments::{Arguments, Json};
+use options::Form;
 use target::{Body, Target};
 
 /// Calls a method of a service, and writes its reply as JSON
 ///
-/// No contract is needed: every Lepus server reads JSON and replies in it. The service's queue has its name, mostly; if
-/// there is no such queue, running programs are asked which queue it is.
+/// No contract is needed: every Lepus server reads JSON and replies in it. A running program of the service is asked for
+/// the queue of the method and the form of its arguments first; without an answer, the queue has the service's name.
+///
+/// A method that returns a stream writes one line of JSON for each item, in every form of the output. If the reader of
+/// the output is slow, the server waits; if it has gone, as `head` does, the stream is cancelled.
 ///
 /// Arguments are one JSON text (an object by their names, an array, or the one argument of a method with bare
 /// parameters), @FILE with such a text, name=value pairs, or - to read a JSON text from each line of stdin and make a
@@ -30,17 +36,18 @@ use target::{Body, Target};
 /// n='"30"' are texts.
 ///
 /// The method's own error goes to stdout too, and ends the program with 3; a status with 64 and its gRPC code, which for
-/// a timeout is 68; a service that nobody serves with 4. Ctrl-C drops the call.
+/// a timeout is 68; a service that nobody serves with 4. Ctrl-C cancels the call or the stream, and ends with 130.
 ///
 /// JSON is written as the server sent it. A MessagePack reply is written as JSON, with bytes as {"$bytes": "base64"}, an
-/// extension as {"$ext": [type, "base64"]}, a map with other keys than texts as {"$map": [[key, value], ...]}, and NaN
-/// as {"$float": "NaN"}.
+/// extension as {"$ext": [type, "base64"]}, a map with other keys than texts as {"$map": [[key, value], ...]}, and
+/// infinity as {"$float": "Infinity"}.
 #[derive(Args)]
 #[command(after_help = "Examples:
   lepus call calculator.divide dividend=84 divisor=2
   lepus call calculator.divide '{\"dividend\":84,\"divisor\":2}'
   lepus call images.resize @job.json --timeout 1m -H tenant=hare
   cat jobs.jsonl | lepus call images.resize -
+  lepus call ticker.ticks symbol=HARE | head -3
   lepus call calculator.divide dividend=84 divisor=2 --repeat 1000")]
 pub(crate) struct Call {
     /// The service and the method, with a dot between them
@@ -50,8 +57,8 @@ pub(crate) struct Call {
     #[arg(value_name = "ARGUMENTS", allow_negative_numbers = true)]
     arguments: Vec<String>,
     /// A header of the request; may be given several times
-    #[arg(short = 'H', long = "header", value_name = "NAME=VALUE", value_parser = header)]
-    headers: Vec<(String, String)>,
+    #[arg(short = 'H', long = "header", value_name = "NAME=VALUE", value_parser = documents::header)]
+    headers: Vec<(String, lepus::amqp::Value)>,
     /// The priority of the request, for a queue that has priorities
     #[arg(long, value_name = "0-255")]
     priority: Option<u8>,
@@ -64,12 +71,15 @@ pub(crate) struct Call {
     /// Fails at once if no server consumes the queue now, instead of waiting for one
     #[arg(long)]
     fail_fast: bool,
-    /// The method has no reply: waits until the broker has the request
+    /// The method has no reply: waits until the broker has the request. Known of a service that answers
     #[arg(long, conflicts_with = "raw")]
     oneway: bool,
-    /// The method may run twice: sends the request again if the connection is lost
+    /// The method may run twice: sends the request again if the connection is lost. Known of a service that answers
     #[arg(long)]
     idempotent: bool,
+    /// The method returns a stream. Known of a service that answers
+    #[arg(long, conflicts_with_all = ["oneway", "idempotent", "raw", "repeat"])]
+    stream: bool,
     /// Makes this many calls one after the other, and writes a summary of their latency instead of the replies
     #[arg(long, value_name = "N", conflicts_with = "raw", value_parser = clap::value_parser!(u32).range(1..))]
     repeat: Option<u32>,
@@ -105,29 +115,21 @@ impl Call {
     }
 
     async fn once(&self, app: &App, mut target: Target, body: Body) -> Result<Exit, Failure> {
-        let reply = self.reply(app, &mut target, &body).await?;
-        self.show(app, &target, &reply, app.out.format() != Format::Jsonl)
+        let is_pretty = app.out.format() != Format::Jsonl;
+        self.one(app, &mut target, &body, is_pretty).await
     }
 
     /// A call for each line of stdin, and a line for each reply. One that fails does not end the others; the program
     /// ends with the code of the first that failed.
     async fn lines(&self, app: &App, mut target: Target) -> Result<Exit, Failure> {
-        let mut lines = BufReader::new(tokio::io::stdin()).lines();
+        let mut lines = Documents::stdin();
         let mut exit = Exit::Ok;
-        let mut number = 0_u64;
-        loop {
-            let line = lines.next_line().await;
-            let line =
-                line.map_err(|error| Failure::usage(format!("stdin cannot be read: {error}")))?;
-            let Some(line) = line else { return Ok(exit) };
-            number += 1;
-            if line.trim().is_empty() {
-                continue;
-            }
+        while let Some(line) = lines.next_text().await? {
             let ended = match self.line(app, &mut target, &line).await {
                 // The reader of stdout has gone.
                 Err(failure) if failure.text().is_empty() => return Err(failure),
                 Err(failure) => {
+                    let number = lines.number();
                     note(&format!("error: line {number}: {}", failure.text()));
                     // No other line would fare better.
                     if matches!(failure.exit(), Exit::Connect | Exit::Unserved) {
@@ -141,15 +143,35 @@ impl Call {
                 exit = ended;
             }
         }
+        Ok(exit)
     }
 
     async fn line(&self, app: &App, target: &mut Target, line: &str) -> Result<Exit, Failure> {
         let body = self.body(&arguments::json(line)?.into())?;
-        let reply = self.reply(app, target, &body).await?;
-        self.show(app, target, &reply, false)
+        self.one(app, target, &body, false).await
     }
 
-    /// Makes one call.
+    /// Makes one call, and shows its reply, or the items of its stream.
+    async fn one(
+        &self,
+        app: &App,
+        target: &mut Target,
+        body: &Body,
+        is_pretty: bool,
+    ) -> Result<Exit, Failure> {
+        let connection = app.connect().await?;
+        target.look_up(connection, app.timeout()).await;
+        match self.form(target)? {
+            Form::Stream => streamed::run(self, app, target, body).await,
+            form => {
+                let reply = self.reply(app, target, body).await?;
+                let is_shown = form != Form::OneWay;
+                self.show(app, target, &reply, is_shown.then_some(is_pretty))
+            }
+        }
+    }
+
+    /// Makes one call of a method that returns no stream.
     async fn reply(
         &self,
         app: &App,
@@ -157,63 +179,31 @@ impl Call {
         body: &Body,
     ) -> Result<DynamicReply, Failure> {
         let connection = app.connect().await?;
-        target
-            .call(
-                connection,
-                app.timeout(),
-                body,
-                |client, method, arguments| {
-                    let mut call = client.call(method, arguments).timeout(app.timeout());
-                    for (name, value) in &self.headers {
-                        call = call.header(name, value.as_str());
-                    }
-                    if let Some(priority) = self.priority {
-                        call = call.priority(priority);
-                    }
-                    if self.fail_fast {
-                        call = call.fail_fast();
-                    }
-                    if self.oneway {
-                        call = call.oneway();
-                    }
-                    if self.idempotent {
-                        call = call.idempotent();
-                    }
-                    call
-                },
-            )
-            .await
+        let (method, arguments) = (target.method().to_owned(), target.body(body));
+        let client = target.client(connection)?.clone();
+        let call = client.call(&method, arguments);
+        let made = self.with_options(app, target, call).await;
+        made.map_err(|error| target.failure(error))
     }
 
+    /// Writes a reply: on several lines, on one, or, of a method without a reply, not at all.
     fn show(
         &self,
         app: &App,
         target: &Target,
         reply: &DynamicReply,
-        is_pretty: bool,
+        is_pretty: Option<bool>,
     ) -> Result<Exit, Failure> {
-        let exit = match reply.is_own_error() {
-            true => Exit::OwnError,
-            false => Exit::Ok,
-        };
         if self.raw {
             app.out.bytes(reply.body())?;
-        } else if !self.oneway {
-            let json = notation::to_json(reply.codec(), reply.body()).map_err(|reason| {
-                let (codec, bytes) = (reply.codec().content_type(), reply.body().len());
-                let text =
-                    format!("the reply is no valid {codec} ({bytes} bytes, see --raw): {reason}");
-                Failure::new(Exit::Status(lepus::Code::Internal), text)
-            })?;
+        } else if let Some(is_pretty) = is_pretty {
+            let json = json_of(reply)?;
             app.out.text(&match is_pretty {
                 true => json_text::pretty(&json),
                 false => json_text::compact(&json),
             })?;
         }
-        if exit == Exit::OwnError {
-            note(&format!("error: {target} returned its own error"));
-        }
-        Ok(exit)
+        Ok(exit_of(target, reply))
     }
 
     fn codec(&self) -> Codec {
@@ -239,6 +229,11 @@ impl Call {
         match self.codec {
             CodecName::Json => Ok(Bytes::copy_from_slice(json.as_bytes())),
             CodecName::Msgpack => {
+                if let Some(number) = json_text::large_integer(json) {
+                    return Err(Failure::usage(format!(
+                        "MessagePack has no integer {number}, which needs more than 64 bits; JSON has"
+                    )));
+                }
                 let value: serde_json::Value = serde_json::from_str(json).map_err(|error| {
                     Failure::usage(format!("the arguments are no JSON: {error}"))
                 })?;
@@ -251,10 +246,23 @@ impl Call {
     }
 }
 
-/// A header: a name and a value, which may be empty.
-fn header(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("write NAME=VALUE".to_owned()),
+/// A reply, or an item of a stream, as JSON.
+///
+/// # Errors
+/// It is no value of its encoding.
+fn json_of(reply: &DynamicReply) -> Result<String, Failure> {
+    message::reply(reply.codec(), reply.body()).map_err(|reason| {
+        let (codec, bytes) = (reply.codec().content_type(), reply.body().len());
+        let text = format!("the reply is no valid {codec} ({bytes} bytes, see --raw): {reason}");
+        Failure::new(Exit::Status(lepus::Code::Internal), text)
+    })
+}
+
+/// The exit code of a call with this reply. The method's own error is told.
+fn exit_of(target: &Target, reply: &DynamicReply) -> Exit {
+    if !reply.is_own_error() {
+        return Exit::Ok;
     }
+    note(&format!("error: {target} returned its own error"));
+    Exit::OwnError
 }

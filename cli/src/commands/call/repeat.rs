@@ -45,7 +45,9 @@ pub(super) async fn run(
     };
     let mut latencies = Vec::new();
     let mut exit = Exit::Ok;
-    app.connect().await?;
+    let connection = app.connect().await?;
+    target.look_up(connection, app.timeout()).await;
+    call.form(&target)?;
     let started = Instant::now();
     let mut progress = Progress::new("calls", count.into());
     for done in 0..count {

@@ -4,18 +4,33 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lepus::control::{Answer, EndpointInfo, ServiceInfo};
-use lepus::rpc::{ClientBuilder, DynamicCall, DynamicClient, DynamicReply};
+use lepus::control::{Answer, EndpointDetails, EndpointInfo, ServedKind, ServiceInfo};
+use lepus::rpc::{ClientBuilder, DynamicClient};
 use lepus::{Code, Codec, Connection, Discovery};
 
+use super::arguments::Json;
 use crate::exit::Exit;
 use crate::failure::Failure;
 
+/// The longest time to wait for the description of a service. A program that is stalled does not answer; the call is
+/// made then without it.
+const DESCRIPTION_LIMIT: Duration = Duration::from_secs(1);
+
 /// The encoded arguments of a call.
-pub(super) struct Body {
-    pub(super) arguments: Bytes,
+pub(crate) struct Body {
+    pub(crate) arguments: Bytes,
     /// The name and the encoded value of the only one, if it was given by its name.
-    pub(super) single: Option<(String, Bytes)>,
+    pub(crate) single: Option<(String, Bytes)>,
+}
+
+impl From<Json> for Body {
+    /// The arguments in JSON.
+    fn from(json: Json) -> Self {
+        Self {
+            arguments: json.text.into(),
+            single: json.single.map(|(name, value)| (name, value.into())),
+        }
+    }
 }
 
 /// The service and the method that are called.
@@ -28,10 +43,10 @@ pub(crate) struct Target {
     client: Option<DynamicClient>,
     /// Whether the queue was given, and is not only supposed to have the name of the service.
     is_given: bool,
-    /// Whether running programs were asked about the method.
+    /// Whether running programs were asked about the service.
     was_asked: bool,
-    /// Whether the only argument of the method is the body itself.
-    is_bare: bool,
+    /// The description of the service, if a program answered.
+    info: Option<Answer<ServiceInfo>>,
 }
 
 impl Target {
@@ -49,7 +64,7 @@ impl Target {
                 client: None,
                 is_given: queue.is_some(),
                 was_asked: false,
-                is_bare: false,
+                info: None,
             }),
             _ => Err(Failure::usage(format!(
                 "`{text}` is no method: write SERVICE.METHOD, such as calculator.divide"
@@ -57,77 +72,65 @@ impl Target {
         }
     }
 
-    /// Makes a call. Running programs are asked, and the call is made once more, if it was not run because
+    /// Asks a running program of the service about the method, once: for its queue, and for the form of its arguments
+    /// and of its reply. Without an answer, the queue has the name of the service, and the arguments are a map.
     ///
-    /// - the broker has no queue of the service's name, or the service's queue does not have the method: it may have
-    ///   another queue;
-    /// - the server does not understand the arguments, and there is one with a name: the method may have bare
-    ///   parameters.
-    pub(super) async fn call(
-        &mut self,
-        connection: &Connection,
-        timeout: Duration,
-        body: &Body,
-        make: impl Fn(&DynamicClient, &str, Bytes) -> DynamicCall,
-    ) -> Result<DynamicReply, Failure> {
-        let mut failed = match self.call_once(connection, body, &make).await {
-            Ok(reply) => return Ok(reply),
-            Err(error) => error,
-        };
-        let is_elsewhere = failed.is_unroutable() || failed.code() == Some(Code::Unimplemented);
-        let may_be_bare = is_undecodable(&failed) && body.single.is_some();
-        let is_worth_asking = is_elsewhere && !self.is_given || may_be_bare;
-        if !is_worth_asking || std::mem::replace(&mut self.was_asked, true) {
-            return Err(failed.into());
+    /// A request in another form than that of the method would be refused, which the server counts as an error.
+    pub(crate) async fn look_up(&mut self, connection: &Connection, timeout: Duration) {
+        if std::mem::replace(&mut self.was_asked, true) {
+            return;
         }
-        let asked = Discovery::new(connection).limit(timeout);
-        // Whatever the answer, the failure of the call is what the user wants to know.
-        let infos = asked.info(&self.service).expect(1).await;
-        let Some(info) = infos.ok().and_then(|infos| infos.into_iter().next()) else {
-            return Err(failed.into());
+        let discovery = Discovery::new(connection).limit(timeout.min(DESCRIPTION_LIMIT));
+        // A call needs no description, so that an error here is none of the call.
+        let infos = discovery.info(&self.service).expect(1).await;
+        let infos = infos.into_iter().flatten();
+        let mut services = infos.filter(|info| info.kind == ServedKind::Service);
+        self.info = services.next();
+        let Some(endpoint) = self.endpoint() else {
+            return;
         };
-        let named = info.endpoints.iter().find(|it| it.name == self.method);
-        let Some(endpoint) = named else {
-            return Err(self.no_method(&info));
-        };
-        if is_elsewhere && endpoint.subject != self.queue {
-            self.queue.clone_from(&endpoint.subject);
+        let queue = endpoint.subject.clone();
+        if !self.is_given && queue != self.queue {
+            self.queue = queue;
             self.client = None;
-            failed = match self.call_once(connection, body, &make).await {
-                Ok(reply) => return Ok(reply),
-                Err(error) => error,
-            };
-        }
-        if !is_undecodable(&failed) || !is_only_argument(endpoint, body) {
-            return Err(failed.into());
-        }
-        self.is_bare = true;
-        match self.call_once(connection, body, &make).await {
-            // The method has no bare parameters, so the failure before this one tells what is wrong.
-            Err(error) if is_undecodable(&error) => {
-                self.is_bare = false;
-                Err(failed.into())
-            }
-            result => Ok(result?),
         }
     }
 
-    async fn call_once(
+    fn endpoint(&self) -> Option<&EndpointInfo> {
+        let endpoints = &self.info.as_ref()?.endpoints;
+        endpoints.iter().find(|it| it.name == self.method)
+    }
+
+    /// The details of the method, if a program has told them.
+    pub(crate) fn details(&self) -> Option<&EndpointDetails> {
+        self.endpoint().map(|endpoint| &endpoint.data)
+    }
+
+    /// The body of a request with these arguments: the only one itself, if the method has bare parameters and the
+    /// argument was given by its name.
+    pub(crate) fn body(&self, body: &Body) -> Bytes {
+        let details = self.details().filter(|details| details.bare);
+        match (details, &body.single) {
+            (Some(details), Some((name, value))) if details.arguments.first() == Some(name) => {
+                value.clone()
+            }
+            _ => body.arguments.clone(),
+        }
+    }
+
+    /// The client of the queue.
+    ///
+    /// # Errors
+    /// The names are not valid.
+    pub(super) fn client(
         &mut self,
         connection: &Connection,
-        body: &Body,
-        make: impl Fn(&DynamicClient, &str, Bytes) -> DynamicCall,
-    ) -> Result<DynamicReply, lepus::Error> {
+    ) -> Result<&DynamicClient, lepus::Error> {
         let client = match self.client.take() {
             Some(client) => client,
             None => self.builder(connection)?.build(),
         };
-        let client = self.client.insert(client);
-        let arguments = match &body.single {
-            Some((_, value)) if self.is_bare => value,
-            _ => &body.arguments,
-        };
-        make(client, &self.method, arguments.clone()).await
+        Ok(self.client.insert(client))
     }
 
     /// A builder for a client of the queue.
@@ -147,23 +150,22 @@ impl Target {
         &self.method
     }
 
-    fn no_method(&self, info: &Answer<ServiceInfo>) -> Failure {
+    /// The failure of a call. If the service does not have the method, its methods are named.
+    pub(super) fn failure(&self, error: lepus::Error) -> Failure {
+        let info = self.info.as_ref().filter(|_| self.endpoint().is_none());
+        let is_unrouted = error.is_unroutable() && !self.is_given;
+        match info.filter(|_| is_unrouted || error.code() == Some(Code::Unimplemented)) {
+            Some(info) => self.no_method(info),
+            None => error.into(),
+        }
+    }
+
+    fn no_method(&self, info: &ServiceInfo) -> Failure {
         let names: Vec<&str> = info.endpoints.iter().map(|it| it.name.as_str()).collect();
         let (service, method, names) = (&self.service, &self.method, names.join(", "));
         let text = format!("`{service}` has no method `{method}`; it has {names}");
         Failure::new(Exit::Status(Code::Unimplemented), text)
     }
-}
-
-/// Whether the server did not understand the arguments.
-fn is_undecodable(error: &lepus::Error) -> bool {
-    error.code() == Some(Code::InvalidArgument)
-}
-
-/// Whether the method has one argument, and the call has it by its name.
-fn is_only_argument(endpoint: &EndpointInfo, body: &Body) -> bool {
-    let named = body.single.as_ref().map(|(name, _)| name);
-    endpoint.data.arguments.len() == 1 && endpoint.data.arguments.first() == named
 }
 
 impl fmt::Display for Target {

@@ -98,9 +98,16 @@ impl Tail {
         mut events: Subscription<K, IgnoredAny>,
     ) -> Result<Exit, Failure> {
         output::note(&format!("waiting for events of `{}`", self.exchange));
+        let closed = output::closed();
+        tokio::pin!(closed);
         let mut left = self.number.unwrap_or(u64::MAX);
         while left > 0 {
-            let shown = match events.next().await {
+            let next = tokio::select! {
+                biased;
+                () = &mut closed => return Ok(Exit::Ok),
+                next = events.next() => next,
+            };
+            let shown = match next {
                 None => {
                     return Err(Failure::new(Exit::Connect, "the connection was closed"));
                 }
@@ -119,8 +126,8 @@ impl Tail {
                 continue;
             }
             match app.out.format() {
-                Format::Table => app.out.text(&shown.line())?,
-                Format::Json | Format::Jsonl => app.out.line(&shown)?,
+                Format::Table => app.out.text_apart(shown.line()).await?,
+                Format::Json | Format::Jsonl => app.out.line_apart(&shown).await?,
             }
             left -= 1;
         }
@@ -128,33 +135,30 @@ impl Tail {
     }
 }
 
+/// The facts of an event, of either type, which have the same methods.
+macro_rules! shown {
+    ($event:expr) => {{
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        Shown {
+            key: $event.key().to_owned(),
+            event_type: owned($event.event_type()),
+            id: owned($event.message_id()),
+            published_at: $event.timestamp().and_then(message::time),
+            app: owned($event.app_id()),
+            content_type: owned($event.content_type()),
+            headers: message::headers($event.headers()),
+            body: message::raw(&message::body($event.content_type(), $event.bytes())),
+        }
+    }};
+}
+
 impl Shown {
     fn event(event: &Event<IgnoredAny>) -> Self {
-        let owned = |text: Option<&str>| text.map(str::to_owned);
-        Self {
-            key: event.key().to_owned(),
-            event_type: owned(event.event_type()),
-            id: owned(event.message_id()),
-            published_at: event.timestamp().and_then(message::time),
-            app: owned(event.app_id()),
-            content_type: owned(event.content_type()),
-            headers: message::headers(event.headers()),
-            body: message::raw(&message::body(event.content_type(), event.bytes())),
-        }
+        shown!(event)
     }
 
     fn undecodable(event: &Undecodable) -> Self {
-        let owned = |text: Option<&str>| text.map(str::to_owned);
-        Self {
-            key: event.key().to_owned(),
-            event_type: owned(event.event_type()),
-            id: owned(event.message_id()),
-            published_at: event.timestamp().and_then(message::time),
-            app: owned(event.app_id()),
-            content_type: owned(event.content_type()),
-            headers: message::headers(event.headers()),
-            body: message::raw(&message::body(event.content_type(), event.bytes())),
-        }
+        shown!(event)
     }
 
     /// The event on one line: key, type, headers, body.

@@ -7,6 +7,8 @@ use clap::Args;
 use lepus::jobs::Producer;
 use lepus::{Codec, Connection, Error, WorkQueue};
 use serde::Serialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 use crate::app::App;
 use crate::args::Format;
@@ -171,7 +173,7 @@ impl Push {
 }
 
 enum Payload {
-    Json(serde_json::Value),
+    Json(Box<RawValue>),
     Text(String),
 }
 
@@ -179,7 +181,7 @@ enum Payload {
 struct Pusher<'a> {
     connection: &'a Connection,
     queue: &'a str,
-    json: Producer<serde_json::Value>,
+    json: Producer<Box<RawValue>>,
     text: Producer<String>,
 }
 
@@ -203,7 +205,7 @@ impl<'a> Pusher<'a> {
     }
 
     async fn declare_delay_queue(&self, delay: Duration, is_classic: bool) -> Result<(), Error> {
-        let queue = WorkQueue::<serde_json::Value>::new(self.queue);
+        let queue = WorkQueue::<IgnoredAny>::new(self.queue);
         let queue = if is_classic { queue.classic() } else { queue };
         queue.declare_delay_queue(self.connection, delay).await
     }

@@ -61,11 +61,8 @@ impl Sum {
             .requests
             .saturating_add(since(now.requests, before.requests));
         self.errors = self.errors.saturating_add(since(now.errors, before.errors));
-        let latency = now.latency.iter().enumerate().map(|(bucket, count)| {
-            let before = before.latency.get(bucket).copied().unwrap_or(0);
-            since(*count, before)
-        });
-        figures::add(&mut self.latency, &latency.collect::<Vec<_>>());
+        let latency = figures::since(&before.latency, &now.latency);
+        figures::add(&mut self.latency, &latency);
     }
 
     fn row(self, name: &str, seconds: Option<f64>) -> ServedRow {

@@ -7,13 +7,14 @@ use crate::app::App;
 use crate::exit::Exit;
 use crate::failure::Failure;
 
-/// Writes the queues and exchanges in use as JSON, for `lepus topology diff`
+/// Writes the queues, exchanges and bindings in use as JSON, for `lepus topology diff`
 ///
-/// AMQP has no list of queues, and no way to read the properties of one. What can be known without RabbitMQ's
-/// management plugin is written: the queues of the services, workers and groups that run now, their queues of dead
-/// letters, and the exchanges of groups, each if it exists on the broker. What cannot be known is left out: what
-/// nobody serves at the moment (name it with --queue and --exchange), the arguments of queues, the types of exchanges,
-/// bindings, subscriptions with a queue of their own, and the queues in which jobs wait for a delay.
+/// AMQP has no list of queues, and no way to read the properties of one. What the programs that run now tell is written:
+/// the queues of services, workers and groups, their queues of dead letters, the exchanges of groups, and the bindings
+/// that groups begin with, each with the declaration of its program (type, arguments) and if it exists on the broker.
+/// What cannot be known is left out: what nobody serves at the moment (name it with --queue and --exchange; its
+/// declaration is not known), bindings that others have made, subscriptions with a queue of their own, and the queues in
+/// which jobs wait for a delay.
 #[derive(Args)]
 #[command(after_help = "Examples:
   lepus topology export > topology.json

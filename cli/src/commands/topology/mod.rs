@@ -5,6 +5,7 @@ mod export;
 mod survey;
 
 use clap::{Args, Subcommand};
+use lepus::control::{DeclaredBinding, DeclaredExchange, DeclaredQueue};
 use serde::{Deserialize, Serialize};
 
 use crate::app::App;
@@ -36,7 +37,7 @@ impl Topology {
     }
 }
 
-/// Queues and exchanges, in the order of their names.
+/// Queues, exchanges and bindings, in the order of their names.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
@@ -44,22 +45,29 @@ struct Document {
     lepus_topology: u32,
     exchanges: Vec<Exchange>,
     queues: Vec<Queue>,
+    bindings: Vec<DeclaredBinding>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Exchange {
     name: String,
     role: ExchangeRole,
+    /// The declaration of its programs; `None` if they use it as it is, or do not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    declared: Option<DeclaredExchange>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Queue {
     name: String,
     role: QueueRole,
     /// The service, the work queue, or the exchange of a group that it belongs to.
     of: String,
+    /// The declaration of its programs; `None` if they use it as it is, or do not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    declared: Option<DeclaredQueue>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lepus::control::{ServedKind, ServiceInfo};
+use lepus::control::{DeclaredBinding, ServedKind, ServiceInfo};
 use lepus::{Connection, Direct, Discovery, Error};
 use serde::de::IgnoredAny;
 
 use super::{Document, Exchange, ExchangeRole, Queue, QueueRole, VERSION};
+use crate::answers::collect;
 use crate::app::App;
 use crate::failure::Failure;
 use crate::work_queues::{counts, is_missing};
@@ -14,7 +15,8 @@ use crate::work_queues::{counts, is_missing};
 /// The exchange that carries the questions of discovery.
 const CONTROL: &str = "lepus.control";
 
-/// The queues and exchanges that living instances use. Those in `queues` and `exchanges` are added, if they exist.
+/// The queues, exchanges and bindings that living instances use, with their declarations. Those in `queues` and
+/// `exchanges` are added, if they exist.
 ///
 /// # Errors
 /// As those of a question of [`Discovery`], and of a passive declaration.
@@ -25,37 +27,33 @@ pub(super) async fn survey(
 ) -> Result<Document, Failure> {
     let connection = app.connect().await?;
     let discovery = Discovery::new(connection).limit(app.timeout());
-    let infos = discovery.services().await?;
+    let infos = collect(discovery.services().stream().await).await?;
     let mut used = Used::default();
     for info in &infos {
         used.add(info);
     }
     for name in queues {
-        let queue = Queue {
-            name: name.clone(),
-            role: QueueRole::Named,
-            of: String::new(),
-        };
-        used.queues.entry(name.clone()).or_insert(queue);
+        used.queue(name, QueueRole::Named, "");
     }
-    used.exchanges
-        .extend([(CONTROL.to_owned(), ExchangeRole::Control)]);
+    used.exchange(CONTROL, ExchangeRole::Control);
     for name in exchanges {
-        used.exchanges
-            .entry(name.clone())
-            .or_insert(ExchangeRole::Named);
+        used.exchange(name, ExchangeRole::Named);
     }
     let mut document = Document {
         lepus_topology: VERSION,
+        bindings: used.bindings.into_iter().collect(),
         ..Document::default()
     };
-    for (name, role) in used.exchanges {
-        if app.within(exchange_exists(connection, &name)).await? {
-            document.exchanges.push(Exchange { name, role });
+    for exchange in used.exchanges.into_values() {
+        if app
+            .within(exchange_exists(connection, &exchange.name))
+            .await?
+        {
+            document.exchanges.push(exchange);
         }
     }
-    for (name, queue) in used.queues {
-        if app.within(counts(connection, &name)).await?.is_some() {
+    for queue in used.queues.into_values() {
+        if app.within(counts(connection, &queue.name)).await?.is_some() {
             document.queues.push(queue);
         }
     }
@@ -72,11 +70,12 @@ pub(super) async fn exchange_exists(connection: &Connection, name: &str) -> Resu
     }
 }
 
-/// The queues and exchanges of instances, by name.
+/// The queues and exchanges of instances, by name, and their bindings.
 #[derive(Default)]
 struct Used {
-    exchanges: BTreeMap<String, ExchangeRole>,
+    exchanges: BTreeMap<String, Exchange>,
     queues: BTreeMap<String, Queue>,
+    bindings: BTreeSet<DeclaredBinding>,
 }
 
 impl Used {
@@ -90,30 +89,65 @@ impl Used {
                 ServedKind::Service => self.queue(queue, QueueRole::Service, &info.name),
                 ServedKind::Queue | ServedKind::Tasks => {
                     self.queue(queue, QueueRole::Work, &info.name);
-                    self.dead_queue(queue);
+                    self.dead_queue(info, queue);
                 }
                 ServedKind::Group => {
-                    self.exchanges
-                        .insert(subject.to_owned(), ExchangeRole::Events);
+                    self.exchange(subject, ExchangeRole::Events);
                     self.queue(queue, QueueRole::Group, subject);
-                    self.dead_queue(queue);
+                    self.dead_queue(info, queue);
                 }
                 _ => {}
             }
         }
+        self.add_declarations(info);
     }
 
-    fn dead_queue(&mut self, of: &str) {
-        self.queue(&format!("{of}.dead"), QueueRole::Dead, of);
+    /// Adds the declarations of an instance. Two instances that differ in one cannot both run: the broker refuses the
+    /// second.
+    fn add_declarations(&mut self, info: &ServiceInfo) {
+        for declared in &info.topology.exchanges {
+            self.exchange(&declared.name, ExchangeRole::Events);
+            if let Some(exchange) = self.exchanges.get_mut(&declared.name) {
+                exchange.declared = Some(declared.clone());
+            }
+        }
+        for declared in &info.topology.queues {
+            if let Some(queue) = self.queues.get_mut(&declared.name) {
+                queue.declared = Some(declared.clone());
+            }
+        }
+        self.bindings.extend(info.topology.bindings.iter().cloned());
     }
 
+    /// Adds the queue of the dead letters of a queue: the other one that is declared with it, or that of the default name.
+    fn dead_queue(&mut self, info: &ServiceInfo, of: &str) {
+        let declared = info.topology.queues.iter();
+        let mut others = declared.filter(|queue| queue.name != of);
+        let default = format!("{of}.dead");
+        let name = others.next().map_or(default.as_str(), |queue| &queue.name);
+        self.queue(name, QueueRole::Dead, of);
+    }
+
+    /// Adds a queue. One that is known keeps its role.
     fn queue(&mut self, name: &str, role: QueueRole, of: &str) {
-        let (name, of) = (name.to_owned(), of.to_owned());
-        let queue = Queue {
-            name: name.clone(),
+        let queue = || Queue {
+            name: name.to_owned(),
             role,
-            of,
+            of: of.to_owned(),
+            declared: None,
         };
-        self.queues.insert(name, queue);
+        self.queues.entry(name.to_owned()).or_insert_with(queue);
+    }
+
+    /// Adds an exchange. One that is known keeps its role.
+    fn exchange(&mut self, name: &str, role: ExchangeRole) {
+        let exchange = || Exchange {
+            name: name.to_owned(),
+            role,
+            declared: None,
+        };
+        self.exchanges
+            .entry(name.to_owned())
+            .or_insert_with(exchange);
     }
 }

@@ -97,6 +97,18 @@ impl Client {
                 (Bytes::new(), Some(error))
             }
         };
+        StreamCall::new(self, method, body, error)
+    }
+}
+
+impl<T, E> StreamCall<T, E> {
+    /// A call with encoded arguments, which fails with the error.
+    pub(super) fn new(
+        client: &Client,
+        method: &'static MethodDescriptor,
+        body: Bytes,
+        error: Option<Error>,
+    ) -> Self {
         let options = CallOptions {
             method,
             body,
@@ -107,17 +119,15 @@ impl Client {
             window: DEFAULT_WINDOW,
             headers: Table::new(),
         };
-        StreamCall {
-            client: self.clone(),
+        Self {
+            client: client.clone(),
             options,
             idle: None,
             total: None,
             returns: PhantomData,
         }
     }
-}
 
-impl<T, E> StreamCall<T, E> {
     /// Sets how many items may be on their way or wait to be read. The server stops polling the method's stream when
     /// so many were sent and not read, so that a slow reader slows the producer down, and this many items are held
     /// in memory at most. Default [`DEFAULT_WINDOW`], 32; 0 counts as 1.
@@ -188,32 +198,48 @@ impl<T: DeserializeOwned + 'static, E: DeserializeOwned + 'static> IntoFuture fo
 async fn open<T, E: DeserializeOwned>(
     call: StreamCall<T, E>,
 ) -> Result<Streaming<T, E>, CallError<E>> {
-    let StreamCall {
-        client,
-        options,
-        idle,
-        total,
-        ..
-    } = call;
-    let window = options.window;
-    let started = Instant::now();
-    let (request, reply) = send(client, options).await?;
-    let opened = reply.opened_stream();
-    let Some(stream) = opened.and_then(|opened| opened.take::<OpenedStream>()) else {
-        // A status, mostly. A value comes of a method that returns no stream there.
-        return match decode::<IgnoredAny, E>(&request, reply) {
-            Ok(_) => Err(request
-                .failed(ErrorKind::Decode, Outcome::Answered)
-                .caused_by("the method has returned a value where a stream was expected")
-                .into()),
+    match call.open().await? {
+        Opened::Stream(streaming) => Ok(streaming),
+        // A status, mostly.
+        Opened::Reply(request, reply) => match decode::<IgnoredAny, E>(&request, reply) {
+            Ok(_) => Err(value_without_stream(&request).into()),
             Err(error) => Err(error),
+        },
+    }
+}
+
+/// The error of a method that returns no stream there.
+pub(super) fn value_without_stream(request: &CallRequest) -> Error {
+    request
+        .failed(ErrorKind::Decode, Outcome::Answered)
+        .caused_by("the method has returned a value where a stream was expected")
+}
+
+/// The first answer to the call of a stream.
+pub(super) enum Opened<T, E> {
+    Stream(Streaming<T, E>),
+    /// A reply instead of a stream, and the request of the call.
+    Reply(Arc<CallRequest>, Reply),
+}
+
+impl<T, E> StreamCall<T, E> {
+    /// Makes the call, and waits for the first answer.
+    pub(super) async fn open(self) -> Result<Opened<T, E>, Error> {
+        let window = self.options.window;
+        let started = Instant::now();
+        let limits = Limits {
+            idle: self.idle,
+            total: self.total.map(|total| clock::deadline(started, total)),
         };
-    };
-    let limits = Limits {
-        idle,
-        total: total.map(|total| clock::deadline(started, total)),
-    };
-    Ok(Streaming::new(*stream, request, window, limits))
+        let (request, reply) = send(self.client, self.options).await?;
+        let opened = reply.opened_stream();
+        Ok(
+            match opened.and_then(|opened| opened.take::<OpenedStream>()) {
+                Some(stream) => Opened::Stream(Streaming::new(*stream, request, window, limits)),
+                None => Opened::Reply(request, reply),
+            },
+        )
+    }
 }
 
 /// Sends the request, and waits until the stream is opened or refused.

@@ -13,11 +13,13 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::client::call::decode;
+use crate::client::dynamic::DynamicReply;
 use crate::client::reply_queue::{OpenedStream, ReceivedReply, StreamEnd, StreamPeer};
 use crate::client::request::CallRequest;
 use crate::clock;
 use crate::error::{CallError, Error, ErrorKind, Never, Outcome};
 use crate::policy::stream::StreamFault;
+use crate::service::Reply;
 use crate::stream::{Inbox, InboxNext};
 use crate::wire::batch::Items;
 
@@ -190,6 +192,55 @@ impl<T, E> Streaming<T, E> {
     }
 }
 
+impl<T, E> Streaming<T, E> {
+    /// The next item, or the method's own error, as it came.
+    pub(super) fn poll_encoded(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<DynamicReply, Error>>> {
+        if self.is_done {
+            return Poll::Ready(None);
+        }
+        let last = match std::task::ready!(self.poll_bytes(cx)) {
+            Some(Ok(item)) => {
+                return Poll::Ready(Some(Ok(DynamicReply::item(self.request.codec, item))));
+            }
+            Some(Err(end)) => self.encoded_end(end),
+            None => None,
+        };
+        self.is_done = true;
+        Poll::Ready(last)
+    }
+
+    /// The last item as it came: `None` if the stream has ended as it should.
+    fn encoded_end(&self, end: LastItem) -> Option<Result<DynamicReply, Error>> {
+        let reply = self.last_reply(end);
+        match reply.and_then(|reply| DynamicReply::of(&self.request, reply)) {
+            Ok(reply) if !reply.is_own_error() => None,
+            last => Some(last),
+        }
+    }
+
+    /// The reply that ends the stream.
+    ///
+    /// # Errors
+    /// It has failed without one, or the encoding of the reply is not known.
+    fn last_reply(&self, end: LastItem) -> Result<Reply, Error> {
+        let received = match end {
+            LastItem::Error(error) => return Err(error),
+            LastItem::Reply(received) => received,
+        };
+        let codec = self.request.codec;
+        match codec.for_content_type(received.content_type.as_deref()) {
+            Ok(codec) => Ok(received.reply.with_codec(codec)),
+            Err(unknown) => {
+                let text = format!("the end of the stream is `{}`", unknown.name());
+                Err(self.error(StreamFailure::Undecodable(text.into())))
+            }
+        }
+    }
+}
+
 /// The last item of a stream, before it is decoded.
 enum LastItem {
     Reply(ReceivedReply),
@@ -212,20 +263,10 @@ impl<T: DeserializeOwned, E: DeserializeOwned> Streaming<T, E> {
 
     /// The last item: `None` if the stream has ended as it should.
     fn decode_end(&self, end: LastItem) -> Option<CallError<E>> {
-        let received = match end {
-            LastItem::Error(error) => return Some(error.into()),
-            LastItem::Reply(received) => received,
-        };
-        let codec = self.request.codec;
-        let codec = codec.for_content_type(received.content_type.as_deref());
-        let reply = match codec {
-            Ok(codec) => received.reply.with_codec(codec),
-            Err(unknown) => {
-                let text = format!("the end of the stream is `{}`", unknown.name());
-                return Some(self.error(StreamFailure::Undecodable(text.into())).into());
-            }
-        };
-        decode::<IgnoredAny, E>(&self.request, reply).err()
+        match self.last_reply(end) {
+            Ok(reply) => decode::<IgnoredAny, E>(&self.request, reply).err(),
+            Err(error) => Some(error.into()),
+        }
     }
 }
 

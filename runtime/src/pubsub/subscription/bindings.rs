@@ -101,6 +101,15 @@ impl<K: Kind> Bindings<K> {
         self.inner.record(binding);
     }
 
+    /// The bindings of a queue as they are declared.
+    pub(super) fn of_queue(&self, queue: &Name) -> Result<Vec<Binding>, Error> {
+        let bindings = self.list();
+        let bindings = bindings.iter();
+        bindings
+            .map(|binding| self.inner.to_amqp(queue, binding))
+            .collect()
+    }
+
     /// Declares the queue with its current bindings, which nobody can change in the meantime.
     pub(super) async fn declare_with<F>(
         &self,

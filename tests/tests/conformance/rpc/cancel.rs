@@ -16,6 +16,7 @@ use super::LONG;
 
 conformance!(
     a_dropped_call_stops_its_handler,
+    a_call_that_is_dropped_before_its_connection_closes_stops_its_handler,
     a_dropped_call_of_an_at_most_once_method_stops_its_handler,
     a_dropped_call_with_layers_or_that_fails_fast_stops_its_handler,
     a_time_out_of_the_caller_s_own_stops_the_handler,
@@ -68,6 +69,19 @@ async fn a_dropped_call_stops_its_handler(env: Env) {
     let hold = methods.iter().find(|stats| stats.method == "hold").unwrap();
     assert_eq!((hold.requests, hold.cancelled, hold.in_flight), (1, 1, 0));
     assert_eq!(fixture.calling.stats().dropped_replies, 0);
+}
+
+async fn a_call_that_is_dropped_before_its_connection_closes_stops_its_handler(env: Env) {
+    let fixture = RpcFixture::start(&env).await;
+    is_told(&fixture.calling, "probe").await;
+    // The first call that a connection gives up needs a channel for the message, which takes a while to open.
+    let connection = env.connect().await;
+    let probe = ProbeClient::new(&connection);
+    let held = probe.hold(1).timeout(LONG).send().await.unwrap();
+    fixture.subject.gate.entered(1).await;
+    drop(held);
+    connection.close().await;
+    cancelled(&fixture.serving, 1).await;
 }
 
 async fn a_dropped_call_of_an_at_most_once_method_stops_its_handler(env: Env) {

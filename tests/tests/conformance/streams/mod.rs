@@ -1,5 +1,6 @@
 //! Methods that return a stream.
 
+mod dynamic;
 mod ends;
 mod losing;
 mod node;

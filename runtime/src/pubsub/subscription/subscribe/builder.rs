@@ -17,6 +17,8 @@ use crate::middleware::{Message, MessageLayers, Middleware};
 use crate::pubsub::binding::{IntoBinding, Kind, Selective};
 use crate::pubsub::event::{EventDecoder, Missed, UnknownTypes};
 use crate::pubsub::spec::ExchangeSpec;
+use crate::queue::QueueSpec;
+use crate::wire::name::Name;
 use crate::wire::topology::Topology;
 use crate::worker::{Handler, OnLoss, Running, Source};
 
@@ -241,18 +243,30 @@ impl<K: Kind, T, M> Subscribe<K, T, M> {
             on_loss,
         };
         let group = match &queue {
-            QueueSource::Group(spec) => Some((spec.name.clone(), spec.codec())),
+            QueueSource::Group(spec) => {
+                Some((spec.name.clone(), spec.codec(), self.of_group(spec)?))
+            }
             QueueSource::Exclusive { .. } => None,
         };
         let setup = self.setup(queue, mode, on_missed)?;
         let mut running = Running::started(&self.connection, source, setup, handler).await?;
-        if let Some((queue, codec)) = group {
+        if let Some((queue, codec, topology)) = group {
             let exchange = self.exchange.name();
             let connection = &self.connection;
             let served = Served::group(connection, exchange, (&queue, codec), running.views());
+            let served = served.declared_by(&topology);
             control::announce(connection, &mut running, served)?;
         }
         Ok(running)
+    }
+
+    /// All that is declared for a group, with the bindings that it begins with.
+    fn of_group(&self, spec: &QueueSpec) -> Result<Topology, Error> {
+        let mut topology = self.exchange.topology()?;
+        topology.queues.extend(spec.topology()?.queues);
+        let queue = Name::parse(spec.name.as_str())?;
+        topology.bindings.extend(self.bindings.of_queue(&queue)?);
+        Ok(topology)
     }
 
     fn setup(
