@@ -14,7 +14,7 @@ use crate::stream::Inbox;
 use crate::sync::lock;
 use crate::wire::batch::Items;
 use crate::wire::envelope::{ReplyStatus, StreamMessage, StreamPosition};
-use crate::wire::message::Incoming;
+use crate::wire::message::IncomingMessage;
 
 /// The end of a stream.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl OpenStream {
         &self,
         kind: StreamMessage,
         position: &StreamPosition,
-        message: Incoming,
+        message: IncomingMessage,
     ) -> Result<(), StreamFault> {
         if position.run != self.run {
             return Err(StreamFault::ForeignRun);

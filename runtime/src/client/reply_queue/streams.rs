@@ -19,7 +19,7 @@ use crate::service::Reply;
 use crate::stream::{Attached, Inbox};
 use crate::wire::batch::{encode_cancelled, encode_credit};
 use crate::wire::envelope::{CancelHead, ReplyForm, StreamHead, StreamMessage, StreamPosition};
-use crate::wire::message::{Incoming, Outgoing, Properties};
+use crate::wire::message::{IncomingMessage, Outgoing, Properties};
 
 /// A stream of which nothing was sent between two of these times gets a probe, which is at most 10 s after its last
 /// message.
@@ -73,7 +73,7 @@ impl Drop for RemoteStream {
 
 impl ReplyQueue {
     /// Receives a message of a stream. The first one opens it.
-    pub(super) fn stream_message_received(self: &Arc<Self>, mut message: Incoming) {
+    pub(super) fn stream_message_received(self: &Arc<Self>, mut message: IncomingMessage) {
         let properties = std::mem::take(&mut message.properties);
         let Some(head) = StreamHead::from_properties(properties) else {
             self.count_dropped_reply(&[]);

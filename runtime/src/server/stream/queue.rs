@@ -25,7 +25,7 @@ use crate::wire::batch::{decode_cancelled, decode_credit};
 use crate::wire::envelope::{
     CancelHead, ReplyForm, ReplyHead, ReplyStatus, StreamHead, StreamMessage,
 };
-use crate::wire::message::{Incoming, Outgoing};
+use crate::wire::message::{IncomingMessage, Outgoing};
 use crate::wire::name::Name;
 use crate::wire::status::{Code, Status};
 use crate::wire::topology::{Queue, Topology};
@@ -142,7 +142,7 @@ impl StreamQueue {
     }
 
     /// Handles a message of a client. Runs on the I/O task.
-    fn message_received(&self, message: Incoming) {
+    fn message_received(&self, message: IncomingMessage) {
         let properties = message.properties;
         if CancelHead::is_in(&properties) {
             let head = CancelHead::from_properties(properties);
