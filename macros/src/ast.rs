@@ -26,7 +26,10 @@ pub(crate) struct Method<'a> {
     pub(crate) options: MethodOptions,
     /// The position among all methods of the trait, including those that a `#[cfg]` removes.
     pub(crate) id: usize,
+    /// Those that are sent in the request.
     pub(crate) arguments: Vec<Argument<'a>>,
+    /// The streams that it takes, each with its position among all arguments. A correct method has one at most.
+    pub(crate) incoming: Vec<(usize, Argument<'a>)>,
     pub(crate) returns: Returns<'a>,
 }
 
@@ -127,9 +130,16 @@ impl<'a> Method<'a> {
     fn parse(ctxt: &Ctxt, kind: Kind, id: usize, original: &'a TraitItemFn) -> Self {
         let options = MethodOptions::parse(ctxt, kind, &original.attrs);
         let mut arguments = Vec::new();
+        let mut incoming = Vec::new();
         for input in &original.sig.inputs {
-            if let FnArg::Typed(input) = input {
-                arguments.extend(Argument::parse(ctxt, input));
+            let FnArg::Typed(input) = input else {
+                continue;
+            };
+            match Argument::parse(ctxt, input) {
+                Some(argument) if argument.incoming_item().is_some() => {
+                    incoming.push((arguments.len() + incoming.len(), argument));
+                }
+                argument => arguments.extend(argument),
             }
         }
         let returns = Returns::parse(&original.sig.output);
@@ -138,6 +148,7 @@ impl<'a> Method<'a> {
             options,
             id,
             arguments,
+            incoming,
             returns,
         }
     }
@@ -155,6 +166,20 @@ impl<'a> Method<'a> {
     /// The argument that is sent by itself because of `params = "bare"`.
     pub(crate) fn bare_argument(&self) -> Option<&Argument<'a>> {
         self.options.bare.and_then(|_| self.arguments.first())
+    }
+
+    /// All arguments, in their order.
+    pub(crate) fn all_arguments(&self) -> Vec<&Argument<'a>> {
+        let mut all: Vec<_> = self.arguments.iter().collect();
+        for (at, argument) in &self.incoming {
+            all.insert(*at, argument);
+        }
+        all
+    }
+
+    /// The stream that it takes.
+    pub(crate) fn upload(&self) -> Option<&Argument<'a>> {
+        self.incoming.first().map(|(_, argument)| argument)
     }
 
     /// The type of the items, if it returns a stream.
@@ -202,6 +227,11 @@ impl<'a> Argument<'a> {
 
     pub(crate) fn ty(&self) -> &'a Type {
         &self.original.ty
+    }
+
+    /// The type of its items, if it is written as `Incoming<…>`: a stream. Aliases are not recognised.
+    pub(crate) fn incoming_item(&self) -> Option<&'a Type> {
+        incoming_item(self.ty())
     }
 
     /// Whether it is sent as bytes.
@@ -323,6 +353,15 @@ fn arguments_of<'a>(ty: &'a Type, name: &str) -> Option<(&'a syn::Path, Vec<&'a 
 fn option_of(ty: &Type) -> Option<&Type> {
     let (_, arguments) = arguments_of(ty, "Option")?;
     arguments.first().copied()
+}
+
+/// The `T` of a type that is written as `Incoming<T>`.
+pub(crate) fn incoming_item(ty: &Type) -> Option<&Type> {
+    let (_, arguments) = arguments_of(ty, "Incoming")?;
+    match arguments[..] {
+        [item] => Some(item),
+        _ => None,
+    }
 }
 
 /// Whether a type is written as `Vec<u8>` or `Option<Vec<u8>>`. Aliases are not recognised, and neither is a

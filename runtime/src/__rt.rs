@@ -1,11 +1,13 @@
 //! Items that generated code uses. Not stable: they change together with the macros.
 
 pub use async_trait::async_trait;
+pub use futures_core::Stream;
 pub use serde;
 
-pub use crate::client::{Call, Client, ClientBuilder, StreamCall};
+pub use crate::client::{Call, Client, ClientBuilder, StreamCall, UploadCall};
 pub use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use crate::error::Error;
+pub use crate::incoming::{Incoming, accept_items};
 pub use crate::link::Connection;
 pub use crate::middleware::{DynService, Layer, Layered};
 pub use crate::policy::verdict::{IntoVerdict, Verdict};
@@ -25,6 +27,10 @@ pub type CallOf<R, const IS_RESULT: bool> =
 /// The call of a method that returns a stream, whose items may be of a type that is an alias of a `Result`.
 pub type StreamCallOf<R, const IS_RESULT: bool> =
     StreamCall<<R as Received<IS_RESULT>>::Value, <R as Received<IS_RESULT>>::Error>;
+
+/// The call of a method that takes a stream, whose return type may be an alias of a `Result`.
+pub type UploadCallOf<R, const IS_RESULT: bool> =
+    UploadCall<<R as Received<IS_RESULT>>::Value, <R as Received<IS_RESULT>>::Error>;
 
 /// A returned value of which it is known whether it is a `Result`.
 pub trait IntoReply<const IS_RESULT: bool> {

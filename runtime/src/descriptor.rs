@@ -173,6 +173,7 @@ pub struct MethodDescriptor {
     bare: bool,
     strict: bool,
     stream: bool,
+    upload: bool,
 }
 
 impl MethodDescriptor {
@@ -196,6 +197,7 @@ impl MethodDescriptor {
             bare: false,
             strict: false,
             stream: false,
+            upload: false,
         }
     }
 
@@ -305,6 +307,14 @@ impl MethodDescriptor {
         self
     }
 
+    /// Marks a method that takes a stream of items.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn upload(mut self) -> Self {
+        self.upload = true;
+        self
+    }
+
     /// The method's number in the trait, by which generated code dispatches.
     #[must_use]
     pub const fn id(&self) -> usize {
@@ -387,5 +397,16 @@ impl MethodDescriptor {
     #[must_use]
     pub const fn is_stream(&self) -> bool {
         self.stream
+    }
+
+    /// Whether the method takes a stream of items ([`Incoming`](crate::Incoming)).
+    #[must_use]
+    pub const fn is_upload(&self) -> bool {
+        self.upload
+    }
+
+    /// Whether a call of the method opens a stream, in either direction.
+    pub(crate) const fn is_streaming(&self) -> bool {
+        self.stream || self.upload
     }
 }

@@ -169,6 +169,7 @@ mod error;
 mod escape;
 mod extensions;
 mod handler_guard;
+mod incoming;
 mod link;
 mod meter;
 pub mod middleware;
@@ -229,6 +230,7 @@ pub use control::Discovery;
 pub use error::{Error, Outcome};
 #[doc(no_inline)]
 pub use events::{Direct, Event, Fanout, Headers, Topic};
+pub use incoming::Incoming;
 #[doc(no_inline)]
 pub use jobs::{Job, RetryPolicy, WorkQueue, reject, retry, retry_after};
 #[doc(no_inline)]

@@ -7,9 +7,11 @@
 pub use crate::client::{
     Call, Client, ClientBuilder, DEFAULT_TIMEOUT, DEFAULT_WINDOW, DynamicCall, DynamicClient,
     DynamicReply, DynamicStreamCall, DynamicStreaming, PendingReply, StreamCall, Streaming,
+    UploadCall,
 };
 pub use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use crate::error::{CallError, Never};
+pub use crate::incoming::Incoming;
 pub use crate::returns::MethodError;
 pub use crate::server::Server;
 pub use crate::service::{BoxFuture, Reply, ReplyOutcome, Request, Service, ServiceOptions};

@@ -16,7 +16,7 @@ use crate::handler_guard::HandlerEnd;
 use crate::policy::verdict::Verdict;
 use crate::returns::{EncodedError, MethodError};
 use crate::stats::HandlerOutcome;
-use crate::stream::{Attached, ItemSink};
+use crate::stream::{Attached, ServedStream};
 use crate::wire::codec::{self, Codec, CodecError};
 use crate::wire::envelope::{self, ReplyStatus};
 use crate::wire::status::{Code, Status};
@@ -165,8 +165,8 @@ pub struct Request {
     body: Bytes,
     /// Set within layers alone.
     context: Option<Context>,
-    /// The way of the items, if the caller asks for a stream.
-    items: Option<Arc<dyn ItemSink>>,
+    /// The stream, if the caller asks for one.
+    stream: Option<Arc<dyn ServedStream>>,
     /// Set within the layers of a client.
     call: Option<Arc<dyn LayeredRequest>>,
 }
@@ -185,7 +185,7 @@ impl Request {
             codec,
             body,
             context: None,
-            items: None,
+            stream: None,
             call: None,
         }
     }
@@ -214,15 +214,15 @@ impl Request {
         self.context.is_some()
     }
 
-    /// A request that asks for a stream, whose items go this way.
-    pub(crate) fn with_items(mut self, items: Option<Arc<dyn ItemSink>>) -> Self {
-        self.items = items;
+    /// A request that asks for this stream.
+    pub(crate) fn with_stream(mut self, stream: Option<Arc<dyn ServedStream>>) -> Self {
+        self.stream = stream;
         self
     }
 
-    /// Takes the way of the items, if the caller asks for a stream.
-    pub(crate) fn take_items(&mut self) -> Option<Arc<dyn ItemSink>> {
-        self.items.take()
+    /// The stream, if the caller asks for one.
+    pub(crate) fn stream(&self) -> Option<&Arc<dyn ServedStream>> {
+        self.stream.as_ref()
     }
 
     pub(crate) fn codec(&self) -> Codec {

@@ -45,17 +45,17 @@ fn encode<T: Serialize>(request: &Request, item: &T) -> Result<Bytes, Reply> {
 }
 
 /// Sends the items of a stream to the caller, as its credit allows, and returns the reply that ends the stream.
-pub async fn send_items<const IS_RESULT: bool, S>(mut request: Request, stream: S) -> Reply
+pub async fn send_items<const IS_RESULT: bool, S>(request: Request, stream: S) -> Reply
 where
     S: Stream,
     S::Item: IntoItem<IS_RESULT>,
 {
     let method = request.method_name();
-    let Some(sink) = request.take_items() else {
+    let Some(sink) = request.stream() else {
         let text = format!("`{method}` returns a stream, and the caller did not ask for one");
         return Reply::failed(Status::new(Code::FailedPrecondition, text));
     };
-    match produce(&*sink, stream, |item| item.encode(&request)).await {
+    match produce(&**sink, stream, |item| item.encode(&request)).await {
         Produced::Finished => Reply::new(ReplyStatus::Success, request.codec().unit()),
         Produced::Item(reply) => reply,
         Produced::TooLarge { size, limit } => {

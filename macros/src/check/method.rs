@@ -1,6 +1,6 @@
 //! Rules of methods: their signatures, and combinations of options.
 
-use crate::ast::{Contract, Method, Returns, is_conditional, without_groups};
+use crate::ast::{Contract, Method, Returns, incoming_item, is_conditional, without_groups};
 use crate::ctxt::Ctxt;
 use crate::names::Kind;
 use quote::ToTokens;
@@ -12,6 +12,7 @@ pub(super) fn check(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>) {
     is_async(ctxt, method);
     stream_can_be_sent(ctxt, contract, method);
     stream_is_opened_once(ctxt, method);
+    takes_one_stream(ctxt, contract, method);
     no_qualifiers(ctxt, method);
     not_generic(ctxt, method);
     shared_self(ctxt, method);
@@ -93,7 +94,7 @@ fn stream_can_be_sent(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>)
 
 // A stream is acknowledged when it begins, and items that were sent cannot be taken back.
 fn stream_is_opened_once(ctxt: &Ctxt, method: &Method<'_>) {
-    if method.stream_item().is_none() {
+    if method.stream_item().is_none() && method.upload().is_none() {
         return;
     }
     if let Some(idempotent) = method.options.idempotent {
@@ -106,6 +107,37 @@ fn stream_is_opened_once(ctxt: &Ctxt, method: &Method<'_>) {
         ctxt.error_at(
             at_most_once,
             "a stream runs at most once in any case: remove `at_most_once`",
+        );
+    }
+}
+
+// A request has one stream of items, which its caller sends for as long as the call lasts.
+fn takes_one_stream(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>) {
+    let Some(upload) = method.upload() else {
+        return;
+    };
+    for (_, further) in method.incoming.iter().skip(1) {
+        ctxt.error_on(
+            further.original,
+            "a method takes one stream: put the items into one enum, or some of them into a `Vec`",
+        );
+    }
+    if contract.kind == Kind::Tasks {
+        ctxt.error_on(
+            upload.original,
+            "a job is one message, and takes no stream: push a job for each item",
+        );
+    }
+    if let Some(oneway) = method.options.oneway {
+        ctxt.error_at(
+            oneway,
+            "a oneway call ends when its request is sent, before any item: remove `oneway`",
+        );
+    }
+    if let Some(cancel) = method.options.cancel.as_ref().filter(|it| !it.value) {
+        ctxt.error_at(
+            cancel.span,
+            "no items come without a caller, so the method ends with it: remove `cancel`",
         );
     }
 }
@@ -243,13 +275,8 @@ fn repeatable_or_not(ctxt: &Ctxt, method: &Method<'_>) {
 // A bare argument is sent by itself, without a map around it.
 fn bare_takes_one(ctxt: &Ctxt, method: &Method<'_>) {
     if let Some(bare) = method.options.bare {
-        let written = method
-            .original
-            .sig
-            .inputs
-            .iter()
-            .filter(|i| matches!(i, FnArg::Typed(_)))
-            .count();
+        let inputs = method.original.sig.inputs.iter();
+        let written = inputs.filter(|input| is_sent_in_request(input)).count();
         if written != 1 {
             let message = format!(
                 "bare params need exactly one argument, this method has {written}: remove \
@@ -257,6 +284,14 @@ fn bare_takes_one(ctxt: &Ctxt, method: &Method<'_>) {
             );
             ctxt.error_at(bare, message);
         }
+    }
+}
+
+/// Whether it is an argument, other than a stream, whose items follow the request.
+fn is_sent_in_request(input: &FnArg) -> bool {
+    match input {
+        FnArg::Typed(argument) => incoming_item(&argument.ty).is_none(),
+        FnArg::Receiver(_) => false,
     }
 }
 
@@ -295,12 +330,7 @@ fn unstructured_codec(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>)
     let Some(codec) = contract.options.unstructured_codec() else {
         return;
     };
-    let takes_something = method
-        .original
-        .sig
-        .inputs
-        .iter()
-        .any(|input| matches!(input, FnArg::Typed(_)));
+    let takes_something = method.original.sig.inputs.iter().any(is_sent_in_request);
     if takes_something && method.options.bare.is_none() {
         let attribute = contract.kind.method_attribute();
         let message = format!(

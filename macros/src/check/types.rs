@@ -1,6 +1,6 @@
 //! Rules of types: values that are sent are owned, and their types are known to both sides.
 
-use crate::ast::{Method, segments, without_groups};
+use crate::ast::{Method, incoming_item, segments, without_groups};
 use crate::ctxt::Ctxt;
 use quote::ToTokens;
 use syn::visit::{self, Visit};
@@ -12,8 +12,10 @@ pub(super) fn check(ctxt: &Ctxt, method: &Method<'_>) {
             if not_context(ctxt, input) {
                 continue;
             }
-            sized(ctxt, &input.ty);
-            SentTypes { ctxt }.visit_type(&input.ty);
+            // A stream itself, and the values in it.
+            let sent = incoming_item(&input.ty).unwrap_or(&input.ty);
+            sized(ctxt, sent);
+            SentTypes { ctxt }.visit_type(sent);
         }
     }
     let sent = match (method.stream_item(), &method.original.sig.output) {
@@ -114,6 +116,12 @@ impl<'ast> Visit<'ast> for SentTypes<'_> {
                 path,
                 "`Self` is unknown to the client: write a concrete type",
             );
+        } else if is_incoming(path) {
+            self.ctxt.error_on(
+                path,
+                "`Incoming` is an argument of its own, and in no other type: write `items: Incoming<…>`; a method \
+                 returns a stream as `impl Stream<Item = …>`",
+            );
         } else {
             visit::visit_type_path(self, path);
         }
@@ -125,6 +133,11 @@ impl<'ast> Visit<'ast> for SentTypes<'_> {
             self.ctxt.error_on(lifetime, message);
         }
     }
+}
+
+/// Whether a type is written as `Incoming<T>`.
+fn is_incoming(path: &TypePath) -> bool {
+    incoming_item(&Type::Path(path.clone())).is_some()
 }
 
 /// Formats tokens for a message, with about the spaces that a user would write.

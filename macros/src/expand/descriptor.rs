@@ -52,12 +52,13 @@ pub(super) fn method(krate: &Path, method: &Method<'_>) -> TokenStream {
     let queue = options.queue.as_ref().map(|queue| quote!(.queue(#queue)));
     let default = options.default.map(|_| quote!(.default_method()));
     let bare = options.bare.map(|_| quote!(.bare()));
+    let upload = method.upload().map(|_| quote!(.upload()));
     let stream = method.stream_item().map(|_| quote!(.stream()));
     let strict = options.strict.map(|_| quote!(.strict()));
     quote! {
         #krate::__rt::MethodDescriptor::new(#id, #name)
             #arguments #doc #timeout #idempotent #oneway #at_most_once #require_consumer #not_cancelled
-            #queue #default #bare #strict #stream
+            #queue #default #bare #strict #stream #upload
     }
 }
 

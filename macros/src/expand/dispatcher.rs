@@ -2,7 +2,7 @@
 
 use super::arguments::{self, Direction};
 use super::{descriptor, dispatcher_ident, item_attributes, link, returns};
-use crate::ast::{Contract, Item, Method, Returns, is_octets};
+use crate::ast::{Argument, Contract, Item, Method, Returns, is_octets};
 use crate::names::Kind;
 use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{ToTokens as _, format_ident, quote, quote_spanned};
@@ -201,20 +201,39 @@ fn arm(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
     let (service, request) = (local("service"), local("request"));
     let (arguments, refused, value) = (local("arguments"), local("refused"), local("value"));
 
-    let (declaration, ty, passed) = match method.bare_argument() {
+    let (declaration, ty) = match method.bare_argument() {
         Some(argument) if argument.is_octets() => {
             let ty = argument.ty();
-            let ty = quote!(#krate::__rt::AsOctets<#ty>);
-            (None, ty, quote!(#arguments.0))
+            (None, quote!(#krate::__rt::AsOctets<#ty>))
         }
-        Some(argument) => (None, argument.ty().to_token_stream(), quote!(#arguments)),
+        Some(argument) => (None, argument.ty().to_token_stream()),
         None => {
-            let names = method.arguments.iter().map(|argument| argument.name);
             let declaration = arguments::declaration(krate, method, Direction::In);
-            let ty = arguments::ident().to_token_stream();
-            (Some(declaration), ty, quote!(#(#arguments.#names),*))
+            (Some(declaration), arguments::ident().to_token_stream())
         }
     };
+    let incoming = local("incoming");
+    let passed = method.all_arguments().into_iter().map(|argument| {
+        let name = argument.name;
+        match (argument.incoming_item(), method.bare_argument()) {
+            (Some(_), _) => quote!(#incoming),
+            (None, Some(bare)) if bare.is_octets() => quote!(#arguments.0),
+            (None, Some(_)) => quote!(#arguments),
+            (None, None) => quote!(#arguments.#name),
+        }
+    });
+    // The last step before the method, because it opens the stream.
+    let accepted = method
+        .upload()
+        .and_then(Argument::incoming_item)
+        .map(|item| {
+            quote! {
+                let #incoming = match #krate::__rt::accept_items::<#item>(&#request) {
+                    ::core::result::Result::Ok(#incoming) => #incoming,
+                    ::core::result::Result::Err(#refused) => return #refused,
+                };
+            }
+        });
     let at_type = method
         .bare_argument()
         .map_or(ident.span(), |argument| argument.ty().span());
@@ -308,7 +327,8 @@ fn arm(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
             let #service = ::core::clone::Clone::clone(&self.service);
             ::std::boxed::Box::pin(async move {
                 #decoded
-                let #value = <#parameter as #definition>::#ident(&*#service, #passed)#awaited;
+                #accepted
+                let #value = <#parameter as #definition>::#ident(&*#service, #(#passed),*)#awaited;
                 #answer
             })
         }

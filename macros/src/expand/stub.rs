@@ -2,11 +2,11 @@
 
 use super::arguments::{self, Direction};
 use super::{descriptor, dispatcher_ident, item_attributes, link, returns, stub_ident};
-use crate::ast::{Contract, Item, Method, Returns, docs};
+use crate::ast::{Argument, Contract, Item, Method, Returns, docs, is_octets};
 use crate::attr::Halves;
 use crate::names::{Kind, wire_name};
 use proc_macro2::{Ident, Span, TokenStream};
-use quote::{quote, quote_spanned};
+use quote::{ToTokens as _, quote, quote_spanned};
 use syn::spanned::Spanned as _;
 
 pub(super) fn expand(contract: &Contract<'_>) -> TokenStream {
@@ -149,8 +149,14 @@ fn method(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
         let doc = format!("{verb} `{}`.", wire_name(ident));
         quote!(#[doc = #doc])
     });
-    let names = method.arguments.iter().map(|argument| argument.name);
-    let types = method.arguments.iter().map(|argument| argument.ty());
+    let all = method.all_arguments();
+    let names = all.iter().map(|argument| argument.name);
+    let types = all.iter().map(|argument| match argument.incoming_item() {
+        Some(item) => quote! {
+            impl #krate::__rt::Stream<Item = #item> + ::core::marker::Send + 'static
+        },
+        None => argument.ty().to_token_stream(),
+    });
     let description = descriptor::method(krate, method);
     let (declaration, value) = match method.bare_argument() {
         Some(argument) => {
@@ -178,38 +184,60 @@ fn method(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
     let (returns, send) = match contract.kind {
         Kind::Service => {
             let (call, span) = call(contract, method);
-            let name = match method.stream_item() {
-                Some(_) => "stream",
-                None => "call",
+            let name = match (method.stream_item(), method.upload()) {
+                (None, None) => "call",
+                (Some(_), None) => "stream",
+                (None, Some(_)) => "upload",
+                (Some(_), Some(_)) => "duplex",
             };
             let send = Ident::new(name, Span::call_site().located_at(span));
             (call, quote!(client.#send))
         }
         Kind::Tasks => (quote!(#krate::__rt::Push), quote!(producer.push)),
     };
+    let items = method.upload().map(|upload| items(krate, upload));
     quote! {
         #(#carried)*
         #doc
         #vis fn #ident(&self, #(#names: #types),*) -> #returns {
             #declaration
             const __LEPUS_METHOD: &#krate::__rt::MethodDescriptor = &#description;
-            self.#send(__LEPUS_METHOD, #value)
+            self.#send(__LEPUS_METHOD, #value #items)
         }
+    }
+}
+
+/// The further argument of an upload: its items.
+fn items(krate: &syn::Path, upload: &Argument<'_>) -> TokenStream {
+    let name = upload.name;
+    match upload.incoming_item() {
+        Some(item) if is_octets(item) => quote!(, #krate::__rt::as_octets(#name)),
+        Some(item) => {
+            // With the type's span, so that rustc points there if it cannot be encoded.
+            let span = Span::call_site().located_at(item.span());
+            quote_spanned!(span=> , #name)
+        }
+        None => TokenStream::new(),
     }
 }
 
 /// The type of a call, and the span for rustc's error if the result cannot be decoded.
 fn call(contract: &Contract<'_>, method: &Method<'_>) -> (TokenStream, Span) {
     let krate = &contract.options.krate;
+    let (call, call_of) = match method.upload() {
+        None => (quote!(Call), quote!(CallOf)),
+        Some(_) => (quote!(UploadCall), quote!(UploadCallOf)),
+    };
     match &method.returns {
-        Returns::Nothing => (quote!(#krate::__rt::Call<()>), method.ident().span()),
-        Returns::Value(ty) => (quote!(#krate::__rt::Call<#ty>), ty.span()),
+        Returns::Nothing => (quote!(#krate::__rt::#call<()>), method.ident().span()),
+        Returns::Value(ty) => (quote!(#krate::__rt::#call<#ty>), ty.span()),
         Returns::MaybeResult(ty) => {
             let is_result = returns::is_result(krate, ty);
-            (quote!(#krate::__rt::CallOf<#ty, { #is_result }>), ty.span())
+            let call = quote!(#krate::__rt::#call_of<#ty, { #is_result }>);
+            (call, ty.span())
         }
         Returns::Result { whole, ok, err } => (
-            quote!(#krate::__rt::Call<#ok, #krate::__rt::OwnError<#err>>),
+            quote!(#krate::__rt::#call<#ok, #krate::__rt::OwnError<#err>>),
             whole.span(),
         ),
         Returns::Stream { item, .. } => {

@@ -10,7 +10,7 @@ use tower_layer::Layer;
 use super::broker::BrokerBackend;
 use super::coalesce::Coalescer;
 use super::handle::{Backend, Client};
-use super::request::Absence;
+use super::options::Absence;
 use crate::descriptor::ServiceDescriptor;
 use crate::link::Connection;
 use crate::service::{DynService, Service};

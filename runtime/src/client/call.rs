@@ -7,21 +7,20 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::handle::Client;
 use super::layered::LayeredCall;
-use super::request::{Absence, CallOptions, CallRequest};
+use super::options::{CallOptions, option_setters};
+use super::request::CallRequest;
 use super::transport::{InFlightCall, Sending};
 use crate::descriptor::MethodDescriptor;
-use crate::error::{CallError, Error, ErrorKind, Never, Outcome};
+use crate::error::{CallError, ErrorKind, Never, Outcome};
 use crate::service::Reply;
 use crate::stats::HandlerOutcome;
 use crate::wire::codec::CodecError;
-use crate::wire::envelope::{self, ReplyStatus};
-use crate::wire::value::{Table, Value};
+use crate::wire::envelope::ReplyStatus;
 
 /// A call that is not made yet: await it, or [`send`](Self::send) it.
 ///
@@ -132,35 +131,16 @@ impl Client {
         T: DeserializeOwned,
         E: DeserializeOwned,
     {
-        let body = self.inner.codec.encode(arguments);
-        let body = body.map_err(|error| Error::new(ErrorKind::Encode).caused_by(error));
-        Call::new(self.clone(), method, body)
-    }
-}
-
-impl<T, E> Call<T, E> {
-    fn new(client: Client, method: &'static MethodDescriptor, body: Result<Bytes, Error>) -> Self {
-        let (body, error) = match body {
-            Ok(body) => (body, None),
-            Err(error) => (Bytes::new(), Some(error)),
-        };
-        let options = CallOptions {
-            method,
-            body,
-            error,
-            timeout: None,
-            priority: None,
-            fail_fast: None,
-            window: 0,
-            headers: Table::new(),
-        };
-        Self {
-            client,
+        let options = CallOptions::new(self.inner.codec, method, arguments, 0);
+        Call {
+            client: self.clone(),
             options,
             returns: PhantomData,
         }
     }
+}
 
+impl<T, E> Call<T, E> {
     /// Sets the longest time that the call may take, from its start to the reply. The time left is sent
     /// with the request: when it is over, the broker drops a request that still waits in the queue, and
     /// the server stops its handler.
@@ -174,43 +154,7 @@ impl<T, E> Call<T, E> {
         self
     }
 
-    /// Sets the request's priority, for a service whose queue has priorities (`x-max-priority`).
-    pub fn priority(mut self, priority: u8) -> Self {
-        self.options.priority = Some(priority);
-        self
-    }
-
-    /// Makes this call fail at once if nobody can take it, as
-    /// [`ClientBuilder::fail_fast`](crate::rpc::ClientBuilder::fail_fast) does for all calls of a client.
-    pub fn fail_fast(self) -> Self {
-        self.fail_fast_after(Duration::ZERO)
-    }
-
-    /// As [`fail_fast`](Self::fail_fast), but an absence of consumers that is shorter than this does not count
-    /// ([`ClientBuilder::fail_fast_after`](crate::rpc::ClientBuilder::fail_fast_after)).
-    pub fn fail_fast_after(mut self, absence: Duration) -> Self {
-        self.options.fail_fast = Some(Absence::of(absence));
-        self
-    }
-
-    /// Adds a header, which the handler reads with [`Context::header`](crate::Context::header). A message
-    /// with headers costs the broker 3 to 20 % more.
-    ///
-    /// A name that is [reserved](Table#reserved-names-of-headers) makes the call fail with
-    /// [`is_invalid`](Error::is_invalid), and nothing is sent.
-    pub fn header(self, name: &str, value: impl Into<Value>) -> Self {
-        self.headers(Table::from([(name.to_owned(), value.into())]))
-    }
-
-    /// Adds several headers, as [`header`](Self::header) does. A header that was added before under the
-    /// same name is replaced.
-    pub fn headers(mut self, headers: Table) -> Self {
-        if let Err(error) = envelope::check_headers(headers.keys()) {
-            self.options.error.get_or_insert(error);
-        }
-        self.options.headers.extend(headers);
-        self
-    }
+    option_setters!();
 }
 
 impl<T: DeserializeOwned + 'static, E: DeserializeOwned + 'static> Call<T, E> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::broker::BrokerBackend;
-use super::request::Absence;
+use super::options::Absence;
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::service::{DynService, Service};
 use crate::wire::codec::Codec;

@@ -8,7 +8,8 @@ use tokio::time::{Instant, timeout_at};
 use tracing::Span;
 
 use super::handle::{Backend, Client, ClientService, DEFAULT_TIMEOUT};
-use super::request::{CallOptions, CallRequest};
+use super::options::CallOptions;
+use super::request::CallRequest;
 use super::transport::{Sending, start};
 use crate::clock;
 use crate::context::{Context, Invocation, Times};

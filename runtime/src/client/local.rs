@@ -1,21 +1,18 @@
 //! Calls of an implementation in this process.
 
-use std::future::poll_fn;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::reply_queue::{OpenedStream, ReceivedReply, StreamEnd, StreamPeer};
 use super::request::CallRequest;
+use super::stream::open_locally;
 use crate::cancel_table::{CancelKey, CancelTable};
 use crate::context::{Context, Invocation, Times};
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::handler_guard::{AbortOnDropTask, HandlerEnd, guard};
 use crate::service::{BoxFuture, Reply, ReplyOutcome, Request, Service};
-use crate::stream::{Attached, Inbox, LocalSink};
-use crate::wire::envelope::ReplyForm;
 use crate::wire::status::{Code, Status};
 use crate::wire::value::Table;
 
@@ -60,7 +57,7 @@ impl LocalCall {
     /// Starts a call. `None` if it is one-way: it runs, and nobody waits for it.
     pub(super) fn start(service: Arc<dyn Service>, request: &CallRequest) -> Option<Self> {
         if request.options.window > 0 {
-            let opening = open_stream(service, request);
+            let opening = open_locally(service, request);
             return Some(Self::Inline(Box::pin(opening)));
         }
         // The client may be of another version of the contract, where the method has another number.
@@ -115,7 +112,7 @@ impl LocalCall {
 
 /// Runs a handler to its end or its deadline; that of a stream is the deadline of its opening alone. The service has no
 /// such method if `asked` is `None`.
-fn run(
+pub(super) fn run(
     service: Arc<dyn Service>,
     request: &CallRequest,
     asked: Option<Request>,
@@ -149,43 +146,4 @@ fn run(
         HandlerEnd::TimedOut => ended.stopped(),
         HandlerEnd::Panicked(text) => ended.panicked(text),
     })
-}
-
-/// Opens a stream of an implementation in this process. Its handler runs in a task of its own, which ends with the
-/// stream. The result is a reply that carries the stream, or the one that refuses it.
-fn open_stream(
-    service: Arc<dyn Service>,
-    request: &CallRequest,
-) -> impl Future<Output = HandlerEnd<Reply>> + Send + use<> {
-    let inbox = Arc::new(Inbox::new(request.options.window));
-    let sink = LocalSink::new(&inbox, usize::MAX);
-    let own = service.descriptor().method_like(request.method());
-    let body = request.options.body.clone();
-    let asked =
-        own.map(|own| Request::new(own, request.codec, body).with_items(Some(Arc::new(sink))));
-    let handler = run(service, request, asked, None);
-    let method = request.method().name();
-    async move {
-        let ending = Arc::clone(&inbox);
-        let running = Box::pin(async move {
-            let reply = Reply::of_end(method, handler.await);
-            ending.end(StreamEnd::Reply(ReceivedReply {
-                size: reply.body().len(),
-                reply,
-                form: ReplyForm::Single,
-                content_type: None,
-            }));
-        });
-        let task = AbortOnDropTask::spawn(guard(None, running));
-        let is_open = poll_fn(|cx| inbox.poll_opened(cx)).await;
-        match inbox.take_end_unless(is_open) {
-            Some(StreamEnd::Reply(received)) => HandlerEnd::Returned(received.reply),
-            Some(StreamEnd::Lost(_) | StreamEnd::Fault(_)) => HandlerEnd::TimedOut,
-            None => {
-                let peer = StreamPeer::Local { _task: task };
-                let stream = OpenedStream { inbox, peer };
-                HandlerEnd::Returned(Reply::opened(Attached::new(stream)))
-            }
-        }
-    }
 }

@@ -11,6 +11,7 @@ mod dynamic;
 mod handle;
 mod layered;
 mod local;
+mod options;
 mod presence;
 mod reply_queue;
 mod request;
@@ -21,4 +22,6 @@ pub use builder::ClientBuilder;
 pub use call::{Call, PendingReply};
 pub use dynamic::{DynamicCall, DynamicClient, DynamicReply};
 pub use handle::{Client, DEFAULT_TIMEOUT};
-pub use stream::{DEFAULT_WINDOW, DynamicStreamCall, DynamicStreaming, StreamCall, Streaming};
+pub use stream::{
+    DEFAULT_WINDOW, DynamicStreamCall, DynamicStreaming, StreamCall, Streaming, UploadCall,
+};

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use super::correlation::{CorrelationId, ReplyAddress};
+use super::options::CallOptions;
 use crate::clock;
 use crate::context::Context;
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
@@ -19,45 +20,9 @@ use crate::publish::Target;
 use crate::span::record_outcome;
 use crate::stats::HandlerOutcome;
 use crate::wire::codec::Codec;
-use crate::wire::envelope::{RequestHead, milliseconds};
+use crate::wire::envelope::RequestHead;
 use crate::wire::message::{MessageInfo, Outgoing};
 use crate::wire::value::Table;
-
-/// The absence of consumers from a queue after which a call fails, in whole milliseconds: half as large as a
-/// [`Duration`], of which each call would hold one.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Absence(u32);
-
-impl Absence {
-    pub(super) const NONE: Self = Self(0);
-
-    pub(super) fn of(duration: Duration) -> Self {
-        Self(milliseconds(duration))
-    }
-
-    pub(super) fn duration(self) -> Duration {
-        Duration::from_millis(self.0.into())
-    }
-}
-
-/// A call as its user has made it: the arguments and the options. Once it is started, it is a part of its
-/// [`CallRequest`].
-pub(super) struct CallOptions {
-    pub(super) method: &'static MethodDescriptor,
-    /// The encoded arguments; empty if there is an error.
-    pub(super) body: Bytes,
-    /// The first error of the arguments and the options, which the call fails with.
-    pub(super) error: Option<Error>,
-    pub(super) timeout: Option<Duration>,
-    pub(super) priority: Option<u8>,
-    /// The absence of consumers from the queue after which the call fails, if it is to fail fast. From the start of
-    /// the call on, with the defaults of the client and the method.
-    pub(super) fail_fast: Option<Absence>,
-    /// The window of the stream that it asks for; 0 if it asks for none.
-    pub(super) window: u32,
-    /// Those of the user; from the start of the call on, with those that are propagated.
-    pub(super) headers: Table,
-}
 
 /// A call that was started: the caller's side of a request. It is kept until the call ends, because its
 /// errors name it, its reply is decoded by it, and it may be sent again. Each sending makes a message of it

@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind};
 use crate::link::{Channel, Consumer, ConsumerEnd, Flush};
 use crate::wire::codec::Codec;
 use crate::wire::envelope::{AnswerHead, QuestionHead, QuestionKind};
-use crate::wire::message::{Incoming, Outgoing};
+use crate::wire::message::{IncomingMessage, Outgoing};
 use crate::wire::reply_code;
 
 /// An answer to a question. Its fields are those of `A`, which it derefs to.
@@ -108,7 +108,7 @@ impl<A> fmt::Debug for Answers<A> {
 #[derive(Debug)]
 pub(super) enum AskerEvent {
     /// An answer, and the time at which it came.
-    Answer(Instant, Box<Incoming>),
+    Answer(Instant, Box<IncomingMessage>),
     /// The broker returned the question: no instance is bound by its routing key.
     Returned,
     /// The channel of the question was closed.
@@ -163,7 +163,7 @@ impl AskedQuestion {
     fn read<A: DeserializeOwned + Named>(
         &self,
         at: Instant,
-        answer: Incoming,
+        answer: IncomingMessage,
     ) -> Option<Result<Answer<A>, Error>> {
         let head = AnswerHead::from_properties(answer.properties);
         if head

@@ -208,8 +208,15 @@ fn handler_of(queue: &str, subject: &str, codec: Codec, meter: Arc<Meter>) -> En
     Endpoint { info, meter }
 }
 
-/// The streams of a method that returns one.
-const SERVER_STREAM: &str = "server";
+/// The directions of a method's streams.
+fn streams(method: &MethodDescriptor) -> Option<&'static str> {
+    match (method.is_stream(), method.is_upload()) {
+        (false, false) => None,
+        (true, false) => Some("server"),
+        (false, true) => Some("client"),
+        (true, true) => Some("both"),
+    }
+}
 
 fn details(method: &MethodDescriptor, codec: Codec) -> EndpointDetails {
     EndpointDetails {
@@ -225,7 +232,7 @@ fn details(method: &MethodDescriptor, codec: Codec) -> EndpointDetails {
         oneway: method.is_oneway(),
         at_most_once: method.is_at_most_once(),
         bare: method.is_bare(),
-        stream: method.is_stream().then(|| SERVER_STREAM.to_owned()),
+        stream: streams(method).map(str::to_owned),
     }
 }
 

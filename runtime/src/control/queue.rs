@@ -27,7 +27,7 @@ use crate::publish::CachedChannel;
 use crate::random;
 use crate::wire::batch::{self, MAX_CANCELLED_IDS};
 use crate::wire::envelope::{self, AnswerHead, CONTROL_EXCHANGE, CancelHead, QuestionHead};
-use crate::wire::message::{Incoming, Outgoing};
+use crate::wire::message::{IncomingMessage, Outgoing};
 use crate::wire::name::Name;
 use crate::wire::reply_code;
 use crate::wire::topology::{Binding, Destination, Exchange, ExchangeKind, Queue, Topology};
@@ -43,7 +43,7 @@ const MAX_BODY: usize = MAX_CANCELLED_IDS * 258 + 8;
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// A question, and the time at which it came.
-type ReceivedQuestion = (Instant, Incoming);
+type ReceivedQuestion = (Instant, IncomingMessage);
 
 /// The task of an instance's control queue.
 pub(super) struct ControlQueue {
@@ -208,7 +208,12 @@ impl ControlQueue {
     }
 
     /// Answers a question: one message for each thing that it is about.
-    async fn answer(&self, channel: &Arc<Channel>, received_at: Instant, question: Incoming) {
+    async fn answer(
+        &self,
+        channel: &Arc<Channel>,
+        received_at: Instant,
+        question: IncomingMessage,
+    ) {
         let served: Vec<Arc<Served>> = self.instance.served();
         // A question through the default exchange is to this instance.
         let is_narrow = !question.exchange.is_empty();
@@ -354,7 +359,7 @@ fn receive(sender: mpsc::Sender<ReceivedQuestion>, cancels: Arc<CancelTable>) ->
 }
 
 /// Stops the handlers of the calls that a message names, and remembers those that have not begun.
-fn cancel(cancels: &CancelTable, message: Incoming) {
+fn cancel(cancels: &CancelTable, message: IncomingMessage) {
     let Some(head) = CancelHead::from_properties(message.properties) else {
         tracing::debug!("message that gives calls up has no reply_to or no expiration, dropped");
         return;

@@ -39,6 +39,11 @@ impl SendCredit {
     pub(crate) fn sent(&self) -> u64 {
         self.sent
     }
+
+    /// The number of items that are allowed in total.
+    pub(crate) fn allowed(&self) -> u64 {
+        self.allowed
+    }
 }
 
 /// The items that a receiver has got, in their order, and the credit that it has given.

@@ -20,7 +20,7 @@ use crate::clock;
 use crate::escape::escaped;
 use crate::link::Channel;
 use crate::sync::lock;
-use crate::wire::message::Incoming;
+use crate::wire::message::IncomingMessage;
 
 /// RabbitMQ's default `consumer_timeout`.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -104,11 +104,15 @@ impl UnackedJobs {
     }
 
     /// Tracks a delivery.
-    pub(super) fn track(&self, channel: &Arc<Channel>, message: &Incoming) -> UnackedGuard<'_> {
+    pub(super) fn track(
+        &self,
+        channel: &Arc<Channel>,
+        message: &IncomingMessage,
+    ) -> UnackedGuard<'_> {
         self.track_on(address(channel), message)
     }
 
-    fn track_on(&self, channel: usize, message: &Incoming) -> UnackedGuard<'_> {
+    fn track_on(&self, channel: usize, message: &IncomingMessage) -> UnackedGuard<'_> {
         let key = match &message.properties.message_id {
             Some(id) => JobKey::MessageId(id.clone()),
             None => JobKey::Body(message.body.clone()),
@@ -130,7 +134,7 @@ impl UnackedJobs {
     /// The history of a delivery. `is_counted` says whether the broker counts deliveries, which a
     /// classic queue does not: its `redelivered` flag stands for all of them, so that it can be
     /// explained by a timeout once, and the entry is removed here.
-    pub(super) fn history(&self, message: &Incoming, is_counted: bool) -> DeliveryHistory {
+    pub(super) fn history(&self, message: &IncomingMessage, is_counted: bool) -> DeliveryHistory {
         let mut jobs = self.jobs();
         // The usual case, without the hash.
         if jobs.timed_out.is_empty() {
@@ -300,8 +304,8 @@ mod tests {
 
     const TIMEOUT: Option<Duration> = Some(Duration::from_secs(3));
 
-    fn message(id: Option<&str>, redelivered: bool) -> Incoming {
-        Incoming {
+    fn message(id: Option<&str>, redelivered: bool) -> IncomingMessage {
+        IncomingMessage {
             exchange: String::new(),
             routing_key: "jobs".into(),
             redelivered,
@@ -347,7 +351,7 @@ mod tests {
     fn a_timed_out_job_that_was_done_is_not_run_again_and_a_new_job_is() {
         let unacked = UnackedJobs::new();
         let again = message(Some("a"), true);
-        let time_out = |message: &Incoming| {
+        let time_out = |message: &IncomingMessage| {
             let job = unacked.track_on(1, message);
             unacked.timed_out_on(1, TIMEOUT);
             job.finished(true);

@@ -35,7 +35,7 @@ use crate::service::BoxFuture;
 use crate::span::HandlerSpan;
 use crate::stats::{Counters, HandlerKind};
 use crate::wire::envelope::{self, DeathRecord, JobHead, SourceRoute};
-use crate::wire::message::{Incoming, Outgoing, Properties};
+use crate::wire::message::{IncomingMessage, Outgoing, Properties};
 use crate::wire::topology::{Queue, QueueKind, Topology};
 use crate::wire::value::Table;
 use crate::worker::{Handler, Settlement, report_loss};
@@ -115,7 +115,7 @@ impl JobHandler {
     fn run(
         &self,
         channel: &Arc<Channel>,
-        (message, tag): (&Incoming, u64),
+        (message, tag): (&IncomingMessage, u64),
         head: JobHead,
         attempt: u32,
     ) -> impl Future<Output = Verdict> + Send + use<'_> {
@@ -165,7 +165,7 @@ impl JobHandler {
     }
 
     /// Reads a delivery and decides whether its job is run.
-    fn admit(&self, message: &Incoming) -> Admission {
+    fn admit(&self, message: &IncomingMessage) -> Admission {
         let head = JobHead::read(&message.properties);
         let counted_by_broker = self.spec.kind == QueueKind::Quorum || head.unsettled > 0;
         let history = self.unacked.history(message, counted_by_broker);
@@ -202,7 +202,7 @@ impl JobHandler {
         channel: &Channel,
         decision: Decision,
         attempt: u32,
-        message: Incoming,
+        message: IncomingMessage,
     ) -> Settlement {
         let moved = self.try_apply(channel, decision, attempt, &message);
         let error = match moved.await {
@@ -234,7 +234,7 @@ impl JobHandler {
     async fn settle_unmovable(
         &self,
         channel: &Channel,
-        message: &Incoming,
+        message: &IncomingMessage,
         error: &Error,
     ) -> Settlement {
         let queue = self.spec.name.as_str();
@@ -284,7 +284,7 @@ impl JobHandler {
         channel: &Channel,
         decision: Decision,
         attempt: u32,
-        message: &Incoming,
+        message: &IncomingMessage,
     ) -> Result<Settlement, Error> {
         let queue = self.spec.name.as_str();
         let properties = || message.properties.clone();
@@ -344,7 +344,7 @@ impl JobHandler {
     }
 
     /// Counts a job that was moved to another queue.
-    fn moved(&self, message: &Incoming, is_dead: bool) {
+    fn moved(&self, message: &IncomingMessage, is_dead: bool) {
         if is_dead {
             self.counters.dead_lettered.add();
         } else {

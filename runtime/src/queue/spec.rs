@@ -8,7 +8,7 @@ use crate::policy::retry::RetryPolicy;
 use crate::publish::OnMissing;
 use crate::wire::codec::Codec;
 use crate::wire::envelope;
-use crate::wire::message::Incoming;
+use crate::wire::message::IncomingMessage;
 use crate::wire::name::{Name, SHORT_STRING_MAX};
 use crate::wire::topology::{
     DELAY_SUFFIX, LONGEST_DELAY, Queue, QueueKind, Topology, delay_queue, delay_queue_names,
@@ -193,7 +193,7 @@ impl QueueSpec {
 
     /// Removes the headers of a delivery that only its sender can have set, although Lepus or the
     /// broker write them.
-    pub(crate) fn remove_untrusted_headers(&self, message: &mut Incoming) {
+    pub(crate) fn remove_untrusted_headers(&self, message: &mut IncomingMessage) {
         let has_count = self.kind == QueueKind::Quorum || self.passive;
         envelope::remove_untrusted_headers(message, has_count);
     }

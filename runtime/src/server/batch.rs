@@ -157,7 +157,9 @@ impl Dispatcher {
                 let (method, id) = (Some(call.method), call.message_id);
                 self.refuse(status, method, id, &call.trace, arrived)
             }
-            Ok(method) if method.is_oneway() || method.is_at_most_once() || method.is_stream() => {
+            Ok(method)
+                if method.is_oneway() || method.is_at_most_once() || method.is_streaming() =>
+            {
                 let text = format!("`{}` does not share a message", method.name());
                 let status = Status::new(Code::InvalidArgument, text);
                 let (method, id) = (Some(call.method), call.message_id);

@@ -353,7 +353,7 @@ impl Dispatcher {
         };
         let service = self.service_name();
         let cancel = self.cancel_key(method, &route);
-        if method.is_stream() {
+        if method.is_streaming() {
             // The deadline is that of the opening, and nothing of the stream's.
             let times = Times::new(received_at, None);
             return Accepted::Other(OtherRequest::Stream(Box::new(StreamOpening {

@@ -15,7 +15,7 @@ use crate::meter::Metered;
 use crate::observe::Hooks;
 use crate::service::{Reply, Request, Service};
 use crate::stats::{Counters, HandlerOutcome};
-use crate::stream::ItemSink;
+use crate::stream::ServedStream;
 use crate::wire::codec::Codec;
 use crate::wire::status::Code;
 use crate::wire::value::Table;
@@ -62,8 +62,8 @@ impl Executor {
         }
     }
 
-    /// Creates the handler of a request, in the context of these facts. `items` is the way of its items if it returns
-    /// a stream.
+    /// Creates the handler of a request, in the context of these facts. `stream` is its stream if it
+    /// asks for one.
     pub(super) fn prepare(
         &self,
         method: &'static MethodDescriptor,
@@ -71,11 +71,11 @@ impl Executor {
         body: Bytes,
         facts: Invocation,
         metered: Metered,
-        items: Option<Arc<dyn ItemSink>>,
+        stream: Option<Arc<dyn ServedStream>>,
     ) -> Execution {
         self.hooks.extract(facts.span.span(), &facts.message.trace);
         let deadline = facts.deadline();
-        let request = Request::new(method, codec, body).with_items(items);
+        let request = Request::new(method, codec, body).with_stream(stream);
         let service = &self.service;
         let context = Context::of(facts);
         Execution {

@@ -11,7 +11,7 @@ use super::reply::ReplyRoute;
 use super::stream::{ServerStream, StreamOpening, StreamRequest, StreamRun};
 use crate::descriptor::MethodDescriptor;
 use crate::link::Channel;
-use crate::stream::ItemSink;
+use crate::stream::ServedStream;
 use crate::wire::status::{Code, Status};
 use crate::worker::Settlement;
 
@@ -49,7 +49,7 @@ impl Dispatcher {
         let drain = self.streams.signal();
         facts.extensions.insert(drain.clone());
         let metered = self.meter(Some(method)).start(arrived);
-        let items: Arc<dyn ItemSink> = Arc::clone(&stream) as _;
+        let items: Arc<dyn ServedStream> = Arc::clone(&stream) as _;
         let execution = self
             .executor
             .prepare(method, codec, body, facts, metered, Some(items));
@@ -77,19 +77,23 @@ impl Dispatcher {
         method: &MethodDescriptor,
     ) -> Result<(OwnedSemaphorePermit, Arc<ServerStream>), Status> {
         let name = method.name();
+        let does = if method.is_upload() {
+            "takes"
+        } else {
+            "returns"
+        };
         let refused = |code, text: String| Status::new(code, text);
         let (Some(reply_to), Some(correlation_id)) = (&route.reply_to, &route.correlation_id)
         else {
-            let text = format!("`{name}` returns a stream, which needs a reply queue");
+            let text = format!("`{name}` {does} a stream, which needs a reply queue");
             return Err(refused(Code::InvalidArgument, text));
         };
         let Some(credit) = credit else {
-            let text = format!("`{name}` returns a stream, and the caller did not ask for one");
+            let text = format!("`{name}` {does} a stream, and the caller did not ask for one");
             return Err(refused(Code::FailedPrecondition, text));
         };
         if self.replies.is_direct(route) {
-            let text =
-                format!("`{name}` returns a stream, which cannot be sent to direct reply-to");
+            let text = format!("`{name}` {does} a stream, for which direct reply-to is of no use");
             return Err(refused(Code::FailedPrecondition, text));
         }
         if self.streams.is_draining() {
@@ -115,6 +119,7 @@ impl Dispatcher {
             content_type: route.content_type.clone(),
             credit: credit.get(),
             max_item: self.replies.max_body(),
+            is_upload: method.is_upload(),
         };
         let stream = queue.register(request).ok_or_else(|| {
             let text = format!("`{name}` was called before with this correlation id");

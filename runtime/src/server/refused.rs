@@ -100,7 +100,7 @@ impl Dispatcher {
                 "a redelivered request is not run again"
             );
         }
-        let rule = if method.is_stream() {
+        let rule = if method.is_streaming() {
             "opens a stream once"
         } else if method.is_at_most_once() {
             "runs at most once"

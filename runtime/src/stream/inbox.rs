@@ -60,7 +60,9 @@ impl<E> Inbox<E> {
     pub(crate) fn push(&self, number: u64, items: Items) -> Result<(), StreamFault> {
         self.change(|state| {
             state.window.receive(number, items.left())?;
-            state.items.push_back(items);
+            if !state.is_closed {
+                state.items.push_back(items);
+            }
             Ok(())
         })
     }
@@ -169,6 +171,11 @@ impl<E> Inbox<E> {
     pub(crate) fn granted(&self) -> u64 {
         lock(&self.state).window.granted()
     }
+
+    /// The number of items that came.
+    pub(crate) fn received(&self) -> u64 {
+        lock(&self.state).window.received()
+    }
 }
 
 /// A producer's way to an inbox in this process.
@@ -192,13 +199,12 @@ impl<E: Send> ItemSink for LocalSink<E> {
         if state.is_closed {
             return Poll::Ready(Err(SinkClosed));
         }
-        match state.window.room() {
-            0 => {
-                state.producer = Some(cx.waker().clone());
-                Poll::Pending
-            }
-            room => Poll::Ready(Ok(room)),
+        let room = state.window.room();
+        if room > 0 {
+            return Poll::Ready(Ok(room));
         }
+        state.producer = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     fn open(&self) -> Result<(), SinkClosed> {
@@ -208,6 +214,9 @@ impl<E: Send> ItemSink for LocalSink<E> {
 
     fn send(&self, items: &[Bytes]) -> Result<(), SinkClosed> {
         self.inbox.change(|state| {
+            if state.is_closed {
+                return Err(SinkClosed);
+            }
             for item in items {
                 let number = state.window.received();
                 let received = state.window.receive(number, 1);
@@ -220,6 +229,15 @@ impl<E: Send> ItemSink for LocalSink<E> {
 
     fn max_item(&self) -> usize {
         self.max_item
+    }
+
+    fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = lock(&self.inbox.state);
+        if state.is_closed {
+            return Poll::Ready(());
+        }
+        state.producer = Some(cx.waker().clone());
+        Poll::Pending
     }
 }
 

@@ -1,10 +1,17 @@
-//! Streams of items between a producer and a reader: the loop that sends the items of a stream as credit allows, and
-//! the buffer of those that came. Neither knows of a broker: the messages are made in `client/` and `server/`.
+//! Streams of items between a producer and a reader: the loop that sends the items of a stream as credit allows, the
+//! buffer of those that came, and its reader. They are the same in both directions, and know of no broker: the messages
+//! are made in `client/` and `server/`.
 
 mod attached;
 mod inbox;
 mod produce;
+mod reader;
+mod upload;
 
 pub(crate) use attached::Attached;
-pub(crate) use inbox::{Inbox, InboxNext, LocalSink};
-pub(crate) use produce::{ItemSink, Produced, SinkClosed, produce};
+pub(crate) use inbox::{Inbox, LocalSink};
+pub(crate) use produce::{ItemSink, Produced, SinkClosed, items_message, produce};
+pub(crate) use reader::{Read, Reader};
+pub(crate) use upload::{
+    AcceptedUpload, ServedStream, UPLOAD_WINDOW, UploadControl, UploadInbox, upload_cancelled,
+};

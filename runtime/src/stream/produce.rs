@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_core::Stream;
 
-use crate::wire::batch::MAX_ITEMS_SIZE;
+use crate::wire::batch::{MAX_ITEMS_SIZE, encode_items};
+use crate::wire::envelope::StreamMessage;
 
 /// After so many messages the task yields to others, even if more items are ready.
 const MESSAGES_BEFORE_YIELD: usize = 16;
@@ -28,6 +29,12 @@ pub(crate) trait ItemSink: Send + Sync {
 
     /// The largest item, in bytes.
     fn max_item(&self) -> usize;
+
+    /// Completes when nobody reads the items any more, while the stream has none ready. A sink whose producer is
+    /// dropped then has no need of it.
+    fn poll_closed(&self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
 }
 
 /// Nobody reads the items any more.
@@ -50,7 +57,7 @@ pub(crate) enum Produced<R> {
 /// Sends the items of a stream until it ends. `encode` makes bytes of an item, or the reason for which it ends the
 /// stream. Items that are ready at the same time share a message.
 pub(crate) async fn produce<S: Stream, R>(
-    sink: &dyn ItemSink,
+    sink: &(impl ItemSink + ?Sized),
     stream: S,
     mut encode: impl FnMut(S::Item) -> Result<Bytes, R>,
 ) -> Produced<R> {
@@ -80,7 +87,7 @@ pub(crate) async fn produce<S: Stream, R>(
             }
             match filled {
                 Filled::Full => {}
-                Filled::Waiting => return Poll::Pending,
+                Filled::Waiting => return sink.poll_closed(cx).map(|()| Produced::Closed),
                 Filled::Ended(end) => return Poll::Ready(end),
             }
         }
@@ -88,6 +95,14 @@ pub(crate) async fn produce<S: Stream, R>(
         Poll::Pending
     })
     .await
+}
+
+/// The kind and the body of the message with these items.
+pub(crate) fn items_message(items: &[Bytes]) -> (StreamMessage, Bytes) {
+    match items {
+        [item] => (StreamMessage::Item, item.clone()),
+        items => (StreamMessage::Items, encode_items(items)),
+    }
 }
 
 /// The next message, while it is filled.

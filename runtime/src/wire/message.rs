@@ -222,7 +222,7 @@ pub(crate) use message_accessors;
 
 /// A message that was received (`basic.deliver`, `basic.get-ok`).
 #[derive(Clone, Debug)]
-pub(crate) struct Incoming {
+pub(crate) struct IncomingMessage {
     pub(crate) exchange: String,
     pub(crate) routing_key: String,
     /// Whether the broker may have delivered it before.

@@ -8,9 +8,11 @@ mod queue;
 mod replies;
 mod streams;
 mod task;
+mod uploads;
 
 pub(super) use current::CurrentReplyQueue;
 pub(super) use in_flight::{CallCompletion, CallMessage, ReceivedReply};
 pub(super) use open_streams::StreamEnd;
 pub(super) use queue::{PendingCall, ReplyQueue};
 pub(super) use streams::{OpenedStream, StreamPeer};
+pub(super) use uploads::UploadSink;

@@ -3,18 +3,20 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Waker;
 
 use tokio::sync::Notify;
 
 use super::in_flight::ReceivedReply;
+use super::uploads::UploadState;
 use crate::error::Error;
 use crate::policy::stream::StreamFault;
 use crate::stats::Counters;
 use crate::stream::Inbox;
 use crate::sync::lock;
-use crate::wire::batch::Items;
+use crate::wire::batch::{Items, decode_credit};
 use crate::wire::envelope::{ReplyStatus, StreamMessage, StreamPosition};
-use crate::wire::message::Incoming;
+use crate::wire::message::IncomingMessage;
 
 /// The end of a stream.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub(super) struct OpenStream {
     pub(super) server_queue: String,
     /// Whether something was sent to the server since the last probe was due.
     pub(super) is_active: AtomicBool,
+    /// The items that are sent to the server, if it takes some.
+    pub(super) upload: Mutex<UploadState>,
 }
 
 impl OpenStream {
@@ -45,7 +49,7 @@ impl OpenStream {
         &self,
         kind: StreamMessage,
         position: &StreamPosition,
-        message: Incoming,
+        message: IncomingMessage,
     ) -> Result<(), StreamFault> {
         if position.run != self.run {
             return Err(StreamFault::ForeignRun);
@@ -64,13 +68,43 @@ impl OpenStream {
             }
             StreamMessage::Open => {
                 self.inbox.open();
+                // None if the server takes no items.
+                if let Some(total) = decode_credit(&message.body) {
+                    self.granted(total);
+                }
+                return self.inbox.check(number);
+            }
+            StreamMessage::Credit => {
+                self.granted(decode_credit(&message.body).ok_or(StreamFault::Malformed)?);
+                return self.inbox.check(number);
+            }
+            StreamMessage::Stop => {
+                self.close_upload();
                 return self.inbox.check(number);
             }
             StreamMessage::Probe => return self.inbox.check(number),
-            // Of no use to a reader.
-            StreamMessage::Credit => return Ok(()),
+            // For a server.
+            StreamMessage::End => return Err(StreamFault::Malformed),
         };
         self.inbox.push(number, items)
+    }
+
+    /// The server allows so many items in total.
+    fn granted(&self, total: u64) {
+        let sender = lock(&self.upload).grant(total);
+        sender.into_iter().for_each(Waker::wake);
+    }
+
+    /// Nobody reads the items that are sent to the server any more.
+    pub(super) fn close_upload(&self) {
+        let sender = lock(&self.upload).close();
+        sender.into_iter().for_each(Waker::wake);
+    }
+
+    /// Ends the stream in both directions.
+    pub(super) fn end(&self, end: StreamEnd) {
+        self.inbox.end(end);
+        self.close_upload();
     }
 
     /// Receives the reply that ends the stream. `message_id` has the number of items before it.
@@ -83,7 +117,7 @@ impl OpenStream {
             Some(position) if position.run != self.run => Err(StreamFault::ForeignRun),
             Some(position) => self.inbox.check(position.number),
         };
-        self.inbox.end(match checked {
+        self.end(match checked {
             Ok(()) => StreamEnd::Reply(reply),
             Err(fault) => StreamEnd::Fault(fault),
         });
@@ -165,7 +199,7 @@ impl OpenStreams {
         self.count.store(0, Ordering::Release);
         for stream in streams.into_iter().flat_map(HashMap::into_values) {
             self.counters.open_streams.remove();
-            stream.inbox.end(StreamEnd::Lost(reason.clone()));
+            stream.end(StreamEnd::Lost(reason.clone()));
         }
     }
 }

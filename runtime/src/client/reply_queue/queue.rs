@@ -37,6 +37,10 @@ pub(in crate::client) struct ReplyQueue {
     pub(super) published: AtomicU64,
     /// Notified when the channel for requests is closed.
     pub(super) request_channel_closed: Notify,
+    /// The channel that items are sent on, with the first upload.
+    pub(super) upload_channel: tokio::sync::Mutex<Option<Arc<Channel>>>,
+    /// The largest message, in bytes.
+    pub(super) max_message: usize,
     pub(super) counters: Arc<Counters>,
 }
 
@@ -127,13 +131,17 @@ impl ReplyQueue {
         }
     }
 
-    /// Publishes a message about an open stream.
+    /// Publishes a message about an open stream on the channel for requests.
     ///
     /// # Errors
     /// As [`publish`](Self::publish).
-    pub(super) fn publish_for_stream(&self, message: &Outgoing, flush: Flush) -> Result<(), Error> {
-        self.publish_with(message, &mut std::iter::empty(), flush)
-            .map(drop)
+    pub(super) fn publish_for_stream(
+        &self,
+        message: &Outgoing,
+        flush: Flush,
+    ) -> Result<Arc<Channel>, Error> {
+        let published = self.publish_with(message, &mut std::iter::empty(), flush);
+        published.map(|(channel, _)| channel)
     }
 
     /// Completes all calls as lost, and ends all streams. None can be registered after this.

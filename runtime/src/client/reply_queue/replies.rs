@@ -12,10 +12,10 @@ use crate::escape::Escaped;
 use crate::service::Reply;
 use crate::wire::batch::{self, BatchedReply};
 use crate::wire::envelope::{ReplyForm, ReplyHead, ReplyStatus, StreamMessage};
-use crate::wire::message::Incoming;
+use crate::wire::message::IncomingMessage;
 
 impl ReplyQueue {
-    pub(super) fn reply_received(self: &Arc<Self>, mut message: Incoming) {
+    pub(super) fn reply_received(self: &Arc<Self>, mut message: IncomingMessage) {
         if StreamMessage::of(&message.properties).is_some() {
             return self.stream_message_received(message);
         }

@@ -1,9 +1,9 @@
 //! Streams that are open on a reply queue: their items (`lepus.item/1`), their credit (`lepus.credit/1`), and what
-//! ends them. Items are received on the I/O task.
+//! ends them. Items are received on the I/O task. Those that a call sends are in `uploads.rs`.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,15 +11,17 @@ use bytes::Bytes;
 use super::in_flight::{CallCompletion, ReceivedReply};
 use super::open_streams::{OpenStream, StreamEnd};
 use super::queue::ReplyQueue;
+use super::uploads::{RemoteUpload, UploadSink, UploadState};
 use crate::client::correlation::CorrelationId;
+use crate::client::stream::LocalStream;
 use crate::error::{Error, ErrorKind};
-use crate::handler_guard::AbortOnDropTask;
-use crate::link::Flush;
+use crate::link::{Channel, Flush};
 use crate::service::Reply;
 use crate::stream::{Attached, Inbox};
+use crate::sync::lock;
 use crate::wire::batch::{encode_cancelled, encode_credit};
 use crate::wire::envelope::{CancelHead, ReplyForm, StreamHead, StreamMessage, StreamPosition};
-use crate::wire::message::{Incoming, Outgoing, Properties};
+use crate::wire::message::{IncomingMessage, Outgoing, Properties};
 
 /// A stream of which nothing was sent between two of these times gets a probe, which is at most 10 s after its last
 /// message.
@@ -33,13 +35,11 @@ pub(in crate::client) struct OpenedStream {
     pub(in crate::client) peer: StreamPeer,
 }
 
-/// The sender of a stream. Dropping it cancels the stream.
+/// The other side of a stream. Dropping it cancels the stream.
 pub(in crate::client) enum StreamPeer {
     Remote(RemoteStream),
     /// A handler in this process.
-    Local {
-        _task: AbortOnDropTask<()>,
-    },
+    Local(LocalStream),
 }
 
 impl StreamPeer {
@@ -48,8 +48,50 @@ impl StreamPeer {
         match self {
             Self::Remote(remote) => remote.queue.grant(remote.id, &remote.stream, total),
             // The inbox wakes it.
-            Self::Local { .. } => {}
+            Self::Local(_) => {}
         }
+    }
+
+    /// Whether the method takes items.
+    pub(in crate::client) fn takes_items(&self) -> bool {
+        match self {
+            Self::Remote(remote) => lock(&remote.stream.upload).credit.allowed() > 0,
+            Self::Local(local) => local.takes_items(),
+        }
+    }
+
+    /// The number of items that were sent to the method.
+    pub(in crate::client) fn items_sent(&self) -> u64 {
+        match self {
+            Self::Remote(remote) => lock(&remote.stream.upload).credit.sent(),
+            Self::Local(local) => local.items_sent(),
+        }
+    }
+
+    /// The largest message, in bytes.
+    pub(in crate::client) fn max_message(&self) -> usize {
+        match self {
+            Self::Remote(remote) => remote.queue.max_message,
+            Self::Local(_) => usize::MAX,
+        }
+    }
+
+    /// The way of items to the method.
+    ///
+    /// # Errors
+    /// The connection was lost.
+    pub(in crate::client) async fn upload_sink(&self) -> Result<Arc<dyn UploadSink>, Error> {
+        let remote = match self {
+            Self::Remote(remote) => remote,
+            Self::Local(local) => return Ok(local.upload_sink()),
+        };
+        let channel = remote.queue.upload_channel().await?;
+        lock(&remote.stream.upload).channel = Some(channel);
+        Ok(Arc::new(RemoteUpload {
+            queue: Arc::clone(&remote.queue),
+            id: remote.id,
+            stream: Arc::clone(&remote.stream),
+        }))
     }
 }
 
@@ -68,12 +110,13 @@ impl Drop for RemoteStream {
             self.queue.cancel_stream(self.id, server);
         }
         self.stream.inbox.close();
+        self.stream.close_upload();
     }
 }
 
 impl ReplyQueue {
     /// Receives a message of a stream. The first one opens it.
-    pub(super) fn stream_message_received(self: &Arc<Self>, mut message: Incoming) {
+    pub(super) fn stream_message_received(self: &Arc<Self>, mut message: IncomingMessage) {
         let properties = std::mem::take(&mut message.properties);
         let Some(head) = StreamHead::from_properties(properties) else {
             self.count_dropped_reply(&[]);
@@ -93,16 +136,21 @@ impl ReplyQueue {
         };
         let received = stream.received(head.kind, &head.position, message);
         if let Err(fault) = received {
-            if self.streams.remove(id).is_some() {
-                self.cancel_stream(id, &stream.server_queue);
-            }
-            stream.inbox.end(StreamEnd::Fault(fault));
+            self.give_up_stream(id, &stream, StreamEnd::Fault(fault));
         }
         // Only now, so that a reader finds what opened the stream. If the call was dropped at this moment, this drops
         // the stream, which cancels it.
         if let Some(opening) = opening {
             opening.complete();
         }
+    }
+
+    /// Ends a stream on this side, and cancels it.
+    pub(super) fn give_up_stream(&self, id: u64, stream: &OpenStream, end: StreamEnd) {
+        if self.streams.remove(id).is_some() {
+            self.cancel_stream(id, &stream.server_queue);
+        }
+        stream.end(end);
     }
 
     /// Opens the stream that a call asks for. `None` if there is no such call, or no longer.
@@ -118,6 +166,7 @@ impl ReplyQueue {
             run: head.position.run.clone(),
             server_queue: head.reply_to.clone(),
             is_active: AtomicBool::new(true),
+            upload: Mutex::new(UploadState::new()),
         });
         let completed = if self.streams.insert(id, &stream) {
             let peer = StreamPeer::Remote(RemoteStream {
@@ -144,7 +193,7 @@ impl ReplyQueue {
         let is_known_to_server = match head.kind {
             StreamMessage::Open | StreamMessage::Probe => false,
             StreamMessage::Item | StreamMessage::Items => head.position.number > 0,
-            StreamMessage::Credit => true,
+            StreamMessage::Credit | StreamMessage::End | StreamMessage::Stop => true,
         };
         if !is_known_to_server {
             self.cancel_stream(id, &head.reply_to);
@@ -158,7 +207,7 @@ impl ReplyQueue {
         };
         let error = Error::new(ErrorKind::Disconnected)
             .caused_by("the server of the stream has lost its connection or has ended");
-        stream.inbox.end(StreamEnd::Lost(error));
+        stream.end(StreamEnd::Lost(error));
         true
     }
 
@@ -170,22 +219,47 @@ impl ReplyQueue {
         }
     }
 
-    /// Sends a message that is returned if the server's queue is gone.
+    /// Sends a message without items that is returned if the server's queue is gone.
     fn send_to_server(&self, id: u64, stream: &OpenStream, kind: StreamMessage, body: Bytes) {
+        let appended = {
+            let mut upload = lock(&stream.upload);
+            self.append_for_stream(id, stream, &mut upload, kind, body)
+        };
+        match appended {
+            Ok(channel) => channel.flush(self.burst.next()),
+            // Credit is granted again with the next channel, or the stream ends with the session.
+            Err(error) => tracing::debug!(%error, "a message about a stream was not sent"),
+        }
+    }
+
+    /// Appends a message to the write buffer of the channel on which it is to be flushed: that of the items, if there
+    /// are some, so that the server gets all messages in their order.
+    pub(super) fn append_for_stream(
+        &self,
+        id: u64,
+        stream: &OpenStream,
+        upload: &mut UploadState,
+        kind: StreamMessage,
+        body: Bytes,
+    ) -> Result<Arc<Channel>, Error> {
         let head = StreamHead {
             kind,
             correlation_id: self.correlation_id(id),
             reply_to: self.name.clone(),
             position: StreamPosition {
                 run: stream.run.clone(),
-                number: 0,
+                number: upload.credit.sent(),
             },
         };
         stream.is_active.store(true, Ordering::Relaxed);
+        upload.largest = upload.largest.max(body.len());
         let message = to_server(&stream.server_queue, true, head.into_properties(), body);
-        if let Err(error) = self.publish_for_stream(&message, self.burst.next()) {
-            // Credit is granted again with the next channel, or the stream ends with the session.
-            tracing::debug!(%error, "a message about a stream was not sent");
+        match &upload.channel {
+            None => self.publish_for_stream(&message, Flush::Deferred),
+            Some(channel) => {
+                channel.publish(&message, Flush::Deferred)?;
+                Ok(Arc::clone(channel))
+            }
         }
     }
 

@@ -105,6 +105,8 @@ impl ReplyQueueTask {
             burst: BurstDetector::default(),
             published: AtomicU64::new(0),
             request_channel_closed: Notify::new(),
+            upload_channel: tokio::sync::Mutex::default(),
+            max_message: self.max_message,
             counters: Arc::clone(&self.counters),
         });
         request_channel.set_handler(RequestChannelHandler::of(&queue));

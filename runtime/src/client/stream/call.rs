@@ -7,24 +7,21 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use futures_core::Stream;
 use serde::Serialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use super::opening::{FirstAnswer, first_answer, reply_without_stream};
 use super::streaming::{Limits, Streaming};
-use crate::client::call::decode;
+use super::upload::{EncodedItems, encoded, send_in_task};
 use crate::client::handle::Client;
-use crate::client::layered::LayeredCall;
-use crate::client::reply_queue::OpenedStream;
-use crate::client::request::{Absence, CallOptions, CallRequest};
-use crate::client::transport::Sending;
+use crate::client::options::{CallOptions, option_setters};
+use crate::client::request::CallRequest;
 use crate::clock;
 use crate::descriptor::MethodDescriptor;
-use crate::error::{CallError, Error, ErrorKind, Never, Outcome};
+use crate::error::{CallError, Error, Never, Outcome};
 use crate::service::Reply;
-use crate::wire::envelope;
-use crate::wire::value::{Table, Value};
 
 /// The number of items that may be on their way, unless [`StreamCall::window`] sets another one.
 pub const DEFAULT_WINDOW: u32 = 32;
@@ -73,6 +70,8 @@ pub struct StreamCall<T, E = Never> {
     options: CallOptions,
     idle: Option<Duration>,
     total: Option<Duration>,
+    /// The items for a method that takes some.
+    upload: Option<EncodedItems>,
     returns: PhantomData<fn() -> (T, E)>,
 }
 
@@ -90,40 +89,42 @@ impl Client {
         T: DeserializeOwned,
         E: DeserializeOwned,
     {
-        let (body, error) = match self.inner.codec.encode(arguments) {
-            Ok(body) => (body, None),
-            Err(error) => {
-                let error = Error::new(ErrorKind::Encode).caused_by(error);
-                (Bytes::new(), Some(error))
-            }
-        };
-        StreamCall::new(self, method, body, error)
+        let codec = self.inner.codec;
+        StreamCall::new(
+            self,
+            CallOptions::new(codec, method, arguments, DEFAULT_WINDOW),
+        )
+    }
+
+    /// As [`stream`](Self::stream), of a method that takes a stream of items as well. The items are sent in a task of
+    /// their own, once the stream is open.
+    pub fn duplex<A, I, T, E>(
+        &self,
+        method: &'static MethodDescriptor,
+        arguments: &A,
+        items: impl Stream<Item = I> + Send + 'static,
+    ) -> StreamCall<T, E>
+    where
+        A: Serialize + ?Sized,
+        I: Serialize,
+        T: DeserializeOwned,
+        E: DeserializeOwned,
+    {
+        StreamCall {
+            upload: Some(encoded(self.inner.codec, items)),
+            ..self.stream(method, arguments)
+        }
     }
 }
 
 impl<T, E> StreamCall<T, E> {
-    /// A call with encoded arguments, which fails with the error.
-    pub(super) fn new(
-        client: &Client,
-        method: &'static MethodDescriptor,
-        body: Bytes,
-        error: Option<Error>,
-    ) -> Self {
-        let options = CallOptions {
-            method,
-            body,
-            error,
-            timeout: None,
-            priority: None,
-            fail_fast: None,
-            window: DEFAULT_WINDOW,
-            headers: Table::new(),
-        };
+    pub(super) fn new(client: &Client, options: CallOptions) -> Self {
         Self {
             client: client.clone(),
             options,
             idle: None,
             total: None,
+            upload: None,
             returns: PhantomData,
         }
     }
@@ -148,7 +149,7 @@ impl<T, E> StreamCall<T, E> {
     }
 
     /// Sets the longest time that a reader waits for the next item. After it, the stream ends with
-    /// [`is_timeout`](Error::is_timeout), and is cancelled. Default none: a stream may be quiet for as long as its
+    /// [`is_timeout`](crate::Error::is_timeout), and is cancelled. Default none: a stream may be quiet for as long as its
     /// server lives.
     pub fn idle(mut self, limit: Duration) -> Self {
         self.idle = Some(limit);
@@ -156,34 +157,13 @@ impl<T, E> StreamCall<T, E> {
     }
 
     /// Sets the longest time of the whole stream, from the call on. After it, the stream ends with
-    /// [`is_timeout`](Error::is_timeout), and is cancelled. Default none.
+    /// [`is_timeout`](crate::Error::is_timeout), and is cancelled. Default none.
     pub fn total(mut self, limit: Duration) -> Self {
         self.total = Some(limit);
         self
     }
 
-    /// Sets the priority of the request, as [`Call::priority`](crate::Call::priority) does.
-    pub fn priority(mut self, priority: u8) -> Self {
-        self.options.priority = Some(priority);
-        self
-    }
-
-    /// Makes the call fail at once if nobody can take it, as [`Call::fail_fast`](crate::Call::fail_fast) does.
-    pub fn fail_fast(mut self) -> Self {
-        self.options.fail_fast = Some(Absence::NONE);
-        self
-    }
-
-    /// Adds a header to the request, as [`Call::header`](crate::Call::header) does. A name that is
-    /// [reserved](Table#reserved-names-of-headers) makes the call fail with [`is_invalid`](Error::is_invalid).
-    pub fn header(mut self, name: &str, value: impl Into<Value>) -> Self {
-        let name = name.to_owned();
-        if let Err(error) = envelope::check_headers([&name]) {
-            self.options.error.get_or_insert(error);
-        }
-        self.options.headers.insert(name, value.into());
-        self
-    }
+    option_setters!();
 }
 
 impl<T: DeserializeOwned + 'static, E: DeserializeOwned + 'static> IntoFuture for StreamCall<T, E> {
@@ -200,19 +180,8 @@ async fn open<T, E: DeserializeOwned>(
 ) -> Result<Streaming<T, E>, CallError<E>> {
     match call.open().await? {
         Opened::Stream(streaming) => Ok(streaming),
-        // A status, mostly.
-        Opened::Reply(request, reply) => match decode::<IgnoredAny, E>(&request, reply) {
-            Ok(_) => Err(value_without_stream(&request).into()),
-            Err(error) => Err(error),
-        },
+        Opened::Reply(request, reply) => Err(reply_without_stream(&request, reply)),
     }
-}
-
-/// The error of a method that returns no stream there.
-pub(super) fn value_without_stream(request: &CallRequest) -> Error {
-    request
-        .failed(ErrorKind::Decode, Outcome::Answered)
-        .caused_by("the method has returned a value where a stream was expected")
 }
 
 /// The first answer to the call of a stream.
@@ -231,30 +200,24 @@ impl<T, E> StreamCall<T, E> {
             idle: self.idle,
             total: self.total.map(|total| clock::deadline(started, total)),
         };
-        let (request, reply) = send(self.client, self.options).await?;
-        let opened = reply.opened_stream();
-        Ok(
-            match opened.and_then(|opened| opened.take::<OpenedStream>()) {
-                Some(stream) => Opened::Stream(Streaming::new(*stream, request, window, limits)),
-                None => Opened::Reply(request, reply),
-            },
-        )
-    }
-}
-
-/// Sends the request, and waits until the stream is opened or refused.
-async fn send(client: Client, options: CallOptions) -> Result<(Arc<CallRequest>, Reply), Error> {
-    match client.inner.layers.clone() {
-        None => {
-            let mut call = Sending::start(client, options).done().await?;
-            let reply = call.response().await?;
-            Ok((call.shared_request(), reply))
-        }
-        Some(layers) => {
-            let mut call = LayeredCall::start(&client, options, &layers)?;
-            let reply = call.response().await?;
-            Ok((call.into_request(), reply))
-        }
+        let answer = first_answer(self.client, self.options, self.upload.is_some()).await?;
+        let (stream, request) = match answer {
+            (FirstAnswer::Opened(stream), request) => (stream, request),
+            (FirstAnswer::Reply(reply), request) => return Ok(Opened::Reply(request, reply)),
+        };
+        let sending = match self.upload {
+            None => None,
+            Some(items) => {
+                let sink = stream.peer.upload_sink().await.map_err(|error| {
+                    let failed = request.failed(error.kind().clone(), Outcome::Answered);
+                    failed.caused_by(error)
+                })?;
+                Some(send_in_task(sink, items))
+            }
+        };
+        Ok(Opened::Stream(Streaming::new(
+            stream, request, window, limits, sending,
+        )))
     }
 }
 

@@ -9,9 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_core::Stream;
 
-use super::call::{Opened, StreamCall, value_without_stream};
+use super::call::{DEFAULT_WINDOW, Opened, StreamCall};
+use super::opening::value_without_stream;
 use super::streaming::Streaming;
 use crate::client::dynamic::{DynamicClient, DynamicReply, stream_method};
+use crate::client::options::CallOptions;
 use crate::error::Error;
 use crate::service::BoxFuture;
 use crate::wire::value::Value;
@@ -36,7 +38,10 @@ impl DynamicClient {
     pub fn stream(&self, method: &str, arguments: impl Into<Bytes>) -> DynamicStreamCall {
         let (method, error) = stream_method(method);
         DynamicStreamCall {
-            call: StreamCall::new(&self.client, method, arguments.into(), error),
+            call: StreamCall::new(
+                &self.client,
+                CallOptions::encoded(method, arguments.into(), error, DEFAULT_WINDOW),
+            ),
         }
     }
 }

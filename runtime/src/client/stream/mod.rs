@@ -1,9 +1,14 @@
-//! Calls of methods that return a stream, and the streams that they open.
+//! Calls of methods that return or take a stream, and the streams that they open.
 
 mod call;
 mod dynamic;
+mod local;
+mod opening;
 mod streaming;
+mod upload;
 
 pub use call::{DEFAULT_WINDOW, StreamCall};
 pub use dynamic::{DynamicStreamCall, DynamicStreaming};
+pub(super) use local::{LocalStream, open_locally};
 pub use streaming::Streaming;
+pub use upload::UploadCall;

@@ -12,16 +12,17 @@ use futures_core::Stream;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::opening::reply_at_end;
 use crate::client::call::decode;
 use crate::client::dynamic::DynamicReply;
 use crate::client::reply_queue::{OpenedStream, ReceivedReply, StreamEnd, StreamPeer};
 use crate::client::request::CallRequest;
 use crate::clock;
 use crate::error::{CallError, Error, ErrorKind, Never, Outcome};
+use crate::handler_guard::AbortOnDropTask;
 use crate::policy::stream::StreamFault;
 use crate::service::Reply;
-use crate::stream::{Inbox, InboxNext};
-use crate::wire::batch::Items;
+use crate::stream::{Read, Reader};
 
 /// An open stream of items: a [`Stream`] of `Result<T, CallError<E>>`. A [`StreamCall`](super::StreamCall) opens it.
 ///
@@ -44,16 +45,11 @@ use crate::wire::batch::Items;
 /// [`next`](Self::next) loses no item if its future is dropped.
 #[must_use = "dropping it cancels the stream"]
 pub struct Streaming<T, E = Never> {
-    inbox: Arc<Inbox<StreamEnd>>,
+    reader: Reader<StreamEnd>,
     peer: StreamPeer,
+    /// Sends items to the method, if it takes some.
+    _sending: Option<AbortOnDropTask<()>>,
     request: Arc<CallRequest>,
-    /// The message whose items are read.
-    current: Items,
-    window: u32,
-    /// The items that were read since the inbox was told.
-    unconsumed: u64,
-    /// The items that were read in all.
-    items: u64,
     limits: Limits,
     waiting_since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -90,16 +86,14 @@ impl<T, E> Streaming<T, E> {
         request: Arc<CallRequest>,
         window: u32,
         limits: Limits,
+        sending: Option<AbortOnDropTask<()>>,
     ) -> Self {
         let OpenedStream { inbox, peer } = stream;
         Self {
-            inbox,
+            reader: Reader::new(inbox, window),
             peer,
+            _sending: sending,
             request,
-            current: Items::none(),
-            window,
-            unconsumed: 0,
-            items: 0,
             limits,
             waiting_since: None,
             timer: None,
@@ -111,52 +105,33 @@ impl<T, E> Streaming<T, E> {
     /// The number of items that were read.
     #[must_use]
     pub fn items(&self) -> u64 {
-        self.items
-    }
-
-    /// Notes that an item was read, and grants credit if it is due.
-    fn item_read(&mut self) {
-        self.items += 1;
-        self.unconsumed += 1;
-        self.waiting_since = None;
-        if self.current.left() > 0 && self.unconsumed < u64::from(self.window).div_ceil(2) {
-            return;
-        }
-        let unconsumed = std::mem::take(&mut self.unconsumed);
-        if let Some(total) = self.inbox.consume(unconsumed) {
-            self.peer.grant(total);
-        }
+        self.reader.items()
     }
 
     /// The next item as it came.
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, LastItem>>> {
-        loop {
-            match self.current.take() {
-                Ok(Some(item)) => {
-                    self.item_read();
-                    return Poll::Ready(Some(Ok(item)));
-                }
-                Ok(None) => {}
-                Err(_) => return self.failed(StreamFailure::Fault(StreamFault::Malformed)),
+        if self.limits.total.is_some_and(|end| Instant::now() >= end) {
+            return self.failed(StreamFailure::TimedOut);
+        }
+        let peer = &self.peer;
+        match self.reader.poll_read(cx, |total| peer.grant(total)) {
+            Poll::Ready(Some(Read::Item(item))) => {
+                self.waiting_since = None;
+                Poll::Ready(Some(Ok(item)))
             }
-            if self.limits.total.is_some_and(|end| Instant::now() >= end) {
-                return self.failed(StreamFailure::TimedOut);
+            Poll::Ready(Some(Read::Malformed)) => {
+                self.failed(StreamFailure::Fault(StreamFault::Malformed))
             }
-            match self.inbox.poll_next(cx) {
-                Poll::Ready(Some(InboxNext::Items(items))) => self.current = items,
-                Poll::Ready(Some(InboxNext::End(end))) => {
-                    return match end {
-                        StreamEnd::Reply(reply) => Poll::Ready(Some(Err(LastItem::Reply(reply)))),
-                        StreamEnd::Lost(reason) => self.failed(StreamFailure::Lost(reason)),
-                        StreamEnd::Fault(fault) => self.failed(StreamFailure::Fault(fault)),
-                    };
-                }
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending if self.poll_limits(cx).is_ready() => {
-                    return self.failed(StreamFailure::TimedOut);
-                }
-                Poll::Pending => return Poll::Pending,
+            Poll::Ready(Some(Read::End(end))) => match end {
+                StreamEnd::Reply(reply) => Poll::Ready(Some(Err(LastItem::Reply(reply)))),
+                StreamEnd::Lost(reason) => self.failed(StreamFailure::Lost(reason)),
+                StreamEnd::Fault(fault) => self.failed(StreamFailure::Fault(fault)),
+            },
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending if self.poll_limits(cx).is_ready() => {
+                self.failed(StreamFailure::TimedOut)
             }
+            Poll::Pending => Poll::Pending,
         }
     }
 
@@ -179,7 +154,7 @@ impl<T, E> Streaming<T, E> {
 
     /// The error of a stream that fails, with the number of items before.
     fn error(&self, failure: StreamFailure) -> Error {
-        let items = self.items;
+        let items = self.items();
         let (kind, reason) = match failure {
             StreamFailure::Lost(reason) => (reason.kind().clone(), reason.to_string()),
             StreamFailure::Fault(fault) => (ErrorKind::Decode, fault.to_string()),
@@ -224,20 +199,13 @@ impl<T, E> Streaming<T, E> {
     /// The reply that ends the stream.
     ///
     /// # Errors
-    /// It has failed without one, or the encoding of the reply is not known.
+    /// It has failed without one, or as [`reply_at_end`] tells.
     fn last_reply(&self, end: LastItem) -> Result<Reply, Error> {
         let received = match end {
             LastItem::Error(error) => return Err(error),
             LastItem::Reply(received) => received,
         };
-        let codec = self.request.codec;
-        match codec.for_content_type(received.content_type.as_deref()) {
-            Ok(codec) => Ok(received.reply.with_codec(codec)),
-            Err(unknown) => {
-                let text = format!("the end of the stream is `{}`", unknown.name());
-                Err(self.error(StreamFailure::Undecodable(text.into())))
-            }
-        }
+        reply_at_end(&self.request, received, self.peer.max_message())
     }
 }
 
@@ -306,7 +274,7 @@ impl<T, E> fmt::Debug for Streaming<T, E> {
         f.debug_struct("Streaming")
             .field("service", &self.request.service.name())
             .field("method", &self.request.method().name())
-            .field("items", &self.items)
+            .field("items", &self.items())
             .finish_non_exhaustive()
     }
 }

@@ -146,7 +146,7 @@ impl<T> fmt::Debug for EventDecoder<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::message::{Incoming, Properties};
+    use crate::wire::message::{IncomingMessage, Properties};
     use bytes::Bytes;
 
     fn event(
@@ -154,7 +154,7 @@ mod tests {
         content_type: Option<&str>,
         body: &'static [u8],
     ) -> RawEvent {
-        Incoming {
+        IncomingMessage {
             exchange: "orders".into(),
             routing_key: "order".into(),
             redelivered: false,

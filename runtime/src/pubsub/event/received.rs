@@ -10,7 +10,7 @@ use crate::extensions::Extensions;
 use crate::queue::RawJob;
 use crate::span::HandlerSpan;
 use crate::wire::envelope::EventHead;
-use crate::wire::message::{Incoming, MessageInfo, message_accessors};
+use crate::wire::message::{IncomingMessage, MessageInfo, message_accessors};
 use crate::wire::value::{Table, Value};
 
 /// An event as a subscriber receives it.
@@ -137,8 +137,8 @@ impl RawEvent {
     }
 }
 
-impl From<Incoming> for RawEvent {
-    fn from(message: Incoming) -> Self {
+impl From<IncomingMessage> for RawEvent {
+    fn from(message: IncomingMessage) -> Self {
         let head = EventHead::from_properties(message.properties);
         Self {
             context: Context::of(Invocation {

@@ -1,5 +1,5 @@
-//! The queue of a connection's streams (`lepus.stream.<id>`), to which clients send credit, probes and cancellations,
-//! and the channel that their items are published on.
+//! The queue of a connection's streams (`lepus.stream.<id>`), to which clients send items, credit, probes and
+//! cancellations, and the channel that the items of methods are published on.
 //!
 //! The queue is declared with the first stream of a session, and is gone with it.
 
@@ -25,7 +25,7 @@ use crate::wire::batch::{decode_cancelled, decode_credit};
 use crate::wire::envelope::{
     CancelHead, ReplyForm, ReplyHead, ReplyStatus, StreamHead, StreamMessage,
 };
-use crate::wire::message::{Incoming, Outgoing};
+use crate::wire::message::{IncomingMessage, Outgoing};
 use crate::wire::name::Name;
 use crate::wire::status::{Code, Status};
 use crate::wire::topology::{Queue, Topology};
@@ -34,9 +34,6 @@ use crate::wire::value::Table;
 /// A stream of which nothing was sent between two of these times gets a probe, which is at most 10 s after its last
 /// message.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
-/// The largest message of a client about a stream, in bytes: a cancellation with many ids.
-const MAX_MESSAGE: usize = 64 * 1024;
-
 /// The current stream queue of a connection.
 #[derive(Debug, Default)]
 pub(crate) struct StreamQueues {
@@ -72,6 +69,7 @@ pub(crate) struct StreamSettings {
     limits: Arc<BrokerLimits>,
     counters: Arc<Counters>,
     app_id: Option<String>,
+    max_message: usize,
     tasks: Handle,
 }
 
@@ -82,6 +80,7 @@ impl StreamSettings {
             limits: connection.shared(BrokerLimits::default),
             counters: connection.counters(),
             app_id: connection.given_name().map(str::to_owned),
+            max_message: connection.max_message(),
             tasks: connection.tasks().clone(),
         }
     }
@@ -94,6 +93,8 @@ pub(crate) struct StreamQueue {
     pub(super) streams: Arc<StreamTable<ServerStream>>,
     limits: Arc<BrokerLimits>,
     counters: Arc<Counters>,
+    /// The largest message of a client, in bytes.
+    max_message: usize,
 }
 
 impl StreamQueue {
@@ -108,11 +109,12 @@ impl StreamQueue {
             streams: Arc::new(StreamTable::new(Arc::clone(&settings.counters))),
             limits: Arc::clone(&settings.limits),
             counters: Arc::clone(&settings.counters),
+            max_message: settings.max_message,
         });
         let handler = ItemsHandler(Arc::downgrade(&queue));
         queue.outlet.channel.set_handler(Arc::new(handler));
         let channel = Channel::open(session).await?;
-        channel.limit_bodies(MAX_MESSAGE);
+        channel.limit_bodies(settings.max_message);
         let weak = Arc::downgrade(&queue);
         let sink: DeliveryCallback = Arc::new(move |delivery| {
             if let Some(queue) = weak.upgrade() {
@@ -142,7 +144,8 @@ impl StreamQueue {
     }
 
     /// Handles a message of a client. Runs on the I/O task.
-    fn message_received(&self, message: Incoming) {
+    fn message_received(&self, message: IncomingMessage) {
+        let size = message.size as usize;
         let properties = message.properties;
         if CancelHead::is_in(&properties) {
             let head = CancelHead::from_properties(properties);
@@ -162,19 +165,33 @@ impl StreamQueue {
             return;
         };
         let key = stream_key(&head.reply_to, &head.correlation_id);
-        let stream = self
-            .streams
-            .get(&key)
+        let stream = self.streams.get(&key);
+        let of_run = stream
+            .as_ref()
             .filter(|stream| stream.is_run(&head.position.run));
-        match (head.kind, stream) {
+        match (head.kind, of_run) {
             (StreamMessage::Credit, Some(stream)) => match decode_credit(&message.body) {
                 Some(total) => stream.grant(total),
                 None => tracing::debug!("credit of a stream does not decode, dropped"),
             },
             // A client that does not know of the stream's end asks for ever.
             (StreamMessage::Probe, None) => self.refuse_probe(head),
-            _ => {}
+            (kind, _) => match stream {
+                Some(stream) if message.body.len() < size => {
+                    stream.close(CloseReason::Refused(self.too_large(size)));
+                }
+                Some(stream) => stream.receive(kind, &head.position, message.body),
+                // Items that were on their way when the method answered.
+                None => {}
+            },
         }
+    }
+
+    /// The status for an item over the limit. The channel has left its message out.
+    fn too_large(&self, size: usize) -> Status {
+        let limit = self.max_message;
+        let text = format!("a message of items has {size} bytes, the limit is {limit}");
+        Status::new(Code::ResourceExhausted, text)
     }
 
     /// Tells a client that its stream is not open here.

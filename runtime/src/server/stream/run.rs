@@ -2,8 +2,9 @@
 
 use std::future::poll_fn;
 use std::num::NonZeroU64;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::ready;
+use std::task::{Poll, ready};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -12,11 +13,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::sender::{CloseReason, FinishOnDrop, ServerStream};
-use crate::context::Invocation;
+use crate::cancellable::Cancellable;
+use crate::context::{Context, Invocation};
 use crate::descriptor::MethodDescriptor;
 use crate::drain::{DrainSignal, DrainState};
 use crate::handler_guard::{HandlerEnd, guard};
-use crate::meter::Arrived;
+use crate::meter::{Arrived, Metered};
 use crate::server::execution::{Execution, Executor};
 use crate::server::reply::{ReplyRoute, ReplySender};
 use crate::service::Reply;
@@ -78,7 +80,7 @@ impl StreamTasks {
     pub(crate) async fn finished(&self) {
         poll_fn(|cx| {
             while ready!(lock(&self.running).poll_join_next(cx)).is_some() {}
-            std::task::Poll::Ready(())
+            Poll::Ready(())
         })
         .await;
     }
@@ -111,38 +113,23 @@ impl StreamRun {
             handler,
             ..
         } = execution;
-        let end = tokio::select! {
-            biased;
-            reason = self.stream.closed() => RunEnd::Closed(reason),
-            () = self.not_opened(deadline) => RunEnd::TimedOut,
-            () = self.drain.over() => RunEnd::Draining,
-            end = guard(None, handler) => RunEnd::Handler(end),
-        };
         let method = context.method();
-        match end {
-            RunEnd::Handler(end) => {
-                match self.executor.reply_of(&context, metered, end) {
-                    Some(reply) => {
-                        let reply = self.replies.fit(Some(method), reply, 0);
-                        self.stream.finish(reply);
-                    }
-                    // The caller has given the opening up.
-                    None => self.stream.forget(),
-                }
+        match self.end_of(handler, deadline).await {
+            RunEnd::Handler(end) => self.answer(&context, metered, end),
+            RunEnd::Closed(CloseReason::Refused(status)) => {
+                let refused = HandlerEnd::Returned(Some(Reply::failed(status)));
+                self.answer(&context, metered, refused);
             }
             RunEnd::Closed(reason) => {
                 tracing::debug!(method, ?reason, "a stream has ended before its handler");
                 context.given_up();
                 metered.ended(HandlerOutcome::Cancelled, context.span());
-                match reason {
-                    CloseReason::Cancelled | CloseReason::ClientGone | CloseReason::Lost => {
-                        self.stream.forget();
-                    }
-                    CloseReason::ChannelClosed(text) => {
-                        let text = format!("the broker closed the channel of the stream: {text}");
-                        let reply = Reply::failed(Status::new(Code::Unavailable, text));
-                        self.stream.finish_on_spare(reply).await;
-                    }
+                if let CloseReason::ChannelClosed(text) = reason {
+                    let text = format!("the broker closed the channel of the stream: {text}");
+                    let reply = Reply::failed(Status::new(Code::Unavailable, text));
+                    self.stream.finish_on_spare(reply).await;
+                } else {
+                    self.stream.forget();
                 }
             }
             RunEnd::TimedOut => {
@@ -151,13 +138,45 @@ impl StreamRun {
                 self.stream.finish(Reply::timed_out(method));
             }
             RunEnd::Draining => {
-                let status = Status::new(Code::Unavailable, "the server is shutting down");
+                let status = shutting_down();
                 context.ended(status.code().as_str());
                 metered.ended(HandlerOutcome::Status(status.code()), context.span());
                 self.stream.finish(Reply::failed(status));
             }
         }
         drop((finish, self.permit));
+    }
+
+    /// Runs the handler until it or its stream ends.
+    async fn end_of(&self, handler: Cancellable<Reply>, deadline: Option<Instant>) -> RunEnd {
+        let mut handler = guard(None, handler);
+        let end = tokio::select! {
+            biased;
+            reason = self.stream.closed() => RunEnd::Closed(reason),
+            () = self.not_opened(deadline) => RunEnd::TimedOut,
+            () = self.drain.over() => RunEnd::Draining,
+            end = &mut handler => return RunEnd::Handler(end),
+        };
+        if let RunEnd::Draining = end {
+            self.stream.end_upload(|| shutting_down().into());
+        }
+        if self.stream.is_upload() {
+            // A method that waits for an item gets the error, and is dropped at its next await.
+            poll_fn(|cx| Poll::Ready(Pin::new(&mut handler).poll(cx).is_ready())).await;
+        }
+        end
+    }
+
+    /// Sends the reply of a handler that has ended.
+    fn answer(&self, context: &Context, metered: Metered, end: HandlerEnd<Option<Reply>>) {
+        match self.executor.reply_of(context, metered, end) {
+            Some(reply) => {
+                let reply = self.replies.fit(Some(context.method()), reply, 0);
+                self.stream.finish(reply);
+            }
+            // The caller has given the opening up.
+            None => self.stream.forget(),
+        }
     }
 
     /// Completes at the deadline of the opening, if the stream is not open then.
@@ -170,4 +189,8 @@ impl StreamRun {
         }
         std::future::pending().await
     }
+}
+
+fn shutting_down() -> Status {
+    Status::new(Code::Unavailable, "the server is shutting down")
 }

@@ -1,4 +1,5 @@
-//! One stream at its server: the credit that its client has given, and the messages of its items.
+//! One stream at its server: the credit that its client has given, the messages of its items, and the items that its
+//! client sends.
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
@@ -7,13 +8,16 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 
 use super::outlet::{StreamOutlet, StreamTable, stream_key};
-
-use crate::policy::stream::SendCredit;
+use crate::error::{Error, ErrorKind};
+use crate::policy::stream::{SendCredit, StreamFault};
 use crate::random;
 use crate::service::Reply;
-use crate::stream::{ItemSink, SinkClosed};
+use crate::stream::{
+    AcceptedUpload, Inbox, ItemSink, ServedStream, SinkClosed, UPLOAD_WINDOW, UploadControl,
+    UploadInbox, items_message, upload_cancelled,
+};
 use crate::sync::lock;
-use crate::wire::batch::encode_items;
+use crate::wire::batch::{Items, encode_credit};
 use crate::wire::envelope::{ReplyForm, ReplyHead, StreamHead, StreamMessage, StreamPosition};
 use crate::wire::message::Outgoing;
 use crate::wire::status::{Code, Status};
@@ -29,6 +33,30 @@ pub(super) enum CloseReason {
     Lost,
     /// The broker closed the channel of the items, with this text, so that some were lost.
     ChannelClosed(String),
+    /// Its client has broken the rules, or has sent an item that the method cannot take.
+    Refused(Status),
+}
+
+impl CloseReason {
+    /// The error with which the items of the client end.
+    fn into_error(self) -> Error {
+        let (kind, text) = match self {
+            Self::Cancelled => return upload_cancelled("the caller has given the call up"),
+            Self::Refused(status) => {
+                return Error::new(ErrorKind::Decode).caused_by(status.message());
+            }
+            Self::ClientGone => (
+                ErrorKind::Disconnected,
+                "the caller has lost its connection or has ended".to_owned(),
+            ),
+            Self::Lost => (
+                ErrorKind::Disconnected,
+                "this server has lost its connection".to_owned(),
+            ),
+            Self::ChannelClosed(text) => (ErrorKind::Disconnected, text),
+        };
+        Error::new(kind).caused_by(text)
+    }
 }
 
 /// A stream that is open, or about to be.
@@ -43,6 +71,8 @@ pub(crate) struct ServerStream {
     /// This execution.
     run: String,
     max_item: usize,
+    /// The items of the client, if the method takes some.
+    upload: Option<Arc<UploadInbox>>,
     state: Mutex<ServerStreamState>,
 }
 
@@ -66,6 +96,8 @@ pub(crate) struct StreamRequest {
     pub(crate) content_type: Option<String>,
     pub(crate) credit: u64,
     pub(crate) max_item: usize,
+    /// Whether the method takes items of the client.
+    pub(crate) is_upload: bool,
 }
 
 impl ServerStream {
@@ -82,6 +114,7 @@ impl ServerStream {
             content_type,
             credit,
             max_item,
+            is_upload,
         } = request;
         let key = stream_key(&reply_to, &correlation_id);
         let stream = Arc::new(Self {
@@ -93,6 +126,7 @@ impl ServerStream {
             content_type,
             run: random::identity(),
             max_item,
+            upload: is_upload.then(|| Arc::new(Inbox::new(UPLOAD_WINDOW))),
             state: Mutex::new(ServerStreamState {
                 credit: SendCredit::new(credit),
                 is_open: false,
@@ -114,6 +148,56 @@ impl ServerStream {
         lock(&self.state).is_open
     }
 
+    /// Whether the method takes items of the client.
+    pub(super) fn is_upload(&self) -> bool {
+        self.upload.is_some()
+    }
+
+    /// Receives a message about the items of the client. Runs on the I/O task.
+    pub(super) fn receive(&self, kind: StreamMessage, position: &StreamPosition, body: Bytes) {
+        if let Err(fault) = self.received(kind, position, body) {
+            let status = Status::new(Code::InvalidArgument, fault.to_string());
+            self.close(CloseReason::Refused(status));
+        }
+    }
+
+    fn received(
+        &self,
+        kind: StreamMessage,
+        position: &StreamPosition,
+        body: Bytes,
+    ) -> Result<(), StreamFault> {
+        let items = match kind {
+            StreamMessage::Item => Items::one(body),
+            StreamMessage::Items => Items::several(body).map_err(|_| StreamFault::Malformed)?,
+            StreamMessage::End => Items::none(),
+            // What was sent by mistake, and what is for another side.
+            StreamMessage::Open
+            | StreamMessage::Credit
+            | StreamMessage::Probe
+            | StreamMessage::Stop => return Ok(()),
+        };
+        if !self.is_run(&position.run) {
+            return Err(StreamFault::ForeignRun);
+        }
+        let Some(inbox) = self.upload.as_ref().filter(|_| self.is_open()) else {
+            return Err(StreamFault::OverCredit { allowed: 0 });
+        };
+        if kind == StreamMessage::End {
+            inbox.check(position.number)?;
+            inbox.end(Ok(()));
+            return Ok(());
+        }
+        inbox.push(position.number, items)
+    }
+
+    /// Ends the items of the client, if they have not ended.
+    pub(super) fn end_upload(&self, error: impl FnOnce() -> Error) {
+        if let Some(inbox) = &self.upload {
+            inbox.end(Err(error()));
+        }
+    }
+
     /// The client allows so many items in total.
     pub(super) fn grant(&self, total: u64) {
         let mut state = lock(&self.state);
@@ -129,9 +213,11 @@ impl ServerStream {
     /// Ends the stream. The first reason stays.
     pub(super) fn close(&self, reason: CloseReason) {
         let mut state = lock(&self.state);
-        state.closed.get_or_insert(reason);
+        let reason = state.closed.get_or_insert(reason).clone();
         let wakers = [state.producer.take(), state.watcher.take()];
         drop(state);
+        // Before the task of the stream is woken, so that the method finds it when it is polled for the last time.
+        self.end_upload(|| reason.into_error());
         wakers.into_iter().flatten().for_each(Waker::wake);
     }
 
@@ -235,7 +321,7 @@ impl ServerStream {
         let message = self.end_message(&mut state, reply);
         let appended = message.map(|message| self.outlet.append(&message));
         drop(state);
-        self.table.remove(&self.key);
+        self.remove();
         match appended {
             None => {}
             Some(Ok(())) => self.outlet.flush(),
@@ -246,13 +332,19 @@ impl ServerStream {
     /// Ends the stream without telling the client, which has given it up or is gone.
     pub(super) fn forget(&self) {
         lock(&self.state).is_ended = true;
+        self.remove();
+    }
+
+    /// Removes a stream that has ended. A task that the method has left behind may read items of the client.
+    fn remove(&self) {
         self.table.remove(&self.key);
+        self.end_upload(|| upload_cancelled("the method has ended"));
     }
 
     /// Sends the end of a stream whose channel the broker has closed.
     pub(super) async fn finish_on_spare(&self, reply: Reply) {
         let message = self.end_message(&mut lock(&self.state), reply);
-        self.table.remove(&self.key);
+        self.remove();
         if let Some(message) = message
             && let Err(error) = self.outlet.publish_on_spare(&message).await
         {
@@ -298,10 +390,7 @@ impl ItemSink for ServerStream {
     }
 
     fn send(&self, items: &[Bytes]) -> Result<(), SinkClosed> {
-        let (kind, body) = match items {
-            [item] => (StreamMessage::Item, item.clone()),
-            items => (StreamMessage::Items, encode_items(items)),
-        };
+        let (kind, body) = items_message(items);
         let mut state = lock(&self.state);
         self.append(&mut state, kind, body, items.len() as u64)?;
         drop(state);
@@ -311,6 +400,53 @@ impl ItemSink for ServerStream {
 
     fn max_item(&self) -> usize {
         self.max_item
+    }
+}
+
+impl ServedStream for ServerStream {
+    fn accept(self: Arc<Self>) -> Option<AcceptedUpload> {
+        let inbox = Arc::clone(self.upload.as_ref()?);
+        let credit = encode_credit(inbox.granted()).ok()?;
+        let mut state = lock(&self.state);
+        if state.is_open {
+            return None;
+        }
+        self.append(&mut state, StreamMessage::Open, credit, 0)
+            .ok()?;
+        drop(state);
+        self.outlet.flush();
+        let control = self;
+        Some(AcceptedUpload { inbox, control })
+    }
+}
+
+impl ServerStream {
+    /// Sends a message about the items of the client.
+    fn answer_upload(&self, kind: StreamMessage, body: Bytes) {
+        let mut state = lock(&self.state);
+        let sent = self.append(&mut state, kind, body, 0);
+        drop(state);
+        // Otherwise the stream has ended, or is about to.
+        if sent.is_ok() {
+            self.outlet.flush();
+        }
+    }
+}
+
+impl UploadControl for ServerStream {
+    fn grant(&self, total: u64) {
+        // Cannot fail: it is a number.
+        if let Ok(body) = encode_credit(total) {
+            self.answer_upload(StreamMessage::Credit, body);
+        }
+    }
+
+    fn stop(&self) {
+        self.answer_upload(StreamMessage::Stop, Bytes::new());
+    }
+
+    fn refuse(&self, status: Status) {
+        self.close(CloseReason::Refused(status));
     }
 }
 

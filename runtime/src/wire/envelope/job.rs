@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::property::{count_of, expiration, non_empty, sent_at, take_trace, truncated};
-use crate::wire::message::{Incoming, MessageInfo, Properties, SentAt};
+use crate::wire::message::{IncomingMessage, MessageInfo, Properties, SentAt};
 use crate::wire::value::{Table, Value};
 
 /// Header of a job: the number of the attempt, from 1.
@@ -140,7 +140,7 @@ impl JobHead {
     }
 
     /// The facts for its handler.
-    pub(crate) fn into_info(self, message: &Incoming, attempt: u32) -> MessageInfo {
+    pub(crate) fn into_info(self, message: &IncomingMessage, attempt: u32) -> MessageInfo {
         let (exchange, routing_key) = match self.route {
             Some(route) => (route.exchange, route.routing_key),
             None => (message.exchange.clone(), message.routing_key.clone()),
@@ -198,7 +198,7 @@ impl SourceRoute {
 /// Copies of jobs that carry Lepus's headers come straight to their queue and not through an exchange. The
 /// broker sets `x-delivery-count` on redeliveries from queues that count them (`has_count`), and does not
 /// touch the header otherwise.
-pub(crate) fn remove_untrusted_headers(message: &mut Incoming, has_count: bool) {
+pub(crate) fn remove_untrusted_headers(message: &mut IncomingMessage, has_count: bool) {
     let headers = &mut message.properties.headers;
     if headers.is_empty() {
         return;
@@ -267,7 +267,7 @@ mod tests {
             .map(|name| ((*name).to_owned(), Value::Int(7)))
             .collect();
         let event = |exchange: &str, redelivered, has_count| {
-            let mut message = Incoming {
+            let mut message = IncomingMessage {
                 exchange: exchange.into(),
                 routing_key: "a.b".into(),
                 redelivered,

@@ -1,5 +1,5 @@
-//! Heads of the messages of an opened stream: its opening, items, credit and probes. The request that asks for a
-//! stream and the reply that ends it are ordinary ones.
+//! Heads of the messages of an opened stream: its opening, items, credit, probes, and the end of a client's items. The
+//! request that asks for a stream and the reply that ends it are ordinary ones.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -14,7 +14,7 @@ pub(super) const STREAM: &str = "rpc-stream";
 /// The kind of a message of a stream. It is the `type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StreamMessage {
-    /// The server has opened the stream, and has no item yet.
+    /// The server has opened the stream, and has no item yet. To a client that sends items, its body is their credit.
     Open,
     /// One item, which is the body.
     Item,
@@ -22,16 +22,22 @@ pub(crate) enum StreamMessage {
     Items,
     /// The number of items that may be sent in total.
     Credit,
+    /// The client has sent all of its items.
+    End,
+    /// The server reads no further item of the client.
+    Stop,
     /// Nothing: it is returned if the other side's queue is gone.
     Probe,
 }
 
 impl StreamMessage {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 7] = [
         Self::Item,
         Self::Items,
         Self::Credit,
         Self::Open,
+        Self::End,
+        Self::Stop,
         Self::Probe,
     ];
 
@@ -41,6 +47,8 @@ impl StreamMessage {
             Self::Item => "lepus.item/1",
             Self::Items => "lepus.items/1",
             Self::Credit => "lepus.credit/1",
+            Self::End => "lepus.end/1",
+            Self::Stop => "lepus.stop/1",
             Self::Probe => "lepus.probe/1",
         }
     }

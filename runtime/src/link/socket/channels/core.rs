@@ -25,7 +25,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::error::{Error, ErrorKind};
 use crate::link::frame::decode::{self, Confirm, Deliver, Method, Return};
 use crate::link::frame::encode::{self, SettleMethod};
-use crate::wire::message::{Incoming, Outgoing, Properties};
+use crate::wire::message::{IncomingMessage, Outgoing, Properties};
 
 /// Preallocation cap: the announced body size is not trusted.
 const MAX_PREALLOCATED: u64 = 1024 * 1024;
@@ -139,7 +139,7 @@ pub(crate) enum CoreEvent<T> {
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pub(crate) tag: u64,
-    pub(crate) message: Incoming,
+    pub(crate) message: IncomingMessage,
 }
 
 /// A mandatory message that matched no queue (`basic.return`).
@@ -686,7 +686,7 @@ impl<T> Core<T> {
                 exchange,
                 routing_key,
             } = deliver;
-            let message = Incoming {
+            let message = IncomingMessage {
                 exchange,
                 routing_key,
                 redelivered,

@@ -107,7 +107,7 @@ impl Subject {
 
 fn text(event: CoreEvent<&'static str>) -> String {
     let message = |delivery: &Delivery| {
-        let Incoming { size, body, .. } = &delivery.message;
+        let IncomingMessage { size, body, .. } = &delivery.message;
         let id = delivery.message.properties.message_id.as_deref();
         assert_eq!(id, Some("the id"));
         let body = String::from_utf8_lossy(body);
