@@ -151,7 +151,7 @@ fn method(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
     });
     let names = method.arguments.iter().map(|argument| argument.name);
     let types = method.arguments.iter().map(|argument| argument.ty());
-    let description = descriptor::method(krate, method);
+    let description = descriptor::method(krate, &contract.name(), method);
     let (declaration, value) = match method.bare_argument() {
         Some(argument) => {
             let name = argument.name;

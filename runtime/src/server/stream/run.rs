@@ -133,7 +133,7 @@ impl StreamRun {
             RunEnd::Closed(reason) => {
                 tracing::debug!(method, ?reason, "a stream has ended before its handler");
                 context.given_up();
-                metered.ended(HandlerOutcome::Cancelled, context.span());
+                metered.ended(HandlerOutcome::Cancelled, context.telemetry());
                 match reason {
                     CloseReason::Cancelled | CloseReason::ClientGone | CloseReason::Lost => {
                         self.stream.forget();
@@ -147,13 +147,13 @@ impl StreamRun {
             }
             RunEnd::TimedOut => {
                 context.stopped();
-                metered.ended(HandlerOutcome::Stopped, context.span());
+                metered.ended(HandlerOutcome::Stopped, context.telemetry());
                 self.stream.finish(Reply::timed_out(method));
             }
             RunEnd::Draining => {
                 let status = Status::new(Code::Unavailable, "the server is shutting down");
                 context.ended(status.code().as_str());
-                metered.ended(HandlerOutcome::Status(status.code()), context.span());
+                metered.ended(HandlerOutcome::Status(status.code()), context.telemetry());
                 self.stream.finish(Reply::failed(status));
             }
         }
