@@ -39,6 +39,10 @@ pub const MESSAGING_OPERATION_TYPE: &str = "messaging.operation.type";
 pub const MESSAGING_DESTINATION_NAME: &str = "messaging.destination.name";
 /// The task of a job, if it has one.
 pub const LEPUS_TASK: &str = "lepus.task";
+/// The idempotency key of a call, the id of a job or an event. Of spans alone.
+pub const MESSAGING_MESSAGE_ID: &str = "messaging.message.id";
+/// The outcome in one word of Lepus: `ok`, `deadline_exceeded`. Of spans alone.
+pub const OUTCOME: &str = "outcome";
 /// `request`, `job` or `event`.
 pub const LEPUS_KIND: &str = "lepus.kind";
 /// The service and the method, or the destination of a job or event.

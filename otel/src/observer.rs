@@ -1,35 +1,28 @@
-//! The observer of a connection: attributes of spans, and measurements.
+//! The observer of a connection: measurements, and the address of its broker.
 
-use std::iter;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use lepus::Code;
 use lepus::observe::{
     Called, ConnectionFact, Handled, HandlerKind, HandlerOutcome, Moved, Observe, Published,
     Starting,
 };
-use opentelemetry::KeyValue;
-use opentelemetry::trace::{Status, TraceContextExt};
-use tracing::Span;
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::names::{self, Metric};
+use crate::outcome::{error_type, status_code};
+use crate::peer::Peer;
 use crate::sink::{Attribute, Sink};
 
-/// Sets attributes of spans, and gives measurements to the sinks.
+/// Gives measurements to the sinks.
 pub(crate) struct Observer {
     sinks: Vec<Arc<dyn Sink>>,
-    /// Host and port of the broker.
-    peer: RwLock<Option<(Arc<str>, u16)>>,
+    peer: Arc<Peer>,
 }
 
 impl Observer {
-    pub(crate) fn new(sinks: Vec<Arc<dyn Sink>>) -> Self {
-        Self {
-            sinks,
-            peer: RwLock::new(None),
-        }
+    /// An observer that gives measurements to these sinks, and keeps the address of the broker.
+    pub(crate) fn new(sinks: Vec<Arc<dyn Sink>>, peer: Arc<Peer>) -> Self {
+        Self { sinks, peer }
     }
 
     fn record(&self, metric: &Metric, value: f64, attributes: &[Attribute<'_>]) {
@@ -68,20 +61,6 @@ impl Observe for Observer {
             call.outcome,
             call.duration,
         );
-        if call.span.is_disabled() {
-            return;
-        }
-        let peer = self.peer.read().unwrap_or_else(PoisonError::into_inner);
-        let peer = peer.clone().map(|(host, port)| {
-            [
-                KeyValue::new(names::NETWORK_PEER_ADDRESS, host),
-                KeyValue::new(names::NETWORK_PEER_PORT, i64::from(port)),
-            ]
-        });
-        let server = KeyValue::new(names::SERVER_ADDRESS, call.queue.to_owned());
-        let attributes = iter::once(server).chain(peer.into_iter().flatten());
-        let is_error = call.outcome.is_failure();
-        set_rpc_status(call.span, attributes, call.outcome, is_error);
     }
 
     fn calls_sent(&self, service: &str, calls: usize) {
@@ -114,8 +93,6 @@ impl Observe for Observer {
             request.outcome,
             request.duration,
         );
-        let is_error = is_error_of_server(request.outcome);
-        set_rpc_status(request.span, iter::empty(), request.outcome, is_error);
     }
 
     fn job(&self, job: &Handled<'_>) {
@@ -136,7 +113,6 @@ impl Observe for Observer {
             self.record(&names::PROCESS_DURATION, seconds, &attributes);
             self.record(&names::CONSUMED_MESSAGES, 1.0, &attributes);
         }
-        set_error(job.span, error);
     }
 
     fn moved(&self, job: &Moved<'_>) {
@@ -165,7 +141,6 @@ impl Observe for Observer {
         let seconds = message.duration.as_secs_f64();
         self.record(&names::OPERATION_DURATION, seconds, attributes);
         self.record(&names::SENT_MESSAGES, 1.0, attributes);
-        set_error(message.span, error);
     }
 
     fn connection(&self, fact: &ConnectionFact<'_>) {
@@ -177,9 +152,7 @@ impl Observe for Observer {
                 port,
                 ..
             } => {
-                let mut peer = self.peer.write().unwrap_or_else(PoisonError::into_inner);
-                *peer = Some((host.into(), port));
-                drop(peer);
+                self.peer.set(host, port);
                 if is_again {
                     let attributes = [(names::LEPUS_CONNECTION_ROLE, role)];
                     self.record(&names::RECONNECTS, 1.0, &attributes);
@@ -233,131 +206,5 @@ fn kind_name(kind: HandlerKind) -> &'static str {
         HandlerKind::Request => "request",
         HandlerKind::Job => "job",
         _ => "event",
-    }
-}
-
-/// The status as gRPC writes it.
-fn status_code(outcome: HandlerOutcome) -> &'static str {
-    let code = match outcome {
-        HandlerOutcome::Ok => return "OK",
-        HandlerOutcome::OwnError => return "APPLICATION",
-        HandlerOutcome::Status(code) => code,
-        HandlerOutcome::Stopped => Code::DeadlineExceeded,
-        HandlerOutcome::Panicked => Code::Internal,
-        HandlerOutcome::Cancelled => Code::Cancelled,
-        _ => Code::Unknown,
-    };
-    match code {
-        Code::Cancelled => "CANCELLED",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-        _ => "UNKNOWN",
-    }
-}
-
-/// The kind of an error of a job, an event or a publish; `None` if it succeeded.
-fn error_type(outcome: HandlerOutcome) -> Option<&'static str> {
-    match outcome {
-        HandlerOutcome::Ok => None,
-        HandlerOutcome::Panicked => Some("panic"),
-        other => Some(other.as_str()),
-    }
-}
-
-/// Whether the status of a server's span is an error: it is not if the client is to blame. That is how the
-/// semantic conventions have it for gRPC.
-fn is_error_of_server(outcome: HandlerOutcome) -> bool {
-    match outcome {
-        HandlerOutcome::Stopped | HandlerOutcome::Panicked => true,
-        HandlerOutcome::Status(code) => matches!(
-            code,
-            Code::Unknown
-                | Code::DeadlineExceeded
-                | Code::Unimplemented
-                | Code::Internal
-                | Code::Unavailable
-                | Code::DataLoss
-        ),
-        _ => false,
-    }
-}
-
-fn set_rpc_status(
-    span: &Span,
-    attributes: impl Iterator<Item = KeyValue>,
-    outcome: HandlerOutcome,
-    is_error: bool,
-) {
-    let status = status_code(outcome);
-    let is_ok = outcome == HandlerOutcome::Ok;
-    let error = (!is_ok).then(|| KeyValue::new(names::ERROR_TYPE, status));
-    let code = KeyValue::new(names::RPC_RESPONSE_STATUS_CODE, status);
-    set(
-        span,
-        attributes.chain([code]).chain(error),
-        is_error.then_some(status),
-    );
-}
-
-fn set_error(span: &Span, error: Option<&'static str>) {
-    if let Some(error) = error {
-        set(span, [KeyValue::new(names::ERROR_TYPE, error)], Some(error));
-    }
-}
-
-/// Sets attributes of a span and its status. All of them are set by one access, because it takes longer to find the
-/// span than to set them.
-fn set(span: &Span, attributes: impl IntoIterator<Item = KeyValue>, error: Option<&'static str>) {
-    if span.is_disabled() {
-        return;
-    }
-    let context = span.context();
-    let span = context.span();
-    span.set_attributes(attributes);
-    if let Some(error) = error {
-        span.set_status(Status::error(error));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_code_has_its_name_of_grpc() {
-        for code in [
-            Code::Cancelled,
-            Code::Unknown,
-            Code::InvalidArgument,
-            Code::DeadlineExceeded,
-            Code::NotFound,
-            Code::AlreadyExists,
-            Code::PermissionDenied,
-            Code::ResourceExhausted,
-            Code::FailedPrecondition,
-            Code::Aborted,
-            Code::OutOfRange,
-            Code::Unimplemented,
-            Code::Internal,
-            Code::Unavailable,
-            Code::DataLoss,
-            Code::Unauthenticated,
-        ] {
-            let name = status_code(HandlerOutcome::Status(code));
-            assert_eq!(name, code.as_str().to_uppercase());
-        }
-        assert_eq!(status_code(HandlerOutcome::Panicked), "INTERNAL");
     }
 }

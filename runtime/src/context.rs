@@ -17,7 +17,8 @@ use crate::drain::DrainSignal;
 use crate::escape::{Escaped, escaped};
 use crate::extensions::Extensions;
 use crate::handler_guard::{HandlerFuture, defer_panic};
-use crate::span::{HandlerSpan, record_outcome};
+use crate::observe::TelemetrySpan;
+use crate::span::MessageSpan;
 use crate::wire::message::{MessageInfo, TRACE_HEADERS};
 use crate::wire::value::{Table, Value};
 
@@ -124,16 +125,16 @@ impl<T> Future for InContext<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<T> {
         let Self { context, handler } = &mut *self;
+        let mut polled = Poll::Pending;
         context.enter(|| {
-            let polled = match handler {
-                Some(running) => running.as_mut().poll(cx),
-                None => Poll::Pending,
-            };
+            if let Some(running) = handler {
+                polled = running.as_mut().poll(cx);
+            }
             if polled.is_ready() {
                 *handler = None;
             }
-            polled
-        })
+        });
+        polled
     }
 }
 
@@ -153,7 +154,7 @@ pub(crate) struct Invocation {
     /// `None` if it is named by the type of the message.
     pub(crate) method: Option<Cow<'static, str>>,
     pub(crate) times: Times,
-    pub(crate) span: HandlerSpan,
+    pub(crate) span: MessageSpan,
     pub(crate) message: MessageInfo,
     /// The request by which its caller gives the call up, if it can.
     pub(crate) cancel: Option<CancelKey>,
@@ -192,7 +193,7 @@ impl Times {
 }
 
 impl Invocation {
-    /// The run of a method's handler, with the span of its request.
+    /// The run of a method's handler. Its span is made when the handler is.
     pub(crate) fn request(
         service: &'static str,
         method: &'static str,
@@ -203,7 +204,7 @@ impl Invocation {
             service: Some(service.into()),
             method: Some(method.into()),
             times,
-            span: HandlerSpan::request(service, method, &message),
+            span: MessageSpan::default(),
             message,
             cancel: None,
             extensions: Extensions::default(),
@@ -361,7 +362,8 @@ impl Context {
         self,
         make: impl FnOnce() -> HandlerFuture<T>,
     ) -> InContext<T> {
-        let handler = Some(self.enter(|| defer_panic(make)));
+        let mut handler = None;
+        self.enter(|| handler = Some(defer_panic(make)));
         InContext {
             context: self,
             handler,
@@ -374,25 +376,30 @@ impl Context {
     }
 
     /// Runs a function with this context current, and in its span.
-    fn enter<R>(&self, function: impl FnOnce() -> R) -> R {
-        let in_span = || self.span().in_scope(function);
+    fn enter(&self, function: impl FnOnce()) {
+        let in_span = || self.invocation.span.in_scope(function);
         // As inside layers that have left the context as it is.
         let is_same = |current: &Self| Arc::ptr_eq(&current.invocation, &self.invocation);
         if CURRENT.try_with(is_same).unwrap_or(false) {
-            in_span()
+            in_span();
         } else {
-            CURRENT.sync_scope(self.clone(), in_span)
+            CURRENT.sync_scope(self.clone(), in_span);
         }
     }
 
-    /// The span of the handler.
+    /// The span of the handler in `tracing`.
     pub(crate) fn span(&self) -> &Span {
-        self.invocation.span.span()
+        self.invocation.span.tracing()
+    }
+
+    /// The span of the handler in the telemetry system.
+    pub(crate) fn telemetry(&self) -> Option<&dyn TelemetrySpan> {
+        self.invocation.span.telemetry()
     }
 
     /// Records the outcome of the handler in its span, and logs its end at DEBUG.
     pub(crate) fn ended(&self, outcome: &str) {
-        record_outcome(self.span(), outcome);
+        self.invocation.span.record_outcome(outcome);
         log_handler!(
             debug,
             self,

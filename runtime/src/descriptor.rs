@@ -1,7 +1,9 @@
 //! Descriptors of services and their methods. The macros generate them; clients and servers read them.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
+use crate::escape::printable;
 use crate::wire::codec::Codec;
 
 /// The description of a service: its name, its queue and its methods.
@@ -132,6 +134,19 @@ impl ServiceDescriptor {
         self.quorum
     }
 
+    /// The name of a method with that of the service: `calculator/divide`. It is borrowed for methods of this service
+    /// in generated code.
+    pub(crate) fn full_name(&self, method: &MethodDescriptor) -> Cow<'static, str> {
+        let own = method.full_name.strip_prefix(self.name);
+        match own.and_then(|rest| rest.strip_prefix('/')) {
+            Some(name) if name == method.name => Cow::Borrowed(method.full_name),
+            _ => {
+                let (service, method) = (printable(self.name), printable(method.name));
+                Cow::Owned([&*service, "/", &*method].concat())
+            }
+        }
+    }
+
     /// The methods.
     #[must_use]
     pub const fn methods(&self) -> &'static [MethodDescriptor] {
@@ -160,6 +175,8 @@ impl ServiceDescriptor {
 pub struct MethodDescriptor {
     id: usize,
     name: &'static str,
+    /// The name with that of the service before it, or empty.
+    full_name: &'static str,
     doc: &'static str,
     arguments: &'static [&'static str],
     timeout: Option<Duration>,
@@ -184,6 +201,7 @@ impl MethodDescriptor {
         Self {
             id,
             name,
+            full_name: "",
             doc: "",
             arguments: &[],
             timeout: None,
@@ -206,6 +224,14 @@ impl MethodDescriptor {
     #[must_use]
     pub const fn doc(mut self, doc: &'static str) -> Self {
         self.doc = doc;
+        self
+    }
+
+    /// Sets the name with that of the service before it, `calculator/divide`, so that no call has to join the two.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn full_name(mut self, name: &'static str) -> Self {
+        self.full_name = name;
         self
     }
 
@@ -408,5 +434,30 @@ impl MethodDescriptor {
     /// Whether a call of the method opens a stream, in either direction.
     pub(crate) const fn is_streaming(&self) -> bool {
         self.stream || self.upload
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_full_name_is_that_of_generated_code_or_is_joined() {
+        const METHODS: &[MethodDescriptor] = &[
+            MethodDescriptor::new(0, "fib").full_name("calculator/fib"),
+            MethodDescriptor::new(1, "a\nb"),
+        ];
+        let calculator = ServiceDescriptor::new("calculator", METHODS);
+        let names = |service: &ServiceDescriptor| {
+            METHODS
+                .iter()
+                .map(|it| service.full_name(it))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names(&calculator), ["calculator/fib", "calculator/a\\nb"]);
+        assert!(matches!(names(&calculator).first(), Some(Cow::Borrowed(_))));
+        // A method of another contract.
+        let other = ServiceDescriptor::new("other", METHODS);
+        assert_eq!(names(&other), ["other/fib", "other/a\\nb"]);
     }
 }

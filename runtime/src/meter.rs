@@ -4,10 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::Span;
 
 use crate::clock;
-use crate::observe::{Handled, Moved, Observe, Starting};
+use crate::observe::{Handled, Moved, Observe, SpanEnd, Starting, TelemetrySpan};
 use crate::stats::{HandlerKind, HandlerOutcome, MethodCounters, MethodStats};
 use crate::sync::lock;
 use crate::wire::message::SentAt;
@@ -112,7 +111,7 @@ impl Meter {
         }
     }
 
-    fn ended(&self, outcome: HandlerOutcome, duration: Duration, span: &Span) {
+    fn ended(&self, outcome: HandlerOutcome, duration: Duration) {
         self.counters.ended(outcome, duration);
         let Some(observe) = &self.observe else {
             return;
@@ -123,7 +122,6 @@ impl Meter {
             method: &self.counters.method,
             outcome,
             duration,
-            span,
         };
         match self.counters.kind {
             HandlerKind::Request => observe.served(&handled),
@@ -158,10 +156,17 @@ pub(crate) struct Metered {
 }
 
 impl Metered {
-    /// Counts the end.
-    pub(crate) fn ended(mut self, outcome: HandlerOutcome, span: &Span) {
+    /// Counts the end, and tells it to the span of the telemetry system, if there is one.
+    pub(crate) fn ended(mut self, outcome: HandlerOutcome, span: Option<&dyn TelemetrySpan>) {
+        if let Some(span) = span {
+            let message_id = None;
+            span.ended(&SpanEnd {
+                outcome,
+                message_id,
+            });
+        }
         if let Some(meter) = self.meter.take() {
-            meter.ended(outcome, self.since.elapsed(), span);
+            meter.ended(outcome, self.since.elapsed());
         }
     }
 }
@@ -169,8 +174,7 @@ impl Metered {
 impl Drop for Metered {
     fn drop(&mut self) {
         if let Some(meter) = self.meter.take() {
-            let (outcome, elapsed) = (HandlerOutcome::Cancelled, self.since.elapsed());
-            meter.ended(outcome, elapsed, &Span::none());
+            meter.ended(HandlerOutcome::Cancelled, self.since.elapsed());
         }
     }
 }
@@ -212,7 +216,7 @@ mod tests {
         drop(metered);
         assert_eq!((stats().in_flight, stats().cancelled), (0, 1));
         let metered = meter.start(Arrived::new(Instant::now(), false, None));
-        metered.ended(HandlerOutcome::Ok, &Span::none());
+        metered.ended(HandlerOutcome::Ok, None);
         assert_eq!((stats().requests, stats().cancelled), (2, 1));
     }
 }

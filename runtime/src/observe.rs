@@ -26,6 +26,7 @@
 //! # let _ = builder;
 //! ```
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,15 +43,104 @@ use crate::wire::value::Table;
 /// Without this hook, the trace headers of a request, job or event (`traceparent`, `tracestate`, `baggage`) pass
 /// unchanged to the messages that its handler sends.
 ///
+/// Calls, pushes, publishes and handlers have spans of `tracing`. A hook takes the traces of these, where a subscriber
+/// makes traces of them, or it makes spans of its own for the same things. Either way it may return a
+/// [`TelemetrySpan`], which is told of the end.
+///
 /// The methods are called on the tasks of calls and handlers. They must not block.
 pub trait Propagate: Send + Sync + 'static {
-    /// Writes the trace of a span into the trace headers of the message that the span sends. They contain those of
-    /// the current [`Context`](crate::Context). A span that is disabled should leave them as they are.
-    fn inject(&self, span: &Span, trace: &mut Table);
+    /// A call, a push or a publish starts. Writes the trace of its span into the trace headers of its message. They
+    /// contain those of the current [`Context`](crate::Context). Without a span they should be left as they are.
+    fn inject(&self, start: &SpanStart<'_>, trace: &mut Table) -> Option<Box<dyn TelemetrySpan>>;
 
-    /// Makes the trace in these headers of a message the parent of the span of its handler. The span was just made,
-    /// and was not entered yet.
-    fn extract(&self, span: &Span, trace: &Table);
+    /// The handler of a request, a job or an event starts. Makes the trace in these headers of its message the parent
+    /// of its span. The span of `tracing` was just made, and was not entered yet.
+    fn extract(&self, start: &SpanStart<'_>, trace: &Table) -> Option<Box<dyn TelemetrySpan>>;
+}
+
+/// The span of a telemetry system for a message that is sent or handled. It is dropped without being told of an end if
+/// its handler is dropped.
+///
+/// The methods are called on the tasks of calls and handlers. They must not block.
+pub trait TelemetrySpan: Send + Sync + 'static {
+    /// Runs a part of a handler with this span current: when its future is made, and each time that is polled or is
+    /// dropped. It is inside the span of `tracing`. What the function does not run, runs afterwards without it.
+    fn enter(&self, run: &mut dyn FnMut()) {
+        run();
+    }
+
+    /// The call, the push, the publish or the handler has ended. Called once at most.
+    fn ended(&self, _end: &SpanEnd<'_>) {}
+}
+
+/// The side of a message that a span is for, as OpenTelemetry names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SpanKind {
+    /// A call.
+    Client,
+    /// The handler of a request.
+    Server,
+    /// The push of a job or the publish of an event.
+    Producer,
+    /// The handler of a job or an event.
+    Consumer,
+}
+
+/// The start of a span.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct SpanStart<'a> {
+    /// The span of `tracing`, which is disabled if no subscriber takes it.
+    pub span: &'a Span,
+    /// The side of the message.
+    pub kind: SpanKind,
+    /// The name: `calculator/divide`, `publish resize`, `process resize`. It is borrowed for methods of generated code.
+    pub name: &'a Cow<'static, str>,
+    /// The queue that a call is sent to, by its name on the broker. Of calls alone.
+    pub queue: Option<&'a Arc<str>>,
+    pub(crate) attributes: &'a [(&'static str, Option<AttributeValue<'a>>)],
+}
+
+impl<'a> SpanStart<'a> {
+    /// The attributes that the span of `tracing` has from its start on: their names, which are those of OpenTelemetry
+    /// where it defines one, and their values.
+    pub fn attributes(&self) -> impl Iterator<Item = (&'static str, AttributeValue<'a>)> {
+        let attributes = self.attributes.iter();
+        attributes.filter_map(|(name, value)| Some((*name, (*value)?)))
+    }
+}
+
+/// The value of an attribute of a span.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AttributeValue<'a> {
+    /// A text that is a part of the program.
+    Static(&'static str),
+    /// Another text, without control characters.
+    Text(&'a str),
+    /// A number.
+    Int(i64),
+}
+
+impl<'a> From<&'a Cow<'static, str>> for AttributeValue<'a> {
+    fn from(text: &'a Cow<'static, str>) -> Self {
+        match text {
+            Cow::Borrowed(text) => Self::Static(text),
+            Cow::Owned(text) => Self::Text(text),
+        }
+    }
+}
+
+/// The end of a span.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct SpanEnd<'a> {
+    /// The outcome. [`Status`](HandlerOutcome::Status) has the code of the error, for errors without a status the
+    /// [equivalent one](Error::grpc_code). [`Cancelled`](HandlerOutcome::Cancelled): the call was dropped.
+    pub outcome: HandlerOutcome,
+    /// The idempotency key of a call, if it has one: calls get it when they are sent.
+    pub message_id: Option<&'a str>,
 }
 
 /// Is told what a connection does. Each method has a default that does nothing.
@@ -101,8 +191,6 @@ pub struct Called<'a> {
     pub outcome: HandlerOutcome,
     /// The time from the start of the call to its end.
     pub duration: Duration,
-    /// The call's span.
-    pub span: &'a Span,
 }
 
 /// A request, job or event that was delivered, and is handled or refused next.
@@ -139,8 +227,6 @@ pub struct Handled<'a> {
     /// The time from the delivery, or from the start of the handler if that was later, to the end of the handler
     /// or to the refusal.
     pub duration: Duration,
-    /// The handler's span; a disabled one if no handler was run, or if it was dropped.
-    pub span: &'a Span,
 }
 
 /// A job or an event of a group that was published to another queue.
@@ -167,8 +253,6 @@ pub struct Published<'a> {
     pub outcome: HandlerOutcome,
     /// The time from the start of the publish to its end.
     pub duration: Duration,
-    /// The publish's span.
-    pub span: &'a Span,
 }
 
 /// A change of the state of one of the two AMQP connections of a [`Connection`](crate::Connection).
@@ -213,18 +297,22 @@ pub(crate) struct Hooks {
 }
 
 impl Hooks {
-    /// Writes the trace of a span into the headers of its message.
-    pub(crate) fn inject(&self, span: &Span, trace: &mut Table) {
-        if let Some(propagate) = &self.propagate {
-            propagate.inject(span, trace);
-        }
+    /// Writes the trace of a span that starts into the headers of its message.
+    pub(crate) fn inject(
+        &self,
+        start: &SpanStart<'_>,
+        trace: &mut Table,
+    ) -> Option<Box<dyn TelemetrySpan>> {
+        self.propagate.as_ref()?.inject(start, trace)
     }
 
-    /// Makes the trace of a message the parent of the span of its handler.
-    pub(crate) fn extract(&self, span: &Span, trace: &Table) {
-        if let Some(propagate) = &self.propagate {
-            propagate.extract(span, trace);
-        }
+    /// Makes the trace of a message the parent of the span of its handler, which starts.
+    pub(crate) fn extract(
+        &self,
+        start: &SpanStart<'_>,
+        trace: &Table,
+    ) -> Option<Box<dyn TelemetrySpan>> {
+        self.propagate.as_ref()?.extract(start, trace)
     }
 
     pub(crate) fn connection(&self, fact: &ConnectionFact<'_>) {

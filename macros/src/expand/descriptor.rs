@@ -25,9 +25,10 @@ pub(super) fn of_dispatcher(contract: &Contract<'_>) -> TokenStream {
 }
 
 /// An expression for one method's description.
-pub(super) fn method(krate: &Path, method: &Method<'_>) -> TokenStream {
+pub(super) fn method(krate: &Path, service: &str, method: &Method<'_>) -> TokenStream {
     let id = method.id;
     let name = method.name();
+    let full_name = format!("{service}/{name}");
     let options = &method.options;
     let arguments = (!method.arguments.is_empty()).then(|| {
         let names = method
@@ -57,8 +58,8 @@ pub(super) fn method(krate: &Path, method: &Method<'_>) -> TokenStream {
     let strict = options.strict.map(|_| quote!(.strict()));
     quote! {
         #krate::__rt::MethodDescriptor::new(#id, #name)
-            #arguments #doc #timeout #idempotent #oneway #at_most_once #require_consumer #not_cancelled
-            #queue #default #bare #strict #stream #upload
+            .full_name(#full_name) #arguments #doc #timeout #idempotent #oneway #at_most_once #require_consumer
+            #not_cancelled #queue #default #bare #strict #stream #upload
     }
 }
 
@@ -85,7 +86,7 @@ fn service(contract: &Contract<'_>) -> TokenStream {
     let name = contract.name();
     let methods = contract.methods.iter().map(|it| {
         let cfgs = it.cfgs();
-        let method = method(krate, it);
+        let method = method(krate, &name, it);
         quote!(#(#cfgs)* #method)
     });
     let version = options

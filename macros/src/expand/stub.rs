@@ -157,7 +157,7 @@ fn method(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
         },
         None => argument.ty().to_token_stream(),
     });
-    let description = descriptor::method(krate, method);
+    let description = descriptor::method(krate, &contract.name(), method);
     let (declaration, value) = match method.bare_argument() {
         Some(argument) => {
             let name = argument.name;

@@ -147,6 +147,7 @@ fn the_descriptor_says_it_all() {
     let method = |name| service.methods.iter().find(|it| it.name == name).unwrap();
     let fib = method("fib");
     assert_eq!(fib.doc, "The n-th Fibonacci number.");
+    assert_eq!(fib.full_name, format!("{}/{}", service.name, fib.name));
     assert!(fib.default && fib.bare && !fib.oneway && !fib.idempotent && !fib.at_most_once);
     assert_eq!(fib.arguments, ["n"]);
     let divide = method("div");

@@ -99,6 +99,7 @@ impl ServiceDescriptor {
 pub struct MethodDescriptor {
     pub id: usize,
     pub name: &'static str,
+    pub full_name: &'static str,
     pub arguments: &'static [&'static str],
     pub doc: &'static str,
     pub timeout_millis: Option<u64>,
@@ -116,6 +117,7 @@ impl MethodDescriptor {
         Self {
             id,
             name,
+            full_name: "",
             arguments: &[],
             doc: "",
             timeout_millis: None,
@@ -127,6 +129,10 @@ impl MethodDescriptor {
             bare: false,
             strict: false,
         }
+    }
+    pub const fn full_name(mut self, name: &'static str) -> Self {
+        self.full_name = name;
+        self
     }
     pub const fn arguments(mut self, arguments: &'static [&'static str]) -> Self {
         self.arguments = arguments;

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio::time::{Instant, timeout_at};
-use tracing::Span;
 
 use super::handle::{Backend, Client, ClientService, DEFAULT_TIMEOUT};
 use super::options::CallOptions;
@@ -19,7 +18,7 @@ use crate::error::{Error, ErrorKind, Outcome};
 use crate::extensions::Extensions;
 use crate::handler_guard::{AbortOnDropTask, guard};
 use crate::service::{BoxFuture, DynService, LayeredRequest, Reply, Request, Service};
-use crate::span::HandlerSpan;
+use crate::span::MessageSpan;
 use crate::stats::HandlerOutcome;
 use crate::wire::envelope::check_headers;
 
@@ -118,7 +117,7 @@ impl LayeredRequest for CallRequest {
                 service: Some(self.service.name().into()),
                 method: Some(self.method().name().into()),
                 times: Times::without_reserve(self.started, self.deadline),
-                span: HandlerSpan::default(),
+                span: MessageSpan::default(),
                 message: self.info(),
                 cancel: None,
                 extensions: Extensions::default(),
@@ -180,7 +179,7 @@ impl CallRequest {
             message_id: OnceLock::new(),
             trace: context.trace().clone(),
             is_stamped: client.inner.is_stamped,
-            span: Span::none(),
+            span: MessageSpan::default(),
             observe: match &client.inner.backend {
                 Backend::Broker(backend) => backend.connection.hooks().observe.clone(),
                 Backend::Local(_) => None,

@@ -12,7 +12,9 @@ use crate::cancel_table::{CancelKey, CancelTable};
 use crate::context::{Context, Invocation, Times};
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::handler_guard::{AbortOnDropTask, HandlerEnd, guard};
+use crate::observe::Hooks;
 use crate::service::{BoxFuture, Reply, ReplyOutcome, Request, Service};
+use crate::span::MessageSpan;
 use crate::wire::status::{Code, Status};
 use crate::wire::value::Table;
 
@@ -121,11 +123,17 @@ pub(super) fn run(
     let deadline = (request.options.window == 0).then_some(request.deadline);
     let times = Times::new(request.started, deadline);
     let (service_name, method) = (request.service.name(), request.method().name());
-    let context = request.span.in_scope(|| {
-        Context::of(Invocation {
-            cancel,
-            ..Invocation::request(service_name, method, times, request.info())
-        })
+    let info = request.info();
+    let name = || request.service.full_name(request.method());
+    // It is a child of the span of the call. Nothing leaves the process, so that the hooks have no part in it.
+    let span = request
+        .span
+        .tracing()
+        .in_scope(|| MessageSpan::request(&Hooks::default(), name, &info));
+    let context = Context::of(Invocation {
+        cancel,
+        span,
+        ..Invocation::request(service_name, method, times, info)
     });
     let ended = context.clone();
     let handler = context.handler(|| match asked {

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use tracing::Span;
 
 use super::correlation::{CorrelationId, ReplyAddress};
 use super::options::CallOptions;
@@ -17,7 +16,7 @@ use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::observe::{Called, Observe};
 use crate::publish::Target;
-use crate::span::record_outcome;
+use crate::span::MessageSpan;
 use crate::stats::HandlerOutcome;
 use crate::wire::codec::Codec;
 use crate::wire::envelope::RequestHead;
@@ -40,10 +39,9 @@ pub(super) struct CallRequest {
     pub(super) trace: Table,
     /// Whether its message tells the time at which it is sent.
     pub(super) is_stamped: bool,
-    /// [`Span::none`] if nobody takes it.
-    pub(super) span: Span,
+    pub(super) span: MessageSpan,
     pub(super) observe: Option<Arc<dyn Observe>>,
-    /// Whether the observer was told of the end.
+    /// Whether the span and the observer were told of the end.
     pub(super) is_ended: AtomicBool,
     /// Whether it is sent from within layers: the end of the call is reported around them. Not if a stream goes on
     /// after them.
@@ -91,13 +89,13 @@ impl CallRequest {
     /// Records the outcome of the call in its span, tells the observer, and logs its end.
     pub(super) fn report(&self, outcome: HandlerOutcome) {
         self.observed(outcome);
-        if self.span.is_none() {
+        if self.span.tracing().is_none() {
             return;
         }
         let outcome = outcome.as_str();
-        record_outcome(&self.span, outcome);
+        self.span.record_outcome(outcome);
         tracing::debug!(
-            parent: &self.span,
+            parent: self.span.tracing(),
             service = self.service.name(),
             method = self.method().name(),
             message_id = self.message_id.get(),
@@ -107,21 +105,25 @@ impl CallRequest {
         );
     }
 
-    /// Tells the observer of the end of the call, once.
+    /// Tells the span of the telemetry system and the observer of the end of the call, once.
     pub(super) fn observed(&self, outcome: HandlerOutcome) {
-        let Some(observe) = &self.observe else {
+        if self.observe.is_none() && self.span.telemetry().is_none() {
             return;
-        };
+        }
         if self.is_ended.swap(true, Ordering::Relaxed) {
             return;
         }
+        let message_id = self.message_id.get().map(String::as_str);
+        self.span.ended(outcome, message_id);
+        let Some(observe) = &self.observe else {
+            return;
+        };
         observe.call(&Called {
             service: self.service.name(),
             method: self.method().name(),
             queue: &self.queue,
             outcome,
             duration: self.started.elapsed(),
-            span: &self.span,
         });
     }
 

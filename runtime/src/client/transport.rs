@@ -23,10 +23,11 @@ use crate::clock;
 use crate::context::Context;
 use crate::deadline::{Deadline, enclosed};
 use crate::error::{Error, ErrorKind, Outcome};
+use crate::observe::Hooks;
 use crate::policy::refusal;
 use crate::publish::PublishFailure;
 use crate::service::{BoxFuture, Reply};
-use crate::span;
+use crate::span::MessageSpan;
 use crate::wire::envelope::ReplyStatus;
 
 /// The longest timeout of a call: the longest `expiration` that RabbitMQ takes.
@@ -110,10 +111,24 @@ pub(super) fn start(client: &Client, mut options: CallOptions) -> Result<CallReq
         .unwrap_or(DEFAULT_TIMEOUT)
         .min(MAX_TIMEOUT);
     let deadline = clock::deadline(started, timeout);
+    let queue = client.queue_of(method);
+    let mut trace = context.trace().clone();
+    let name = || client.inner.descriptor.full_name(method);
+    let (span, observe) = match &client.inner.backend {
+        Backend::Broker(backend) => {
+            let hooks = backend.connection.hooks();
+            let span = MessageSpan::call(hooks, name, &queue, &mut trace);
+            (span, hooks.observe.clone())
+        }
+        Backend::Local(_) => {
+            let hooks = Hooks::default();
+            (MessageSpan::call(&hooks, name, &queue, &mut trace), None)
+        }
+    };
     let mut request = CallRequest {
         options,
         service: client.inner.descriptor,
-        queue: client.queue_of(method),
+        queue,
         started,
         // A call inside a handler ends before the request that the handler answers.
         deadline: context
@@ -121,20 +136,15 @@ pub(super) fn start(client: &Client, mut options: CallOptions) -> Result<CallReq
             .map_or(deadline, |outer| outer.min(deadline)),
         codec: client.inner.codec,
         message_id: OnceLock::new(),
-        trace: context.trace().clone(),
+        trace,
         is_stamped: client.inner.is_stamped,
-        span: span::call(client.inner.descriptor.name(), method.name()),
-        observe: None,
+        span,
+        observe,
         is_ended: AtomicBool::new(false),
         is_layered: AtomicBool::new(false),
         has_left: AtomicBool::new(false),
         context: OnceLock::new(),
     };
-    if let Backend::Broker(backend) = &client.inner.backend {
-        let hooks = backend.connection.hooks();
-        hooks.inject(&request.span, &mut request.trace);
-        request.observe.clone_from(&hooks.observe);
-    }
     Error::check_runtime().map_err(|error| request.not_sent(error))?;
     match request.options.error.take() {
         Some(error) => Err(request.not_sent(error)),
@@ -175,7 +185,7 @@ fn send_to_broker(
     if method.is_oneway() || method.is_idempotent() {
         let new = || backend.next_message_id();
         let message_id = request.message_id.get_or_init(new);
-        span::record_message_id(&request.span, message_id);
+        request.span.record_message_id(message_id);
     }
     let in_flight = |transport| InFlightCall {
         transport,

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::Span;
 
 use super::binding::RoutingKey;
 use super::event::EncodedEvent;
@@ -19,7 +18,7 @@ use crate::error::{Error, ErrorKind, Outcome};
 use crate::middleware::{Next, Publication};
 use crate::observe::{Published, publish_outcome};
 use crate::publish::Target;
-use crate::span;
+use crate::span::MessageSpan;
 use crate::stats::HandlerKind;
 use crate::wire::envelope::{self, EventHead};
 use crate::wire::message::Outgoing;
@@ -190,9 +189,9 @@ impl Publish {
         connection.propagated().add(&context, &mut headers);
         let message_id = message_id.unwrap_or_else(|| publisher.message_id());
         let full_name = connection.namespace().scope(exchange);
-        let span = span::publish(exchange, &full_name, key.as_str(), Some(&message_id));
         let mut trace = context.trace().clone();
-        connection.hooks().inject(&span, &mut trace);
+        let (target, id) = ((&*full_name, key.as_str()), Some(&*message_id));
+        let span = MessageSpan::publish(connection.hooks(), exchange, target, id, &mut trace);
         let head = EventHead {
             kind: encoded.event_type,
             content_type: Some(publisher.spec().codec.content_type().to_owned()),
@@ -226,7 +225,7 @@ struct PreparedEvent {
     publisher: Arc<ExchangePublisher>,
     message: Arc<Outgoing>,
     options: PublishOptions,
-    span: Span,
+    span: MessageSpan,
 }
 
 impl PreparedEvent {
@@ -260,14 +259,13 @@ impl PreparedEvent {
     /// Reports the end of the publish.
     fn ended(&self, started: Instant, sent: &Result<(), Error>) {
         let outcome = publish_outcome(sent);
-        span::published(&self.span, outcome.as_str());
+        self.span.published(outcome);
         if let Some(observe) = &self.publisher.connection().hooks().observe {
             observe.published(&Published {
                 kind: HandlerKind::Event,
                 destination: self.publisher.spec().name(),
                 outcome,
                 duration: started.elapsed(),
-                span: &self.span,
             });
         }
     }

@@ -32,7 +32,7 @@ use crate::policy::verdict::{Judgement, Verdict};
 use crate::publish::{Publisher, TIMEOUT, Target};
 use crate::random;
 use crate::service::BoxFuture;
-use crate::span::HandlerSpan;
+use crate::span::MessageSpan;
 use crate::stats::{Counters, HandlerKind};
 use crate::wire::envelope::{self, DeathRecord, JobHead, SourceRoute};
 use crate::wire::message::{IncomingMessage, Outgoing, Properties};
@@ -129,8 +129,7 @@ impl JobHandler {
         let metered = self.meters.of(method).start(arrived);
         let info = head.into_info(message, attempt);
         let conversation = message.properties.correlation_id.as_deref();
-        let span = HandlerSpan::process(&self.spec.name, &info, tag, conversation);
-        self.hooks.extract(span.span(), &info.trace);
+        let span = MessageSpan::process(&self.hooks, &self.spec.name, &info, tag, conversation);
         let context = Context::of(Invocation {
             span,
             service: Some(self.spec.name.clone().into()),
@@ -150,7 +149,7 @@ impl JobHandler {
         // `map` instead of an `async` block, which would store `running` twice.
         guard(ended.deadline(), running).map(move |end| {
             let verdict = Verdict::of_end(end, limit);
-            metered.ended(verdict.handler_outcome(), ended.span());
+            metered.ended(verdict.handler_outcome(), ended.telemetry());
             // Layers pass on a panic and a missed deadline as a verdict.
             match &verdict.0 {
                 Judgement::TimedOut { .. } => ended.stopped(),

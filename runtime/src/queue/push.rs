@@ -9,7 +9,6 @@ use bytes::Bytes;
 use futures_util::future::Either;
 use serde::Serialize;
 use tokio::time::Instant;
-use tracing::Span;
 
 use super::job_publisher::JobPublisher;
 use super::spec::check_delay;
@@ -20,7 +19,7 @@ use crate::middleware::{Next, Publication};
 use crate::observe::{Published, publish_outcome};
 use crate::publish::{OnMissing, PublishFailure, Target};
 use crate::random;
-use crate::span;
+use crate::span::MessageSpan;
 use crate::stats::{HandlerKind, HandlerOutcome};
 use crate::wire::envelope::{self, NewJob};
 use crate::wire::message::Outgoing;
@@ -169,9 +168,9 @@ impl Push {
             }
         };
         let message_id = message_id.unwrap_or_else(random::identity);
-        let span = span::publish(&queue.spec.name, "", &routing_key, Some(&message_id));
         let mut trace = context.trace().clone();
-        queue.hooks.inject(&span, &mut trace);
+        let (target, id) = (("", &*routing_key), Some(&*message_id));
+        let span = MessageSpan::publish(&queue.hooks, &queue.spec.name, target, id, &mut trace);
         let job = NewJob {
             task,
             message_id,
@@ -212,7 +211,7 @@ pub(super) struct EncodedJob {
     timeout: Duration,
     started: Instant,
     /// `None` inside layers, around which the end is reported.
-    span: Option<Span>,
+    span: Option<MessageSpan>,
 }
 
 impl EncodedJob {
@@ -313,7 +312,7 @@ impl EncodedJob {
     /// Reports the end of the push, unless it is reported around layers.
     pub(super) fn ended(&self, outcome: HandlerOutcome) {
         let Some(span) = &self.span else { return };
-        span::published(span, outcome.as_str());
+        span.published(outcome);
         let queue = self.publisher.queue();
         if let Some(observe) = &queue.hooks.observe {
             observe.published(&Published {
@@ -321,7 +320,6 @@ impl EncodedJob {
                 destination: &queue.spec.name,
                 outcome,
                 duration: self.started.elapsed(),
-                span,
             });
         }
     }

@@ -170,6 +170,10 @@ impl Dispatcher {
         }
     }
 
+    pub(super) fn descriptor(&self) -> &'static ServiceDescriptor {
+        self.descriptor
+    }
+
     pub(super) fn service_name(&self) -> &'static str {
         self.replies.service()
     }

@@ -14,6 +14,7 @@ use crate::link::{Channel, Connection};
 use crate::meter::Metered;
 use crate::observe::Hooks;
 use crate::service::{Reply, Request, Service};
+use crate::span::MessageSpan;
 use crate::stats::{Counters, HandlerOutcome};
 use crate::stream::ServedStream;
 use crate::wire::codec::Codec;
@@ -69,11 +70,12 @@ impl Executor {
         method: &'static MethodDescriptor,
         codec: Codec,
         body: Bytes,
-        facts: Invocation,
+        mut facts: Invocation,
         metered: Metered,
         stream: Option<Arc<dyn ServedStream>>,
     ) -> Execution {
-        self.hooks.extract(facts.span.span(), &facts.message.trace);
+        let name = || self.service.descriptor().full_name(method);
+        facts.span = MessageSpan::request(&self.hooks, name, &facts.message);
         let deadline = facts.deadline();
         let request = Request::new(method, codec, body).with_stream(stream);
         let service = &self.service;
@@ -120,7 +122,7 @@ impl Executor {
             HandlerEnd::Returned(None) => {
                 self.counters.cancelled_requests.add();
                 context.given_up();
-                metered.ended(HandlerOutcome::Cancelled, context.span());
+                metered.ended(HandlerOutcome::Cancelled, context.telemetry());
                 return None;
             }
             HandlerEnd::TimedOut => (HandlerEnd::TimedOut, Table::new()),
@@ -142,18 +144,18 @@ impl Executor {
                     );
                 }
                 context.ended(reply.outcome_name());
-                metered.ended(reply.handler_outcome(), context.span());
+                metered.ended(reply.handler_outcome(), context.telemetry());
                 reply
             }
             HandlerEnd::TimedOut => {
                 context.stopped();
-                metered.ended(HandlerOutcome::Stopped, context.span());
+                metered.ended(HandlerOutcome::Stopped, context.telemetry());
                 Reply::timed_out(method)
             }
             HandlerEnd::Panicked(text) => {
                 self.counters.panics.add();
                 context.panicked(&text);
-                metered.ended(HandlerOutcome::Panicked, context.span());
+                metered.ended(HandlerOutcome::Panicked, context.telemetry());
                 Reply::panicked(method, self.tells_panics.then_some(&text))
             }
         };

@@ -1,14 +1,13 @@
 //! Requests that are not run: they were past their deadline when they came, they may have run before, or they are
 //! refused with a status.
 
-use tracing::Span;
-
 use super::dispatch::Dispatcher;
 use crate::descriptor::MethodDescriptor;
 use crate::escape::{Escaped, escaped};
 use crate::meter::{Arrived, OTHER};
+use crate::observe::TelemetrySpan;
 use crate::service::Reply;
-use crate::span::{HandlerSpan, record_outcome};
+use crate::span::MessageSpan;
 use crate::stats::HandlerOutcome;
 use crate::wire::message::MessageInfo;
 use crate::wire::status::{Code, Status};
@@ -41,20 +40,22 @@ impl Dispatcher {
         let service = self.service_name();
         let found = self.methods.find(method);
         // Peers choose the names of unknown methods: a span has no such name.
-        let name = found.map_or(OTHER, MethodDescriptor::name);
+        let name = || match found {
+            Some(method) => self.descriptor().full_name(method),
+            None => format!("{service}/{OTHER}").into(),
+        };
         let message = MessageInfo {
             message_id: message_id.map(str::to_owned),
+            trace: trace.clone(),
             redelivered: arrived.redelivered,
             attempt: 1,
             ..MessageInfo::default()
         };
-        let span = HandlerSpan::request(service, name, &message);
-        let span = span.span();
-        self.hooks.extract(span, trace);
-        record_outcome(span, status.code().as_str());
-        self.not_run(found, status.code(), arrived, span);
+        let span = MessageSpan::request(&self.hooks, name, &message);
+        span.record_outcome(status.code().as_str());
+        self.not_run(found, status.code(), arrived, span.telemetry());
         tracing::warn!(
-            parent: span,
+            parent: span.tracing(),
             service,
             method = escaped(method),
             message_id = escaped(message_id),
@@ -82,7 +83,7 @@ impl Dispatcher {
         arrived: Arrived,
     ) -> Reply {
         self.counters.not_run_again.add();
-        self.not_run(Some(method), Code::Aborted, arrived, &Span::none());
+        self.not_run(Some(method), Code::Aborted, arrived, None);
         let (service, name) = (self.service_name(), method.name());
         let message_id = escaped(message_id);
         if method.is_oneway() {
@@ -117,7 +118,7 @@ impl Dispatcher {
         method: Option<&MethodDescriptor>,
         code: Code,
         arrived: Arrived,
-        span: &Span,
+        span: Option<&dyn TelemetrySpan>,
     ) {
         let metered = self.meter(method).start(arrived);
         metered.ended(HandlerOutcome::Status(code), span);

@@ -34,7 +34,7 @@ pub struct Entry {
 }
 
 /// In the order in which they are shown.
-const RPC: [Contender; 11] = [
+const RPC: [Contender; 16] = [
     Contender::Naive,
     Contender::Tuned,
     Contender::TunedInFull,
@@ -42,7 +42,12 @@ const RPC: [Contender; 11] = [
     Contender::LepusCoalesced,
     Contender::LepusShared,
     Contender::LepusLayered,
+    Contender::LepusHeader,
     Contender::LepusTraced,
+    Contender::LepusTracer,
+    Contender::LepusCoalescedHeader,
+    Contender::LepusCoalescedTraced,
+    Contender::LepusCoalescedTracer,
     Contender::Amqprs,
     Contender::Nats,
     Contender::Tarpc,
@@ -71,16 +76,7 @@ impl Comparison {
     /// Adds what Lepus does here as another build does it, right after each, and leaves out what
     /// does not depend on the build. The other build may be an old one, which knows fewer options.
     fn add_other_build(&mut self, program: &Path) {
-        let is_ours = |entry: &Entry| {
-            matches!(
-                entry.contender,
-                Contender::Lepus
-                    | Contender::LepusCoalesced
-                    | Contender::LepusShared
-                    | Contender::LepusLayered
-                    | Contender::LepusTraced
-            )
-        };
+        let is_ours = |entry: &Entry| entry.contender.is_lepus();
         let first = self.entries.first().map(|entry| entry.label.clone());
         let entries = std::mem::take(&mut self.entries);
         for entry in entries {

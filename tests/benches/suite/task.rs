@@ -19,8 +19,15 @@ pub enum Contender {
     LepusShared,
     /// Lepus with a layer that does nothing around its client and its server.
     LepusLayered,
+    /// Lepus with a trace header that its caller sets, and no spans.
+    LepusHeader,
     /// Lepus with spans for OpenTelemetry that nobody exports.
     LepusTraced,
+    /// Lepus with spans that are made with a tracer of OpenTelemetry, which nobody exports either.
+    LepusTracer,
+    LepusCoalescedHeader,
+    LepusCoalescedTraced,
+    LepusCoalescedTracer,
     Amqprs,
     Tarpc,
     Nats,
@@ -37,11 +44,59 @@ impl Contender {
             Contender::LepusCoalesced => "Lepus coalesced",
             Contender::LepusShared => "Lepus, Io::Shared",
             Contender::LepusLayered => "Lepus, one layer",
+            Contender::LepusHeader => "Lepus, a header",
             Contender::LepusTraced => "Lepus, traced",
+            Contender::LepusTracer => "Lepus, traced by a tracer",
+            Contender::LepusCoalescedHeader => "Lepus coalesced, a header",
+            Contender::LepusCoalescedTraced => "Lepus coalesced, traced",
+            Contender::LepusCoalescedTracer => "Lepus coalesced, traced by a tracer",
             Contender::Amqprs => "amqprs",
             Contender::Tarpc => "tarpc (no broker)",
             Contender::Nats => "NATS",
         }
+    }
+}
+
+/// The way in which the spans of Lepus are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spans {
+    /// By `tracing-opentelemetry`.
+    Layer,
+    /// With a tracer.
+    Tracer,
+}
+
+impl Contender {
+    /// Lepus: whether its calls share messages.
+    pub fn is_coalesced(self) -> bool {
+        matches!(
+            self,
+            Self::LepusCoalesced
+                | Self::LepusCoalescedHeader
+                | Self::LepusCoalescedTraced
+                | Self::LepusCoalescedTracer
+        )
+    }
+
+    /// Lepus: whether its calls have a trace that their caller sets.
+    pub fn has_header(self) -> bool {
+        matches!(self, Self::LepusHeader | Self::LepusCoalescedHeader)
+    }
+
+    /// Lepus: how its spans are made, if it has some.
+    pub fn spans(self) -> Option<Spans> {
+        match self {
+            Self::LepusTraced | Self::LepusCoalescedTraced => Some(Spans::Layer),
+            Self::LepusTracer | Self::LepusCoalescedTracer => Some(Spans::Tracer),
+            _ => None,
+        }
+    }
+
+    pub fn is_lepus(self) -> bool {
+        self.is_coalesced()
+            || self.has_header()
+            || self.spans().is_some()
+            || matches!(self, Self::Lepus | Self::LepusShared | Self::LepusLayered)
     }
 }
 

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::context::{Context, Invocation, Times};
 use crate::extensions::Extensions;
 use crate::queue::RawJob;
-use crate::span::HandlerSpan;
+use crate::span::MessageSpan;
 use crate::wire::envelope::EventHead;
 use crate::wire::message::{IncomingMessage, MessageInfo, message_accessors};
 use crate::wire::value::{Table, Value};
@@ -145,7 +145,7 @@ impl From<IncomingMessage> for RawEvent {
                 service: None,
                 method: None,
                 times: Times::default(),
-                span: HandlerSpan::default(),
+                span: MessageSpan::default(),
                 message: MessageInfo {
                     exchange: message.exchange,
                     routing_key: message.routing_key,

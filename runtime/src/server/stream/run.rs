@@ -123,7 +123,7 @@ impl StreamRun {
             RunEnd::Closed(reason) => {
                 tracing::debug!(method, ?reason, "a stream has ended before its handler");
                 context.given_up();
-                metered.ended(HandlerOutcome::Cancelled, context.span());
+                metered.ended(HandlerOutcome::Cancelled, context.telemetry());
                 if let CloseReason::ChannelClosed(text) = reason {
                     let text = format!("the broker closed the channel of the stream: {text}");
                     let reply = Reply::failed(Status::new(Code::Unavailable, text));
@@ -134,13 +134,13 @@ impl StreamRun {
             }
             RunEnd::TimedOut => {
                 context.stopped();
-                metered.ended(HandlerOutcome::Stopped, context.span());
+                metered.ended(HandlerOutcome::Stopped, context.telemetry());
                 self.stream.finish(Reply::timed_out(method));
             }
             RunEnd::Draining => {
                 let status = shutting_down();
                 context.ended(status.code().as_str());
-                metered.ended(HandlerOutcome::Status(status.code()), context.span());
+                metered.ended(HandlerOutcome::Status(status.code()), context.telemetry());
                 self.stream.finish(Reply::failed(status));
             }
         }

@@ -15,14 +15,10 @@ pub async fn serve(task: &Task) -> String {
     match task.contender {
         Contender::Naive | Contender::NaiveInFull => naive::serve(task).await,
         Contender::Tuned | Contender::TunedInFull => tuned::serve(task).await,
-        Contender::Lepus
-        | Contender::LepusCoalesced
-        | Contender::LepusShared
-        | Contender::LepusLayered
-        | Contender::LepusTraced => lepus::serve(task).await,
         Contender::Amqprs => amqprs::serve(task).await,
         Contender::Tarpc => tarpc::serve(task).await,
         Contender::Nats => nats::serve(task).await,
+        _ => lepus::serve(task).await,
     }
 }
 
@@ -31,14 +27,10 @@ pub async fn client(task: &Task) -> Operation {
     match task.contender {
         Contender::Naive | Contender::NaiveInFull => naive::client(task).await,
         Contender::Tuned | Contender::TunedInFull => tuned::client(task).await,
-        Contender::Lepus
-        | Contender::LepusCoalesced
-        | Contender::LepusShared
-        | Contender::LepusLayered
-        | Contender::LepusTraced => lepus::client(task).await,
         Contender::Amqprs => amqprs::client(task).await,
         Contender::Tarpc => tarpc::client(task).await,
         Contender::Nats => nats::client(task).await,
+        _ => lepus::client(task).await,
     }
 }
 

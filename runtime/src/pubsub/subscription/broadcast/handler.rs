@@ -9,7 +9,6 @@ use futures_util::FutureExt;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tracing::Instrument;
 
 use super::super::buffer::EventBuffer;
 use super::super::mode::{Broadcast, Overflow};
@@ -23,7 +22,7 @@ use crate::meter::{Arrived, Meter};
 use crate::observe::Hooks;
 use crate::policy::verdict::{IntoVerdict, Verdict, VerdictOutcome};
 use crate::pubsub::event::{Decoded, Event, EventDecoder, Missed, RawEvent};
-use crate::span::{HandlerSpan, record_outcome};
+use crate::span::MessageSpan;
 use crate::stats::{Counters, HandlerKind};
 use crate::wire::envelope::sent_at;
 use crate::worker::{Handler, Settlement};
@@ -220,11 +219,11 @@ impl EventRuns {
             conversation,
         } = arrival;
         let (source, message) = (context.service(), context.message());
-        let span = HandlerSpan::process(source, message, tag, conversation.as_deref());
-        let span = span.span().clone();
-        self.hooks.extract(&span, context.trace());
+        let conversation = conversation.as_deref();
+        let traced = MessageSpan::process(&self.hooks, source, message, tag, conversation);
+        let span = traced.tracing();
         let metered = self.meter.start(arrived);
-        let work = context.scope(handler).instrument(span.clone());
+        let work = traced.around(context.scope(handler));
         let end = match AssertUnwindSafe(work).catch_unwind().await {
             Ok(verdict) => HandlerEnd::Returned(verdict),
             Err(panic) => HandlerEnd::Panicked(panic_text(&*panic).to_owned()),
@@ -232,19 +231,19 @@ impl EventRuns {
         // Layers pass on a panic as a verdict.
         let verdict = Verdict::of_end(end, None);
         let outcome = verdict.outcome_name();
-        record_outcome(&span, outcome);
-        metered.ended(verdict.handler_outcome(), &span);
+        traced.record_outcome(outcome);
+        metered.ended(verdict.handler_outcome(), traced.telemetry());
         match verdict.outcome() {
             VerdictOutcome::Panicked(text) => {
                 self.counters.panics.add();
                 let text = Escaped(text);
-                tracing::warn!(parent: &span, %exchange, %key, %text, "event handler panicked");
+                tracing::warn!(parent: span, %exchange, %key, %text, "event handler panicked");
             }
             _ => {
-                tracing::debug!(parent: &span, %exchange, %key, outcome, "event handler ended");
+                tracing::debug!(parent: span, %exchange, %key, outcome, "event handler ended");
                 if let Some(error) = verdict.error().filter(|_| !verdict.is_told()) {
                     let error = Escaped(error);
-                    tracing::warn!(parent: &span, %exchange, %key, %error, "event handler failed");
+                    tracing::warn!(parent: span, %exchange, %key, %error, "event handler failed");
                 }
             }
         }
