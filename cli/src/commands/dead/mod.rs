@@ -20,6 +20,10 @@ use letter::Letter;
 
 /// Shows, replays and removes dead letters: the jobs that were given up
 #[derive(Args)]
+#[command(after_help = "Examples:
+  lepus dead ls
+  lepus dead show mails
+  lepus dead replay mails --where 'error~\"busy\"' --dry-run")]
 pub(crate) struct Dead {
     #[command(subcommand)]
     command: Command,
