@@ -49,8 +49,33 @@ impl App {
     /// # Errors
     /// The URL or the namespace is not valid, or the broker cannot be connected to.
     pub(crate) async fn connect(&self) -> Result<&Connection, Failure> {
-        let open = || async { Ok(self.builder()?.open().await?) };
+        let open = || async { self.open(self.builder()?).await };
         self.connection.get_or_try_init(open).await
+    }
+
+    /// Opens a connection. A failure names the source of a URL that is none, and tells if no broker was named.
+    ///
+    /// # Errors
+    /// The URL or the namespace is not valid, or the broker cannot be connected to.
+    pub(crate) async fn open(&self, builder: ConnectionBuilder) -> Result<Connection, Failure> {
+        let failed = match builder.open().await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => Failure::from(error),
+        };
+        let (_, source) = self.url()?;
+        Err(match (failed.exit(), source) {
+            (Exit::Usage, source) => {
+                Failure::usage(format!("{}: {}", source.name(), failed.text()))
+            }
+            (Exit::Connect, Source::Local) => Failure::new(
+                Exit::Connect,
+                format!(
+                    "{}; no broker was named (--url, LEPUS_URL), and `lepus broker` serves one",
+                    failed.text()
+                ),
+            ),
+            _ => failed,
+        })
     }
 
     /// Waits for something that a broker which has stalled would never give, within the [timeout](Self::timeout).
@@ -75,7 +100,8 @@ impl App {
     /// # Errors
     /// The contexts file cannot be read, or does not have the context.
     pub(crate) fn builder(&self) -> Result<ConnectionBuilder, Failure> {
-        let mut builder = Connection::builder(&self.url()?)
+        let (url, _) = self.url()?;
+        let mut builder = Connection::builder(&url)
             // A program of one user's has no handlers that block the runtime, and waits for single answers.
             .io(Io::Shared)
             .connect_timeout(self.timeout())
@@ -86,24 +112,49 @@ impl App {
         Ok(builder)
     }
 
-    /// The URL of the broker. It may contain a password, and is never shown.
-    fn url(&self) -> Result<String, Failure> {
+    /// The URL of the broker, and where it comes from. It may contain a password, and is never shown.
+    fn url(&self) -> Result<(String, Source), Failure> {
         if let Some(url) = &self.globals.url {
-            return Ok(url.clone());
+            return Ok((url.clone(), Source::Option));
         }
         if let Some(name) = &self.globals.context {
-            return contexts::url(name);
+            return Ok((contexts::url(name)?, Source::Context(name.clone())));
         }
-        if let Some(url) = variable("LEPUS_URL").or_else(|| variable("AMQP_URL")) {
-            return Ok(url);
+        for name in ["LEPUS_URL", "AMQP_URL"] {
+            if let Some(url) = variable(name) {
+                return Ok((url, Source::Variable(name)));
+            }
         }
-        Ok(contexts::default_url()?.unwrap_or_else(|| LOCAL.to_owned()))
+        Ok(match contexts::default_url()? {
+            Some(url) => (url, Source::Context(contexts::DEFAULT.to_owned())),
+            None => (LOCAL.to_owned(), Source::Local),
+        })
     }
 
     /// Closes the connection, if it was opened.
     pub(crate) async fn close(&self) {
         if let Some(connection) = self.connection.get() {
             connection.close().await;
+        }
+    }
+}
+
+/// The origin of the URL of the broker.
+enum Source {
+    Option,
+    Context(String),
+    Variable(&'static str),
+    /// Nothing names a broker.
+    Local,
+}
+
+impl Source {
+    fn name(&self) -> String {
+        match self {
+            Self::Option => "--url".to_owned(),
+            Self::Context(name) => format!("the context `{name}`"),
+            Self::Variable(name) => (*name).to_owned(),
+            Self::Local => LOCAL.to_owned(),
         }
     }
 }

@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines, Stdin};
 
 use crate::failure::Failure;
+use crate::json_text;
 
 /// The documents that a command is given.
 pub(crate) enum Documents {
@@ -31,6 +32,24 @@ impl Documents {
             Some(path) => read(path)?,
             None => argument.to_owned(),
         })))
+    }
+
+    /// Checks the document that was given, before anything is done. Lines of stdin are checked one by one.
+    ///
+    /// # Errors
+    /// It is not JSON.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        match self {
+            Self::One(Some(text)) => json_text::check(text).map_err(|reason| self.no_json(&reason)),
+            Self::One(None) | Self::Lines { .. } => Ok(()),
+        }
+    }
+
+    fn no_json(&self, reason: &str) -> Failure {
+        let place = self.place();
+        Failure::usage(format!(
+            "{place} is no JSON: {reason}; a text is written \"…\""
+        ))
     }
 
     /// The lines of stdin.
@@ -77,12 +96,7 @@ impl Documents {
             return Ok(None);
         };
         let parsed = serde_json::from_str(&text);
-        let place = self.place();
-        let value = parsed.map_err(|error| {
-            Failure::usage(format!(
-                "{place} is no JSON: {error}; a text is written \"…\""
-            ))
-        })?;
+        let value = parsed.map_err(|error| self.no_json(&error.to_string()))?;
         Ok(Some(value))
     }
 

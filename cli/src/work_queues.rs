@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lepus::control::ServedKind;
+use lepus::control::{ServedKind, ServiceInfo};
 use lepus::{Connection, Discovery, Error, WorkQueue};
 use serde::de::IgnoredAny;
 
@@ -61,6 +61,22 @@ pub(crate) fn missing(queue: &str) -> Failure {
 pub(crate) struct ServedQueue {
     pub(crate) kind: ServedKind,
     pub(crate) instances: usize,
+    /// The queue of its dead letters.
+    pub(crate) dead_queue: String,
+}
+
+/// The queue of the dead letters of a work queue or a group: the other one that an instance declares with it, or that of
+/// the default name.
+pub(crate) fn dead_queue_of(info: &ServiceInfo, queue: &str) -> String {
+    let declared = info.topology.queues.iter();
+    let mut others = declared.filter(|it| it.name != queue);
+    let other = others.next().map(|it| it.name.clone());
+    other.unwrap_or_else(|| default_dead_queue(queue))
+}
+
+/// The queue of the dead letters of a work queue that nobody serves.
+pub(crate) fn default_dead_queue(queue: &str) -> String {
+    format!("{queue}.dead")
 }
 
 /// The work queues that are served now, by name: AMQP has no list of queues, so that those without a worker are not
@@ -83,6 +99,7 @@ pub(crate) async fn served(
                 let queue = served.entry(queue.clone()).or_insert(ServedQueue {
                     kind: answer.kind,
                     instances: 0,
+                    dead_queue: dead_queue_of(&answer, queue),
                 });
                 queue.instances += 1;
             }

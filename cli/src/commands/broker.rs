@@ -33,13 +33,7 @@ impl Broker {
         // Before the address is printed: a signal that arrives earlier would end the program at once.
         let stop = lepus::shutdown_signal();
         let broker = Embedded::builder().address(self.address).start().await;
-        let broker = broker.map_err(|error| {
-            let text = with_causes(&error);
-            Failure::new(
-                Exit::Connect,
-                format!("no broker on {}: {text}", self.address),
-            )
-        })?;
+        let broker = broker.map_err(|error| Failure::new(Exit::Connect, with_causes(&error)))?;
         let served = broker.address();
         if !served.ip().is_loopback() {
             note(

@@ -102,6 +102,8 @@ fn methods(endpoints: &[EndpointInfo]) -> Rows {
             ("idempotent", data.idempotent),
             ("oneway", data.oneway),
             ("at most once", data.at_most_once),
+            ("bare", data.bare),
+            ("stream", data.stream.is_some()),
         ];
         let options = options.into_iter().filter(|(_, is_set)| *is_set);
         rows.row([

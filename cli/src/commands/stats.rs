@@ -89,32 +89,38 @@ impl Stats {
         let mut last: Option<(Instant, BTreeMap<Key, Figures>)> = None;
         loop {
             let asked_at = Instant::now();
-            let answers = match self.ask(&discovery).await {
-                Ok(answers) => answers,
-                // The connection may come back, and the service too.
-                Err(failure) if self.watch.is_some() && last.is_some() => {
-                    note(&format!("warning: {}", failure.text()));
-                    Vec::new()
+            match self.ask(&discovery).await {
+                Ok(answers) if answers.is_empty() => {
+                    let failure = nobody(self.service.as_deref());
+                    self.pass_over(failure, last.is_some())?;
                 }
-                Err(failure) => return Err(failure),
-            };
-            if answers.is_empty() && last.is_none() {
-                return Err(nobody(self.service.as_deref()));
-            }
-            let mut figures = figures(&answers, self.by);
-            if let Some((before, last)) = &last {
-                let elapsed = asked_at.duration_since(*before);
-                for (key, figures) in &mut figures {
-                    figures.rate = rate(last.get(key), figures, elapsed);
+                Ok(answers) => {
+                    let mut figures = figures(&answers, self.by);
+                    if let Some((before, last)) = &last {
+                        let elapsed = asked_at.duration_since(*before);
+                        for (key, figures) in &mut figures {
+                            figures.rate = rate(last.get(key), figures, elapsed);
+                        }
+                    }
+                    self.show(app, figures.values().cloned().collect())?;
+                    last = Some((asked_at, figures));
                 }
+                Err(failure) => self.pass_over(failure, last.is_some())?,
             }
-            self.show(app, figures.values().cloned().collect())?;
-            last = Some((asked_at, figures));
             match self.watch {
                 Some(pause) => sleep_until(asked_at + pause.max(Duration::from_millis(100))).await,
                 None => return Ok(Exit::Ok),
             }
         }
+    }
+
+    /// Tells a failure of a later look: the connection may come back, and the service too. The figures stay as they are.
+    fn pass_over(&self, failure: Failure, has_figures: bool) -> Result<(), Failure> {
+        if self.watch.is_none() || !has_figures {
+            return Err(failure);
+        }
+        note(&format!("warning: {}", failure.text()));
+        Ok(())
     }
 
     async fn ask(&self, discovery: &Discovery) -> Result<Vec<Answer<ServiceStats>>, Failure> {

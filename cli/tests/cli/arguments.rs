@@ -28,7 +28,12 @@ async fn help_is_no_mistake_and_has_examples() {
         "{help}"
     );
     assert!(of(&["--version"]).await.ok().starts_with("lepus 0."));
+    assert!(help.contains("Examples:\n  lepus "), "{help}");
     let commands = [
+        "jobs",
+        "dead",
+        "events",
+        "topology",
         "ls",
         "info",
         "stats",
@@ -70,6 +75,36 @@ async fn a_mistake_in_the_arguments_is_a_usage_error() {
         (&["bell"][..], "unrecognized subcommand 'bell'"),
         (&["call"], "SERVICE.METHOD"),
         (&["ls", "--timeout", "soon"], "`soon` is no time"),
+        (&["ls", "--timeout", "0"], "the shortest timeout"),
+        (&["jobs", "push", "jobs", "{"], "the document is no JSON"),
+        (
+            &["events", "publish", "logs", "key", "[1"],
+            "the document is no JSON",
+        ),
+        (
+            &[
+                "call",
+                "a.b",
+                "n=18446744073709551616",
+                "--codec",
+                "msgpack",
+            ],
+            "no integer 18446744073709551616",
+        ),
+        (
+            &[
+                "call",
+                "a.b",
+                "[-9223372036854775809]",
+                "--codec",
+                "msgpack",
+            ],
+            "no integer -9223372036854775809",
+        ),
+        (
+            &["check", "service", "a", "--p95", "1s", "--window", "1ms"],
+            "the shortest window",
+        ),
         (&["call", "calculator"], "write SERVICE.METHOD"),
         (&["call", "calculator.divide", "{n:30}"], "are no JSON"),
         (&["call", "calculator.divide", "n=1", "n=2"], "given twice"),
@@ -102,6 +137,14 @@ async fn a_mistake_in_the_arguments_is_a_usage_error() {
         );
         assert_eq!(ended.stdout, "");
     }
+}
+
+#[tokio::test]
+async fn the_source_of_a_url_is_named() {
+    let none = of(&["ls", "--url", "carrot"]).await;
+    none.failed(1, &["--url: the URI is not an AMQP URI"]);
+    let variable = ended(bare().env("AMQP_URL", "carrot").arg("ls")).await;
+    variable.failed(1, &["AMQP_URL: the URI is not an AMQP URI"]);
 }
 
 #[tokio::test]

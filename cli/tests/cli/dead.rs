@@ -285,6 +285,19 @@ async fn letters_are_purged(env: Env) {
         .fails(&purge, 1, "`graveyard` has 1 dead letters")
         .await;
     dead(&connection, &queue, 1).await;
+    // A worker tells that its dead letters have another queue than usual.
+    let running = queue.worker(&connection).start(async |_: Job<u32>| {});
+    let running = running.await.unwrap();
+    let listed = json!([{"queue": "jobs", "dead_queue": "graveyard", "letters": 1}]);
+    eventually("it is found", || async {
+        let found = lepus.run(&["dead", "ls", "-o", "json"]).await.stdout;
+        let is_same = serde_json::from_str(&found).is_ok_and(|it: serde_json::Value| it == listed);
+        is_same.then_some(()).ok_or(found)
+    })
+    .await;
+    assert_eq!(lepus.json(&["dead", "ls", "jobs"]).await, listed);
+    assert_eq!(lepus.json(&["jobs", "ls", "jobs"]).await[0]["dead"], 1);
+    running.stop().await.unwrap();
     assert_eq!(lepus.ok(&[&purge[..], &["--yes"]].concat()).await, "1\n");
     dead(&connection, &queue, 0).await;
     connection.delete_namespace().await.unwrap();

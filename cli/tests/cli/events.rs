@@ -2,9 +2,12 @@
 
 use lepus::events::Match;
 use lepus::{Direct, Fanout, Headers, Topic};
-use lepus_tests::process::{Program, Signal};
+use lepus_tests::process::{PATIENCE, Program, Signal};
+use lepus_tests::proxy::{Cut, Proxy};
 use lepus_tests::{Env, conformance, eventually};
 use serde_json::json;
+use std::process::Stdio;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::on::Lepus;
 
@@ -12,6 +15,8 @@ conformance!(
     events_are_shown_with_what_they_came_with,
     an_exchange_of_any_type_is_listened_to,
     an_event_that_does_not_decode_is_shown,
+    a_lost_connection_is_told_while_it_is_lost,
+    the_reader_of_the_output_ends_it,
     events_are_published,
     events_are_published_from_stdin,
     a_mistake_is_told,
@@ -187,6 +192,65 @@ async fn an_event_that_does_not_decode_is_shown(env: Env) {
     connection.close().await;
 }
 
+async fn a_lost_connection_is_told_while_it_is_lost(env: Env) {
+    let connection = env.connect().await;
+    Topic::<u32>::new("orders")
+        .declare(&connection)
+        .await
+        .unwrap();
+    let proxy = Proxy::start(&env.uri).await;
+    let lepus = Lepus::at(proxy.uri(), env.namespace());
+    let tail = lepus.start(&["events", "tail", "orders"]);
+    subscribed(&tail).await;
+    proxy.down().await;
+    proxy.cut(Cut::Rst);
+    let count = |text: &str| tail.printed().matches(text).count();
+    eventually("the loss is told", || async {
+        (count("warning: the connection is lost") == 1)
+            .then_some(())
+            .ok_or(tail.printed())
+    })
+    .await;
+    proxy.up().await;
+    let publisher = Topic::<u32>::new("orders").publisher(&connection);
+    eventually("events come again", || async {
+        publisher.publish("paid", &7).await.unwrap();
+        (count("paid 7") > 0).then_some(()).ok_or(tail.printed())
+    })
+    .await;
+    assert_eq!(
+        count("warning: the connection is lost"),
+        1,
+        "{}",
+        tail.printed()
+    );
+    tail.signal(Signal::INT);
+    assert_eq!(tail.ended().await.status.code(), Some(130));
+    connection.delete_namespace().await.unwrap();
+    connection.close().await;
+}
+
+async fn the_reader_of_the_output_ends_it(env: Env) {
+    let (connection, lepus) = (env.connect().await, Lepus::on(&env));
+    Topic::<u32>::new("orders")
+        .declare(&connection)
+        .await
+        .unwrap();
+    // Nobody publishes, so that no write can fail.
+    let mut command = lepus.command(&["events", "tail", "orders"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut notes = BufReader::new(child.stderr.take().unwrap()).lines();
+    let note = notes.next_line().await.unwrap();
+    assert_eq!(note.as_deref(), Some("waiting for events of `orders`"));
+    drop(child.stdout.take());
+    let status = tokio::time::timeout(PATIENCE, child.wait()).await;
+    assert!(status.expect("it ends").unwrap().success());
+    assert_eq!(notes.next_line().await.unwrap(), None);
+    connection.delete_namespace().await.unwrap();
+    connection.close().await;
+}
+
 async fn events_are_published(env: Env) {
     let (connection, lepus) = (env.connect().await, Lepus::on(&env));
     let orders = Topic::<serde_json::Value>::new("orders");
@@ -217,6 +281,13 @@ async fn events_are_published(env: Env) {
         (event.content_type(), event.bytes()),
         (Some("application/json"), &b"{\"id\":7}"[..])
     );
+    // As it is written, whatever the size of the number.
+    let large = "{\"z\": 340282366920938463463374607431768211455, \"a\": 1.10}";
+    lepus
+        .ok(&["events", "publish", "orders", "large", large])
+        .await;
+    let event = events.next().await.unwrap().unwrap();
+    assert_eq!(event.bytes(), large.as_bytes());
     lepus
         .ok(&["events", "publish", "orders", "text", "--text", "7"])
         .await;

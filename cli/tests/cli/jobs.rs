@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use crate::on::Lepus;
 
 conformance!(
+    json_is_pushed_as_it_is_written,
     a_job_is_pushed_to_a_queue_of_any_kind,
     a_task_is_pushed_by_its_name,
     a_job_is_delayed_in_a_queue_that_nobody_has_declared,
@@ -21,6 +22,33 @@ conformance!(
     a_peek_consumes_nothing,
     a_peek_at_nothing_is_told,
 );
+
+async fn json_is_pushed_as_it_is_written(env: Env) {
+    let (connection, lepus) = (env.connect().await, Lepus::on(&env));
+    let queue = queue::<u32>("jobs", lepus::amqp::QueueKind::Classic);
+    queue.declare(&connection).await.unwrap();
+    let (large, small) = (
+        "340282366920938463463374607431768211455",
+        "-9223372036854775809",
+    );
+    let jobs = format!("{{\"n\": {large}, \"a\": [1.10]}}\n[{small}]\n");
+    let pushed = lepus.run_with(&["jobs", "push", "jobs", "-"], &jobs).await;
+    assert_eq!(pushed.code, Some(0), "{}", pushed.stderr);
+    let peeked = lepus
+        .ok(&["jobs", "peek", "jobs", "-n", "2", "-o", "jsonl"])
+        .await;
+    let bodies: Vec<_> = peeked.lines().collect();
+    assert!(
+        bodies[0].contains(&format!("\"body\":{{\"n\":{large},\"a\":[1.10]}}")),
+        "{peeked}"
+    );
+    assert!(
+        bodies[1].contains(&format!("\"body\":[{small}]")),
+        "{peeked}"
+    );
+    queue.delete(&connection).await.unwrap();
+    connection.close().await;
+}
 
 async fn a_job_is_pushed_to_a_queue_of_any_kind(env: Env) {
     let (connection, lepus) = (env.connect().await, Lepus::on(&env));

@@ -81,7 +81,7 @@ impl Bed {
             None => bench,
         };
         let builder = app.builder()?.namespace(&namespace).control(false);
-        let connection = builder.io(Io::Own).open().await?;
+        let connection = app.open(builder.io(Io::Own)).await?;
         Ok(Self {
             connection,
             namespace,
@@ -91,7 +91,7 @@ impl Bed {
     /// Another connection with the same namespace.
     async fn other(&self, app: &App) -> Result<Connection, Failure> {
         let builder = app.builder()?.namespace(&self.namespace);
-        Ok(builder.io(Io::Own).open().await?)
+        app.open(builder.io(Io::Own)).await
     }
 
     /// Deletes what was declared, and closes the connection.

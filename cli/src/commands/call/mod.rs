@@ -71,13 +71,13 @@ pub(crate) struct Call {
     /// Fails at once if no server consumes the queue now, instead of waiting for one
     #[arg(long)]
     fail_fast: bool,
-    /// The method has no reply: waits until the broker has the request. Known of a service that answers
+    /// The method has no reply: waits until the broker has the request. A running service tells it
     #[arg(long, conflicts_with = "raw")]
     oneway: bool,
-    /// The method may run twice: sends the request again if the connection is lost. Known of a service that answers
+    /// The method may run twice: sends the request again if the connection is lost. A running service tells it
     #[arg(long)]
     idempotent: bool,
-    /// The method returns a stream. Known of a service that answers
+    /// The method returns a stream. A running service tells it
     #[arg(long, conflicts_with_all = ["oneway", "idempotent", "raw", "repeat"])]
     stream: bool,
     /// Makes this many calls one after the other, and writes a summary of their latency instead of the replies

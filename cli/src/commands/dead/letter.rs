@@ -1,5 +1,7 @@
 //! A dead letter as it is shown and compared.
 
+use std::collections::HashMap;
+
 use lepus::jobs::DeadLetter;
 use serde::Serialize;
 use serde::de::IgnoredAny;
@@ -89,29 +91,25 @@ impl Letter {
         }
     }
 
-    /// A part of the body as text: that of a JSON string, and otherwise its JSON.
+    /// A part of the body as text: that of a JSON string, and otherwise its JSON as it is written.
     fn body_at(&self, path: &[String]) -> Option<String> {
-        let body = self.body.as_deref()?.get();
-        let mut part: serde_json::Value = serde_json::from_str(body).ok()?;
-        if path.is_empty() {
-            return Some(match part {
-                serde_json::Value::String(text) => text,
-                _ => body.to_owned(),
-            });
-        }
+        let mut part = self.body.as_deref()?;
         for name in path {
-            part = match part {
-                serde_json::Value::Object(mut fields) => fields.remove(name)?,
-                serde_json::Value::Array(elements) => {
-                    elements.into_iter().nth(name.parse().ok()?)?
+            let json = part.get();
+            part = match json.as_bytes().first()? {
+                b'{' => {
+                    let fields: HashMap<String, &RawValue> = serde_json::from_str(json).ok()?;
+                    fields.get(name).copied()?
+                }
+                b'[' => {
+                    let elements: Vec<&RawValue> = serde_json::from_str(json).ok()?;
+                    elements.get(name.parse::<usize>().ok()?).copied()?
                 }
                 _ => return None,
             };
         }
-        Some(match part {
-            serde_json::Value::String(text) => text,
-            other => other.to_string(),
-        })
+        let json = part.get();
+        Some(serde_json::from_str(json).unwrap_or_else(|_| json.to_owned()))
     }
 
     /// The time since it died, as `3 h`.

@@ -36,17 +36,17 @@ impl Ls {
     pub(crate) async fn run(self, app: &App) -> Result<Exit, Failure> {
         let connection = app.connect().await?;
         let is_given = !self.queues.is_empty();
-        let queues: BTreeSet<String> = if is_given {
-            self.queues.into_iter().collect()
-        } else {
-            work_queues::served(app, connection)
-                .await?
-                .into_keys()
-                .collect()
+        let mut served = work_queues::served(app, connection).await?;
+        let queues: BTreeSet<String> = match is_given {
+            true => self.queues.into_iter().collect(),
+            false => served.keys().cloned().collect(),
         };
         let (mut listed, mut missing) = (Vec::new(), None);
         for queue in queues {
-            let dead_queue = format!("{queue}.dead");
+            let dead_queue = match served.remove(&queue) {
+                Some(served) => served.dead_queue,
+                None => work_queues::default_dead_queue(&queue),
+            };
             match app.within(counts(connection, &dead_queue)).await? {
                 Some((letters, _)) => listed.push(Listed {
                     queue,

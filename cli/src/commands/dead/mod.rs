@@ -15,11 +15,15 @@ use crate::app::App;
 use crate::condition::Condition;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::work_queues::any_queue;
+use crate::work_queues::{any_queue, default_dead_queue};
 use letter::Letter;
 
 /// Shows, replays and removes dead letters: the jobs that were given up
 #[derive(Args)]
+#[command(after_help = "Examples:
+  lepus dead ls
+  lepus dead show mails
+  lepus dead replay mails --where 'error~\"busy\"' --dry-run")]
 pub(crate) struct Dead {
     #[command(subcommand)]
     command: Command,
@@ -63,8 +67,8 @@ struct Source {
 impl Source {
     /// The name of the queue of the dead letters.
     fn dead_queue(&self) -> String {
-        let default = || format!("{}.dead", self.queue);
-        self.dead_queue.clone().unwrap_or_else(default)
+        let given = self.dead_queue.clone();
+        given.unwrap_or_else(|| default_dead_queue(&self.queue))
     }
 
     fn letters(&self, connection: &Connection) -> DeadLetters<IgnoredAny> {

@@ -13,6 +13,9 @@ use crate::work_queues::is_missing;
 
 /// Shows the events of an exchange as they come, and publishes events
 #[derive(Args)]
+#[command(after_help = "Examples:
+  lepus events tail logs --bind 'kern.*'
+  lepus events publish logs kern.critical '\"no more memory\"'")]
 pub(crate) struct Events {
     #[command(subcommand)]
     command: Command,

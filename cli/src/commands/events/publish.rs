@@ -52,6 +52,9 @@ pub(crate) struct Publish {
 impl Publish {
     pub(crate) async fn run(self, app: &App) -> Result<Exit, Failure> {
         let mut documents = Documents::open(&self.payload)?;
+        if !self.text {
+            documents.check()?;
+        }
         let key = RoutingKey::literal(&self.key).map_err(Error::from)?;
         let connection = app.connect().await?;
         // A passive declaration does not name the type of the exchange.

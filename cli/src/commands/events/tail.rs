@@ -1,12 +1,14 @@
 //! `events tail`: the events of an exchange as they come.
 
 use clap::Args;
+use lepus::amqp::ConnectionState;
 use lepus::amqp::Value;
 use lepus::events::{Kind, Match, Missed, RoutingKey, Subscription, Undecodable};
-use lepus::{Direct, Error, Event, Headers};
+use lepus::{Connection, Direct, Error, Event, Headers};
 use serde::Serialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
+use tokio::sync::watch;
 
 use super::about_exchange;
 use crate::app::App;
@@ -52,6 +54,42 @@ pub(crate) struct Tail {
     /// Ends after so many events
     #[arg(short = 'n', long, value_name = "NUMBER")]
     number: Option<u64>,
+}
+
+/// The losses of the connection, told when they happen: what was missed is known when it is back only.
+struct Losses {
+    state: watch::Receiver<ConnectionState>,
+    is_lost: bool,
+}
+
+impl Losses {
+    fn of(connection: &Connection) -> Self {
+        Self {
+            state: connection.state(),
+            is_lost: false,
+        }
+    }
+
+    /// Waits for the next loss. If the future is dropped, none is missed.
+    async fn next(&mut self) -> String {
+        loop {
+            if self.state.changed().await.is_err() {
+                // The end of the connection ends the events too.
+                return std::future::pending().await;
+            }
+            match &*self.state.borrow_and_update() {
+                ConnectionState::Reconnecting { error, .. } if !self.is_lost => {
+                    self.is_lost = true;
+                    return format!(
+                        "warning: the connection is lost, and opened again when the broker is back: {}",
+                        with_causes(error)
+                    );
+                }
+                ConnectionState::Connected => self.is_lost = false,
+                _ => {}
+            }
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -100,11 +138,16 @@ impl Tail {
         output::note(&format!("waiting for events of `{}`", self.exchange));
         let closed = output::closed();
         tokio::pin!(closed);
+        let mut losses = Losses::of(app.connect().await?);
         let mut left = self.number.unwrap_or(u64::MAX);
         while left > 0 {
             let next = tokio::select! {
                 biased;
                 () = &mut closed => return Ok(Exit::Ok),
+                text = losses.next() => {
+                    output::note(&text);
+                    continue;
+                }
                 next = events.next() => next,
             };
             let shown = match next {

@@ -37,7 +37,7 @@ struct Listed {
     kind: Option<ServedKind>,
     ready: u32,
     consumers: u32,
-    /// `None` if there is no `<queue>.dead`.
+    /// `None` if there is no queue of dead letters.
     dead: Option<u32>,
     instances: usize,
 }
@@ -58,10 +58,12 @@ impl Ls {
                 missing.push(name.clone());
                 continue;
             };
-            let dead = app
-                .within(counts(connection, &format!("{name}.dead")))
-                .await?;
             let served = served.get(name);
+            let dead_queue = served.map_or_else(
+                || work_queues::default_dead_queue(name),
+                |served| served.dead_queue.clone(),
+            );
+            let dead = app.within(counts(connection, &dead_queue)).await?;
             listed.push(Listed {
                 name: name.clone(),
                 kind: served.map(|served| served.kind),

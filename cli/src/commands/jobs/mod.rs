@@ -12,6 +12,10 @@ use crate::failure::Failure;
 
 /// Pushes jobs, and looks at work queues
 #[derive(Args)]
+#[command(after_help = "Examples:
+  lepus jobs push images.resize '{\"id\": 7, \"width\": 640}'
+  lepus jobs ls
+  lepus jobs peek images")]
 pub(crate) struct Jobs {
     #[command(subcommand)]
     command: Command,

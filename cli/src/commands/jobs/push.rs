@@ -78,6 +78,9 @@ impl Push {
                 "--id is that of one job, and not of several",
             ));
         }
+        if !self.text {
+            documents.check()?;
+        }
         let connection = app.connect().await?;
         let (queue, task) = app.within(self.target(connection)).await?;
         let pusher = Pusher::new(connection, &queue);

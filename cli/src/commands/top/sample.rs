@@ -7,7 +7,7 @@ use lepus::control::{ServedKind, ServiceStats};
 use lepus::{Connection, Discovery, Error};
 use tokio::sync::mpsc;
 
-use crate::work_queues::counts;
+use crate::work_queues::{counts, default_dead_queue};
 
 /// The figures at one time.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ impl Sampler {
         let mut queues = BTreeMap::new();
         for name in names {
             let counted = counts(&self.connection, &name).await?;
-            let dead = counts(&self.connection, &format!("{name}.dead")).await?;
+            let dead = counts(&self.connection, &default_dead_queue(&name)).await?;
             let depth = Depth {
                 ready: counted.map(|(ready, _)| ready),
                 consumers: counted.map_or(0, |(_, consumers)| consumers),

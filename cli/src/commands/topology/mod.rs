@@ -17,6 +17,9 @@ const VERSION: u32 = 1;
 
 /// Exports the queues and exchanges in use, and compares them with a file
 #[derive(Args)]
+#[command(after_help = "Examples:
+  lepus topology export > topology.json
+  lepus topology diff topology.json")]
 pub(crate) struct Topology {
     #[command(subcommand)]
     command: Command,

@@ -10,7 +10,7 @@ use super::{Document, Exchange, ExchangeRole, Queue, QueueRole, VERSION};
 use crate::answers::collect;
 use crate::app::App;
 use crate::failure::Failure;
-use crate::work_queues::{counts, is_missing};
+use crate::work_queues::{counts, dead_queue_of, is_missing};
 
 /// The exchange that carries the questions of discovery.
 const CONTROL: &str = "lepus.control";
@@ -119,13 +119,8 @@ impl Used {
         self.bindings.extend(info.topology.bindings.iter().cloned());
     }
 
-    /// Adds the queue of the dead letters of a queue: the other one that is declared with it, or that of the default name.
     fn dead_queue(&mut self, info: &ServiceInfo, of: &str) {
-        let declared = info.topology.queues.iter();
-        let mut others = declared.filter(|queue| queue.name != of);
-        let default = format!("{of}.dead");
-        let name = others.next().map_or(default.as_str(), |queue| &queue.name);
-        self.queue(name, QueueRole::Dead, of);
+        self.queue(&dead_queue_of(info, of), QueueRole::Dead, of);
     }
 
     /// Adds a queue. One that is known keeps its role.
