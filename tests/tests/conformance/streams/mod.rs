@@ -1,11 +1,13 @@
-//! Methods that return a stream.
+//! Methods that return a stream, and those that take one.
 
+mod both_ways;
 mod ends;
 mod losing;
 mod node;
 mod opening;
 mod order;
 mod rules;
+mod upload;
 
 use futures_util::stream::{self, Stream, StreamExt};
 use lepus::{CallError, Code, Connection, Context, Running, Server, Status, Streaming};
