@@ -110,6 +110,12 @@ use proc_macro::TokenStream;
 /// `StreamCall<T, E>`, which opens a `Streaming<T, E>`. Such a method is not `oneway`, `idempotent` or `at_most_once`,
 /// and its trait not `dyn`.
 ///
+/// A method takes a stream by an argument of the type `Incoming<T>`: `async fn import(&self, table: String, rows:
+/// Incoming<Row>) -> Summary`. The client's method takes any `Stream<Item = Row>` for it, and returns an
+/// `UploadCall<T, E>`, or a `StreamCall<T, E>` if the method returns a stream as well. There is one such argument at
+/// most, and the type has to be written so: an alias of it is not recognized. The rules of `oneway`, `idempotent` and
+/// `at_most_once` are the same.
+///
 /// A method is `async`, takes `&self` and any arguments that serde can encode, and returns such a
 /// value, nothing, or a `Result<T, E>`: `E` is sent as well, and the
 /// caller receives it as the method's own error. With `Result<T, lepus::Status>`, the method chooses the

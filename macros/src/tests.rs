@@ -182,6 +182,14 @@ fn unusual_contracts_are_correct() {
     fine("#[cfg(a)] async fn f(&self); #[cfg(not(a))] async fn f(&self, n: u8);");
     fine("async fn new_one(&self); async fn New(&self);");
     fine("#[cfg_attr(a, doc = \"b\")] async fn f(&self);");
+    fine("async fn f(&self, a: u8, rows: Incoming<u8>, b: u8); async fn g(&self, it: Incoming);");
+    fine("#[rpc(params = \"bare\")] async fn f(&self, rows: ::lepus::Incoming<u8>, b: u8);");
+    fine("fn f(&self, rows: Incoming<u8>) -> impl Stream<Item = u8>;");
+    good(
+        Kind::Service,
+        "codec = \"text\", dyn",
+        "trait T { async fn f(&self, rows: Incoming<String>); }",
+    );
     good(Kind::Service, "crate = \"::a::b\"", "trait T {}");
     good(Kind::Service, "crate = self::b", "trait T: Clone + {}");
     good(
@@ -432,6 +440,39 @@ fn signatures() {
     assert!(method("async fn f(&self, mut a: u8) {}").contains("write `a: …`"));
     assert!(method("async fn f(&self, _: u8);").contains("give it one"));
     assert!(method("async fn f(&self, #[a] n: u8);").contains("no attributes"));
+}
+
+#[test]
+fn streams_that_cannot_be_taken() {
+    let argument = |ty: &str| method(&format!("async fn f(&self, rows: {ty});"));
+    let options = |rpc: &str| {
+        method(&format!(
+            "#[rpc({rpc})] async fn f(&self, rows: Incoming<u8>);"
+        ))
+    };
+    let two = method("async fn f(&self, rows: Incoming<u8>, n: u8, more: Incoming<u8>);");
+    assert!(two.contains("takes one stream"), "{two}");
+    assert!(argument("&Incoming<u8>").contains("write `Incoming<u8>`"));
+    assert!(argument("impl Stream<Item = u8>").contains("as `Incoming<u8>`"));
+    for nested in [
+        "Option<Incoming<u8>>",
+        "Vec<(u8, Incoming<u8>)>",
+        "Incoming<Incoming<u8>>",
+    ] {
+        assert!(argument(nested).contains("write `items: Incoming<…>`"));
+    }
+    let output = method("async fn f(&self) -> Incoming<u8>;");
+    assert!(output.contains("as `impl Stream<Item = …>`"), "{output}");
+    assert!(argument("Incoming<&str>").contains("write `String`"));
+    assert!(argument("Incoming<[u8]>").contains("write `Vec<u8>`"));
+    assert!(argument("Incoming<impl Copy>").contains("concrete type"));
+    assert!(options("oneway").contains("before any item: remove `oneway`"));
+    assert!(options("idempotent").contains("remove `idempotent`"));
+    assert!(options("at_most_once").contains("remove `at_most_once`"));
+    assert!(options("cancel = false").contains("remove `cancel`"));
+    assert!(options("params = \"bare\"").contains("this method has 0"));
+    let job = task("async fn f(&self, rows: Incoming<u8>);");
+    assert!(job.contains("push a job for each item"), "{job}");
 }
 
 #[test]

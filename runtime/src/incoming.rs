@@ -80,6 +80,8 @@ pub struct Incoming<T> {
     control: Arc<dyn UploadControl>,
     codec: Codec,
     method: &'static str,
+    /// The items that were read.
+    items: u64,
     is_done: bool,
     item: PhantomData<fn() -> T>,
 }
@@ -88,7 +90,7 @@ impl<T> Incoming<T> {
     /// The number of items that were read.
     #[must_use]
     pub fn items(&self) -> u64 {
-        self.reader.items()
+        self.items
     }
 
     /// Ends the request because of an item.
@@ -102,7 +104,7 @@ impl<T> Incoming<T> {
 
     /// The error that is the last item.
     fn after_items(&self, kind: ErrorKind, reason: &dyn fmt::Display) -> Error {
-        let items = self.items();
+        let items = self.items;
         Error::new(kind).caused_by(format!("after {items} items: {reason}"))
     }
 }
@@ -124,17 +126,15 @@ impl<T: DeserializeOwned> Incoming<T> {
             Read::Item(item) => match self.codec.decode(&item) {
                 Ok(item) => Some(Ok(item)),
                 Err(error) => {
-                    let at = self.items() - 1;
+                    let at = self.items;
                     Some(Err(self.refuse(error.at(format_args!("item {at}")))))
                 }
             },
             Read::Malformed => Some(Err(self.refuse(StreamFault::Malformed))),
             Read::End(Ok(())) => None,
-            Read::End(Err(error)) => {
-                let source = std::error::Error::source(&error).map(ToString::to_string);
-                let reason = source.unwrap_or_else(|| error.to_string());
-                Some(Err(self.after_items(error.kind().clone(), &reason)))
-            }
+            Read::End(Err(error)) => Some(Err(
+                self.after_items(error.kind().clone(), &error.with_reason())
+            )),
         }
     }
 }
@@ -150,7 +150,10 @@ impl<T: DeserializeOwned> Stream for Incoming<T> {
         let control = &this.control;
         let read = ready!(this.reader.poll_read(cx, |total| control.grant(total)));
         let item = read.and_then(|read| this.decode(read));
-        this.is_done = !matches!(item, Some(Ok(_)));
+        match item {
+            Some(Ok(_)) => this.items += 1,
+            Some(Err(_)) | None => this.is_done = true,
+        }
         Poll::Ready(item)
     }
 }
@@ -192,6 +195,7 @@ pub fn accept_items<T>(request: &Request) -> Result<Incoming<T>, Reply> {
         control: upload.control,
         codec: request.codec(),
         method,
+        items: 0,
         is_done: false,
         item: PhantomData,
     })

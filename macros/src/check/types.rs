@@ -1,6 +1,6 @@
 //! Rules of types: values that are sent are owned, and their types are known to both sides.
 
-use crate::ast::{Method, incoming_item, segments, without_groups};
+use crate::ast::{Method, incoming_item, item_of, segments, without_groups};
 use crate::ctxt::Ctxt;
 use quote::ToTokens;
 use syn::visit::{self, Visit};
@@ -101,8 +101,11 @@ impl<'ast> Visit<'ast> for SentTypes<'_> {
     }
 
     fn visit_type_impl_trait(&mut self, opaque: &'ast TypeImplTrait) {
-        self.ctxt
-            .error_on(opaque, "`impl Trait` cannot be sent: write a concrete type");
+        let message = match item_of(opaque) {
+            Some(item) => format!("a method takes a stream as `Incoming<{}>`", display(item)),
+            None => "`impl Trait` cannot be sent: write a concrete type".to_owned(),
+        };
+        self.ctxt.error_on(opaque, message);
     }
 
     fn visit_type_path(&mut self, path: &'ast TypePath) {

@@ -189,6 +189,14 @@ impl Error {
         ))
     }
 
+    /// The text with that of the source, for the source of another error of the same kind.
+    pub(crate) fn with_reason(&self) -> String {
+        match std::error::Error::source(self) {
+            Some(source) => format!("{self}: {source}"),
+            None => self.to_string(),
+        }
+    }
+
     /// Whether both are copies of one error.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)

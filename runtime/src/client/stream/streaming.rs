@@ -156,7 +156,7 @@ impl<T, E> Streaming<T, E> {
     fn error(&self, failure: StreamFailure) -> Error {
         let items = self.items();
         let (kind, reason) = match failure {
-            StreamFailure::Lost(reason) => (reason.kind().clone(), reason.to_string()),
+            StreamFailure::Lost(reason) => (reason.kind().clone(), reason.with_reason()),
             StreamFailure::Fault(fault) => (ErrorKind::Decode, fault.to_string()),
             StreamFailure::Undecodable(error) => (ErrorKind::Decode, error.to_string()),
             StreamFailure::TimedOut => (ErrorKind::Timeout, "no further item in time".to_owned()),

@@ -229,7 +229,7 @@ async fn send_and_receive<T: DeserializeOwned, E: DeserializeOwned>(
             .caused_by(format!("after {items} items: {reason}"))
     };
     let sink = peer.upload_sink().await;
-    let sink = sink.map_err(|error| failed(error.kind().clone(), &error))?;
+    let sink = sink.map_err(|error| failed(error.kind().clone(), &error.with_reason()))?;
     let mut sending = pin!(send_all(sink, items));
     let mut is_sending = true;
     let end = poll_fn(|cx| {
@@ -247,7 +247,9 @@ async fn send_and_receive<T: DeserializeOwned, E: DeserializeOwned>(
             let reply = reply_at_end(request, received, peer.max_message())?;
             return decode(request, reply);
         }
-        Some(Read::End(StreamEnd::Lost(reason))) => failed(reason.kind().clone(), &reason),
+        Some(Read::End(StreamEnd::Lost(reason))) => {
+            failed(reason.kind().clone(), &reason.with_reason())
+        }
         Some(Read::End(StreamEnd::Fault(fault))) => failed(ErrorKind::Decode, &fault),
         Some(Read::Item(_) | Read::Malformed) | None => {
             let text = "the method has returned an item where a value was expected";

@@ -155,7 +155,13 @@ impl StreamRun {
             reason = self.stream.closed() => RunEnd::Closed(reason),
             () = self.not_opened(deadline) => RunEnd::TimedOut,
             () = self.drain.over() => RunEnd::Draining,
-            end = &mut handler => return RunEnd::Handler(end),
+            end = &mut handler => {
+                // A method that was told of a bad item has no say in it: its caller has to know.
+                return match self.stream.refusal() {
+                    Some(refusal) => RunEnd::Closed(refusal),
+                    None => RunEnd::Handler(end),
+                };
+            }
         };
         if let RunEnd::Draining = end {
             self.stream.end_upload(|| shutting_down().into());

@@ -221,6 +221,12 @@ impl ServerStream {
         wakers.into_iter().flatten().for_each(Waker::wake);
     }
 
+    /// The reason, if the stream ends because of its client.
+    pub(super) fn refusal(&self) -> Option<CloseReason> {
+        let reason = lock(&self.state).closed.clone();
+        reason.filter(|reason| matches!(reason, CloseReason::Refused(_)))
+    }
+
     /// Completes when the stream is to end.
     pub(super) async fn closed(&self) -> CloseReason {
         poll_fn(|cx| {

@@ -2,9 +2,9 @@
 
 use super::golden::Message;
 use super::{connection, send};
-use futures_util::stream::{self, Stream};
+use futures_util::stream::{self, Stream, StreamExt};
 use lapin::options::QueueDeclareOptions;
-use lepus::Server;
+use lepus::{Incoming, Server};
 use lepus_tests::raw::{Raw, durable};
 use lepus_tests::{Env, conformance, eventually};
 
@@ -14,7 +14,25 @@ trait Ticker {
     fn quiet(&self) -> impl Stream<Item = u64>;
 }
 
+#[lepus::service(name = "importer")]
+trait Importer {
+    async fn import(&self, table: String, rows: Incoming<u64>) -> u64;
+    async fn first(&self, rows: Incoming<u64>) -> u64;
+}
+
 struct Clock;
+
+impl Importer for Clock {
+    async fn import(&self, _table: String, rows: Incoming<u64>) -> u64 {
+        rows.fold(0, async |sum, row| sum + row.unwrap()).await
+    }
+
+    async fn first(&self, mut rows: Incoming<u64>) -> u64 {
+        let first = rows.next().await;
+        drop(rows);
+        first.unwrap().unwrap()
+    }
+}
 
 impl Ticker for Clock {
     fn count(&self, to: u64) -> impl Stream<Item = u64> {
@@ -29,6 +47,8 @@ impl Ticker for Clock {
 conformance!(
     a_client_asks_reads_and_grants_as_the_page_says,
     a_server_opens_sends_and_ends_as_the_page_says,
+    a_client_sends_items_as_the_page_says,
+    a_server_takes_items_as_the_page_says,
 );
 
 async fn a_client_asks_reads_and_grants_as_the_page_says(env: Env) {
@@ -166,6 +186,126 @@ async fn a_server_opens_sends_and_ends_as_the_page_says(env: Env) {
         serving.stats().open_streams == 0
     })
     .await;
+    server.stop().await.unwrap();
+    serving.close().await;
+}
+
+/// A run as it is in the golden messages.
+const RUN: &str = "0123456789ABCDEFGHIJkl";
+
+async fn a_client_sends_items_as_the_page_says(env: Env) {
+    let raw = Raw::open(&env.uri).await;
+    let (queue, own) = (
+        env.name("importer"),
+        env.name("lepus.stream.0123456789ABCDEFGHIJkl"),
+    );
+    raw.declare_with(&queue, durable(), &[]).await.unwrap();
+    let exclusive = QueueDeclareOptions {
+        exclusive: true,
+        ..Default::default()
+    };
+    raw.declare_with(&own, exclusive, &[]).await.unwrap();
+    let calling = connection(&env).await;
+    let importer = ImporterClient::new(&calling);
+    let (sender, mut later) = tokio::sync::mpsc::channel(1);
+    let later = stream::poll_fn(move |cx| later.poll_recv(cx));
+    let rows = stream::iter(0..3).chain(later);
+    let call = tokio::spawn(importer.import("rows".into(), rows).into_future());
+    let taken = raw.next(&queue).await.delivery;
+    let seen = Message::seen(&taken, env.namespace());
+    Message::golden("rpc.upload.request").assert_is(&seen);
+    let back = taken.properties.reply_to().clone().unwrap().to_string();
+    let id = taken.properties.correlation_id().clone().unwrap();
+    let answer = async |block: &str| {
+        let message = Message::golden(block);
+        let properties = message.properties().with_correlation_id(id.clone());
+        let properties = match message.fields.contains_key("reply-to") {
+            true => properties.with_reply_to(own.clone().into()),
+            false => properties,
+        };
+        send(&raw, &back, &message, properties).await;
+    };
+    let next = async |block: &str| {
+        let delivery = raw.next(&own).await.delivery;
+        let seen = Message::seen(&delivery, env.namespace());
+        Message::golden(block).assert_is(&seen);
+        let run = seen.fields["message-id"].rsplit_once('-').unwrap().0;
+        assert_eq!(run, RUN, "that of the opening");
+    };
+    answer("rpc.upload.open").await;
+    next("rpc.upload.items").await;
+    sender.send(3).await.unwrap();
+    next("rpc.upload.item").await;
+    answer("rpc.upload.credit").await;
+    drop(sender);
+    next("rpc.upload.end").await;
+    answer("rpc.upload.reply").await;
+    assert_eq!(call.await.unwrap().unwrap(), 6);
+    calling.close().await;
+    raw.delete(&queue).await;
+}
+
+async fn a_server_takes_items_as_the_page_says(env: Env) {
+    env.name("importer");
+    let serving = connection(&env).await;
+    let server = Server::new(&serving)
+        .serve(ImporterServer::new(Clock))
+        .start()
+        .await
+        .unwrap();
+    let raw = Raw::open(&env.uri).await;
+    let replies = env.name("lepus.reply.0123456789ABCDEFGHIJkl");
+    let exclusive = QueueDeclareOptions {
+        exclusive: true,
+        ..Default::default()
+    };
+    raw.declare_with(&replies, exclusive, &[]).await.unwrap();
+    let next = async |block: &str| {
+        let delivery = raw.next(&replies).await.delivery;
+        let seen = Message::seen(&delivery, env.namespace());
+        Message::golden(block).assert_is(&seen);
+        delivery.properties
+    };
+    // The server's queue, and its run.
+    let open = async |method: &str| {
+        let request = Message::golden("rpc.upload.request");
+        let properties = request.properties().with_type(method.into());
+        let properties = properties.with_reply_to(replies.clone().into());
+        let properties = properties.with_correlation_id("0123456ABab7".into());
+        send(&raw, &env.name("importer"), &request, properties).await;
+        let opened = next("rpc.upload.open").await;
+        let run = opened.message_id().clone().unwrap().to_string();
+        (
+            opened.reply_to().clone().unwrap().to_string(),
+            run.rsplit_once('-').unwrap().0.to_owned(),
+        )
+    };
+    let (own, run) = open("import").await;
+    let put = async |own: &str, run: &str, block: &str, number: u64| {
+        let message = Message::golden(block);
+        let properties = message.properties();
+        let properties = properties.with_reply_to(replies.clone().into());
+        let properties = properties.with_correlation_id("0123456ABab7".into());
+        let properties = properties.with_message_id(format!("{run}-{number}").into());
+        send(&raw, own, &message, properties).await;
+    };
+    put(&own, &run, "rpc.upload.items", 0).await;
+    put(&own, &run, "rpc.upload.item", 3).await;
+    put(&own, &run, "rpc.upload.end", 4).await;
+    next("rpc.upload.reply").await;
+
+    let (own, run) = open("import").await;
+    for number in 0..16 {
+        put(&own, &run, "rpc.upload.item", number).await;
+    }
+    next("rpc.upload.credit").await;
+    put(&own, &run, "rpc.upload.end", 16).await;
+    assert_eq!(raw.next(&replies).await.delivery.data, [48], "16 times 3");
+
+    let (own, run) = open("first").await;
+    put(&own, &run, "rpc.upload.item", 0).await;
+    next("rpc.upload.stop").await;
+    assert_eq!(raw.next(&replies).await.delivery.data, [3]);
     server.stop().await.unwrap();
     serving.close().await;
 }

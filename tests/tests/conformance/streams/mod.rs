@@ -1,5 +1,6 @@
-//! Methods that return a stream.
+//! Methods that return a stream, and those that take one.
 
+mod both_ways;
 mod dynamic;
 mod ends;
 mod losing;
@@ -7,6 +8,7 @@ mod node;
 mod opening;
 mod order;
 mod rules;
+mod upload;
 
 use futures_util::stream::{self, Stream, StreamExt};
 use lepus::{CallError, Code, Connection, Context, Running, Server, Status, Streaming};
