@@ -295,7 +295,7 @@ impl Connection {
         let _ = waiting.await;
     }
 
-    /// What a close waits for.
+    /// The messages that a close waits for.
     pub(crate) fn close_gate(&self) -> &CloseGate {
         &self.inner.close_gate
     }

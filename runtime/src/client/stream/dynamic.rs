@@ -104,7 +104,7 @@ impl DynamicStreamCall {
     async fn open(self) -> Result<DynamicStreaming, Error> {
         match self.call.open().await? {
             Opened::Stream(streaming) => Ok(DynamicStreaming {
-                items: Items::Open(streaming),
+                items: DynamicItems::Open(streaming),
             }),
             Opened::Reply(request, reply) => {
                 let reply = DynamicReply::of(&request, reply)?;
@@ -112,7 +112,7 @@ impl DynamicStreamCall {
                     return Err(value_without_stream(&request));
                 }
                 Ok(DynamicStreaming {
-                    items: Items::OwnError(Some(reply)),
+                    items: DynamicItems::OwnError(Some(reply)),
                 })
             }
         }
@@ -144,10 +144,10 @@ impl fmt::Debug for DynamicStreamCall {
 /// [`next`](Self::next) loses no item if its future is dropped.
 #[must_use = "dropping it cancels the stream"]
 pub struct DynamicStreaming {
-    items: Items,
+    items: DynamicItems,
 }
 
-enum Items {
+enum DynamicItems {
     Open(Streaming<(), ()>),
     /// The method has returned its own error instead of a stream.
     OwnError(Option<DynamicReply>),
@@ -164,8 +164,8 @@ impl DynamicStreaming {
 
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<DynamicReply, Error>>> {
         match &mut self.items {
-            Items::Open(streaming) => streaming.poll_encoded(cx),
-            Items::OwnError(error) => Poll::Ready(error.take().map(Ok)),
+            DynamicItems::Open(streaming) => streaming.poll_encoded(cx),
+            DynamicItems::OwnError(error) => Poll::Ready(error.take().map(Ok)),
         }
     }
 }
@@ -181,8 +181,10 @@ impl Stream for DynamicStreaming {
 impl fmt::Debug for DynamicStreaming {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.items {
-            Items::Open(streaming) => streaming.fmt(f),
-            Items::OwnError(error) => f.debug_tuple("DynamicStreaming").field(error).finish(),
+            DynamicItems::Open(streaming) => streaming.fmt(f),
+            DynamicItems::OwnError(error) => {
+                f.debug_tuple("DynamicStreaming").field(error).finish()
+            }
         }
     }
 }
