@@ -181,7 +181,7 @@ impl<T> fmt::Debug for Incoming<T> {
 ///
 /// # Errors
 /// The reply to a caller that sends none.
-pub fn accept_items<T>(request: &Request) -> Result<Incoming<T>, Reply> {
+pub fn accept_items<T: DeserializeOwned>(request: &Request) -> Result<Incoming<T>, Reply> {
     let method = request.method_name();
     let accepted = request
         .stream()
