@@ -1,12 +1,10 @@
 //! Calls of methods that return or take a stream, and the streams that they open.
 
 mod call;
-mod local;
 mod opening;
 mod streaming;
 mod upload;
 
 pub use call::{DEFAULT_WINDOW, StreamCall};
-pub(super) use local::{LocalStream, open_locally};
 pub use streaming::Streaming;
 pub use upload::UploadCall;
