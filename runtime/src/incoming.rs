@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::error::{Error, ErrorKind};
 use crate::policy::stream::StreamFault;
 use crate::service::{Reply, Request};
-use crate::stream::{Read, Reader, UPLOAD_WINDOW, UploadControl};
+use crate::stream::{Reader, StreamPart, UPLOAD_WINDOW, UploadControl};
 use crate::wire::codec::Codec;
 use crate::wire::status::{Code, Status};
 
@@ -121,18 +121,18 @@ impl<T: DeserializeOwned> Incoming<T> {
         std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 
-    fn decode(&self, read: Read<Result<(), Error>>) -> Option<Result<T, Error>> {
+    fn decode(&self, read: StreamPart<Result<(), Error>>) -> Option<Result<T, Error>> {
         match read {
-            Read::Item(item) => match self.codec.decode(&item) {
+            StreamPart::Item(item) => match self.codec.decode(&item) {
                 Ok(item) => Some(Ok(item)),
                 Err(error) => {
                     let at = self.items;
                     Some(Err(self.refuse(error.at(format_args!("item {at}")))))
                 }
             },
-            Read::Malformed => Some(Err(self.refuse(StreamFault::Malformed))),
-            Read::End(Ok(())) => None,
-            Read::End(Err(error)) => Some(Err(
+            StreamPart::Malformed => Some(Err(self.refuse(StreamFault::Malformed))),
+            StreamPart::End(Ok(())) => None,
+            StreamPart::End(Err(error)) => Some(Err(
                 self.after_items(error.kind().clone(), &error.with_reason())
             )),
         }
@@ -181,7 +181,7 @@ impl<T> fmt::Debug for Incoming<T> {
 ///
 /// # Errors
 /// The reply to a caller that sends none.
-pub fn accept_items<T>(request: &Request) -> Result<Incoming<T>, Reply> {
+pub fn accept_items<T: DeserializeOwned>(request: &Request) -> Result<Incoming<T>, Reply> {
     let method = request.method_name();
     let accepted = request
         .stream()

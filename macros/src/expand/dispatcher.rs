@@ -227,8 +227,11 @@ fn arm(contract: &Contract<'_>, method: &Method<'_>) -> TokenStream {
         .upload()
         .and_then(Argument::incoming_item)
         .map(|item| {
+            // With the type's span, so that rustc points there if it cannot be decoded.
+            let at_type = Span::call_site().located_at(item.span());
+            let accept = quote_spanned!(at_type=> accept_items::<#item>);
             quote! {
-                let #incoming = match #krate::__rt::accept_items::<#item>(&#request) {
+                let #incoming = match #krate::__rt::#accept(&#request) {
                     ::core::result::Result::Ok(#incoming) => #incoming,
                     ::core::result::Result::Err(#refused) => return #refused,
                 };

@@ -6,8 +6,8 @@ use futures_util::FutureExt;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::local_stream::LocalOpening;
 use super::request::CallRequest;
-use super::stream::open_locally;
 use crate::cancel_table::{CancelKey, CancelTable};
 use crate::context::{Context, Invocation, Times};
 use crate::error::{Error, ErrorKind, Outcome};
@@ -59,8 +59,7 @@ impl LocalCall {
     /// Starts a call. `None` if it is one-way: it runs, and nobody waits for it.
     pub(super) fn start(service: Arc<dyn Service>, request: &CallRequest) -> Option<Self> {
         if request.options.window > 0 {
-            let opening = open_locally(service, request);
-            return Some(Self::Inline(Box::pin(opening)));
+            return Some(Self::Inline(Box::pin(open_stream(service, request))));
         }
         // The client may be of another version of the contract, where the method has another number.
         let own = service.descriptor().method_like(request.method());
@@ -114,7 +113,7 @@ impl LocalCall {
 
 /// Runs a handler to its end or its deadline; that of a stream is the deadline of its opening alone. The service has no
 /// such method if `asked` is `None`.
-pub(super) fn run(
+fn run(
     service: Arc<dyn Service>,
     request: &CallRequest,
     asked: Option<Request>,
@@ -154,4 +153,20 @@ pub(super) fn run(
         HandlerEnd::TimedOut => ended.stopped(),
         HandlerEnd::Panicked(text) => ended.panicked(text),
     })
+}
+
+/// Opens the stream that a call asks for.
+fn open_stream(
+    service: Arc<dyn Service>,
+    request: &CallRequest,
+) -> impl Future<Output = HandlerEnd<Reply>> + Send + use<> {
+    let own = service.descriptor().method_like(request.method());
+    let is_upload = own.is_some_and(|own| own.is_upload());
+    let opening = LocalOpening::new(request.options.window, is_upload);
+    let asked = own.map(|own| {
+        let body = request.options.body.clone();
+        Request::new(own, request.codec, body).with_stream(Some(opening.served()))
+    });
+    let handler = run(service, request, asked, None);
+    opening.open(request.method().name(), handler)
 }

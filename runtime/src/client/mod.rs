@@ -11,6 +11,7 @@ mod dynamic;
 mod handle;
 mod layered;
 mod local;
+mod local_stream;
 mod options;
 mod presence;
 mod reply_queue;

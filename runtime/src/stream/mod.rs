@@ -11,7 +11,7 @@ mod upload;
 pub(crate) use attached::Attached;
 pub(crate) use inbox::{Inbox, LocalSink};
 pub(crate) use produce::{ItemSink, Produced, SinkClosed, items_message, produce};
-pub(crate) use reader::{Read, Reader};
+pub(crate) use reader::{Reader, StreamPart};
 pub(crate) use upload::{
     AcceptedUpload, ServedStream, UPLOAD_WINDOW, UploadControl, UploadInbox, upload_cancelled,
 };

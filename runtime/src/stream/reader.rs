@@ -23,7 +23,7 @@ pub(crate) struct Reader<E> {
 
 /// The next part of a stream.
 #[derive(Debug)]
-pub(crate) enum Read<E> {
+pub(crate) enum StreamPart<E> {
     Item(Bytes),
     End(E),
     /// The items of a message do not decode.
@@ -51,21 +51,21 @@ impl<E> Reader<E> {
         &mut self,
         cx: &mut Context<'_>,
         grant: impl FnOnce(u64),
-    ) -> Poll<Option<Read<E>>> {
+    ) -> Poll<Option<StreamPart<E>>> {
         loop {
             match self.current.take() {
                 Ok(Some(item)) => {
                     if let Some(total) = self.item_read() {
                         grant(total);
                     }
-                    return Poll::Ready(Some(Read::Item(item)));
+                    return Poll::Ready(Some(StreamPart::Item(item)));
                 }
                 Ok(None) => {}
-                Err(_) => return Poll::Ready(Some(Read::Malformed)),
+                Err(_) => return Poll::Ready(Some(StreamPart::Malformed)),
             }
             match ready!(self.inbox.poll_next(cx)) {
                 Some(InboxNext::Items(items)) => self.current = items,
-                Some(InboxNext::End(end)) => return Poll::Ready(Some(Read::End(end))),
+                Some(InboxNext::End(end)) => return Poll::Ready(Some(StreamPart::End(end))),
                 None => return Poll::Ready(None),
             }
         }
@@ -104,7 +104,10 @@ mod tests {
     fn read(reader: &mut Reader<()>) -> Option<u64> {
         let mut granted = None;
         let next = poll_fn(|cx| reader.poll_read(cx, |total| granted = Some(total)));
-        assert!(matches!(next.now_or_never(), Some(Some(Read::Item(_)))));
+        assert!(matches!(
+            next.now_or_never(),
+            Some(Some(StreamPart::Item(_)))
+        ));
         granted
     }
 
@@ -123,7 +126,7 @@ mod tests {
         assert_eq!(read(&mut reader), None, "nothing is granted behind the end");
         assert_eq!(reader.items(), 6);
         let end = poll_fn(|cx| reader.poll_read(cx, |_| ())).now_or_never();
-        assert!(matches!(end, Some(Some(Read::End(())))));
+        assert!(matches!(end, Some(Some(StreamPart::End(())))));
     }
 
     #[test]
@@ -142,6 +145,9 @@ mod tests {
         let text = Items::several(Bytes::from_static(b"\x91\xa1a")).unwrap();
         inbox.push(0, text).unwrap();
         let next = poll_fn(|cx| reader.poll_read(cx, |_| ())).now_or_never();
-        assert!(matches!(next, Some(Some(Read::Malformed))), "{next:?}");
+        assert!(
+            matches!(next, Some(Some(StreamPart::Malformed))),
+            "{next:?}"
+        );
     }
 }

@@ -8,6 +8,7 @@ mod queue;
 mod replies;
 mod streams;
 mod task;
+mod upload_state;
 mod uploads;
 
 pub(super) use current::CurrentReplyQueue;

@@ -8,7 +8,7 @@ use std::task::Waker;
 use tokio::sync::Notify;
 
 use super::in_flight::ReceivedReply;
-use super::uploads::UploadState;
+use super::upload_state::UploadState;
 use crate::error::Error;
 use crate::policy::stream::StreamFault;
 use crate::stats::Counters;

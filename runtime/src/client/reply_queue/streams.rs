@@ -11,12 +11,12 @@ use bytes::Bytes;
 use super::in_flight::{CallCompletion, ReceivedReply};
 use super::open_streams::{OpenStream, StreamEnd};
 use super::queue::ReplyQueue;
-use super::uploads::{RemoteUpload, UploadSink, UploadState};
+use super::upload_state::UploadState;
+use super::uploads::{RemoteUpload, UploadSink};
 use crate::client::correlation::CorrelationId;
-use crate::client::stream::LocalStream;
 use crate::error::{Error, ErrorKind};
 use crate::link::{Channel, Flush};
-use crate::service::Reply;
+use crate::service::{BoxFuture, Reply};
 use crate::stream::{Attached, Inbox};
 use crate::sync::lock;
 use crate::wire::batch::{encode_cancelled, encode_credit};
@@ -32,74 +32,63 @@ const CANCEL_EXPIRATION: Duration = Duration::from_secs(600);
 /// A stream that was opened, for its reader.
 pub(in crate::client) struct OpenedStream {
     pub(in crate::client) inbox: Arc<Inbox<StreamEnd>>,
-    pub(in crate::client) peer: StreamPeer,
+    pub(in crate::client) peer: Box<dyn StreamPeer>,
 }
 
 /// The other side of a stream. Dropping it cancels the stream.
-pub(in crate::client) enum StreamPeer {
-    Remote(RemoteStream),
-    /// A handler in this process.
-    Local(LocalStream),
-}
-
-impl StreamPeer {
+pub(in crate::client) trait StreamPeer: Send + Sync {
     /// Allows so many items in total.
-    pub(in crate::client) fn grant(&self, total: u64) {
-        match self {
-            Self::Remote(remote) => remote.queue.grant(remote.id, &remote.stream, total),
-            // The inbox wakes it.
-            Self::Local(_) => {}
-        }
-    }
+    fn grant(&self, total: u64);
 
     /// Whether the method takes items.
-    pub(in crate::client) fn takes_items(&self) -> bool {
-        match self {
-            Self::Remote(remote) => lock(&remote.stream.upload).credit.allowed() > 0,
-            Self::Local(local) => local.takes_items(),
-        }
-    }
+    fn takes_items(&self) -> bool;
 
     /// The number of items that were sent to the method.
-    pub(in crate::client) fn items_sent(&self) -> u64 {
-        match self {
-            Self::Remote(remote) => lock(&remote.stream.upload).credit.sent(),
-            Self::Local(local) => local.items_sent(),
-        }
-    }
+    fn items_sent(&self) -> u64;
 
     /// The largest message, in bytes.
-    pub(in crate::client) fn max_message(&self) -> usize {
-        match self {
-            Self::Remote(remote) => remote.queue.max_message,
-            Self::Local(_) => usize::MAX,
-        }
-    }
+    fn max_message(&self) -> usize;
 
-    /// The way of items to the method.
-    ///
-    /// # Errors
-    /// The connection was lost.
-    pub(in crate::client) async fn upload_sink(&self) -> Result<Arc<dyn UploadSink>, Error> {
-        let remote = match self {
-            Self::Remote(remote) => remote,
-            Self::Local(local) => return Ok(local.upload_sink()),
-        };
-        let channel = remote.queue.upload_channel().await?;
-        lock(&remote.stream.upload).channel = Some(channel);
-        Ok(Arc::new(RemoteUpload {
-            queue: Arc::clone(&remote.queue),
-            id: remote.id,
-            stream: Arc::clone(&remote.stream),
-        }))
-    }
+    /// The way of items to the method. It fails if the connection was lost.
+    fn upload_sink(&self) -> BoxFuture<Result<Arc<dyn UploadSink>, Error>>;
 }
 
 /// A stream of a server.
-pub(in crate::client) struct RemoteStream {
+struct RemoteStream {
     queue: Arc<ReplyQueue>,
     id: u64,
     stream: Arc<OpenStream>,
+}
+
+impl StreamPeer for RemoteStream {
+    fn grant(&self, total: u64) {
+        self.queue.grant(self.id, &self.stream, total);
+    }
+
+    fn takes_items(&self) -> bool {
+        lock(&self.stream.upload).credit.allowed() > 0
+    }
+
+    fn items_sent(&self) -> u64 {
+        lock(&self.stream.upload).credit.sent()
+    }
+
+    fn max_message(&self) -> usize {
+        self.queue.max_message
+    }
+
+    fn upload_sink(&self) -> BoxFuture<Result<Arc<dyn UploadSink>, Error>> {
+        let sink = RemoteUpload {
+            queue: Arc::clone(&self.queue),
+            id: self.id,
+            stream: Arc::clone(&self.stream),
+        };
+        Box::pin(async move {
+            let channel = sink.queue.upload_channel().await?;
+            lock(&sink.stream.upload).channel = Some(channel);
+            Ok(Arc::new(sink) as _)
+        })
+    }
 }
 
 impl Drop for RemoteStream {
@@ -169,7 +158,7 @@ impl ReplyQueue {
             upload: Mutex::new(UploadState::new()),
         });
         let completed = if self.streams.insert(id, &stream) {
-            let peer = StreamPeer::Remote(RemoteStream {
+            let peer = Box::new(RemoteStream {
                 queue: Arc::clone(self),
                 id,
                 stream: Arc::clone(&stream),

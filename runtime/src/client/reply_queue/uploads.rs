@@ -2,7 +2,7 @@
 //! as one on the channel for requests would.
 
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
@@ -11,7 +11,6 @@ use super::queue::ReplyQueue;
 use crate::error::Error;
 use crate::link::{Channel, ChannelEvent, ChannelHandler};
 use crate::policy::refusal;
-use crate::policy::stream::SendCredit;
 use crate::stream::{ItemSink, SinkClosed, items_message};
 use crate::sync::lock;
 use crate::wire::envelope::StreamMessage;
@@ -25,53 +24,6 @@ pub(in crate::client) trait UploadSink: ItemSink {
     fn fail(&self, error: Error);
 }
 
-/// The items of one stream to its server. The lock around it is held while a message is appended, so that the numbers
-/// have the order of the messages.
-#[derive(Debug)]
-pub(super) struct UploadState {
-    pub(super) credit: SendCredit,
-    /// The channel of the items. `None` before the first one.
-    pub(super) channel: Option<Arc<Channel>>,
-    /// The size of the largest message, in bytes.
-    pub(super) largest: usize,
-    is_closed: bool,
-    sender: Option<Waker>,
-}
-
-impl UploadState {
-    /// Without any credit, which the server gives when it opens the stream.
-    pub(super) fn new() -> Self {
-        Self {
-            credit: SendCredit::new(0),
-            channel: None,
-            largest: 0,
-            is_closed: false,
-            sender: None,
-        }
-    }
-
-    /// The server allows so many items in total. The result is to be woken.
-    #[must_use]
-    pub(super) fn grant(&mut self, total: u64) -> Option<Waker> {
-        if !self.credit.grant(total) {
-            return None;
-        }
-        self.sender.take()
-    }
-
-    /// Nobody reads the items any more. The result is to be woken.
-    #[must_use]
-    pub(super) fn close(&mut self) -> Option<Waker> {
-        self.is_closed = true;
-        self.sender.take()
-    }
-
-    fn wait<T>(&mut self, cx: &mut Context<'_>) -> Poll<T> {
-        self.sender = Some(cx.waker().clone());
-        Poll::Pending
-    }
-}
-
 /// The way of items to a server.
 pub(super) struct RemoteUpload {
     pub(super) queue: Arc<ReplyQueue>,
@@ -82,7 +34,7 @@ pub(super) struct RemoteUpload {
 impl RemoteUpload {
     fn append(&self, kind: StreamMessage, body: Bytes, items: u64) -> Result<(), SinkClosed> {
         let mut upload = lock(&self.stream.upload);
-        if upload.is_closed {
+        if upload.is_closed() {
             return Err(SinkClosed);
         }
         let queue = &self.queue;
@@ -107,7 +59,7 @@ impl ItemSink for RemoteUpload {
     fn poll_credit(&self, cx: &mut Context<'_>) -> Poll<Result<u64, SinkClosed>> {
         let mut upload = lock(&self.stream.upload);
         match upload.credit.left() {
-            _ if upload.is_closed => Poll::Ready(Err(SinkClosed)),
+            _ if upload.is_closed() => Poll::Ready(Err(SinkClosed)),
             0 => upload.wait(cx),
             left => Poll::Ready(Ok(left)),
         }
@@ -129,7 +81,7 @@ impl ItemSink for RemoteUpload {
 
     fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut upload = lock(&self.stream.upload);
-        if upload.is_closed {
+        if upload.is_closed() {
             return Poll::Ready(());
         }
         upload.wait(cx)

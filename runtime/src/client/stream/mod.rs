@@ -2,13 +2,11 @@
 
 mod call;
 mod dynamic;
-mod local;
 mod opening;
 mod streaming;
 mod upload;
 
 pub use call::{DEFAULT_WINDOW, StreamCall};
 pub use dynamic::{DynamicStreamCall, DynamicStreaming};
-pub(super) use local::{LocalStream, open_locally};
 pub use streaming::Streaming;
 pub use upload::UploadCall;

@@ -22,7 +22,7 @@ use crate::error::{CallError, Error, ErrorKind, Never, Outcome};
 use crate::handler_guard::AbortOnDropTask;
 use crate::policy::stream::StreamFault;
 use crate::service::Reply;
-use crate::stream::{Read, Reader};
+use crate::stream::{Reader, StreamPart};
 
 /// An open stream of items: a [`Stream`] of `Result<T, CallError<E>>`. A [`StreamCall`](super::StreamCall) opens it.
 ///
@@ -46,7 +46,7 @@ use crate::stream::{Read, Reader};
 #[must_use = "dropping it cancels the stream"]
 pub struct Streaming<T, E = Never> {
     reader: Reader<StreamEnd>,
-    peer: StreamPeer,
+    peer: Box<dyn StreamPeer>,
     /// Sends items to the method, if it takes some.
     _sending: Option<AbortOnDropTask<()>>,
     request: Arc<CallRequest>,
@@ -115,14 +115,14 @@ impl<T, E> Streaming<T, E> {
         }
         let peer = &self.peer;
         match self.reader.poll_read(cx, |total| peer.grant(total)) {
-            Poll::Ready(Some(Read::Item(item))) => {
+            Poll::Ready(Some(StreamPart::Item(item))) => {
                 self.waiting_since = None;
                 Poll::Ready(Some(Ok(item)))
             }
-            Poll::Ready(Some(Read::Malformed)) => {
+            Poll::Ready(Some(StreamPart::Malformed)) => {
                 self.failed(StreamFailure::Fault(StreamFault::Malformed))
             }
-            Poll::Ready(Some(Read::End(end))) => match end {
+            Poll::Ready(Some(StreamPart::End(end))) => match end {
                 StreamEnd::Reply(reply) => Poll::Ready(Some(Err(LastItem::Reply(reply)))),
                 StreamEnd::Lost(reason) => self.failed(StreamFailure::Lost(reason)),
                 StreamEnd::Fault(fault) => self.failed(StreamFailure::Fault(fault)),

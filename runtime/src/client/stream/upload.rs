@@ -26,7 +26,7 @@ use crate::context::Context;
 use crate::descriptor::MethodDescriptor;
 use crate::error::{CallError, Error, ErrorKind, Never, Outcome};
 use crate::handler_guard::{AbortOnDropTask, HandlerEnd, guard};
-use crate::stream::{Produced, Read, Reader, produce};
+use crate::stream::{Produced, Reader, StreamPart, produce};
 use crate::wire::codec::{Codec, CodecError};
 
 /// Items, which are encoded when they are polled.
@@ -243,15 +243,15 @@ async fn send_and_receive<T: DeserializeOwned, E: DeserializeOwned>(
         Poll::Pending
     });
     let error = match end.await {
-        Some(Read::End(StreamEnd::Reply(received))) => {
+        Some(StreamPart::End(StreamEnd::Reply(received))) => {
             let reply = reply_at_end(request, received, peer.max_message())?;
             return decode(request, reply);
         }
-        Some(Read::End(StreamEnd::Lost(reason))) => {
+        Some(StreamPart::End(StreamEnd::Lost(reason))) => {
             failed(reason.kind().clone(), &reason.with_reason())
         }
-        Some(Read::End(StreamEnd::Fault(fault))) => failed(ErrorKind::Decode, &fault),
-        Some(Read::Item(_) | Read::Malformed) | None => {
+        Some(StreamPart::End(StreamEnd::Fault(fault))) => failed(ErrorKind::Decode, &fault),
+        Some(StreamPart::Item(_) | StreamPart::Malformed) | None => {
             let text = "the method has returned an item where a value was expected";
             failed(ErrorKind::Decode, &text)
         }

@@ -1,18 +1,17 @@
 //! Streams of an implementation in this process.
 
-use std::future::poll_fn;
+use std::future::{poll_fn, ready};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use crate::client::local::run;
-use crate::client::reply_queue::{OpenedStream, ReceivedReply, StreamEnd, StreamPeer, UploadSink};
-use crate::client::request::CallRequest;
+use super::reply_queue::{OpenedStream, ReceivedReply, StreamEnd, StreamPeer, UploadSink};
 use crate::error::Error;
 use crate::handler_guard::{AbortOnDropTask, HandlerEnd, guard};
-use crate::service::{Reply, Request, Service};
+use crate::service::{BoxFuture, Reply};
 use crate::stream::{
     AcceptedUpload, Attached, Inbox, ItemSink, LocalSink, ServedStream, SinkClosed, UPLOAD_WINDOW,
     UploadControl, UploadInbox, upload_cancelled,
@@ -20,49 +19,58 @@ use crate::stream::{
 use crate::wire::envelope::ReplyForm;
 use crate::wire::status::Status;
 
-/// Opens a stream of an implementation in this process. Its handler runs in a task of its own, which ends with the
-/// stream. The result is a reply that carries the stream, or the one that refuses it.
-pub(in crate::client) fn open_locally(
-    service: Arc<dyn Service>,
-    request: &CallRequest,
-) -> impl Future<Output = HandlerEnd<Reply>> + Send + use<> {
-    let inbox = Arc::new(Inbox::new(request.options.window));
-    let upload = Arc::new(Inbox::new(UPLOAD_WINDOW));
-    let own = service.descriptor().method_like(request.method());
-    let served = Arc::new(LocalServed {
-        items: LocalSink::new(&inbox, usize::MAX),
-        inbox: Arc::clone(&inbox),
-        upload: own
-            .is_some_and(|own| own.is_upload())
-            .then(|| Arc::clone(&upload)),
-        is_accepted: AtomicBool::new(false),
-    });
-    let asked = own.map(|own| {
-        let request = Request::new(own, request.codec, request.options.body.clone());
-        request.with_stream(Some(Arc::clone(&served) as _))
-    });
-    let mut handler = Box::pin(run(service, request, asked, None));
-    let method = request.method().name();
-    async move {
-        let serving = Arc::clone(&served);
-        let running = Box::pin(async move {
-            let end = poll_fn(|cx| match handler.as_mut().poll(cx) {
-                Poll::Ready(end) => Poll::Ready(Some(end)),
-                // It has got the error of its items, if it waits for one.
-                Poll::Pending => serving.poll_closed(cx).map(|()| None),
-            });
-            if let Some(end) = end.await {
-                serving.end(Reply::of_end(method, end));
-            }
-            drop(handler);
-        });
-        let task = AbortOnDropTask::spawn(guard(None, running));
+/// A stream of an implementation in this process that a request asks for.
+pub(super) struct LocalOpening {
+    served: Arc<LocalServed>,
+    inbox: Arc<Inbox<StreamEnd>>,
+    upload: Arc<UploadInbox>,
+}
+
+impl LocalOpening {
+    /// With the reader's window. `is_upload` tells whether the method takes items.
+    pub(super) fn new(window: u32, is_upload: bool) -> Self {
+        let inbox = Arc::new(Inbox::new(window));
+        let upload = Arc::new(Inbox::new(UPLOAD_WINDOW));
+        let served = LocalServed {
+            items: LocalSink::new(&inbox, usize::MAX),
+            inbox: Arc::clone(&inbox),
+            upload: is_upload.then(|| Arc::clone(&upload)),
+            is_accepted: AtomicBool::new(false),
+        };
+        Self {
+            served: Arc::new(served),
+            inbox,
+            upload,
+        }
+    }
+
+    /// The stream for the request.
+    pub(super) fn served(&self) -> Arc<dyn ServedStream> {
+        Arc::clone(&self.served) as _
+    }
+
+    /// Runs the handler of the request in a task of its own, which ends with the stream. The result is a reply that
+    /// carries the stream, or the one that refuses it.
+    pub(super) async fn open(
+        self,
+        method: &'static str,
+        handler: impl Future<Output = HandlerEnd<Reply>> + Send + 'static,
+    ) -> HandlerEnd<Reply> {
+        let Self {
+            served,
+            inbox,
+            upload,
+        } = self;
+        let task = AbortOnDropTask::spawn(guard(
+            None,
+            Box::pin(serve(Arc::clone(&served), method, handler)),
+        ));
         let is_open = poll_fn(|cx| inbox.poll_opened(cx)).await;
         match inbox.take_end_unless(is_open) {
             Some(StreamEnd::Reply(received)) => HandlerEnd::Returned(received.reply),
             Some(StreamEnd::Lost(_) | StreamEnd::Fault(_)) => HandlerEnd::TimedOut,
             None => {
-                let peer = StreamPeer::Local(LocalStream {
+                let peer = Box::new(LocalStream {
                     _task: task,
                     inbox: Arc::clone(&inbox),
                     upload,
@@ -71,6 +79,23 @@ pub(in crate::client) fn open_locally(
                 HandlerEnd::Returned(Reply::opened(Attached::new(OpenedStream { inbox, peer })))
             }
         }
+    }
+}
+
+/// Runs the handler of a stream, until it or the stream ends.
+async fn serve(
+    served: Arc<LocalServed>,
+    method: &'static str,
+    handler: impl Future<Output = HandlerEnd<Reply>> + Send,
+) {
+    let mut handler = pin!(handler);
+    let end = poll_fn(|cx| match handler.as_mut().poll(cx) {
+        Poll::Ready(end) => Poll::Ready(Some(end)),
+        // It has got the error of its items, if it waits for one.
+        Poll::Pending => served.poll_closed(cx).map(|()| None),
+    });
+    if let Some(end) = end.await {
+        served.end(Reply::of_end(method, end));
     }
 }
 
@@ -144,31 +169,36 @@ impl UploadControl for LocalServed {
 }
 
 /// A stream of a handler in this process, as its caller has it.
-pub(in crate::client) struct LocalStream {
+struct LocalStream {
     _task: AbortOnDropTask<()>,
     inbox: Arc<Inbox<StreamEnd>>,
     upload: Arc<UploadInbox>,
     takes_items: bool,
 }
 
-impl LocalStream {
-    /// Whether the method takes items.
-    pub(in crate::client) fn takes_items(&self) -> bool {
+impl StreamPeer for LocalStream {
+    /// The inbox wakes the handler.
+    fn grant(&self, _: u64) {}
+
+    fn takes_items(&self) -> bool {
         self.takes_items
     }
 
-    /// The number of items that were sent to the method.
-    pub(in crate::client) fn items_sent(&self) -> u64 {
+    fn items_sent(&self) -> u64 {
         self.upload.received()
     }
 
-    /// The way of items to the method.
-    pub(in crate::client) fn upload_sink(&self) -> Arc<dyn UploadSink> {
-        Arc::new(LocalUpload {
+    fn max_message(&self) -> usize {
+        usize::MAX
+    }
+
+    fn upload_sink(&self) -> BoxFuture<Result<Arc<dyn UploadSink>, Error>> {
+        let sink = LocalUpload {
             items: LocalSink::new(&self.upload, usize::MAX),
             upload: Arc::clone(&self.upload),
             inbox: Arc::clone(&self.inbox),
-        })
+        };
+        Box::pin(ready(Ok(Arc::new(sink) as _)))
     }
 }
 
