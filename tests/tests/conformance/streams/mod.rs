@@ -7,10 +7,12 @@ mod opening;
 mod order;
 mod rules;
 
+use futures_util::FutureExt;
 use futures_util::stream::{self, Stream, StreamExt};
 use lepus::{CallError, Code, Connection, Context, Running, Server, Status, Streaming};
 use lepus_tests::{Env, eventually};
 use serde::{Deserialize, Serialize};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -45,6 +47,8 @@ trait Ticker {
     fn leaving(&self) -> impl Stream<Item = u64>;
     /// A plain call.
     async fn echo(&self, text: String) -> String;
+    /// A plain call that never ends by itself.
+    async fn hang(&self);
 }
 
 /// The implementation, with counters of what it did.
@@ -143,10 +147,13 @@ impl Ticker for Subject {
     }
 
     fn leaving(&self) -> impl Stream<Item = u64> {
-        let open = Open::of(self);
-        let last = stream::once(async move {
-            Context::current().draining().await;
-            drop(open);
+        let last = stream::once(async {
+            let context = Context::current();
+            let mut draining = pin!(context.draining());
+            // Counted when it has asked for the end, for a test that waits for this.
+            assert!(draining.as_mut().now_or_never().is_none());
+            let _open = Open::of(self);
+            draining.await;
             2
         });
         stream::iter([1]).chain(last)
@@ -154,6 +161,11 @@ impl Ticker for Subject {
 
     async fn echo(&self, text: String) -> String {
         text
+    }
+
+    async fn hang(&self) {
+        let _open = Open::of(self);
+        std::future::pending().await
     }
 }
 
@@ -205,6 +217,23 @@ impl Fixture {
     async fn is_well(&self) {
         let echo = self.ticker.echo("still there".into()).await;
         assert_eq!(echo.as_deref().ok(), Some("still there"), "{echo:?}");
+    }
+
+    /// So many items were asked of streams, and no further one while other calls are made and answered.
+    async fn has_produced(&self, items: u64) {
+        eventually(&format!("{items} items"), || async {
+            let produced = self.subject.produced();
+            if produced >= items {
+                Ok(())
+            } else {
+                Err(produced)
+            }
+        })
+        .await;
+        for _ in 0..20 {
+            self.is_well().await;
+        }
+        assert_eq!(self.subject.produced(), items);
     }
 }
 
