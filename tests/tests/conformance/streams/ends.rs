@@ -18,6 +18,7 @@ conformance!(
     a_shutdown_ends_streams,
     a_stream_may_say_goodbye,
     a_dropped_server_ends_streams,
+    a_closed_connection_holds_no_channel_for_streams,
 );
 
 async fn an_own_error_ends_a_stream(env: Env) {
@@ -201,4 +202,23 @@ async fn a_dropped_server_ends_streams(env: Env) {
         fixture.serving.stats().open_streams == 0
     })
     .await;
+}
+
+async fn a_closed_connection_holds_no_channel_for_streams(env: Env) {
+    let fixture = Fixture::start(&env).await;
+    let (numbers, error) = read(fixture.ticker.count(3).await.unwrap()).await;
+    assert!(error.is_none() && numbers.len() == 3);
+    fixture.server.stop().await.unwrap();
+    for connection in [&fixture.serving, &fixture.calling] {
+        connection.close().await;
+        eventually("no channel is held", || async {
+            let stats = connection.stats();
+            if stats.channels == 0 {
+                Ok(())
+            } else {
+                Err(format!("{stats:?}"))
+            }
+        })
+        .await;
+    }
 }

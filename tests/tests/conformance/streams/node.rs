@@ -4,6 +4,7 @@
 use super::{Subject, TickerClient, TickerServer, code, read, serve};
 use lepus::{Code, Connection, Server};
 use lepus_tests::deadline;
+use lepus_tests::eventually;
 use lepus_tests::eventually::within;
 use lepus_tests::node::{self, Node};
 use lepus_tests::raw::{Raw, delivery};
@@ -44,6 +45,7 @@ async fn streams_outlast_the_acknowledgement_timeout() {
         subject.is_left_by_all().await;
         server.stop().await.unwrap();
         an_item_that_the_broker_refuses(&node).await;
+        an_item_that_the_broker_refuses_behind_the_end(&node).await;
     })
     .await;
 }
@@ -92,6 +94,25 @@ async fn an_item_that_the_broker_refuses(node: &Node) {
     let (items, error) = read(ticker.sized(vec![5, 200_000]).await.unwrap()).await;
     assert_eq!((items.len(), code(error)), (1, Code::ResourceExhausted));
     assert_eq!(subject.open(), 1);
+    drop(held);
+    subject.is_left_by_all().await;
+    server.stop().await.unwrap();
+}
+
+/// The producer has ended when the broker refuses the item, so that the server does not know the stream any more.
+async fn an_item_that_the_broker_refuses_behind_the_end(node: &Node) {
+    let (serving, calling) = (open(node).await, open(node).await);
+    let subject = Arc::new(Subject::default());
+    let server = serve(&serving, &subject).start().await.unwrap();
+    let ticker = TickerClient::new(&calling);
+    let ended = ticker.sized(vec![5, 200_000, 5]).window(100).await.unwrap();
+    // With a queue of its own, because the channel of the first one is closed.
+    let held = eventually("another stream opens", || async { ticker.quiet().await }).await;
+    let (items, error) = read(ended).await;
+    let error = error.unwrap();
+    assert!(items.len() == 1 && error.is_disconnected(), "{error}");
+    assert_eq!(ticker.echo("well".into()).await.unwrap(), "well");
+    assert_eq!((subject.open(), calling.stats().open_streams), (1, 1));
     drop(held);
     subject.is_left_by_all().await;
     server.stop().await.unwrap();
