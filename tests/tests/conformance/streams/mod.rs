@@ -5,6 +5,7 @@ mod losing;
 mod node;
 mod opening;
 mod order;
+mod producers;
 mod rules;
 
 use futures_util::FutureExt;
