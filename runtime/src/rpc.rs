@@ -6,7 +6,7 @@
 
 pub use crate::client::{
     Call, Client, ClientBuilder, DEFAULT_TIMEOUT, DEFAULT_WINDOW, DynamicCall, DynamicClient,
-    DynamicReply, PendingReply, StreamCall, Streaming,
+    DynamicReply, PendingReply, ResumedStream, StreamCall, Streaming, resume,
 };
 pub use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use crate::error::{CallError, Never};

@@ -21,4 +21,4 @@ pub use builder::ClientBuilder;
 pub use call::{Call, PendingReply};
 pub use dynamic::{DynamicCall, DynamicClient, DynamicReply};
 pub use handle::{Client, DEFAULT_TIMEOUT};
-pub use stream::{DEFAULT_WINDOW, StreamCall, Streaming};
+pub use stream::{DEFAULT_WINDOW, ResumedStream, StreamCall, Streaming, resume};

@@ -6,6 +6,7 @@ mod node;
 mod opening;
 mod order;
 mod producers;
+mod resume;
 mod rules;
 
 use futures_util::FutureExt;
@@ -42,6 +43,8 @@ trait Ticker {
     fn sized(&self, sizes: Vec<usize>) -> impl Stream<Item = Vec<u8>>;
     /// One number after the other, for as long as somebody reads.
     fn forever(&self) -> impl Stream<Item = u64>;
+    /// The numbers from this one on, for as long as somebody reads.
+    fn after(&self, first: u64) -> impl Stream<Item = u64>;
     /// No item, for as long as somebody reads.
     fn quiet(&self) -> impl Stream<Item = u64>;
     /// One number, and another one when the server shuts down.
@@ -138,6 +141,10 @@ impl Ticker for Subject {
 
     fn forever(&self) -> impl Stream<Item = u64> {
         self.numbers()
+    }
+
+    fn after(&self, first: u64) -> impl Stream<Item = u64> {
+        self.numbers().map(move |number| first + number)
     }
 
     fn quiet(&self) -> impl Stream<Item = u64> {

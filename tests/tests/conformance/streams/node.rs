@@ -117,3 +117,31 @@ async fn an_item_that_the_broker_refuses_behind_the_end(node: &Node) {
     subject.is_left_by_all().await;
     server.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_goes_on_after_a_restart_of_the_broker() {
+    let name = "a_stream_goes_on_after_a_restart_of_the_broker";
+    if !node::are_available(name) {
+        return;
+    }
+    deadline::within(name, LIMIT, async {
+        let node = Node::start().await;
+        let (serving, calling) = (open(&node).await, open(&node).await);
+        let subject = Arc::new(Subject::default());
+        let _server = serve(&serving, &subject).start().await.unwrap();
+        let ticker = TickerClient::new(&calling);
+        let call = |from| ticker.after(from).window(8);
+        let mut numbers = lepus::rpc::resume(0, call, |number| number + 1);
+        for expected in 0..100 {
+            assert_eq!(numbers.next().await.unwrap().unwrap(), expected);
+        }
+        node.restart().await;
+        for expected in 100..200 {
+            assert_eq!(numbers.next().await.unwrap().unwrap(), expected);
+        }
+        assert!(numbers.openings() > 1);
+        drop(numbers);
+        subject.is_left_by_all().await;
+    })
+    .await;
+}
