@@ -6,8 +6,8 @@
 
 pub use crate::client::{
     Call, Client, ClientBuilder, DEFAULT_TIMEOUT, DEFAULT_WINDOW, DynamicCall, DynamicClient,
-    DynamicReply, DynamicStreamCall, DynamicStreaming, PendingReply, StreamCall, Streaming,
-    UploadCall,
+    DynamicReply, DynamicStreamCall, DynamicStreaming, PendingReply, ResumedStream, StreamCall,
+    Streaming, UploadCall, resume,
 };
 pub use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use crate::error::{CallError, Never};

@@ -19,6 +19,18 @@ INFO = "lepus.info/1"
 STATS = "lepus.stats/1"
 HEALTH = "lepus.health/1"
 
+# The types of the messages of a stream, and the header by which a request asks for one.
+OPEN = "lepus.open/1"
+ITEM = "lepus.item/1"
+ITEMS = "lepus.items/1"
+CREDIT = "lepus.credit/1"
+PROBE = "lepus.probe/1"
+CANCEL = "lepus.cancel/1"
+STREAM = "rpc-stream"
+
+# The header that tells that a reply is an error.
+STATUS = "rpc-status"
+
 
 def connect():
     url = os.environ.get("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2F")

@@ -18,6 +18,7 @@ pub mod jobs;
 pub mod log;
 pub mod naive;
 pub mod node;
+pub mod numbers;
 pub mod peer;
 pub mod probe;
 pub mod process;

@@ -89,7 +89,6 @@ const MEMBERS: &[&str] = &[
 /// Dependencies that no source file of their crate names: the crate's folder, the dependency, and the
 /// reason to have it.
 const UNNAMED: &[(&str, &str, &str)] = &[
-    ("examples", "futures-util", "snippets of the book"),
     ("examples", "lepus-otel", "snippets of the book"),
     ("examples", "opentelemetry", "snippets of the book"),
     ("examples", "opentelemetry-stdout", "snippets of the book"),

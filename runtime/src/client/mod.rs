@@ -24,5 +24,6 @@ pub use call::{Call, PendingReply};
 pub use dynamic::{DynamicCall, DynamicClient, DynamicReply};
 pub use handle::{Client, DEFAULT_TIMEOUT};
 pub use stream::{
-    DEFAULT_WINDOW, DynamicStreamCall, DynamicStreaming, StreamCall, Streaming, UploadCall,
+    DEFAULT_WINDOW, DynamicStreamCall, DynamicStreaming, ResumedStream, StreamCall, Streaming,
+    UploadCall, resume,
 };

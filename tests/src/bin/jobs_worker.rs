@@ -73,7 +73,7 @@ async fn work(job: Job<String>) {
             std::process::abort();
         }
         text => {
-            // Long enough for a kill to find jobs in hand.
+            // Pretends to work, so that kills at random find jobs in hand. No test relies on one that does.
             tokio::time::sleep(Duration::from_millis(3)).await;
             println!("done {text}");
         }

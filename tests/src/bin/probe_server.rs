@@ -14,6 +14,7 @@ struct Slow {
 impl Slow {
     async fn wait(&self, id: u32) -> u32 {
         println!("run {id} {}", Context::current().redelivered());
+        // Pretends to work, for as long as the test says.
         tokio::time::sleep(self.hold).await;
         println!("end {id}");
         id

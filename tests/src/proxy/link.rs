@@ -163,6 +163,7 @@ impl<'a> Pump<'a> {
                 let slow = self.shared.control.borrow().slow;
                 let mut piece = rest;
                 if let Some(slow) = slow {
+                    // The fault itself.
                     tokio::time::sleep(slow.delay).await;
                     piece = &rest[..slow.piece.clamp(1, rest.len())];
                 }

@@ -163,6 +163,7 @@ async fn attempts_that_nobody_answers(env: Env) {
     while !call.is_finished() {
         let threads = threads().get("lapin-io-loop").copied();
         most = most.max(threads.unwrap_or_default());
+        // Between two looks.
         tokio::time::sleep(SOON).await;
     }
     // lapin is started when there is a socket for it.

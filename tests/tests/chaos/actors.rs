@@ -168,7 +168,7 @@ pub async fn call_together(
             }
         });
         join_all(burst.collect::<Vec<_>>()).await;
-        tokio::time::sleep(dice.millis(0, 50)).await;
+        dice.idle(0, 50).await;
     }
 }
 
@@ -219,7 +219,7 @@ pub async fn drop_calls(
             }
         });
         join_all(burst.collect::<Vec<_>>()).await;
-        tokio::time::sleep(dice.millis(50, 200)).await;
+        dice.idle(50, 200).await;
     }
 }
 
@@ -287,7 +287,7 @@ pub async fn push(
     );
     while !shift.is_over() {
         if book.is_behind() {
-            tokio::time::sleep(dice.millis(50, 100)).await;
+            dice.idle(50, 100).await;
             continue;
         }
         // At once, so that their confirms come in any order and together.
@@ -349,7 +349,7 @@ pub async fn push(
             });
         }
         join_all(pushes).await;
-        tokio::time::sleep(dice.millis(5, 30)).await;
+        dice.idle(5, 30).await;
     }
 }
 
@@ -392,6 +392,6 @@ pub async fn publish(connection: Connection, mut dice: Dice, shift: Arc<Shift>, 
             });
         }
         join_all(publishes).await;
-        tokio::time::sleep(dice.millis(20, 100)).await;
+        dice.idle(20, 100).await;
     }
 }

@@ -26,4 +26,10 @@ impl Dice {
     pub fn millis(&mut self, from: u64, to: u64) -> Duration {
         Duration::from_millis(from + self.below(to - from))
     }
+
+    /// Does nothing for a while. This is the pace of an actor, or the length of a fault: nothing is waited for, and no
+    /// check depends on the length.
+    pub async fn idle(&mut self, from: u64, to: u64) {
+        tokio::time::sleep(self.millis(from, to)).await;
+    }
 }

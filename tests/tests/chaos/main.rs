@@ -281,6 +281,7 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
         demolition.spawn(nemesis::demolish(uri, target, dice, told, book));
     }
 
+    // The length of the run, which its caller has chosen.
     tokio::time::sleep(time).await;
     nemesis.shutdown().await;
     phase.send_replace(Phase::Calm);
@@ -415,7 +416,7 @@ async fn recovers(world: &World, book: &Book, raw: &Raw, service: &str) {
         book.pushed(id, End::Done);
     }
     println!("  recovered {:?} after the last fault", healed.elapsed());
-    // The cap, an attempt that was under way, and a busy machine.
+    // The promise itself is a time: the cap of the backoff, an attempt that was under way, and a busy machine.
     let limit = CAP + ANSWER;
     if healed.elapsed() > limit {
         book.complain(format!("13: recovered after {:?}", healed.elapsed()));
@@ -491,7 +492,7 @@ async fn rest(
         if runs.0 != book.runs() {
             *runs = (book.runs(), Instant::now());
         }
-        // Longer than the longest backoff.
+        // Longer than the longest backoff: a job between two queues is in no count, so no event tells of it.
         if runs.1.elapsed() > Duration::from_secs(1) {
             Ok(())
         } else {

@@ -1,4 +1,5 @@
-//! The faults, drawn from the dice; and the end of them.
+//! The faults, drawn from the dice; and the end of them. The sleeps here are how long a fault lasts: nothing is waited
+//! for, and no check depends on their length.
 
 use crate::book::Book;
 use crate::dice::Dice;
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 /// Breaks what runs through one proxy, again and again, until it is dropped.
 pub async fn haunt(proxy: Arc<Proxy>, mut dice: Dice, book: Arc<Book>) {
     loop {
-        tokio::time::sleep(dice.millis(50, 1_200)).await;
+        dice.idle(50, 1_200).await;
         let short = dice.millis(20, 500);
         // Two heartbeats and more: some are found dead.
         let long = dice.millis(500, 4_000);
@@ -226,7 +227,7 @@ async fn delete_exchange(
 /// Sends rubbish, and deletes the queue of the service.
 pub async fn vandalise(raw: Raw, service: String, jobs: String, mut dice: Dice, book: Arc<Book>) {
     loop {
-        tokio::time::sleep(dice.millis(200, 1_500)).await;
+        dice.idle(200, 1_500).await;
         let length = dice.below(200);
         let rubbish: Vec<u8> = (0..length)
             .map(|_| u8::try_from(dice.below(256)).expect("a byte"))

@@ -90,6 +90,7 @@ async fn past_a_silent_handshake(
     }
     let back = tokio::time::timeout(WELL, async {
         while raw.count(worked).await.consumers != 1 {
+            // Between two looks. With lapin's recovery, which is on trial here, there is nothing to wait for.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });

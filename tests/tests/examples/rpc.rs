@@ -9,6 +9,7 @@ conformance!(
     fib_in_one_process,
     calculator_in_one_process,
     a_dropped_call_in_one_process,
+    a_stream_for_three_readers,
     server_and_client_in_two,
 );
 
@@ -163,6 +164,48 @@ async fn a_dropped_call_needs_no_broker() {
     let lines = spawn_alone("cancel").succeeded().await;
     assert!(lines[0].starts_with("broker: embedded"), "{lines:?}");
     assert_eq!(without_times(lines), CANCEL);
+}
+
+/// Three readers of a log, whose lines come in any order.
+fn assert_is_tail(mut lines: Vec<String>) {
+    let broker = lines.remove(0);
+    assert!(broker.starts_with("broker: "), "{broker}");
+    let slow = lines.iter().position(|line| line.starts_with("slow: "));
+    let slow = lines.remove(slow.expect("a line of the slow reader"));
+    let on_their_way = slow.strip_prefix("slow: 30 lines, of which at most ");
+    let on_their_way = on_their_way.and_then(|rest| rest.strip_suffix(" were on their way"));
+    let on_their_way = on_their_way.and_then(|number| number.parse::<u32>().ok());
+    assert!(matches!(on_their_way, Some(0..=4)), "{slow}");
+    lines.sort();
+    assert_eq!(
+        lines,
+        [
+            " [.] brief: gone",
+            " [.] brief: open",
+            " [.] fast: gone",
+            " [.] fast: open",
+            " [.] slow: gone",
+            " [.] slow: open",
+            "brief: leaves",
+            "brief: line 1",
+            "brief: line 2",
+            "brief: line 3",
+            "fast: 30 lines",
+        ]
+    );
+}
+
+async fn a_stream_for_three_readers(env: Env) {
+    assert_is_tail(spawn(&env.uri, "tail", &[]).succeeded().await);
+    let raw = Raw::open(&env.uri).await;
+    raw.delete("lepus-tail.log").await;
+    raw.delete_exchange("lepus-tail.lepus.control").await;
+    raw.close().await;
+}
+
+#[tokio::test]
+async fn a_stream_needs_no_broker() {
+    assert_is_tail(spawn_alone("tail").succeeded().await);
 }
 
 async fn server_and_client_in_two(env: Env) {

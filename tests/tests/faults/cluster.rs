@@ -158,6 +158,7 @@ async fn push(producer: Producer<u64>, books: Arc<Books>) {
                 }
             }
         }
+        // The pace of the load: nothing is waited for.
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -176,6 +177,7 @@ async fn call(
         if books.called(service, reply, number) {
             recovery(&books).success(began);
         }
+        // The pace of the load.
         tokio::time::sleep(pause).await;
     }
 }

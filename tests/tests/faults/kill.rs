@@ -135,6 +135,7 @@ async fn run(env: Env, kind: QueueKind) {
     let mut round = 0;
     while round < ROUNDS || !pushing.is_empty() {
         round += 1;
+        // The pace of the faults: nothing is waited for.
         tokio::time::sleep(Duration::from_millis(30 + dice.below(200))).await;
         match dice.below(8) {
             0..4 => {

@@ -9,3 +9,4 @@ mod node;
 mod permissions;
 mod process;
 mod replies;
+mod streams;

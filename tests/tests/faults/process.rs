@@ -68,6 +68,7 @@ struct Thoughtless {
 impl Blocker for Thoughtless {
     async fn block(&self, millis: u64) -> bool {
         self.runs.fetch_add(1, Ordering::SeqCst);
+        // The fault itself: a handler that holds its thread.
         std::thread::sleep(Duration::from_millis(millis));
         Context::current().redelivered()
     }
@@ -102,7 +103,7 @@ async fn row_40_handlers_that_block_every_thread_cost_no_heartbeat(env: Env) {
         assert!(!call.await.unwrap(), "not delivered before");
     }
     assert_eq!(blocker.runs.load(Ordering::SeqCst), CALLS, "each once");
-    // A link that was lost would be missed for two heartbeats more at most.
+    // A link that was lost would be missed for two heartbeats more at most. No event tells that it was not.
     tokio::time::sleep(2 * HEARTBEAT).await;
     for trouble in troubles {
         assert!(!trouble.is_finished(), "{:?}", trouble.await);

@@ -75,7 +75,8 @@ pub struct StreamCall<T, E = Never> {
     returns: PhantomData<fn() -> (T, E)>,
 }
 
-type Opening<T, E> = Pin<Box<dyn Future<Output = Result<Streaming<T, E>, CallError<E>>> + Send>>;
+pub(super) type Opening<T, E> =
+    Pin<Box<dyn Future<Output = Result<Streaming<T, E>, CallError<E>>> + Send>>;
 
 impl Client {
     /// Creates a call of a method that returns a stream. It is made when it is awaited.

@@ -34,10 +34,10 @@ use crate::wire::value::Table;
 /// A stream of which nothing was sent between two of these times gets a probe, which is at most 10 s after its last
 /// message.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
-/// The current stream queue of a connection.
+/// The current stream queue of a connection. Its task holds it, so that its channels are gone with the session.
 #[derive(Debug, Default)]
 pub(crate) struct StreamQueues {
-    current: tokio::sync::Mutex<Option<Arc<StreamQueue>>>,
+    current: tokio::sync::Mutex<Weak<StreamQueue>>,
 }
 
 impl StreamQueues {
@@ -51,14 +51,14 @@ impl StreamQueues {
         session: &Arc<Session>,
     ) -> Result<Arc<StreamQueue>, Error> {
         let mut current = self.current.lock().await;
-        let usable = current.as_ref().filter(|queue| {
+        let usable = current.upgrade().filter(|queue| {
             queue.outlet.session.generation() == session.generation() && queue.is_open()
         });
         if let Some(queue) = usable {
-            return Ok(Arc::clone(queue));
+            return Ok(queue);
         }
         let queue = StreamQueue::set_up(settings, session).await?;
-        *current = Some(Arc::clone(&queue));
+        *current = Arc::downgrade(&queue);
         Ok(queue)
     }
 }
@@ -101,7 +101,11 @@ impl StreamQueue {
     async fn set_up(settings: &StreamSettings, session: &Arc<Session>) -> Result<Arc<Self>, Error> {
         let name = Name::parse(format!("lepus.stream.{}", random::identity()))?;
         let scoped = settings.namespace.scope(name.as_str());
-        let topology = Topology::queue(Queue::exclusive(name));
+        // Deleted when nobody reads it any more, so that a message of a client comes back: a client whose end was lost with
+        // the channel of the items learns by that of the end of its stream.
+        let mut own = Queue::exclusive(name);
+        own.auto_delete = true;
+        let topology = Topology::queue(own);
         link::declare(session, &topology, &settings.namespace).await?;
         let outlet = StreamOutlet::open(session, scoped.clone(), settings.app_id.clone()).await?;
         let queue = Arc::new(Self {
@@ -123,7 +127,7 @@ impl StreamQueue {
         });
         let consumer = Consumer::start(&channel, &scoped, ConsumeMode::NoAck(sink), None).await?;
         tracing::debug!(queue = scoped, "consuming the queue of streams");
-        settings.tasks.spawn(keep(Arc::downgrade(&queue), consumer));
+        settings.tasks.spawn(keep(Arc::clone(&queue), consumer));
         Ok(queue)
     }
 
@@ -255,8 +259,8 @@ impl ChannelHandler for ItemsHandler {
     }
 }
 
-/// Keeps the consumer of a stream queue, and sends probes, until the queue is lost.
-async fn keep(queue: Weak<StreamQueue>, mut consumer: Consumer) {
+/// Keeps a stream queue and its consumer, and sends probes, until the queue or the channel of the items is lost.
+async fn keep(queue: Arc<StreamQueue>, mut consumer: Consumer) {
     let mut probes = interval(PROBE_INTERVAL);
     probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -264,7 +268,9 @@ async fn keep(queue: Weak<StreamQueue>, mut consumer: Consumer) {
             // Deliveries go to the callback instead.
             next = consumer.next() => next.err(),
             _ = probes.tick() => {
-                let Some(queue) = queue.upgrade() else { return };
+                if !queue.is_open() {
+                    return;
+                }
                 for stream in queue.streams.all() {
                     stream.probe();
                 }
@@ -281,9 +287,7 @@ async fn keep(queue: Weak<StreamQueue>, mut consumer: Consumer) {
                 _ => CloseReason::Lost,
             },
         };
-        if let Some(queue) = queue.upgrade() {
-            queue.close_all(&reason);
-        }
+        queue.close_all(&reason);
         return;
     }
 }

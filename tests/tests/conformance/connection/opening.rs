@@ -83,6 +83,7 @@ async fn a_broker_that_is_silent(env: Env) {
     let error = opening.await.unwrap_err();
     assert!(error.is_connect() && error.is_timeout(), "{error}");
     assert!(error.to_string().contains("within 200ms"), "{error}");
+    // Not before its limit, on a slow machine as well.
     assert!(began.elapsed() >= SHORT, "{:?}", began.elapsed());
     broker.greeted().await;
     broker.left().await;

@@ -683,6 +683,7 @@ impl Block for Blocker {
         use std::sync::atomic::Ordering::SeqCst;
         let running = 1 + self.running.fetch_add(1, SeqCst);
         self.most.fetch_max(running, SeqCst);
+        // The fault itself: a handler that holds its thread, which the server learns from its length.
         std::thread::sleep(Duration::from_millis(20));
         self.running.fetch_sub(1, SeqCst);
     }

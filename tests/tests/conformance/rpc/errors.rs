@@ -128,6 +128,7 @@ async fn timed_out(env: Env) {
     let fixture = RpcFixture::start(&env).await;
     let began = Instant::now();
     let error = fixture.probe.hold(1).timeout(SHORT).await.unwrap_err();
+    // Not before its deadline, on a slow machine as well.
     assert!(began.elapsed() >= SHORT);
     assert!(error.is_timeout() && error.may_have_executed());
     assert!(!error.is_disconnected() && !error.is_unroutable());

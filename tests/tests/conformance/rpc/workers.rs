@@ -162,6 +162,7 @@ async fn what_outlasts_the_grace_goes_back(env: Env) {
     subject.gate.entered(1).await;
     let began = Instant::now();
     server.stop().await.unwrap();
+    // Not before the end of the grace period, on a slow machine as well.
     assert!(began.elapsed() >= SHORT);
     assert_eq!(subject.gate.dropped(), 1);
     let raw = Raw::open(&env.uri).await;

@@ -7,13 +7,17 @@ mod losing;
 mod node;
 mod opening;
 mod order;
+mod producers;
+mod resume;
 mod rules;
 mod upload;
 
+use futures_util::FutureExt;
 use futures_util::stream::{self, Stream, StreamExt};
 use lepus::{CallError, Code, Connection, Context, Running, Server, Status, Streaming};
 use lepus_tests::{Env, eventually};
 use serde::{Deserialize, Serialize};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -42,12 +46,16 @@ trait Ticker {
     fn sized(&self, sizes: Vec<usize>) -> impl Stream<Item = Vec<u8>>;
     /// One number after the other, for as long as somebody reads.
     fn forever(&self) -> impl Stream<Item = u64>;
+    /// The numbers from this one on, for as long as somebody reads.
+    fn after(&self, first: u64) -> impl Stream<Item = u64>;
     /// No item, for as long as somebody reads.
     fn quiet(&self) -> impl Stream<Item = u64>;
     /// One number, and another one when the server shuts down.
     fn leaving(&self) -> impl Stream<Item = u64>;
     /// A plain call.
     async fn echo(&self, text: String) -> String;
+    /// A plain call that never ends by itself.
+    async fn hang(&self);
 }
 
 /// The implementation, with counters of what it did.
@@ -138,6 +146,10 @@ impl Ticker for Subject {
         self.numbers()
     }
 
+    fn after(&self, first: u64) -> impl Stream<Item = u64> {
+        self.numbers().map(move |number| first + number)
+    }
+
     fn quiet(&self) -> impl Stream<Item = u64> {
         let open = Open::of(self);
         stream::pending().inspect(move |_| {
@@ -146,10 +158,13 @@ impl Ticker for Subject {
     }
 
     fn leaving(&self) -> impl Stream<Item = u64> {
-        let open = Open::of(self);
-        let last = stream::once(async move {
-            Context::current().draining().await;
-            drop(open);
+        let last = stream::once(async {
+            let context = Context::current();
+            let mut draining = pin!(context.draining());
+            // Counted when it has asked for the end, for a test that waits for this.
+            assert!(draining.as_mut().now_or_never().is_none());
+            let _open = Open::of(self);
+            draining.await;
             2
         });
         stream::iter([1]).chain(last)
@@ -157,6 +172,11 @@ impl Ticker for Subject {
 
     async fn echo(&self, text: String) -> String {
         text
+    }
+
+    async fn hang(&self) {
+        let _open = Open::of(self);
+        std::future::pending().await
     }
 }
 
@@ -208,6 +228,23 @@ impl Fixture {
     async fn is_well(&self) {
         let echo = self.ticker.echo("still there".into()).await;
         assert_eq!(echo.as_deref().ok(), Some("still there"), "{echo:?}");
+    }
+
+    /// So many items were asked of streams, and no further one while other calls are made and answered.
+    async fn has_produced(&self, items: u64) {
+        eventually(&format!("{items} items"), || async {
+            let produced = self.subject.produced();
+            if produced >= items {
+                Ok(())
+            } else {
+                Err(produced)
+            }
+        })
+        .await;
+        for _ in 0..20 {
+            self.is_well().await;
+        }
+        assert_eq!(self.subject.produced(), items);
     }
 }
 

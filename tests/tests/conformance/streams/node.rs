@@ -4,14 +4,15 @@
 use super::{Subject, TickerClient, TickerServer, code, read, serve};
 use lepus::{Code, Connection, Server};
 use lepus_tests::deadline;
+use lepus_tests::eventually;
+use lepus_tests::eventually::within;
 use lepus_tests::node::{self, Node};
+use lepus_tests::raw::{Raw, delivery};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// For a node on a busy machine.
 const LIMIT: Duration = Duration::from_secs(400);
-/// Twice the timeout that is set below, and the interval at which the broker looks.
-const LONGER: Duration = Duration::from_secs(11);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_outlast_the_acknowledgement_timeout() {
@@ -21,7 +22,7 @@ async fn streams_outlast_the_acknowledgement_timeout() {
     }
     deadline::within(name, LIMIT, async {
         let node = Node::start().await;
-        for (name, value) in [("consumer_timeout", 5000), ("channel_tick_interval", 100)] {
+        for (name, value) in [("consumer_timeout", 3000), ("channel_tick_interval", 100)] {
             let set = format!("application:set_env(rabbit, {name}, {value}).");
             node.ctl(&["eval", &set]).await;
         }
@@ -32,7 +33,10 @@ async fn streams_outlast_the_acknowledgement_timeout() {
         let mut numbers = ticker.forever().window(2).await.unwrap();
         let quiet = ticker.quiet().await.unwrap();
         assert_eq!(numbers.next().await.unwrap().unwrap(), 0);
-        tokio::time::sleep(LONGER).await;
+        // The second one begins when the first has ended, so that the broker has looked at the streams' channel since.
+        for _ in 0..2 {
+            a_delivery_times_out(&node).await;
+        }
         for expected in 1..100 {
             assert_eq!(numbers.next().await.unwrap().unwrap(), expected);
         }
@@ -41,8 +45,28 @@ async fn streams_outlast_the_acknowledgement_timeout() {
         subject.is_left_by_all().await;
         server.stop().await.unwrap();
         an_item_that_the_broker_refuses(&node).await;
+        an_item_that_the_broker_refuses_behind_the_end(&node).await;
     })
     .await;
+}
+
+/// Takes a message after the streams were opened and does not acknowledge it, until the broker closes the channel for it.
+async fn a_delivery_times_out(node: &Node) {
+    let raw = Raw::open(node.uri()).await;
+    let queue = "sentinel";
+    raw.declare(queue).await;
+    raw.publish("", queue, b"never acknowledged").await;
+    let mut consumer = raw.consume(queue, 1).await;
+    let _unacknowledged = delivery(&mut consumer).await;
+    within("the broker closes the channel", LIMIT / 4, || async {
+        (!raw.channel.status().connected()).then_some(())
+    })
+    .await;
+    // It has given the message back.
+    let again = Raw::open(node.uri()).await;
+    again.next(queue).await;
+    again.close().await;
+    raw.close().await;
 }
 
 async fn open(node: &Node) -> Connection {
@@ -73,4 +97,51 @@ async fn an_item_that_the_broker_refuses(node: &Node) {
     drop(held);
     subject.is_left_by_all().await;
     server.stop().await.unwrap();
+}
+
+/// The producer has ended when the broker refuses the item, so that the server does not know the stream any more.
+async fn an_item_that_the_broker_refuses_behind_the_end(node: &Node) {
+    let (serving, calling) = (open(node).await, open(node).await);
+    let subject = Arc::new(Subject::default());
+    let server = serve(&serving, &subject).start().await.unwrap();
+    let ticker = TickerClient::new(&calling);
+    let ended = ticker.sized(vec![5, 200_000, 5]).window(100).await.unwrap();
+    // With a queue of its own, because the channel of the first one is closed.
+    let held = eventually("another stream opens", || async { ticker.quiet().await }).await;
+    let (items, error) = read(ended).await;
+    let error = error.unwrap();
+    assert!(items.len() == 1 && error.is_disconnected(), "{error}");
+    assert_eq!(ticker.echo("well".into()).await.unwrap(), "well");
+    assert_eq!((subject.open(), calling.stats().open_streams), (1, 1));
+    drop(held);
+    subject.is_left_by_all().await;
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_goes_on_after_a_restart_of_the_broker() {
+    let name = "a_stream_goes_on_after_a_restart_of_the_broker";
+    if !node::are_available(name) {
+        return;
+    }
+    deadline::within(name, LIMIT, async {
+        let node = Node::start().await;
+        let (serving, calling) = (open(&node).await, open(&node).await);
+        let subject = Arc::new(Subject::default());
+        let _server = serve(&serving, &subject).start().await.unwrap();
+        let ticker = TickerClient::new(&calling);
+        let call = |from| ticker.after(from).window(8);
+        let mut numbers = lepus::rpc::resume(0, call, |number| number + 1);
+        for expected in 0..100 {
+            assert_eq!(numbers.next().await.unwrap().unwrap(), expected);
+        }
+        node.restart().await;
+        for expected in 100..200 {
+            assert_eq!(numbers.next().await.unwrap().unwrap(), expected);
+        }
+        assert!(numbers.openings() > 1);
+        drop(numbers);
+        subject.is_left_by_all().await;
+    })
+    .await;
 }

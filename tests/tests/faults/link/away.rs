@@ -57,6 +57,7 @@ async fn away_for(env: Env, time: Duration) {
         let probe = fixture.probe.clone();
         async move { probe.echo("patient".into()).timeout(time + LONG).await }
     });
+    // The length of the fault, which the row of the table names.
     while began.elapsed() < time {
         let error = fixture.probe.echo("hasty".into()).timeout(SECOND).await;
         let error = error.unwrap_err();
