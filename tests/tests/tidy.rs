@@ -20,6 +20,7 @@ const FLOORS: &[&[&str]] = &[
         "cancel_table",
         "wire/name",
         "wire/value",
+        "wire/trace_headers",
         "wire/status",
         "clock",
         "policy/retry",

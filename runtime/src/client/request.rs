@@ -20,6 +20,7 @@ use crate::stats::HandlerOutcome;
 use crate::wire::codec::Codec;
 use crate::wire::envelope::{RequestHead, milliseconds};
 use crate::wire::message::{MessageInfo, Outgoing};
+use crate::wire::trace_headers::TraceHeaders;
 use crate::wire::value::Table;
 
 /// The absence of consumers from a queue after which a call fails, in whole milliseconds: half as large as a
@@ -71,7 +72,7 @@ pub(super) struct CallRequest {
     pub(super) codec: Codec,
     /// The idempotency key, once it is sent.
     pub(super) message_id: OnceLock<String>,
-    pub(super) trace: Table,
+    pub(super) trace: TraceHeaders,
     /// Whether its message tells the time at which it is sent.
     pub(super) is_stamped: bool,
     pub(super) span: MessageSpan,

@@ -8,4 +8,5 @@ pub(crate) mod message;
 pub(crate) mod name;
 pub(crate) mod status;
 pub(crate) mod topology;
+pub(crate) mod trace_headers;
 pub(crate) mod value;
