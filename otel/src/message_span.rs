@@ -1,14 +1,19 @@
 //! The span of OpenTelemetry for a message, from its start to its end.
 
-use std::iter;
+use std::sync::Arc;
 
-use lepus::observe::{AttributeValue, SpanEnd, SpanKind, SpanStart, TelemetrySpan};
+use lepus::observe::{AttributeValue, HandlerOutcome, SpanEnd, SpanKind, SpanStart, TelemetrySpan};
 use opentelemetry::trace::{Status, TraceContextExt};
 use opentelemetry::{Context, KeyValue, StringValue, Value};
 
 use crate::names;
 use crate::outcome::{error_type, is_error_of_server, status_code};
 use crate::peer::Peer;
+
+/// The number of attributes of an address.
+pub(crate) const ADDRESS_ATTRIBUTES: usize = 3;
+/// The number of attributes that a span gets at its end, unless it failed.
+pub(crate) const OUTCOME_ATTRIBUTES: usize = 2;
 
 /// A span that was started.
 pub(crate) struct MessageSpan {
@@ -39,24 +44,35 @@ impl MessageSpan {
         }
     }
 
-    /// The attributes of the outcome, and the description of the status if that is an error.
-    fn outcome(&self, end: &SpanEnd<'_>) -> ([Option<KeyValue>; 2], Option<&'static str>) {
-        let outcome = end.outcome;
+    fn status(&self, outcome: HandlerOutcome) -> SpanStatus {
         let is_error = match self.kind {
             SpanKind::Client => outcome.is_failure(),
             SpanKind::Server => is_error_of_server(outcome),
             _ => {
                 let error = error_type(outcome);
-                let attribute = error.map(|error| KeyValue::new(names::ERROR_TYPE, error));
-                return ([attribute, None], error);
+                return SpanStatus {
+                    code: None,
+                    error_type: error,
+                    error,
+                };
             }
         };
-        let status = status_code(outcome);
-        let code = KeyValue::new(names::RPC_RESPONSE_STATUS_CODE, status);
-        let is_ok = outcome == lepus::observe::HandlerOutcome::Ok;
-        let error = (!is_ok).then(|| KeyValue::new(names::ERROR_TYPE, status));
-        ([Some(code), error], is_error.then_some(status))
+        let code = status_code(outcome);
+        SpanStatus {
+            code: Some(code),
+            error_type: (outcome != HandlerOutcome::Ok).then_some(code),
+            error: is_error.then_some(code),
+        }
     }
+}
+
+/// An outcome as OpenTelemetry has it.
+struct SpanStatus {
+    /// Of calls and requests.
+    code: Option<&'static str>,
+    error_type: Option<&'static str>,
+    /// The description of the status, if that is an error.
+    error: Option<&'static str>,
 }
 
 impl TelemetrySpan for MessageSpan {
@@ -68,36 +84,40 @@ impl TelemetrySpan for MessageSpan {
 
     fn ended(&self, end: &SpanEnd<'_>) {
         let span = self.context.span();
-        let (attributes, error) = self.outcome(end);
-        let attributes = attributes.into_iter().flatten();
-        if self.is_of_tracing {
-            span.set_attributes(attributes);
-        } else {
-            let outcome = KeyValue::new(names::OUTCOME, end.outcome.as_str());
-            let id = end
-                .message_id
-                .map(|id| KeyValue::new(names::MESSAGING_MESSAGE_ID, id.to_owned()));
-            span.set_attributes(attributes.chain([outcome]).chain(id));
+        let status = self.status(end.outcome);
+        let code = status.code;
+        let code = code.map(|code| KeyValue::new(names::RPC_RESPONSE_STATUS_CODE, code));
+        let outcome = KeyValue::new(names::OUTCOME, end.outcome.as_str());
+        // Each access takes a lock, and nearly all spans of a kind get the same attributes.
+        match code {
+            Some(code) if self.is_of_tracing => span.set_attribute(code),
+            Some(code) => span.set_attributes([code, outcome]),
+            None if self.is_of_tracing => {}
+            None => span.set_attribute(outcome),
         }
-        if let Some(error) = error {
+        if let Some(error) = status.error_type {
+            span.set_attribute(KeyValue::new(names::ERROR_TYPE, error));
+        }
+        if let Some(error) = status.error {
             span.set_status(Status::error(error));
         }
-        if !self.is_of_tracing {
-            span.end();
+        if self.is_of_tracing {
+            return;
         }
+        if let Some(id) = end.message_id {
+            span.set_attribute(KeyValue::new(names::MESSAGING_MESSAGE_ID, id.to_owned()));
+        }
+        span.end();
     }
 }
 
-/// The attributes of a call that `tracing` does not know: the queue, and the address of the broker.
-pub(crate) fn address(
-    start: &SpanStart<'_>,
-    peer: &Peer,
-) -> impl Iterator<Item = KeyValue> + use<> {
-    let queue = start
-        .queue
-        .map(|queue| KeyValue::new(names::SERVER_ADDRESS, StringValue::from(queue.clone())));
-    let peer = peer.attributes();
-    iter::empty().chain(queue).chain(peer.into_iter().flatten())
+/// Appends the attributes of a call that `tracing` does not know: the queue, and the address of the broker.
+pub(crate) fn put_address(attributes: &mut Vec<KeyValue>, start: &SpanStart<'_>, peer: &Peer) {
+    if let Some(queue) = start.queue {
+        let queue = StringValue::from(Arc::clone(queue));
+        attributes.push(KeyValue::new(names::SERVER_ADDRESS, queue));
+    }
+    peer.put_attributes(attributes);
 }
 
 /// The value of an attribute that a span has from its start on.

@@ -21,8 +21,12 @@ impl Peer {
         *peer = Some(attributes);
     }
 
-    pub(crate) fn attributes(&self) -> Option<[KeyValue; 2]> {
+    /// Appends the address to attributes, if it is known.
+    pub(crate) fn put_attributes(&self, attributes: &mut Vec<KeyValue>) {
         let peer = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        peer.clone()
+        if let Some([host, port]) = &*peer {
+            attributes.push(host.clone());
+            attributes.push(port.clone());
+        }
     }
 }

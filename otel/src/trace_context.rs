@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use lepus::amqp::Table;
-use lepus::observe::{Propagate, SpanKind, SpanStart, TelemetrySpan};
+use lepus::observe::{Propagate, SpanKind, SpanStart, TelemetrySpan, TraceHeaders};
 use opentelemetry::Context;
 use opentelemetry::trace::TraceContextExt;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use crate::message_span::{MessageSpan, address};
+use crate::message_span::{ADDRESS_ATTRIBUTES, MessageSpan, put_address};
 use crate::peer::Peer;
 use crate::traceparent::{read, write};
 
@@ -47,19 +47,29 @@ impl TraceContext {
 }
 
 impl Propagate for TraceContext {
-    fn inject(&self, start: &SpanStart<'_>, trace: &mut Table) -> Option<Box<dyn TelemetrySpan>> {
+    fn inject(
+        &self,
+        start: &SpanStart<'_>,
+        trace: &mut TraceHeaders,
+    ) -> Option<Box<dyn TelemetrySpan>> {
         let own = start.span.context();
         if !write(own.span().span_context(), trace) {
             Context::map_current(|active| write(active.span().span_context(), trace));
             return None;
         }
         if start.kind == SpanKind::Client {
-            own.span().set_attributes(address(start, &self.peer));
+            let mut attributes = Vec::with_capacity(ADDRESS_ATTRIBUTES);
+            put_address(&mut attributes, start, &self.peer);
+            own.span().set_attributes(attributes);
         }
         Some(Box::new(MessageSpan::of_tracing(own, start.kind)))
     }
 
-    fn extract(&self, start: &SpanStart<'_>, trace: &Table) -> Option<Box<dyn TelemetrySpan>> {
+    fn extract(
+        &self,
+        start: &SpanStart<'_>,
+        trace: &TraceHeaders,
+    ) -> Option<Box<dyn TelemetrySpan>> {
         if let Some(remote) = read(trace) {
             // It fails if the span is disabled or if no layer gives spans to OpenTelemetry: there is no trace to
             // continue then. The span was not entered, so that it is not started yet.
@@ -91,7 +101,7 @@ impl Propagate for TraceContext {
 #[must_use]
 pub fn remote_context(trace: &Table) -> Context {
     let context = Context::new();
-    match read(trace) {
+    match read(&trace.clone().into()) {
         Some(remote) => context.with_remote_span_context(remote),
         None => context,
     }

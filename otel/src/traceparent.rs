@@ -2,57 +2,61 @@
 
 use std::str::FromStr;
 
-use lepus::amqp::{Table, Value};
+use lepus::observe::TraceHeaders;
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
 
-use crate::names::{TRACEPARENT, TRACESTATE};
-
 /// Writes a trace into headers; `false` if it is not valid, and nothing is written.
-pub(crate) fn write(context: &SpanContext, trace: &mut Table) -> bool {
+pub(crate) fn write(context: &SpanContext, trace: &mut TraceHeaders) -> bool {
     if !context.is_valid() {
         return false;
     }
     let flags = context.trace_flags() & TraceFlags::SAMPLED;
-    let trace_id = context.trace_id().to_bytes();
-    let span_id = context.span_id().to_bytes();
-    let fields: [&[u8]; 4] = [&[0], &trace_id, &span_id, &[flags.to_u8()]];
-    let mut parent = Vec::with_capacity(TRACEPARENT_LENGTH);
-    for field in fields {
-        if !parent.is_empty() {
-            parent.push(b'-');
-        }
-        put_hex(&mut parent, field);
-    }
+    let mut parent = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    put_hex(&mut parent[3..35], &context.trace_id().to_bytes());
+    put_hex(&mut parent[36..52], &context.span_id().to_bytes());
+    put_hex(&mut parent[53..], &[flags.to_u8()]);
     // Digits and hyphens are valid UTF-8.
-    let parent = String::from_utf8(parent).unwrap_or_default();
-    trace.insert(TRACEPARENT.to_owned(), parent.into());
-    let state = context.trace_state().header();
-    if state.is_empty() {
-        // That of the trace which the span does not belong to.
-        trace.remove(TRACESTATE);
-    } else {
-        trace.insert(TRACESTATE.to_owned(), state.into());
-    }
+    let parent = std::str::from_utf8(&parent).unwrap_or_default();
+    // An empty state replaces that of the trace which the span does not belong to.
+    trace.set(parent, &context.trace_state().header());
     true
 }
 
-/// The length of a `traceparent` of version 0.
-const TRACEPARENT_LENGTH: usize = 55;
+/// The hexadecimal digits of each byte. Tables, because this is done for each message.
+const DIGITS: [[u8; 2]; 256] = {
+    let letters = b"0123456789abcdef";
+    let (mut table, mut byte) = ([[0; 2]; 256], 0);
+    while byte < table.len() {
+        table[byte] = [letters[byte >> 4], letters[byte & 0xf]];
+        byte += 1;
+    }
+    table
+};
 
-/// Appends bytes as hexadecimal digits. By hand, because it is done for each message, and formatting takes ten times as
-/// long.
-fn put_hex(text: &mut Vec<u8>, bytes: &[u8]) {
-    let digit = |half: u8| half + if half < 10 { b'0' } else { b'a' - 10 };
-    for byte in bytes {
-        text.push(digit(byte >> 4));
-        text.push(digit(byte & 0xf));
+/// Larger than the value of any digit.
+const NO_DIGIT: u8 = 0xff;
+
+/// The value of each letter that is a lower-case hexadecimal digit.
+const VALUES: [u8; 256] = {
+    let (mut table, mut digit) = ([NO_DIGIT; 256], 0);
+    while digit < 16 {
+        table[DIGITS[digit as usize][1] as usize] = digit;
+        digit += 1;
+    }
+    table
+};
+
+/// Writes bytes as hexadecimal digits.
+fn put_hex(text: &mut [u8], bytes: &[u8]) {
+    for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(&DIGITS[usize::from(*byte)]);
     }
 }
 
 /// Reads `traceparent`, of any version: a later one may have further fields at its end (W3C Trace Context, 3.2). `None`
 /// if there is none or it is not valid.
-pub(crate) fn read(trace: &Table) -> Option<SpanContext> {
-    let parent = trace.get(TRACEPARENT).and_then(Value::as_str)?.trim();
+pub(crate) fn read(trace: &TraceHeaders) -> Option<SpanContext> {
+    let parent = trace.parent()?.trim();
     let mut rest = parent.as_bytes();
     let [version] = field(&mut rest, false)?;
     let trace_id = TraceId::from_bytes(field(&mut rest, true)?);
@@ -67,9 +71,10 @@ pub(crate) fn read(trace: &Table) -> Option<SpanContext> {
         return None;
     }
     let flags = TraceFlags::new(flags) & TraceFlags::SAMPLED;
-    let state = trace.get(TRACESTATE).and_then(Value::as_str);
     // A state that is not valid does not make the parent so.
-    let state = state.and_then(|state| TraceState::from_str(state).ok());
+    let state = trace
+        .state()
+        .and_then(|state| TraceState::from_str(state).ok());
     let context = SpanContext::new(trace_id, span_id, flags, true, state.unwrap_or_default());
     context.is_valid().then_some(context)
 }
@@ -82,15 +87,15 @@ fn field<const N: usize>(rest: &mut &[u8], is_further: bool) -> Option<[u8; N]> 
         text = text.strip_prefix(b"-")?;
     }
     let (digits, after) = text.split_at_checked(2 * N)?;
-    let digit = |letter: u8| match letter {
-        b'0'..=b'9' => Some(letter - b'0'),
-        b'a'..=b'f' => Some(letter - b'a' + 10),
-        _ => None,
-    };
-    let mut bytes = [0; N];
+    let (mut bytes, mut all) = ([0; N], 0);
     for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
         let &[high, low] = pair else { return None };
-        *byte = digit(high)? << 4 | digit(low)?;
+        let (high, low) = (VALUES[usize::from(high)], VALUES[usize::from(low)]);
+        all |= high | low;
+        *byte = high << 4 | low;
+    }
+    if all > 0xf {
+        return None;
     }
     *rest = after;
     Some(bytes)
@@ -99,50 +104,58 @@ fn field<const N: usize>(rest: &mut &[u8], is_further: bool) -> Option<[u8; N]> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::{TRACEPARENT, TRACESTATE};
+    use lepus::amqp::{Table, Value};
 
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-    fn table(headers: &[(&str, &str)]) -> Table {
+    fn trace(headers: &[(&str, &str)]) -> TraceHeaders {
         let headers = headers.iter();
-        headers
-            .map(|(name, value)| ((*name).to_owned(), (*value).into()))
-            .collect()
+        let headers = headers.map(|(name, value)| ((*name).to_owned(), (*value).into()));
+        headers.collect::<Table>().into()
     }
 
     #[test]
     fn a_trace_is_written_as_it_was_read() {
-        let headers = table(&[(TRACEPARENT, PARENT), (TRACESTATE, "hare=1,fox=2")]);
+        let headers = trace(&[(TRACEPARENT, PARENT), (TRACESTATE, "hare=1,fox=2")]);
         let context = read(&headers).unwrap();
         assert!(context.is_sampled() && context.is_remote());
-        let mut written = table(&[(TRACEPARENT, "other"), ("baggage", "x=y")]);
+        let mut written = trace(&[(TRACEPARENT, "other"), ("baggage", "x=y")]);
         assert!(write(&context, &mut written));
-        assert_eq!(written.remove("baggage"), Some("x=y".into()));
-        assert_eq!(written, headers);
+        let expected = [
+            (TRACEPARENT, PARENT),
+            (TRACESTATE, "hare=1,fox=2"),
+            ("baggage", "x=y"),
+        ];
+        assert_eq!(written, trace(&expected));
 
-        let unsampled = read(&table(&[(TRACEPARENT, &PARENT.replace("-01", "-00"))])).unwrap();
+        let unsampled = read(&trace(&[(TRACEPARENT, &PARENT.replace("-01", "-00"))])).unwrap();
         assert!(write(&unsampled, &mut written));
         assert_eq!(
             written,
-            table(&[(TRACEPARENT, &PARENT.replace("-01", "-00"))])
+            trace(&[
+                (TRACEPARENT, &PARENT.replace("-01", "-00")),
+                ("baggage", "x=y")
+            ])
         );
     }
 
     #[test]
     fn no_trace_is_not_written() {
-        let mut headers = table(&[(TRACEPARENT, PARENT), (TRACESTATE, "hare=1")]);
+        let mut headers = trace(&[(TRACEPARENT, PARENT), (TRACESTATE, "hare=1")]);
         assert!(!write(&SpanContext::empty_context(), &mut headers));
         assert_eq!(
             headers,
-            table(&[(TRACEPARENT, PARENT), (TRACESTATE, "hare=1")])
+            trace(&[(TRACEPARENT, PARENT), (TRACESTATE, "hare=1")])
         );
     }
 
     #[test]
     fn a_later_version_may_have_more_fields() {
         let later = format!("{}-more", PARENT.replacen("00", "cc", 1));
-        let context = read(&table(&[(TRACEPARENT, &later)])).unwrap();
+        let context = read(&trace(&[(TRACEPARENT, &later)])).unwrap();
         assert_eq!(context.span_id().to_string(), "00f067aa0ba902b7");
-        let with_bad_state = table(&[(TRACEPARENT, PARENT), (TRACESTATE, "\u{7}")]);
+        let with_bad_state = trace(&[(TRACEPARENT, PARENT), (TRACESTATE, "\u{7}")]);
         assert!(read(&with_bad_state).is_some());
     }
 
@@ -161,10 +174,10 @@ mod tests {
             "00-+bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
             "00-4bf92f3577b34da6a3ce929d0e0e473é-00f067aa0ba902b7-01",
         ] {
-            assert!(read(&table(&[(TRACEPARENT, wrong)])).is_none(), "{wrong}");
+            assert!(read(&trace(&[(TRACEPARENT, wrong)])).is_none(), "{wrong}");
         }
-        assert!(read(&Table::new()).is_none());
+        assert!(read(&TraceHeaders::new()).is_none());
         let number = Table::from([(TRACEPARENT.to_owned(), Value::Int(7))]);
-        assert!(read(&number).is_none());
+        assert!(read(&number.into()).is_none());
     }
 }

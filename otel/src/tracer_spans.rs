@@ -3,17 +3,15 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use lepus::amqp::Table;
-use lepus::observe::{Propagate, SpanKind, SpanStart, TelemetrySpan};
+use lepus::observe::{Propagate, SpanKind, SpanStart, TelemetrySpan, TraceHeaders};
 use opentelemetry::trace::{self, SpanBuilder, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue};
 
-use crate::message_span::{MessageSpan, address, value};
+use crate::message_span::{
+    ADDRESS_ATTRIBUTES, MessageSpan, OUTCOME_ATTRIBUTES, put_address, value,
+};
 use crate::peer::Peer;
 use crate::traceparent::{read, write};
-
-/// The attributes that a span gets besides those of its start: the address and the outcome.
-const FURTHER_ATTRIBUTES: usize = 7;
 
 /// A tracer whose type is not told.
 pub(crate) trait StartSpan: Send + Sync + 'static {
@@ -47,11 +45,13 @@ impl TracerSpans {
             _ => (trace::SpanKind::Internal, false),
         };
         let own = start.attributes();
-        let mut attributes =
-            Vec::with_capacity(own.size_hint().1.unwrap_or(0) + FURTHER_ATTRIBUTES);
-        attributes.extend(own.map(|(name, it)| KeyValue::new(name, value(it))));
+        let further = OUTCOME_ATTRIBUTES + if is_call { ADDRESS_ATTRIBUTES } else { 0 };
+        let mut attributes = Vec::with_capacity(own.size_hint().1.unwrap_or(0) + further);
+        for (name, it) in own {
+            attributes.push(KeyValue::new(name, value(it)));
+        }
         if is_call {
-            attributes.extend(address(start, &self.peer));
+            put_address(&mut attributes, start, &self.peer);
         }
         SpanBuilder::from_name(Cow::clone(start.name))
             .with_kind(kind)
@@ -60,7 +60,11 @@ impl TracerSpans {
 }
 
 impl Propagate for TracerSpans {
-    fn inject(&self, start: &SpanStart<'_>, trace: &mut Table) -> Option<Box<dyn TelemetrySpan>> {
+    fn inject(
+        &self,
+        start: &SpanStart<'_>,
+        trace: &mut TraceHeaders,
+    ) -> Option<Box<dyn TelemetrySpan>> {
         let span = self.builder(start);
         let current = Context::current();
         // In a task of its own, a handler may have its context of Lepus, and none of OpenTelemetry.
@@ -74,7 +78,11 @@ impl Propagate for TracerSpans {
         Some(Box::new(MessageSpan::own(context, start.kind)))
     }
 
-    fn extract(&self, start: &SpanStart<'_>, trace: &Table) -> Option<Box<dyn TelemetrySpan>> {
+    fn extract(
+        &self,
+        start: &SpanStart<'_>,
+        trace: &TraceHeaders,
+    ) -> Option<Box<dyn TelemetrySpan>> {
         let span = self.builder(start);
         let parent = match read(trace) {
             Some(remote) => Context::new().with_remote_span_context(remote),

@@ -19,7 +19,8 @@ use crate::extensions::Extensions;
 use crate::handler_guard::{HandlerFuture, defer_panic};
 use crate::observe::TelemetrySpan;
 use crate::span::MessageSpan;
-use crate::wire::message::{MessageInfo, TRACE_HEADERS};
+use crate::wire::message::MessageInfo;
+use crate::wire::trace_headers::TraceHeaders;
 use crate::wire::value::{Table, Value};
 
 tokio::task_local! {
@@ -293,12 +294,11 @@ impl Context {
     #[must_use]
     pub fn with_header(mut self, name: &str, value: impl Into<Value>) -> Self {
         let message = &mut self.edit().message;
-        let table = if TRACE_HEADERS.contains(&name) {
-            &mut message.trace
+        if TraceHeaders::is_name(name) {
+            message.trace.insert(name, value.into());
         } else {
-            &mut message.headers
-        };
-        table.insert(name.to_owned(), value.into());
+            message.headers.insert(name.to_owned(), value.into());
+        }
         self
     }
 
@@ -313,9 +313,8 @@ impl Context {
     /// Replaces the trace by these headers: `traceparent`, `tracestate`, `baggage`. Others are not part of a
     /// trace, and are left out.
     #[must_use]
-    pub fn with_trace(mut self, mut trace: Table) -> Self {
-        trace.retain(|name, _| TRACE_HEADERS.contains(&name.as_str()));
-        self.edit().message.trace = trace;
+    pub fn with_trace(mut self, trace: Table) -> Self {
+        self.edit().message.trace = trace.into();
         self
     }
 
@@ -522,7 +521,7 @@ impl Context {
     /// The W3C trace headers that came along: `traceparent`, `tracestate`, `baggage`.
     #[must_use]
     pub fn trace(&self) -> &Table {
-        &self.message().trace
+        self.message().trace.as_table()
     }
 
     /// The name of the program that sent the message, if it set one (AMQP's `app_id`).

@@ -35,7 +35,7 @@ use tracing::Span;
 
 use crate::error::Error;
 pub use crate::stats::{HandlerKind, HandlerOutcome};
-use crate::wire::value::Table;
+pub use crate::wire::trace_headers::TraceHeaders;
 
 /// Carries traces over messages: the trace of a span into the headers of a message, and from there to the span of
 /// its handler.
@@ -51,11 +51,19 @@ use crate::wire::value::Table;
 pub trait Propagate: Send + Sync + 'static {
     /// A call, a push or a publish starts. Writes the trace of its span into the trace headers of its message. They
     /// contain those of the current [`Context`](crate::Context). Without a span they should be left as they are.
-    fn inject(&self, start: &SpanStart<'_>, trace: &mut Table) -> Option<Box<dyn TelemetrySpan>>;
+    fn inject(
+        &self,
+        start: &SpanStart<'_>,
+        trace: &mut TraceHeaders,
+    ) -> Option<Box<dyn TelemetrySpan>>;
 
     /// The handler of a request, a job or an event starts. Makes the trace in these headers of its message the parent
     /// of its span. The span of `tracing` was just made, and was not entered yet.
-    fn extract(&self, start: &SpanStart<'_>, trace: &Table) -> Option<Box<dyn TelemetrySpan>>;
+    fn extract(
+        &self,
+        start: &SpanStart<'_>,
+        trace: &TraceHeaders,
+    ) -> Option<Box<dyn TelemetrySpan>>;
 }
 
 /// The span of a telemetry system for a message that is sent or handled. It is dropped without being told of an end if
@@ -301,7 +309,7 @@ impl Hooks {
     pub(crate) fn inject(
         &self,
         start: &SpanStart<'_>,
-        trace: &mut Table,
+        trace: &mut TraceHeaders,
     ) -> Option<Box<dyn TelemetrySpan>> {
         self.propagate.as_ref()?.inject(start, trace)
     }
@@ -310,7 +318,7 @@ impl Hooks {
     pub(crate) fn extract(
         &self,
         start: &SpanStart<'_>,
-        trace: &Table,
+        trace: &TraceHeaders,
     ) -> Option<Box<dyn TelemetrySpan>> {
         self.propagate.as_ref()?.extract(start, trace)
     }

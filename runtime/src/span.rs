@@ -17,7 +17,7 @@ use crate::escape::printable;
 use crate::observe::{AttributeValue, Hooks, SpanEnd, SpanKind, SpanStart, TelemetrySpan};
 use crate::stats::HandlerOutcome;
 use crate::wire::message::MessageInfo;
-use crate::wire::value::Table;
+use crate::wire::trace_headers::TraceHeaders;
 
 /// Whether a subscriber may take spans at INFO.
 fn is_taken() -> bool {
@@ -57,7 +57,7 @@ impl MessageSpan {
         hooks: &Hooks,
         name: impl FnOnce() -> Cow<'static, str>,
         queue: &Arc<str>,
-        trace: &mut Table,
+        trace: &mut TraceHeaders,
     ) -> Self {
         if hooks.propagate.is_none() && !is_taken() {
             return Self::default();
@@ -137,7 +137,7 @@ impl MessageSpan {
         target: &str,
         (exchange, key): (&str, &str),
         message_id: Option<&str>,
-        trace: &mut Table,
+        trace: &mut TraceHeaders,
     ) -> Self {
         if hooks.propagate.is_none() && !is_taken() {
             return Self::default();

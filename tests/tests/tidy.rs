@@ -21,6 +21,7 @@ const FLOORS: &[&[&str]] = &[
         "wire/name",
         "wire/value",
         "wire/reply_code",
+        "wire/trace_headers",
         "wire/status",
         "clock",
         "policy/retry",

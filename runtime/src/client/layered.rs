@@ -177,7 +177,7 @@ impl CallRequest {
                 .unwrap_or_else(|| clock::deadline(Instant::now(), DEFAULT_TIMEOUT)),
             codec: request.codec(),
             message_id: OnceLock::new(),
-            trace: context.trace().clone(),
+            trace: context.message().trace.clone(),
             is_stamped: client.inner.is_stamped,
             span: MessageSpan::default(),
             observe: match &client.inner.backend {

@@ -21,7 +21,7 @@ use crate::stats::HandlerOutcome;
 use crate::wire::codec::Codec;
 use crate::wire::envelope::RequestHead;
 use crate::wire::message::{MessageInfo, Outgoing};
-use crate::wire::value::Table;
+use crate::wire::trace_headers::TraceHeaders;
 
 /// A call that was started: the caller's side of a request. It is kept until the call ends, because its
 /// errors name it, its reply is decoded by it, and it may be sent again. Each sending makes a message of it
@@ -36,7 +36,7 @@ pub(super) struct CallRequest {
     pub(super) codec: Codec,
     /// The idempotency key, once it is sent.
     pub(super) message_id: OnceLock<String>,
-    pub(super) trace: Table,
+    pub(super) trace: TraceHeaders,
     /// Whether its message tells the time at which it is sent.
     pub(super) is_stamped: bool,
     pub(super) span: MessageSpan,

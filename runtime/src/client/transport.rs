@@ -112,7 +112,7 @@ pub(super) fn start(client: &Client, mut options: CallOptions) -> Result<CallReq
         .min(MAX_TIMEOUT);
     let deadline = clock::deadline(started, timeout);
     let queue = client.queue_of(method);
-    let mut trace = context.trace().clone();
+    let mut trace = context.message().trace.clone();
     let name = || client.inner.descriptor.full_name(method);
     let (span, observe) = match &client.inner.backend {
         Backend::Broker(backend) => {

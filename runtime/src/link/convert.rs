@@ -6,6 +6,7 @@ use crate::error::{Error, ErrorKind, Mismatch};
 use crate::wire::message::Properties;
 use crate::wire::name::SHORT_STRING_MAX;
 use crate::wire::reply_code;
+use crate::wire::trace_headers::{TRACEPARENT, TraceHeaders};
 use crate::wire::value::{Table, Value};
 
 /// The delivery mode of a persistent message. Messages without a delivery mode are transient.
@@ -66,7 +67,7 @@ fn properties_size(properties: &Properties) -> usize {
         .as_ref()
         .map_or(0, |id| 1 + id.len());
     // Delivery mode, priority and timestamp.
-    let others = 1 + 1 + 8 + texts + id + size(&properties.headers);
+    let others = 1 + 1 + 8 + texts + id + size(&properties.headers) + trace_size(&properties.trace);
     // Headers that are sent with their original bytes may have a smaller type than was counted above.
     let unchanged = properties.unchanged();
     unchanged.values().fold(others, |size, header| {
@@ -88,10 +89,21 @@ pub(super) fn table(values: Table) -> Result<FieldTable, Error> {
 
 /// The encoded size of a table.
 fn size(table: &Table) -> usize {
+    4 + entries_size(table)
+}
+
+fn entries_size(table: &Table) -> usize {
     let entries = table.iter();
-    4 + entries
+    entries
         .map(|(name, value)| 1 + name.len() + value_size(value))
-        .sum::<usize>()
+        .sum()
+}
+
+/// The encoded size of the entries of a trace.
+fn trace_size(trace: &TraceHeaders) -> usize {
+    let parent = trace.parent_bytes();
+    let parent = parent.map_or(0, |it| 1 + TRACEPARENT.len() + 1 + 4 + it.len());
+    parent + entries_size(trace.others())
 }
 
 fn value_size(value: &Value) -> usize {

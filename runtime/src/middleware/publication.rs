@@ -45,10 +45,15 @@ struct Exit<S: ?Sized> {
 impl Publication {
     pub(crate) fn new(
         destination: Arc<str>,
-        message: Arc<Outgoing>,
+        mut message: Arc<Outgoing>,
         deadline: Instant,
         send: impl Fn(Arc<Outgoing>, Duration) -> BoxFuture<Result<(), Error>> + Send + Sync + 'static,
     ) -> Self {
+        if !message.properties.trace.is_empty() {
+            // To layers, the trace is a part of the headers.
+            let properties = &mut Arc::make_mut(&mut message).properties;
+            std::mem::take(&mut properties.trace).move_into(&mut properties.headers);
+        }
         Self {
             destination,
             message,

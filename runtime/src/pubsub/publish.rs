@@ -189,7 +189,7 @@ impl Publish {
         connection.propagated().add(&context, &mut headers);
         let message_id = message_id.unwrap_or_else(|| publisher.message_id());
         let full_name = connection.namespace().scope(exchange);
-        let mut trace = context.trace().clone();
+        let mut trace = context.message().trace.clone();
         let (target, id) = ((&*full_name, key.as_str()), Some(&*message_id));
         let span = MessageSpan::publish(connection.hooks(), exchange, target, id, &mut trace);
         let head = EventHead {

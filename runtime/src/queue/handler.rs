@@ -37,6 +37,7 @@ use crate::stats::{Counters, HandlerKind};
 use crate::wire::envelope::{self, DeathRecord, JobHead, SourceRoute};
 use crate::wire::message::{IncomingMessage, Outgoing, Properties};
 use crate::wire::topology::{Queue, QueueKind, Topology};
+use crate::wire::trace_headers::TraceHeaders;
 use crate::wire::value::Table;
 use crate::worker::{Handler, Settlement, report_loss};
 
@@ -218,6 +219,7 @@ impl JobHandler {
         };
         let mut without_headers = message;
         without_headers.properties.headers = Table::new();
+        without_headers.properties.trace = TraceHeaders::new();
         let moved = self.try_apply(channel, decision, attempt, &without_headers);
         match moved.await {
             Ok(settlement) => settlement,

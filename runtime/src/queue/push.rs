@@ -168,7 +168,7 @@ impl Push {
             }
         };
         let message_id = message_id.unwrap_or_else(random::identity);
-        let mut trace = context.trace().clone();
+        let mut trace = context.message().trace.clone();
         let (target, id) = (("", &*routing_key), Some(&*message_id));
         let span = MessageSpan::publish(&queue.hooks, &queue.spec.name, target, id, &mut trace);
         let job = NewJob {

@@ -11,7 +11,7 @@ use crate::span::MessageSpan;
 use crate::stats::HandlerOutcome;
 use crate::wire::message::MessageInfo;
 use crate::wire::status::{Code, Status};
-use crate::wire::value::Table;
+use crate::wire::trace_headers::TraceHeaders;
 
 impl Dispatcher {
     /// Notes that a request is past its deadline.
@@ -33,7 +33,7 @@ impl Dispatcher {
         status: Status,
         method: Option<&str>,
         message_id: Option<&str>,
-        trace: &Table,
+        trace: &TraceHeaders,
         arrived: Arrived,
     ) -> Reply {
         self.counters.malformed.add();

@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::wire::trace_headers::TraceHeaders;
 use crate::wire::value::{Table, Value};
-
-/// The headers of W3C Trace Context and Baggage. What a handler sends passes them on.
-pub(crate) const TRACE_HEADERS: [&str; 3] = ["traceparent", "tracestate", "baggage"];
 
 /// AMQP's basic properties, as far as Lepus reads or writes them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Properties {
     pub(crate) content_type: Option<String>,
+    /// The headers, without those of the trace.
     pub(crate) headers: Table,
+    /// The trace headers.
+    pub(crate) trace: TraceHeaders,
     pub(crate) persistent: bool,
     pub(crate) priority: Option<u8>,
     /// Bytes rather than text, so that a reply repeats it exactly, whatever a peer has written.
@@ -56,11 +57,22 @@ impl Properties {
     /// The headers that are written as they were received, by their names.
     pub(crate) fn unchanged(&self) -> BTreeMap<&str, &WireHeader> {
         let headers = self.uncommon.iter().flat_map(|it| &it.wire_headers);
-        let unchanged =
-            headers.filter(|header| self.headers.get(&header.name) == Some(&header.value));
+        let value = |name: &str| {
+            self.headers
+                .get(name)
+                .or_else(|| self.trace.others().get(name))
+        };
+        let unchanged = headers.filter(|header| value(&header.name) == Some(&header.value));
         unchanged
             .map(|header| (header.name.as_str(), header))
             .collect()
+    }
+
+    /// All headers, those of the trace included.
+    pub(crate) fn all_headers(&self) -> Table {
+        let mut headers = self.headers.clone();
+        self.trace.clone().move_into(&mut headers);
+        headers
     }
 }
 
@@ -93,7 +105,7 @@ pub(crate) struct MessageInfo {
     /// Those that its sender set.
     pub(crate) headers: Table,
     /// The W3C trace headers.
-    pub(crate) trace: Table,
+    pub(crate) trace: TraceHeaders,
     pub(crate) redelivered: bool,
     /// 1 for the first attempt.
     pub(crate) attempt: u32,
@@ -198,7 +210,7 @@ macro_rules! message_accessors {
         /// The W3C trace headers of the message: `traceparent`, `tracestate`, `baggage`.
         #[must_use]
         pub fn trace(&self) -> &$crate::wire::value::Table {
-            &self.info().trace
+            self.info().trace.as_table()
         }
     };
     (@redelivered) => {

@@ -9,4 +9,5 @@ pub(crate) mod name;
 pub(crate) mod reply_code;
 pub(crate) mod status;
 pub(crate) mod topology;
+pub(crate) mod trace_headers;
 pub(crate) mod value;

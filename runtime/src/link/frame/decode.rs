@@ -12,6 +12,7 @@ use super::encode::{ACK, BASIC, NACK};
 use crate::error::Error;
 use crate::link::convert;
 use crate::wire::message::{Properties, Uncommon, WireHeader};
+use crate::wire::trace_headers::{TRACEPARENT, TraceHeaders};
 use crate::wire::value::{Table, Value};
 
 const RETURN: u16 = 50;
@@ -175,13 +176,15 @@ fn properties(mut rest: ByteReader<'_>) -> Option<Properties> {
     };
     if has(13) {
         let entries = rest.long()?;
-        (properties.headers, uncommon.wire_headers) =
-            headers(ByteReader(entries)).unwrap_or_else(|| {
-                tracing::warn!(
-                    "message headers cannot be decoded, the message is delivered without any"
-                );
-                Default::default()
-            });
+        let headers = headers(ByteReader(entries)).unwrap_or_else(|| {
+            tracing::warn!(
+                "message headers cannot be decoded, the message is delivered without any"
+            );
+            Headers::default()
+        });
+        properties.headers = headers.table;
+        properties.trace = headers.trace;
+        uncommon.wire_headers = headers.wire_headers;
     }
     if has(12) {
         properties.persistent = rest.u8()? == convert::PERSISTENT;
@@ -205,11 +208,24 @@ fn properties(mut rest: ByteReader<'_>) -> Option<Properties> {
     Some(properties)
 }
 
-/// Decodes a table of headers. Also returns the original bytes of the headers whose wire type our
-/// [`Value`] does not keep, so that they can be sent unchanged.
-fn headers(mut entries: ByteReader<'_>) -> Option<(Table, Vec<WireHeader>)> {
-    let (mut table, mut wire_headers) = (Table::new(), Vec::new());
+/// The headers of a message.
+#[derive(Default)]
+struct Headers {
+    /// Without those of the trace.
+    table: Table,
+    trace: TraceHeaders,
+    /// The original bytes of those whose wire type our [`Value`] does not keep, so that they can be sent unchanged.
+    wire_headers: Vec<WireHeader>,
+}
+
+/// Decodes a table of headers.
+fn headers(mut entries: ByteReader<'_>) -> Option<Headers> {
+    let mut headers = Headers::default();
     while !entries.0.is_empty() {
+        if let Some(parent) = trace_parent(&mut entries) {
+            headers.trace.set_parent(parent);
+            continue;
+        }
         let name = entries.text()?;
         let mut rest = entries;
         let value = value(&mut entries, MAX_DEPTH)?;
@@ -219,15 +235,30 @@ fn headers(mut entries: ByteReader<'_>) -> Option<(Table, Vec<WireHeader>)> {
             (kind, _) => b"tldTVx".contains(kind),
         };
         if !keeps_type {
-            wire_headers.push(WireHeader {
+            headers.wire_headers.push(WireHeader {
                 name: name.clone(),
                 value: value.clone(),
                 bytes: Bytes::copy_from_slice(bytes),
             });
         }
-        table.insert(name, value);
+        if TraceHeaders::is_name(&name) {
+            headers.trace.insert(&name, value);
+        } else {
+            headers.table.insert(name, value);
+        }
     }
-    Some((table, wire_headers))
+    Some(headers)
+}
+
+/// Decodes the next entry of a table if it is a usual `traceparent`, which takes no allocation of its own.
+fn trace_parent<'a>(entries: &mut ByteReader<'a>) -> Option<&'a str> {
+    let mut rest = *entries;
+    if rest.short()? != TRACEPARENT.as_bytes() || rest.u8()? != b'S' {
+        return None;
+    }
+    let parent = std::str::from_utf8(rest.long()?).ok()?;
+    *entries = rest;
+    Some(parent)
 }
 
 fn table(mut entries: ByteReader<'_>, depth: usize) -> Option<Table> {

@@ -8,6 +8,7 @@ use bytes::{BufMut, BytesMut};
 use crate::error::{Error, ErrorKind};
 use crate::link::convert;
 use crate::wire::message::{Outgoing, Properties};
+use crate::wire::trace_headers::TRACEPARENT;
 use crate::wire::value::Value;
 
 pub(in crate::link) const METHOD: u8 = 1;
@@ -173,6 +174,7 @@ fn put_properties(out: &mut BytesMut, properties: &Properties) -> Result<(), Err
     let Properties {
         content_type,
         headers,
+        trace,
         persistent,
         priority,
         correlation_id,
@@ -201,7 +203,7 @@ fn put_properties(out: &mut BytesMut, properties: &Properties) -> Result<(), Err
     text(out, 15, content_type)?;
     text(out, 14, content_encoding)?;
     let mut other_flags: u16 = 0;
-    if !headers.is_empty() {
+    if !headers.is_empty() || !trace.is_empty() {
         other_flags |= 1 << 13;
         put_headers(out, properties)?;
     }
@@ -240,8 +242,17 @@ fn put_properties(out: &mut BytesMut, properties: &Properties) -> Result<(), Err
 /// were not changed since, are sent with their original bytes.
 fn put_headers(out: &mut BytesMut, properties: &Properties) -> Result<(), Error> {
     let unchanged = properties.unchanged();
+    let trace = &properties.trace;
     put_sized(out, |out| {
-        for (name, value) in &properties.headers {
+        if let Some(parent) = trace.parent_bytes() {
+            put_short(out, short(TRACEPARENT)?);
+            out.put_u8(b'S');
+            put_sized(out, |out| {
+                out.put_slice(parent);
+                Ok(())
+            })?;
+        }
+        for (name, value) in properties.headers.iter().chain(trace.others()) {
             put_short(out, short(name)?);
             match unchanged.get(name.as_str()) {
                 Some(header) => out.put_slice(&header.bytes),
@@ -370,6 +381,7 @@ mod tests {
     use crate::error::ErrorKind;
     use crate::link::frame::decode;
     use crate::wire::message::Uncommon;
+    use crate::wire::trace_headers::TraceHeaders;
     use crate::wire::value::{Table, Value};
     use amq_protocol::frame::{AMQPFrame, gen_frame, parse_frame};
     use amq_protocol::protocol::{AMQPClass, basic, confirm};
@@ -405,6 +417,7 @@ mod tests {
             priority in any::<Option<u8>>(),
             timestamp in any::<Option<u64>>(),
             headers in prop::collection::btree_map("[a-z]{1,9}", any::<i64>(), 0..4),
+            trace in prop::option::of(("[0-9a-f-]{54,56}", "[a-z]{0,3}")),
             exchange in "\\PC{0,20}",
             routing_key in "\\PC{0,20}",
             mandatory in any::<bool>(),
@@ -414,7 +427,16 @@ mod tests {
                 .into_iter()
                 .map(|(name, value)| (name, Value::Int(value)))
                 .collect();
-            let properties = Properties { persistent, priority, timestamp, headers, ..properties };
+            // Not both, because amq-protocol sorts all of them.
+            let (headers, trace) = match trace {
+                None => (headers, TraceHeaders::new()),
+                Some((parent, state)) => {
+                    let mut trace = TraceHeaders::new();
+                    trace.set(&parent, &state);
+                    (Table::new(), trace)
+                }
+            };
+            let properties = Properties { persistent, priority, timestamp, headers, trace, ..properties };
             Outgoing { exchange, routing_key, mandatory, properties, body: Bytes::from(body) }
         }
     }
@@ -491,7 +513,8 @@ mod tests {
 
     #[test]
     fn unchanged_headers_keep_their_wire_types() {
-        let entries: [&[u8]; 9] = [
+        let entries: [&[u8]; 10] = [
+            b"\x0btraceparentI\x00\x00\x00\x07",
             b"\x01aD\x02\x00\x00\x01\x13",
             b"\x01bI\xff\xff\xff\xfe",
             b"\x01cb\xfe",

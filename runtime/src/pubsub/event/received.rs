@@ -110,7 +110,7 @@ impl<T> Event<T> {
     /// The W3C trace headers of the event.
     #[must_use]
     pub fn trace(&self) -> &Table {
-        &self.info().trace
+        self.info().trace.as_table()
     }
 
     /// Replaces the payload by what `change` makes of it.

@@ -146,7 +146,7 @@ impl<T: DeserializeOwned> DeadLetter<T> {
             body: message.body.clone(),
             codec: payload_codec(codec, info.content_type.as_deref()).ok(),
             record,
-            headers: message.properties.headers.clone(),
+            headers: message.properties.all_headers(),
             info,
         }
     }

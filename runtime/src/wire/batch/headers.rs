@@ -8,6 +8,8 @@ use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::entries::ByteString;
+use crate::wire::envelope::is_reserved;
+use crate::wire::trace_headers::{TRACEPARENT, TraceHeaders};
 use crate::wire::value::{Table, Value};
 
 /// The most values in the headers of all calls of a message, those in lists and tables included. A nil of
@@ -31,7 +33,7 @@ const READ_BY_BROKER: [&str; 2] = ["CC", "BCC"];
 /// name, as in a message of its own.
 pub(super) struct HeaderMap<'a> {
     pub(super) headers: &'a Table,
-    pub(super) trace: &'a Table,
+    pub(super) trace: &'a TraceHeaders,
 }
 
 impl<'a> HeaderMap<'a> {
@@ -39,11 +41,12 @@ impl<'a> HeaderMap<'a> {
         self.headers.is_empty() && self.trace.is_empty()
     }
 
+    /// The entries besides [`TraceHeaders::parent_bytes`].
     fn entries(&self) -> impl Iterator<Item = (&'a String, &'a Value)> {
         let trace = self.trace;
         let headers = self.headers.iter();
-        let headers = headers.filter(|(name, _)| !trace.contains_key(*name));
-        headers.chain(trace)
+        let headers = headers.filter(|(name, _)| !trace.contains(name));
+        headers.chain(trace.others())
     }
 
     /// The most bytes that the map takes. `None` if a message of its own may not carry these headers, or a
@@ -52,8 +55,10 @@ impl<'a> HeaderMap<'a> {
         if self.is_empty() {
             return Some(0);
         }
+        let parent = self.trace.parent_bytes();
+        let parent = parent.map_or(0, |it| 2 * VALUE_OVERHEAD + TRACEPARENT.len() + it.len());
         self.entries()
-            .try_fold(VALUE_OVERHEAD, |sum, (name, value)| {
+            .try_fold(VALUE_OVERHEAD + parent, |sum, (name, value)| {
                 if READ_BY_BROKER.contains(&&**name) {
                     return None;
                 }
@@ -91,9 +96,15 @@ fn size(value: &Value, nesting: usize) -> Option<usize> {
 
 impl Serialize for HeaderMap<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.entries().count()))?;
+        // If it is one of the other entries, it is not written here.
+        let parent = self.trace.parent_bytes().and(self.trace.parent());
+        let count = self.entries().count() + usize::from(parent.is_some());
+        let mut map = serializer.serialize_map(Some(count))?;
         for (name, value) in self.entries() {
             map.serialize_entry(name, &Written(value))?;
+        }
+        if let Some(parent) = parent {
+            map.serialize_entry(TRACEPARENT, parent)?;
         }
         map.end()
     }
@@ -193,7 +204,42 @@ impl HeaderBudget {
     }
 }
 
-/// Decodes the headers of a call.
+/// Decodes the headers of a call as its handler reads them, and those of the trace. Reserved names are left out: neither
+/// a caller nor the broker writes them there.
+#[derive(Clone, Copy)]
+pub(super) struct CallHeadersSeed<'b>(pub(super) &'b HeaderBudget);
+
+impl<'de> DeserializeSeed<'de> for CallHeadersSeed<'_> {
+    type Value = (Table, TraceHeaders);
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for CallHeadersSeed<'_> {
+    type Value = (Table, TraceHeaders);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map of headers")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        self.0.take(entries.size_hint())?;
+        let (mut headers, mut trace) = Self::Value::default();
+        while let Some(name) = entries.next_key::<&str>()? {
+            let value = entries.next_value_seed(ValueSeed(self.0))?;
+            if TraceHeaders::is_name(name) {
+                trace.insert(name, value);
+            } else if !is_reserved(name) {
+                headers.insert(name.to_owned(), value);
+            }
+        }
+        Ok((headers, trace))
+    }
+}
+
+/// Decodes a table.
 #[derive(Clone, Copy)]
 pub(super) struct TableSeed<'b>(pub(super) &'b HeaderBudget);
 

@@ -15,12 +15,13 @@ use serde::ser::SerializeTupleStruct;
 use serde::{Deserializer, Serialize, Serializer};
 
 use crate::wire::codec::{Codec, CodecError};
-use crate::wire::envelope::{ReplyStatus, split_headers};
+use crate::wire::envelope::ReplyStatus;
+use crate::wire::trace_headers::TraceHeaders;
 use crate::wire::value::Table;
 pub(crate) use cancelled::{MAX_CANCELLED_IDS, decode_cancelled, encode_cancelled, id_in_batch};
 pub(crate) use entries::MAX_BATCH;
 use entries::{BoundedList, ByteString};
-use headers::{HeaderBudget, HeaderMap, TableSeed};
+use headers::{CallHeadersSeed, HeaderBudget, HeaderMap, TableSeed};
 pub(crate) use items::{Items, MAX_ITEMS_SIZE, decode_credit, encode_credit, encode_items};
 
 /// One call of a batch.
@@ -34,7 +35,7 @@ pub(crate) struct BatchedCall<'a> {
     pub(crate) message_id: Option<&'a str>,
     pub(crate) arguments: &'a [u8],
     pub(crate) headers: Cow<'a, Table>,
-    pub(crate) trace: Cow<'a, Table>,
+    pub(crate) trace: Cow<'a, TraceHeaders>,
 }
 
 /// One reply of a batch.
@@ -60,7 +61,7 @@ impl BatchedReply {
     /// The most bytes that its headers take. `None` if a batch cannot carry them, as with
     /// [`size_of_headers`]; those of its status it can.
     pub(crate) fn size_of_headers(&self) -> Option<usize> {
-        size_of_headers(&self.all_headers(), &Table::new())
+        size_of_headers(&self.all_headers(), &TraceHeaders::new())
     }
 }
 
@@ -76,7 +77,7 @@ impl Serialize for WireReply<'_> {
         let (status, message) = status.parts();
         let headers = HeaderMap {
             headers: &self.0.all_headers(),
-            trace: &Table::new(),
+            trace: &TraceHeaders::new(),
         };
         let has_headers = !headers.is_empty();
         let length = if has_headers { 5 } else { 4 };
@@ -138,7 +139,7 @@ impl<'de> Visitor<'de> for ReplySeed<'_> {
 
 /// The most bytes that the headers and the trace of a call take in a batch. `None` if a batch cannot carry
 /// them: a name is longer than AMQP allows, or they are nested too deeply.
-pub(crate) fn size_of_headers(headers: &Table, trace: &Table) -> Option<usize> {
+pub(crate) fn size_of_headers(headers: &Table, trace: &TraceHeaders) -> Option<usize> {
     HeaderMap { headers, trace }.size()
 }
 
@@ -190,8 +191,8 @@ impl<'de> Visitor<'de> for CallSeed<'_> {
         let time_left = call.next_element()?.ok_or_else(|| missing(2))?;
         let message_id = call.next_element()?.ok_or_else(|| missing(3))?;
         let ByteString(arguments) = call.next_element()?.ok_or_else(|| missing(4))?;
-        let headers = call.next_element_seed(TableSeed(self.0))?;
-        let (headers, trace) = split_headers(headers.unwrap_or_default());
+        let headers = call.next_element_seed(CallHeadersSeed(self.0))?;
+        let (headers, trace) = headers.unwrap_or_default();
         Ok(BatchedCall {
             id,
             method,
@@ -272,7 +273,7 @@ mod tests {
             message_id: None,
             arguments: b"\x81\xa1n\x1e",
             headers: Cow::Owned(headers),
-            trace: Cow::Owned(trace),
+            trace: Cow::Owned(trace.into()),
         }
     }
 
@@ -332,7 +333,7 @@ mod tests {
             let call = [&b"\x91\x96\x07\xa1x\x01\xc0\xc4\x00"[..], headers].concat();
             let mut calls = decode_calls(&call).unwrap();
             let BatchedCall { headers, trace, .. } = calls.remove(0);
-            (headers.into_owned(), trace.into_owned())
+            (headers.into_owned(), trace.as_table().clone())
         };
         assert_eq!(read(b"\x80"), (table([]), table([])));
         // Numbers of each width, a text that is not UTF-8, and timestamps of 64 bits.
@@ -430,7 +431,7 @@ mod tests {
 
     #[test]
     fn headers_that_a_batch_cannot_carry_have_no_size() {
-        let size = |headers: &Table| size_of_headers(headers, &table([]));
+        let size = |headers: &Table| size_of_headers(headers, &TraceHeaders::new());
         let nested = |depth| (0..depth).fold(Value::Null, |inner, _| Value::List(vec![inner]));
         assert_eq!(size(&table([])), Some(0));
         assert!(size(&table([("a", nested(64))])).is_some());
@@ -568,13 +569,13 @@ mod tests {
                     message_id: message_id.as_deref(),
                     arguments,
                     headers: Cow::Borrowed(headers),
-                    trace: Cow::Owned(Table::new()),
+                    trace: Cow::Owned(TraceHeaders::new()),
                 }
             });
             for call in calls() {
                 let without = BatchedCall {
                     headers: Cow::Owned(Table::new()),
-                    trace: Cow::Owned(Table::new()),
+                    trace: Cow::Owned(TraceHeaders::new()),
                     ..call
                 };
                 let size = size_of_headers(&call.headers, &call.trace).unwrap();

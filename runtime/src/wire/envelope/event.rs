@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::property::{expiration, non_empty, parse_expiration, take_trace};
+use super::property::{expiration, non_empty, parse_expiration};
 use crate::wire::message::Properties;
+use crate::wire::trace_headers::TraceHeaders;
 use crate::wire::value::Table;
 
 /// The head of an event: all but its payload.
@@ -21,16 +22,17 @@ pub(crate) struct EventHead {
     /// The longest it may wait in a queue.
     pub(crate) time_to_live: Option<Duration>,
     pub(crate) headers: Table,
-    pub(crate) trace: Table,
+    pub(crate) trace: TraceHeaders,
 }
 
 impl EventHead {
     pub(crate) fn into_properties(self) -> Properties {
         let mut headers = self.headers;
-        headers.extend(self.trace);
+        self.trace.remove_from(&mut headers);
         Properties {
             content_type: self.content_type,
             headers,
+            trace: self.trace,
             persistent: self.persistent,
             priority: self.priority,
             expiration: self.time_to_live.map(expiration),
@@ -44,7 +46,6 @@ impl EventHead {
 
     /// Reads an event. A property that is missing is `None`.
     pub(crate) fn from_properties(properties: Properties) -> Self {
-        let mut headers = properties.headers;
         Self {
             kind: non_empty(properties.kind),
             content_type: non_empty(properties.content_type),
@@ -54,8 +55,8 @@ impl EventHead {
             persistent: properties.persistent,
             priority: properties.priority,
             time_to_live: properties.expiration.as_deref().and_then(parse_expiration),
-            trace: take_trace(&mut headers),
-            headers,
+            trace: properties.trace,
+            headers: properties.headers,
         }
     }
 }
@@ -77,7 +78,7 @@ mod tests {
             priority: Some(1),
             time_to_live: Some(Duration::from_secs(2)),
             headers: Table::from([("tenant".to_owned(), Value::from("hare"))]),
-            trace: Table::from([("traceparent".to_owned(), Value::from("00-1-2-01"))]),
+            trace: Table::from([("traceparent".to_owned(), Value::from("00-1-2-01"))]).into(),
         };
         let properties = head.clone().into_properties();
         assert_eq!(properties.kind.as_deref(), Some("order.placed"));

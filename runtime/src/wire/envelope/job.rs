@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::property::{count_of, expiration, non_empty, sent_at, take_trace, truncated};
+use super::property::{count_of, expiration, non_empty, sent_at, truncated};
 use crate::wire::message::{IncomingMessage, MessageInfo, Properties, SentAt};
+use crate::wire::trace_headers::TraceHeaders;
 use crate::wire::value::{Table, Value};
 
 /// Header of a job: the number of the attempt, from 1.
@@ -67,16 +68,17 @@ pub(crate) struct NewJob {
     /// The time for which it waits in a delay queue first.
     pub(crate) delay: Option<Duration>,
     pub(crate) headers: Table,
-    pub(crate) trace: Table,
+    pub(crate) trace: TraceHeaders,
 }
 
 impl NewJob {
     pub(crate) fn into_properties(self) -> Properties {
         let mut headers = self.headers;
-        headers.extend(self.trace);
+        self.trace.remove_from(&mut headers);
         Properties {
             content_type: Some(self.content_type.to_owned()),
             headers,
+            trace: self.trace,
             persistent: self.persistent,
             priority: self.priority,
             expiration: self.delay.map(expiration),
@@ -103,7 +105,7 @@ pub(crate) struct JobHead {
     pub(crate) pushed_at: Option<u64>,
     pub(crate) caller: Option<String>,
     pub(crate) headers: Table,
-    pub(crate) trace: Table,
+    pub(crate) trace: TraceHeaders,
     /// The exchange and key that an event was first published with, on a copy for a later attempt.
     pub(crate) route: Option<SourceRoute>,
     /// The time at which it was sent, if it came to its queue straight from its sender: for its first attempt,
@@ -132,7 +134,7 @@ impl JobHead {
             unsettled: count_of(count.as_ref()).unwrap_or(0),
             pushed_at: properties.timestamp,
             caller: properties.app_id.clone(),
-            trace: take_trace(&mut headers),
+            trace: properties.trace.clone(),
             headers,
             route,
             sent_at: sent_at(properties).filter(|_| is_first),

@@ -24,5 +24,5 @@ pub(crate) use job::{JobHead, NewJob, SourceRoute, remove_untrusted_headers, ret
 pub(crate) use property::{expiration, milliseconds, sent_at};
 pub(crate) use reply::{ReplyForm, ReplyHead, ReplyStatus};
 pub(crate) use request::{CALLS_TYPE, RequestHead, is_protocol_type};
-pub(crate) use reserved::{check_headers, replace_user_id, split_headers};
+pub(crate) use reserved::{check_headers, is_reserved, replace_user_id};
 pub(crate) use stream::{StreamHead, StreamMessage, StreamPosition};

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::clock;
-use crate::wire::message::{Properties, SentAt, TRACE_HEADERS};
-use crate::wire::value::{Table, Value};
+use crate::wire::message::{Properties, SentAt};
+use crate::wire::value::Value;
 
 /// The longest per-message TTL (`expiration`) that RabbitMQ takes, in milliseconds.
 const EXPIRATION_MAX: u32 = u32::MAX;
@@ -62,14 +62,6 @@ pub(super) fn truncated(text: &str) -> Cow<'_, str> {
     let mut ends = (0..=TEXT_MAX - ELLIPSIS.len()).rev();
     let start = ends.find_map(|end| text.get(..end));
     format!("{}{ELLIPSIS}", start.unwrap_or_default()).into()
-}
-
-/// Moves the trace headers into a table of their own.
-pub(super) fn take_trace(headers: &mut Table) -> Table {
-    TRACE_HEADERS
-        .iter()
-        .filter_map(|name| headers.remove_entry(*name))
-        .collect()
 }
 
 /// A property that is not empty. Some AMQP clients write an unset property as an empty string.

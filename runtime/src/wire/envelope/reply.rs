@@ -167,6 +167,8 @@ impl ReplyHead {
 
     pub(crate) fn from_properties(properties: Properties) -> Self {
         let mut headers = properties.headers;
+        // A reply has no trace: to its caller, these are headers as others are.
+        properties.trace.move_into(&mut headers);
         let (status, message) = (headers.remove(STATUS), headers.remove(MESSAGE));
         let form = match properties.kind.as_deref() {
             Some(REPLIES_TYPE) => ReplyForm::Batch,

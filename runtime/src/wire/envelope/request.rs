@@ -3,9 +3,10 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use super::property::{TIMESTAMP_IN_MS, expiration, non_empty, parse_expiration, take_trace};
+use super::property::{TIMESTAMP_IN_MS, expiration, non_empty, parse_expiration};
 use super::stream::{credit_header, take_credit};
 use crate::wire::message::Properties;
+use crate::wire::trace_headers::TraceHeaders;
 use crate::wire::value::{Table, Value};
 
 /// Header of a request that asks which other forms of messages the server accepts: a comma-separated list of
@@ -43,7 +44,7 @@ pub(crate) struct RequestHead {
     pub(crate) priority: Option<u8>,
     pub(crate) caller: Option<String>,
     pub(crate) headers: Table,
-    pub(crate) trace: Table,
+    pub(crate) trace: TraceHeaders,
     pub(crate) persistent: bool,
     /// Whether the reply is to tell if the server accepts batches.
     pub(crate) asks_for_batches: bool,
@@ -57,7 +58,7 @@ pub(crate) struct RequestHead {
 impl RequestHead {
     pub(crate) fn into_properties(self) -> Properties {
         let mut headers = self.headers;
-        headers.extend(self.trace);
+        self.trace.remove_from(&mut headers);
         if self.asks_for_batches {
             headers.insert(ACCEPT.into(), CALLS_TYPE.into());
         }
@@ -69,6 +70,7 @@ impl RequestHead {
         Properties {
             content_type: self.content_type,
             headers,
+            trace: self.trace,
             persistent: self.persistent,
             priority: self.priority,
             correlation_id: self.correlation_id,
@@ -100,7 +102,7 @@ impl RequestHead {
             priority: properties.priority,
             caller: properties.app_id,
             credit: take_credit(&mut headers),
-            trace: take_trace(&mut headers),
+            trace: properties.trace,
             headers,
             persistent: properties.persistent,
             stamp: None,
@@ -137,16 +139,21 @@ mod tests {
 
     #[test]
     fn the_trace_travels_apart_from_the_callers_headers() {
-        let table = Table::from([
-            ("traceparent".to_owned(), Value::from("00-1-2-01")),
-            ("tenant".to_owned(), Value::from("hare")),
-        ]);
-        let properties = Properties {
-            headers: table,
-            ..Properties::default()
+        let trace = [("traceparent".to_owned(), Value::from("00-1-2-01"))];
+        let tenant = ("tenant".to_owned(), Value::from("hare"));
+        let sent = RequestHead {
+            // The trace replaces a header of the same name.
+            headers: Table::from([tenant, ("traceparent".to_owned(), Value::from("00-2"))]),
+            trace: Table::from(trace).into(),
+            ..head()
         };
+        let properties = sent.into_properties();
+        assert_eq!(properties.all_headers().len(), 2);
         let head = RequestHead::from_properties(properties);
-        assert_eq!(head.trace.keys().collect::<Vec<_>>(), ["traceparent"]);
+        assert_eq!(
+            head.trace.as_table().keys().collect::<Vec<_>>(),
+            ["traceparent"]
+        );
         assert_eq!(head.headers.keys().collect::<Vec<_>>(), ["tenant"]);
     }
 

@@ -1,17 +1,15 @@
 //! Reserved headers, and properties that a user may not publish.
 
 use super::job::{BROKER_HEADERS, JOB_HEADERS, SOURCE_HEADERS, SOURCE_USER};
-use super::property::take_trace;
 use super::reply::{DETAILS, MESSAGE, RETRY_AFTER, STATUS};
 use super::request::ACCEPT;
 use super::stream::STREAM;
 use crate::error::Error;
 use crate::wire::message::Properties;
-use crate::wire::value::Table;
 
 /// Whether a header is written by Lepus or the broker on some kind of message, so that a user may set it
 /// on none: it would be misread, or overwritten.
-fn is_reserved(header: &str) -> bool {
+pub(crate) fn is_reserved(header: &str) -> bool {
     let ours = JOB_HEADERS.iter().chain(&SOURCE_HEADERS);
     let ours = ours.chain(&[STATUS, MESSAGE, RETRY_AFTER, DETAILS, ACCEPT, STREAM]);
     ours.chain(&BROKER_HEADERS).any(|name| *name == header)
@@ -28,14 +26,6 @@ pub(crate) fn check_headers<'a>(names: impl IntoIterator<Item = &'a String>) -> 
             "header `{name}` cannot be set: its name is reserved, Lepus or the broker writes it"
         ))),
     }
-}
-
-/// The headers of a call in a batch as its handler reads them, and the trace. Reserved names are left out:
-/// neither a caller nor the broker writes them there.
-pub(crate) fn split_headers(mut headers: Table) -> (Table, Table) {
-    headers.retain(|name, _| !is_reserved(name));
-    let trace = take_trace(&mut headers);
-    (headers, trace)
 }
 
 /// Makes properties publishable by this user. RabbitMQ closes the channel (406) over a `user_id` that is
