@@ -209,9 +209,9 @@ async fn a_reader_that_goes_cancels_the_stream(env: Env) {
 }
 
 async fn a_slow_reader_slows_the_server_down(env: Env) {
-    const ITEMS: u64 = 100_000;
+    const ITEMS: u64 = 2_000;
     let served = Served::start(&env).await;
-    let mut child = piped(&env, &["call", "workshop.count", &format!("[{ITEMS}]")]);
+    let mut child = piped(&env, &["call", "workshop.pages", &format!("[{ITEMS}]")]);
     let mut output = child.stdout.take().expect("a pipe");
     served.watched.until_begun().await;
     until_stalled(&served).await;
@@ -222,7 +222,9 @@ async fn a_slow_reader_slows_the_server_down(env: Env) {
     );
     let mut text = String::new();
     output.read_to_string(&mut text).await.expect("the items");
-    let expected: String = (1..=ITEMS).map(|number| format!("{number}\n")).collect();
+    let expected: String = (1..=ITEMS)
+        .map(|number| format!("\"{number:01000}\"\n"))
+        .collect();
     assert!(text == expected, "{} bytes", text.len());
     assert!(child.wait().await.expect("it ends").success());
     served.stop().await;
@@ -231,7 +233,7 @@ async fn a_slow_reader_slows_the_server_down(env: Env) {
 async fn an_interrupt_ends_a_stream_whose_output_waits(env: Env) {
     let served = Served::start(&env).await;
     let mut command = at(&env);
-    command.args(["call", "workshop.count", "[1000000]"]);
+    command.args(["call", "workshop.pages", "[1000000]"]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the command starts");
     let output = child.stdout.take().expect("a pipe");
