@@ -3,13 +3,14 @@
 use std::cell::Cell;
 use std::process::Stdio;
 
+use lepus::Server;
 use lepus_tests::process::{Program, Signal, example};
 use lepus_tests::{Env, conformance, eventually};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::Child;
 
 use crate::lepus::{at, bare, ended, run, run_with};
-use crate::workshop::Served;
+use crate::workshop::{Bench, Served, WorkshopServer};
 
 /// No request of the service was refused: those were counted, and none has an error.
 #[track_caller]
@@ -132,6 +133,41 @@ async fn items_are_lines_of_json(env: Env) {
     let square = run(&env, &["call", "workshop.square", "7", "--stream"]).await;
     square.failed(1, &["--stream does not go with workshop.square"]);
     served.stop().await;
+}
+
+/// A program whose connection has no control plane is not asked, so that the command line tells what it would have told.
+async fn without_a_description_options_tell_the_form(env: Env) {
+    let _ = env.name("workshop");
+    let _ = env.name("workshop.aside");
+    let connection = env
+        .builder()
+        .control(false)
+        .open()
+        .await
+        .expect("a connection");
+    let server = Server::new(&connection).serve(WorkshopServer::new(Bench::default()));
+    let server = server.start().await.expect("the server starts");
+    let square = run(&env, &["call", "workshop.square", "7"]).await;
+    assert_eq!(square.ok(), "49\n");
+    let count = ["call", "workshop.count", "to=2"];
+    let refused = run(&env, &count).await;
+    refused.failed(73, &["failed_precondition"]);
+    let count = run(&env, &[&count[..], &["--stream"]].concat()).await;
+    assert_eq!(count.ok(), "1\n2\n");
+    let tell = run(&env, &["call", "workshop.tell", "text=hare", "--oneway"]).await;
+    assert_eq!(tell.ok(), "");
+    let square = run(&env, &["call", "workshop.square", "7", "--stream"]).await;
+    square.failed(77, &["a value where a stream was expected"]);
+    let queue = [
+        "call",
+        "workshop.aside",
+        "text=hare",
+        "--queue",
+        "workshop.aside",
+    ];
+    assert_eq!(run(&env, &queue).await.ok(), "\"hare\"\n");
+    server.stop().await.expect("the server stops");
+    connection.close().await;
 }
 
 async fn an_interrupt_cancels_a_call(env: Env) {
@@ -257,6 +293,7 @@ conformance!(
     a_call_is_made_once_in_the_form_of_its_method,
     the_tutorial_is_called_without_a_warning,
     items_are_lines_of_json,
+    without_a_description_options_tell_the_form,
     an_interrupt_cancels_a_call,
     an_interrupt_cancels_a_stream,
     a_reader_that_goes_cancels_the_stream,
