@@ -25,6 +25,11 @@ impl Failure {
         Self::new(Exit::Usage, text)
     }
 
+    /// The reader of stdout has gone: the command ends without a word.
+    pub(crate) fn reader_has_gone() -> Self {
+        Self::new(Exit::Ok, "")
+    }
+
     pub(crate) fn exit(&self) -> Exit {
         self.exit
     }
@@ -54,7 +59,7 @@ impl From<lepus::Error> for Failure {
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::BrokenPipe => Self::new(Exit::Ok, ""),
+            io::ErrorKind::BrokenPipe => Self::reader_has_gone(),
             _ => Self::new(
                 Exit::Internal,
                 format!("the output cannot be written: {error}"),

@@ -32,12 +32,10 @@ pub(crate) enum Tone {
 impl Output {
     pub(crate) fn new(format: Format) -> Self {
         let is_terminal = io::stdout().is_terminal();
-        let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
-        let is_dumb = env::var("TERM").is_ok_and(|term| term == "dumb");
         Self {
             format,
             is_terminal,
-            has_colors: is_terminal && !is_set("NO_COLOR") && !is_dumb,
+            has_colors: is_terminal && are_colors_wanted(),
         }
     }
 
@@ -192,8 +190,15 @@ pub(crate) fn start_log(verbose: u8) {
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none())
+        .with_ansi(io::stderr().is_terminal() && are_colors_wanted())
         .init();
+}
+
+/// Whether a terminal may get colours: `NO_COLOR` is not set, or empty, and the terminal is not a dumb one.
+fn are_colors_wanted() -> bool {
+    let is_unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let is_dumb = env::var("TERM").is_ok_and(|term| term == "dumb");
+    !is_unwanted && !is_dumb
 }
 
 fn not_json(error: serde_json::Error) -> Failure {

@@ -3,13 +3,14 @@
 use std::cell::Cell;
 use std::process::Stdio;
 
+use lepus::Server;
 use lepus_tests::process::{Program, Signal, example};
 use lepus_tests::{Env, conformance, eventually};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::Child;
 
 use crate::lepus::{at, bare, ended, run, run_with};
-use crate::workshop::Served;
+use crate::workshop::{Bench, Served, WorkshopServer};
 
 /// No request of the service was refused: those were counted, and none has an error.
 #[track_caller]
@@ -134,6 +135,41 @@ async fn items_are_lines_of_json(env: Env) {
     served.stop().await;
 }
 
+/// A program whose connection has no control plane is not asked, so that the command line tells what it would have told.
+async fn without_a_description_options_tell_the_form(env: Env) {
+    let _ = env.name("workshop");
+    let _ = env.name("workshop.aside");
+    let connection = env
+        .builder()
+        .control(false)
+        .open()
+        .await
+        .expect("a connection");
+    let server = Server::new(&connection).serve(WorkshopServer::new(Bench::default()));
+    let server = server.start().await.expect("the server starts");
+    let square = run(&env, &["call", "workshop.square", "7"]).await;
+    assert_eq!(square.ok(), "49\n");
+    let count = ["call", "workshop.count", "to=2"];
+    let refused = run(&env, &count).await;
+    refused.failed(73, &["failed_precondition"]);
+    let count = run(&env, &[&count[..], &["--stream"]].concat()).await;
+    assert_eq!(count.ok(), "1\n2\n");
+    let tell = run(&env, &["call", "workshop.tell", "text=hare", "--oneway"]).await;
+    assert_eq!(tell.ok(), "");
+    let square = run(&env, &["call", "workshop.square", "7", "--stream"]).await;
+    square.failed(77, &["a value where a stream was expected"]);
+    let queue = [
+        "call",
+        "workshop.aside",
+        "text=hare",
+        "--queue",
+        "workshop.aside",
+    ];
+    assert_eq!(run(&env, &queue).await.ok(), "\"hare\"\n");
+    server.stop().await.expect("the server stops");
+    connection.close().await;
+}
+
 async fn an_interrupt_cancels_a_call(env: Env) {
     for signal in [Signal::INT, Signal::TERM] {
         let served = Served::start(&env).await;
@@ -209,9 +245,9 @@ async fn a_reader_that_goes_cancels_the_stream(env: Env) {
 }
 
 async fn a_slow_reader_slows_the_server_down(env: Env) {
-    const ITEMS: u64 = 100_000;
+    const ITEMS: u64 = 2_000;
     let served = Served::start(&env).await;
-    let mut child = piped(&env, &["call", "workshop.count", &format!("[{ITEMS}]")]);
+    let mut child = piped(&env, &["call", "workshop.pages", &format!("[{ITEMS}]")]);
     let mut output = child.stdout.take().expect("a pipe");
     served.watched.until_begun().await;
     until_stalled(&served).await;
@@ -222,7 +258,9 @@ async fn a_slow_reader_slows_the_server_down(env: Env) {
     );
     let mut text = String::new();
     output.read_to_string(&mut text).await.expect("the items");
-    let expected: String = (1..=ITEMS).map(|number| format!("{number}\n")).collect();
+    let expected: String = (1..=ITEMS)
+        .map(|number| format!("\"{number:01000}\"\n"))
+        .collect();
     assert!(text == expected, "{} bytes", text.len());
     assert!(child.wait().await.expect("it ends").success());
     served.stop().await;
@@ -231,7 +269,7 @@ async fn a_slow_reader_slows_the_server_down(env: Env) {
 async fn an_interrupt_ends_a_stream_whose_output_waits(env: Env) {
     let served = Served::start(&env).await;
     let mut command = at(&env);
-    command.args(["call", "workshop.count", "[1000000]"]);
+    command.args(["call", "workshop.pages", "[1000000]"]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the command starts");
     let output = child.stdout.take().expect("a pipe");
@@ -255,6 +293,7 @@ conformance!(
     a_call_is_made_once_in_the_form_of_its_method,
     the_tutorial_is_called_without_a_warning,
     items_are_lines_of_json,
+    without_a_description_options_tell_the_form,
     an_interrupt_cancels_a_call,
     an_interrupt_cancels_a_stream,
     a_reader_that_goes_cancels_the_stream,

@@ -4,11 +4,13 @@ use std::process::Stdio;
 
 use lapin::BasicProperties;
 use lepus_tests::process::{Program, Signal};
+use lepus_tests::proxy::{Cut, Proxy};
 use lepus_tests::raw::Raw;
-use lepus_tests::{Env, conformance};
+use lepus_tests::{Env, conformance, eventually};
 use serde_json::json;
 
 use crate::lepus::{at, ended, run};
+use crate::on::Lepus;
 use crate::workshop::Served;
 
 async fn services_and_their_methods_are_listed(env: Env) {
@@ -20,7 +22,7 @@ async fn services_and_their_methods_are_listed(env: Env) {
     let other = Served::start(&env).await;
     let listed = run(&env, &["ls", "-o", "json"]).await.json();
     let expected = json!([{
-        "name": "workshop", "kind": "service", "version": "1.2.0", "instances": 2, "endpoints": 14,
+        "name": "workshop", "kind": "service", "version": "1.2.0", "instances": 2, "endpoints": 15,
         "description": "Does one thing of each kind.",
     }]);
     assert_eq!(listed, expected);
@@ -30,7 +32,7 @@ async fn services_and_their_methods_are_listed(env: Env) {
         lines,
         [
             "NAME      KIND     VERSION  INSTANCES  METHODS  DESCRIPTION",
-            "workshop  service  1.2.0            2       14  Does one thing of each kind.",
+            "workshop  service  1.2.0            2       15  Does one thing of each kind.",
         ]
     );
     let methods = run(&env, &["ls", "workshop", "-o", "jsonl"]).await.ok();
@@ -41,7 +43,7 @@ async fn services_and_their_methods_are_listed(env: Env) {
         (&first["instances"], &first["data"]["timeout_ms"]),
         (&json!(2), &json!(2000))
     );
-    assert_eq!(methods.lines().count(), 14);
+    assert_eq!(methods.lines().count(), 15);
     let table = run(&env, &["ls", "workshop", "--expect", "2"]).await.ok();
     assert!(
         table.contains("dividend, divisor") && table.contains("workshop.aside"),
@@ -185,6 +187,36 @@ async fn figures_are_watched_until_an_interrupt(env: Env) {
     served.stop().await;
 }
 
+async fn figures_stay_while_the_broker_is_away(env: Env) {
+    let served = Served::start(&env).await;
+    let proxy = Proxy::start(&env.uri).await;
+    let lepus = Lepus::at(proxy.uri(), env.namespace());
+    let watch = lepus.start(&[
+        "stats",
+        "workshop",
+        "--expect",
+        "1",
+        "--watch",
+        "100ms",
+        "--timeout",
+        "1s",
+        "-o",
+        "jsonl",
+    ]);
+    let lines = || watch.printed().matches("\"divide\"").count();
+    eventually("figures come", || async { lines() > 0 }).await;
+    proxy.down().await;
+    proxy.cut(Cut::Rst);
+    let is_told = || watch.printed().contains("warning: ");
+    eventually("the loss is told", || async { is_told() }).await;
+    let before = lines();
+    proxy.up().await;
+    eventually("figures come again", || async { lines() > before }).await;
+    watch.signal(Signal::INT);
+    assert_eq!(watch.ended().await.status.code(), Some(130));
+    served.stop().await;
+}
+
 async fn an_unknown_service_is_served_by_nobody(env: Env) {
     for arguments in [
         &["ls", "hare"][..],
@@ -294,6 +326,7 @@ conformance!(
     health_is_shown_with_its_reasons,
     figures_are_summed_up,
     figures_are_watched_until_an_interrupt,
+    figures_stay_while_the_broker_is_away,
     an_unknown_service_is_served_by_nobody,
     an_answer_that_cannot_be_read_is_told,
     a_reader_that_goes_away_is_no_failure,

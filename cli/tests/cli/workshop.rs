@@ -47,6 +47,8 @@ pub(crate) trait Workshop {
     async fn tell(&self, text: String);
     /// The numbers from 1 on, up to a last one.
     fn count(&self, to: u64) -> impl Stream<Item = u64>;
+    /// The numbers from 1 on, up to a last one, as texts of a thousand digits.
+    fn pages(&self, to: u64) -> impl Stream<Item = String>;
     /// The number of its argument, which is the body, and then nothing for ever.
     #[rpc(params = "bare")]
     fn once(&self, n: u64) -> impl Stream<Item = u64>;
@@ -151,10 +153,18 @@ impl Workshop for Bench {
     async fn tell(&self, _: String) {}
 
     fn count(&self, to: u64) -> impl Stream<Item = u64> {
-        let (begun, made) = (self.watched.begin(), self.watched.made.clone());
-        stream::iter(1..=to).inspect(move |number| {
+        let begun = self.watched.begin();
+        stream::iter(1..=to).inspect(move |_| {
             let _alive = &begun;
-            made.send_replace(*number);
+        })
+    }
+
+    fn pages(&self, to: u64) -> impl Stream<Item = String> {
+        let (begun, made) = (self.watched.begin(), self.watched.made.clone());
+        stream::iter(1..=to).map(move |number| {
+            let _alive = &begun;
+            made.send_replace(number);
+            format!("{number:01000}")
         })
     }
 

@@ -18,6 +18,23 @@ pub(super) enum Form {
     Stream,
 }
 
+/// Sets the options that the calls of both types have.
+macro_rules! with_common_options {
+    ($options:expr, $app:expr, $call:expr) => {{
+        let mut call = $call.timeout($app.timeout());
+        for (name, value) in &$options.headers {
+            call = call.header(name, value.clone());
+        }
+        if let Some(priority) = $options.priority {
+            call = call.priority(priority);
+        }
+        if $options.fail_fast {
+            call = call.fail_fast();
+        }
+        call
+    }};
+}
+
 impl Call {
     /// The form of the reply, as it was given or as a program has described it.
     ///
@@ -65,19 +82,10 @@ impl Call {
         &self,
         app: &App,
         target: &Target,
-        mut call: DynamicCall,
+        call: DynamicCall,
     ) -> DynamicCall {
         let details = target.details();
-        call = call.timeout(app.timeout());
-        for (name, value) in &self.headers {
-            call = call.header(name, value.clone());
-        }
-        if let Some(priority) = self.priority {
-            call = call.priority(priority);
-        }
-        if self.fail_fast {
-            call = call.fail_fast();
-        }
+        let mut call = with_common_options!(self, app, call);
         if self.oneway || details.is_some_and(|it| it.oneway) {
             call = call.oneway();
         }
@@ -91,18 +99,8 @@ impl Call {
     pub(super) fn with_stream_options(
         &self,
         app: &App,
-        mut call: DynamicStreamCall,
+        call: DynamicStreamCall,
     ) -> DynamicStreamCall {
-        call = call.timeout(app.timeout());
-        for (name, value) in &self.headers {
-            call = call.header(name, value.clone());
-        }
-        if let Some(priority) = self.priority {
-            call = call.priority(priority);
-        }
-        if self.fail_fast {
-            call = call.fail_fast();
-        }
-        call
+        with_common_options!(self, app, call)
     }
 }

@@ -25,8 +25,8 @@ pub(super) async fn run(
     loop {
         let next = tokio::select! {
             biased;
-            // The stream is dropped, which cancels it.
-            () = &mut closed => return Ok(Exit::Ok),
+            // The stream is dropped, which cancels it. No call for another line of stdin follows.
+            () = &mut closed => return Err(Failure::reader_has_gone()),
             next = items.next() => next,
         };
         let Some(item) = next else {
