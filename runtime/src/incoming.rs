@@ -187,7 +187,9 @@ pub fn accept_items<T: DeserializeOwned>(request: &Request) -> Result<Incoming<T
         .stream()
         .and_then(|stream| Arc::clone(stream).accept());
     let Some(upload) = accepted else {
-        let text = format!("`{method}` takes a stream, and the caller did not send one");
+        let text = format!(
+            "`{method}` takes a stream, which its caller does not send, or which was taken before"
+        );
         return Err(Reply::failed(Status::new(Code::FailedPrecondition, text)));
     };
     Ok(Incoming {

@@ -191,7 +191,7 @@ pub struct EndpointDetails {
     pub oneway: bool,
     /// Whether the method runs at most once.
     pub at_most_once: bool,
-    /// `server` for a method that returns a stream of items, `client` for one that takes a stream, `both` for one that
+    /// `server` for a method that returns a stream of items, `upload` for one that takes a stream, `both` for one that
     /// does both.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<String>,
