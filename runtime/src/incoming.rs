@@ -48,7 +48,7 @@ use crate::wire::status::{Code, Status};
 /// }
 ///
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn main() -> Result<(), lepus::CallError<Incomplete>> {
 /// let adder = AdderClient::local(AdderService);
 /// assert_eq!(adder.sum(stream::iter(1..=4)).await?, 10);
 /// # Ok(())
