@@ -48,7 +48,7 @@ use crate::wire::status::{Code, Status};
 /// }
 ///
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn main() -> Result<(), lepus::CallError<Incomplete>> {
 /// let adder = AdderClient::local(AdderService);
 /// assert_eq!(adder.sum(stream::iter(1..=4)).await?, 10);
 /// # Ok(())
@@ -187,7 +187,9 @@ pub fn accept_items<T: DeserializeOwned>(request: &Request) -> Result<Incoming<T
         .stream()
         .and_then(|stream| Arc::clone(stream).accept());
     let Some(upload) = accepted else {
-        let text = format!("`{method}` takes a stream, and the caller did not send one");
+        let text = format!(
+            "`{method}` takes a stream, which its caller does not send, or which was taken before"
+        );
         return Err(Reply::failed(Status::new(Code::FailedPrecondition, text)));
     };
     Ok(Incoming {

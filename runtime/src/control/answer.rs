@@ -199,7 +199,7 @@ pub struct EndpointDetails {
     /// Whether the body is the one argument itself, without a map around it.
     #[serde(skip_serializing_if = "is_false")]
     pub bare: bool,
-    /// `server` for a method that returns a stream of items, `client` for one that takes a stream, `both` for one that
+    /// `server` for a method that returns a stream of items, `upload` for one that takes a stream, `both` for one that
     /// does both.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<String>,

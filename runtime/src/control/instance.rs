@@ -213,7 +213,7 @@ fn streams(method: &MethodDescriptor) -> Option<&'static str> {
     match (method.is_stream(), method.is_upload()) {
         (false, false) => None,
         (true, false) => Some("server"),
-        (false, true) => Some("client"),
+        (false, true) => Some("upload"),
         (true, true) => Some("both"),
     }
 }

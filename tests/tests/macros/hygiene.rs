@@ -21,6 +21,7 @@ mod no_prelude {
         async fn preset(&self, n: u64) -> u64 {
             n
         }
+        async fn take(&self, items: ::lepus::Incoming<u64>) -> u64;
     }
 
     #[::lepus::tasks(worker)]
@@ -42,6 +43,10 @@ mod no_prelude {
         async fn echo(&self, line: ::std::string::String) -> ::std::string::String {
             line
         }
+        async fn take(&self, mut items: ::lepus::Incoming<u64>) -> u64 {
+            while items.next().await.is_some() {}
+            items.items()
+        }
     }
 
     impl BareTasks for It {
@@ -60,6 +65,8 @@ mod no_prelude_runs {
         assert_eq!(client.check(1).await.unwrap(), 1);
         assert_eq!(client.echo("x".to_owned()).await.unwrap(), "x");
         assert_eq!(client.preset(4).await.unwrap(), 4);
+        let items = futures_util::stream::iter([1, 2, 3]);
+        assert_eq!(client.take(items).await.unwrap(), 3);
         assert_eq!(BareTasksWorker::<It>::DESCRIPTOR.name(), "bare-tasks");
         assert_eq!(
             format!("{:?}", BareTasksWorker::new(It)),
@@ -170,6 +177,7 @@ mod arguments {
         async fn descriptor(&self) -> u32;
         async fn fmt(&self, f: u8) -> u32;
         async fn decode(&self, value: u8) -> u32;
+        async fn upload(&self, incoming: u8, request: lepus::Incoming<u8>, client: u8) -> u32;
     }
 
     struct It;
@@ -199,6 +207,10 @@ mod arguments {
         async fn decode(&self, value: u8) -> u32 {
             value.into()
         }
+        async fn upload(&self, incoming: u8, request: lepus::Incoming<u8>, client: u8) -> u32 {
+            drop(request);
+            u32::from(incoming) + u32::from(client)
+        }
     }
 
     #[tokio::test]
@@ -210,6 +222,8 @@ mod arguments {
         assert_eq!(client.descriptor().await.unwrap(), 1);
         assert_eq!(client.fmt(2).await.unwrap(), 2);
         assert_eq!(client.decode(3).await.unwrap(), 3);
+        let items = futures_util::stream::iter([1]);
+        assert_eq!(client.upload(1, items, 3).await.unwrap(), 4);
     }
 }
 

@@ -188,7 +188,7 @@ async fn the_description_tells_which_methods_take_a_stream(env: Env) {
         let endpoint = info.endpoints.iter().find(|endpoint| endpoint.name == name);
         endpoint.unwrap().data.clone()
     };
-    assert_eq!(endpoint("import").stream.as_deref(), Some("client"));
+    assert_eq!(endpoint("import").stream.as_deref(), Some("upload"));
     assert_eq!(endpoint("import").arguments, ["table", "first"]);
     assert_eq!(endpoint("echo").stream, None);
 }

@@ -62,7 +62,7 @@ impl ByHand {
     }
 
     /// The reply is this status, and the items have ended with an error.
-    async fn is_refused(self, fixture: &Fixture, code: &str) {
+    async fn expect_status(self, fixture: &Fixture, code: &str) {
         let reply = self.caller.reply().await;
         assert_eq!(reply.status.as_deref(), Some(code), "{reply:?}");
         let error = fixture.subject.error().await;
@@ -87,7 +87,7 @@ async fn more_items_than_credit_end_an_upload(env: Env) {
     let fixture = Fixture::start(&env).await;
     let by_hand = ByHand::open(&env).await;
     by_hand.send("items", &by_hand.run, 0, &items(33)).await;
-    by_hand.is_refused(&fixture, "invalid_argument").await;
+    by_hand.expect_status(&fixture, "invalid_argument").await;
     assert_eq!(fixture.subject.read(), 0);
     // One after the other, to a method that does not read.
     let by_hand = ByHand::call(&env, "gated", b"{}").await;
@@ -104,17 +104,17 @@ async fn items_out_of_order_end_an_upload(env: Env) {
         let by_hand = ByHand::open(&env).await;
         by_hand.send("item", &by_hand.run, 0, b"0").await;
         by_hand.send("item", &by_hand.run, second, b"1").await;
-        by_hand.is_refused(&fixture, "invalid_argument").await;
+        by_hand.expect_status(&fixture, "invalid_argument").await;
         assert!(fixture.subject.read() > 0, "{what}");
     }
     let by_hand = ByHand::open(&env).await;
     by_hand.send("item", "other", 0, b"0").await;
-    by_hand.is_refused(&fixture, "invalid_argument").await;
+    by_hand.expect_status(&fixture, "invalid_argument").await;
     // Not MessagePack, and a list that is cut off.
     for body in [&b"\xa1a"[..], b"\x91\xc4\x09a"] {
         let by_hand = ByHand::open(&env).await;
         by_hand.send("items", &by_hand.run, 0, body).await;
-        by_hand.is_refused(&fixture, "invalid_argument").await;
+        by_hand.expect_status(&fixture, "invalid_argument").await;
     }
 }
 
@@ -125,7 +125,7 @@ async fn a_short_end_is_no_end_of_an_upload(env: Env) {
         by_hand.send("item", &by_hand.run, 0, b"0").await;
         let run = run.unwrap_or(&by_hand.run).to_owned();
         by_hand.send("end", &run, number, b"").await;
-        by_hand.is_refused(&fixture, "invalid_argument").await;
+        by_hand.expect_status(&fixture, "invalid_argument").await;
     }
     let by_hand = ByHand::open(&env).await;
     by_hand.send("item", &by_hand.run, 0, b"0").await;
