@@ -1,6 +1,7 @@
 //! Those who serve and those who work in the random run, in the test's process or in one of their
 //! own; a witness hears what they do.
 
+use futures_util::stream::{self, Stream, StreamExt};
 use lepus::{
     Connection, Context, Event, Job, RetryPolicy, Running, Server, Topic, WorkQueue,
     jobs::JobError, reject,
@@ -36,6 +37,15 @@ pub enum Sight {
     CallCancelled {
         id: u64,
     },
+    /// The method of a stream has begun.
+    StreamRun {
+        id: u64,
+    },
+    /// The stream of the method was dropped, after so many items.
+    StreamEnded {
+        id: u64,
+        sent: u64,
+    },
     JobRun {
         id: u64,
         redelivered: bool,
@@ -68,6 +78,8 @@ impl fmt::Display for Sight {
                 attempt,
             } => write!(f, "job {id} {redelivered} {attempt}"),
             Sight::CallCancelled { id } => write!(f, "cancelled {id}"),
+            Sight::StreamRun { id } => write!(f, "stream {id}"),
+            Sight::StreamEnded { id, sent } => write!(f, "streamed {id} {sent}"),
             Sight::JobDone { id } => write!(f, "done {id}"),
             Sight::Wrong(what) => write!(f, "wrong {what}"),
         }
@@ -97,6 +109,11 @@ impl FromStr for Sight {
                     attempt: attempt.parse().ok()?,
                 })
             })(),
+            ["stream", id] => id.parse().ok().map(|id| Sight::StreamRun { id }),
+            ["streamed", id, sent] => (|| {
+                let (id, sent) = (id.parse().ok()?, sent.parse().ok()?);
+                Some(Sight::StreamEnded { id, sent })
+            })(),
             ["cancelled", id] => id.parse().ok().map(|id| Sight::CallCancelled { id }),
             ["done", id] => id.parse().ok().map(|id| Sight::JobDone { id }),
             _ => None,
@@ -117,6 +134,21 @@ pub trait Chaos {
     async fn hangs(&self, id: u64);
     /// Its reply is larger than the broker takes.
     async fn grows(&self, id: u64) -> String;
+    /// So many items: the id of the stream, and a number from 0 on. Some streams end with an error of their own.
+    fn numbered(&self, id: u64, length: u64) -> impl Stream<Item = Result<(u64, u64), OwnEnd>>;
+}
+
+/// The own error at the end of some streams.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnEnd {
+    pub id: u64,
+}
+
+impl OwnEnd {
+    /// Whether a stream has it.
+    pub fn is_of(id: u64) -> bool {
+        id.is_multiple_of(3)
+    }
 }
 
 /// Counts the handlers at work, of which there are never more than may be.
@@ -165,6 +197,20 @@ impl Drop for Called<'_> {
             let id = self.id;
             self.serving.witness.hears(Sight::CallCancelled { id });
         }
+    }
+}
+
+/// A stream of the method, from its begin to its end.
+struct Streamed<'a> {
+    serving: &'a Serving,
+    id: u64,
+    sent: u64,
+}
+
+impl Drop for Streamed<'_> {
+    fn drop(&mut self) {
+        let (id, sent) = (self.id, self.sent);
+        self.serving.witness.hears(Sight::StreamEnded { id, sent });
     }
 }
 
@@ -236,6 +282,20 @@ impl Chaos for Serving {
         self.run(id).await;
         "x".repeat(OVERSIZE)
     }
+
+    fn numbered(&self, id: u64, length: u64) -> impl Stream<Item = Result<(u64, u64), OwnEnd>> {
+        self.witness.hears(Sight::StreamRun { id });
+        let (serving, sent) = (self, 0);
+        let mut streamed = Streamed { serving, id, sent };
+        let items = stream::iter(0..length).map(move |number| {
+            // All of it, so that it is dropped with the stream.
+            let streamed = &mut streamed;
+            streamed.sent += 1;
+            Ok((streamed.id, number))
+        });
+        let end = OwnEnd::is_of(id).then_some(Err(OwnEnd { id }));
+        items.chain(stream::iter(end))
+    }
 }
 
 /// Calls, until stopped.
@@ -253,7 +313,9 @@ pub async fn serve(
         places: Places { at_work, most },
     };
     let service = ChaosServer::new(serving).concurrency(concurrency);
-    Server::new(connection).serve(service).start().await
+    // Few, so that some are refused.
+    let server = Server::new(connection).serve(service).streams(8);
+    server.start().await
 }
 
 /// A job, and how it goes.
@@ -416,6 +478,8 @@ mod tests {
                 attempt: 2,
             },
             Sight::CallCancelled { id: 9 },
+            Sight::StreamRun { id: 4 },
+            Sight::StreamEnded { id: 4, sent: 300 },
             Sight::JobDone { id: 8 },
             Sight::Wrong("9: 5 handlers at work, of 4".into()),
         ];

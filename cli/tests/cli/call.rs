@@ -1,7 +1,5 @@
 //! `call`: values, own errors, statuses and failures, each with its exit code.
 
-use std::time::{Duration, Instant};
-
 use lepus_tests::process::{Program, Signal};
 use lepus_tests::{Env, conformance};
 
@@ -200,7 +198,8 @@ async fn a_call_is_repeated_with_a_summary(env: Env) {
 async fn an_interrupt_ends_a_call_at_once(env: Env) {
     let served = Served::start(&env).await;
     let mut command = at(&env);
-    command.args(["call", "workshop.sleep", "--timeout", "60s"]);
+    // Longer than a test may take, so that only the interrupt can end it.
+    command.args(["call", "workshop.sleep", "--timeout", "1h"]);
     let call = Program::spawn(&mut command);
     lepus_tests::eventually("in the handler", || async {
         let methods = served.connection.stats_by_method();
@@ -209,12 +208,10 @@ async fn an_interrupt_ends_a_call_at_once(env: Env) {
             .any(|it| it.method == "sleep" && it.in_flight == 1)
     })
     .await;
-    let interrupted = Instant::now();
     call.signal(Signal::INT);
     let ended = call.ended().await;
     assert_eq!(ended.status.code(), Some(130), "{}", ended.printed);
     assert_eq!(ended.printed, "");
-    assert!(interrupted.elapsed() < Duration::from_secs(30));
     served.stop().await;
 }
 

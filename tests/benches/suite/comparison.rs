@@ -58,6 +58,7 @@ pub fn all(options: &Options) -> Vec<Comparison> {
         Group::Rpc => rpc(options.full),
         Group::Jobs => jobs(options.full),
         Group::PubSub => pubsub(options.full),
+        Group::Streams => streams(),
         Group::Broker => broker(),
         Group::Local => local(),
         Group::Flat => flat(),
@@ -103,7 +104,8 @@ impl Comparison {
 
 /// The parts of comparisons that this machine or this version does not have.
 pub fn left_out(comparisons: &[Comparison]) -> Vec<String> {
-    if !comparisons.iter().any(|all| all.group == Group::Rpc) {
+    let groups = [Group::Rpc, Group::Streams];
+    if !comparisons.iter().any(|all| groups.contains(&all.group)) {
         return Vec::new();
     }
     let reasons = RPC.into_iter().filter_map(|contender| {
@@ -263,6 +265,68 @@ fn pubsub(full: bool) -> Vec<Comparison> {
         }
     }
     comparisons
+}
+
+/// Items of each size at each window; streams at rest; an item while many other streams are open.
+fn streams() -> Vec<Comparison> {
+    let mut comparisons = Vec::new();
+    for payload in [16, 1024, 64 * 1024] {
+        for window in [1, 32, 1024] {
+            let others = 0;
+            comparisons.push(streaming(Work::Stream { window, others }, payload, window));
+        }
+    }
+    let ours = |title: &str, entries: &[(String, Work)]| {
+        let entries = entries.iter().map(|(label, work)| Entry {
+            label: label.clone(),
+            place: Place::RabbitMq,
+            work: *work,
+            contender: Contender::Lepus,
+            case: case(1, 1, 16),
+            program: None,
+        });
+        Comparison {
+            group: Group::Streams,
+            title: title.into(),
+            entries: entries.collect(),
+        }
+    };
+    let among = [0, 1000].map(|others| {
+        let work = Work::Stream { window: 32, others };
+        (format!("{others} others open"), work)
+    });
+    comparisons.push(ours("items among open streams, window 32, 16 B", &among));
+    let at_rest = [("1000 at rest".into(), Work::StreamsAtRest(1000))];
+    comparisons.push(ours("memory of streams", &at_rest));
+    comparisons
+}
+
+fn streaming(work: Work, payload: usize, window: u32) -> Comparison {
+    let entries = [
+        (Contender::Naive, "lapin by hand", Place::RabbitMq),
+        (Contender::Lepus, "Lepus", Place::RabbitMq),
+        (Contender::Nats, "NATS by hand", Place::Nats),
+    ];
+    let is_there =
+        |(contender, _, _): &(Contender, _, _)| contenders::left_out(*contender).is_none();
+    let entries = entries.into_iter().filter(is_there);
+    let entries = entries.map(|(contender, label, place)| Entry {
+        label: label.into(),
+        place,
+        work,
+        contender,
+        case: case(1, 1, payload),
+        program: None,
+    });
+    let size = match payload {
+        0..1024 => format!("{payload} B"),
+        _ => format!("{} KiB", payload / 1024),
+    };
+    Comparison {
+        group: Group::Streams,
+        title: format!("items, window {window}, {size}"),
+        entries: entries.collect(),
+    }
 }
 
 fn broker() -> Vec<Comparison> {

@@ -24,6 +24,8 @@ pub enum Figure {
     ServerBytes,
     /// The memory of the client that one more operation in flight takes.
     BytesInFlight,
+    /// The same of the server.
+    ServerBytesInFlight,
 }
 
 pub type Sample = BTreeMap<Figure, f64>;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub const USAGE: &str = "usage: tests/bench [rpc|jobs|pubsub|broker|local|flat|all]... \
+pub const USAGE: &str = "usage: tests/bench [rpc|jobs|pubsub|streams|broker|local|flat|all]... \
 [--rounds N] [--seconds S] [--only TEXT] [--full] [--beside PROGRAM]";
 
 /// The comparisons to run.
@@ -12,16 +12,18 @@ pub enum Group {
     Rpc,
     Jobs,
     PubSub,
+    Streams,
     Broker,
     Local,
     Flat,
 }
 
 impl Group {
-    pub const ALL: [Group; 6] = [
+    pub const ALL: [Group; 7] = [
         Group::Rpc,
         Group::Jobs,
         Group::PubSub,
+        Group::Streams,
         Group::Broker,
         Group::Local,
         Group::Flat,
@@ -32,6 +34,7 @@ impl Group {
             Group::Rpc => "rpc",
             Group::Jobs => "jobs",
             Group::PubSub => "pubsub",
+            Group::Streams => "streams",
             Group::Broker => "broker",
             Group::Local => "local",
             Group::Flat => "flat",

@@ -126,6 +126,14 @@ pub enum Work {
     Services(usize),
     /// The memory of calls that wait for their reply.
     Waiting(usize),
+    /// Items of a stream.
+    Stream {
+        window: u32,
+        /// Other streams that are open on the same connections, and at rest.
+        others: usize,
+    },
+    /// The memory of streams at rest.
+    StreamsAtRest(usize),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

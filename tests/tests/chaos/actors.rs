@@ -26,7 +26,7 @@ pub struct Shift {
 }
 
 impl Shift {
-    fn number(&self) -> u64 {
+    pub fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::SeqCst)
     }
 
@@ -34,7 +34,7 @@ impl Shift {
         self.over.store(true, Ordering::SeqCst);
     }
 
-    fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         self.over.load(Ordering::SeqCst)
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! The numbers are the invariants of docs/reliability.md.
 
+use crate::streams::StreamBook;
 use lepus_tests::chaos_peers::{ATTEMPTS, Sight, Witness};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -133,11 +134,14 @@ struct Pages {
 }
 
 #[derive(Debug, Default)]
-pub struct Book(Mutex<Pages>);
+pub struct Book {
+    pages: Mutex<Pages>,
+    pub streams: StreamBook,
+}
 
 impl Book {
     fn pages(&self) -> MutexGuard<'_, Pages> {
-        self.0.lock().expect("no panic under a lock")
+        self.pages.lock().expect("no panic under a lock")
     }
 
     pub fn call(&self, id: u64, kind: &'static str, runs: Runs, timeout: Duration) {
@@ -287,6 +291,7 @@ impl Book {
                 redelivered: true, ..
             } => self.pages().redelivered_there += 1,
             Sight::CallRun { late, .. } if was_frozen => *late = Duration::ZERO,
+            Sight::StreamRun { id } => return self.streams.run(*id, true),
             _ => {}
         }
         self.hears(sight);
@@ -359,6 +364,7 @@ impl Book {
     pub fn violations(&self) -> Vec<String> {
         let pages = self.pages();
         let mut found = pages.complaints.clone();
+        found.extend(self.streams.violations());
         for (id, call) in &pages.calls {
             let runs = pages.call_runs.get(id).map_or(&[][..], Vec::as_slice);
             judge_call(*id, call, runs, &mut found);
@@ -405,6 +411,8 @@ impl Witness for Book {
                 }
             }
             Sight::CallCancelled { id } => self.call_cancelled(id),
+            Sight::StreamRun { id } => self.streams.run(id, false),
+            Sight::StreamEnded { id, sent } => self.streams.run_ended(id, sent),
             Sight::JobRun {
                 id,
                 redelivered,
@@ -602,6 +610,7 @@ impl fmt::Display for Book {
             .iter()
             .map(|(k, n)| format!("{k} {n}"))
             .collect();
+        writeln!(f, "{}", self.streams)?;
         writeln!(f, "  faults: {}", faults.join(", "))
     }
 }

@@ -8,9 +8,12 @@ mod book;
 mod dice;
 mod nemesis;
 mod processes;
+mod readers;
 mod recovery;
+mod streams;
 mod variants;
 
+use crate::streams::StreamEnd;
 use actors::{CONCURRENCY, GROWING, Refusals, Shift};
 use book::{Book, End};
 use dice::Dice;
@@ -229,6 +232,14 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
         ));
     }
     for actor in 0..4 {
+        crowd.spawn(readers::read(
+            world.callers()[actor % 2].clone(),
+            Dice::of(seed, &format!("reader {actor}")),
+            Arc::clone(&shift),
+            Arc::clone(&book),
+        ));
+    }
+    for actor in 0..4 {
         let connection = world.producers()[actor % 2].clone();
         let dice = Dice::of(seed, &format!("producer {actor}"));
         crowd.spawn(actors::push(
@@ -293,6 +304,7 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
     }
     recovers(&world, &book, &raw, &places[0]).await;
     cancels(&world, &book).await;
+    streams_again(&world, &book).await;
     shift.end();
     while let Some(ended) = crowd.join_next().await {
         ended.expect("an actor does not panic");
@@ -353,7 +365,7 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
     }
     for connection in &world.connections {
         let stats = connection.stats();
-        if stats.pending_calls + stats.running + stats.unsettled > 0 {
+        if stats.pending_calls + stats.running + stats.unsettled + stats.open_streams > 0 {
             book.complain(format!("leak: {stats:?}"));
         }
         connection.close().await;
@@ -420,6 +432,21 @@ async fn recovers(world: &World, book: &Book, raw: &Raw, service: &str) {
     let limit = CAP + ANSWER;
     if healed.elapsed() > limit {
         book.complain(format!("13: recovered after {:?}", healed.elapsed()));
+    }
+}
+
+/// 13: once the faults are over, streams are opened and end with all their items.
+async fn streams_again(world: &World, book: &Book) {
+    const LENGTH: u64 = 200;
+    let next = AtomicU64::new(u64::MAX / 3);
+    for connection in world.callers() {
+        let chaos = chaos_peers::ChaosClient::new(connection);
+        within("a stream is read to its end", REST, || async {
+            let id = next.fetch_add(1, Ordering::Relaxed);
+            let end = readers::read_one(&chaos, book, id, LENGTH).await;
+            (end == StreamEnd::Complete).then_some(())
+        })
+        .await;
     }
 }
 
@@ -507,8 +534,9 @@ async fn rest(
             .connections
             .iter()
             .map(Connection::stats)
-            .map(|stats| stats.running + stats.unsettled + stats.pending_calls)
+            .map(|stats| stats.running + stats.unsettled + stats.pending_calls + stats.open_streams)
             .sum();
+        let running = running + book.streams.running() as u64;
         let unfinished = book.unfinished();
         if running == 0 && (unfinished == 0 || looked.elapsed() > REST / 2) {
             Ok(())
@@ -518,6 +546,13 @@ async fn rest(
     })
     .await;
     if let Some(broker) = env.embedded() {
+        // That of a server is there for as long as its connection, and has nothing for anybody.
+        let own = broker.queues().into_iter();
+        for queue in own.filter(|queue| queue.name.contains("lepus.stream.")) {
+            if queue.ready + queue.unacked > 0 {
+                book.complain(format!("leak: {queue:?}"));
+            }
+        }
         for queue in places {
             let info = broker.queue(queue).expect("the queue");
             if info.ready + info.unacked > 0 {

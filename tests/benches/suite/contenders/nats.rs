@@ -52,7 +52,7 @@ pub async fn start() -> Result<(Child, String), String> {
     Ok((child, format!("127.0.0.1:{port}")))
 }
 
-async fn connect(task: &Task) -> Client {
+pub async fn connect(task: &Task) -> Client {
     ConnectOptions::new()
         .request_timeout(Some(Duration::from_secs(60)))
         .connect(&task.address)

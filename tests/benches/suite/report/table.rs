@@ -79,6 +79,9 @@ fn line(f: &mut fmt::Formatter<'_>, row: &Row) -> fmt::Result {
     if let Some(bytes) = row.median(Figure::BytesInFlight) {
         write!(f, "  {bytes:.0} bytes each")?;
     }
+    if let Some(bytes) = row.median(Figure::ServerBytesInFlight) {
+        write!(f, ", {bytes:.0} of the server")?;
+    }
     writeln!(f)
 }
 

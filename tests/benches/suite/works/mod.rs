@@ -4,6 +4,7 @@ mod events;
 mod jobs;
 mod local;
 mod scale;
+mod streams;
 
 pub use scale::service_name;
 
@@ -27,6 +28,7 @@ pub async fn perform(task: Task) {
             let address = match task.work {
                 Work::Methods(count) => scale::serve_methods(&task, count).await,
                 Work::Services(count) => scale::serve_services(&task, count).await,
+                Work::Stream { .. } | Work::StreamsAtRest(_) => streams::serve(&task).await,
                 _ => contenders::serve(&task).await,
             };
             say(&address);
@@ -49,6 +51,8 @@ async fn measure(task: &Task) -> Sample {
         Work::Events { confirmed } => events::client(task, confirmed).await,
         Work::Methods(count) => scale::call_methods(task, count).await,
         Work::Services(count) => scale::call_services(task, count).await,
+        Work::Stream { window, others } => streams::client(task, window, others).await,
+        Work::StreamsAtRest(count) => return streams::at_rest(task, count).await,
         Work::Consume => return jobs::consume(task).await,
         Work::Waiting(count) => return scale::waiting(task, count).await,
     };
@@ -57,7 +61,14 @@ async fn measure(task: &Task) -> Sample {
 
 /// Whether a work has a server in a process of its own.
 pub fn has_server(work: Work) -> bool {
-    matches!(work, Work::Rpc | Work::Methods(_) | Work::Services(_))
+    matches!(
+        work,
+        Work::Rpc
+            | Work::Methods(_)
+            | Work::Services(_)
+            | Work::Stream { .. }
+            | Work::StreamsAtRest(_)
+    )
 }
 
 /// To the parent, a line.
