@@ -48,7 +48,7 @@
 //! Choose this way if the program makes its own spans with `tracing` and its calls are not short.
 //!
 //! With [`Telemetry::tracer`], the spans of messages are made with a tracer, without `tracing`. They have the same
-//! names, attributes and parents, at less than half of the cost. Choose it for short calls, for calls that share messages,
+//! names, attributes and parents, at about half of the cost. Choose it for short calls, for calls that share messages,
 //! and for programs that use the API of OpenTelemetry without `tracing`. The layer of `tracing-opentelemetry`, if the
 //! program has one for its own spans, must leave out the target `lepus::span` then, or these spans are exported twice.
 //! The spans of `tracing` stay there for the lines of a log.

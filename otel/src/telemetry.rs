@@ -36,7 +36,7 @@ impl Telemetry {
     }
 
     /// Makes the spans of messages with this tracer, and not through `tracing-opentelemetry`: with the same names,
-    /// attributes and parents, at less than half of the cost. The [crate](crate#two-ways-to-make-spans) tells which way
+    /// attributes and parents, at about half of the cost. The [crate](crate#two-ways-to-make-spans) tells which way
     /// to choose.
     ///
     /// ```

@@ -2,14 +2,15 @@
 //! `cargo bench -p lepus-tests --features bench --bench micro`.
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Instant;
 
 use criterion::{BatchSize, Criterion, Throughput};
 use lepus::middleware::{Next, from_fn};
 use lepus::rpc::{ClientBuilder, Request};
 use lepus::{__bench as inner, Codec, events::Pattern};
-use opentelemetry::KeyValue;
-use opentelemetry::trace::{TraceContextExt as _, TracerProvider as _};
+use opentelemetry::trace::{SpanKind, TraceContextExt as _, Tracer as _, TracerProvider as _};
+use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use serde::{Deserialize, Serialize};
 use tracing::Span;
@@ -111,6 +112,15 @@ fn dispatch(criterion: &mut Criterion) {
     }
 }
 
+/// The attributes that the span of a call gets at its start, besides those that `tracing` knows.
+fn address() -> [KeyValue; 3] {
+    [
+        KeyValue::new("server.address", Arc::<str>::from("echo")),
+        KeyValue::new("network.peer.address", Arc::<str>::from("127.0.0.1")),
+        KeyValue::new("network.peer.port", 5672_i64),
+    ]
+}
+
 /// The spans of a call at its client and at its handler, without a call and without Lepus: what `tracing` and
 /// `tracing-opentelemetry` take for them.
 fn spans(criterion: &mut Criterion) {
@@ -123,11 +133,13 @@ fn spans(criterion: &mut Criterion) {
         .with_tracked_inactivity(false)
         .with_filter(LevelFilter::INFO);
     let _default = tracing_subscriber::registry().with(layer).set_default();
-    let attributes = || [KeyValue::new("rpc.response.status_code", "OK")];
     let end = |span: &Span| {
         span.record("outcome", "ok");
-        span.context().span().set_attributes(attributes());
+        let context = span.context();
+        let code = KeyValue::new("rpc.response.status_code", "OK");
+        context.span().set_attribute(code);
     };
+    let address = address();
     let mut group = criterion.benchmark_group("span");
     group.bench_function("client", |bench| {
         bench.iter(|| {
@@ -135,10 +147,12 @@ fn spans(criterion: &mut Criterion) {
                 "call",
                 otel.name = "echo/echo",
                 otel.kind = "client",
+                rpc.system.name = "lepus",
                 rpc.method = "echo/echo",
+                messaging.message.id = Empty,
                 outcome = Empty,
             );
-            black_box(span.context());
+            span.context().span().set_attributes(address.clone());
             end(&span);
         });
     });
@@ -149,7 +163,10 @@ fn spans(criterion: &mut Criterion) {
                 "request",
                 otel.name = "echo/echo",
                 otel.kind = "server",
+                rpc.system.name = "lepus",
                 rpc.method = "echo/echo",
+                messaging.message.id = None::<&str>,
+                caller = None::<&str>,
                 outcome = Empty,
             );
             let _ = span.set_parent(parent.clone());
@@ -158,6 +175,44 @@ fn spans(criterion: &mut Criterion) {
                 span.in_scope(|| black_box(()));
             }
             end(&span);
+        });
+    });
+}
+
+/// The same with a tracer of OpenTelemetry.
+fn tracer_spans(criterion: &mut Criterion) {
+    let tracer = SdkTracerProvider::builder().build().tracer("bench");
+    let start = |kind, further: &[KeyValue], parent: &Context| {
+        let mut attributes = Vec::with_capacity(7);
+        attributes.push(KeyValue::new("rpc.system.name", "lepus"));
+        attributes.push(KeyValue::new("rpc.method", "echo/echo"));
+        attributes.extend_from_slice(further);
+        let span = tracer.span_builder("echo/echo").with_kind(kind);
+        let span = span.with_attributes(attributes);
+        parent.with_span(tracer.build_with_context(span, parent))
+    };
+    let end = |context: &Context| {
+        let code = KeyValue::new("rpc.response.status_code", "OK");
+        let outcome = KeyValue::new("outcome", "ok");
+        context.span().set_attributes([code, outcome]);
+        context.span().end();
+    };
+    let address = address();
+    let mut group = criterion.benchmark_group("span with a tracer");
+    group.bench_function("client", |bench| {
+        bench.iter(|| end(&start(SpanKind::Client, &address, &Context::current())));
+    });
+    let parent = start(SpanKind::Client, &address, &Context::new());
+    let remote = parent.span().span_context().clone();
+    group.bench_function("server", |bench| {
+        bench.iter(|| {
+            let parent = Context::new().with_remote_span_context(remote.clone());
+            let context = start(SpanKind::Server, &[], &parent);
+            // When its future is made, and when that is polled.
+            for _ in 0..2 {
+                let _current = context.clone().attach();
+            }
+            end(&context);
         });
     });
 }
@@ -212,5 +267,6 @@ fn main() {
     settlement(&mut criterion);
     topic(&mut criterion);
     spans(&mut criterion);
+    tracer_spans(&mut criterion);
     criterion.final_summary();
 }
