@@ -10,6 +10,7 @@ conformance!(
     calculator_in_one_process,
     a_dropped_call_in_one_process,
     a_stream_for_three_readers,
+    uploads_with_progress,
     server_and_client_in_two,
 );
 
@@ -206,6 +207,45 @@ async fn a_stream_for_three_readers(env: Env) {
 #[tokio::test]
 async fn a_stream_needs_no_broker() {
     assert_is_tail(spawn_alone("tail").succeeded().await);
+}
+
+/// The lines of the server and of the client come from two tasks, and in any order.
+fn assert_is_upload(mut lines: Vec<String>) {
+    let broker = lines.remove(0);
+    assert!(broker.starts_with("broker: "), "{broker}");
+    let (server, client): (Vec<_>, Vec<_>) = lines
+        .into_iter()
+        .partition(|line| line.starts_with(" [.] "));
+    assert_eq!(server, [" [.] hare.jpg: begun", " [.] hare.jpg: complete"]);
+    assert_eq!(
+        client,
+        [
+            "stored 12 %",
+            "stored 25 %",
+            "stored 37 %",
+            "stored 50 %",
+            "stored 62 %",
+            "stored 75 %",
+            "stored 87 %",
+            "stored 100 %",
+            "imported 10000 rows",
+            "refused: row 1000 has no name",
+            "the rest was not sent",
+        ]
+    );
+}
+
+async fn uploads_with_progress(env: Env) {
+    assert_is_upload(spawn(&env.uri, "upload", &[]).succeeded().await);
+    let raw = Raw::open(&env.uri).await;
+    raw.delete("lepus-upload.store").await;
+    raw.delete_exchange("lepus-upload.lepus.control").await;
+    raw.close().await;
+}
+
+#[tokio::test]
+async fn an_upload_needs_no_broker() {
+    assert_is_upload(spawn_alone("upload").succeeded().await);
 }
 
 async fn server_and_client_in_two(env: Env) {
