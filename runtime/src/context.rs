@@ -468,7 +468,8 @@ impl Context {
             .map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Completes when the server shuts down, in the handler of a method that returns a stream; never in others.
+    /// Completes when the server shuts down, in the handler of a method that returns or takes a stream; never in
+    /// others.
     ///
     /// A stream that has asked for this has the server's [grace period](crate::Server::grace) to end by itself, for
     /// instance with a last item that tells where to go on. At its end, or at once if it has not asked, the server

@@ -89,10 +89,14 @@ async fn serve(
     handler: impl Future<Output = HandlerEnd<Reply>> + Send,
 ) {
     let mut handler = pin!(handler);
-    let end = poll_fn(|cx| match handler.as_mut().poll(cx) {
-        Poll::Ready(end) => Poll::Ready(Some(end)),
-        // It has got the error of its items, if it waits for one.
-        Poll::Pending => served.poll_closed(cx).map(|()| None),
+    let end = poll_fn(|cx| {
+        // Before the last poll, in which a method that waits for an item gets the error.
+        let is_closed = served.poll_closed(cx).is_ready();
+        match handler.as_mut().poll(cx) {
+            Poll::Ready(end) => Poll::Ready(Some(end)),
+            Poll::Pending if is_closed => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
     });
     if let Some(end) = end.await {
         served.end(Reply::of_end(method, end));

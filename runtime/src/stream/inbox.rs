@@ -82,19 +82,21 @@ impl<E> Inbox<E> {
 
     /// Ends the stream, behind the items that came. An end that was set before stays.
     pub(crate) fn end(&self, end: E) {
-        let producer = {
-            let mut state = lock(&self.state);
-            if !state.is_closed {
-                state.is_closed = true;
-                state.end = Some(end);
-            }
-            let reader = state.reader.take();
-            let producer = state.producer.take();
-            drop(state);
-            reader.into_iter().for_each(Waker::wake);
-            producer
-        };
-        producer.into_iter().for_each(Waker::wake);
+        self.set_end(end)
+            .into_iter()
+            .flatten()
+            .for_each(Waker::wake);
+    }
+
+    /// As [`end`](Self::end), for a caller that holds a lock: the results are to be woken without it.
+    #[must_use]
+    pub(crate) fn set_end(&self, end: E) -> [Option<Waker>; 2] {
+        let mut state = lock(&self.state);
+        if !state.is_closed {
+            state.is_closed = true;
+            state.end = Some(end);
+        }
+        [state.reader.take(), state.producer.take()]
     }
 
     /// Drops what was not read. Nothing more is received.

@@ -57,6 +57,11 @@ pub const DEFAULT_WINDOW: u32 = 32;
 /// # }
 /// ```
 ///
+/// # Both ways
+/// If the method takes a stream as well ([`Incoming`](crate::Incoming)), the client's method takes any [`Stream`] for it.
+/// It is polled in a task of its own from the opening on, whether or not somebody reads the [`Streaming`], and only while
+/// the method reads. When it ends, the other stream goes on; when the other one ends or is dropped, it is dropped.
+///
 /// # Errors
 /// Awaiting it fails if the stream was not opened: as a [`Call`](crate::Call) fails, and with the status of a server
 /// that refuses it, such as `resource_exhausted` if it has [too many](crate::Server::streams). Errors of the stream

@@ -36,6 +36,8 @@ use crate::stream::{Reader, StreamPart};
 ///   the server has died. The error tells how many items came; a stream is not resumed by itself.
 /// - [`is_decode`](Error::is_decode): an item does not decode, or the server has broken the rules of streams: items
 ///   were lost or doubled, or more came than the window allows.
+/// - [`is_encode`](Error::is_encode), [`is_too_large`](Error::is_too_large): an item that the call
+///   [sends](super::StreamCall#both-ways) cannot be sent.
 /// - [`is_timeout`](Error::is_timeout): the limit of [`idle`](super::StreamCall::idle) or
 ///   [`total`](super::StreamCall::total).
 ///

@@ -214,11 +214,14 @@ impl ServerStream {
     pub(super) fn close(&self, reason: CloseReason) {
         let mut state = lock(&self.state);
         let reason = state.closed.get_or_insert(reason).clone();
+        // Under the same lock: the method finds the error when it is polled for the last time, and its reply to a bad
+        // item does not go before the refusal.
+        let ended = self.upload.as_ref();
+        let ended = ended.map(|inbox| inbox.set_end(Err(reason.into_error())));
         let wakers = [state.producer.take(), state.watcher.take()];
         drop(state);
-        // Before the task of the stream is woken, so that the method finds it when it is polled for the last time.
-        self.end_upload(|| reason.into_error());
-        wakers.into_iter().flatten().for_each(Waker::wake);
+        let wakers = wakers.into_iter().chain(ended.into_iter().flatten());
+        wakers.flatten().for_each(Waker::wake);
     }
 
     /// The reason, if the stream ends because of its client.
