@@ -126,6 +126,7 @@ pub(crate) fn value(value: AttributeValue<'_>) -> Value {
         AttributeValue::Static(text) => text.into(),
         AttributeValue::Text(text) => text.to_owned().into(),
         AttributeValue::Int(number) => number.into(),
+        // A kind of a later version of Lepus, which this crate is released with.
         _ => Value::from(""),
     }
 }

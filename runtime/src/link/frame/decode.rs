@@ -180,7 +180,7 @@ fn properties(mut rest: ByteReader<'_>) -> Option<Properties> {
             tracing::warn!(
                 "message headers cannot be decoded, the message is delivered without any"
             );
-            Headers::default()
+            DecodedHeaders::default()
         });
         properties.headers = headers.table;
         properties.trace = headers.trace;
@@ -210,7 +210,7 @@ fn properties(mut rest: ByteReader<'_>) -> Option<Properties> {
 
 /// The headers of a message.
 #[derive(Default)]
-struct Headers {
+struct DecodedHeaders {
     /// Without those of the trace.
     table: Table,
     trace: TraceHeaders,
@@ -219,8 +219,8 @@ struct Headers {
 }
 
 /// Decodes a table of headers.
-fn headers(mut entries: ByteReader<'_>) -> Option<Headers> {
-    let mut headers = Headers::default();
+fn headers(mut entries: ByteReader<'_>) -> Option<DecodedHeaders> {
+    let mut headers = DecodedHeaders::default();
     while !entries.0.is_empty() {
         if let Some(parent) = trace_parent(&mut entries) {
             headers.trace.set_parent(parent);
