@@ -70,6 +70,8 @@ trait Importer {
     async fn bare(&self, add: u64, rows: Incoming<u64>) -> u64;
     /// A plain call.
     async fn echo(&self, text: String) -> String;
+    /// Never ends.
+    async fn waits(&self);
 }
 
 /// The implementation, with what it has seen.
@@ -246,6 +248,10 @@ impl Importer for Subject {
 
     async fn bare(&self, add: u64, rows: Incoming<u64>) -> u64 {
         rows.fold(add, async |sum, row| sum + row.unwrap()).await
+    }
+
+    async fn waits(&self) {
+        std::future::pending().await
     }
 
     async fn echo(&self, text: String) -> String {

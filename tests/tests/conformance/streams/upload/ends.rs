@@ -130,9 +130,12 @@ async fn an_upload_has_a_total_time(env: Env) {
     fixture.is_at_rest().await;
     // The time for the opening is no time for the rest.
     let call = fixture.importer.gated(fixture.source.numbers(3));
-    let call = tokio::spawn(call.timeout(SHORT * 5).into_future());
+    let limit = SHORT * 5;
+    let call = tokio::spawn(call.timeout(limit).into_future());
     eventually("it has begun", || async { fixture.subject.running() == 1 }).await;
-    tokio::time::sleep(SHORT * 6).await;
+    // A later call with the same limit has ended, so that of the opening is over.
+    let error = fixture.importer.waits().timeout(limit).await.unwrap_err();
+    assert!(error.is_timeout(), "{error}");
     fixture.subject.permits.add_permits(10);
     assert_eq!(call.await.unwrap().unwrap(), 3);
     fixture.is_at_rest().await;
