@@ -13,8 +13,8 @@ pub(crate) const ACCESS_REFUSED: u16 = 403;
 pub(crate) const NOT_FOUND: u16 = 404;
 /// The queue is exclusive to another connection. Closes the channel.
 pub(crate) const RESOURCE_LOCKED: u16 = 405;
-/// What the method needs is not the case: a queue exists with other properties, a message is too large for RabbitMQ,
-/// an acknowledgement has timed out. Closes the channel.
+/// A condition of the method is not met: a queue exists with other properties, a message is too large for RabbitMQ, an
+/// acknowledgement has timed out. Closes the channel.
 pub(crate) const PRECONDITION_FAILED: u16 = 406;
 /// The virtual host does not exist, or the user may not use it. Closes the connection.
 pub(crate) const NOT_ALLOWED: u16 = 530;
