@@ -115,19 +115,17 @@ impl StreamRun {
         } = execution;
         let method = context.method();
         match self.end_of(handler, deadline).await {
-            RunEnd::Handler(end) => self.answer(&context, metered, end),
+            RunEnd::Handler(end) => self.answer(&context, metered, end).await,
             RunEnd::Closed(CloseReason::Refused(status)) => {
                 let refused = HandlerEnd::Returned(Some(Reply::failed(status)));
-                self.answer(&context, metered, refused);
+                self.answer(&context, metered, refused).await;
             }
             RunEnd::Closed(reason) => {
                 tracing::debug!(method, ?reason, "a stream has ended before its handler");
                 context.given_up();
                 metered.ended(HandlerOutcome::Cancelled, context.telemetry());
                 if let CloseReason::ChannelClosed(text) = reason {
-                    let text = format!("the broker closed the channel of the stream: {text}");
-                    let reply = Reply::failed(Status::new(Code::Unavailable, text));
-                    self.stream.finish_on_spare(reply).await;
+                    self.stream.finish_on_spare(&text).await;
                 } else {
                     self.stream.forget();
                 }
@@ -135,13 +133,13 @@ impl StreamRun {
             RunEnd::TimedOut => {
                 context.stopped();
                 metered.ended(HandlerOutcome::Stopped, context.telemetry());
-                self.stream.finish(Reply::timed_out(method));
+                self.stream.finish(Reply::timed_out(method)).await;
             }
             RunEnd::Draining => {
                 let status = shutting_down();
                 context.ended(status.code().as_str());
                 metered.ended(HandlerOutcome::Status(status.code()), context.telemetry());
-                self.stream.finish(Reply::failed(status));
+                self.stream.finish(Reply::failed(status)).await;
             }
         }
         drop((finish, self.permit));
@@ -174,11 +172,11 @@ impl StreamRun {
     }
 
     /// Sends the reply of a handler that has ended.
-    fn answer(&self, context: &Context, metered: Metered, end: HandlerEnd<Option<Reply>>) {
+    async fn answer(&self, context: &Context, metered: Metered, end: HandlerEnd<Option<Reply>>) {
         match self.executor.reply_of(context, metered, end) {
             Some(reply) => {
                 let reply = self.replies.fit(Some(context.method()), reply, 0);
-                self.stream.finish(reply);
+                self.stream.finish(reply).await;
             }
             // The caller has given the opening up.
             None => self.stream.forget(),

@@ -305,11 +305,8 @@ impl ServerStream {
         }
     }
 
-    /// The message of the end. `None` if the stream was ended before.
-    fn end_message(&self, state: &mut ServerStreamState, reply: Reply) -> Option<Outgoing> {
-        if std::mem::replace(&mut state.is_ended, true) {
-            return None;
-        }
+    /// The message of the end.
+    fn end_message(&self, state: &ServerStreamState, reply: Reply) -> Outgoing {
         let (status, body, headers) = reply.into_parts();
         let head = ReplyHead {
             status,
@@ -321,21 +318,32 @@ impl ServerStream {
         };
         let mut properties = head.into_properties();
         properties.message_id = Some(self.position(state).to_string());
-        Some(self.message(properties, body))
+        self.message(properties, body)
     }
 
-    /// Sends the end, behind the items.
-    pub(super) fn finish(&self, reply: Reply) {
+    /// Sends the end, behind the items. If their channel is closed, so that some of them may be lost, the client gets
+    /// the status `unavailable` instead.
+    pub(super) async fn finish(&self, reply: Reply) {
+        if self.finish_on_channel(reply).is_err() {
+            self.send_on_spare("it is closed").await;
+        }
+    }
+
+    /// Sends the end on the channel of the items, unless the stream was ended before.
+    ///
+    /// # Errors
+    /// The channel is closed. The stream is ended all the same.
+    fn finish_on_channel(&self, reply: Reply) -> Result<(), SinkClosed> {
         let mut state = lock(&self.state);
-        let message = self.end_message(&mut state, reply);
-        let appended = message.map(|message| self.outlet.append(&message));
+        if std::mem::replace(&mut state.is_ended, true) {
+            return Ok(());
+        }
+        let appended = self.outlet.append(&self.end_message(&state, reply));
         drop(state);
         self.remove();
-        match appended {
-            None => {}
-            Some(Ok(())) => self.outlet.flush(),
-            Some(Err(error)) => tracing::debug!(%error, "the end of a stream was not sent"),
-        }
+        appended.map_err(|_| SinkClosed)?;
+        self.outlet.flush();
+        Ok(())
     }
 
     /// Ends the stream without telling the client, which has given it up or is gone.
@@ -350,13 +358,22 @@ impl ServerStream {
         self.end_upload(|| upload_cancelled("the method has ended"));
     }
 
-    /// Sends the end of a stream whose channel the broker has closed.
-    pub(super) async fn finish_on_spare(&self, reply: Reply) {
-        let message = self.end_message(&mut lock(&self.state), reply);
+    /// Ends a stream whose channel the broker has closed for this reason.
+    pub(super) async fn finish_on_spare(&self, reason: &str) {
+        let was_ended = std::mem::replace(&mut lock(&self.state).is_ended, true);
         self.remove();
-        if let Some(message) = message
-            && let Err(error) = self.outlet.publish_on_spare(&message).await
-        {
+        if !was_ended {
+            self.send_on_spare(reason).await;
+        }
+    }
+
+    /// Tells the client of the end of a stream whose channel is closed.
+    async fn send_on_spare(&self, reason: &str) {
+        let text = format!("the broker closed the channel of the stream: {reason}");
+        let reply = Reply::failed(Status::new(Code::Unavailable, text));
+        let message = self.end_message(&lock(&self.state), reply);
+        // Without a session, the client learns of the loss by itself.
+        if let Err(error) = self.outlet.publish_on_spare(&message).await {
             tracing::debug!(%error, "the end of a stream was not sent");
         }
     }
@@ -368,7 +385,9 @@ pub(super) struct FinishOnDrop(pub(super) Arc<ServerStream>);
 impl Drop for FinishOnDrop {
     fn drop(&mut self) {
         let status = Status::new(Code::Unavailable, "the server has stopped");
-        self.0.finish(Reply::failed(status));
+        if self.0.finish_on_channel(Reply::failed(status)).is_err() {
+            tracing::debug!("the end of a stream was not sent, because its channel is closed");
+        }
     }
 }
 

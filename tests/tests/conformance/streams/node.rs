@@ -2,6 +2,7 @@
 //! that it refuses ends the streams of the server, and nothing else.
 
 use super::{Subject, TickerClient, TickerServer, code, read, serve};
+use futures_util::stream::{self, Stream};
 use lepus::{Code, Connection, Server};
 use lepus_tests::deadline;
 use lepus_tests::eventually;
@@ -9,6 +10,7 @@ use lepus_tests::eventually::within;
 use lepus_tests::node::{self, Node};
 use lepus_tests::raw::{Raw, delivery};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 /// For a node on a busy machine.
@@ -46,6 +48,7 @@ async fn streams_outlast_the_acknowledgement_timeout() {
         server.stop().await.unwrap();
         an_item_that_the_broker_refuses(&node).await;
         an_item_that_the_broker_refuses_behind_the_end(&node).await;
+        an_item_that_the_broker_refuses_while_the_next_one_is_made(&node).await;
     })
     .await;
 }
@@ -99,7 +102,8 @@ async fn an_item_that_the_broker_refuses(node: &Node) {
     server.stop().await.unwrap();
 }
 
-/// The producer has ended when the broker refuses the item, so that the server does not know the stream any more.
+/// The producer has ended when the broker refuses the item, so that the server does not know the stream any more. If the
+/// channel was closed before the end was sent, the reader is told so.
 async fn an_item_that_the_broker_refuses_behind_the_end(node: &Node) {
     let (serving, calling) = (open(node).await, open(node).await);
     let subject = Arc::new(Subject::default());
@@ -110,11 +114,55 @@ async fn an_item_that_the_broker_refuses_behind_the_end(node: &Node) {
     let held = eventually("another stream opens", || async { ticker.quiet().await }).await;
     let (items, error) = read(ended).await;
     let error = error.unwrap();
-    assert!(items.len() == 1 && error.is_disconnected(), "{error}");
+    let is_told = error
+        .rpc()
+        .is_some_and(|error| error.code() == Some(Code::Unavailable));
+    assert!(
+        items.len() == 1 && (error.is_disconnected() || is_told),
+        "{error}"
+    );
     assert_eq!(ticker.echo("well".into()).await.unwrap(), "well");
     assert_eq!((subject.open(), calling.stats().open_streams), (1, 1));
     drop(held);
     subject.is_left_by_all().await;
+    server.stop().await.unwrap();
+}
+
+#[lepus::service(name = "maker")]
+trait Maker {
+    /// A small item, a large one, and one that is made only when the channel of those is closed.
+    fn items(&self) -> impl Stream<Item = Vec<u8>>;
+}
+
+struct Making(Connection);
+
+impl Maker for Making {
+    fn items(&self) -> impl Stream<Item = Vec<u8>> {
+        let (mut made, mut channels) = (0, 0);
+        stream::poll_fn(move |_| {
+            made += 1;
+            if made < 3 {
+                channels = self.0.stats().channels;
+                return Poll::Ready(Some(vec![0; if made == 1 { 5 } else { 200_000 }]));
+            }
+            // It blocks, so that the stream is in the middle of its poll when its channel is closed.
+            tokio::task::block_in_place(|| {
+                while self.0.stats().channels == channels {
+                    std::thread::yield_now();
+                }
+            });
+            Poll::Ready(Some(vec![0; 5]))
+        })
+    }
+}
+
+/// The stream finds its channel closed before it is told so, and ends by itself.
+async fn an_item_that_the_broker_refuses_while_the_next_one_is_made(node: &Node) {
+    let (serving, calling) = (open(node).await, open(node).await);
+    let maker = MakerServer::new(Making(serving.clone()));
+    let server = Server::new(&serving).serve(maker).start().await.unwrap();
+    let (items, error) = read(MakerClient::new(&calling).items().await.unwrap()).await;
+    assert_eq!((items.len(), code(error)), (1, Code::Unavailable));
     server.stop().await.unwrap();
 }
 
