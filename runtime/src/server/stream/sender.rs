@@ -325,7 +325,8 @@ impl ServerStream {
     /// the status `unavailable` instead.
     pub(super) async fn finish(&self, reply: Reply) {
         if self.finish_on_channel(reply).is_err() {
-            self.send_on_spare("it is closed").await;
+            // On the heap, so that the task of each stream stays small.
+            Box::pin(self.send_on_spare("it is closed")).await;
         }
     }
 
@@ -363,7 +364,7 @@ impl ServerStream {
         let was_ended = std::mem::replace(&mut lock(&self.state).is_ended, true);
         self.remove();
         if !was_ended {
-            self.send_on_spare(reason).await;
+            Box::pin(self.send_on_spare(reason)).await;
         }
     }
 
