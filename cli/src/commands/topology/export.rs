@@ -12,9 +12,9 @@ use crate::failure::Failure;
 /// AMQP has no list of queues, and no way to read the properties of one. What the programs that run now tell is written:
 /// the queues of services, workers and groups, their queues of dead letters, the exchanges of groups, and the bindings
 /// that groups begin with, each with the declaration of its program (type, arguments) and if it exists on the broker.
-/// What cannot be known is left out: what nobody serves at the moment (name it with --queue and --exchange; its
-/// declaration is not known), bindings that others have made, subscriptions with a queue of their own, and the queues in
-/// which jobs wait for a delay.
+/// The rest is not known and left out: queues and exchanges that nobody serves at the moment (name them with --queue and
+/// --exchange; their declarations are not known), bindings that others have made, subscriptions with a queue of their own,
+/// and the queues in which jobs wait for a delay.
 #[derive(Args)]
 #[command(after_help = "Examples:
   lepus topology export > topology.json

@@ -171,7 +171,7 @@ impl ServerStream {
             StreamMessage::Item => Items::one(body),
             StreamMessage::Items => Items::several(body).map_err(|_| StreamFault::Malformed)?,
             StreamMessage::End => Items::none(),
-            // What was sent by mistake, and what is for another side.
+            // Messages of a server to its client, and messages that the queue has handled.
             StreamMessage::Open
             | StreamMessage::Credit
             | StreamMessage::Probe

@@ -116,7 +116,7 @@ async fn the_time_of_the_reader_is_not_idle() {
         // Longer than `idle` between two items, of which the reader waits for a half.
         tokio::time::advance(SHORT * 2).await;
         let fed = async {
-            tokio::time::sleep(SHORT / 2).await;
+            tokio::time::advance(SHORT / 2).await;
             feed.send(number).await.unwrap();
         };
         let (next, ()) = tokio::join!(numbers.next(), fed);
