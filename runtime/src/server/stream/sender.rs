@@ -171,7 +171,7 @@ impl ServerStream {
             StreamMessage::Item => Items::one(body),
             StreamMessage::Items => Items::several(body).map_err(|_| StreamFault::Malformed)?,
             StreamMessage::End => Items::none(),
-            // Messages of a server to its client, and messages that the queue has handled.
+            // Probes and credit have no items, and the others are messages of a server, sent here by mistake.
             StreamMessage::Open
             | StreamMessage::Credit
             | StreamMessage::Probe
