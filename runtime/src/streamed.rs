@@ -51,11 +51,11 @@ where
     S::Item: IntoItem<IS_RESULT>,
 {
     let method = request.method_name();
-    let Some(sink) = request.stream() else {
+    let Some(served) = request.stream() else {
         let text = format!("`{method}` returns a stream, and the caller did not ask for one");
         return Reply::failed(Status::new(Code::FailedPrecondition, text));
     };
-    match produce(&**sink, stream, |item| item.encode(&request)).await {
+    match produce(served.items(), stream, |item| item.encode(&request)).await {
         Produced::Finished => Reply::new(ReplyStatus::Success, request.codec().unit()),
         Produced::Item(reply) => reply,
         Produced::TooLarge { size, limit } => {

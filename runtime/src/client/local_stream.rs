@@ -4,16 +4,14 @@ use std::future::{poll_fn, ready};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
-
-use bytes::Bytes;
+use std::task::Poll;
 
 use super::reply_queue::{OpenedStream, ReceivedReply, StreamEnd, StreamPeer, UploadSink};
 use crate::error::Error;
 use crate::handler_guard::{AbortOnDropTask, HandlerEnd, guard};
 use crate::service::{BoxFuture, Reply};
 use crate::stream::{
-    AcceptedUpload, Attached, Inbox, ItemSink, LocalSink, ServedStream, SinkClosed, UPLOAD_WINDOW,
+    AcceptedUpload, Attached, Inbox, ItemSink, LocalSink, ServedStream, UPLOAD_WINDOW,
     UploadControl, UploadInbox, upload_cancelled,
 };
 use crate::wire::envelope::ReplyForm;
@@ -91,7 +89,7 @@ async fn serve(
     let mut handler = pin!(handler);
     let end = poll_fn(|cx| {
         // Before the last poll, in which a method that waits for an item gets the error.
-        let is_closed = served.poll_closed(cx).is_ready();
+        let is_closed = served.items.poll_closed(cx).is_ready();
         match handler.as_mut().poll(cx) {
             Poll::Ready(end) => Poll::Ready(Some(end)),
             Poll::Pending if is_closed => Poll::Ready(None),
@@ -127,29 +125,11 @@ impl LocalServed {
     }
 }
 
-impl ItemSink for LocalServed {
-    fn poll_credit(&self, cx: &mut Context<'_>) -> Poll<Result<u64, SinkClosed>> {
-        self.items.poll_credit(cx)
-    }
-
-    fn open(&self) -> Result<(), SinkClosed> {
-        self.items.open()
-    }
-
-    fn send(&self, items: &[Bytes]) -> Result<(), SinkClosed> {
-        self.items.send(items)
-    }
-
-    fn max_item(&self) -> usize {
-        self.items.max_item()
-    }
-
-    fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.items.poll_closed(cx)
-    }
-}
-
 impl ServedStream for LocalServed {
+    fn items(&self) -> &dyn ItemSink {
+        &self.items
+    }
+
     fn accept(self: Arc<Self>) -> Option<AcceptedUpload> {
         let inbox = Arc::clone(self.upload.as_ref()?);
         if self.is_accepted.swap(true, Ordering::AcqRel) {
@@ -221,29 +201,11 @@ struct LocalUpload {
     inbox: Arc<Inbox<StreamEnd>>,
 }
 
-impl ItemSink for LocalUpload {
-    fn poll_credit(&self, cx: &mut Context<'_>) -> Poll<Result<u64, SinkClosed>> {
-        self.items.poll_credit(cx)
-    }
-
-    fn open(&self) -> Result<(), SinkClosed> {
-        Ok(())
-    }
-
-    fn send(&self, items: &[Bytes]) -> Result<(), SinkClosed> {
-        self.items.send(items)
-    }
-
-    fn max_item(&self) -> usize {
-        self.items.max_item()
-    }
-
-    fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.items.poll_closed(cx)
-    }
-}
-
 impl UploadSink for LocalUpload {
+    fn items(&self) -> &dyn ItemSink {
+        &self.items
+    }
+
     fn finish(&self) {
         self.upload.end(Ok(()));
     }

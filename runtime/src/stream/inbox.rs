@@ -75,9 +75,11 @@ impl<E> Inbox<E> {
         lock(&self.state).window.check(number)
     }
 
-    /// Notes that the stream is open.
+    /// Notes that the stream is open. The reader is woken once.
     pub(crate) fn open(&self) {
-        self.change(|_| ());
+        if !lock(&self.state).is_open {
+            self.change(|_| ());
+        }
     }
 
     /// Ends the stream, behind the items that came. An end that was set before stays.

@@ -18,9 +18,11 @@ pub(crate) fn upload_cancelled(reason: &str) -> Error {
     Error::new(ErrorKind::Status(Status::new(Code::Cancelled, reason)))
 }
 
-/// The stream of a request, as its method has it: the way of the items that it returns, and the items of the caller if
-/// it takes some.
-pub(crate) trait ServedStream: ItemSink {
+/// The stream of a request, as its method has it.
+pub(crate) trait ServedStream: Send + Sync {
+    /// The way of the items that the method returns.
+    fn items(&self) -> &dyn ItemSink;
+
     /// Opens the stream for the items of the caller. `None` if it sends none, or if they were accepted before.
     fn accept(self: Arc<Self>) -> Option<AcceptedUpload>;
 }

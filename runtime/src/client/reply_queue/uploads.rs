@@ -16,7 +16,10 @@ use crate::sync::lock;
 use crate::wire::envelope::StreamMessage;
 
 /// The way of a call's items to the method that takes them.
-pub(in crate::client) trait UploadSink: ItemSink {
+pub(in crate::client) trait UploadSink: Send + Sync {
+    /// The way of the items.
+    fn items(&self) -> &dyn ItemSink;
+
     /// Tells the method that no item follows.
     fn finish(&self);
 
@@ -89,6 +92,10 @@ impl ItemSink for RemoteUpload {
 }
 
 impl UploadSink for RemoteUpload {
+    fn items(&self) -> &dyn ItemSink {
+        self
+    }
+
     fn finish(&self) {
         // If the stream is closed, its end tells why.
         let _ = self.append(StreamMessage::End, Bytes::new(), 0);

@@ -173,19 +173,15 @@ fn is_away(error: &Error) -> bool {
         || error.code() == Some(Code::Aborted)
 }
 
-impl<K, T, E, C, N> ResumedStream<K, T, E, C, N>
-where
-    K: Clone,
-    T: DeserializeOwned + 'static,
-    E: DeserializeOwned + 'static,
-    C: FnMut(K) -> StreamCall<T, E>,
-    N: FnMut(&T) -> K,
-{
+impl<K, T, E, C, N> ResumedStream<K, T, E, C, N> {
     /// The next item; `None` when the stream has ended. After an error, the next one is `None`.
     ///
     /// # Cancel safety
     /// No item is lost if the future is dropped.
-    pub async fn next(&mut self) -> Option<Result<T, CallError<E>>> {
+    pub async fn next(&mut self) -> Option<Result<T, CallError<E>>>
+    where
+        Self: Stream<Item = Result<T, CallError<E>>>,
+    {
         std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 }

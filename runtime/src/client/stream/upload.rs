@@ -43,7 +43,7 @@ pub(super) fn encoded<I: Serialize>(
 /// Sends items as they are ready and as the method reads them, and tells it the end. If one of them cannot be sent, the
 /// call ends with the error.
 async fn send_all(sink: Arc<dyn UploadSink>, items: EncodedItems) {
-    match produce(&*sink, items, |item| item).await {
+    match produce(sink.items(), items, |item| item).await {
         Produced::Finished => sink.finish(),
         // The end of the call tells the reason.
         Produced::Closed => {}

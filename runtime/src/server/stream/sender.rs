@@ -433,6 +433,10 @@ impl ItemSink for ServerStream {
 }
 
 impl ServedStream for ServerStream {
+    fn items(&self) -> &dyn ItemSink {
+        self
+    }
+
     fn accept(self: Arc<Self>) -> Option<AcceptedUpload> {
         let inbox = Arc::clone(self.upload.as_ref()?);
         let credit = encode_credit(inbox.granted()).ok()?;
