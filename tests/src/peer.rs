@@ -3,7 +3,6 @@
 use crate::env::Env;
 use crate::raw::{Raw, table};
 use lapin::message::BasicGetMessage;
-use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, ShortString};
 use lapin::{BasicProperties, Confirmation};
 
@@ -33,12 +32,7 @@ impl Caller {
     pub async fn open(env: &Env) -> Caller {
         let raw = Raw::open(&env.uri).await;
         let replies = env.name("replies-by-hand");
-        let options = QueueDeclareOptions {
-            exclusive: true,
-            ..Default::default()
-        };
-        let declared = raw.declare_with(&replies, options, &[]).await;
-        declared.expect("a reply queue");
+        raw.declare_exclusive(&replies).await;
         Caller { raw, replies }
     }
 

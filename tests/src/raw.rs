@@ -50,6 +50,17 @@ impl Raw {
             .unwrap_or_else(|e| panic!("{queue}: {e}"));
     }
 
+    /// A queue of this connection alone, which is gone with it.
+    pub async fn declare_exclusive(&self, queue: &str) {
+        let options = QueueDeclareOptions {
+            exclusive: true,
+            ..Default::default()
+        };
+        self.declare_with(queue, options, &[])
+            .await
+            .unwrap_or_else(|e| panic!("{queue}: {e}"));
+    }
+
     pub async fn declare_with(
         &self,
         queue: &str,

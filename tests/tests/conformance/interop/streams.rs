@@ -1,7 +1,7 @@
 //! Streams between Lepus and Python: items, credit, cancellation and ends, both ways, on each broker.
 
 use futures_util::stream::{self, Stream, StreamExt};
-use lepus::{Code, Codec, Server, Status};
+use lepus::{Code, Codec, Connection, Running, Server, Status};
 use lepus_tests::process::{Program, Signal, python, python_is_available};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
@@ -80,6 +80,14 @@ impl Ticker for Numbers {
     }
 }
 
+async fn serve(env: &Env) -> (Connection, Arc<Numbers>, Running) {
+    let serving = env.connect().await;
+    let numbers = Arc::new(Numbers::default());
+    let service = TickerServer::from_arc(Arc::clone(&numbers));
+    let server = Server::new(&serving).serve(service).start().await.unwrap();
+    (serving, numbers, server)
+}
+
 fn start(env: &Env, script: &str, arguments: &[&str]) -> Program {
     Program::spawn(python(script).args(arguments).env("AMQP_URL", &env.uri))
 }
@@ -100,10 +108,7 @@ async fn python_reads_streams_of_lepus(env: Env) {
     if !python_is_available(env.test) {
         return;
     }
-    let serving = env.connect().await;
-    let numbers = Arc::new(Numbers::default());
-    let service = TickerServer::from_arc(Arc::clone(&numbers));
-    let server = Server::new(&serving).serve(service).start().await.unwrap();
+    let (serving, _, server) = serve(&env).await;
     let queue = env.name("ticker");
     for codec in ["json", "msgpack"] {
         let read = async |method: &str, arguments: &str, window: &str| {
@@ -135,10 +140,7 @@ async fn python_leaves_streams_of_lepus(env: Env) {
     if !python_is_available(env.test) {
         return;
     }
-    let serving = env.connect().await;
-    let numbers = Arc::new(Numbers::default());
-    let service = TickerServer::from_arc(Arc::clone(&numbers));
-    let server = Server::new(&serving).serve(service).start().await.unwrap();
+    let (serving, numbers, server) = serve(&env).await;
     let queue = env.name("ticker");
     let leaves = [&queue, "msgpack", "forever", "{}", "8", "20"];
     let printed = start(&env, "stream_client.py", &leaves).succeeded().await;

@@ -4,7 +4,6 @@ use super::fixture::WireFixture;
 use super::golden::Message;
 use super::send;
 use lapin::ExchangeKind;
-use lapin::options::QueueDeclareOptions;
 use lepus::control::{HealthStatus, ServedKind};
 use lepus::{Discovery, Server};
 use lepus_tests::gate::Gate;
@@ -36,13 +35,6 @@ conformance!(
     the_golden_messages_stop_handlers,
 );
 
-fn exclusive() -> QueueDeclareOptions {
-    QueueDeclareOptions {
-        exclusive: true,
-        ..QueueDeclareOptions::default()
-    }
-}
-
 /// A peer by hand is the instance.
 async fn a_question_is_golden_and_the_golden_answers_are_read(env: Env) {
     let wire = WireFixture::new(&env).await;
@@ -50,8 +42,7 @@ async fn a_question_is_golden_and_the_golden_answers_are_read(env: Env) {
     wire.raw
         .declare_exchange(&exchange, ExchangeKind::Direct)
         .await;
-    let declared = wire.raw.declare_with(&queue, exclusive(), &[]).await;
-    declared.expect("the peer's queue");
+    wire.raw.declare_exclusive(&queue).await;
     wire.raw
         .bind(&queue, &exchange, "service.divider", &[])
         .await;
@@ -122,10 +113,7 @@ async fn golden_questions_get_golden_answers(env: Env) {
         .await
         .expect_err("the method's own error");
     let answers = wire.name("answers");
-    wire.raw
-        .declare_with(&answers, exclusive(), &[])
-        .await
-        .expect("a queue");
+    wire.raw.declare_exclusive(&answers).await;
     let mut consumer = wire.raw.consume(&answers, 10).await;
     let golden = Message::golden("control.question");
     for kind in ["ping", "info", "stats", "health"] {
@@ -155,8 +143,7 @@ async fn a_dropped_call_is_told_by_the_golden_message(env: Env) {
     wire.raw
         .declare_exchange(&exchange, ExchangeKind::Direct)
         .await;
-    let declared = wire.raw.declare_with(&queue, exclusive(), &[]).await;
-    declared.expect("the peer's queue");
+    wire.raw.declare_exclusive(&queue).await;
     wire.raw.bind(&queue, &exchange, "queue.divider", &[]).await;
     wire.raw.declare(&wire.name("divider")).await;
     let mut told = wire.raw.consume(&queue, 10).await;
@@ -207,8 +194,7 @@ async fn the_golden_messages_stop_handlers(env: Env) {
     })
     .await;
     let answers = wire.name("answers");
-    let declared = wire.raw.declare_with(&answers, exclusive(), &[]).await;
-    declared.expect("the peer's queue");
+    wire.raw.declare_exclusive(&answers).await;
     let mut consumer = wire.raw.consume(&answers, 10).await;
     let publish = async |exchange: &str, key: &str, golden: &str| {
         let message = Message::golden(golden);

@@ -1,7 +1,7 @@
 //! A Lepus connection in the test's own namespace, and a peer without Lepus beside it.
 
 use super::golden::{self, Message};
-use super::{connection, send};
+use super::{connection, next, send};
 use lapin::options::ExchangeDeleteOptions;
 use lapin::types::AMQPValue;
 use lepus::Connection;
@@ -29,10 +29,8 @@ impl WireFixture {
 
     /// The next message of a queue has to be the golden one.
     pub async fn expect(&self, queue: &str, golden: &str) -> Message {
-        let taken = self.raw.next(&self.name(queue)).await;
-        let seen = Message::seen(&taken.delivery, &self.namespace);
-        Message::golden(golden).assert_is(&seen);
-        seen
+        let taken = next(&self.raw, &self.name(queue), &self.namespace, golden).await;
+        Message::seen(&taken, &self.namespace)
     }
 
     /// Sends a golden message to a queue.

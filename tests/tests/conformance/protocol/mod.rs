@@ -11,7 +11,9 @@ mod rpc;
 mod streams;
 mod values;
 
+use golden::Message;
 use lapin::BasicProperties;
+use lapin::message::Delivery;
 use lepus::Connection;
 use lepus_tests::Env;
 use lepus_tests::raw::Raw;
@@ -89,8 +91,15 @@ async fn connection(env: &Env) -> Connection {
     builder.name("hare").open().await.expect("a connection")
 }
 
+/// The next message of a queue, which has to be the golden one.
+async fn next(raw: &Raw, queue: &str, namespace: &str, golden: &str) -> Delivery {
+    let delivery = raw.next(queue).await.delivery;
+    Message::golden(golden).assert_is(&Message::seen(&delivery, namespace));
+    delivery
+}
+
 /// Publishes a golden message to a queue, which has to be there.
-async fn send(raw: &Raw, queue: &str, message: &golden::Message, properties: BasicProperties) {
+async fn send(raw: &Raw, queue: &str, message: &Message, properties: BasicProperties) {
     let confirm = raw.publish_with("", queue, &message.body, properties).await;
     let returned = confirm.expect("a confirm").take_message();
     assert!(returned.is_none(), "{queue} is there");

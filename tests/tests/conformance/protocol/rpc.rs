@@ -2,7 +2,6 @@
 
 use super::golden::Message;
 use super::{connection, send};
-use lapin::options::QueueDeclareOptions;
 use lepus::{CallError, Code, Codec, Connection, Running, Server, Status};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance};
@@ -233,12 +232,7 @@ impl Asking {
             .start();
         let raw = Raw::open(&env.uri).await;
         let replies = env.name("lepus.reply.0123456789ABCDEFGHIJkl");
-        let options = QueueDeclareOptions {
-            exclusive: true,
-            ..Default::default()
-        };
-        let declared = raw.declare_with(&replies, options, &[]).await;
-        declared.expect("a reply queue");
+        raw.declare_exclusive(&replies).await;
         Self {
             running: running.await.expect("it serves"),
             connection,

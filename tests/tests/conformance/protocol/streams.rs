@@ -1,11 +1,10 @@
 //! Streams, both ways.
 
 use super::golden::Message;
-use super::{connection, send};
+use super::{connection, next, send};
 use futures_util::stream::{self, Stream, StreamExt};
-use lapin::options::QueueDeclareOptions;
 use lepus::{Incoming, Server};
-use lepus_tests::raw::{Raw, durable};
+use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
 
 #[lepus::service(name = "ticker")]
@@ -57,20 +56,14 @@ async fn a_client_asks_reads_and_grants_as_the_page_says(env: Env) {
         env.name("ticker"),
         env.name("lepus.stream.0123456789ABCDEFGHIJkl"),
     );
-    raw.declare_with(&queue, durable(), &[]).await.unwrap();
-    let exclusive = QueueDeclareOptions {
-        exclusive: true,
-        ..Default::default()
-    };
-    raw.declare_with(&own, exclusive, &[]).await.unwrap();
+    raw.declare(&queue).await;
+    raw.declare_exclusive(&own).await;
     let calling = connection(&env).await;
     let ticker = TickerClient::new(&calling);
     for ends in [true, false] {
         let call = ticker.count(4).window(3);
         let opening = tokio::spawn(async move { call.await.unwrap() });
-        let taken = raw.next(&queue).await.delivery;
-        let seen = Message::seen(&taken, env.namespace());
-        Message::golden("rpc.stream.request").assert_is(&seen);
+        let taken = next(&raw, &queue, env.namespace(), "rpc.stream.request").await;
         let back = taken.properties.reply_to().clone().unwrap().to_string();
         let id = taken.properties.correlation_id().clone().unwrap();
         let answer = async |block: &str| {
@@ -135,11 +128,7 @@ async fn a_server_opens_sends_and_ends_as_the_page_says(env: Env) {
         .unwrap();
     let raw = Raw::open(&env.uri).await;
     let replies = env.name("lepus.reply.0123456789ABCDEFGHIJkl");
-    let exclusive = QueueDeclareOptions {
-        exclusive: true,
-        ..Default::default()
-    };
-    raw.declare_with(&replies, exclusive, &[]).await.unwrap();
+    raw.declare_exclusive(&replies).await;
     let request = Message::golden("rpc.stream.request");
     let ask = async |kind: &str, body: &[u8]| {
         let properties = request.properties().with_type(kind.into());
@@ -151,14 +140,9 @@ async fn a_server_opens_sends_and_ends_as_the_page_says(env: Env) {
             .await;
         assert!(sent.unwrap().take_message().is_none());
     };
-    let next = async |block: &str| {
-        let delivery = raw.next(&replies).await.delivery;
-        let seen = Message::seen(&delivery, env.namespace());
-        Message::golden(block).assert_is(&seen);
-        delivery
-    };
+    let expect = async |block: &str| next(&raw, &replies, env.namespace(), block).await;
     ask("count", &request.body).await;
-    let items = next("rpc.stream.items").await.properties;
+    let items = expect("rpc.stream.items").await.properties;
     let own = items.reply_to().clone().unwrap().to_string();
     let run = items.message_id().clone().unwrap();
     let credit = Message::golden("rpc.stream.credit");
@@ -169,11 +153,11 @@ async fn a_server_opens_sends_and_ends_as_the_page_says(env: Env) {
         .with_message_id(run)
         .with_reply_to(replies.clone().into());
     send(&raw, &own, &credit, properties).await;
-    next("rpc.stream.item").await;
-    next("rpc.stream.end").await;
+    expect("rpc.stream.item").await;
+    expect("rpc.stream.end").await;
 
     ask("quiet", b"\x80").await;
-    next("rpc.stream.open").await;
+    expect("rpc.stream.open").await;
     let cancel = lapin::BasicProperties::default()
         .with_type("lepus.cancel/1".into())
         .with_reply_to(replies.clone().into())
@@ -199,21 +183,15 @@ async fn a_client_sends_items_as_the_page_says(env: Env) {
         env.name("importer"),
         env.name("lepus.stream.0123456789ABCDEFGHIJkl"),
     );
-    raw.declare_with(&queue, durable(), &[]).await.unwrap();
-    let exclusive = QueueDeclareOptions {
-        exclusive: true,
-        ..Default::default()
-    };
-    raw.declare_with(&own, exclusive, &[]).await.unwrap();
+    raw.declare(&queue).await;
+    raw.declare_exclusive(&own).await;
     let calling = connection(&env).await;
     let importer = ImporterClient::new(&calling);
     let (sender, mut later) = tokio::sync::mpsc::channel(1);
     let later = stream::poll_fn(move |cx| later.poll_recv(cx));
     let rows = stream::iter(0..3).chain(later);
     let call = tokio::spawn(importer.import("rows".into(), rows).into_future());
-    let taken = raw.next(&queue).await.delivery;
-    let seen = Message::seen(&taken, env.namespace());
-    Message::golden("rpc.upload.request").assert_is(&seen);
+    let taken = next(&raw, &queue, env.namespace(), "rpc.upload.request").await;
     let back = taken.properties.reply_to().clone().unwrap().to_string();
     let id = taken.properties.correlation_id().clone().unwrap();
     let answer = async |block: &str| {
@@ -225,20 +203,19 @@ async fn a_client_sends_items_as_the_page_says(env: Env) {
         };
         send(&raw, &back, &message, properties).await;
     };
-    let next = async |block: &str| {
-        let delivery = raw.next(&own).await.delivery;
-        let seen = Message::seen(&delivery, env.namespace());
-        Message::golden(block).assert_is(&seen);
-        let run = seen.fields["message-id"].rsplit_once('-').unwrap().0;
+    let expect = async |block: &str| {
+        let properties = next(&raw, &own, env.namespace(), block).await.properties;
+        let position = properties.message_id().clone().unwrap().to_string();
+        let run = position.rsplit_once('-').unwrap().0;
         assert_eq!(run, RUN, "that of the opening");
     };
     answer("rpc.upload.open").await;
-    next("rpc.upload.items").await;
+    expect("rpc.upload.items").await;
     sender.send(3).await.unwrap();
-    next("rpc.upload.item").await;
+    expect("rpc.upload.item").await;
     answer("rpc.upload.credit").await;
     drop(sender);
-    next("rpc.upload.end").await;
+    expect("rpc.upload.end").await;
     answer("rpc.upload.reply").await;
     assert_eq!(call.await.unwrap().unwrap(), 6);
     calling.close().await;
@@ -255,16 +232,11 @@ async fn a_server_takes_items_as_the_page_says(env: Env) {
         .unwrap();
     let raw = Raw::open(&env.uri).await;
     let replies = env.name("lepus.reply.0123456789ABCDEFGHIJkl");
-    let exclusive = QueueDeclareOptions {
-        exclusive: true,
-        ..Default::default()
-    };
-    raw.declare_with(&replies, exclusive, &[]).await.unwrap();
-    let next = async |block: &str| {
-        let delivery = raw.next(&replies).await.delivery;
-        let seen = Message::seen(&delivery, env.namespace());
-        Message::golden(block).assert_is(&seen);
-        delivery.properties
+    raw.declare_exclusive(&replies).await;
+    let expect = async |block: &str| {
+        next(&raw, &replies, env.namespace(), block)
+            .await
+            .properties
     };
     // The server's queue, and its run.
     let open = async |method: &str| {
@@ -273,7 +245,7 @@ async fn a_server_takes_items_as_the_page_says(env: Env) {
         let properties = properties.with_reply_to(replies.clone().into());
         let properties = properties.with_correlation_id("0123456ABab7".into());
         send(&raw, &env.name("importer"), &request, properties).await;
-        let opened = next("rpc.upload.open").await;
+        let opened = expect("rpc.upload.open").await;
         let run = opened.message_id().clone().unwrap().to_string();
         (
             opened.reply_to().clone().unwrap().to_string(),
@@ -292,19 +264,19 @@ async fn a_server_takes_items_as_the_page_says(env: Env) {
     put(&own, &run, "rpc.upload.items", 0).await;
     put(&own, &run, "rpc.upload.item", 3).await;
     put(&own, &run, "rpc.upload.end", 4).await;
-    next("rpc.upload.reply").await;
+    expect("rpc.upload.reply").await;
 
     let (own, run) = open("import").await;
     for number in 0..16 {
         put(&own, &run, "rpc.upload.item", number).await;
     }
-    next("rpc.upload.credit").await;
+    expect("rpc.upload.credit").await;
     put(&own, &run, "rpc.upload.end", 16).await;
     assert_eq!(raw.next(&replies).await.delivery.data, [48], "16 times 3");
 
     let (own, run) = open("first").await;
     put(&own, &run, "rpc.upload.item", 0).await;
-    next("rpc.upload.stop").await;
+    expect("rpc.upload.stop").await;
     assert_eq!(raw.next(&replies).await.delivery.data, [3]);
     server.stop().await.unwrap();
     serving.close().await;

@@ -2,10 +2,9 @@
 
 use super::{Fixture, LONG, TickerClient, read};
 use lapin::BasicProperties;
-use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lepus_tests::peer::{Caller, short};
-use lepus_tests::raw::{Raw, durable};
+use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance};
 
 conformance!(
@@ -67,12 +66,8 @@ impl ByHand {
         let calling = env.connect().await;
         let raw = Raw::open(&env.uri).await;
         let (queue, own) = (env.name("ticker"), env.name("own"));
-        raw.declare_with(&queue, durable(), &[]).await.unwrap();
-        let exclusive = QueueDeclareOptions {
-            exclusive: true,
-            ..Default::default()
-        };
-        raw.declare_with(&own, exclusive, &[]).await.unwrap();
+        raw.declare(&queue).await;
+        raw.declare_exclusive(&own).await;
         Self {
             ticker: TickerClient::new(&calling),
             raw,
