@@ -1,7 +1,7 @@
 //! Spans (`tracing`) of requests, jobs and events on both sides, and the events of the log at their ends.
 //!
-//! Fields have OpenTelemetry's names where it defines one. Without a subscriber that takes INFO, there are no spans at all ([`Span::none`]): a span that is only
-//! disabled still has its metadata, which cost a moment at each use.
+//! Fields have OpenTelemetry's names where it defines one. Without a subscriber that takes INFO, there are no spans at
+//! all ([`Span::none`]): a span that is only disabled still has its metadata, which cost a moment at each use.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -162,24 +162,14 @@ impl MessageSpan {
                 outcome = Empty,
             )
         });
+        let [system, operation, operation_type, destination, key] =
+            messaging(("publish", "send"), &destination, &key);
         let attributes = [
-            ("messaging.system", Some(AttributeValue::Static("rabbitmq"))),
-            (
-                "messaging.operation.name",
-                Some(AttributeValue::Static("publish")),
-            ),
-            (
-                "messaging.operation.type",
-                Some(AttributeValue::Static("send")),
-            ),
-            (
-                "messaging.destination.name",
-                Some(AttributeValue::Text(&destination)),
-            ),
-            (
-                "messaging.rabbitmq.destination.routing_key",
-                Some(AttributeValue::Text(&key)),
-            ),
+            system,
+            operation,
+            operation_type,
+            destination,
+            key,
             ("messaging.message.id", optional(&message_id)),
         ];
         let start = SpanStart {
@@ -241,24 +231,14 @@ impl MessageSpan {
                 outcome = Empty,
             )
         });
+        let [system, operation, operation_type, destination, key] =
+            messaging(("process", "process"), &destination, &key);
         let attributes = [
-            ("messaging.system", Some(AttributeValue::Static("rabbitmq"))),
-            (
-                "messaging.operation.name",
-                Some(AttributeValue::Static("process")),
-            ),
-            (
-                "messaging.operation.type",
-                Some(AttributeValue::Static("process")),
-            ),
-            (
-                "messaging.destination.name",
-                Some(AttributeValue::Text(&destination)),
-            ),
-            (
-                "messaging.rabbitmq.destination.routing_key",
-                Some(AttributeValue::Text(&key)),
-            ),
+            system,
+            operation,
+            operation_type,
+            destination,
+            key,
             (
                 "messaging.rabbitmq.message.delivery_tag",
                 Some(AttributeValue::Int(delivery_tag)),
@@ -385,6 +365,34 @@ fn destination(parts: [&str; 3]) -> String {
 fn joined(first: &str, separator: &str, second: &str) -> String {
     let (first, second) = (printable(first), printable(second));
     [&*first, separator, &*second].concat()
+}
+
+/// The attributes that the spans of pushes, publishes and their handlers have in common.
+fn messaging<'a>(
+    (operation, operation_type): (&'static str, &'static str),
+    destination: &'a str,
+    routing_key: &'a str,
+) -> [(&'static str, Option<AttributeValue<'a>>); 5] {
+    [
+        ("messaging.system", AttributeValue::Static("rabbitmq")),
+        (
+            "messaging.operation.name",
+            AttributeValue::Static(operation),
+        ),
+        (
+            "messaging.operation.type",
+            AttributeValue::Static(operation_type),
+        ),
+        (
+            "messaging.destination.name",
+            AttributeValue::Text(destination),
+        ),
+        (
+            "messaging.rabbitmq.destination.routing_key",
+            AttributeValue::Text(routing_key),
+        ),
+    ]
+    .map(|(name, value)| (name, Some(value)))
 }
 
 /// An optional text as an attribute.
