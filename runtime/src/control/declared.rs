@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::link::{self, Connection, QueueCounts};
 use crate::wire::name::Name;
 use crate::wire::topology::{
-    Binding, Destination, Exchange, ExchangeKind, Queue, QueueKind, Topology,
+    Binding, Destination, Exchange, ExchangeKind, QUEUE_TYPE, Queue, QueueKind, Topology,
 };
 use crate::wire::value::{Table, Value};
 
@@ -116,7 +116,7 @@ impl DeclaredQueue {
         let mut queue = Queue::new(Name::parse(self.name.as_str())?);
         queue.durable = self.durable;
         queue.arguments = table(&self.arguments);
-        if queue.arguments.get("x-queue-type").and_then(Value::as_str) == Some("quorum") {
+        if queue.arguments.get(QUEUE_TYPE).and_then(Value::as_str) == Some("quorum") {
             queue.kind = QueueKind::Quorum;
         }
         let (session, namespace) = (
@@ -139,14 +139,7 @@ impl DeclaredExchange {
     /// # Cancel safety
     /// If the future is dropped, nothing has changed.
     pub async fn verify(&self, connection: &Connection) -> Result<(), Error> {
-        let kinds = [
-            ExchangeKind::Direct,
-            ExchangeKind::Fanout,
-            ExchangeKind::Topic,
-            ExchangeKind::Headers,
-        ];
-        let kind = kinds.into_iter().find(|kind| kind.as_str() == self.kind);
-        let kind = kind
+        let kind = ExchangeKind::parse(&self.kind)
             .ok_or_else(|| Error::invalid(format!("`{}` is no type of an exchange", self.kind)))?;
         let mut exchange = Exchange::new(Name::parse(self.name.as_str())?, kind);
         exchange.durable = self.durable;

@@ -341,6 +341,12 @@ pub enum ExchangeKind {
 }
 
 impl ExchangeKind {
+    /// The type of this name. `None` if Lepus has no such type.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        let kinds = [Self::Fanout, Self::Direct, Self::Topic, Self::Headers];
+        kinds.into_iter().find(|kind| kind.as_str() == name)
+    }
+
     /// AMQP's name of the type.
     pub(crate) fn as_str(self) -> &'static str {
         match self {

@@ -1,15 +1,12 @@
 //! `check queue`: not too many messages, and enough consumers.
 
 use clap::Args;
-use lepus::WorkQueue;
 
 use super::report::{Figure, Report};
 use crate::app::App;
 use crate::exit::Level;
 use crate::failure::Failure;
-
-/// AMQP's NOT_FOUND.
-const NOT_FOUND: u16 = 404;
+use crate::work_queues::counts;
 
 /// Checks the number of messages that are ready in a queue, and of its consumers
 ///
@@ -37,11 +34,10 @@ impl QueueCheck {
     pub(super) async fn run(&self, app: &App) -> Result<Report, Failure> {
         let connection = app.connect().await?;
         let mut report = Report::new("queue", &self.name);
-        let queue = WorkQueue::<Vec<u8>>::new(&self.name);
-        let counting = tokio::time::timeout(app.timeout(), queue.count(connection)).await;
-        let counts = match counting {
-            Ok(Ok(counts)) => counts,
-            Ok(Err(error)) if error.amqp_code() == Some(NOT_FOUND) => {
+        let counting = counts(connection, &self.name);
+        let (ready, consumers) = match tokio::time::timeout(app.timeout(), counting).await {
+            Ok(Ok(Some(counts))) => counts,
+            Ok(Ok(None)) => {
                 report.problem(Level::Critical, "there is no such queue");
                 return Ok(report);
             }
@@ -51,7 +47,6 @@ impl QueueCheck {
                 return Ok(report);
             }
         };
-        let (ready, consumers) = (counts.messages, counts.consumers);
         report.fact(&format!("{ready} messages ready, {consumers} consumers"));
         let is_above = |limit: Option<u32>| limit.filter(|limit| ready > *limit);
         if let Some(limit) = is_above(self.max_ready) {

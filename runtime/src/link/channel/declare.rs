@@ -12,9 +12,7 @@ use crate::link::namespace::{Namespace, ScopedEntity};
 use crate::link::session::Session;
 use crate::link::socket::channels::unexpected_reply;
 use crate::wire::name::Name;
-use crate::wire::topology::{
-    Binding, Destination, Exchange, ExchangeKind, QUEUE_TYPE, Queue, Topology,
-};
+use crate::wire::topology::{Binding, Destination, Exchange, QUEUE_TYPE, Queue, Topology};
 
 /// The message and consumer counts of a queue (`queue.declare-ok`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,15 +208,9 @@ async fn declare_exchange(
     exchange: &Exchange,
     namespace: &Namespace,
 ) -> Result<(), Error> {
-    let kind = match exchange.kind {
-        ExchangeKind::Fanout => "fanout",
-        ExchangeKind::Direct => "direct",
-        ExchangeKind::Topic => "topic",
-        ExchangeKind::Headers => "headers",
-    };
     let declare = exchange::AMQPMethod::Declare(exchange::Declare {
         exchange: short(namespace.scope(exchange.name.as_str()))?,
-        kind: short(kind)?,
+        kind: short(exchange.kind.as_str())?,
         passive: exchange.passive,
         durable: exchange.durable,
         auto_delete: exchange.auto_delete,
