@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use super::builder::ClientBuilder;
 use super::handle::Client;
 use super::layered::LayeredCall;
-use super::options::{Absence, CallOptions};
+use super::options::{CallOptions, option_setters};
 use super::request::CallRequest;
 use super::transport::Sending;
 use crate::descriptor::{MethodDescriptor, ServiceDescriptor};
@@ -23,9 +23,8 @@ use crate::service::{BoxFuture, Reply};
 use crate::stats::HandlerOutcome;
 use crate::sync::lock;
 use crate::wire::codec::{Codec, CodecError};
-use crate::wire::envelope::{self, ReplyStatus};
+use crate::wire::envelope::ReplyStatus;
 use crate::wire::name::Name;
-use crate::wire::value::{Table, Value};
 
 /// A client of a service that it knows by name only, for tools and gateways. Cheap to clone; all clones share one
 /// limit of [calls in flight](ClientBuilder::max_in_flight).
@@ -81,13 +80,8 @@ impl DynamicClient {
         let (method, error) = MethodKey::named(method);
         DynamicCall {
             client: self.client.clone(),
+            options: CallOptions::encoded(METHODS.get(&method), arguments.into(), error, 0),
             method,
-            arguments: arguments.into(),
-            error,
-            timeout: None,
-            priority: None,
-            fail_fast: None,
-            headers: Table::new(),
         }
     }
 }
@@ -116,68 +110,37 @@ impl fmt::Debug for DynamicClient {
 pub struct DynamicCall {
     client: Client,
     method: MethodKey,
-    arguments: Bytes,
-    error: Option<Error>,
-    timeout: Option<Duration>,
-    priority: Option<u8>,
-    fail_fast: Option<Absence>,
-    headers: Table,
+    options: CallOptions,
 }
 
 impl DynamicCall {
     /// Sets the longest time that the call may take, as [`Call::timeout`](super::Call::timeout) does.
     pub fn timeout(mut self, limit: Duration) -> Self {
-        self.timeout = Some(limit);
+        self.options.timeout = Some(limit);
         self
     }
 
-    /// Sets the request's priority, for a service whose queue has priorities (`x-max-priority`).
-    pub fn priority(mut self, priority: u8) -> Self {
-        self.priority = Some(priority);
-        self
-    }
-
-    /// Makes this call fail at once if nobody can take it, as [`Call::fail_fast`](super::Call::fail_fast) does.
-    pub fn fail_fast(mut self) -> Self {
-        self.fail_fast = Some(Absence::NONE);
-        self
-    }
-
-    /// Adds a header, as [`Call::header`](super::Call::header) does.
-    pub fn header(mut self, name: &str, value: impl Into<Value>) -> Self {
-        let name = name.to_owned();
-        if let Err(error) = envelope::check_headers([&name]) {
-            self.error.get_or_insert(error);
-        }
-        self.headers.insert(name, value.into());
-        self
-    }
+    option_setters!();
 
     /// Says that the method has no reply: the call ends when the broker has confirmed the request, with an empty
     /// reply.
     pub fn oneway(mut self) -> Self {
         self.method.is_oneway = true;
+        self.options.method = METHODS.get(&self.method);
         self
     }
 
     /// Says that the method may run twice: the request is sent again if its connection is lost.
     pub fn idempotent(mut self) -> Self {
         self.method.is_idempotent = true;
+        self.options.method = METHODS.get(&self.method);
         self
     }
 
     async fn send_and_receive(self) -> Result<DynamicReply, Error> {
-        let client = self.client;
-        let options = CallOptions {
-            method: METHODS.get(self.method),
-            body: self.arguments,
-            error: self.error,
-            timeout: self.timeout,
-            priority: self.priority,
-            fail_fast: self.fail_fast,
-            window: 0,
-            headers: self.headers,
-        };
+        let Self {
+            client, options, ..
+        } = self;
         match client.inner.layers.clone() {
             None => {
                 let mut call = Sending::start(client, options).done().await?;
@@ -212,7 +175,7 @@ impl fmt::Debug for DynamicCall {
         f.debug_struct("DynamicCall")
             .field("service", &self.client.descriptor().name())
             .field("method", &self.method.name)
-            .field("bytes", &self.arguments.len())
+            .field("bytes", &self.options.body.len())
             .finish_non_exhaustive()
     }
 }
@@ -335,7 +298,7 @@ impl MethodKey {
 pub(super) fn stream_method(name: &str) -> (&'static MethodDescriptor, Option<Error>) {
     let (mut method, error) = MethodKey::named(name);
     method.is_stream = true;
-    (METHODS.get(method), error)
+    (METHODS.get(&method), error)
 }
 
 static SERVICES: LazyLock<KnownServices> = LazyLock::new(KnownServices::default);
@@ -362,9 +325,9 @@ impl KnownServices {
 struct KnownMethods(Mutex<HashMap<MethodKey, &'static MethodDescriptor>>);
 
 impl KnownMethods {
-    fn get(&self, key: MethodKey) -> &'static MethodDescriptor {
+    fn get(&self, key: &MethodKey) -> &'static MethodDescriptor {
         let mut known = lock(&self.0);
-        if let Some(method) = known.get(&key) {
+        if let Some(method) = known.get(key) {
             return method;
         }
         let mut method = MethodDescriptor::new(0, String::leak(key.name.clone()));
@@ -378,7 +341,7 @@ impl KnownMethods {
             method = method.stream();
         }
         let method: &'static MethodDescriptor = Box::leak(Box::new(method));
-        known.insert(key, method);
+        known.insert(key.clone(), method);
         method
     }
 }
@@ -410,14 +373,14 @@ mod tests {
             is_oneway: true,
             ..key.clone()
         };
-        let fib = methods.get(key.clone());
-        assert!(std::ptr::eq(fib, methods.get(key)));
+        let fib = methods.get(&key);
+        assert!(std::ptr::eq(fib, methods.get(&key)));
         assert_eq!((fib.name(), fib.is_oneway()), ("fib", false));
-        assert!(methods.get(oneway).is_oneway());
+        assert!(methods.get(&oneway).is_oneway());
         let stream = MethodKey {
             is_stream: true,
             ..MethodKey::named("fib").0
         };
-        assert!(methods.get(stream).is_stream());
+        assert!(methods.get(&stream).is_stream());
     }
 }
