@@ -1,14 +1,13 @@
 //! Those who serve and those who work in the random run, in the test's process or in one of their
 //! own; a witness hears what they do.
 
+use crate::chaos_sights::{Sight, Witness};
 use futures_util::stream::{self, Stream, StreamExt};
 use lepus::{
-    Connection, Context, Event, Job, RetryPolicy, Running, Server, Topic, WorkQueue,
-    jobs::JobError, reject,
+    Code, Connection, Context, Event, Incoming, Job, RetryPolicy, Running, Server, Topic,
+    WorkQueue, jobs::JobError, reject,
 };
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -24,104 +23,6 @@ pub const ATTEMPTS: u32 = 40;
 /// The longest pause between attempts to reconnect.
 pub const CAP: Duration = Duration::from_millis(500);
 
-/// Something that a handler did, or saw.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sight {
-    CallRun {
-        id: u64,
-        redelivered: bool,
-        /// The time from its deadline to its begin.
-        late: Duration,
-    },
-    /// A handler has ended whose caller has dropped the call, as it was told.
-    CallCancelled {
-        id: u64,
-    },
-    /// The method of a stream has begun.
-    StreamRun {
-        id: u64,
-    },
-    /// The stream of the method was dropped, after so many items.
-    StreamEnded {
-        id: u64,
-        sent: u64,
-    },
-    JobRun {
-        id: u64,
-        redelivered: bool,
-        attempt: u32,
-    },
-    JobDone {
-        id: u64,
-    },
-    /// The number of an invariant, and what is not so.
-    Wrong(String),
-}
-
-/// Whoever hears of it. What is told before an acknowledgement is kept, whatever happens then.
-pub trait Witness: Send + Sync + 'static {
-    fn hears(&self, sight: Sight);
-}
-
-/// One line, for a witness in another process.
-impl fmt::Display for Sight {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Sight::CallRun {
-                id,
-                redelivered,
-                late,
-            } => write!(f, "call {id} {redelivered} {}", late.as_millis()),
-            Sight::JobRun {
-                id,
-                redelivered,
-                attempt,
-            } => write!(f, "job {id} {redelivered} {attempt}"),
-            Sight::CallCancelled { id } => write!(f, "cancelled {id}"),
-            Sight::StreamRun { id } => write!(f, "stream {id}"),
-            Sight::StreamEnded { id, sent } => write!(f, "streamed {id} {sent}"),
-            Sight::JobDone { id } => write!(f, "done {id}"),
-            Sight::Wrong(what) => write!(f, "wrong {what}"),
-        }
-    }
-}
-
-impl FromStr for Sight {
-    type Err = String;
-
-    fn from_str(line: &str) -> Result<Sight, String> {
-        if let Some(what) = line.strip_prefix("wrong ") {
-            return Ok(Sight::Wrong(what.to_owned()));
-        }
-        let words: Vec<&str> = line.split(' ').collect();
-        let sight = match words[..] {
-            ["call", id, redelivered, late] => (|| {
-                Some(Sight::CallRun {
-                    id: id.parse().ok()?,
-                    redelivered: redelivered.parse().ok()?,
-                    late: Duration::from_millis(late.parse().ok()?),
-                })
-            })(),
-            ["job", id, redelivered, attempt] => (|| {
-                Some(Sight::JobRun {
-                    id: id.parse().ok()?,
-                    redelivered: redelivered.parse().ok()?,
-                    attempt: attempt.parse().ok()?,
-                })
-            })(),
-            ["stream", id] => id.parse().ok().map(|id| Sight::StreamRun { id }),
-            ["streamed", id, sent] => (|| {
-                let (id, sent) = (id.parse().ok()?, sent.parse().ok()?);
-                Some(Sight::StreamEnded { id, sent })
-            })(),
-            ["cancelled", id] => id.parse().ok().map(|id| Sight::CallCancelled { id }),
-            ["done", id] => id.parse().ok().map(|id| Sight::JobDone { id }),
-            _ => None,
-        };
-        sight.ok_or_else(|| format!("not a sight: {line:?}"))
-    }
-}
-
 #[lepus::service(name = "chaos")]
 pub trait Chaos {
     async fn plain(&self, id: u64, text: String) -> (u64, String);
@@ -136,6 +37,19 @@ pub trait Chaos {
     async fn grows(&self, id: u64) -> String;
     /// So many items: the id of the stream, and a number from 0 on. Some streams end with an error of their own.
     fn numbered(&self, id: u64, length: u64) -> impl Stream<Item = Result<(u64, u64), OwnEnd>>;
+    /// Reads so many items at most, and answers with their number, or with an error of its own.
+    async fn gathered(
+        &self,
+        id: u64,
+        most: u64,
+        items: Incoming<(u64, u64)>,
+    ) -> Result<u64, OwnEnd>;
+    /// The items as they come. Some streams end with an error of their own.
+    fn echoed(
+        &self,
+        id: u64,
+        items: Incoming<(u64, u64)>,
+    ) -> impl Stream<Item = Result<(u64, u64), OwnEnd>>;
 }
 
 /// The own error at the end of some streams.
@@ -148,6 +62,14 @@ impl OwnEnd {
     /// Whether a stream has it.
     pub fn is_of(id: u64) -> bool {
         id.is_multiple_of(3)
+    }
+
+    fn at_the_end_of(id: u64) -> Result<(), OwnEnd> {
+        if OwnEnd::is_of(id) {
+            Err(OwnEnd { id })
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -214,7 +136,69 @@ impl Drop for Streamed<'_> {
     }
 }
 
+/// The items of an upload, from the begin of its method to its end.
+struct Uploaded<'a> {
+    serving: &'a Serving,
+    id: u64,
+    items: Incoming<(u64, u64)>,
+    is_whole: bool,
+}
+
+impl Drop for Uploaded<'_> {
+    fn drop(&mut self) {
+        let (id, read, is_whole) = (self.id, self.items.items(), self.is_whole);
+        self.serving
+            .witness
+            .hears(Sight::UploadEnded { id, read, is_whole });
+    }
+}
+
+impl Uploaded<'_> {
+    /// The next item, which is looked at; `None` when the caller has sent all.
+    async fn next(&mut self) -> Option<(u64, u64)> {
+        let (id, due) = (self.id, self.items.items());
+        match self.items.next().await {
+            Some(Ok(item)) => {
+                if item != (id, due) {
+                    let (of, number) = item;
+                    self.complain(format!("got item {number} of upload {of} after {due}"));
+                }
+                Some(item)
+            }
+            Some(Err(error)) => {
+                let is_status = error.code().is_some_and(|code| {
+                    matches!(code, Code::Cancelled | Code::Unavailable | Code::Aborted)
+                });
+                if !error.is_disconnected() && !is_status {
+                    self.complain(format!("is ended by {error} after {due} items"));
+                }
+                // The runtime drops a method that was told of an error.
+                std::future::pending().await
+            }
+            None => {
+                self.is_whole = true;
+                None
+            }
+        }
+    }
+
+    fn complain(&self, text: String) {
+        let wrong = Sight::Wrong(format!("18: upload {} {text}", self.id));
+        self.serving.witness.hears(wrong);
+    }
+}
+
 impl Serving {
+    fn upload(&self, id: u64, items: Incoming<(u64, u64)>) -> Uploaded<'_> {
+        self.witness.hears(Sight::UploadRun { id });
+        Uploaded {
+            serving: self,
+            id,
+            items,
+            is_whole: false,
+        }
+    }
+
     fn begin(&self, id: u64) -> Called<'_> {
         Called {
             serving: self,
@@ -293,7 +277,36 @@ impl Chaos for Serving {
             streamed.sent += 1;
             Ok((streamed.id, number))
         });
-        let end = OwnEnd::is_of(id).then_some(Err(OwnEnd { id }));
+        let end = OwnEnd::at_the_end_of(id).err().map(Err);
+        items.chain(stream::iter(end))
+    }
+
+    async fn gathered(
+        &self,
+        id: u64,
+        most: u64,
+        items: Incoming<(u64, u64)>,
+    ) -> Result<u64, OwnEnd> {
+        let mut upload = self.upload(id, items);
+        while upload.items.items() < most && upload.next().await.is_some() {}
+        OwnEnd::at_the_end_of(id)?;
+        Ok(upload.items.items())
+    }
+
+    fn echoed(
+        &self,
+        id: u64,
+        items: Incoming<(u64, u64)>,
+    ) -> impl Stream<Item = Result<(u64, u64), OwnEnd>> {
+        self.witness.hears(Sight::StreamRun { id });
+        let (serving, sent) = (self, 0);
+        let begun = (self.upload(id, items), Streamed { serving, id, sent });
+        let items = stream::unfold(begun, async |(mut upload, mut streamed)| {
+            let item = upload.next().await?;
+            streamed.sent += 1;
+            Some((Ok(item), (upload, streamed)))
+        });
+        let end = OwnEnd::at_the_end_of(id).err().map(Err);
         items.chain(stream::iter(end))
     }
 }
@@ -314,7 +327,7 @@ pub async fn serve(
     };
     let service = ChaosServer::new(serving).concurrency(concurrency);
     // Few, so that some are refused.
-    let server = Server::new(connection).serve(service).streams(8);
+    let server = Server::new(connection).serve(service).streams(16);
     server.start().await
 }
 
@@ -458,35 +471,4 @@ pub async fn work(
     };
     let pool = queue.worker(connection).concurrency(concurrency);
     pool.start(handler).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sight_survives_its_line() {
-        let sights = [
-            Sight::CallRun {
-                id: u64::MAX,
-                redelivered: true,
-                late: Duration::from_millis(3),
-            },
-            Sight::JobRun {
-                id: 7,
-                redelivered: false,
-                attempt: 2,
-            },
-            Sight::CallCancelled { id: 9 },
-            Sight::StreamRun { id: 4 },
-            Sight::StreamEnded { id: 4, sent: 300 },
-            Sight::JobDone { id: 8 },
-            Sight::Wrong("9: 5 handlers at work, of 4".into()),
-        ];
-        for sight in sights {
-            assert_eq!(sight.to_string().parse(), Ok(sight));
-        }
-        assert!("ready".parse::<Sight>().is_err());
-        assert!("job 7 false".parse::<Sight>().is_err());
-    }
 }

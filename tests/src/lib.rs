@@ -6,6 +6,7 @@
 //! end what was covered.
 
 pub mod chaos_peers;
+pub mod chaos_sights;
 pub mod cluster;
 pub mod deadline;
 pub mod env;

@@ -6,7 +6,8 @@
 //! Prints what its witness hears, a line each; `ready` when it serves and works. Ends on SIGTERM.
 
 use lepus::{Connection, Running};
-use lepus_tests::chaos_peers::{CAP, LIMIT, Queues, Sight, Witness, serve, work};
+use lepus_tests::chaos_peers::{CAP, LIMIT, Queues, serve, work};
+use lepus_tests::chaos_sights::{Sight, Witness};
 use lepus_tests::deadline::TEST_LIMIT;
 use lepus_tests::eventually::within;
 use std::sync::Arc;

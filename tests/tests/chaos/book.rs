@@ -3,7 +3,9 @@
 //! The numbers are the invariants of docs/reliability.md.
 
 use crate::streams::StreamBook;
-use lepus_tests::chaos_peers::{ATTEMPTS, Sight, Witness};
+use crate::uploads::UploadBook;
+use lepus_tests::chaos_peers::ATTEMPTS;
+use lepus_tests::chaos_sights::{Sight, Witness};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard};
@@ -137,6 +139,7 @@ struct Pages {
 pub struct Book {
     pages: Mutex<Pages>,
     pub streams: StreamBook,
+    pub uploads: UploadBook,
 }
 
 impl Book {
@@ -292,6 +295,7 @@ impl Book {
             } => self.pages().redelivered_there += 1,
             Sight::CallRun { late, .. } if was_frozen => *late = Duration::ZERO,
             Sight::StreamRun { id } => return self.streams.run(*id, true),
+            Sight::UploadRun { id } => return self.uploads.run(*id, true),
             _ => {}
         }
         self.hears(sight);
@@ -365,6 +369,7 @@ impl Book {
         let pages = self.pages();
         let mut found = pages.complaints.clone();
         found.extend(self.streams.violations());
+        found.extend(self.uploads.violations());
         for (id, call) in &pages.calls {
             let runs = pages.call_runs.get(id).map_or(&[][..], Vec::as_slice);
             judge_call(*id, call, runs, &mut found);
@@ -413,6 +418,10 @@ impl Witness for Book {
             Sight::CallCancelled { id } => self.call_cancelled(id),
             Sight::StreamRun { id } => self.streams.run(id, false),
             Sight::StreamEnded { id, sent } => self.streams.run_ended(id, sent),
+            Sight::UploadRun { id } => self.uploads.run(id, false),
+            Sight::UploadEnded { id, read, is_whole } => {
+                self.uploads.run_ended(id, read, is_whole);
+            }
             Sight::JobRun {
                 id,
                 redelivered,
@@ -610,7 +619,7 @@ impl fmt::Display for Book {
             .iter()
             .map(|(k, n)| format!("{k} {n}"))
             .collect();
-        writeln!(f, "{}", self.streams)?;
+        writeln!(f, "{}\n{}", self.streams, self.uploads)?;
         writeln!(f, "  faults: {}", faults.join(", "))
     }
 }

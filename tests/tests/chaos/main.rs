@@ -11,9 +11,12 @@ mod processes;
 mod readers;
 mod recovery;
 mod streams;
+mod uploaders;
+mod uploads;
 mod variants;
 
 use crate::streams::StreamEnd;
+use crate::uploads::UploadEnd;
 use actors::{CONCURRENCY, GROWING, Refusals, Shift};
 use book::{Book, End};
 use dice::Dice;
@@ -239,6 +242,14 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
             Arc::clone(&book),
         ));
     }
+    for (actor, connection) in world.callers().iter().enumerate() {
+        crowd.spawn(uploaders::upload(
+            connection.clone(),
+            Dice::of(seed, &format!("uploader {actor}")),
+            Arc::clone(&shift),
+            Arc::clone(&book),
+        ));
+    }
     for actor in 0..4 {
         let connection = world.producers()[actor % 2].clone();
         let dice = Dice::of(seed, &format!("producer {actor}"));
@@ -435,8 +446,8 @@ async fn recovers(world: &World, book: &Book, raw: &Raw, service: &str) {
     }
 }
 
-/// 13: once the faults are over, streams are opened and end with all their items.
-async fn streams_again(world: &World, book: &Book) {
+/// 13: once the faults are over, streams are opened and end with all their items, in both directions.
+async fn streams_again(world: &World, book: &Arc<Book>) {
     const LENGTH: u64 = 200;
     let next = AtomicU64::new(u64::MAX / 3);
     for connection in world.callers() {
@@ -445,6 +456,12 @@ async fn streams_again(world: &World, book: &Book) {
             let id = next.fetch_add(1, Ordering::Relaxed);
             let end = readers::read_one(&chaos, book, id, LENGTH).await;
             (end == StreamEnd::Complete).then_some(())
+        })
+        .await;
+        within("an upload is read to its end", REST, || async {
+            let id = next.fetch_add(1, Ordering::Relaxed);
+            let end = uploaders::upload_one(&chaos, book, id, LENGTH).await;
+            (end == UploadEnd::Answered).then_some(())
         })
         .await;
     }
@@ -536,7 +553,8 @@ async fn rest(
             .map(Connection::stats)
             .map(|stats| stats.running + stats.unsettled + stats.pending_calls + stats.open_streams)
             .sum();
-        let running = running + book.streams.running() as u64;
+        let streams = book.streams.running() + book.uploads.running();
+        let running = running + streams as u64;
         let unfinished = book.unfinished();
         if running == 0 && (unfinished == 0 || looked.elapsed() > REST / 2) {
             Ok(())

@@ -4,15 +4,17 @@ use crate::actors::Shift;
 use crate::book::Book;
 use crate::dice::Dice;
 use crate::streams::StreamEnd;
+use crate::uploaders;
+use crate::uploads::UploadEnd;
 use futures_util::future::join_all;
-use lepus::{CallError, Connection};
+use lepus::{CallError, Connection, Streaming};
 use lepus_tests::chaos_peers::{ChaosClient, OwnEnd};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// A stream whose next item does not come within this time, and no end either, is none that ends. The server sends items
 /// as fast as they are read, and a peer that is gone is missed by a probe after ten seconds.
-const STILL: Duration = Duration::from_secs(60);
+pub const STILL: Duration = Duration::from_secs(60);
 
 /// Opens streams and reads them until the shift is over.
 pub async fn read(connection: Connection, mut dice: Dice, shift: Arc<Shift>, book: Arc<Book>) {
@@ -37,11 +39,13 @@ struct Plan {
     leaves_after: Option<u64>,
     /// One item of so many is waited with.
     pause_each: Option<u64>,
+    /// The items are sent first, with such pauses.
+    echo: Option<Option<u64>>,
     dice: Dice,
 }
 
 /// Reads one stream to its end.
-pub async fn read_one(chaos: &ChaosClient, book: &Book, id: u64, length: u64) -> StreamEnd {
+pub async fn read_one(chaos: &ChaosClient, book: &Arc<Book>, id: u64, length: u64) -> StreamEnd {
     let plan = Plan {
         id,
         length,
@@ -49,6 +53,7 @@ pub async fn read_one(chaos: &ChaosClient, book: &Book, id: u64, length: u64) ->
         limit: Duration::from_secs(5),
         leaves_after: None,
         pause_each: None,
+        echo: None,
         dice: Dice::of(id, "the pace of a stream"),
     };
     plan.follow(chaos, book).await
@@ -63,22 +68,39 @@ impl Plan {
             window: 1 + u32::try_from(dice.below(40)).expect("small"),
             limit: dice.millis(300, 3_000),
             leaves_after: (dice.below(4) == 0).then(|| dice.below(length + 1)),
-            pause_each: (dice.below(2) == 0).then(|| 1 + dice.below(20)),
+            pause_each: uploaders::pause_each(dice),
+            echo: (dice.below(3) == 0).then(|| uploaders::pause_each(dice)),
             dice: Dice::of(id, "the pace of a stream"),
         }
     }
 
-    async fn follow(mut self, chaos: &ChaosClient, book: &Book) -> StreamEnd {
-        book.streams.open(self.id, self.length);
-        let end = self.read(chaos, book).await;
-        book.streams.ended(self.id, end);
+    async fn follow(mut self, chaos: &ChaosClient, book: &Arc<Book>) -> StreamEnd {
+        let (id, length) = (self.id, self.length);
+        book.streams.open(id, length);
+        let end = match self.echo {
+            None => {
+                let call = chaos.numbered(id, length).window(self.window);
+                self.read(call.timeout(self.limit), book).await
+            }
+            Some(pause_each) => {
+                let items = uploaders::items(Arc::clone(book), id, length, pause_each);
+                let call = chaos.echoed(id, items).window(self.window);
+                let end = self.read(call.timeout(self.limit), book).await;
+                book.uploads.ended(id, uploaded(end));
+                end
+            }
+        };
+        book.streams.ended(id, end);
         end
     }
 
-    async fn read(&mut self, chaos: &ChaosClient, book: &Book) -> StreamEnd {
-        let (id, length) = (self.id, self.length);
-        let call = chaos.numbered(id, length).window(self.window);
-        let mut items = match call.timeout(self.limit).await {
+    async fn read(
+        &mut self,
+        call: impl IntoFuture<Output = Result<Items, CallError<OwnEnd>>>,
+        book: &Book,
+    ) -> StreamEnd {
+        let id = self.id;
+        let mut items = match call.await {
             Ok(items) => items,
             // It may be the first item.
             Err(CallError::Service(error)) => return own(id, &error, book),
@@ -117,6 +139,19 @@ impl Plan {
                 self.dice.idle(0, 30).await;
             }
         }
+    }
+}
+
+/// The items of a stream.
+type Items = Streaming<(u64, u64), OwnEnd>;
+
+/// The end of the items that were sent for a stream that has ended so.
+fn uploaded(end: StreamEnd) -> UploadEnd {
+    match end {
+        StreamEnd::Complete => UploadEnd::Answered,
+        StreamEnd::Broken | StreamEnd::Unknown => UploadEnd::Unknown,
+        StreamEnd::NotRun => UploadEnd::NotRun,
+        StreamEnd::Dropped => UploadEnd::Dropped,
     }
 }
 

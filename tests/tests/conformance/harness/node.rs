@@ -26,6 +26,11 @@ async fn what_was_confirmed_survives_kill_and_restart() {
             let node = Node::start().await;
             let raw = Raw::open(node.uri()).await;
             raw.declare("jobs").await;
+            // RabbitMQ 3.10 answers a declaration before the queue's record is on the disk, and confirms messages of
+            // a queue that a kill then loses. What an orderly stop has written down stays.
+            node.restart().await;
+
+            let raw = Raw::open(node.uri()).await;
             let persistent = BasicProperties::default().with_delivery_mode(2);
             for job in [b"1", b"2"] {
                 raw.publish_with("", "jobs", job, persistent.clone())
@@ -48,8 +53,6 @@ async fn what_was_confirmed_survives_kill_and_restart() {
             assert_ne!(node.pid(), Some(first));
             let raw = Raw::open(node.uri()).await;
             raw.until_messages("jobs", 2).await;
-            node.restart().await;
-            let raw = Raw::open(node.uri()).await;
             assert_eq!(raw.next("jobs").await.data, b"1");
         },
     )
