@@ -1,6 +1,8 @@
 //! The allocations of a call, client and server each in a process of its own, against a budget: time
 //! cannot be tested on a busy machine, this can.
 //!
+//! The memory of a stream is counted in the same way.
+//!
 //! If a budget is exceeded for a reason, raise it to what is printed and a tenth more. If much
 //! of it is left, lower it.
 
@@ -85,5 +87,52 @@ async fn a_call_allocates_half_of_one_by_hand() {
         let [ours, by_hand] = [ours, by_hand].map(|counts| counts.iter().sum::<f64>());
         let most = by_hand * TO_BY_HAND;
         assert!(ours <= most, "{ours} > {most}");
+    }
+}
+
+/// The bytes that both ends of a stream hold when so many items of so many bytes are on their way or wait, and nobody reads
+/// them: those of the caller and those of the server.
+async fn held(side: &str, window: u64, size: u64) -> [u64; 2] {
+    let broker = Broker::start().await.expect("a broker");
+    let uri = broker.uri();
+    let held_peer = |arguments: &[&str]| {
+        Program::spawn(Command::new(env!("CARGO_BIN_EXE_held_peer")).args(arguments))
+    };
+    let mut server = held_peer(&["server", &uri, "held"]);
+    assert_eq!(server.line().await, "ready");
+    let (window, size) = (window.to_string(), size.to_string());
+    let mut caller = held_peer(&[side, &uri, "held", &window, &size]);
+    let line = caller.line().await;
+    let (ours, theirs) = line.split_once(' ').expect("two numbers");
+    let held = [ours, theirs].map(|bytes| bytes.parse().expect("a number"));
+    println!("{side}, {window} items of {size} bytes, caller and server: {held:?}");
+    held
+}
+
+/// A quarter more than the items, for the messages that they come in, and what a stream takes besides. The sender has sent
+/// its items, and keeps the buffer that they went through.
+fn most(window: u64, size: u64) -> u64 {
+    window * size * 5 / 4 + 64 * 1024
+}
+
+#[tokio::test]
+async fn a_reader_that_sleeps_holds_a_window_of_items() {
+    for (window, size) in [(64, 16_384), (1024, 1024), (16, 65_536)] {
+        let most = most(window, size);
+        for held in held("reader", window, size).await {
+            assert!(held <= most, "{held} > {most}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_method_that_sleeps_holds_a_window_of_items() {
+    // That of every upload.
+    let window = 32;
+    for size in [1024, 16_384, 65_536] {
+        let most = most(window, size);
+        for held in held("uploader", window, size).await {
+            assert!(held <= most, "{held} > {most}");
+        }
     }
 }

@@ -1,0 +1,117 @@
+//! The two ends of a stream, each a process of its own that knows how many bytes it has allocated and not freed.
+//!
+//! `held_peer server URI NAMESPACE` prints `ready` and serves.
+//! `held_peer reader URI NAMESPACE WINDOW SIZE` opens a stream of items of this size and sleeps. When it has so many bytes
+//! more as a window of them takes, it prints how many more it has, and how many more the server.
+//! `held_peer uploader URI NAMESPACE WINDOW SIZE` sends such items to a method that sleeps, and prints the same numbers.
+
+use std::alloc::System;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{self, Stream, StreamExt};
+use lepus::{Connection, Incoming, Server};
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+
+#[global_allocator]
+static COUNTED: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+#[lepus::service(name = "held")]
+trait Held {
+    /// Items of this size without an end.
+    fn items(&self, size: usize) -> impl Stream<Item = Bytes>;
+    /// Reads nothing.
+    async fn sleeps(&self, items: Incoming<Bytes>);
+    /// The bytes that this process holds.
+    async fn held(&self) -> u64;
+}
+
+struct Holder;
+
+impl Held for Holder {
+    fn items(&self, size: usize) -> impl Stream<Item = Bytes> {
+        items(size, Arc::default())
+    }
+
+    async fn sleeps(&self, items: Incoming<Bytes>) {
+        std::future::pending::<()>().await;
+        drop(items);
+    }
+
+    async fn held(&self) -> u64 {
+        held()
+    }
+}
+
+/// Items of this size, each allocated by itself, and counted.
+fn items(size: usize, count: Arc<AtomicU64>) -> impl Stream<Item = Bytes> + Send + 'static {
+    stream::repeat(()).map(move |()| {
+        count.fetch_add(1, Ordering::SeqCst);
+        Bytes::from(vec![7; size])
+    })
+}
+
+fn held() -> u64 {
+    let stats = COUNTED.stats();
+    (stats.bytes_allocated - stats.bytes_deallocated) as u64
+}
+
+#[tokio::main]
+async fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["server", uri, namespace] => {
+            let server = Server::new(&connect(uri, namespace).await).serve(HeldServer::new(Holder));
+            let _running = server.start().await.expect("a server");
+            println!("ready");
+            std::future::pending().await
+        }
+        ["reader", uri, namespace, window, size] => {
+            let (window, size) = (number(window), number(size));
+            let client = HeldClient::new(&connect(uri, namespace).await);
+            let before = [held(), client.held().await.expect("a reply")];
+            let call = client.items(size).window(window as u32);
+            let _sleeping = call.await.expect("a stream");
+            until(|| async { held() >= before[0] + (window * size) as u64 }).await;
+            report(&client, before).await;
+        }
+        ["uploader", uri, namespace, window, size] => {
+            let (window, size) = (number(window), number(size));
+            let client = HeldClient::new(&connect(uri, namespace).await);
+            let before = [held(), client.held().await.expect("a reply")];
+            let given = Arc::new(AtomicU64::new(0));
+            let call = client.sleeps(items(size, given)).into_future();
+            let _sending = tokio::spawn(call);
+            let due = before[1] + (window * size) as u64;
+            until(|| async { client.held().await.expect("a reply") >= due }).await;
+            report(&client, before).await;
+        }
+        _ => panic!("held_peer server|reader|uploader URI NAMESPACE [WINDOW SIZE]"),
+    }
+}
+
+fn number(text: &str) -> usize {
+    text.parse().expect("a number")
+}
+
+async fn connect(uri: &str, namespace: &str) -> Connection {
+    let builder = Connection::builder(uri).namespace(namespace);
+    builder.open().await.expect("a connection")
+}
+
+/// Waits, for as long as the test lets it, for something that nobody tells.
+async fn until<F: Future<Output = bool>>(is_so: impl Fn() -> F) {
+    while !is_so().await {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// The bytes that this process and the server hold beyond those before.
+async fn report(client: &HeldClient, before: [u64; 2]) {
+    let now = [held(), client.held().await.expect("a reply")];
+    let [ours, theirs] = [0, 1].map(|side| now[side].saturating_sub(before[side]));
+    println!("{ours} {theirs}");
+}
