@@ -20,8 +20,8 @@ use tower::service_fn;
 
 use crate::task::Task;
 
-/// What HTTP/2 has unless it is told otherwise; the window of a connection has no smaller size.
-const LEAST_WINDOW: usize = 65_535;
+/// The window of a connection, which HTTP/2 lets nobody make smaller. That of a stream may be.
+const LEAST_OF_CONNECTION: u32 = 65_535;
 /// gRPC's own bytes before each item.
 const PREFIX: usize = 5;
 
@@ -88,16 +88,17 @@ pub async fn serve(task: &Task) -> String {
 
 /// Reads one stream.
 ///
-/// A reader of gRPC gives no credit for items: its window is that of HTTP/2, in bytes. Here it is as large as that many
-/// items, but never less than HTTP/2's own, which holds thousands of small items: a reader with a small window waits
-/// less than those that count items do. Only the windows of this side count, because items go one way.
+/// A reader of gRPC gives no credit for items: its window is that of HTTP/2, in bytes, and here it is as large as that
+/// many items. So it bounds what is on its way as the others' windows do, but items may be cut anywhere, and what a
+/// server has encoded before it may send it is not bounded by it. Only the windows of this side count, because items go
+/// one way. A program that sets none has a window of 2 MiB.
 pub async fn read(task: &Task, window: u32) -> Streaming<Bytes> {
     let bytes = window as usize * (task.case.payload + PREFIX);
-    let bytes = u32::try_from(bytes.max(LEAST_WINDOW)).expect("a window of HTTP/2");
+    let bytes = u32::try_from(bytes).expect("a window of HTTP/2");
     let channel = Endpoint::from_shared(task.address.clone())
         .expect("an address")
         .initial_stream_window_size(bytes)
-        .initial_connection_window_size(bytes)
+        .initial_connection_window_size(bytes.max(LEAST_OF_CONNECTION))
         .connect()
         .await
         .expect("a connection");
