@@ -306,6 +306,7 @@ fn streaming(work: Work, payload: usize, window: u32) -> Comparison {
         (Contender::Naive, "lapin by hand", Place::RabbitMq),
         (Contender::Lepus, "Lepus", Place::RabbitMq),
         (Contender::Nats, "NATS by hand", Place::Nats),
+        (Contender::Tonic, Contender::Tonic.label(), Place::Nowhere),
     ];
     let is_there =
         |(contender, _, _): &(Contender, _, _)| contenders::left_out(*contender).is_none();

@@ -31,6 +31,8 @@ pub enum Contender {
     Amqprs,
     Tarpc,
     Nats,
+    /// Of streams only.
+    Tonic,
 }
 
 impl Contender {
@@ -53,6 +55,7 @@ impl Contender {
             Contender::Amqprs => "amqprs",
             Contender::Tarpc => "tarpc (no broker)",
             Contender::Nats => "NATS",
+            Contender::Tonic => "tonic (no broker)",
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod lepus;
 mod naive;
 pub mod nats;
 mod tarpc;
+pub mod tonic;
 mod tuned;
 
 use crate::load::Operation;

@@ -1,5 +1,6 @@
 //! Streams: items from a server to one reader, with Lepus, with a program on lapin that sends the same items and credit by
-//! hand, and with one on NATS. All three read with the same window.
+//! hand, and with one on NATS. All three read with the same window. tonic is beside them, without a broker and with a
+//! window in bytes.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use tokio::sync::Mutex;
 use lepus_tests::naive;
 
 use crate::contenders::lepus as ours;
-use crate::contenders::nats;
+use crate::contenders::{nats, tonic};
 use crate::load::Operation;
 use crate::measure::{Figure, Sample};
 use crate::process;
@@ -46,6 +47,7 @@ impl Feed for Source {
     }
 }
 
+/// Serves until the process ends; gives what a client has to know.
 pub async fn serve(task: &Task) -> String {
     match task.contender {
         Contender::Lepus => {
@@ -56,6 +58,7 @@ pub async fn serve(task: &Task) -> String {
             std::mem::forget(server.expect("a server"));
         }
         Contender::Nats => serve_nats(task).await,
+        Contender::Tonic => return tonic::serve(task).await,
         _ => serve_by_hand(task).await,
     }
     String::new()
@@ -79,6 +82,7 @@ pub async fn client(task: &Task, window: u32, others: usize) -> Operation {
             let reader = NatsReader::open(task, window).await;
             reading(task, reader)
         }
+        Contender::Tonic => reading(task, tonic::read(task, window).await),
         _ => {
             let reader = ReaderByHand::open(task, window).await;
             reading(task, reader)
@@ -308,5 +312,12 @@ impl Reader for NatsReader {
             self.grant(items).await;
         }
         item.payload.len()
+    }
+}
+
+impl Reader for ::tonic::Streaming<Bytes> {
+    async fn read(&mut self) -> usize {
+        let item = self.message().await.expect("an item");
+        item.expect("an item").len()
     }
 }
