@@ -13,6 +13,7 @@ pub(super) fn check(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>) {
     stream_can_be_sent(ctxt, contract, method);
     stream_is_opened_once(ctxt, method);
     takes_one_stream(ctxt, contract, method);
+    stream_ends_with_its_caller(ctxt, method);
     no_qualifiers(ctxt, method);
     not_generic(ctxt, method);
     shared_self(ctxt, method);
@@ -134,11 +135,20 @@ fn takes_one_stream(ctxt: &Ctxt, contract: &Contract<'_>, method: &Method<'_>) {
             "a oneway call ends when its request is sent, before any item: remove `oneway`",
         );
     }
-    if let Some(cancel) = method.options.cancel.as_ref().filter(|it| !it.value) {
-        ctxt.error_at(
-            cancel.span,
-            "no items come without a caller, so the method ends with it: remove `cancel`",
-        );
+}
+
+// Neither direction of a stream goes on without a caller.
+fn stream_ends_with_its_caller(ctxt: &Ctxt, method: &Method<'_>) {
+    let refused = method.options.cancel.as_ref().filter(|it| !it.value);
+    let text = if method.upload().is_some() {
+        "no items come without a caller, so the method ends with it: remove `cancel`"
+    } else if method.stream_item().is_some() {
+        "nobody reads the items without a caller, so the stream ends with it: remove `cancel`"
+    } else {
+        return;
+    };
+    if let Some(cancel) = refused {
+        ctxt.error_at(cancel.span, text);
     }
 }
 

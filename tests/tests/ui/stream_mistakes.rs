@@ -10,6 +10,8 @@ trait Service {
     fn at_most_once(&self) -> impl Stream<Item = u64>;
     #[rpc(idempotent)]
     fn idempotent(&self) -> impl Stream<Item = u64>;
+    #[rpc(cancel = false)]
+    fn outlives(&self) -> impl Stream<Item = u64>;
     fn borrowed(&self) -> impl Stream<Item = &str>;
     fn borrowed_value(&self) -> impl Stream<Item = Result<&[u8], String>>;
 }
