@@ -8,6 +8,7 @@ mod clients;
 mod python;
 mod streams;
 mod tutorials;
+mod uploads;
 
 /// The tutorials call this queue `rpc_queue` on every broker: one test at a time uses it.
 static RPC_QUEUE: Mutex<()> = Mutex::const_new(());
