@@ -4,6 +4,7 @@ use lepus_tests::Env;
 use lepus_tests::process::{Program, python};
 use tokio::sync::Mutex;
 
+mod both_ways;
 mod clients;
 mod python;
 mod streams;
