@@ -1,8 +1,9 @@
 //! Lepus on one side, Python on the other: every pattern, both directions, on each broker.
 
+use super::start;
 use lepus::control::{HealthStatus, ServedKind};
 use lepus::{Code, Discovery, Server, Status, Topic, jobs::TaskPool};
-use lepus_tests::process::{Program, Signal, example, python, python_is_available};
+use lepus_tests::process::{Program, Signal, example, python_is_available};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
 use serde::{Deserialize, Serialize};
@@ -88,10 +89,6 @@ impl Images for Resized {
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct LogLine {
     text: String,
-}
-
-fn start(env: &Env, script: &str, arguments: &[&str]) -> Program {
-    Program::spawn(python(script).args(arguments).env("AMQP_URL", &env.uri))
 }
 
 /// A script that goes on until it is told; returns when it says that it waits.

@@ -1,8 +1,9 @@
 //! Streams between Lepus and Python: items, credit, cancellation and ends, both ways, on each broker.
 
+use super::start;
 use futures_util::stream::{self, Stream, StreamExt};
 use lepus::{Code, Codec, Connection, Running, Server, Status};
-use lepus_tests::process::{Program, Signal, python, python_is_available};
+use lepus_tests::process::{Program, Signal, python_is_available};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
 use serde::{Deserialize, Serialize};
@@ -86,10 +87,6 @@ async fn serve(env: &Env) -> (Connection, Arc<Numbers>, Running) {
     let service = TickerServer::from_arc(Arc::clone(&numbers));
     let server = Server::new(&serving).serve(service).start().await.unwrap();
     (serving, numbers, server)
-}
-
-fn start(env: &Env, script: &str, arguments: &[&str]) -> Program {
-    Program::spawn(python(script).args(arguments).env("AMQP_URL", &env.uri))
 }
 
 async fn python_server(env: &Env) -> Program {

@@ -1,7 +1,8 @@
 //! The Python peers among themselves, on each broker. What they do there is what
 //! Lepus has to do with either of them.
 
-use lepus_tests::process::{Program, Signal, python, python_is_available};
+use super::start;
+use lepus_tests::process::{Program, Signal, python_is_available};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance};
 use std::os::unix::process::ExitStatusExt;
@@ -17,11 +18,6 @@ conformance!(
     jobs,
     events,
 );
-
-/// Starts a script against the broker of `env`.
-fn start(env: &Env, script: &str, arguments: &[&str]) -> Program {
-    Program::spawn(python(script).args(arguments).env("AMQP_URL", &env.uri))
-}
 
 /// A peer that goes on until it is told; returns when it is ready.
 async fn wait_for(env: &Env, script: &str, arguments: &[&str]) -> Program {
