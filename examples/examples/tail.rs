@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::stream::{self, Stream};
+use async_stream::stream;
+use futures_util::stream::Stream;
 use lepus::{CallError, Connection, Server};
 use lepus_examples::{ExampleBroker, ExampleError, logs};
 use tokio::sync::watch;
@@ -40,16 +41,21 @@ impl Drop for Reader {
 impl Log for LogFile {
     fn tail(&self, reader: String) -> impl Stream<Item = String> {
         println!(" [.] {reader}: open");
-        let start = (self.lines.clone(), 0, Reader(reader));
+        let (mut lines, reader) = (self.lines.clone(), Reader(reader));
         // Polled only while the reader has room, so that a slow reader needs no queue on this side.
-        stream::unfold(start, move |(mut lines, number, reader)| async move {
-            // An error means that the log is closed, and this reader has all of it.
-            let line = lines.wait_for(|lines| lines.len() > number).await.ok()?[number].clone();
-            if reader.0 == "slow" {
-                self.sent_to_slow.fetch_add(1, Ordering::SeqCst);
+        stream! {
+            for number in 0.. {
+                // An error means that the log is closed, and this reader has all of it.
+                let written = lines.wait_for(|lines| lines.len() > number).await;
+                let Some(line) = written.ok().map(|lines| lines[number].clone()) else {
+                    break;
+                };
+                if reader.0 == "slow" {
+                    self.sent_to_slow.fetch_add(1, Ordering::SeqCst);
+                }
+                yield line;
             }
-            Some((line, (lines, number + 1, reader)))
-        })
+        }
     }
 }
 

@@ -77,7 +77,7 @@ use proc_macro::TokenStream;
 /// | `oneway` | no | no reply: the call ends when the broker has the request; the method returns nothing |
 /// | `at_most_once` | no | the request is acknowledged before the method runs, not after: nothing of it is left if the server dies, and its caller times out |
 /// | `require_consumer` | no | a call fails at once, as *unserved*, if no server consumes the queue; without it, the request waits in the queue until its deadline |
-/// | `cancel = false` | `true` | the handler runs on if its caller gives the call up, and can ask `Context::is_cancelled()`; otherwise it is dropped at its next await |
+/// | `cancel = false` | `true` | the handler runs on if its caller gives the call up, and can ask `Context::is_cancelled()`; otherwise it is dropped at its next await. Not of a method with a stream, which ends with its caller |
 /// | `queue = "…"` | the service's | a separate queue for this method |
 /// | `default` | no | receives the requests that name no method; at most one method of the trait |
 /// | `params = "bare"` | `"named"` | the only argument is sent by itself, not in a map of arguments |

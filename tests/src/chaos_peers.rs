@@ -1,7 +1,7 @@
-//! Those who serve and those who work in the random run, in the test's process or in one of their
-//! own; a witness hears what they do.
+//! The servers and workers of the random run, in the test's process or in one of their own; a recorder is told what they
+//! do.
 
-use crate::chaos_sights::{Sight, Witness};
+use crate::chaos_events::{PeerEvent, Recorder};
 use futures_util::stream::{self, Stream, StreamExt};
 use lepus::{
     Code, Connection, Context, Event, Incoming, Job, RetryPolicy, Running, Server, Topic,
@@ -18,6 +18,8 @@ pub const LIMIT: usize = 256 * 1024;
 pub const BROKER_LIMIT: usize = 100_000;
 /// A message of this size is refused by the broker alone.
 pub const OVERSIZE: usize = 120_000;
+/// The number of streams that a server has at most: few, so that some are refused.
+pub const STREAMS: usize = 16;
 /// Attempts at a job. Those that a lost worker costs count too.
 pub const ATTEMPTS: u32 = 40;
 /// The longest pause between attempts to reconnect.
@@ -82,11 +84,11 @@ struct Places {
 struct Place<'a>(&'a Places);
 
 impl Places {
-    fn take<'a>(&'a self, witness: &dyn Witness) -> Place<'a> {
+    fn take<'a>(&'a self, recorder: &dyn Recorder) -> Place<'a> {
         let now = self.at_work.fetch_add(1, Ordering::SeqCst) + 1;
         if now > u32::from(self.most) {
             let most = self.most;
-            witness.hears(Sight::Wrong(format!(
+            recorder.record(PeerEvent::Wrong(format!(
                 "9: {now} handlers at work, of {most}"
             )));
         }
@@ -101,11 +103,11 @@ impl Drop for Place<'_> {
 }
 
 struct Serving {
-    witness: Arc<dyn Witness>,
+    recorder: Arc<dyn Recorder>,
     places: Places,
 }
 
-/// A handler of a call, from its begin to its end.
+/// A handler of a call, from its start to its end.
 struct Called<'a> {
     serving: &'a Serving,
     id: u64,
@@ -117,12 +119,14 @@ impl Drop for Called<'_> {
     fn drop(&mut self) {
         if self.context.is_cancelled() {
             let id = self.id;
-            self.serving.witness.hears(Sight::CallCancelled { id });
+            self.serving
+                .recorder
+                .record(PeerEvent::CallCancelled { id });
         }
     }
 }
 
-/// A stream of the method, from its begin to its end.
+/// A stream of the method, from its start to its end.
 struct Streamed<'a> {
     serving: &'a Serving,
     id: u64,
@@ -132,11 +136,13 @@ struct Streamed<'a> {
 impl Drop for Streamed<'_> {
     fn drop(&mut self) {
         let (id, sent) = (self.id, self.sent);
-        self.serving.witness.hears(Sight::StreamEnded { id, sent });
+        self.serving
+            .recorder
+            .record(PeerEvent::StreamEnded { id, sent });
     }
 }
 
-/// The items of an upload, from the begin of its method to its end.
+/// The items of an upload, from the start of its method to its end.
 struct Uploaded<'a> {
     serving: &'a Serving,
     id: u64,
@@ -148,8 +154,8 @@ impl Drop for Uploaded<'_> {
     fn drop(&mut self) {
         let (id, read, is_whole) = (self.id, self.items.items(), self.is_whole);
         self.serving
-            .witness
-            .hears(Sight::UploadEnded { id, read, is_whole });
+            .recorder
+            .record(PeerEvent::UploadEnded { id, read, is_whole });
     }
 }
 
@@ -183,14 +189,14 @@ impl Uploaded<'_> {
     }
 
     fn complain(&self, text: String) {
-        let wrong = Sight::Wrong(format!("18: upload {} {text}", self.id));
-        self.serving.witness.hears(wrong);
+        let wrong = PeerEvent::Wrong(format!("18: upload {} {text}", self.id));
+        self.serving.recorder.record(wrong);
     }
 }
 
 impl Serving {
     fn upload(&self, id: u64, items: Incoming<(u64, u64)>) -> Uploaded<'_> {
-        self.witness.hears(Sight::UploadRun { id });
+        self.recorder.record(PeerEvent::UploadRun { id });
         Uploaded {
             serving: self,
             id,
@@ -204,14 +210,14 @@ impl Serving {
             serving: self,
             id,
             context: Context::current(),
-            _place: self.places.take(&*self.witness),
+            _place: self.places.take(&*self.recorder),
         }
     }
 
     async fn run(&self, id: u64) {
         let context = Context::current();
         let late = context.deadline().map(|deadline| deadline.elapsed());
-        self.witness.hears(Sight::CallRun {
+        self.recorder.record(PeerEvent::CallRun {
             id,
             redelivered: context.redelivered(),
             late: late.unwrap_or_default(),
@@ -268,7 +274,7 @@ impl Chaos for Serving {
     }
 
     fn numbered(&self, id: u64, length: u64) -> impl Stream<Item = Result<(u64, u64), OwnEnd>> {
-        self.witness.hears(Sight::StreamRun { id });
+        self.recorder.record(PeerEvent::StreamRun { id });
         let (serving, sent) = (self, 0);
         let mut streamed = Streamed { serving, id, sent };
         let items = stream::iter(0..length).map(move |number| {
@@ -298,7 +304,7 @@ impl Chaos for Serving {
         id: u64,
         items: Incoming<(u64, u64)>,
     ) -> impl Stream<Item = Result<(u64, u64), OwnEnd>> {
-        self.witness.hears(Sight::StreamRun { id });
+        self.recorder.record(PeerEvent::StreamRun { id });
         let (serving, sent) = (self, 0);
         let begun = (self.upload(id, items), Streamed { serving, id, sent });
         let items = stream::unfold(begun, async |(mut upload, mut streamed)| {
@@ -318,16 +324,16 @@ impl Chaos for Serving {
 pub async fn serve(
     connection: &Connection,
     concurrency: u16,
-    witness: Arc<dyn Witness>,
+    recorder: Arc<dyn Recorder>,
 ) -> Result<Running, lepus::Error> {
     let (at_work, most) = (AtomicU32::new(0), concurrency);
     let serving = Serving {
-        witness,
+        recorder,
         places: Places { at_work, most },
     };
     let service = ChaosServer::new(serving).concurrency(concurrency);
     // Few, so that some are refused.
-    let server = Server::new(connection).serve(service).streams(16);
+    let server = Server::new(connection).serve(service).streams(STREAMS);
     server.start().await
 }
 
@@ -406,16 +412,16 @@ pub const KEY: &str = "task";
 pub async fn attend(
     connection: &Connection,
     concurrency: u16,
-    witness: Arc<dyn Witness>,
+    recorder: Arc<dyn Recorder>,
 ) -> Result<Running, lepus::Error> {
     let (at_work, most) = (AtomicU32::new(0), concurrency);
     let places = Arc::new(Places { at_work, most });
     let handler = move |event: Event<Task>| {
-        let (witness, places) = (Arc::clone(&witness), Arc::clone(&places));
+        let (recorder, places) = (Arc::clone(&recorder), Arc::clone(&places));
         async move {
-            let _place = places.take(&*witness);
+            let _place = places.take(&*recorder);
             let id = event.payload().id;
-            witness.hears(Sight::JobRun {
+            recorder.record(PeerEvent::JobRun {
                 id,
                 redelivered: event.redelivered(),
                 attempt: event.attempt(),
@@ -423,7 +429,7 @@ pub async fn attend(
             if id.is_multiple_of(3) {
                 tokio::time::sleep(Duration::from_millis(id % 20)).await;
             }
-            witness.hears(Sight::JobDone { id });
+            recorder.record(PeerEvent::JobDone { id });
         }
     };
     let members = events().subscribe(connection).bind(KEY).shared(GROUP);
@@ -438,16 +444,16 @@ pub async fn work(
     connection: &Connection,
     queue: &WorkQueue<Task>,
     concurrency: u16,
-    witness: Arc<dyn Witness>,
+    recorder: Arc<dyn Recorder>,
 ) -> Result<Running, lepus::Error> {
     let (at_work, most) = (AtomicU32::new(0), concurrency);
     let places = Arc::new(Places { at_work, most });
     let handler = move |job: Job<Task>| {
-        let (witness, places) = (Arc::clone(&witness), Arc::clone(&places));
+        let (recorder, places) = (Arc::clone(&recorder), Arc::clone(&places));
         async move {
-            let _place = places.take(&*witness);
+            let _place = places.take(&*recorder);
             let Task { id, fate, .. } = *job.payload();
-            witness.hears(Sight::JobRun {
+            recorder.record(PeerEvent::JobRun {
                 id,
                 redelivered: job.redelivered(),
                 attempt: job.attempt(),
@@ -465,7 +471,7 @@ pub async fn work(
                 }
                 _ => {}
             }
-            witness.hears(Sight::JobDone { id });
+            recorder.record(PeerEvent::JobDone { id });
             Ok::<(), JobError>(())
         }
     };

@@ -5,8 +5,8 @@
 //! embedded broker and on RabbitMQ. `tests/run` provides RabbitMQ and says at the
 //! end what was covered.
 
+pub mod chaos_events;
 pub mod chaos_peers;
-pub mod chaos_sights;
 pub mod cluster;
 pub mod deadline;
 pub mod env;

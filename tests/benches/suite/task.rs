@@ -31,7 +31,7 @@ pub enum Contender {
     Amqprs,
     Tarpc,
     Nats,
-    /// Of streams only.
+    /// Measured with streams only.
     Tonic,
 }
 

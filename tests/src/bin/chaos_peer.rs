@@ -3,11 +3,11 @@
 //!
 //!     chaos_peer URI NAMESPACE CONCURRENCY
 //!
-//! Prints what its witness hears, a line each; `ready` when it serves and works. Ends on SIGTERM.
+//! Prints what its recorder is told, a line each; `ready` when it serves and works. Ends on SIGTERM.
 
 use lepus::{Connection, Running};
+use lepus_tests::chaos_events::{PeerEvent, Recorder};
 use lepus_tests::chaos_peers::{CAP, LIMIT, Queues, serve, work};
-use lepus_tests::chaos_sights::{Sight, Witness};
 use lepus_tests::deadline::TEST_LIMIT;
 use lepus_tests::eventually::within;
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use std::time::Duration;
 
 struct Aloud;
 
-impl Witness for Aloud {
-    fn hears(&self, sight: Sight) {
-        println!("{sight}");
+impl Recorder for Aloud {
+    fn record(&self, event: PeerEvent) {
+        println!("{event}");
     }
 }
 

@@ -1,8 +1,9 @@
 //! The two ends of a stream, each a process of its own that knows how many bytes it has allocated and not freed.
 //!
 //! `held_peer server URI NAMESPACE` prints `ready` and serves.
-//! `held_peer reader URI NAMESPACE WINDOW SIZE` opens a stream of items of this size and sleeps. When it has so many bytes
-//! more as a window of them takes, it prints how many more it has, and how many more the server.
+//! `held_peer reader URI NAMESPACE WINDOW SIZE` opens a stream of items of this size and sleeps. When the bytes that it holds
+//! have grown by a window of items, it prints by how many they have grown, the same number of the server, and the number
+//! of items that were made.
 //! `held_peer uploader URI NAMESPACE WINDOW SIZE` sends such items to a method that sleeps, and prints the same numbers.
 
 use std::alloc::System;
@@ -24,15 +25,18 @@ trait Held {
     fn items(&self, size: usize) -> impl Stream<Item = Bytes>;
     /// Reads nothing.
     async fn sleeps(&self, items: Incoming<Bytes>);
-    /// The bytes that this process holds.
-    async fn held(&self) -> u64;
+    /// The bytes that this process holds, and the items that it has made.
+    async fn held(&self) -> (u64, u64);
 }
 
-struct Holder;
+#[derive(Default)]
+struct Holder {
+    made: Arc<AtomicU64>,
+}
 
 impl Held for Holder {
     fn items(&self, size: usize) -> impl Stream<Item = Bytes> {
-        items(size, Arc::default())
+        items(size, Arc::clone(&self.made))
     }
 
     async fn sleeps(&self, items: Incoming<Bytes>) {
@@ -40,8 +44,8 @@ impl Held for Holder {
         drop(items);
     }
 
-    async fn held(&self) -> u64 {
-        held()
+    async fn held(&self) -> (u64, u64) {
+        (held(), self.made.load(Ordering::SeqCst))
     }
 }
 
@@ -64,7 +68,8 @@ async fn main() {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["server", uri, namespace] => {
-            let server = Server::new(&connect(uri, namespace).await).serve(HeldServer::new(Holder));
+            let server = Server::new(&connect(uri, namespace).await)
+                .serve(HeldServer::new(Holder::default()));
             let _running = server.start().await.expect("a server");
             println!("ready");
             std::future::pending().await
@@ -72,22 +77,24 @@ async fn main() {
         ["reader", uri, namespace, window, size] => {
             let (window, size) = (number(window), number(size));
             let client = HeldClient::new(&connect(uri, namespace).await);
-            let before = [held(), client.held().await.expect("a reply")];
+            let before = both(&client).await;
             let call = client.items(size).window(window as u32);
             let _sleeping = call.await.expect("a stream");
-            until(|| async { held() >= before[0] + (window * size) as u64 }).await;
-            report(&client, before).await;
+            until(|| async { held() >= before.ours + (window * size) as u64 }).await;
+            let now = settled(&client).await;
+            report(before, &now, now.made);
         }
         ["uploader", uri, namespace, window, size] => {
             let (window, size) = (number(window), number(size));
             let client = HeldClient::new(&connect(uri, namespace).await);
-            let before = [held(), client.held().await.expect("a reply")];
-            let given = Arc::new(AtomicU64::new(0));
-            let call = client.sleeps(items(size, given)).into_future();
+            let before = both(&client).await;
+            let made = Arc::new(AtomicU64::new(0));
+            let call = client.sleeps(items(size, Arc::clone(&made))).into_future();
             let _sending = tokio::spawn(call);
-            let due = before[1] + (window * size) as u64;
-            until(|| async { client.held().await.expect("a reply") >= due }).await;
-            report(&client, before).await;
+            let due = before.theirs + (window * size) as u64;
+            until(|| async { both(&client).await.theirs >= due }).await;
+            let now = settled(&client).await;
+            report(before, &now, made.load(Ordering::SeqCst));
         }
         _ => panic!("held_peer server|reader|uploader URI NAMESPACE [WINDOW SIZE]"),
     }
@@ -109,9 +116,29 @@ async fn until<F: Future<Output = bool>>(is_so: impl Fn() -> F) {
     }
 }
 
-/// The bytes that this process and the server hold beyond those before.
-async fn report(client: &HeldClient, before: [u64; 2]) {
-    let now = [held(), client.held().await.expect("a reply")];
-    let [ours, theirs] = [0, 1].map(|side| now[side].saturating_sub(before[side]));
-    println!("{ours} {theirs}");
+/// The bytes that this process and the server hold, and the items that the server has made.
+struct Both {
+    ours: u64,
+    theirs: u64,
+    made: u64,
+}
+
+async fn both(client: &HeldClient) -> Both {
+    let (theirs, made) = client.held().await.expect("a reply");
+    let ours = held();
+    Both { ours, theirs, made }
+}
+
+/// The same, after a hundred calls over the same connections: a sender that does not keep to its credit sends on meanwhile.
+async fn settled(client: &HeldClient) -> Both {
+    for _ in 0..100 {
+        both(client).await;
+    }
+    both(client).await
+}
+
+fn report(before: Both, now: &Both, made: u64) {
+    let ours = now.ours.saturating_sub(before.ours);
+    let theirs = now.theirs.saturating_sub(before.theirs);
+    println!("{ours} {theirs} {made}");
 }

@@ -6,4 +6,5 @@ mod ends;
 mod logs;
 mod logs_of_lapin;
 mod spans;
+mod tasks;
 mod threads;

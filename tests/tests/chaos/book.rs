@@ -4,8 +4,8 @@
 
 use crate::streams::StreamBook;
 use crate::uploads::UploadBook;
+use lepus_tests::chaos_events::{PeerEvent, Recorder};
 use lepus_tests::chaos_peers::ATTEMPTS;
-use lepus_tests::chaos_sights::{Sight, Witness};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard};
@@ -287,18 +287,18 @@ impl Book {
         self.pages().lost_there += 1;
     }
 
-    /// Notes a sight of a process. Those that were frozen may begin anything late.
-    pub fn process_told(&self, mut sight: Sight, was_frozen: bool) {
-        match &mut sight {
-            Sight::JobRun {
+    /// Notes a event of a process. Those that were frozen may begin anything late.
+    pub fn process_told(&self, mut event: PeerEvent, was_frozen: bool) {
+        match &mut event {
+            PeerEvent::JobRun {
                 redelivered: true, ..
             } => self.pages().redelivered_there += 1,
-            Sight::CallRun { late, .. } if was_frozen => *late = Duration::ZERO,
-            Sight::StreamRun { id } => return self.streams.run(*id, true),
-            Sight::UploadRun { id } => return self.uploads.run(*id, true),
+            PeerEvent::CallRun { late, .. } if was_frozen => *late = Duration::ZERO,
+            PeerEvent::StreamRun { id } => return self.streams.run(*id, true),
+            PeerEvent::UploadRun { id } => return self.uploads.run(*id, true),
             _ => {}
         }
-        self.hears(sight);
+        self.record(event);
     }
 
     /// The number of times that a process lost what it had in hand, and the jobs delivered to one again.
@@ -402,10 +402,10 @@ impl Book {
     }
 }
 
-impl Witness for Book {
-    fn hears(&self, sight: Sight) {
-        match sight {
-            Sight::CallRun {
+impl Recorder for Book {
+    fn record(&self, event: PeerEvent) {
+        match event {
+            PeerEvent::CallRun {
                 id,
                 redelivered,
                 late,
@@ -415,20 +415,20 @@ impl Witness for Book {
                     self.complain(format!("11: call {id} began {late:?} after its deadline"));
                 }
             }
-            Sight::CallCancelled { id } => self.call_cancelled(id),
-            Sight::StreamRun { id } => self.streams.run(id, false),
-            Sight::StreamEnded { id, sent } => self.streams.run_ended(id, sent),
-            Sight::UploadRun { id } => self.uploads.run(id, false),
-            Sight::UploadEnded { id, read, is_whole } => {
+            PeerEvent::CallCancelled { id } => self.call_cancelled(id),
+            PeerEvent::StreamRun { id } => self.streams.run(id, false),
+            PeerEvent::StreamEnded { id, sent } => self.streams.run_ended(id, sent),
+            PeerEvent::UploadRun { id } => self.uploads.run(id, false),
+            PeerEvent::UploadEnded { id, read, is_whole } => {
                 self.uploads.run_ended(id, read, is_whole);
             }
-            Sight::JobRun {
+            PeerEvent::JobRun {
                 id,
                 redelivered,
                 attempt,
             } => self.job_run(id, redelivered, attempt),
-            Sight::JobDone { id } => self.job_done(id),
-            Sight::Wrong(what) => self.complain(what),
+            PeerEvent::JobDone { id } => self.job_done(id),
+            PeerEvent::Wrong(what) => self.complain(what),
         }
     }
 }
@@ -649,7 +649,7 @@ mod tests {
         book.call_ended(1, End::Done);
         book.call(2, "dropped", Runs::AtMostOnce, SECOND);
         book.call_run(2, false);
-        book.hears(Sight::CallCancelled { id: 2 });
+        book.record(PeerEvent::CallCancelled { id: 2 });
         book.call_ended(2, End::Dropped);
         assert_eq!(book.dropped(), (1, 1));
         book.push(1, Fate::Done, SECOND);
@@ -667,22 +667,22 @@ mod tests {
         let stories: [(&str, Story); 11] = [
             ("1", |_| {}),
             ("15", |book| {
-                book.hears(Sight::CallCancelled { id: 1 });
+                book.record(PeerEvent::CallCancelled { id: 1 });
                 book.call_ended(1, End::Unknown);
             }),
             ("15", |book| {
                 book.call_run(1, false);
-                book.hears(Sight::CallCancelled { id: 1 });
+                book.record(PeerEvent::CallCancelled { id: 1 });
                 book.call_ended(1, End::Done);
             }),
             ("8", |book| {
                 book.call_run(1, false);
                 book.call_run(1, true);
-                book.hears(Sight::CallCancelled { id: 1 });
+                book.record(PeerEvent::CallCancelled { id: 1 });
                 book.call_ended(1, End::Dropped);
             }),
             ("11", |book| {
-                book.hears(Sight::CallRun {
+                book.record(PeerEvent::CallRun {
                     id: 1,
                     redelivered: false,
                     late: 2 * LATE,

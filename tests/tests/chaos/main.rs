@@ -25,7 +25,7 @@ use lepus::Connection;
 use lepus_broker::Broker;
 use lepus_tests::Env;
 use lepus_tests::chaos_peers::{
-    self, ATTEMPTS, BROKER_LIMIT, CAP, GROUP, Going, KEY, LIMIT, OVERSIZE, Queues, Task,
+    self, ATTEMPTS, BROKER_LIMIT, CAP, GROUP, Going, KEY, LIMIT, OVERSIZE, Queues, STREAMS, Task,
 };
 use lepus_tests::env::{On, run_with};
 use lepus_tests::eventually::{while_it_moves, within};
@@ -330,6 +330,7 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
     while let Some(ended) = children.join_next().await {
         ended.expect("a process ends in order");
     }
+    permits_are_back(&world, &book).await;
     for running in running {
         running.stop().await.expect("an orderly end");
     }
@@ -388,6 +389,18 @@ async fn chaos(env: Env, seed: u64, time: Duration) {
         if open == 0 { Ok(()) } else { Err(open) }
     })
     .await;
+    if let Some(broker) = env.embedded() {
+        within("no queue of a connection is left", REST, || async {
+            let queues = broker.queues().into_iter().map(|queue| queue.name);
+            let left: Vec<_> = queues.filter(|name| name.contains("lepus.")).collect();
+            if left.is_empty() {
+                Ok(())
+            } else {
+                Err(left.join(", "))
+            }
+        })
+        .await;
+    }
     let violations = book.violations();
     assert!(
         violations.is_empty(),
@@ -464,6 +477,41 @@ async fn streams_again(world: &World, book: &Arc<Book>) {
             (end == UploadEnd::Answered).then_some(())
         })
         .await;
+    }
+}
+
+/// 17: the servers of this process have room for all the streams that they may have. The broker gives the requests to both,
+/// so some are refused by one that is full already.
+async fn permits_are_back(world: &World, book: &Book) {
+    const LENGTH: u64 = 1_000;
+    let chaos = chaos_peers::ChaosClient::new(&world.callers()[0]);
+    let all = world.servers().len() * STREAMS;
+    let mut held = Vec::new();
+    let open_all = async {
+        let mut next = u64::MAX / 4;
+        while held.len() < all {
+            next += 1;
+            book.streams.open(next, LENGTH);
+            match chaos.numbered(next, LENGTH).window(1).await {
+                Ok(stream) => held.push((next, stream)),
+                Err(error) => {
+                    let may_have_run = error.rpc().is_none_or(lepus::Error::may_have_executed);
+                    let end = match may_have_run {
+                        true => StreamEnd::Unknown,
+                        false => StreamEnd::NotRun,
+                    };
+                    book.streams.ended(next, end);
+                }
+            }
+        }
+    };
+    if tokio::time::timeout(REST, open_all).await.is_err() {
+        let open = held.len();
+        book.complain(format!("17: {open} of {all} streams can be opened"));
+    }
+    for (id, stream) in held {
+        drop(stream);
+        book.streams.ended(id, StreamEnd::Dropped);
     }
 }
 

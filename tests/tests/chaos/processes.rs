@@ -96,7 +96,7 @@ pub async fn keep(
 
 fn tell(line: &str, was_frozen: bool, book: &Book) {
     match line.parse() {
-        Ok(sight) => book.process_told(sight, was_frozen),
+        Ok(event) => book.process_told(event, was_frozen),
         Err(_) if line == "ready" => {}
         Err(error) => book.complain(error),
     }

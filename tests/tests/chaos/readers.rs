@@ -39,9 +39,16 @@ struct Plan {
     leaves_after: Option<u64>,
     /// One item of so many is waited with.
     pause_each: Option<u64>,
-    /// The items are sent first, with such pauses.
-    echo: Option<Option<u64>>,
+    source: Source,
     dice: Dice,
+}
+
+/// The method that the items come from.
+enum Source {
+    /// It makes them.
+    Numbered,
+    /// It sends those back that the reader sends, with a pause each time after so many.
+    Echoed { pause_each: Option<u64> },
 }
 
 /// Reads one stream to its end.
@@ -53,7 +60,7 @@ pub async fn read_one(chaos: &ChaosClient, book: &Arc<Book>, id: u64, length: u6
         limit: Duration::from_secs(5),
         leaves_after: None,
         pause_each: None,
-        echo: None,
+        source: Source::Numbered,
         dice: Dice::of(id, "the pace of a stream"),
     };
     plan.follow(chaos, book).await
@@ -69,7 +76,12 @@ impl Plan {
             limit: dice.millis(300, 3_000),
             leaves_after: (dice.below(4) == 0).then(|| dice.below(length + 1)),
             pause_each: uploaders::pause_each(dice),
-            echo: (dice.below(3) == 0).then(|| uploaders::pause_each(dice)),
+            source: match dice.below(3) {
+                0 => Source::Echoed {
+                    pause_each: uploaders::pause_each(dice),
+                },
+                _ => Source::Numbered,
+            },
             dice: Dice::of(id, "the pace of a stream"),
         }
     }
@@ -77,13 +89,13 @@ impl Plan {
     async fn follow(mut self, chaos: &ChaosClient, book: &Arc<Book>) -> StreamEnd {
         let (id, length) = (self.id, self.length);
         book.streams.open(id, length);
-        let end = match self.echo {
-            None => {
+        let end = match self.source {
+            Source::Numbered => {
                 let call = chaos.numbered(id, length).window(self.window);
                 self.read(call.timeout(self.limit), book).await
             }
-            Some(pause_each) => {
-                let items = uploaders::items(Arc::clone(book), id, length, pause_each);
+            Source::Echoed { pause_each } => {
+                let items = uploaders::items(Arc::clone(book), id, (length, length), pause_each);
                 let call = chaos.echoed(id, items).window(self.window);
                 let end = self.read(call.timeout(self.limit), book).await;
                 book.uploads.ended(id, uploaded(end));
@@ -164,12 +176,17 @@ fn own(id: u64, error: &OwnEnd, book: &Book) -> StreamEnd {
 }
 
 /// Faults of the network and of processes end a stream by a loss or by the end of its server, and by nothing else: an
-/// error that does not decode would be an item that was lost or doubled.
+/// error that does not decode, or a broken rule of streams, would be an item that was lost or doubled.
 fn is_expected(id: u64, error: &lepus::Error, book: &Book) {
+    if !is_fault(error) {
+        book.complain(format!("16: stream {id} is ended by {error}"));
+    }
+}
+
+/// Whether an error is the loss of a connection, or the end of a server.
+pub fn is_fault(error: &lepus::Error) -> bool {
     let is_status = error
         .code()
         .is_some_and(|code| matches!(code, lepus::Code::Unavailable | lepus::Code::Aborted));
-    if !error.is_disconnected() && !is_status {
-        book.complain(format!("16: stream {id} is ended by {error}"));
-    }
+    error.is_disconnected() || is_status
 }

@@ -3,11 +3,11 @@
 use crate::actors::Shift;
 use crate::book::Book;
 use crate::dice::Dice;
-use crate::readers::STILL;
+use crate::readers::{STILL, is_fault};
 use crate::uploads::UploadEnd;
 use futures_util::future::join_all;
 use futures_util::stream::{self, Stream};
-use lepus::{CallError, Connection};
+use lepus::{CallError, Code, Connection};
 use lepus_tests::chaos_peers::{ChaosClient, OwnEnd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,7 +69,8 @@ impl Plan {
 
     async fn follow(self, chaos: &ChaosClient, book: &Arc<Book>) -> UploadEnd {
         let (id, length) = (self.id, self.length);
-        let items = items(Arc::clone(book), id, length, self.pause_each);
+        let due = length.min(self.most);
+        let items = items(Arc::clone(book), id, (length, due), self.pause_each);
         let call = chaos.gathered(id, self.most, items).timeout(self.limit);
         let patience = self.patience.unwrap_or(STILL);
         let end = match tokio::time::timeout(patience, call.into_future()).await {
@@ -103,7 +104,10 @@ impl Plan {
                 UploadEnd::Answered
             }
             Err(CallError::Rpc(error)) => {
-                if error.is_decode() {
+                // It was not opened: in time, at all, or because the server has as many as it may.
+                let is_refused = error.code() == Some(Code::ResourceExhausted);
+                let is_unopened = error.is_timeout() || error.is_unroutable() || is_refused;
+                if !is_fault(&error) && !is_unopened {
                     book.complain(format!("18: upload {id} is ended by {error}"));
                 }
                 if error.may_have_executed() {
@@ -135,14 +139,14 @@ impl Drop for Source {
     }
 }
 
-/// The items of an upload, which begins with this.
+/// So many items of an upload, which begins with this. Its method reads as many as are due, if nothing goes wrong.
 pub fn items(
     book: Arc<Book>,
     id: u64,
-    length: u64,
+    (length, due): (u64, u64),
     pause_each: Option<u64>,
 ) -> impl Stream<Item = (u64, u64)> + Send + 'static {
-    book.uploads.begin(id, length);
+    book.uploads.begin(id, length, due);
     let source = Source {
         book,
         id,

@@ -23,6 +23,8 @@ pub enum UploadEnd {
 struct UploadEntry {
     /// The number of items of the whole upload.
     length: u64,
+    /// The number of items that the method reads, if it is answered.
+    due: u64,
     /// The number of items that the caller's stream has given, once it was dropped.
     given: Option<u64>,
     end: Option<UploadEnd>,
@@ -53,10 +55,11 @@ impl UploadBook {
         self.0.lock().expect("no panic under a lock")
     }
 
-    /// A caller begins an upload of so many items.
-    pub fn begin(&self, id: u64, length: u64) {
+    /// A caller begins an upload of so many items, of which the method reads as many as are due.
+    pub fn begin(&self, id: u64, length: u64, due: u64) {
         let entry = UploadEntry {
             length,
+            due,
             given: None,
             end: None,
         };
@@ -135,7 +138,12 @@ impl UploadBook {
 }
 
 fn judge(id: u64, entry: &UploadEntry, runs: &[UploadRun], found: &mut Vec<String>) {
-    let UploadEntry { length, given, end } = entry;
+    let UploadEntry {
+        length,
+        due,
+        given,
+        end,
+    } = entry;
     match end {
         None => found.push(format!("18: upload {id} has not ended for its caller")),
         Some(UploadEnd::Answered) if runs.is_empty() => {
@@ -163,6 +171,11 @@ fn judge(id: u64, entry: &UploadEntry, runs: &[UploadRun], found: &mut Vec<Strin
             Some((read, true)) if read != *length => {
                 found.push(format!(
                     "18: upload {id} was whole after {read} of {length} items"
+                ));
+            }
+            Some((read, _)) if *end == Some(UploadEnd::Answered) && read != *due => {
+                found.push(format!(
+                    "18: upload {id} was answered after {read} items instead of {due}"
                 ));
             }
             None if !run.may_be_killed => {
@@ -213,23 +226,23 @@ mod tests {
         let book = UploadBook::default();
         let ends = [
             (UploadEnd::Answered, 3, true),
-            // Early.
+            // The method answers before the end of the items.
             (UploadEnd::Answered, 1, false),
             (UploadEnd::Unknown, 2, false),
             (UploadEnd::Dropped, 0, false),
         ];
         for (id, (end, read, is_whole)) in (1..).zip(ends) {
-            book.begin(id, 3);
+            book.begin(id, 3, read);
             book.run(id, false);
             assert_eq!(book.running(), 2);
             book.source_dropped(id, 3);
             book.ended(id, end);
             book.run_ended(id, read, is_whole);
         }
-        book.begin(5, 3);
+        book.begin(5, 3, 3);
         book.source_dropped(5, 0);
         book.ended(5, UploadEnd::NotRun);
-        book.begin(6, 3);
+        book.begin(6, 3, 3);
         book.run(6, true);
         book.source_dropped(6, 1);
         book.ended(6, UploadEnd::Unknown);
@@ -239,9 +252,9 @@ mod tests {
     #[test]
     fn each_wrong_of_an_upload_is_seen() {
         type Story = fn(&UploadBook);
-        let stories: [(&str, Story); 11] = [
+        let stories: [(&str, Story); 12] = [
             ("18", |book| book.source_dropped(1, 0)),
-            // The stream is held.
+            // The caller's stream is not dropped.
             ("18", |book| book.ended(1, UploadEnd::Dropped)),
             ("18", |book| {
                 book.ended(1, UploadEnd::Dropped);
@@ -254,14 +267,14 @@ mod tests {
                 book.ended(1, UploadEnd::Unknown);
             }),
             ("18", |book| {
-                // More than were given.
+                // The method has read more items than were given.
                 book.run(1, false);
                 book.run_ended(1, 2, false);
                 book.source_dropped(1, 1);
                 book.ended(1, UploadEnd::Unknown);
             }),
             ("18", |book| {
-                // The end before the last item.
+                // The end comes before the last item.
                 book.run(1, false);
                 book.run_ended(1, 2, true);
                 book.source_dropped(1, 3);
@@ -278,6 +291,13 @@ mod tests {
                 book.run_ended(1, 0, false);
                 book.source_dropped(1, 0);
                 book.ended(1, UploadEnd::Dropped);
+            }),
+            ("18", |book| {
+                // The method answers before it has read all that it should.
+                book.run(1, false);
+                book.run_ended(1, 2, false);
+                book.source_dropped(1, 3);
+                book.ended(1, UploadEnd::Answered);
             }),
             ("2", |book| {
                 book.source_dropped(1, 3);
@@ -297,7 +317,7 @@ mod tests {
         ];
         for (story, (number, happens)) in stories.into_iter().enumerate() {
             let book = UploadBook::default();
-            book.begin(1, 3);
+            book.begin(1, 3, 3);
             happens(&book);
             assert_eq!(numbers(&book), [number], "story {story}");
         }

@@ -90,8 +90,8 @@ async fn a_call_allocates_half_of_one_by_hand() {
     }
 }
 
-/// The bytes that both ends of a stream hold when so many items of so many bytes are on their way or wait, and nobody reads
-/// them: those of the caller and those of the server.
+/// The bytes that both ends of a stream hold, those of the caller and those of the server, when a window of items of this
+/// size was sent and nobody reads them. No further item is made.
 async fn held(side: &str, window: u64, size: u64) -> [u64; 2] {
     let broker = Broker::start().await.expect("a broker");
     let uri = broker.uri();
@@ -100,13 +100,17 @@ async fn held(side: &str, window: u64, size: u64) -> [u64; 2] {
     };
     let mut server = held_peer(&["server", &uri, "held"]);
     assert_eq!(server.line().await, "ready");
-    let (window, size) = (window.to_string(), size.to_string());
-    let mut caller = held_peer(&[side, &uri, "held", &window, &size]);
+    let arguments = [window.to_string(), size.to_string()];
+    let mut caller = held_peer(&[side, &uri, "held", &arguments[0], &arguments[1]]);
     let line = caller.line().await;
-    let (ours, theirs) = line.split_once(' ').expect("two numbers");
-    let held = [ours, theirs].map(|bytes| bytes.parse().expect("a number"));
-    println!("{side}, {window} items of {size} bytes, caller and server: {held:?}");
-    held
+    let numbers = line.split(' ').map(|number| number.parse::<u64>());
+    let numbers: Result<Vec<_>, _> = numbers.collect();
+    let [ours, theirs, made] = numbers.expect("numbers")[..] else {
+        panic!("three numbers: {line}");
+    };
+    println!("{side}, {window} items of {size} bytes, caller and server: {ours}, {theirs}");
+    assert_eq!(made, window);
+    [ours, theirs]
 }
 
 /// A quarter more than the items, for the messages that they come in, and what a stream takes besides. The sender has sent
@@ -127,7 +131,7 @@ async fn a_reader_that_sleeps_holds_a_window_of_items() {
 
 #[tokio::test]
 async fn a_method_that_sleeps_holds_a_window_of_items() {
-    // That of every upload.
+    // Every upload has this window.
     let window = 32;
     for size in [1024, 16_384, 65_536] {
         let most = most(window, size);

@@ -1,18 +1,21 @@
-//! Streams whose server or reader is a process that is killed with SIGKILL.
+//! Streams whose server or reader is a process that is killed with SIGKILL, or has a connection that is half-open.
 
-use lepus::Server;
+use lepus::{Connection, Server};
 use lepus_tests::numbers::{NumbersClient, NumbersServer, NumbersSubject};
 use lepus_tests::process::{Program, Signal};
 use lepus_tests::proxy::{Proxy, Tap, Way};
 use lepus_tests::raw::Raw;
 use lepus_tests::{Env, conformance, eventually};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::process::Command;
 
 conformance!(
     row_54_the_reader_of_a_killed_server_is_told_by_the_broker,
     row_54_a_quiet_reader_of_a_killed_server_is_told_by_a_probe,
     row_54_a_server_drops_the_streams_of_a_killed_reader,
+    row_13_a_half_open_reader_is_missed,
+    row_13_a_half_open_server_is_missed,
 );
 
 fn peer(env: &Env, role: &str) -> Program {
@@ -113,4 +116,49 @@ async fn row_54_a_server_drops_the_streams_of_a_killed_reader(env: Env) {
     assert_eq!(subject.open(), 2);
     drop((first, second));
     server.stop().await.unwrap();
+}
+
+/// A connection that the broker gives up two seconds after its last sign of life.
+async fn watched(env: &Env, proxy: &Proxy) -> Connection {
+    let builder = env.builder_at(proxy.uri());
+    let builder = builder.heartbeat(Duration::from_secs(1));
+    builder.open().await.unwrap()
+}
+
+async fn row_13_a_half_open_reader_is_missed(env: Env) {
+    env.name("numbers");
+    let serving = env.connect().await;
+    let subject = Arc::new(NumbersSubject::default());
+    let service = NumbersServer::from_arc(Arc::clone(&subject));
+    let server = Server::new(&serving).serve(service).start().await.unwrap();
+    let proxy = Proxy::start(&env.uri).await;
+    let calling = watched(&env, &proxy).await;
+    let mut quiet = NumbersClient::new(&calling).quiet().await.unwrap();
+    assert_eq!(subject.open(), 1);
+    proxy.stall_both();
+    let error = quiet.next().await.unwrap().unwrap_err();
+    assert!(error.is_disconnected(), "{error}");
+    // The broker deletes the reader's queue, and returns the next probe of the server.
+    eventually("no stream is open", || async {
+        subject.open() + serving.stats().open_streams == 0
+    })
+    .await;
+    server.stop().await.unwrap();
+}
+
+async fn row_13_a_half_open_server_is_missed(env: Env) {
+    env.name("numbers");
+    let proxy = Proxy::start(&env.uri).await;
+    let serving = watched(&env, &proxy).await;
+    let subject = Arc::new(NumbersSubject::default());
+    let service = NumbersServer::from_arc(Arc::clone(&subject));
+    let server = Server::new(&serving).serve(service).start().await.unwrap();
+    let calling = env.connect().await;
+    let mut quiet = NumbersClient::new(&calling).quiet().await.unwrap();
+    proxy.stall_both();
+    let error = quiet.next().await.unwrap().unwrap_err();
+    assert!(error.is_disconnected(), "{error}");
+    assert_eq!(calling.stats().open_streams, 0);
+    eventually("no stream is open", || async { subject.open() == 0 }).await;
+    drop(server);
 }

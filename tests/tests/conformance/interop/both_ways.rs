@@ -1,9 +1,9 @@
 //! Methods that take a stream and return one, between Lepus and Python, both ways, on each broker.
 
-use super::start;
+use super::{start, stop_upload_server, upload_server};
 use futures_util::stream::{self, Stream, StreamExt};
 use lepus::{Codec, Incoming, Server};
-use lepus_tests::process::{Program, Signal, python_is_available};
+use lepus_tests::process::{Program, python_is_available};
 use lepus_tests::{Env, conformance, eventually};
 use tokio::sync::mpsc;
 
@@ -51,15 +51,7 @@ fn endless(to: u64) -> impl Stream<Item = u64> + Send + 'static {
 
 /// A Python server that lets 10 rows be on their way.
 async fn python_server(env: &Env) -> Program {
-    let mut server = start(env, "upload_server.py", &[&env.name("talker"), "10"]);
-    server.line_with("Serving").await;
-    server
-}
-
-async fn stop(server: Program) {
-    server.signal(Signal::TERM);
-    let ended = server.ended().await;
-    assert!(!ended.printed.contains("broken"), "{}", ended.printed);
+    upload_server(env, "talker", 10).await
 }
 
 async fn python_talks_to_lepus(env: Env) {
@@ -146,7 +138,7 @@ async fn lepus_talks_to_python(env: Env) {
     assert!(talk.next().await.is_none());
     let stats = calling.stats();
     assert_eq!((stats.dropped_replies, stats.open_streams), (0, 0));
-    stop(server).await;
+    stop_upload_server(server).await;
 }
 
 async fn python_stops_the_rows_of_lepus(env: Env) {
@@ -166,7 +158,7 @@ async fn python_stops_the_rows_of_lepus(env: Env) {
     assert!(answers.into_iter().eq([0].into_iter().chain(0..100)));
     let stats = calling.stats();
     assert_eq!((stats.dropped_replies, stats.open_streams), (0, 0));
-    stop(server).await;
+    stop_upload_server(server).await;
 }
 
 async fn lepus_leaves_a_talk_with_python(env: Env) {
@@ -190,5 +182,5 @@ async fn lepus_leaves_a_talk_with_python(env: Env) {
     // Up to four answers were not read, the method waits with one row, and ten more are on their way.
     assert!((100..=100 + 4 + 1 + 10).contains(&came), "{line}");
     assert_eq!(calling.stats().open_streams, 0);
-    stop(server).await;
+    stop_upload_server(server).await;
 }

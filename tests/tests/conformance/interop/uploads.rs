@@ -1,6 +1,6 @@
 //! Uploads between Lepus and Python: items, credit, early answers and ends, both ways, on each broker.
 
-use super::start;
+use super::{start, stop_upload_server, upload_server};
 use futures_util::stream::{self, Stream, StreamExt};
 use lepus::{Codec, Connection, Incoming, Running, Server};
 use lepus_tests::process::{Program, Signal, python_is_available};
@@ -184,16 +184,7 @@ impl Serving {
 }
 
 async fn python_server(env: &Env, window: u64) -> Program {
-    let arguments = [&env.name("importer"), &window.to_string()];
-    let mut server = start(env, "upload_server.py", &arguments.map(String::as_str));
-    server.line_with("Serving").await;
-    server
-}
-
-async fn stop(server: Program) {
-    server.signal(Signal::TERM);
-    let ended = server.ended().await;
-    assert!(!ended.printed.contains("broken"), "{}", ended.printed);
+    upload_server(env, "importer", window).await
 }
 
 /// The numbers from 0, and then no end, and the streams of them that are not dropped.
@@ -302,7 +293,7 @@ async fn lepus_answers_python_early(env: Env) {
         assert_eq!(serving.read(), read + 1);
         serving.subject.permits.add_permits(1);
         assert_eq!(client.succeeded().await, ["reply 0"]);
-        // After all of them came.
+        // The method reads no more after all rows have come.
         serving.subject.permits.add_permits(1);
         let printed = serving.call(&env, codec, "leaves", "{}", "3");
         let printed = printed.succeeded().await;
@@ -324,7 +315,7 @@ async fn python_leaves_uploads_to_lepus(env: Env) {
     let mut killed = serving.call(&env, "json", "held", "{}", "100");
     assert_eq!(killed.line().await, "waits after 32");
     serving.subject.permits.add_permits(1);
-    // All of them, which are one message.
+    // All rows have come, because they are one message.
     eventually("the rows have come", || async { serving.read() == 1 }).await;
     killed.signal(Signal::KILL);
     killed.ended().await;
@@ -354,7 +345,7 @@ async fn lepus_uploads_to_python(env: Env) {
         }
         let stats = calling.stats();
         assert_eq!((stats.dropped_replies, stats.open_streams), (0, 0));
-        stop(server).await;
+        stop_upload_server(server).await;
     }
 }
 
@@ -377,7 +368,7 @@ async fn lepus_keeps_to_the_credit_of_python(env: Env) {
     assert_eq!(call.await.unwrap().unwrap(), 100);
     assert_eq!(server.line().await, " [x] ended held after 100 rows");
     source.is_dropped().await;
-    stop(server).await;
+    stop_upload_server(server).await;
 }
 
 async fn python_answers_lepus_early(env: Env) {
@@ -408,7 +399,7 @@ async fn python_answers_lepus_early(env: Env) {
     assert_eq!(unread.unwrap(), 3);
     let stats = calling.stats();
     assert_eq!((stats.dropped_replies, stats.open_streams), (0, 0));
-    stop(server).await;
+    stop_upload_server(server).await;
 }
 
 async fn lepus_leaves_uploads_to_python(env: Env) {
@@ -435,7 +426,7 @@ async fn lepus_leaves_uploads_to_python(env: Env) {
     let other = ImporterClient::new(&env.connect().await);
     other.release().await.unwrap();
     server.line_with("lost held").await;
-    stop(server).await;
+    stop_upload_server(server).await;
 }
 
 async fn a_python_server_of_uploads_dies(env: Env) {

@@ -19,6 +19,12 @@ trait Importer {
     async fn first(&self, rows: Incoming<u64>) -> u64;
 }
 
+/// A service that only the test's own program serves.
+#[lepus::service(name = "prober", client)]
+trait Prober {
+    fn quiet(&self) -> impl Stream<Item = u64>;
+}
+
 struct Clock;
 
 impl Importer for Clock {
@@ -46,6 +52,7 @@ impl Ticker for Clock {
 conformance!(
     a_client_asks_reads_and_grants_as_the_page_says,
     a_server_opens_sends_and_ends_as_the_page_says,
+    both_sides_probe_as_the_page_says,
     a_client_sends_items_as_the_page_says,
     a_server_takes_items_as_the_page_says,
 );
@@ -170,6 +177,69 @@ async fn a_server_opens_sends_and_ends_as_the_page_says(env: Env) {
         serving.stats().open_streams == 0
     })
     .await;
+    server.stop().await.unwrap();
+    serving.close().await;
+}
+
+async fn both_sides_probe_as_the_page_says(env: Env) {
+    tokio::join!(a_client_probes(&env), a_server_probes(&env));
+}
+
+async fn a_client_probes(env: &Env) {
+    let raw = Raw::open(&env.uri).await;
+    let (queue, own) = (
+        env.name("prober"),
+        env.name("lepus.stream.0123456789ABCDEFGHIJkl"),
+    );
+    raw.declare(&queue).await;
+    raw.declare_exclusive(&own).await;
+    let calling = connection(env).await;
+    let prober = ProberClient::new(&calling);
+    let opening = tokio::spawn(prober.quiet().into_future());
+    let taken = raw.next(&queue).await.delivery.properties;
+    let open = Message::golden("rpc.stream.open");
+    let properties = open
+        .properties()
+        .with_correlation_id(taken.correlation_id().clone().unwrap())
+        .with_message_id(format!("{RUN}-0").into())
+        .with_reply_to(own.clone().into());
+    let back = taken.reply_to().clone().unwrap().to_string();
+    send(&raw, &back, &open, properties).await;
+    let stream = opening.await.unwrap().unwrap();
+    next(&raw, &own, env.namespace(), "rpc.stream.probe.client").await;
+    drop(stream);
+    calling.close().await;
+    raw.delete(&queue).await;
+}
+
+async fn a_server_probes(env: &Env) {
+    let queue = env.name("ticker");
+    let serving = connection(env).await;
+    let server = Server::new(&serving).serve(TickerServer::new(Clock));
+    let server = server.start().await.unwrap();
+    let raw = Raw::open(&env.uri).await;
+    let replies = env.name("lepus.reply.0123456789ABCDEFGHIJkl");
+    raw.declare_exclusive(&replies).await;
+    let request = Message::golden("rpc.stream.request");
+    let properties = request
+        .properties()
+        .with_type("quiet".into())
+        .with_reply_to(replies.clone().into())
+        .with_correlation_id("0123456ABab7".into());
+    let sent = raw.publish_with("", &queue, b"\x80", properties).await;
+    assert!(sent.unwrap().take_message().is_none());
+    let expect = async |block: &str| next(&raw, &replies, env.namespace(), block).await;
+    let opened = expect("rpc.stream.open").await.properties;
+    expect("rpc.stream.probe.server").await;
+    // One for a stream that the server does not have.
+    let probe = Message::golden("rpc.stream.probe.client");
+    let properties = probe
+        .properties()
+        .with_correlation_id("0123456ABab8".into())
+        .with_reply_to(replies.clone().into());
+    let own = opened.reply_to().clone().unwrap().to_string();
+    send(&raw, &own, &probe, properties).await;
+    expect("rpc.stream.unknown").await;
     server.stop().await.unwrap();
     serving.close().await;
 }

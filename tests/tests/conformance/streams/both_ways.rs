@@ -22,6 +22,7 @@ conformance!(
     a_lost_connection_ends_both,
     a_shutdown_ends_both,
     an_implementation_in_this_process_talks_too,
+    the_description_tells_that_items_go_both_ways,
 );
 
 type Lines = Pin<Box<dyn Stream<Item = String> + Send>>;
@@ -375,4 +376,18 @@ async fn an_implementation_in_this_process_talks_too(env: Env) {
     let talk = talker.talk("> ".into(), fixture.endless(3)).await.unwrap();
     drop(talk);
     fixture.is_at_rest().await;
+}
+
+async fn the_description_tells_that_items_go_both_ways(env: Env) {
+    let fixture = Fixture::start(&env).await;
+    let discovery = lepus::Discovery::new(&fixture.calling);
+    // Its control queue is declared after its start.
+    let info = eventually("the server answers", || async {
+        discovery.info("talker").expect(1).await.unwrap().pop()
+    })
+    .await;
+    for (name, stream) in [("talk", Some("both")), ("echo", None)] {
+        let endpoint = info.endpoints.iter().find(|endpoint| endpoint.name == name);
+        assert_eq!(endpoint.unwrap().data.stream.as_deref(), stream, "{name}");
+    }
 }

@@ -1,17 +1,21 @@
-//! Producers that are written with `async_stream`: `?` ends the stream as the method's own error, and the stream borrows
-//! the implementation.
+//! Producers that are written with `async_stream` or by hand: `?` ends the stream as the method's own error, and the stream
+//! borrows the implementation.
 
 use super::{code, read};
 use async_stream::{stream, try_stream};
 use futures_util::stream::Stream;
+use lepus::rpc::StreamCall;
 use lepus::{Code, Server, Status};
 use lepus_tests::{Env, conformance, eventually};
 use serde::{Deserialize, Serialize};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use tokio::sync::Mutex;
 
 conformance!(
     a_producer_ends_by_its_own_error,
+    a_producer_by_hand_ends_by_its_own_error,
     a_producer_ends_by_a_status,
     a_producer_borrows_its_service,
 );
@@ -31,6 +35,8 @@ impl From<std::num::TryFromIntError> for OutOfPaper {
 trait Press {
     /// Pages until there is no paper.
     fn pages(&self, from: i64) -> impl Stream<Item = Result<u64, OutOfPaper>>;
+    /// The same, by hand.
+    fn sheets(&self, from: i64) -> impl Stream<Item = Result<u64, OutOfPaper>>;
     /// The same with a status.
     fn copies(&self) -> impl Stream<Item = Result<u64, Status>>;
     /// The jobs that wait, each taken under a lock of the service.
@@ -53,7 +59,42 @@ impl Workshop {
     }
 }
 
+/// A stream that is written by hand: the next page, until there is no paper.
+struct Sheets<'a> {
+    workshop: &'a Workshop,
+    next: i64,
+}
+
+impl Sheets<'_> {
+    fn print(&mut self) -> Result<u64, OutOfPaper> {
+        let page = u64::try_from(self.next)?;
+        self.next += 1;
+        if page < self.workshop.paper {
+            Ok(page)
+        } else {
+            Err(OutOfPaper { page })
+        }
+    }
+}
+
+impl Stream for Sheets<'_> {
+    type Item = Result<u64, OutOfPaper>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let page = self.print()?;
+        Poll::Ready(Some(Ok(page)))
+    }
+}
+
 impl Press for Workshop {
+    fn sheets(&self, from: i64) -> impl Stream<Item = Result<u64, OutOfPaper>> {
+        let workshop = self;
+        Sheets {
+            workshop,
+            next: from,
+        }
+    }
+
     fn pages(&self, from: i64) -> impl Stream<Item = Result<u64, OutOfPaper>> {
         try_stream! {
             let from = u64::try_from(from)?;
@@ -101,16 +142,27 @@ async fn is_at_rest(serving: &lepus::Connection) {
 }
 
 async fn a_producer_ends_by_its_own_error(env: Env) {
-    let (server, press, serving) = serve(&env).await;
+    pages_come_until_there_is_no_paper(&env, |press, from| press.pages(from)).await;
+}
+
+async fn a_producer_by_hand_ends_by_its_own_error(env: Env) {
+    pages_come_until_there_is_no_paper(&env, |press, from| press.sheets(from)).await;
+}
+
+async fn pages_come_until_there_is_no_paper(
+    env: &Env,
+    ask: impl Fn(&PressClient, i64) -> StreamCall<u64, OutOfPaper>,
+) {
+    let (server, press, serving) = serve(env).await;
     for window in [1, 8, 100] {
-        let pages = press.pages(0).window(window).await.unwrap();
+        let pages = ask(&press, 0).window(window).await.unwrap();
         let (pages, error) = read(pages).await;
         assert!(pages.into_iter().eq(0..50), "window {window}");
         let error = error.unwrap();
         assert_eq!(error.service(), Some(&OutOfPaper { page: 50 }));
     }
     // Before the first item: the stream opens, and ends at once.
-    let (none, error) = read(press.pages(-1).await.unwrap()).await;
+    let (none, error) = read(ask(&press, -1).await.unwrap()).await;
     let error = error.unwrap();
     assert_eq!(error.service(), Some(&OutOfPaper { page: u64::MAX }));
     assert!(none.is_empty());

@@ -1,16 +1,16 @@
-//! The things that those who serve and work in the random run see and do, and whoever is told of them.
+//! The events in the servers and workers of the random run, and the recorder that is told of them.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Something that a handler did, or saw.
+/// An event in a handler.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sight {
+pub enum PeerEvent {
     CallRun {
         id: u64,
         redelivered: bool,
-        /// The time from its deadline to its begin.
+        /// The time from its deadline to its start.
         late: Duration,
     },
     /// A handler has ended whose caller has dropped the call, as it was told.
@@ -48,79 +48,79 @@ pub enum Sight {
     Wrong(String),
 }
 
-/// Whoever hears of it. What is told before an acknowledgement is kept, whatever happens then.
-pub trait Witness: Send + Sync + 'static {
-    fn hears(&self, sight: Sight);
+/// Keeps the events. One that is recorded before an acknowledgement is kept, whatever happens then.
+pub trait Recorder: Send + Sync + 'static {
+    fn record(&self, event: PeerEvent);
 }
 
-/// One line, for a witness in another process.
-impl fmt::Display for Sight {
+/// One line, for a recorder in another process.
+impl fmt::Display for PeerEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Sight::CallRun {
+            PeerEvent::CallRun {
                 id,
                 redelivered,
                 late,
             } => write!(f, "call {id} {redelivered} {}", late.as_millis()),
-            Sight::JobRun {
+            PeerEvent::JobRun {
                 id,
                 redelivered,
                 attempt,
             } => write!(f, "job {id} {redelivered} {attempt}"),
-            Sight::CallCancelled { id } => write!(f, "cancelled {id}"),
-            Sight::StreamRun { id } => write!(f, "stream {id}"),
-            Sight::StreamEnded { id, sent } => write!(f, "streamed {id} {sent}"),
-            Sight::UploadRun { id } => write!(f, "upload {id}"),
-            Sight::UploadEnded { id, read, is_whole } => {
+            PeerEvent::CallCancelled { id } => write!(f, "cancelled {id}"),
+            PeerEvent::StreamRun { id } => write!(f, "stream {id}"),
+            PeerEvent::StreamEnded { id, sent } => write!(f, "streamed {id} {sent}"),
+            PeerEvent::UploadRun { id } => write!(f, "upload {id}"),
+            PeerEvent::UploadEnded { id, read, is_whole } => {
                 write!(f, "uploaded {id} {read} {is_whole}")
             }
-            Sight::JobDone { id } => write!(f, "done {id}"),
-            Sight::Wrong(what) => write!(f, "wrong {what}"),
+            PeerEvent::JobDone { id } => write!(f, "done {id}"),
+            PeerEvent::Wrong(what) => write!(f, "wrong {what}"),
         }
     }
 }
 
-impl FromStr for Sight {
+impl FromStr for PeerEvent {
     type Err = String;
 
-    fn from_str(line: &str) -> Result<Sight, String> {
+    fn from_str(line: &str) -> Result<PeerEvent, String> {
         if let Some(what) = line.strip_prefix("wrong ") {
-            return Ok(Sight::Wrong(what.to_owned()));
+            return Ok(PeerEvent::Wrong(what.to_owned()));
         }
         let words: Vec<&str> = line.split(' ').collect();
-        let sight = match words[..] {
+        let event = match words[..] {
             ["call", id, redelivered, late] => (|| {
-                Some(Sight::CallRun {
+                Some(PeerEvent::CallRun {
                     id: id.parse().ok()?,
                     redelivered: redelivered.parse().ok()?,
                     late: Duration::from_millis(late.parse().ok()?),
                 })
             })(),
             ["job", id, redelivered, attempt] => (|| {
-                Some(Sight::JobRun {
+                Some(PeerEvent::JobRun {
                     id: id.parse().ok()?,
                     redelivered: redelivered.parse().ok()?,
                     attempt: attempt.parse().ok()?,
                 })
             })(),
-            ["stream", id] => id.parse().ok().map(|id| Sight::StreamRun { id }),
+            ["stream", id] => id.parse().ok().map(|id| PeerEvent::StreamRun { id }),
             ["streamed", id, sent] => (|| {
                 let (id, sent) = (id.parse().ok()?, sent.parse().ok()?);
-                Some(Sight::StreamEnded { id, sent })
+                Some(PeerEvent::StreamEnded { id, sent })
             })(),
-            ["upload", id] => id.parse().ok().map(|id| Sight::UploadRun { id }),
+            ["upload", id] => id.parse().ok().map(|id| PeerEvent::UploadRun { id }),
             ["uploaded", id, read, is_whole] => (|| {
-                Some(Sight::UploadEnded {
+                Some(PeerEvent::UploadEnded {
                     id: id.parse().ok()?,
                     read: read.parse().ok()?,
                     is_whole: is_whole.parse().ok()?,
                 })
             })(),
-            ["cancelled", id] => id.parse().ok().map(|id| Sight::CallCancelled { id }),
-            ["done", id] => id.parse().ok().map(|id| Sight::JobDone { id }),
+            ["cancelled", id] => id.parse().ok().map(|id| PeerEvent::CallCancelled { id }),
+            ["done", id] => id.parse().ok().map(|id| PeerEvent::JobDone { id }),
             _ => None,
         };
-        sight.ok_or_else(|| format!("not a sight: {line:?}"))
+        event.ok_or_else(|| format!("not an event: {line:?}"))
     }
 }
 
@@ -129,34 +129,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sight_survives_its_line() {
-        let sights = [
-            Sight::CallRun {
+    fn an_event_survives_its_line() {
+        let events = [
+            PeerEvent::CallRun {
                 id: u64::MAX,
                 redelivered: true,
                 late: Duration::from_millis(3),
             },
-            Sight::JobRun {
+            PeerEvent::JobRun {
                 id: 7,
                 redelivered: false,
                 attempt: 2,
             },
-            Sight::CallCancelled { id: 9 },
-            Sight::StreamRun { id: 4 },
-            Sight::StreamEnded { id: 4, sent: 300 },
-            Sight::UploadRun { id: 5 },
-            Sight::UploadEnded {
+            PeerEvent::CallCancelled { id: 9 },
+            PeerEvent::StreamRun { id: 4 },
+            PeerEvent::StreamEnded { id: 4, sent: 300 },
+            PeerEvent::UploadRun { id: 5 },
+            PeerEvent::UploadEnded {
                 id: 5,
                 read: 12,
                 is_whole: true,
             },
-            Sight::JobDone { id: 8 },
-            Sight::Wrong("9: 5 handlers at work, of 4".into()),
+            PeerEvent::JobDone { id: 8 },
+            PeerEvent::Wrong("9: 5 handlers at work, of 4".into()),
         ];
-        for sight in sights {
-            assert_eq!(sight.to_string().parse(), Ok(sight));
+        for event in events {
+            assert_eq!(event.to_string().parse(), Ok(event));
         }
-        assert!("ready".parse::<Sight>().is_err());
-        assert!("job 7 false".parse::<Sight>().is_err());
+        assert!("ready".parse::<PeerEvent>().is_err());
+        assert!("job 7 false".parse::<PeerEvent>().is_err());
     }
 }
