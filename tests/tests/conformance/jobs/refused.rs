@@ -433,12 +433,12 @@ async fn limits_of_a_node() {
     .await;
 }
 
+/// Changes a setting while the node runs. RabbitMQ 4 reads some of them from the terms that it has put aside at its start.
 async fn set(node: &Node, name: &str, value: &str) {
-    node.ctl(&[
-        "eval",
-        &format!("application:set_env(rabbit, {name}, {value})."),
-    ])
-    .await;
+    let set = format!(
+        "application:set_env(rabbit, {name}, {value}), persistent_term:put({name}, {value})."
+    );
+    node.ctl(&["eval", &set]).await;
 }
 
 async fn open(node: &Node) -> Connection {

@@ -23,7 +23,9 @@ async fn streams_outlast_the_acknowledgement_timeout() {
         return;
     }
     deadline::within(name, LIMIT, async {
-        let node = Node::start().await;
+        // RabbitMQ 4 reads the limit of the size when it starts, and not again.
+        let setup = Node::setup().config("max_message_size = 100000");
+        let node = setup.start().await;
         for (name, value) in [("consumer_timeout", 3000), ("channel_tick_interval", 100)] {
             let set = format!("application:set_env(rabbit, {name}, {value}).");
             node.ctl(&["eval", &set]).await;
@@ -36,8 +38,10 @@ async fn streams_outlast_the_acknowledgement_timeout() {
         let quiet = ticker.quiet().await.unwrap();
         assert_eq!(numbers.next().await.unwrap().unwrap(), 0);
         // The second one begins when the first has ended, so that the broker has looked at the streams' channel since.
-        for _ in 0..2 {
-            a_delivery_times_out(&node).await;
+        if closes_channels(&node).await {
+            for _ in 0..2 {
+                a_delivery_times_out(&node).await;
+            }
         }
         for expected in 1..100 {
             assert_eq!(numbers.next().await.unwrap().unwrap(), expected);
@@ -51,6 +55,15 @@ async fn streams_outlast_the_acknowledgement_timeout() {
         an_item_that_the_broker_refuses_while_the_next_one_is_made(&node).await;
     })
     .await;
+}
+
+/// Whether the broker closes the channel of a consumer that acknowledges too late. Since 4.3 it gives the message of a quorum
+/// queue to somebody else instead, and lets that of a classic queue wait.
+async fn closes_channels(node: &Node) -> bool {
+    let version = node.ctl(&["version"]).await;
+    let mut numbers = version.split('.').map(|number| number.parse::<u32>());
+    let [major, minor] = [(); 2].map(|()| numbers.next().and_then(Result::ok).expect("a version"));
+    (major, minor) < (4, 3)
 }
 
 /// Takes a message after the streams were opened and does not acknowledge it, until the broker closes the channel for it.
@@ -78,8 +91,6 @@ async fn open(node: &Node) -> Connection {
 }
 
 async fn an_item_that_the_broker_refuses(node: &Node) {
-    let set = "application:set_env(rabbit, max_message_size, 100000).";
-    node.ctl(&["eval", set]).await;
     let (serving, calling) = (open(node).await, open(node).await);
     let subject = Arc::new(Subject::default());
     let service = TickerServer::from_arc(Arc::clone(&subject));
