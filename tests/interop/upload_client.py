@@ -11,86 +11,27 @@ method's own error `error application MESSAGE JSON`, or `cancelled`.
 
 import json
 import sys
-import time
-import uuid
 
 import msgpack
-import pika
 import wire
-from pika.compat import long
-
-TIMEOUT = 10.0
-# A side that has sent nothing for so long sends a probe.
-PROBE_AFTER = 10.0
-# The most bytes of a message with several items.
-MAX_ITEMS = 64 * 1024
+from streams import MAX_ITEMS, Broken, Caller, pack, unpack
 
 TYPES = (wire.OPEN, wire.ITEM, wire.ITEMS, wire.CREDIT, wire.STOP, wire.PROBE)
-
-
-class Broken(Exception):
-    """The server has broken the rules of streams."""
 
 
 def say(line):
     print(line, flush=True)
 
 
-class Upload:
+class Upload(Caller):
     def __init__(self, channel, content_type, count, last, window):
-        self.channel = channel
-        self.content_type = content_type
+        super().__init__(channel, content_type, window)
         self.count = count
         # Behind the last number: the empty text for an end, `+` for nothing, and `!` for a cancellation.
         self.last = last
-        self.sent = 0
         self.credit = 0
         # The end was sent, or the method reads no more.
         self.is_over = False
-        self.window = window
-        self.granted = window
-        self.received = 0
-        self.run = None
-        self.server_queue = None
-        self.sent_at = time.monotonic()
-        self.is_lost = False
-        self.call_id = str(uuid.uuid4())
-        self.reply_queue = channel.queue_declare(f"python.{uuid.uuid4()}", exclusive=True).method.queue
-        channel.add_on_return_callback(self.on_return)
-
-    def request(self, queue, method, arguments):
-        request = pika.BasicProperties(
-            reply_to=self.reply_queue,
-            correlation_id=self.call_id,
-            type=method,
-            content_type=self.content_type,
-            expiration=str(int(TIMEOUT * 1000)),
-            headers={wire.STREAM: long(self.window)},
-        )
-        body = wire.encode(self.content_type, arguments)
-        self.channel.basic_publish("", queue, body, request, mandatory=True)
-
-    def on_return(self, channel, method, properties, body):
-        # The queue of the server is gone with its connection, or there is no such service.
-        self.is_lost = True
-
-    def tell(self, kind, body=b""):
-        """Sends a message about this stream to its server."""
-        properties = pika.BasicProperties(
-            type=kind,
-            correlation_id=self.call_id,
-            reply_to=self.reply_queue,
-            message_id=f"{self.run}-{self.sent}",
-        )
-        self.channel.basic_publish("", self.server_queue, body, properties, mandatory=True)
-        self.sent_at = time.monotonic()
-
-    def cancel(self):
-        if self.server_queue is None:
-            return
-        properties = pika.BasicProperties(type=wire.CANCEL, reply_to=self.reply_queue, expiration="600000")
-        body = msgpack.packb([self.call_id])
-        self.channel.basic_publish("", self.server_queue, body, properties)
 
     def send(self):
         """Sends the numbers for which there is credit, and then the end. Gives whether the call is cancelled."""
@@ -101,10 +42,7 @@ class Upload:
             while self.sent + len(items) < min(self.count, self.credit) and size < MAX_ITEMS // 2:
                 items.append(wire.encode(self.content_type, self.sent + len(items)))
                 size += len(items[-1]) + 5
-            if len(items) == 1:
-                self.tell(wire.ITEM, items[0])
-            else:
-                self.tell(wire.ITEMS, msgpack.packb(items, use_bin_type=True))
+            self.tell(*pack(items))
             self.sent += len(items)
         if self.sent < self.count:
             say(f"waits after {self.sent}")
@@ -115,24 +53,6 @@ class Upload:
             self.is_over = True
             say(f"ended after {self.sent}")
         return False
-
-    def check(self, message_id):
-        """Each message has the run of the first one, and the number of the items before it."""
-        run, _, number = message_id.rpartition("-")
-        self.run = self.run or run
-        if run != self.run or number != str(self.received):
-            raise Broken(f"{message_id} after {self.received} items of {self.run}")
-
-    def read(self, items):
-        if self.received + len(items) > self.granted:
-            raise Broken("more items than allowed")
-        for item in items:
-            self.received += 1
-            say(f"item {json.dumps(wire.decode(self.content_type, item))}")
-        # Half of the window was read.
-        if self.granted - self.received <= self.window // 2:
-            self.granted = self.received + self.window
-            self.tell(wire.CREDIT, msgpack.packb(self.granted))
 
     def on_message(self, properties, body):
         """Gives whether the call is cancelled."""
@@ -152,40 +72,29 @@ class Upload:
         elif properties.type == wire.STOP:
             self.is_over = True
             say(f"stopped after {self.sent}")
-        elif properties.type == wire.ITEM:
-            self.read([body])
-        elif properties.type == wire.ITEMS:
-            self.read(msgpack.unpackb(body))
+        elif properties.type in (wire.ITEM, wire.ITEMS):
+            for item in self.accept(unpack(properties.type, body)):
+                say(f"item {json.dumps(item)}")
         return False
 
     def outcome(self):
         """The end of the call as text."""
-        for _, properties, body in self.channel.consume(self.reply_queue, auto_ack=True, inactivity_timeout=0.1):
-            if self.is_lost:
-                return "error unavailable disconnected"
-            if properties is None:
-                if self.server_queue and time.monotonic() - self.sent_at >= PROBE_AFTER:
-                    self.tell(wire.PROBE)
-            elif properties.correlation_id != self.call_id:
-                continue
-            elif properties.type not in TYPES:
+        for properties, body in self.messages():
+            if properties.type not in TYPES:
                 return self.ended(properties, body)
-            elif self.on_message(properties, body):
+            if self.on_message(properties, body):
                 self.cancel()
                 return "cancelled"
-        return None
+        return "error unavailable disconnected"
 
     def ended(self, properties, body):
-        headers = properties.headers or {}
-        content_type = properties.content_type or self.content_type
-        status = headers.get(wire.STATUS)
+        status = (properties.headers or {}).get(wire.STATUS)
         if status in (None, "ok", "application"):
             self.check(properties.message_id)
-            value = json.dumps(wire.decode(content_type, body))
-            if status != "application":
-                return f"reply {value}"
-            return f"error application {headers.get('rpc-message', '')} {value}"
-        return f"error {status} {headers.get('rpc-message', '')}{wire.hints(headers)}"
+        error = self.error(properties, body)
+        if error:
+            return error
+        return f"reply {json.dumps(wire.decode(properties.content_type or self.content_type, body))}"
 
 
 queue, codec, method, arguments, count = sys.argv[1:6]

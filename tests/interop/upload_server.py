@@ -11,15 +11,11 @@ gone.
 
 import collections
 import sys
-import time
-import uuid
 
 import msgpack
 import pika
 import wire
-
-# A side that has sent nothing for so long sends a probe.
-PROBE_AFTER = 10.0
+from streams import Broken, Served, Server, call, position, serve, unpack
 
 # A method is a generator. It yields what it wishes for: a row, or `END` behind the last one; to read no more rows; to go
 # on when it is released; or to send an item of its answer, in a tuple.
@@ -32,10 +28,6 @@ class Refused(Exception):
 
     def __init__(self, at):
         self.at = at
-
-
-class Broken(Exception):
-    """The client has broken the rules of streams."""
 
 
 def sum_of(add):
@@ -84,14 +76,9 @@ def first(to):
 METHODS = {"sum": sum_of, "below": below, "leaves": leaves, "held": held, "talk": talk, "first": first}
 
 
-class Call:
+class Upload(Served):
     def __init__(self, server, request, method):
-        self.server = server
-        self.reply_to = request.reply_to
-        self.correlation_id = request.correlation_id
-        self.content_type = request.content_type
-        self.name = request.type
-        self.run = uuid.uuid4().hex
+        super().__init__(server, request)
         self.method = method
         self.wish = next(method)
         self.is_released = False
@@ -102,40 +89,23 @@ class Call:
         self.granted = server.window
         self.is_at_end = False
         self.is_stopped = False
-        # The items of the answer.
-        self.credit = int(request.headers[wire.STREAM])
-        self.sent = 0
-        self.sent_at = None
 
-    def key(self):
-        return (self.reply_to, self.correlation_id)
-
-    def message_id(self):
-        return f"{self.run}-{self.sent}"
-
-    def tell(self, kind, body=b""):
-        properties = pika.BasicProperties(
-            type=kind,
-            correlation_id=self.correlation_id,
-            reply_to=self.server.own_queue,
-            message_id=self.message_id(),
-        )
-        self.server.channel.basic_publish("", self.reply_to, body, properties, mandatory=True)
-        self.sent_at = time.monotonic()
-
-    def end(self, headers=None, body=b""):
-        properties = pika.BasicProperties(
-            correlation_id=self.correlation_id, message_id=self.message_id(), headers=headers
-        )
-        self.server.channel.basic_publish("", self.reply_to, body, properties, mandatory=True)
-        self.server.calls.pop(self.key(), None)
+    def progress(self):
+        return f"{self.received} rows"
 
     def open(self):
         self.tell(wire.OPEN, msgpack.packb(self.granted))
         self.advance()
 
     def on_message(self, properties, body):
-        run, _, number = properties.message_id.rpartition("-")
+        try:
+            self.take(properties, body)
+        except Broken as broken:
+            print(f" [x] broken {self.name}: {broken}", flush=True)
+            self.end({wire.STATUS: "invalid_argument", "rpc-message": str(broken)})
+
+    def take(self, properties, body):
+        run, number = position(properties.message_id)
         if run != self.run or number != str(self.received):
             raise Broken(f"{properties.message_id} after {self.received} rows of {self.run}")
         if properties.type == wire.CREDIT:
@@ -143,7 +113,7 @@ class Call:
         elif properties.type in (wire.ITEM, wire.ITEMS):
             if self.is_at_end:
                 raise Broken("a row behind the end")
-            rows = [body] if properties.type == wire.ITEM else msgpack.unpackb(body)
+            rows = unpack(properties.type, body)
             self.received += len(rows)
             if self.received > self.granted:
                 raise Broken("more rows than allowed")
@@ -194,18 +164,10 @@ class Call:
         return self.rows.popleft()
 
 
-class Server:
+class Uploads(Server):
     def __init__(self, connection, queue, window):
-        self.connection = connection
+        super().__init__(connection, queue)
         self.window = window
-        self.channel = connection.channel()
-        self.own_queue = f"lepus.stream.{uuid.uuid4().hex}"
-        self.calls = {}
-        self.channel.add_on_return_callback(self.on_return)
-        self.channel.queue_declare(self.own_queue, exclusive=True)
-        self.channel.basic_consume(self.own_queue, self.on_message, auto_ack=True)
-        self.channel.queue_declare(queue, durable=True)
-        self.channel.basic_consume(queue, self.on_request)
 
     def on_request(self, channel, delivery, request, body):
         method = METHODS.get(request.type)
@@ -213,75 +175,20 @@ class Server:
         channel.basic_ack(delivery.delivery_tag)
         if request.type == "release":
             self.release(request)
-        elif method is None:
-            self.refuse(request, "unimplemented", f"no method {request.type}")
-        elif wire.STREAM not in (request.headers or {}):
-            self.refuse(request, "failed_precondition", f"{request.type} takes a stream")
-        elif delivery.redelivered:
-            # It may have been open before, and rows may have been sent.
-            self.refuse(request, "aborted", "the server of the stream is gone")
-        else:
-            arguments = wire.decode(request.content_type, body)
-            method = method(**arguments) if isinstance(arguments, dict) else method(*arguments)
-            call = Call(self, request, method)
-            self.calls[call.key()] = call
-            call.open()
+        elif self.opens(method, delivery, request, "takes"):
+            upload = Upload(self, request, call(method, request, body))
+            self.streams[upload.key()] = upload
+            upload.open()
 
     def release(self, request):
         """Lets the methods go on that wait for it."""
         properties = pika.BasicProperties(correlation_id=request.correlation_id)
         body = wire.encode(request.content_type, None)
         self.channel.basic_publish("", request.reply_to, body, properties, mandatory=True)
-        for call in list(self.calls.values()):
-            call.is_released = True
-            call.advance()
-
-    def refuse(self, request, status, message):
-        properties = pika.BasicProperties(
-            correlation_id=request.correlation_id,
-            headers={wire.STATUS: status, "rpc-message": message},
-        )
-        self.channel.basic_publish("", request.reply_to, b"", properties)
-
-    def on_message(self, channel, delivery, properties, body):
-        """A message of a client to the queue of streams."""
-        if properties.type == wire.CANCEL:
-            for call_id in msgpack.unpackb(body):
-                call_id = call_id.decode() if isinstance(call_id, bytes) else call_id
-                self.give_up((properties.reply_to, call_id), "cancelled")
-            return
-        call = self.calls.get((properties.reply_to, properties.correlation_id))
-        if call is None:
-            # Rows may be on their way when the answer is sent.
-            if properties.type == wire.PROBE:
-                self.refuse(properties, "aborted", "no such stream")
-            return
-        try:
-            call.on_message(properties, body)
-        except Broken as broken:
-            print(f" [x] broken {call.name}: {broken}", flush=True)
-            call.end({wire.STATUS: "invalid_argument", "rpc-message": str(broken)})
-
-    def on_return(self, channel, method, properties, body):
-        self.give_up((method.routing_key, properties.correlation_id), "lost")
-
-    def give_up(self, key, how):
-        call = self.calls.pop(key, None)
-        if call:
-            print(f" [x] {how} {call.name} after {call.received} rows", flush=True)
-
-    def run(self):
-        while True:
-            self.connection.process_data_events(time_limit=1)
-            for call in list(self.calls.values()):
-                if time.monotonic() - call.sent_at >= PROBE_AFTER:
-                    call.tell(wire.PROBE)
+        for upload in list(self.streams.values()):
+            upload.is_released = True
+            upload.advance()
 
 
 queue, window = sys.argv[1:3]
-server = Server(wire.connect(), queue, int(window))
-print(f" [*] Serving {queue}", flush=True)
-try:
-    server.run()
-except KeyboardInterrupt:
-    pass
+serve(Uploads(wire.connect(), queue, int(window)), queue)
