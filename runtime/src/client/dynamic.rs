@@ -80,7 +80,7 @@ impl DynamicClient {
         let (method, error) = MethodKey::named(method);
         DynamicCall {
             client: self.client.clone(),
-            options: CallOptions::encoded(METHODS.get(&method), arguments.into(), error, 0),
+            options: CallOptions::encoded(&NOT_CALLED, arguments.into(), error, 0),
             method,
         }
     }
@@ -97,6 +97,10 @@ impl fmt::Debug for DynamicClient {
         self.client.fmt(f)
     }
 }
+
+/// Stands for the method of a call that is not made yet. The method's name and options are looked up when it is, because
+/// they are kept from then on.
+static NOT_CALLED: MethodDescriptor = MethodDescriptor::new(0, "");
 
 /// A call of a [`DynamicClient`] that is not made yet: await it. Its options are those of a [`Call`](super::Call).
 ///
@@ -126,21 +130,22 @@ impl DynamicCall {
     /// reply.
     pub fn oneway(mut self) -> Self {
         self.method.is_oneway = true;
-        self.options.method = METHODS.get(&self.method);
         self
     }
 
     /// Says that the method may run twice: the request is sent again if its connection is lost.
     pub fn idempotent(mut self) -> Self {
         self.method.is_idempotent = true;
-        self.options.method = METHODS.get(&self.method);
         self
     }
 
     async fn send_and_receive(self) -> Result<DynamicReply, Error> {
         let Self {
-            client, options, ..
+            client,
+            method,
+            mut options,
         } = self;
+        options.method = METHODS.get(method);
         match client.inner.layers.clone() {
             None => {
                 let mut call = Sending::start(client, options).done().await?;
@@ -298,7 +303,7 @@ impl MethodKey {
 pub(super) fn stream_method(name: &str) -> (&'static MethodDescriptor, Option<Error>) {
     let (mut method, error) = MethodKey::named(name);
     method.is_stream = true;
-    (METHODS.get(&method), error)
+    (METHODS.get(method), error)
 }
 
 static SERVICES: LazyLock<KnownServices> = LazyLock::new(KnownServices::default);
@@ -325,9 +330,9 @@ impl KnownServices {
 struct KnownMethods(Mutex<HashMap<MethodKey, &'static MethodDescriptor>>);
 
 impl KnownMethods {
-    fn get(&self, key: &MethodKey) -> &'static MethodDescriptor {
+    fn get(&self, key: MethodKey) -> &'static MethodDescriptor {
         let mut known = lock(&self.0);
-        if let Some(method) = known.get(key) {
+        if let Some(method) = known.get(&key) {
             return method;
         }
         let mut method = MethodDescriptor::new(0, String::leak(key.name.clone()));
@@ -341,7 +346,7 @@ impl KnownMethods {
             method = method.stream();
         }
         let method: &'static MethodDescriptor = Box::leak(Box::new(method));
-        known.insert(key.clone(), method);
+        known.insert(key, method);
         method
     }
 }
@@ -373,14 +378,14 @@ mod tests {
             is_oneway: true,
             ..key.clone()
         };
-        let fib = methods.get(&key);
-        assert!(std::ptr::eq(fib, methods.get(&key)));
+        let fib = methods.get(key.clone());
+        assert!(std::ptr::eq(fib, methods.get(key)));
         assert_eq!((fib.name(), fib.is_oneway()), ("fib", false));
-        assert!(methods.get(&oneway).is_oneway());
+        assert!(methods.get(oneway).is_oneway());
         let stream = MethodKey {
             is_stream: true,
             ..MethodKey::named("fib").0
         };
-        assert!(methods.get(&stream).is_stream());
+        assert!(methods.get(stream).is_stream());
     }
 }
