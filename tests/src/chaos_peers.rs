@@ -75,6 +75,14 @@ impl OwnEnd {
     }
 }
 
+/// Whether the end of a stream is the loss of a connection, or the end of a server.
+pub fn is_fault(error: &lepus::Error) -> bool {
+    let is_status = error
+        .code()
+        .is_some_and(|code| matches!(code, Code::Unavailable | Code::Aborted));
+    error.is_disconnected() || is_status
+}
+
 /// Counts the handlers at work, of which there are never more than may be.
 struct Places {
     at_work: AtomicU32,
@@ -172,10 +180,7 @@ impl Uploaded<'_> {
                 Some(item)
             }
             Some(Err(error)) => {
-                let is_status = error.code().is_some_and(|code| {
-                    matches!(code, Code::Cancelled | Code::Unavailable | Code::Aborted)
-                });
-                if !error.is_disconnected() && !is_status {
+                if !is_fault(&error) && error.code() != Some(Code::Cancelled) {
                     self.complain(format!("is ended by {error} after {due} items"));
                 }
                 // The runtime drops a method that was told of an error.

@@ -9,11 +9,11 @@
 use std::alloc::System;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt};
 use lepus::{Connection, Incoming, Server};
+use lepus_tests::eventually;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
 #[global_allocator]
@@ -80,7 +80,10 @@ async fn main() {
             let before = both(&client).await;
             let call = client.items(size).window(window as u32);
             let _sleeping = call.await.expect("a stream");
-            until(|| async { held() >= before.ours + (window * size) as u64 }).await;
+            eventually("a window of items", || async {
+                held() >= before.ours + (window * size) as u64
+            })
+            .await;
             let now = settled(&client).await;
             report(before, &now, now.made);
         }
@@ -92,7 +95,10 @@ async fn main() {
             let call = client.sleeps(items(size, Arc::clone(&made))).into_future();
             let _sending = tokio::spawn(call);
             let due = before.theirs + (window * size) as u64;
-            until(|| async { both(&client).await.theirs >= due }).await;
+            eventually("a window of items", || async {
+                both(&client).await.theirs >= due
+            })
+            .await;
             let now = settled(&client).await;
             report(before, &now, made.load(Ordering::SeqCst));
         }
@@ -107,13 +113,6 @@ fn number(text: &str) -> usize {
 async fn connect(uri: &str, namespace: &str) -> Connection {
     let builder = Connection::builder(uri).namespace(namespace);
     builder.open().await.expect("a connection")
-}
-
-/// Waits, for as long as the test lets it, for something that nobody tells.
-async fn until<F: Future<Output = bool>>(is_so: impl Fn() -> F) {
-    while !is_so().await {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
 }
 
 /// The bytes that this process and the server hold, and the items that the server has made.

@@ -8,7 +8,7 @@ use crate::uploaders;
 use crate::uploads::UploadEnd;
 use futures_util::future::join_all;
 use lepus::{CallError, Connection, Streaming};
-use lepus_tests::chaos_peers::{ChaosClient, OwnEnd};
+use lepus_tests::chaos_peers::{ChaosClient, OwnEnd, is_fault};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -181,12 +181,4 @@ fn is_expected(id: u64, error: &lepus::Error, book: &Book) {
     if !is_fault(error) {
         book.complain(format!("16: stream {id} is ended by {error}"));
     }
-}
-
-/// Whether an error is the loss of a connection, or the end of a server.
-pub fn is_fault(error: &lepus::Error) -> bool {
-    let is_status = error
-        .code()
-        .is_some_and(|code| matches!(code, lepus::Code::Unavailable | lepus::Code::Aborted));
-    error.is_disconnected() || is_status
 }

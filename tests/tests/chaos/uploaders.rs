@@ -3,12 +3,12 @@
 use crate::actors::Shift;
 use crate::book::Book;
 use crate::dice::Dice;
-use crate::readers::{STILL, is_fault};
+use crate::readers::STILL;
 use crate::uploads::UploadEnd;
 use futures_util::future::join_all;
 use futures_util::stream::{self, Stream};
 use lepus::{CallError, Code, Connection};
-use lepus_tests::chaos_peers::{ChaosClient, OwnEnd};
+use lepus_tests::chaos_peers::{ChaosClient, OwnEnd, is_fault};
 use std::sync::Arc;
 use std::time::Duration;
 

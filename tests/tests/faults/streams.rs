@@ -24,6 +24,13 @@ fn peer(env: &Env, role: &str) -> Program {
     Program::spawn(&mut command)
 }
 
+/// A server of numbers in this process.
+fn numbers(connection: &Connection) -> (Arc<NumbersSubject>, Server) {
+    let subject = Arc::new(NumbersSubject::default());
+    let service = NumbersServer::from_arc(Arc::clone(&subject));
+    (subject, Server::new(connection).serve(service))
+}
+
 /// Kills a server, and returns when the broker knows that it is gone.
 async fn kill(env: &Env, server: Program) {
     server.signal(Signal::KILL);
@@ -94,10 +101,8 @@ async fn row_54_a_quiet_reader_of_a_killed_server_is_told_by_a_probe(env: Env) {
 async fn row_54_a_server_drops_the_streams_of_a_killed_reader(env: Env) {
     env.name("numbers");
     let (serving, calling) = (env.connect().await, env.connect().await);
-    let subject = Arc::new(NumbersSubject::default());
-    let service = NumbersServer::from_arc(Arc::clone(&subject));
-    let server = Server::new(&serving).serve(service).streams(2);
-    let server = server.start().await.unwrap();
+    let (subject, server) = numbers(&serving);
+    let server = server.streams(2).start().await.unwrap();
     let mut reader = peer(&env, "read");
     assert_eq!(reader.line().await, "read 0");
     // It has both permits.
@@ -128,9 +133,8 @@ async fn watched(env: &Env, proxy: &Proxy) -> Connection {
 async fn row_13_a_half_open_reader_is_missed(env: Env) {
     env.name("numbers");
     let serving = env.connect().await;
-    let subject = Arc::new(NumbersSubject::default());
-    let service = NumbersServer::from_arc(Arc::clone(&subject));
-    let server = Server::new(&serving).serve(service).start().await.unwrap();
+    let (subject, server) = numbers(&serving);
+    let server = server.start().await.unwrap();
     let proxy = Proxy::start(&env.uri).await;
     let calling = watched(&env, &proxy).await;
     let mut quiet = NumbersClient::new(&calling).quiet().await.unwrap();
@@ -150,9 +154,8 @@ async fn row_13_a_half_open_server_is_missed(env: Env) {
     env.name("numbers");
     let proxy = Proxy::start(&env.uri).await;
     let serving = watched(&env, &proxy).await;
-    let subject = Arc::new(NumbersSubject::default());
-    let service = NumbersServer::from_arc(Arc::clone(&subject));
-    let server = Server::new(&serving).serve(service).start().await.unwrap();
+    let (subject, server) = numbers(&serving);
+    let server = server.start().await.unwrap();
     let calling = env.connect().await;
     let mut quiet = NumbersClient::new(&calling).quiet().await.unwrap();
     proxy.stall_both();

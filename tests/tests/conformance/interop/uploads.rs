@@ -1,7 +1,8 @@
 //! Uploads between Lepus and Python: items, credit, early answers and ends, both ways, on each broker.
 
 use super::{start, stop_upload_server, upload_server};
-use futures_util::stream::{self, Stream, StreamExt};
+use crate::streams::source::Source;
+use futures_util::stream::{self, StreamExt};
 use lepus::{Codec, Connection, Incoming, Running, Server};
 use lepus_tests::process::{Program, Signal, python_is_available};
 use lepus_tests::raw::Raw;
@@ -185,36 +186,6 @@ impl Serving {
 
 async fn python_server(env: &Env, window: u64) -> Program {
     upload_server(env, "importer", window).await
-}
-
-/// The numbers from 0, and then no end, and the streams of them that are not dropped.
-#[derive(Clone, Default)]
-struct Source {
-    polled: Arc<AtomicU64>,
-    open: Arc<()>,
-}
-
-impl Source {
-    fn endless(&self, to: u64) -> impl Stream<Item = u64> + Send + 'static {
-        let source = self.clone();
-        let numbers = stream::iter(0..to).inspect(move |_| {
-            // All of it, so that it is dropped with the stream.
-            let source = &source;
-            source.polled.fetch_add(1, Ordering::SeqCst);
-        });
-        numbers.chain(stream::pending())
-    }
-
-    fn polled(&self) -> u64 {
-        self.polled.load(Ordering::SeqCst)
-    }
-
-    async fn is_dropped(&self) {
-        eventually("the stream is dropped", || async {
-            Arc::strong_count(&self.open) == 1
-        })
-        .await;
-    }
 }
 
 async fn python_uploads_to_lepus(env: Env) {

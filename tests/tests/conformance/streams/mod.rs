@@ -10,6 +10,7 @@ mod order;
 mod producers;
 mod resume;
 mod rules;
+pub(crate) mod source;
 mod upload;
 
 use futures_util::FutureExt;
