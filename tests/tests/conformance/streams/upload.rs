@@ -405,8 +405,9 @@ async fn an_implementation_in_this_process_is_no_different(_env: Env) {
         Arc::clone(&subject),
     )));
     imports(&importer, &source).await;
-    let call = tokio::spawn(importer.gated(source.numbers(1000)).into_future());
+    // Before the call, whose task may poll its rows at once.
     let polled = source.polled();
+    let call = tokio::spawn(importer.gated(source.numbers(1000)).into_future());
     eventually("the window is full", || async {
         source.polled() == polled + 32
     })
